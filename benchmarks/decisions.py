@@ -1,0 +1,156 @@
+"""(b) Scores + assignment + schedule for a whole corpus, against a loop over its samples; and what they need of memory
+
+The loop does what the released code does for each sample: take one row of probabilities out of a tensor, compare it
+with a uniform distribution, put the sample on one of two lists; then shuffle the lists and cut them into batches.
+"""
+
+# N samples, M modalities (audio, video), C classes, T steps, B samples of one global batch
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measure import Result, in_turns, median, seconds
+from remix_study.epoch import Look, Schedule, ScoreFunction
+from remix_study.remix import Argmin, Assignment, Reassembly, RemixPlan, RemixSettings, kl_from_uniform, reassemble
+from remix_study.seeds import stream
+
+BATCH = 64
+CLASSES = (6, 31)  # CREMA-D, Kinetics-Sounds
+
+
+class Big(NamedTuple):
+    samples: int
+    modalities: int
+    classes: int
+
+    @property
+    def input_bytes(self) -> int:
+        return 4 * self.samples * self.modalities * self.classes
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    yield from _speed(samples=200 if quick else 19_000, rounds=1 if quick else 7)
+    yield _memory(Big(1_000, 3, 40) if quick else Big(1_000_000, 3, 400))
+
+
+def _speed(samples: int, rounds: int) -> Iterator[Result]:
+    for classes in CLASSES:
+        times = in_turns(_contenders(samples, classes), rounds)
+        size = f"{samples:,} samples, {classes} classes"
+        yield Result(f"(b) loop / ours: {size}", median([loop / ours for ours, _, loop in times]), at_least=100)
+        yield Result("(b) loop / ours with all that is logged", median([loop / logged for _, logged, loop in times]))
+
+
+def _contenders(samples: int, classes: int) -> list[Callable[[], float]]:
+    """Ours, ours with what a run logs about a decision, and the loop; each gives seconds of one decision."""
+    probs_NMC = random_probabilities(samples, 2, classes)
+    tensor_NMC = torch.from_numpy(probs_NMC)
+    labels_N = np.zeros(samples, np.int64)
+    plan = _plan(samples, 2, classes)
+
+    def look(score: ScoreFunction) -> Look:
+        scores_NM = score(probs_NMC, labels_N)
+        return Look(scores_NM, np.zeros_like(scores_NM))
+
+    return [
+        lambda: seconds(lambda: decide(probs_NMC), calls=15),
+        lambda: seconds(lambda: plan.plan(0, look), calls=15),
+        lambda: seconds(lambda: decide_one_by_one(tensor_NMC)),
+    ]
+
+
+def decide(probs_NMC: NDArray[np.float32]) -> Schedule:
+    """Ours: everything at once. Training order is the modalities' reversed, so that ties go to video."""
+    ordered = Argmin()(kl_from_uniform(probs_NMC)[:, ::-1], None, stream(0, "filter"))
+    assignment = Assignment(ordered.assigned_NM[:, ::-1], ordered.joint_N)
+    return reassemble(assignment, _how(probs_NMC.shape[1]), stream(0, "reassemble"))
+
+
+def decide_one_by_one(probs_NMC: torch.Tensor) -> list[list[int]]:
+    """As released: batches of video, then batches of audio."""
+    audio: list[int] = []
+    video: list[int] = []
+    for sample in range(len(probs_NMC)):
+        knows_audio, knows_video = (bits_of_one(row_C) for row_C in probs_NMC[sample])
+        (audio if knows_audio < knows_video else video).append(sample)
+    batches = []
+    draw = random.Random(0)
+    for group in (video, audio):
+        draw.shuffle(group)
+        batches += [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
+    return batches
+
+
+def bits_of_one(probs_C: torch.Tensor) -> float:
+    """KL from uniform in bits of one sample and modality, with the steps of the released code."""
+    row = probs_C.cpu().numpy()
+    uniform = np.full(len(row), 1 / len(row))
+    clipped = np.clip(row, 1e-9, 1.0)
+    return float(np.sum(clipped * np.log2(clipped / uniform)))
+
+
+def random_probabilities(samples: int, modalities: int, classes: int) -> NDArray[np.float32]:
+    """float32 (N, M, C), rows sum to 1; made in place, since the largest is most of a machine."""
+    draw = stream(0, "benchmark probabilities")
+    probs_NMC = np.empty((samples, modalities, classes), np.float32)
+    for start in range(0, samples, 4096):
+        part = probs_NMC[start : start + 4096]
+        draw.random(out=part, dtype=np.float32)
+        np.power(part, 8, out=part)  # a few likely classes among many
+        part += 1e-6
+        part /= part.sum(axis=2, keepdims=True)
+    return probs_NMC
+
+
+def _plan(samples: int, modalities: int, classes: int) -> RemixPlan:
+    settings = RemixSettings(warmup=0, score="kl", filter=Argmin(), how=_how(modalities))
+    names = ("audio", "video", "flow")[:modalities]
+    return RemixPlan(settings, names, np.zeros(samples, np.int64), classes, seed=0)
+
+
+def _how(modalities: int) -> Reassembly:
+    return Reassembly("blocks", tuple(reversed(range(modalities))), BATCH)
+
+
+def _memory(big: Big) -> Result:
+    name = f"(b) memory above input: {big.samples:,} x {big.modalities} x {big.classes}"
+    needed, free = big.input_bytes + 2e9, _free_bytes()
+    if free is not None and free < needed:
+        note = f"needs {needed / 1e9:.1f} GB of free memory; this machine has {free / 1e9:.1f} GB"
+        return Result(name, None, at_most=2.0, unit="GB", note=note)
+    # A process of its own: the largest memory of this one is somebody else's.
+    command = [sys.executable, "-m", "benchmarks.decisions", *map(str, big)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    peak: int = json.loads(told.stdout)["peak_bytes"]
+    note = f"peak of a whole process, Python and torch included, minus {big.input_bytes / 1e9:.1f} GB"
+    return Result(name, (peak - big.input_bytes) / 1e9, at_most=2.0, unit="GB", note=note)
+
+
+def _free_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def _peak_bytes(big: Big) -> int:
+    """Of this process, after it decided for a corpus of this size."""
+    decide(random_probabilities(*big))
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if os.uname().sysname == "Darwin" else largest * 1024  # kilobytes on Linux
+
+
+if __name__ == "__main__":
+    print(json.dumps({"peak_bytes": _peak_bytes(Big(*map(int, sys.argv[1:])))}))

@@ -1,0 +1,163 @@
+"""What the epoch benchmarks train: ResNet-18 encoders on clips of CREMA-D's shapes, through the training code itself
+
+The clips are noise in a clip store like any other: 257 x 188 spectrograms and 2 frames of 224 x 224 (preset `ogm`).
+Shares are held at one half each, whatever untrained heads think of noise: who does the work decides the cost.
+"""
+
+# N training samples
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from remix_study.balancing import FusedLoss, Method, UnimodalLosses
+from remix_study.datasets.clips import ClipReader
+from remix_study.epoch import Look, ScoreFunction
+from remix_study.media.presets import PRESETS, Preset
+from remix_study.media.store import ClipStore
+from remix_study.modality import AUDIO, VIDEO
+from remix_study.models import ConcatFusion, MultimodalModel, ResNet18, TinyEncoder
+from remix_study.remix import (
+    Argmin,
+    ConstantPlan,
+    FixedShare,
+    Reassembly,
+    RemixPlan,
+    RemixSettings,
+    everything_joint,
+    rank_batches,
+)
+from remix_study.seeds import stream
+from remix_study.training.scoring import look_at
+from remix_study.training.step import train_step
+from remix_study.world import Collectives, Solo
+
+CLASSES = 6
+SCORING_BATCH = 256  # the default of `evaluation.batch`
+
+
+class Scale(NamedTuple):
+    """How much is measured. `quick` shows that a benchmark runs, and its ratios mean nothing."""
+
+    samples: int
+    batch: int
+    rounds: int
+    preset: str
+
+    @classmethod
+    def of(cls, quick: bool) -> "Scale":
+        return cls(8, 4, 1, "tiny") if quick else cls(32, 16, 5, "ogm")
+
+
+class EpochTime(NamedTuple):
+    """Seconds of the scoring pass and the decision, and of the training steps."""
+
+    score_s: float
+    train_s: float
+
+    def scoring_every(self, epochs: int) -> float:
+        """Mean seconds of an epoch when every `epochs`-th begins with a scoring pass."""
+        return self.score_s / epochs + self.train_s
+
+
+@dataclass
+class Trainer:
+    """The parts of a run that an epoch needs; `look` is the scoring pass."""
+
+    model: MultimodalModel
+    method: Method
+    optimizer: torch.optim.Optimizer
+    reader: ClipReader
+    collectives: Collectives
+    batch: int
+    zero_feature: bool
+    look: "Callable[[Trainer, ScoreFunction], Look]"
+    epochs: int = 0
+
+    def epoch(self) -> EpochTime:
+        """Train one more epoch: plan (which may look), then every step."""
+        self.collectives.barrier()
+        started = time.perf_counter()
+        planned = self.method.plan.plan(self.epochs, lambda score: self.look(self, score))
+        scored = time.perf_counter()
+        self.model.train()
+        for part in rank_batches(planned.schedule, self.collectives.world):
+            clips = self.reader.read(part.samples_b, part.active_bM, read_inactive=self.zero_feature)
+            train_step(
+                self.model, self.method, clips, part.whole, self.optimizer, self.collectives,
+                autocast=False, clip_norm=None, where=f"epoch {self.epochs}, step {part.step}",
+            )  # fmt: skip
+        self.collectives.barrier()
+        self.epochs += 1
+        return EpochTime(scored - started, time.perf_counter() - scored)
+
+
+def batched_look(trainer: Trainer, score: ScoreFunction) -> Look:
+    """Our scoring pass."""
+    rows_N = np.arange(len(trainer.reader.store))
+    return look_at(trainer.model, trainer.reader, rows_N, trainer.collectives, score, batch=SCORING_BATCH,
+                   autocast=False)  # fmt: skip
+
+
+def trainer(
+    store: ClipStore,
+    method: Method,
+    batch: int,
+    *,
+    channels_last: bool = True,
+    zero_feature: bool = False,
+    look: Callable[[Trainer, ScoreFunction], Look] = batched_look,
+    collectives: Collectives | None = None,
+) -> Trainer:
+    """Adam as released, on ResNet-18 encoders and a concat fusion; tiny encoders where the clips are tiny."""
+    tiny = store.card["preset"] == "tiny"
+    torch.manual_seed(0)
+    encoders = {m: TinyEncoder(c) if tiny else ResNet18(c) for m, c in ((AUDIO, 1), (VIDEO, 3))}
+    model = MultimodalModel(encoders, ConcatFusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-4)
+    reader = ClipReader(store, torch.device("cpu"), channels_last=channels_last)
+    return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, look)
+
+
+def remix(store: ClipStore, batch: int) -> Method:
+    """Remix after its warm-up, looking in every epoch: KL, argmin, blocks."""
+    settings = RemixSettings(
+        warmup=0, score="kl", filter=Argmin(), how=Reassembly("blocks", (1, 0), batch), share=FixedShare((0.5, 0.5))
+    )
+    plan = RemixPlan(settings, store.modalities, store.labels_N, CLASSES, seed=0)
+    return Method("remix", plan, (FusedLoss(), UnimodalLosses(0.5, 1.0)))
+
+
+def joint(store: ClipStore, batch: int) -> Method:
+    how = Reassembly("shuffled", (1, 0), batch)
+    return Method("joint", ConstantPlan(everything_joint(len(store), 2), how, seed=0), (FusedLoss(),), False)
+
+
+def noise_store(folder: Path, samples: int, preset: str) -> ClipStore:
+    """A clip store of noise in the shapes of `preset`, in `folder`; written there if it is not."""
+    shapes: Preset = PRESETS[preset]
+    draw = stream(0, "benchmark clips")
+    for m in shapes.modalities:
+        if (folder / f"{m}.npy").exists():
+            continue
+        shape = (samples, *shapes.shape(m))
+        rows: Any = draw.integers(0, 256, shape, np.uint8) if m == VIDEO else draw.standard_normal(shape, np.float32)
+        np.save(folder / f"{m}.npy", rows.astype(shapes.dtype(m)))
+    classes = [f"class-{number}" for number in range(CLASSES)]
+    manifest = {
+        "name": "noise", "fingerprint": "noise", "modalities": shapes.modalities, "classes": classes,
+        "splits": ["train"], "card": {"preset": preset}, "manifest_digest": "noise",
+        "statistics": {AUDIO: (0.0, 1.0), VIDEO: (0.5, 0.29)},
+    }  # fmt: skip
+    index: list[dict[str, Any]] = [
+        {"id": f"{i}", "label": classes[i % CLASSES], "split": "train", "group": None, "truth": {}}
+        for i in range(samples)
+    ]
+    return ClipStore(folder, manifest, index)

@@ -1,0 +1,10 @@
+"""Balancing methods as slots of a training step
+
+slots.py    the slots, and `Method` that fills them
+losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
+"""
+
+from remix_study.balancing.losses import FUSED, FusedLoss, UnimodalLosses
+from remix_study.balancing.slots import LossRule, Method, StepOutputs
+
+__all__ = ["FUSED", "FusedLoss", "LossRule", "Method", "StepOutputs", "UnimodalLosses"]

@@ -1,0 +1,204 @@
+"""The manifest: JSON Lines, one clip per line; paths are relative to the manifest's folder
+
+    {"id": "a1", "path": "clips/a1.mp4", "label": "dog", "split": "train"}
+    {"id": "a2", "paths": {"audio": "a2.wav", "video": "a2.mp4"}, "label": "cat", "split": "test",
+     "group": "actor 7", "start": 1.5, "end": 4.5, "truth": {"muted": false}}
+
+`path` is one file with both tracks. `group` is what must stay within one split. `start` and `end` are seconds.
+"""
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from remix_study.errors import ManifestError
+from remix_study.media.disk import write_whole
+from remix_study.modality import AUDIO, VIDEO
+from remix_study.sample import Clip, SampleId
+
+SPLITS = ("train", "val", "test")
+_KEYS = ("id", "path", "paths", "label", "split", "group", "start", "end", "truth")
+_SHOWN = 30
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """
+    Raises:
+        ManifestError: names all mistakes at once, each with its line and what helps.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ManifestError(f"{path} must be a manifest (JSON Lines), but cannot be read: {reason}.") from error
+    mistakes: list[str] = []
+    clips: list[tuple[int, Clip]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found: list[str] = []
+        clip = _clip(line, path.parent, found)
+        mistakes += [f"line {number}: {mistake}" for mistake in found]
+        if clip is not None:
+            clips.append((number, clip))
+    mistakes += _between(clips)
+    if not clips and not mistakes:
+        mistakes.append("it has no clips")
+    if not mistakes:
+        mistakes += _absent_classes([clip for _, clip in clips])
+    if mistakes:
+        shown = "\n".join(f"  {mistake}" for mistake in mistakes[:_SHOWN])
+        more = f"\n  and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
+        raise ManifestError(f"{path} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{shown}{more}")
+    return [clip for _, clip in clips]
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """All of it or nothing; `read_manifest` gives the same clips back."""
+    write_whole(path, "".join(json.dumps(_row(clip), ensure_ascii=False) + "\n" for clip in clips))
+
+
+def _row(clip: Clip) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": clip.id}
+    if set(clip.paths) == {AUDIO, VIDEO} and clip.paths[AUDIO] == clip.paths[VIDEO]:
+        row["path"] = clip.paths[AUDIO]
+    else:
+        row["paths"] = dict(clip.paths)
+    row |= {"label": clip.label, "split": clip.split}
+    row |= {key: value for key in ("group", "start", "end") if (value := getattr(clip, key)) is not None}
+    return row | ({"truth": dict(clip.truth)} if clip.truth else {})
+
+
+def _clip(line: str, root: Path, mistakes: list[str]) -> Clip | None:
+    try:
+        row = json.loads(line, parse_constant=_no_constant)
+    except ValueError as error:
+        mistakes.append(f"it must be one JSON object, but is not ({error})")
+        return None
+    if not isinstance(row, dict):
+        mistakes.append(f"it must be one JSON object, but is a {type(row).__name__}")
+        return None
+    for key in row:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, n=1)
+            mistakes.append(
+                f"there is no key {key!r}; " + (f"`{near[0]}` is" if near else f"keys are {', '.join(_KEYS)}")
+            )
+    for key in ("id", "label", "split"):
+        if key not in row:
+            mistakes.append(f"`{key}` is missing")
+        elif not isinstance(row[key], str) or not row[key]:
+            mistakes.append(f"`{key}` must be a text that is not empty, but is {row[key]!r}")
+    if isinstance(row.get("split"), str) and row["split"] and row["split"] not in SPLITS:
+        near = difflib.get_close_matches(row["split"], SPLITS, n=1)
+        mistakes.append(
+            f"`split` must be one of {', '.join(SPLITS)}, but is {row['split']!r}"
+            + (f"; is it {near[0]}?" if near else "")
+        )
+    paths = _paths(row, root, mistakes)
+    _check_optional(row, mistakes)
+    if mistakes:
+        return None
+    return Clip(
+        id=SampleId(row["id"]), paths=paths, label=row["label"], split=row["split"], group=row.get("group"),
+        start=_seconds(row.get("start")), end=_seconds(row.get("end")), truth=row.get("truth") or {},
+    )  # fmt: skip
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _check_optional(row: Mapping[str, Any], mistakes: list[str]) -> None:
+    group, start, end, truth = (row.get(key) for key in ("group", "start", "end", "truth"))
+    if group is not None and not isinstance(group, str):
+        mistakes.append(f"`group` must be a text, but is {group!r}")
+    for key, value in (("start", start), ("end", end)):
+        if value is not None and (not _is_number(value) or value < 0):
+            mistakes.append(f"`{key}` must be seconds, 0 or more, but is {value!r}")
+    if start is not None and end is not None and _is_number(start) and _is_number(end) and start >= end:
+        mistakes.append(f"`start` must be before `end`, but {start} is not before {end}")
+    if truth is not None and not (
+        isinstance(truth, dict) and all(isinstance(value, bool | int | float | str) for value in truth.values())
+    ):
+        mistakes.append("`truth` must be an object of numbers, texts and booleans")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _paths(row: Mapping[str, Any], root: Path, mistakes: list[str]) -> dict[str, str]:
+    if ("path" in row) == ("paths" in row):
+        mistakes.append(
+            "one of `path` and `paths` must be given" + (", not both" if "path" in row else ", but neither is")
+        )
+        return {}
+    given = row["paths"] if "paths" in row else {AUDIO: row["path"], VIDEO: row["path"]}
+    if not isinstance(given, dict) or not given:
+        mistakes.append('`paths` must be an object such as {"audio": "a.wav", "video": "a.mp4"}')
+        return {}
+    result: dict[str, str] = {}
+    wrong: dict[str, None] = {}
+    for modality, path in given.items():
+        if not isinstance(path, str) or not path or "\0" in path:
+            wrong[f"a path must be a text that is not empty, but is {path!r}"] = None
+            continue
+        inside = _inside(root, path)
+        if inside is None:
+            wrong[
+                f"a path must lie within the manifest's folder, but {path!r} does not; move or link the file there"
+            ] = None
+        else:
+            result[modality] = inside
+    mistakes += wrong
+    return result
+
+
+def _inside(root: Path, path: str) -> str | None:
+    # By name, not by what links point to: a corpus may live on another disk behind a link that its owner made.
+    absolute = os.path.normpath(root.absolute() / path)
+    base = os.path.normpath(root.absolute())
+    if not PurePath(absolute).is_relative_to(base) or absolute == base:
+        return None
+    return PurePath(absolute).relative_to(base).as_posix()
+
+
+def _between(clips: list[tuple[int, Clip]]) -> list[str]:
+    mistakes: list[str] = []
+    first_with: dict[str, int] = {}
+    split_of: dict[str, tuple[int, str]] = {}
+    for number, clip in clips:
+        if clip.id in first_with:
+            mistakes.append(
+                f"line {number}: the id {clip.id!r} must occur once, but line {first_with[clip.id]} has it too"
+            )
+        first_with.setdefault(clip.id, number)
+        if clip.group is None:
+            continue
+        line, split = split_of.setdefault(clip.group, (number, clip.split))
+        if split != clip.split:
+            mistakes.append(
+                f"line {number}: the group {clip.group!r} must stay in one split, but is in {clip.split!r} here and in "
+                f"{split!r} on line {line}"
+            )
+    return mistakes
+
+
+def _absent_classes(clips: list[Clip]) -> list[str]:
+    splits = [split for split in SPLITS if any(clip.split == split for clip in clips)]
+    there = {(clip.split, clip.label) for clip in clips}
+    return [
+        f"the class {label!r} has no clip in the split {split!r}; add some, or remove the class"
+        for split in splits
+        for label in sorted({clip.label for clip in clips})
+        if (split, label) not in there
+    ]

@@ -1,0 +1,38 @@
+"""The pictures of one run: what is drawn, and under which name MLflow shows it"""
+
+# N training samples, M modalities
+
+from matplotlib.figure import Figure
+
+from remix_study.config import RemixConfig, RunConfig
+from remix_study.remix import RemixPlan
+from remix_study.tracking import figures as f
+from remix_study.training.loop import Run, RunResult
+
+UNITS = {
+    "kl": "bits from uniform",
+    "kl_normalised": "bits from uniform / log2 C",
+    "cross_entropy": "log p of the true class, nats",
+    "true_class": "p of the true class",
+}
+
+
+def run_figures(config: RunConfig, run: Run, result: RunResult) -> dict[str, Figure]:
+    """Learning curves; for Remix, the assignment over epochs and the scores of the last look, overall and by class."""
+    modalities = run.model.modalities
+    found = {"figures/learning_curves.png": f.draw_learning_curves(f.learning_curves(result.history, modalities))}
+    if not isinstance(config.method, RemixConfig):
+        return found
+    over_epochs = f.assignment(result.history, modalities, config.method.warmup)
+    found["figures/assignment.png"] = f.draw_assignment(over_epochs)
+    plan = run.method.plan
+    look = plan.look if isinstance(plan, RemixPlan) else None
+    if look is not None:
+        unit = UNITS[config.method.score]
+        overall = f.score_histograms(look.scores_NM, modalities)
+        found["figures/scores.png"] = f.draw_score_histograms(overall, unit)
+        store = run.reader.store
+        labels_N = store.labels_N[run.rows["train"]]
+        by_class = f.score_histograms(look.scores_NM, modalities, labels_N, store.classes)
+        found["figures/scores_by_class.png"] = f.draw_score_histograms(by_class, unit)
+    return found

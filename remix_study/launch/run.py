@@ -1,0 +1,194 @@
+"""One run as a TorchTrainer
+
+One worker runs in Ray Train's local mode, in this process: it starts in under a second. More workers are processes of a
+Ray cluster, with gloo on CPUs and NCCL on GPUs. Either way the run lives in its folder, and the same command resumes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remix_study.assemble import check, modalities_of
+from remix_study.config import RunConfig, parse_run
+from remix_study.datasets.corpus import open_corpus
+from remix_study.errors import ConfigError, RemixStudyError
+from remix_study.launch.cluster import join_or_start
+from remix_study.launch.folder import RunFolder
+from remix_study.launch.worker import Job, work, worker_threads
+from remix_study.media.store import ClipStore
+from remix_study.tracking.address import check as check_tracking
+from remix_study.tracking.address import default_uri
+from remix_study.tracking.signals import handlers_kept
+from remix_study.training.state import Record
+
+OFF = "off"
+
+
+def tracking_uri(config: RunConfig, workspace: Path) -> str | None:
+    """Where this run is tracked; None: nowhere."""
+    if config.tracking.uri == OFF:
+        return None
+    return config.tracking.uri or default_uri(workspace)
+
+
+def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = None) -> Job:
+    """The job of `config` on the store of digest `data`; its folder is named by method, seed and digest by default."""
+    if name is not None and (name != Path(name).name or name in ("", ".", "..")):
+        raise ConfigError(f"`--name` must be the name of a folder, without a path, but is {name!r}.")
+    digest = config.digest(data)
+    name = name or f"{config.method.name}-seed{config.seed}-{digest}"
+    folder = RunFolder(workspace / "runs" / name)
+    # Workers have another working directory.
+    content = config.model_dump(mode="json") | {"corpus": str(Path(config.corpus).resolve())}
+    return Job(
+        config=content,
+        folder=str(folder.path),
+        digest=digest,
+        name=name,
+        tracking_uri=tracking_uri(config, workspace),
+        experiment=config.tracking.experiment,
+        log_model=config.tracking.model,
+    )
+
+
+def run_one(
+    config: RunConfig,
+    workspace: Path,
+    name: str | None = None,
+    on_start: Callable[[str, RunFolder], None] = lambda name, folder: None,  # noqa: ARG005
+) -> Record:
+    """Check, train (or resume, or just report a complete run), and with `ceilings: train` each modality alone first.
+
+    `on_start(name, folder)` is called before each training.
+
+    Raises:
+        RemixStudyError: anything that a person can mend, before training where possible.
+    """
+    store = open_corpus(Path(config.corpus))
+    check(config, store)
+    uri = tracking_uri(config, workspace)
+    if uri is not None:
+        check_tracking(uri)
+    job = make_job(config, store.digest, workspace, name)
+    job = replace(job, ceilings=_ceilings(config, store, workspace, on_start))
+    on_start(job.name, RunFolder(Path(job.folder)))
+    return launch(job)
+
+
+def launch(job: Job) -> Record:
+    """Train a job that has been checked; a complete run is not trained again."""
+    config = RunConfig.model_validate(job.config)
+    folder = RunFolder(Path(job.folder))
+    folder.prepare(config, job.digest)
+    with folder.lock(wait=job.wait):
+        done = folder.result()
+        if done is not None:
+            return done
+        if config.workers > 1 and job.threads is None:
+            job = replace(job, threads=worker_threads(config.workers))
+        return _fit(job, config, folder)
+
+
+def unimodal_twin(config: RunConfig, modality: str) -> RunConfig:
+    """The same recipe for one modality alone: what its encoder could learn."""
+    content = config.model_dump(mode="json")
+    content["method"] = {"name": "unimodal", "modality": modality}
+    content["evaluation"] |= {"ceilings": "none", "probe": False, "clash_every": 0}
+    return parse_run(content, "the unimodal ceiling")
+
+
+def _ceilings(
+    config: RunConfig,
+    store: ClipStore,
+    workspace: Path,
+    on_start: Callable[[str, RunFolder], None],
+) -> Mapping[str, float] | None:
+    given = config.evaluation.ceilings
+    if given == "none" or config.method.name == "unimodal":
+        return None
+    if not isinstance(given, str):
+        return given
+    split = "test/accuracy" if config.evaluation.test else "best/val_accuracy"
+    found = {}
+    for m in modalities_of(config, store):
+        # Its folder is named by its digest: other runs of the same recipe find it complete.
+        job = make_job(unimodal_twin(config, m), store.digest, workspace)
+        on_start(job.name, RunFolder(Path(job.folder)))
+        found[m] = launch(job)[split]
+    return found
+
+
+def _fit(job: Job, config: RunConfig, folder: RunFolder) -> Record:
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import FailureConfig  # ray.train's, but with its types
+
+    local = config.workers == 1
+    gpu = config.device != "cpu" and torch.cuda.is_available()
+    if not local:
+        _require_room(config.workers, gpu)
+
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config=asdict(job),
+        torch_config=TorchConfig(backend="nccl" if gpu and not local else "gloo"),
+        scaling_config=ScalingConfig(num_workers=0 if local else config.workers, use_gpu=gpu and not local),
+        run_config=RayRunConfig(
+            name=folder.path.name,
+            storage_path=str(folder.path.parent.parent / "ray_train"),
+            failure_config=FailureConfig(max_failures=1, controller_failure_limit=3),
+        ),
+    )
+    with handlers_kept():
+        if local:
+            trainer.fit()  # in this process: exceptions come as they are
+        else:
+            _fit_workers(trainer)
+    done = folder.result()
+    if done is None:
+        raise RemixStudyError(f"the run {job.name} must leave a result, but did not; see {folder.path}.")
+    return done
+
+
+def _loop(content: dict[str, Any]) -> None:
+    work(Job(**content))  # its result lies in the run's folder, where a driver that was killed finds it too
+
+
+def _fit_workers(trainer: Any) -> None:
+    from ray.train import TrainingFailedError
+
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = _root(error).rstrip(".")
+        raise RemixStudyError(
+            f"a worker failed, and again when restarted: {cause}. Its last checkpoint is kept; run the same command "
+            "to go on from it."
+        ) from error
+
+
+def _root(error: BaseException) -> str:
+    """The words of the worker that failed first, without Ray's wrapping."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        inner = getattr(failure, "cause", None) or failure
+        return " ".join(str(inner).split())[:600]
+    return " ".join(str(error).split())[:600]
+
+
+def _require_room(workers: int, gpu: bool) -> None:
+    """Ray Train waits for ever where there is no room for its workers; we say so."""
+    import ray
+
+    join_or_start()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
+    have = resources.get("GPU" if gpu else "CPU", 0)
+    if have < workers:
+        what = "GPUs" if gpu else "CPU cores"
+        raise RemixStudyError(
+            f"`workers: {workers}` needs {workers} {what}, but Ray sees {have:g}. Use fewer workers, or a cluster."
+        )

@@ -1,0 +1,163 @@
+"""What every worker of a run does
+
+A worker is told everything by its `Job`: plain values, so that it may be another process or another machine. Ray Train
+has set up the process group; in local mode there is none, and the worker is this process.
+"""
+
+# N training samples, M modalities
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from remix_study import __version__
+from remix_study.assemble import assemble
+from remix_study.config import RunConfig
+from remix_study.datasets.corpus import open_corpus
+from remix_study.launch.figures import run_figures
+from remix_study.launch.folder import RunFolder
+from remix_study.media.store import ClipStore
+from remix_study.tracking.mlflow import MLflowTracker
+from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
+from remix_study.training.checkpoint import BEST
+from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.state import Record
+from remix_study.world import Collectives, Solo, TorchCollectives
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as its workers are told of it. `tracking_uri` None: not tracked. `threads`: of torch, per worker."""
+
+    config: dict[str, Any]
+    folder: str
+    digest: str
+    name: str
+    tracking_uri: str | None
+    experiment: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    parent_run_id: str | None = None
+    ceilings: Mapping[str, float] | None = None
+    threads: int | None = None
+    log_model: bool = True
+    figures: bool = True
+    wait: bool = False  # for another process that works on the same run to end, rather than to refuse
+
+
+def work(job: Job) -> Record:
+    """Train the job's run on this worker; its summary, the same on every rank."""
+    config = RunConfig.model_validate(job.config)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    device = _device(config)
+    collectives: Collectives = TorchCollectives(device) if dist.is_initialized() else Solo()
+    folder = RunFolder(Path(job.folder))
+    store = open_corpus(Path(config.corpus))
+    leads = collectives.world.leads
+    tracker: Tracker = NullTracker()
+    if leads and job.tracking_uri is not None:
+        tracker = MLflowTracker(job.tracking_uri, job.experiment, folder=folder.path)
+    with _termination_is_an_exception():
+        if leads:
+            run_id = tracker.start(_info(job, config, store), folder.tracked_as())
+            if run_id is not None:
+                folder.write_tracked_as(run_id)
+        with finishing(tracker):
+            run = assemble(config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings)
+            result = train(run)
+            if leads:
+                _report(job, run, result, tracker)
+                folder.write_result(result.summary)
+    return result.summary
+
+
+def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
+    tracker.log_metrics(result.summary, len(result.history) - 1)
+    if job.figures:
+        for name, figure in run_figures(RunConfig.model_validate(job.config), run, result).items():
+            tracker.log_figure(figure, name)
+    if job.log_model:
+        best = run.checkpoints.load(BEST, run.reader.device)
+        assert best is not None
+        run.model.load_state_dict(best["model"])
+        rows = run.rows["val"][:2]
+        example = run.reader.read(rows, np.ones((len(rows), len(run.model.modalities)), np.bool_))
+        tracker.log_model(run.model, example)
+
+
+def _info(job: Job, config: RunConfig, store: ClipStore) -> RunInfo:
+    tags = {
+        "remix_study.version": __version__,
+        "remix_study.method": config.method.name,
+        "remix_study.seed": str(config.seed),
+        "remix_study.folder": job.folder,
+        "remix_study.host": socket.gethostname(),
+        "remix_study.digest": config.digest(store.digest),
+        **job.tags,
+    }
+    return RunInfo(
+        name=job.name,
+        tags=tags,
+        params=flat(config.model_dump(mode="json", exclude={"tracking", "evaluation"})),
+        config_yaml=config.to_yaml(),
+        dataset_name=store.name,
+        dataset_digest=store.digest,
+        dataset_source=str(store.path),
+        dataset_profile=store.card,
+        parent_run_id=job.parent_run_id,
+    )
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested keys as `a.b.c`; what is not set is left out."""
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            found[prefix + key] = ", ".join(map(str, value))
+        elif value is not None:
+            found[prefix + key] = value
+    return found
+
+
+def _device(config: RunConfig) -> torch.device:
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if dist.is_initialized():
+        from ray.train.torch import get_device
+
+        return torch.device(get_device())
+    return torch.device("cuda")
+
+
+@contextmanager
+def _termination_is_an_exception() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: recorded as KILLED, with its last checkpoint whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def worker_threads(at_once: int) -> int:
+    """Torch's threads for one of `at_once` processes that share this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // at_once)

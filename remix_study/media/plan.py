@@ -1,0 +1,123 @@
+"""What a store is made of, as one fingerprint
+
+The fingerprint is the sha256 of canonical JSON: schema, decoder and its version, preset, checks, and for each clip its
+manifest row with path, size and content sha256 of its files. Not their times: a copied corpus is the same corpus.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from remix_study.errors import StoreError
+from remix_study.media.checks import Checks
+from remix_study.media.decoders import DecoderName, decoder_version
+from remix_study.media.presets import Preset
+from remix_study.media.workers import available_cores
+from remix_study.sample import Clip
+
+SCHEMA = 1
+Progress = Callable[[int, int], None]
+"""(done, total)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One store that is to be; `sources[path]` is (bytes, sha256), or None where there is no such file."""
+
+    clips: tuple[Clip, ...]
+    root: Path
+    preset: Preset
+    decoder: DecoderName
+    checks: Checks
+    sources: dict[str, tuple[int, str] | None]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        content = {
+            "schema": SCHEMA,
+            "decoder": decoder_version(self.decoder),
+            "preset": dataclasses.asdict(self.preset),
+            "checks": dataclasses.asdict(self.checks),
+            "clips": [
+                {**describe(clip), "start": clip.start, "end": clip.end, "sources": self._sources(clip)}
+                for clip in self.clips
+            ],
+        }
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    def _sources(self, clip: Clip) -> dict[str, Any]:
+        return {m: [clip.paths[m], self.sources[clip.paths[m]]] for m in self.preset.modalities}
+
+
+def plan_store(
+    clips: Sequence[Clip],
+    root: Path,
+    preset: Preset,
+    decoder: DecoderName,
+    checks: Checks,
+    progress: Progress | None = None,
+) -> Plan:
+    """Read every source file once, for its checksum.
+
+    Raises:
+        StoreError: a clip has no file for a modality of the preset, or the decoder is not installed as it must be.
+    """
+    decoder_version(decoder)
+    without = [clip.id for clip in clips if not set(preset.modalities) <= set(clip.paths)]
+    if without:
+        raise StoreError(
+            f"the preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} "
+            f"clips lack one of them, {without[0]} first. Complete their `paths` or choose another preset."
+        )
+    paths = sorted({clip.paths[m] for clip in clips for m in preset.modalities})
+    sources: dict[str, tuple[int, str] | None] = {}
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
+        for path, source in zip(paths, pool.map(lambda path: _checksum(root / path), paths), strict=True):
+            sources[path] = source
+            if progress is not None:
+                progress(len(sources), len(paths))
+    return Plan(tuple(clips), root, preset, decoder, checks, sources)
+
+
+def describe(clip: Clip) -> dict[str, Any]:
+    """What the index says of a clip, apart from what decoding it showed."""
+    return {
+        "id": clip.id,
+        "label": clip.label,
+        "split": clip.split,
+        "group": clip.group,
+        "truth": dict(clip.truth),
+    }
+
+
+def canonical_json(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def manifest_digest(manifest: Path) -> str:
+    """sha256 of a manifest's rows, whatever their layout; a store remembers it, so that a changed manifest shows.
+
+    Raises:
+        StoreError: the manifest cannot be read as JSON Lines.
+    """
+    digest = hashlib.sha256()
+    try:
+        with manifest.open(encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    digest.update(canonical_json(json.loads(line)).encode() + b"\n")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{manifest} must be a readable manifest (JSON Lines), but it is not: {error}") from error
+    return digest.hexdigest()
+
+
+def _checksum(path: Path) -> tuple[int, str] | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

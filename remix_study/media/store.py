@@ -1,0 +1,138 @@
+"""The decoded-clip store, as every trial reads it: read-only memory maps, opened when first used in a process
+
+Processes that read one store share its pages; nothing has to be coordinated.
+"""
+
+# N rows of the store, n rows asked for, F bands and T frames of a spectrogram, T frames of H x W pixels
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.errors import StoreError
+from remix_study.media.disk import checksum
+from remix_study.media.plan import SCHEMA, manifest_digest
+from remix_study.sample import SampleId, Truth
+
+_REBUILD = "Build it again (`remix-study prepare`, with `--replace` if it asks for it)."
+
+
+class ClipStore:
+    """A published store; picklable (a copy maps the files anew). Make one with `ClipStore.open`."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], index: Sequence[Mapping[str, Any]]) -> None:
+        self.path = path
+        self.name: str = manifest["name"]
+        self.digest: str = manifest["fingerprint"]
+        self.modalities: tuple[str, ...] = tuple(manifest["modalities"])
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.splits: tuple[str, ...] = tuple(manifest["splits"])
+        self.card: dict[str, Any] = manifest["card"]
+        self.statistics: Mapping[str, tuple[float, float]] = {
+            m: (mean, std) for m, (mean, std) in manifest["statistics"].items()
+        }
+        self.ids: Sequence[SampleId] = [row["id"] for row in index]
+        self.groups: Sequence[str | None] = [row["group"] for row in index]
+        self.truth: Sequence[Mapping[str, Truth]] = [row["truth"] for row in index]
+        number = {label: position for position, label in enumerate(self.classes)}
+        self.labels_N: NDArray[np.int64] = np.array([number[row["label"]] for row in index], dtype=np.int64)
+        split_of_N = np.array([row["split"] for row in index])
+        self._rows = {split: np.flatnonzero(split_of_N == split).astype(np.int64) for split in self.splits}
+        self._manifest_digest: str = manifest["manifest_digest"]
+        self._maps: dict[str, NDArray[Any]] = {}
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = False) -> "ClipStore":
+        """The store at `path`, or in `path`/store; `verify` reads all of it and compares checksums.
+
+        Raises:
+            StoreError: there is none, it is unfinished, or a file is missing or damaged.
+        """
+        folder = path if (path / "manifest.json").exists() else path / "store"
+        if not (folder / "manifest.json").exists():
+            raise StoreError(_absent(path))
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["schema"] != SCHEMA:
+                raise StoreError(f"{folder} has schema {manifest['schema']}, but {SCHEMA} is needed. {_REBUILD}")
+            for name, promised in manifest["files"].items():
+                _check_file(folder / name, promised, verify=verify)
+            lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
+            store = cls(folder, manifest, [json.loads(line) for line in lines])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{folder} is damaged: it cannot be read ({type(error).__name__}: {error}). {_REBUILD}"
+            ) from error
+        if len(store) != manifest["rows"]:
+            raise StoreError(f"{folder} is damaged: its index has {len(store)} rows of {manifest['rows']}. {_REBUILD}")
+        return store
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Row numbers of a split, ascending.
+
+        Raises:
+            StoreError: the store has no such split.
+        """
+        if split not in self._rows:
+            raise StoreError(f"the split must be one of {', '.join(self.splits)} in {self.path}, but is {split!r}.")
+        return self._rows[split]
+
+    def gather(self, modality: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of these rows, in this order, as stored: audio float16 (n, F, T), video uint8 (n, T, H, W, 3).
+
+        Raises:
+            StoreError: the store has no such modality.
+        """
+        stored = self._map(modality)
+        order = np.argsort(rows, kind="stable")  # one sweep over the file
+        gathered = np.empty((len(rows), *stored.shape[1:]), stored.dtype)
+        gathered[order] = stored[rows[order]]
+        return gathered
+
+    def matches(self, manifest: Path) -> None:
+        """Nothing if this store was built from this manifest.
+
+        Raises:
+            StoreError: it was built from another one.
+        """
+        if manifest_digest(manifest) != self._manifest_digest:
+            raise StoreError(f"{self.path} must be built from {manifest}, but that has changed since. {_REBUILD}")
+
+    def _map(self, modality: str) -> NDArray[Any]:
+        if modality not in self._maps:
+            if modality not in self.modalities:
+                raise StoreError(f"{self.path} holds {' and '.join(self.modalities)}, but not {modality!r}.")
+            try:
+                self._maps[modality] = np.load(self.path / f"{modality}.npy", mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{self.path / modality}.npy is damaged ({error}). {_REBUILD}") from error
+        return self._maps[modality]
+
+
+def _absent(path: Path) -> str:
+    if not path.exists():
+        return f"{path} must hold a clip store, but there is no such folder. Build one with `remix-study prepare`."
+    if (path / "store.partial").exists() or (path / "store").exists() or path.name.endswith(".partial"):
+        return f"{path} holds a clip store that is not finished. Run the command that builds it again; it goes on."
+    return f"{path} must hold a clip store, but does not. Build one with `remix-study prepare`."
+
+
+def _check_file(path: Path, promised: Mapping[str, Any], *, verify: bool) -> None:
+    if not path.is_file():
+        raise StoreError(f"{path} is missing, so the store is damaged. {_REBUILD}")
+    if (size := path.stat().st_size) != promised["bytes"]:
+        raise StoreError(
+            f"{path} must have {promised['bytes']} bytes, but has {size}: the store is damaged. {_REBUILD}"
+        )
+    if verify and checksum(path)["sha256"] != promised["sha256"]:
+        raise StoreError(f"{path} does not have the checksum it was written with: the store is damaged. {_REBUILD}")

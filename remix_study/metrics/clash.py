@@ -1,0 +1,144 @@
+"""Clash: do two objectives pull one encoder in different directions?
+
+    C1  objective conflict     cos( grad CE(z), grad CE(h_m) )    fused against own head: MMPareto (arXiv 2405.17730)
+    C2  modality interference  cos( grad CE(z), grad CE(z_{m}) )  fused against fused with m alone, same samples
+
+Gradients are with respect to all parameters of encoder m, flattened, heads excluded. Both lie in [-1, 1]: 1 is the same
+direction, below 0 is conflict. C2 is our operational reading of the clash that Data Remixing sets out to remove; the
+paper's own measurement is not published. What is undefined (no gradient, no row with a second modality) is left out.
+
+Measuring changes nothing: `.grad` fields, BatchNorm statistics and the model's mode stay as they were. Losses are sums,
+not means, over samples: cosines do not see the difference, and gradients then add up rightly over ranks that have
+different numbers of active rows.
+"""
+
+# B samples, M modalities, C classes, P parameters of one encoder
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from remix_study.sample import Batch
+
+Sum = Callable[[torch.Tensor], None]
+
+
+class LateFusionOutputs(Protocol):
+    """Fused logits (B, C); unimodal logits m -> (B, C) of encoders that ran; features m -> (B, d_m), masked."""
+
+    @property
+    def logits_BC(self) -> torch.Tensor: ...
+    @property
+    def head_logits(self) -> dict[str, torch.Tensor]: ...
+    @property
+    def features(self) -> dict[str, torch.Tensor]: ...
+
+
+class LateFusionModel(Protocol):
+    """What is asked of a model: its encoders as modules, a forward pass, and fusing again without encoding again."""
+
+    encoders: nn.ModuleDict
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    def __call__(self, batch: Batch, /) -> LateFusionOutputs: ...
+    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, /) -> torch.Tensor: ...
+    def buffers(self) -> Iterator[torch.Tensor]: ...
+
+
+def objective_conflict(model: LateFusionModel, batch: Batch, sum_: Sum | None = None) -> dict[str, float]:
+    """C1 of each modality, over the batch's rows where it is active.
+
+    Args:
+        model: not wrapped in DistributedDataParallel; used in the mode (training, evaluation) it is in.
+        batch: on the model's device.
+        sum_: replaces a tensor by its sum over ranks; every rank must then make this call, with a batch of its own.
+    """
+    active_BM = _active(model, batch)
+    with torch.enable_grad(), _buffers_kept(model):
+        outputs = model(batch)
+        fused = _cross_entropy(outputs.logits_BC, batch.labels_B, active_BM.any(dim=1))
+        own = outputs.logits_BC.new_zeros(())
+        for column, m in enumerate(model.modalities):
+            if m in outputs.head_logits:
+                own = own + _cross_entropy(outputs.head_logits[m], batch.labels_B, active_BM[:, column])
+        # Head m sees encoder m only, so one backward pass of the sum gives every encoder its own head's gradient.
+        return _cosines(_gradients(model, fused), _gradients(model, own), sum_)
+
+
+def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None = None) -> dict[str, float]:
+    """C2 of each modality, over the rows where it and at least one other are active.
+
+    1 says that the others do not bend this encoder's direction. Arguments as for `objective_conflict`.
+    """
+    active_BM = _active(model, batch)
+    together_B = active_BM.sum(dim=1) > 1
+    with torch.enable_grad(), _buffers_kept(model):
+        outputs = model(batch)
+        everything = _cross_entropy(outputs.logits_BC, batch.labels_B, together_B)
+        alone = outputs.logits_BC.new_zeros(())
+        for column in range(len(model.modalities)):
+            only_BM = torch.zeros_like(active_BM)
+            only_BM[:, column] = active_BM[:, column]
+            logits_BC = model.fuse(outputs.features, only_BM)
+            alone = alone + _cross_entropy(logits_BC, batch.labels_B, active_BM[:, column] & together_B)
+        # A masked feature passes no gradient, so each summand reaches its own encoder only.
+        return _cosines(_gradients(model, everything), _gradients(model, alone), sum_)
+
+
+def _active(model: LateFusionModel, batch: Batch) -> torch.Tensor:
+    return batch.active_BM[:, [batch.modalities.index(m) for m in model.modalities]]
+
+
+def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, counted_B: torch.Tensor) -> torch.Tensor:
+    # float32 also under mixed precision: in half precision small gradients would vanish.
+    losses_B = functional.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+    return losses_B.masked_fill(~counted_B, 0.0).sum()
+
+
+def _gradients(model: LateFusionModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Encoder -> its gradient, flat (P,), float32; zeros where the loss does not reach it."""
+    parameters = {m: [p for p in model.encoders[m].parameters() if p.requires_grad] for m in model.modalities}
+    everything = [p for group in parameters.values() for p in group]
+    if not everything:
+        return {}
+    if loss.requires_grad:
+        gradients = iter(torch.autograd.grad(loss, everything, retain_graph=True, materialize_grads=True))
+    else:
+        gradients = iter([torch.zeros_like(p) for p in everything])
+    return {
+        m: torch.cat([next(gradients).flatten().float() for _ in group]) for m, group in parameters.items() if group
+    }
+
+
+def _cosines(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], sum_: Sum | None
+) -> dict[str, float]:
+    cosines = {}
+    for m in first:
+        pair_2P = torch.stack([first[m], second[m]])
+        if sum_ is not None:
+            sum_(pair_2P)  # also where all zero: another rank may have rows of this modality and waits
+        largest_2 = pair_2P.abs().amax(dim=1, keepdim=True)
+        if bool(((largest_2 == 0) | ~torch.isfinite(largest_2)).any()):
+            continue
+        one_P, other_P = pair_2P / largest_2  # so that squares of tiny gradients do not underflow
+        cosine = torch.dot(one_P, other_P) / (one_P.norm() * other_P.norm())
+        cosines[m] = float(cosine.clamp(-1, 1))  # rounding can leave [-1, 1] by a few ulp
+    return cosines
+
+
+@contextmanager
+def _buffers_kept(model: LateFusionModel) -> Iterator[None]:
+    """In training mode a forward pass uses the batch's statistics and moves the running ones: put these back."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)

@@ -1,0 +1,185 @@
+"""Fusion: features of the active modalities -> fused logits
+
+    concat    z = W [f_1 .. f_M] + b
+    sum       z = sum_m (W_m f_m + b_m)
+    decision  z = mean over the active m of h_m, the logits of m's own head; no parameters of its own
+    film      z = W ((1 + g) * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
+    gated     z = W sum_m 2 sigmoid(sum_{j != m} G_j f_j) * (V_m f_m) + b
+
+A modality that is not active comes as a zero feature. FiLM and gating as published for audio and video (OGM-GE: Peng
+et al., CVPR 2022, arXiv 2203.15332) multiply one modality by the other and then pass no gradient at all to the
+encoder that a unimodal batch should train. Both are therefore residual here: 1 + g instead of g, and each modality
+gated by the others with a gate that is 1 where they are silent, instead of one modality gated by the other.
+"""
+
+# B samples, M modalities, C classes, d features of one modality
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from remix_study.modality import canonical_order
+
+
+def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A linear layer that starts from Xavier's uniform distribution and bias 0.
+
+    Bias 0 makes a silent modality add nothing to the logits before training has begun.
+    """
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Fusion(nn.Module):
+    """Features (B, d_m) of every modality, exactly zero where inactive -> logits (B, C).
+
+    Args:
+        widths: modality -> d_m.
+        num_classes: C.
+    """
+
+    uses_heads = False  # whether `head_logits` are read; they are computed for that only where somebody reads them
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__()
+        self.modalities = canonical_order(widths)
+        self.num_classes = num_classes
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,
+        head_logits: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Columns of `active_BM` follow `modalities`; `head_logits` may be empty unless `uses_heads`."""
+        raise NotImplementedError
+
+
+class ConcatFusion(Fusion):
+    """One linear layer on all features side by side."""
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        self.out = linear(sum(widths.values()), num_classes)
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+    ) -> torch.Tensor:
+        logits_BC: torch.Tensor = self.out(torch.cat([features[m] for m in self.modalities], dim=1))
+        return logits_BC
+
+
+class SumFusion(Fusion):
+    """One linear layer per modality, summed."""
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        self.out = nn.ModuleDict({m: linear(widths[m], num_classes) for m in self.modalities})
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+    ) -> torch.Tensor:
+        return _total([self.out[m](features[m]) for m in self.modalities])
+
+
+class DecisionFusion(Fusion):
+    """The mean of the own heads' logits over the active modalities.
+
+    Where none is active, the mean over all of them, which is then the mean of the heads' biases.
+    """
+
+    uses_heads = True
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],  # noqa: ARG002
+        active_BM: torch.Tensor,
+        head_logits: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        counted_BM = active_BM | ~active_BM.any(dim=1, keepdim=True)
+        logits_BMC = torch.stack([head_logits[m] for m in self.modalities], dim=1)
+        weights_BM = counted_BM.to(logits_BMC.dtype) / counted_BM.sum(dim=1, keepdim=True)
+        return (logits_BMC * weights_BM[:, :, None]).sum(dim=1)
+
+
+class FiLMFusion(Fusion):
+    """Feature-wise linear modulation: the first modality (audio) conditions the second (video), residually.
+
+    Perez et al., AAAI 2018, arXiv 1709.07871. Deviation from OGM-GE's z = W (g * f_2 + t) + b: 1 + g, so that f_2
+    reaches the logits where f_1, and with it g, is zero. Where f_2 is zero, f_1 reaches them through t.
+
+    Raises:
+        ValueError: there are not exactly two modalities.
+    """
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        if len(self.modalities) != 2:
+            raise ValueError(
+                f"film conditions one modality on one other, so there must be 2 modalities, but there are "
+                f"{len(self.modalities)}: {', '.join(self.modalities)}. Use concat, sum, decision or gated."
+            )
+        self.conditioning, self.conditioned = self.modalities
+        width = widths[self.conditioned]
+        self.modulation = linear(widths[self.conditioning], 2 * width)
+        self.out = linear(width, num_classes)
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+    ) -> torch.Tensor:
+        scale, shift = self.modulation(features[self.conditioning]).chunk(2, dim=1)
+        logits_BC: torch.Tensor = self.out((1 + scale) * features[self.conditioned] + shift)
+        return logits_BC
+
+
+class GatedFusion(Fusion):
+    """Each modality's content is gated by all the others, and the gated contents are summed.
+
+    Deviation from OGM-GE's z = W (sigmoid(G f_1) * (V f_2)) + b, which is silent wherever f_2 is: every modality has
+    content and gates, for any number of modalities, and a gate is 2 sigmoid(.), without bias, so that it lies in (0, 2)
+    and is exactly 1 where the other modalities are silent. One modality alone is then a linear classifier of itself.
+    """
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        hidden = max(widths.values())
+        self.content = nn.ModuleDict({m: linear(widths[m], hidden, bias=False) for m in self.modalities})
+        gating = self.modalities if len(self.modalities) > 1 else ()
+        self.gate = nn.ModuleDict({m: linear(widths[m], hidden, bias=False) for m in gating})
+        self.out = linear(hidden, num_classes)
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+    ) -> torch.Tensor:
+        pushes = {m: gate(features[m]) for m, gate in self.gate.items()}
+        gated = []
+        for m in self.modalities:
+            content: torch.Tensor = self.content[m](features[m])
+            others = [push for other, push in pushes.items() if other != m]
+            gated.append(content * (2 * torch.sigmoid(_total(others))) if others else content)
+        logits_BC: torch.Tensor = self.out(_total(gated))
+        return logits_BC
+
+
+def _total(tensors: list[torch.Tensor]) -> torch.Tensor:
+    # Not Python's sum(), which begins with 0 + tensor: one more kernel and one more node in the graph.
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

@@ -1,0 +1,138 @@
+"""MultimodalModel: encode each modality, mask what is inactive, fuse; beside it one head per modality alone
+
+The unimodal heads are what Remix's scores, its unimodal losses and the sufficiency metrics read. They share nothing
+with the fusion, except with `DecisionFusion`, which is their mean.
+"""
+
+# B samples, M modalities, C classes, d_m features of modality m
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from remix_study.modality import canonical_order
+from remix_study.models.encoder import Encoder
+from remix_study.models.fusion import Fusion, linear
+from remix_study.sample import Batch
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives; `head_logits` only of encoders that ran, meaningless in rows where inactive."""
+
+    logits_BC: torch.Tensor
+    head_logits: dict[str, torch.Tensor]  # m -> (B, C)
+    features: dict[str, torch.Tensor]  # m -> (B, d_m), of every modality, exactly zero where inactive
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, a fusion of their features, and a linear head (d_m -> C) for each modality.
+
+    Args:
+        encoders: modality -> encoder.
+        fusion: over the same modalities and the encoders' widths.
+
+    Raises:
+        ValueError: encoders and fusion do not have the same modalities.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion) -> None:
+        super().__init__()
+        self.modalities = canonical_order(encoders)
+        if self.modalities != fusion.modalities:
+            raise ValueError(
+                f"encoders and fusion must have the same modalities, but the encoders have "
+                f"{', '.join(self.modalities)} and the fusion {', '.join(fusion.modalities)}. "
+                "Build the fusion from the encoders' widths."
+            )
+        self.num_classes = fusion.num_classes
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.fusion = fusion
+        self.heads = nn.ModuleDict({m: linear(encoders[m].out_features, self.num_classes) for m in self.modalities})
+        self.widths = {m: encoders[m].out_features for m in self.modalities}
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Fused logits and unimodal logits of a batch, whose modalities must include the model's.
+
+        An encoder with no row to encode is not run: its gradients stay None and its BatchNorm statistics still.
+
+        Raises:
+            ValueError: a modality's input has neither all rows nor exactly the active ones.
+        """
+        active_BM = self._active(batch)
+        features: dict[str, torch.Tensor] = {}
+        head_logits: dict[str, torch.Tensor] = {}
+        for column, m in enumerate(self.modalities):
+            x = batch.inputs.get(m)
+            active_B = active_BM[:, column]
+            if x is None or len(x) == 0:
+                # Asked on the CPU only: on a GPU the answer would make every unimodal step wait for the device.
+                if active_B.device.type == "cpu" and bool(active_B.any()):
+                    raise _rows_error(m, 0, active_B)
+                features[m] = self._head(m).weight.new_zeros(len(active_B), self.widths[m])
+                continue
+            encoded = self._encoded(m, x)
+            if len(x) == len(active_B):
+                features[m] = encoded.masked_fill(~active_B[:, None], 0.0)
+            else:
+                rows = active_B.nonzero().squeeze(1)
+                if len(rows) != len(x):
+                    raise _rows_error(m, len(x), active_B)
+                features[m] = encoded.new_zeros(len(active_B), self.widths[m]).index_copy(0, rows, encoded)
+            head_logits[m] = self._head(m)(features[m])
+        if not self.fusion.uses_heads:
+            return Outputs(self.fusion(features, active_BM, head_logits), head_logits, features)
+        # The head of a silent modality says its bias. Detached, so that its gradient stays None like its encoder's.
+        silent = {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
+        return Outputs(self.fusion(features, active_BM, head_logits | silent), head_logits, features)
+
+    def encode(self, modality: str, x: torch.Tensor) -> torch.Tensor:
+        """One modality's input (B, ...) -> its features (B, d_m)."""
+        encoded_Bd: torch.Tensor = self.encoders[modality](x)
+        return encoded_Bd
+
+    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor:
+        """Fused logits (B, C) of features with only `active_BM` active; columns follow the model's `modalities`.
+
+        Encode once, fuse many: every subset of modalities costs a pass through the head only.
+        """
+        masked = {m: features[m].masked_fill(~active_BM[:, i, None], 0.0) for i, m in enumerate(self.modalities)}
+        head_logits = {m: self._head(m)(masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
+        logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
+        return logits_BC
+
+    def _encoded(self, modality: str, x: torch.Tensor) -> torch.Tensor:
+        encoder = self.encoders[modality]
+        lone = encoder.modules() if len(x) == 1 else ()
+        norms = [norm for norm in lone if isinstance(norm, _BatchNorm) and norm.training]
+        # A single row has no variance: BatchNorm uses its running statistics, and leaves them as they are.
+        for norm in norms:
+            norm.eval()
+        encoded_Bd: torch.Tensor = encoder(x)
+        for norm in norms:
+            norm.train()
+        return encoded_Bd
+
+    def _head(self, modality: str) -> nn.Linear:
+        head = self.heads[modality]
+        assert isinstance(head, nn.Linear)  # as built above; said for the type checker
+        return head
+
+    def _active(self, batch: Batch) -> torch.Tensor:
+        if batch.modalities == self.modalities:
+            return batch.active_BM
+        if unknown := set(self.modalities) - set(batch.modalities):
+            raise ValueError(
+                f"the batch must have every modality of the model, but lacks {', '.join(sorted(unknown))}. "
+                "Read it from a store that has them, or build the model without them."
+            )
+        return batch.active_BM[:, [batch.modalities.index(m) for m in self.modalities]]
+
+
+def _rows_error(modality: str, given: int, active_B: torch.Tensor) -> ValueError:
+    return ValueError(
+        f"`inputs[{modality!r}]` must have all {len(active_B)} rows of the batch or its {int(active_B.sum())} active "
+        f"ones, but has {given}. Cut the input with the same `active_BM` that the batch carries."
+    )

@@ -1,0 +1,63 @@
+"""ResNet-18 (He, Zhang, Ren, Sun; CVPR 2016), arXiv 1512.03385, as encoder of spectrograms and frames
+
+Without its classifier and from scratch, as everywhere in this field: audio has 1 input channel, video 3. A video's
+frames are folded into the batch and averaged over time, height and width after the last stage.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from remix_study.models.encoder import ImageEncoder, conv3x3
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them; the shortcut is a 1x1 convolution where shapes change."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels, 1)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        out += self.shortcut(x)
+        return functional.relu(out, inplace=True)
+
+
+class ResNet18(ImageEncoder):
+    """(B, in_channels, H, W) or (B, in_channels, T, H, W) -> (B, 8 * width).
+
+    `width` 64 is the network of the paper: 512 features, 11.2 million parameters. Convolutions start from Kaiming's
+    normal distribution (fan_out), BatchNorm from weight 1 and bias 0.
+    """
+
+    def __init__(self, in_channels: int, width: int = 64) -> None:
+        super().__init__(nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False))
+        self.norm = nn.BatchNorm2d(width)
+        blocks: list[nn.Module] = []
+        channels = width
+        for stage in range(4):
+            for first in (True, False):
+                blocks.append(BasicBlock(channels, width * 2**stage, stride=2 if first and stage > 0 else 1))
+                channels = width * 2**stage
+        self.blocks = nn.Sequential(*blocks)
+        self.out_features = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        out = functional.relu(self.norm(self.stem(images_BCHW)), inplace=True)
+        out = functional.max_pool2d(out, kernel_size=3, stride=2, padding=1)
+        result: torch.Tensor = self.blocks(out)
+        return result

@@ -1,0 +1,31 @@
+"""A small encoder with which Remix's effects show within seconds on a CPU
+
+Four 3x3 convolutions of stride 2, each with BatchNorm and ReLU; about 64 thousand parameters. Kernels, not Python, take
+the time: on one CPU thread, forward and backward of 64 x 1 x 32 x 32 took 5 to 6 ms, of which the kernels of
+convolution and BatchNorm were 92 %; with channels-last weights 4 to 5 ms.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from remix_study.models.encoder import ImageEncoder, conv3x3
+
+WIDTHS = (8, 16, 48, 128)
+
+
+class TinyEncoder(ImageEncoder):
+    """(B, in_channels, H, W) or (B, in_channels, T, H, W) -> (B, 128)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(conv3x3(in_channels, WIDTHS[0], stride=2))
+        layers: list[nn.Module] = [nn.BatchNorm2d(WIDTHS[0]), nn.ReLU(inplace=True)]
+        for narrow, wide in pairwise(WIDTHS):
+            layers += [conv3x3(narrow, wide, stride=2), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.out_features = WIDTHS[-1]
+
+    def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layers(self.stem(images_BCHW))
+        return result

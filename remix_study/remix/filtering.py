@@ -1,0 +1,265 @@
+"""Filtering: which samples are worth training through which modality now?
+
+A rule turns scores into costs, and each sample goes to the modality where its cost is lowest. That one frame holds the
+released rule, its controls and the thresholds a study searches, and any rule can be given a target share per
+modality: a price is added to each modality's costs until the counts are right.
+
+Rules (YAML name: who goes where)
+    argmin      the modality that knows the sample least (released)
+    margin      as argmin if the two lowest costs differ by at least `threshold`, else all (together, or each)
+    quantile    a modality's own hardest `fraction` of the samples; what is hard for none stays multimodal, or rests
+    max_share   as argmin, but no modality gets more than `share` of the samples: the least clear ones move on
+    band        only modalities whose score lies in [lower, upper]: neither hopeless nor mastered
+    tempered    drawn with probability proportional to exp(-score / temperature): argmin at 0, random at infinity
+    random      control: drawn evenly
+    permuted    control: the argmin decision, dealt to other samples
+    inverted    control: the modality that knows the sample best
+"""
+
+# N training samples, M modalities in training order (ties go to the first)
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.remix.assignment import Assignment
+
+Scores = NDArray[np.float64]
+Shares = NDArray[np.float64] | None
+
+
+class Filter(Protocol):
+    """scores_NM, optional target shares_M, generator -> Assignment. Without shares, ties go to the lowest column."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the values of the scores matter, and so whether a scoring pass is worth its time."""
+        ...
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment: ...
+
+
+@dataclass(frozen=True)
+class Argmin:
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        return _each_to_one(cheapest(scores_NM, shares_M, draw), scores_NM.shape[1])
+
+
+@dataclass(frozen=True)
+class Inverted:
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        return _each_to_one(cheapest(-scores_NM, shares_M, draw), scores_NM.shape[1])
+
+
+@dataclass(frozen=True)
+class Random:
+    needs_scores = False
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        return _each_to_one(cheapest(-draw.gumbel(size=scores_NM.shape), shares_M, draw), scores_NM.shape[1])
+
+
+@dataclass(frozen=True)
+class Permuted:
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        chosen_N = cheapest(scores_NM, shares_M, draw)
+        return _each_to_one(draw.permutation(chosen_N), scores_NM.shape[1])
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """The Gumbel-max trick: argmin of (score - T g) draws from softmax(-score / T). `temperature` in score units."""
+
+    temperature: float
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        noise_NM = draw.gumbel(size=scores_NM.shape)
+        cost_NM = -noise_NM if np.isinf(self.temperature) else scores_NM - self.temperature * noise_NM
+        return _each_to_one(cheapest(cost_NM, shares_M, draw), scores_NM.shape[1])
+
+
+@dataclass(frozen=True)
+class Margin:
+    """`threshold` in score units. `close`: what a close call becomes: one `joint` sample, or one in `each` modality."""
+
+    threshold: float
+    close: Literal["joint", "each"] = "joint"
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        cost_NM = scores_NM + prices(scores_NM, shares_M)
+        two_N2 = np.partition(cost_NM, 1, axis=1)[:, :2]
+        close_N = two_N2[:, 1] - two_N2[:, 0] < self.threshold
+        clear = _each_to_one(cheapest(scores_NM, shares_M, draw), scores_NM.shape[1])
+        if self.close == "joint":
+            return Assignment(clear.assigned_NM & ~close_N[:, None], close_N)
+        return Assignment(clear.assigned_NM | close_N[:, None], np.zeros(len(scores_NM), np.bool_))
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """`fraction` in (0, 1] of the samples per modality; ranks are compared, so scales of scores do not matter."""
+
+    fraction: float
+    otherwise: Literal["joint", "rest"] = "joint"
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        samples = len(scores_NM)
+        lot_N = draw.permutation(samples)  # equal scores are ranked by lot: rows are often sorted by class
+        rank_NM = np.empty(scores_NM.shape)
+        order_NM = lot_N[np.argsort(scores_NM[lot_N], axis=0, kind="stable")]
+        np.put_along_axis(rank_NM, order_NM, np.arange(samples)[:, None] / max(samples, 1), axis=0)
+        hard_NM = rank_NM < self.fraction
+        return _among(np.where(hard_NM, rank_NM, np.inf), shares_M, self.otherwise, draw)
+
+
+@dataclass(frozen=True)
+class MaxShare:
+    """`share` in [1/M, 1] of the samples is the most that one modality gets."""
+
+    share: float
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        samples, modalities = scores_NM.shape
+        # At least ceil(N / M), or the samples would not fit.
+        room = max(int(np.floor(self.share * samples + 1e-9)), -(-samples // modalities))
+        return _each_to_one(_within_capacity(scores_NM, cheapest(scores_NM, shares_M, draw), room, draw), modalities)
+
+
+@dataclass(frozen=True)
+class Band:
+    """`lower` <= score <= `upper`, in score units. Below: hopeless for this modality now. Above: mastered."""
+
+    lower: float
+    upper: float
+    otherwise: Literal["joint", "rest"] = "joint"
+    needs_scores = True
+
+    def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
+        inside_NM = (scores_NM >= self.lower) & (scores_NM <= self.upper)
+        return _among(np.where(inside_NM, scores_NM, np.inf), shares_M, self.otherwise, draw)
+
+
+def cheapest(cost_NM: Scores, shares_M: Shares = None, draw: np.random.Generator | None = None) -> NDArray[np.int64]:
+    """The column of the lowest cost of each row; with `shares_M`, counts that follow those shares exactly.
+
+    Counts are N * share, rounded to the largest remainders. Of all ways to keep the counts, the one with the lowest
+    sum of costs is met for M = 2 and closely approached for M > 2. Infinite costs are kept out where the counts allow.
+    Among samples that lose equally, `draw` decides who moves: scores that saturate are equal, and the order of the rows
+    must not decide for them, since it is often the order of the classes.
+    """
+    chosen_N = np.asarray(np.argmin(cost_NM + prices(cost_NM, shares_M), axis=1), dtype=np.int64)
+    return chosen_N if shares_M is None else _repair(cost_NM, chosen_N, target_counts(len(cost_NM), shares_M), draw)
+
+
+def target_counts(samples: int, shares_M: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Integers that sum to `samples`, each within one of samples * share (largest remainders)."""
+    exact_M = samples * shares_M / shares_M.sum()
+    count_M = np.floor(exact_M + 1e-9).astype(np.int64)
+    short = samples - int(count_M.sum())
+    count_M[np.argsort(-(exact_M - count_M), kind="stable")[:short]] += 1
+    return np.asarray(count_M, dtype=np.int64)
+
+
+def prices(cost_NM: Scores, shares_M: Shares) -> NDArray[np.float64]:
+    """What each modality must charge so that about its share of the samples finds it cheapest.
+
+    For M = 2 the midpoint between two neighbouring cost differences is exact; for M > 2, each modality in turn sets
+    the price at which it gets its count, until none moves (coordinate ascent on the dual of the transport problem).
+    """
+    samples, modalities = cost_NM.shape
+    price_M = np.zeros(modalities)
+    if shares_M is None or samples == 0:
+        return price_M
+    count_M = target_counts(samples, shares_M)
+    finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
+    for _ in range(1 if modalities == 2 else 100):
+        before_M = price_M.copy()
+        for m in range(modalities - 1 if modalities == 2 else modalities):
+            others_N = np.delete(finite_NM + price_M, m, axis=1).min(axis=1)
+            gain_N = np.sort(others_N - finite_NM[:, m])[::-1]  # the price at which each sample would leave m
+            above = gain_N[count_M[m] - 1] if count_M[m] > 0 else gain_N[0] + 2.0
+            below = gain_N[count_M[m]] if count_M[m] < samples else gain_N[-1] - 2.0
+            price_M[m] = (above + below) / 2
+        if np.allclose(before_M, price_M, rtol=0, atol=1e-12):
+            break
+    return np.asarray(price_M - price_M[-1])
+
+
+def _beyond(cost_NM: Scores) -> float:
+    finite = cost_NM[np.isfinite(cost_NM)]
+    return 1.0 if finite.size == 0 else float(finite.max() + 10 * (np.ptp(finite) + 1.0))
+
+
+def _repair(
+    cost_NM: Scores, chosen_N: NDArray[np.int64], count_M: NDArray[np.int64], draw: np.random.Generator | None
+) -> NDArray[np.int64]:
+    """Move the samples that lose least from modalities with too many to those with too few (ties leave a few)."""
+    finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
+    chosen_N = chosen_N.copy()
+    surplus_M = np.bincount(chosen_N, minlength=len(count_M)) - count_M
+    while (surplus_M > 0).any():
+        giver, taker = int(np.argmax(surplus_M)), int(np.argmin(surplus_M))
+        mine = _by_lot(np.flatnonzero(chosen_N == giver), draw)
+        loss = finite_NM[mine, taker] - finite_NM[mine, giver]
+        moving = mine[np.argsort(loss, kind="stable")[: min(surplus_M[giver], -surplus_M[taker])]]
+        chosen_N[moving] = taker
+        surplus_M[giver] -= len(moving)
+        surplus_M[taker] += len(moving)
+    return chosen_N
+
+
+def _by_lot(rows: NDArray[np.int64], draw: np.random.Generator | None) -> NDArray[np.int64]:
+    return rows if draw is None else draw.permutation(rows)
+
+
+def _within_capacity(
+    cost_NM: Scores, chosen_N: NDArray[np.int64], room: int, draw: np.random.Generator
+) -> NDArray[np.int64]:
+    chosen_N = chosen_N.copy()
+    modalities = cost_NM.shape[1]
+    full: set[int] = set()
+    while True:
+        count_M = np.bincount(chosen_N, minlength=modalities)
+        giver = int(np.argmax(count_M))
+        if count_M[giver] <= room:
+            return chosen_N
+        full.add(giver)
+        open_M = np.asarray([m for m in range(modalities) if m not in full])
+        mine = _by_lot(np.flatnonzero(chosen_N == giver), draw)
+        next_best = open_M[np.argmin(cost_NM[np.ix_(mine, open_M)], axis=1)]
+        loss = cost_NM[mine, next_best] - cost_NM[mine, giver]
+        moving = np.argsort(loss, kind="stable")[: count_M[giver] - room]
+        chosen_N[mine[moving]] = next_best[moving]
+
+
+def _each_to_one(chosen_N: NDArray[np.int64], modalities: int) -> Assignment:
+    assigned_NM = np.zeros((len(chosen_N), modalities), np.bool_)
+    assigned_NM[np.arange(len(chosen_N)), chosen_N] = True
+    return Assignment(assigned_NM, np.zeros(len(chosen_N), np.bool_))
+
+
+def _among(
+    cost_NM: Scores, shares_M: Shares, otherwise: Literal["joint", "rest"], draw: np.random.Generator
+) -> Assignment:
+    """Each row goes to its cheapest finite modality; a row without one stays multimodal, or rests."""
+    some_N = np.isfinite(cost_NM).any(axis=1)
+    assigned_NM = np.zeros(cost_NM.shape, np.bool_)
+    rows = np.flatnonzero(some_N)
+    chosen = cheapest(cost_NM[rows], shares_M, draw)
+    # A share must not push a sample into a modality that the rule has closed to it.
+    closed = ~np.isfinite(cost_NM[rows, chosen])
+    chosen[closed] = np.argmin(cost_NM[rows[closed]], axis=1)
+    assigned_NM[rows, chosen] = True
+    return Assignment(assigned_NM, np.logical_not(some_N) if otherwise == "joint" else np.zeros(len(cost_NM), np.bool_))

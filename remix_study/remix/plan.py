@@ -1,0 +1,204 @@
+"""Plans: what each epoch trains
+
+`RemixPlan` is Data Remixing told in order: warm-up, then at every `rescore_every`-th epoch look, score, filter and
+assign; and in every epoch reassemble. `ConstantPlan` never decides anything: joint training, or one modality alone.
+"""
+
+# N training samples, M modalities, C classes
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.epoch import Look, PlannedEpoch, Schedule, ScoreFunction
+from remix_study.errors import TrainingError
+from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
+from remix_study.remix.filtering import Filter
+from remix_study.remix.schedule import Reassembly, reassemble
+from remix_study.remix.separability import ScoreName, score
+from remix_study.remix.share import ShareRule
+from remix_study.seeds import stream
+
+
+@dataclass(frozen=True)
+class ConstantPlan:
+    """The same assignment in every epoch; only the shuffling is new."""
+
+    assignment: Assignment
+    how: Reassembly
+    seed: int
+
+    def plan(self, epoch: int, look: Callable[[ScoreFunction], Look]) -> PlannedEpoch:  # noqa: ARG002 - never looks
+        return PlannedEpoch(
+            _some_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing is remembered."""
+
+
+@dataclass(frozen=True)
+class RemixSettings:
+    """`warmup`, `rescore_every`: epochs. `joint_share`: part of samples, in [0, 1), kept multimodal after warm-up."""
+
+    warmup: int
+    score: ScoreName
+    filter: Filter
+    how: Reassembly
+    share: ShareRule | None = None
+    joint_share: float = 0.0
+    rescore_every: int = 1
+
+
+class RemixPlan:
+    """Data Remixing as a plan; see `remix_study.remix` for the method.
+
+    Columns of scores and assignments follow `modalities`; ties go to the first in training order
+    (`settings.how.columns`). Everything random is drawn from (seed, epoch): all ranks decide the same, and a resumed
+    run decides as the uninterrupted one.
+    """
+
+    def __init__(
+        self, settings: RemixSettings, modalities: Sequence[str], labels_N: NDArray[np.int64], classes: int, seed: int
+    ) -> None:
+        self._settings = settings
+        self._modalities = tuple(modalities)
+        self._labels_N = labels_N
+        self._classes = classes
+        self._seed = seed
+        self._assignment: Assignment | None = None
+        self._look: Look | None = None
+        self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """The decision in force; None during warm-up."""
+        return self._assignment
+
+    @property
+    def look(self) -> Look | None:
+        """The last scoring pass; None if there was none."""
+        return self._look
+
+    def plan(self, epoch: int, look: Callable[[ScoreFunction], Look]) -> PlannedEpoch:
+        settings = self._settings
+        after_warmup = epoch - settings.warmup
+        if after_warmup < 0:
+            warmup = everything_joint(len(self._labels_N), len(self._modalities))
+            return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
+        metrics: dict[str, float] = {}
+        looked = False
+        if after_warmup % settings.rescore_every == 0 or self._assignment is None:
+            before = self._assignment
+            looked = self._needs_look()
+            if looked:
+                self._see(look(partial(score, settings.score)))
+                metrics |= self._score_metrics()
+            elif settings.share is not None:
+                self._shares_M = settings.share.next(None, None, self._shares_M)
+            self._assignment = self._assign(epoch)
+            if before is not None:
+                metrics["remix/churn"] = self._assignment.churn(before)
+        assignment = self._assignment
+        schedule = self._reassemble(assignment, epoch)
+        return PlannedEpoch(
+            schedule, metrics | self._assignment_metrics(assignment), self._warnings(assignment), looked
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "assigned_NM": None if self._assignment is None else self._assignment.assigned_NM,
+            "joint_N": None if self._assignment is None else self._assignment.joint_N,
+            "scores_NM": None if self._look is None else self._look.scores_NM,
+            "cross_entropy_NM": None if self._look is None else self._look.cross_entropy_NM,
+            "shares_M": self._shares_M,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        assigned_NM, scores_NM = state["assigned_NM"], state["scores_NM"]
+        self._assignment = None if assigned_NM is None else Assignment(assigned_NM, state["joint_N"])
+        self._look = None if scores_NM is None else Look(scores_NM, state["cross_entropy_NM"])
+        self._shares_M = state["shares_M"]
+
+    def _needs_look(self) -> bool:
+        share = self._settings.share
+        return self._settings.filter.needs_scores or (share is not None and share.needs_look)
+
+    def _see(self, seen: Look) -> None:
+        before_M = None if self._look is None else self._look.cross_entropy_NM.mean(axis=0)
+        if self._settings.share is not None:
+            self._shares_M = self._settings.share.next(seen.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
+        self._look = seen
+
+    def _assign(self, epoch: int) -> Assignment:
+        settings = self._settings
+        columns = list(settings.how.columns)
+        seen = np.zeros((len(self._labels_N), len(columns))) if self._look is None else self._look.scores_NM
+        shares_M = None if settings.share is None else self._shares_M[columns]
+        ordered = settings.filter(seen[:, columns], shares_M, stream(self._seed, "filter", epoch))
+        assigned_NM = np.empty_like(ordered.assigned_NM)
+        assigned_NM[:, columns] = ordered.assigned_NM
+        joint_N = ordered.joint_N
+        if settings.joint_share > 0:
+            drawn_N = stream(self._seed, "joint", epoch).random(len(joint_N)) < settings.joint_share
+            joint_N = joint_N | drawn_N
+            assigned_NM &= ~drawn_N[:, None]
+        return Assignment(assigned_NM, joint_N)
+
+    def _reassemble(self, assignment: Assignment, epoch: int) -> Schedule:
+        return _some_steps(reassemble(assignment, self._settings.how, stream(self._seed, "reassemble", epoch)), epoch)
+
+    def _assignment_metrics(self, assignment: Assignment) -> dict[str, float]:
+        metrics = {
+            "remix/joint_share": assignment.joint_share(),
+            "remix/resting_share": assignment.resting_share(),
+            "remix/entropy": assignment.entropy(),
+        }
+        by_class_CM = assignment.shares_by_class(self._labels_N, self._classes)
+        for m, name in enumerate(self._modalities):
+            metrics[f"remix/share/{name}"] = float(assignment.shares_M()[m])
+            metrics |= {
+                f"remix/share_class_{c}/{name}": float(value)
+                for c, value in enumerate(by_class_CM[:, m])
+                if self._classes <= MOST_CLASSES_LOGGED and np.isfinite(value)
+            }
+        return metrics
+
+    def _score_metrics(self) -> dict[str, float]:
+        assert self._look is not None
+        scores_NM = self._look.scores_NM
+        metrics = {"remix/margin": mean_margin(scores_NM)}
+        for m, name in enumerate(self._modalities):
+            q10, q50, q90 = np.quantile(scores_NM[:, m], [0.1, 0.5, 0.9])
+            metrics[f"remix/score_mean/{name}"] = float(scores_NM[:, m].mean())
+            metrics |= {f"remix/score_q10/{name}": q10, f"remix/score_q50/{name}": q50, f"remix/score_q90/{name}": q90}
+            metrics[f"remix/train_cross_entropy/{name}"] = float(self._look.cross_entropy_NM[:, m].mean())
+        return metrics
+
+    def _warnings(self, assignment: Assignment) -> tuple[str, ...]:
+        count_M = assignment.assigned_NM.sum(axis=0)
+        return tuple(
+            f"only {count} of {len(self._labels_N)} samples train {name} alone, less than one batch of "
+            f"{self._settings.how.batch}; a `share`, `max_share` or smaller thresholds keep a modality from starving"
+            for name, count in zip(self._modalities, count_M, strict=True)
+            if count < self._settings.how.batch and assignment.joint_share() < 1.0
+        )
+
+
+def _some_steps(schedule: Schedule, epoch: int) -> Schedule:
+    if schedule.steps == 0:
+        raise TrainingError(
+            f"epoch {epoch}: an epoch must train on some samples, but filter and batches left none. "
+            "Use wider thresholds, `otherwise: joint`, a smaller batch, or `incomplete: keep`."
+        )
+    return schedule
+
+
+MOST_CLASSES_LOGGED = 50  # shares per class: past that, MLflow's page drowns in series; the figures still show them

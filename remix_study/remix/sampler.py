@@ -1,0 +1,37 @@
+"""Sampler: a global schedule -> this rank's batches
+
+A pure slice: rank r of R trains `samples_TB[first_step:, r::R]`. Ranks never talk about it, take the same number of
+steps, and together see each global batch exactly once.
+"""
+
+# T steps, B samples of one global batch, b samples of one rank, M modalities
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.epoch import NO_SAMPLE, Schedule
+from remix_study.world import World
+
+
+class RankBatch(NamedTuple):
+    """What one rank trains in one step; `whole` is the size of the global batch that it is a part of."""
+
+    step: int
+    samples_b: NDArray[np.int64]
+    active_bM: NDArray[np.bool_]
+    trained_M: NDArray[np.bool_]  # modalities that any rank trains in this step
+    whole: int
+
+
+def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Iterator[RankBatch]:
+    """This rank's part of every step from `first_step` on."""
+    trained_TM = schedule.modalities_TM
+    count_T = schedule.counts_T
+    for step in range(first_step, schedule.steps):
+        mine = schedule.samples_TB[step, world.rank :: world.size]
+        held = mine != NO_SAMPLE
+        active_bM = schedule.active_TBM[step, world.rank :: world.size][held]
+        yield RankBatch(step, mine[held], active_bM, trained_TM[step], int(count_T[step]))

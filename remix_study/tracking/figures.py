@@ -1,0 +1,417 @@
+"""The figures of a run and of a study: numbers first, drawing second, titles that say what was found
+
+    learning curves    what the fused model and each modality alone know, epoch by epoch
+    assignment         which modality trained which share of the samples
+    scores             how much each modality alone knows about the samples
+    comparison         the methods of a study, one dot per seed
+
+Figures are objects of their own (no pyplot): several runs may draw in threads of one process.
+"""
+
+# N samples, M modalities, C classes
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+History = Sequence[Mapping[str, float]]  # one record of metrics per epoch, names of docs/metrics.md
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+_MODALITY_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
+_FUSED, _LATE, _JOINT, _UNTRAINED, _INK, _QUIET = "#222222", "#999999", "#8C8C8C", "#E3E3E3", "#222222", "#6B6B6B"
+
+
+class Curve(NamedTuple):
+    name: str
+    epochs: list[int]
+    values: list[float]
+
+
+class LearningCurves(NamedTuple):
+    fused: Curve
+    late_sum: Curve | None
+    heads: dict[str, Curve]
+    best_epoch: int
+    title: str
+
+
+class AssignmentOverEpochs(NamedTuple):
+    """Shares in 0..1 of all samples; `shares[m]` trains m alone, then joint, then untrained: together 1."""
+
+    epochs: list[int]
+    shares: dict[str, list[float]]
+    joint: list[float]
+    untrained: list[float]
+    churn: Curve | None
+    warmup_epochs: int
+    title: str
+
+
+class ScoreHistograms(NamedTuple):
+    """`counts[group][m]` per bin; one group named "" unless classes are shown."""
+
+    edges: NDArray[np.float64]
+    counts: dict[str, dict[str, NDArray[np.int64]]]
+    medians: dict[str, float]
+    title: str
+
+
+class MethodResults(NamedTuple):
+    """One method of a study: test accuracies (0..1), one per seed; `heads[m]`: of a linear probe of m."""
+
+    method: str
+    fused: Sequence[float]
+    heads: Mapping[str, Sequence[float]]
+
+
+class Comparison(NamedTuple):
+    """Methods from best to worst mean."""
+
+    methods: list[MethodResults]
+    title: str
+
+
+def colour(modality: str, modalities: Sequence[str]) -> str:
+    """Of one modality, the same in all figures."""
+    return _MODALITY_COLOURS[list(modalities).index(modality) % len(_MODALITY_COLOURS)]
+
+
+def curve(history: History, metric: str, name: str) -> Curve | None:
+    """One metric over the epochs that have it; None if none has. An epoch is a record's "epoch", or its position."""
+    points = [
+        (int(record.get("epoch", position)), float(record[metric]))
+        for position, record in enumerate(history)
+        if math.isfinite(record.get(metric, math.nan))
+    ]
+    return Curve(name, [epoch for epoch, _ in points], [value for _, value in points]) if points else None
+
+
+def learning_curves(history: History, modalities: Sequence[str]) -> LearningCurves:
+    """Validation accuracies.
+
+    Raises:
+        ValueError: no epoch has `val/accuracy`.
+    """
+    fused = curve(history, "val/accuracy", "fused")
+    if fused is None:
+        raise ValueError("learning curves need `val/accuracy`, but no epoch has it")
+    found = {m: curve(history, f"val/accuracy_uni/{m}", f"{m} head alone") for m in modalities}
+    heads = {m: line for m, line in found.items() if line is not None}
+    best = int(np.argmax(fused.values))
+    said = f"Best at epoch {fused.epochs[best]}: {_percent(fused.values[best])} fused"
+    at_best = {
+        m: line.values[line.epochs.index(fused.epochs[best])]
+        for m, line in heads.items()
+        if fused.epochs[best] in line.epochs
+    }
+    if at_best:
+        said += ", " + ", ".join(f"{_percent(value)} from {m} alone" for m, value in at_best.items())
+    late = curve(history, "val/accuracy_late_sum", "late sum of heads")
+    return LearningCurves(fused, late, heads, fused.epochs[best], said)
+
+
+def draw_learning_curves(data: LearningCurves) -> Figure:
+    figure, axes = _figure(8.0, 4.6, data.title)
+    lines: list[tuple[Curve, str]] = []
+    for modality, line in data.heads.items():
+        tint = colour(modality, list(data.heads))
+        axes.plot(line.epochs, line.values, color=tint, linewidth=1.8, marker=_dot(line), markersize=4)
+        lines.append((line, tint))
+    if data.late_sum is not None:
+        axes.plot(*data.late_sum[1:], color=_LATE, linewidth=1.6, linestyle=(0, (4, 2)))
+        lines.append((data.late_sum, _QUIET))
+    axes.plot(*data.fused[1:], color=_FUSED, linewidth=2.6, marker=_dot(data.fused), markersize=4)
+    lines.append((data.fused, _FUSED))
+    best = data.fused.values[data.fused.epochs.index(data.best_epoch)]
+    axes.axvline(data.best_epoch, color=_QUIET, linewidth=0.9, linestyle=":", zorder=0)
+    axes.plot([data.best_epoch], [best], marker="*", markersize=15, color=_FUSED, markeredgecolor="white", zorder=5)
+    _name_lines(axes, lines)
+    axes.set_ylabel("validation accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _epochs(axes)
+    return figure
+
+
+def assignment(history: History, modalities: Sequence[str], warmup_epochs: int = 0) -> AssignmentOverEpochs:
+    """From `remix/share/*`, `remix/joint_share` and `remix/churn`; joint epochs of the warm-up have no assignment.
+
+    Samples that several modalities share are in `joint`, never also in a modality's own share.
+
+    Raises:
+        ValueError: no epoch has an assignment.
+    """
+    records = [
+        (int(record.get("epoch", position)), record)
+        for position, record in enumerate(history)
+        if any(f"remix/share/{m}" in record for m in modalities)
+    ]
+    if not records:
+        raise ValueError("the assignment figure needs `remix/share/*`, but no epoch has it: none was done with Remix")
+    own = {m: [float(record.get(f"remix/share/{m}", 0.0)) for _, record in records] for m in modalities}
+    joint = [float(record.get("remix/joint_share", 0.0)) for _, record in records]
+    untrained = [max(0.0, 1.0 - together - sum(parts)) for together, *parts in zip(joint, *own.values(), strict=True)]
+    last = {m: shares[-1] for m, shares in own.items()}
+    least = min(last, key=lambda m: last[m])
+    title = f"Remix: {least} trains {_percent(last[least])} of the samples in the last epoch"
+    title += "".join(f", {m} {_percent(share)}" for m, share in last.items() if m != least)
+    churn = curve(history, "remix/churn", "churn")
+    return AssignmentOverEpochs([epoch for epoch, _ in records], own, joint, untrained, churn, warmup_epochs, title)
+
+
+def draw_assignment(data: AssignmentOverEpochs) -> Figure:
+    figure, axes = _figure(8.0, 4.6, data.title)
+    # A bar per epoch rather than an area: an assignment holds for a whole epoch, nothing is between two.
+    floor = np.zeros(len(data.epochs))
+    parts = [(m, shares, colour(m, list(data.shares))) for m, shares in data.shares.items()]
+    parts += [("joint", data.joint, _JOINT), ("untrained", data.untrained, _UNTRAINED)]
+    for name, shares, tint in parts:
+        if any(share > 5e-4 for share in shares):
+            axes.bar(
+                data.epochs, shares, bottom=floor, width=1.0, color=tint, edgecolor="white", linewidth=0.6, label=name
+            )
+        floor = floor + np.asarray(shares)
+    if data.warmup_epochs:
+        axes.axvspan(-0.5, data.warmup_epochs - 0.5, color="#F3F3F3", zorder=0)
+        axes.text(
+            (data.warmup_epochs - 1) / 2,
+            0.5,
+            "warm-up",
+            rotation=90,
+            ha="center",
+            va="center",
+            color=_QUIET,
+            fontsize=10,
+        )
+    axes.set_xlim(
+        min(-0.5 if data.warmup_epochs else data.epochs[0] - 0.5, data.epochs[0] - 0.5), data.epochs[-1] + 0.5
+    )
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share of the training samples")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles, labels = axes.get_legend_handles_labels()
+    if data.churn is not None:
+        second = axes.twinx()
+        second.plot(
+            data.churn.epochs, data.churn.values, color=_INK, linewidth=1.8, marker="o", markersize=4,
+            label="churn (right)", markeredgecolor="white",
+        )  # fmt: skip
+        second.set_ylim(0, max(0.05, 1.15 * max(data.churn.values)))
+        second.set_ylabel("churn: assignments that changed", color=_INK)
+        second.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        second.spines[["top", "left"]].set_visible(False)
+        more, names = second.get_legend_handles_labels()
+        handles, labels = handles + more, labels + names
+    _legend_below(figure, axes, handles, labels)
+    _epochs(axes)
+    axes.grid(visible=False)
+    return figure
+
+
+def score_histograms(
+    scores_NM: NDArray[np.float64],
+    modalities: Sequence[str],
+    labels_N: NDArray[np.int64] | None = None,
+    classes: Sequence[str] | None = None,
+    bins: int = 30,
+) -> ScoreHistograms:
+    """Of one scoring, usually the last; with `labels_N` and `classes`, a group for each class. NaN is left out.
+
+    Raises:
+        ValueError: `scores_NM` is not (N, M) with N > 0 and a column for each modality.
+    """
+    if scores_NM.ndim != 2 or scores_NM.shape[1] != len(modalities) or not np.isfinite(scores_NM).any():
+        raise ValueError(f"scores must be (N, {len(modalities)}) numbers, but are {scores_NM.shape}")
+    finite = scores_NM[np.isfinite(scores_NM)]
+    edges = np.histogram_bin_edges(finite, bins=bins)
+    groups: dict[str, NDArray[np.bool_]] = {"": np.ones(len(scores_NM), dtype=np.bool_)}
+    if labels_N is not None and classes is not None:
+        groups = {name: labels_N == label for label, name in enumerate(classes)}
+    counts = {
+        name: {m: np.histogram(scores_NM[rows, column], edges)[0] for column, m in enumerate(modalities)}
+        for name, rows in groups.items()
+    }
+    medians = {m: float(np.nanmedian(scores_NM[:, column])) for column, m in enumerate(modalities)}
+    most = max(medians, key=lambda m: medians[m])
+    others = ", ".join(f"{m} {value:.2f}" for m, value in medians.items() if m != most)
+    title = f"{most.capitalize()} alone tells the samples apart best: median score {medians[most]:.2f} ({others})"
+    return ScoreHistograms(edges, counts, medians, title)
+
+
+def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform") -> Figure:
+    groups = len(data.counts)
+    wide = min(groups, 4)
+    high = math.ceil(groups / wide)
+    figure = Figure(figsize=(8.0, 4.2) if groups == 1 else (2.6 * wide + 0.6, 2.0 * high + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(data.title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
+    modalities = list(data.medians)
+    for axes, (group, counts) in zip(grid.flat, data.counts.items(), strict=False):
+        _plain(axes)
+        for m in modalities:
+            tint = colour(m, modalities)
+            axes.stairs(counts[m], data.edges, fill=True, color=tint, alpha=0.35)
+            axes.stairs(counts[m], data.edges, color=tint, linewidth=1.6, label=m)
+            if groups == 1:
+                axes.axvline(data.medians[m], color=tint, linewidth=1.4, linestyle="--")
+        axes.set_title(group, fontsize=10, loc="left", color=_QUIET)
+        axes.set_xlim(data.edges[0], data.edges[-1])
+    for axes in list(grid.flat)[groups:]:
+        axes.set_visible(False)
+    note = " (dashed: median)" if groups == 1 else ""
+    figure.supxlabel(f"separability score, {unit}{note}", fontsize=11, color=_INK)
+    figure.supylabel("samples", fontsize=11, color=_INK)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    if groups == 1:
+        grid.flat[0].legend(handles, labels, frameon=False, fontsize=11)
+    else:
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=10)
+    return figure
+
+
+def comparison(results: Sequence[MethodResults]) -> Comparison:
+    """Ordered by mean test accuracy; the title names the winner and its lead over the next, in points.
+
+    Raises:
+        ValueError: no results, or a method without any.
+    """
+    if not results or any(not result.fused for result in results):
+        raise ValueError("a comparison needs at least one test accuracy of every method")
+    ordered = sorted(results, key=lambda result: -float(np.mean(result.fused)))
+    first = ordered[0]
+    mean = float(np.mean(first.fused))
+    if len(ordered) == 1:
+        return Comparison(ordered, f"{first.method} reaches {_percent(mean)}")
+    lead = 100 * (mean - float(np.mean(ordered[1].fused)))
+    spread = 100 * max(_std(first.fused), _std(ordered[1].fused))
+    # A lead within one standard deviation of the seeds is not a finding.
+    if lead <= spread:
+        title = f"{first.method} and {ordered[1].method} are level: {lead:.1f} points apart, seeds vary by {spread:.1f}"
+    else:
+        title = f"{first.method} leads with {_percent(mean)}, {lead:.1f} points above {ordered[1].method}"
+    return Comparison(ordered, title)
+
+
+def draw_comparison(data: Comparison) -> Figure:
+    """Fit for a README: one row per method, one dot per seed, mean ± standard deviation; heads' means beside."""
+    modalities = list(dict.fromkeys(m for result in data.methods for m in result.heads))
+    rows = len(data.methods)
+    figure = Figure(figsize=(9.0, 1.7 + 0.72 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(data.title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=_INK)
+    panels = figure.subplots(
+        1, 2 if modalities else 1, sharey=True, squeeze=False, width_ratios=[3, 2][: 2 if modalities else 1]
+    )[0]
+    for axes in panels:
+        _plain(axes)
+        axes.grid(visible=True, axis="x", color="#E6E6E6", linewidth=0.8)
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    for row, result in enumerate(data.methods):
+        tint = "#0072B2" if row == 0 else _QUIET
+        mean, std = float(np.mean(result.fused)), _std(result.fused)
+        # Dots stand a little apart, in the order of the seeds, so that equal ones are seen.
+        lift = np.linspace(-0.13, 0.13, len(result.fused)) if len(result.fused) > 1 else np.zeros(1)
+        panels[0].scatter(result.fused, row + lift, s=26, color=tint, alpha=0.45, linewidths=0, zorder=3)
+        panels[0].errorbar(mean, row, xerr=std, fmt="o", color=tint, markersize=9, capsize=4, elinewidth=2, zorder=4)
+        words = f"{100 * mean:.1f} ± {100 * std:.1f} %" if len(result.fused) > 1 else f"{100 * mean:.1f} %"
+        panels[0].text(mean, row - 0.26, words, ha="center", va="bottom", fontsize=10.5, color=_INK)
+        for m in modalities:
+            if result.heads.get(m):
+                panels[1].errorbar(
+                    float(np.mean(result.heads[m])),
+                    row,
+                    xerr=_std(result.heads[m]),
+                    fmt="o",
+                    color=colour(m, modalities),
+                    markersize=8,
+                    capsize=3,
+                    elinewidth=1.6,
+                    label=m if row == 0 else None,
+                )
+    panels[0].set_yticks(range(rows), [result.method for result in data.methods], fontsize=12)
+    panels[0].set_ylim(rows - 0.5, -0.6)
+    panels[0].set_xlabel("test accuracy, fused (dots: seeds; mean ± std)", fontsize=10.5)
+    panels[0].margins(x=0.16)
+    if modalities:
+        panels[1].set_xlabel("test accuracy of linear probes", fontsize=10.5)
+        seen: dict[str, Artist] = {}
+        for handle, label in zip(*panels[1].get_legend_handles_labels(), strict=True):
+            seen.setdefault(label, handle)
+        panels[1].legend(
+            list(seen.values()), list(seen), loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(seen),
+            frameon=False, fontsize=11, handletextpad=0.2, borderaxespad=0.0,
+        )  # fmt: skip
+        panels[1].margins(x=0.12)
+    return figure
+
+
+def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#BBBBBB")
+    axes.grid(visible=True, axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=10.5, colors=_INK)
+    axes.xaxis.label.set_fontsize(11)
+    axes.yaxis.label.set_fontsize(11)
+
+
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend_below(figure: Figure, axes: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    axes.set_xlabel("epoch")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10.5)
+
+
+def _name_lines(axes: Axes, lines: Sequence[tuple[Curve, str]]) -> None:
+    """Each line's name at its right end, moved apart where they would overlap: nearer than a legend."""
+    low, high = axes.get_ylim()
+    apart = 0.062 * (high - low)
+    ends = sorted(lines, key=lambda line: line[0].values[-1])
+    heights = [line.values[-1] for line, _ in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + apart)
+    # Pushed up past the frame, the whole stack comes down again.
+    over = max(0.0, heights[-1] - (high - apart / 3))
+    for (line, tint), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            line.name, (line.epochs[-1], height - over), xytext=(9, 0), textcoords="offset points", va="center",
+            color=tint, fontsize=11, annotation_clip=False,
+        )  # fmt: skip
+    axes.set_ylim(low, high)
+
+
+def _dot(line: Curve) -> str:
+    return "o" if len(line.epochs) <= 30 else ""
+
+
+def _std(values: Sequence[float]) -> float:
+    """Of a sample (n - 1); 0 of a single seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"

@@ -1,0 +1,93 @@
+"""The trained model as an MLflow model: one tensor per modality in, fused logits out
+
+Pickled, not exported as a graph (MLflow's default, `pt2`): an export fixes what the model may do in Python, takes
+seconds where a pickle takes milliseconds, and a process that scores our models has remix_study installed anyway. The
+price is the pickle's: load only what you trust. Written locally first, so that a model which cannot be written leaves
+no half-made entry on the server.
+"""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from remix_study.sample import Batch
+
+# B samples, C classes
+
+
+class FusedLogits(nn.Module):
+    """Tensors in the order of `modalities`, each (B, ...) -> logits (B, C), every modality active.
+
+    `model(batch).logits_BC` must be the fused logits, as of `models.late_fusion.MultimodalModel`.
+    """
+
+    def __init__(self, model: nn.Module, modalities: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.modalities = modalities
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if len(inputs) != len(self.modalities):
+            raise ValueError(f"one tensor for each of {self.modalities} is needed, but {len(inputs)} were given")
+        rows, device = len(inputs[0]), inputs[0].device
+        batch = Batch(
+            modalities=self.modalities,
+            inputs=dict(zip(self.modalities, inputs, strict=True)),
+            active_BM=torch.ones(rows, len(inputs), dtype=torch.bool, device=device),
+            labels_B=torch.zeros(rows, dtype=torch.int64, device=device),
+            samples_B=torch.arange(rows, device=device),
+        )
+        logits_BC: Tensor = self.model(batch).logits_BC
+        return logits_BC
+
+
+def save_model(model: nn.Module, example: Batch, folder: Path, run_id: str) -> Any:
+    """Writes an MLflow model into `folder` (which must not exist yet); returns its `mlflow.models.Model`.
+
+    Raises:
+        ValueError: `example` lacks a modality, or rows of one.
+    """
+    import mlflow.pytorch
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    rows = len(example.active_BM)
+    for name in example.modalities:
+        if name not in example.inputs or len(example.inputs[name]) != rows:
+            raise ValueError(f"the example batch must hold all {rows} rows of {name}")
+    # A copy on the CPU: training goes on with the model's own device and mode.
+    scored = FusedLogits(copy.deepcopy(model).cpu(), example.modalities).eval()
+    inputs = [example.inputs[name].detach().cpu() for name in example.modalities]
+    with torch.no_grad():
+        logits_BC = scored(*inputs)
+    signature = ModelSignature(
+        inputs=Schema(
+            [
+                TensorSpec(x.numpy().dtype, (-1, *x.shape[1:]), name)
+                for name, x in zip(example.modalities, inputs, strict=True)
+            ]
+        ),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, logits_BC.shape[1]), "logits")]),
+    )
+    made = Model(run_id=run_id)
+    logging.getLogger("mlflow.pytorch").addFilter(_not_the_pickle_warning)
+    mlflow.pytorch.save_model(
+        scored,
+        folder,
+        mlflow_model=made,
+        signature=signature,
+        serialization_format="pickle",
+        # Named, because MLflow otherwise loads the model in a second process to find out.
+        pip_requirements=["remix-study", f"torch=={torch.__version__.partition('+')[0]}"],
+    )
+    return made
+
+
+def _not_the_pickle_warning(record: logging.LogRecord) -> bool:
+    # Said above, once, instead of at each model.
+    return "Pickle or CloudPickle format requires" not in record.getMessage()

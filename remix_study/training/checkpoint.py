@@ -1,0 +1,54 @@
+"""Checkpoints: `last` to go on from, `best` to keep; each file is either whole or the one before it
+
+They lie in the run's own folder, so that a run resumes alike whether Ray Train restarts its workers, its driver was
+killed, or it never had Ray around it. Loading executes no code (`weights_only`).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remix_study.errors import TrainingError
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+class Checkpoints:
+    """The checkpoints of one run; only the leading rank saves, all ranks load."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Replace the checkpoint `name` atomically.
+
+        Raises:
+            TrainingError: it cannot be written; the one before is untouched.
+        """
+        path = self._folder / name
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            # torch says of a full disk that a position in the file is unexpected.
+            why = "the disk is probably full" if isinstance(error, RuntimeError) else str(error)
+            raise TrainingError(
+                f"the checkpoint {path} must be written, but: {why}. Free some space and run the same command again: "
+                "it goes on from the checkpoint before."
+            ) from error
+
+    def load(self, name: str, device: torch.device) -> dict[str, Any] | None:
+        """The checkpoint `name`, or None if there is none."""
+        path = self._folder / name
+        if not path.exists():
+            return None
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return content

@@ -1,0 +1,137 @@
+"""Evaluation: one encoder pass over a split -> everything that is known about it
+
+Encode once, fuse many: the fused head, each unimodal head, their late sum and every subset of modalities (features of
+the others zero) come from the same features. Ranks share the samples without padding; what they add up are counts.
+"""
+
+# N samples of a split, M modalities, C classes, B samples of one batch
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from remix_study import metrics as m_
+from remix_study.datasets.clips import ClipReader
+from remix_study.models import MultimodalModel
+from remix_study.training.step import mixed_precision
+from remix_study.world import Collectives
+
+FUSED, LATE_SUM = "fused", "late_sum"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`confusions`: view -> (C, C), where a view is `fused`, `late_sum` or a modality (its own head).
+
+    `subset_accuracy`: v(S) of every set of modalities with the others masked. Cross-entropies are means in nats.
+    """
+
+    modalities: tuple[str, ...]
+    confusions: dict[str, NDArray[np.int64]]
+    cross_entropies: dict[str, float]
+    true_probability_M: NDArray[np.float64]
+    subset_accuracy: dict[frozenset[str], float]
+
+    @property
+    def accuracy(self) -> float:
+        return m_.accuracy(self.confusions[FUSED])
+
+    def accuracy_uni(self) -> dict[str, float]:
+        return {m: m_.accuracy(self.confusions[m]) for m in self.modalities}
+
+    def metrics(self, split: str, heads: bool) -> dict[str, float]:
+        """Named as docs/metrics.md lists them; `balance/...` is of `val`, `test_balance/...` of `test`.
+
+        Without trained `heads`, what only they could say is left out rather than reported as chance.
+        """
+        fused_CC = self.confusions[FUSED]
+        found = {
+            f"{split}/accuracy": self.accuracy,
+            f"{split}/macro_f1": m_.macro_f1(fused_CC),
+            f"{split}/cross_entropy": self.cross_entropies[FUSED],
+        }
+        alone = self.accuracy_uni()
+        for m in self.modalities if heads else ():
+            found[f"{split}/accuracy_uni/{m}"] = alone[m]
+            found[f"{split}/macro_f1_uni/{m}"] = m_.macro_f1(self.confusions[m])
+            found[f"{split}/cross_entropy_uni/{m}"] = self.cross_entropies[m]
+        if len(self.modalities) == 1:
+            return found
+        found |= {f"{split}/accuracy_only/{m}": self.subset_accuracy[frozenset({m})] for m in self.modalities}
+        without = m_.missing(self.subset_accuracy, self.modalities)
+        found |= {f"{split}/accuracy_without/{m}": value for m, value in without.items()}
+        prefix = "balance" if split == "val" else f"{split}_balance"
+        phi = m_.shapley(self.subset_accuracy, self.modalities)
+        if heads:
+            found[f"{split}/accuracy_late_sum"] = m_.accuracy(self.confusions[LATE_SUM])
+            found[f"{prefix}/accuracy_gap"] = m_.accuracy_gap(alone)
+            found[f"{prefix}/accuracy_ratio"] = m_.accuracy_ratio(alone)
+            found[f"{prefix}/abs_log_rho"] = m_.abs_log_rho(self.true_probability_M)
+        found[f"{prefix}/imbalance"] = m_.imbalance(phi)
+        found[f"{prefix}/missing_drop"] = m_.drop(self.subset_accuracy, self.modalities)
+        found |= {f"{prefix}/shapley/{m}": value for m, value in phi.items()}
+        utilisation = m_.conditional_utilisation(self.subset_accuracy, self.modalities)
+        found |= {f"{prefix}/utilisation/{m}": value for m, value in utilisation.items()}
+        return found
+
+
+@torch.inference_mode()
+def evaluate(
+    model: MultimodalModel,
+    reader: ClipReader,
+    rows_N: NDArray[np.int64],
+    collectives: Collectives,
+    *,
+    batch: int,
+    autocast: bool,
+) -> Evaluation:
+    """Evaluate the clips at `rows_N`, every one exactly once over all ranks; the same result on every rank."""
+    modalities, classes = model.modalities, model.num_classes
+    everyone = m_.subsets(modalities)
+    views = [FUSED, *modalities, *([LATE_SUM] if len(modalities) > 1 else [])]
+    counts = {view: np.zeros((classes, classes), np.int64) for view in views}
+    sums = np.zeros(len(views) + len(modalities) + len(everyone))
+    loss_V, true_M, right_S = np.split(sums, [len(views), len(views) + len(modalities)])
+    world = collectives.world
+    mine = rows_N[world.rank :: world.size]
+    model.eval()
+    for start in range(0, len(mine), batch):
+        rows_B = mine[start : start + batch]
+        seen = reader.read(rows_B, np.ones((len(rows_B), len(modalities)), np.bool_))
+        labels_B = seen.labels_B
+        with mixed_precision(labels_B.device, autocast):
+            features = {m: model.encode(m, seen.inputs[m]) for m in modalities}
+            fused = {subset: model.fuse(features, _only(subset, modalities, labels_B)) for subset in everyone}
+            heads = {m: model.heads[m](features[m]).float().log_softmax(dim=1) for m in modalities}
+        logs = {FUSED: fused[frozenset(modalities)].float().log_softmax(dim=1), **heads}
+        if len(modalities) > 1:
+            logs[LATE_SUM] = torch.stack(list(heads.values())).sum(dim=0).log_softmax(dim=1)
+        cpu_labels_B = labels_B.cpu().numpy()
+        for v, view in enumerate(views):
+            counts[view] += m_.confusion(cpu_labels_B, logs[view].argmax(dim=1).cpu().numpy(), classes)
+            loss_V[v] -= float(logs[view].gather(1, labels_B[:, None]).double().sum())
+        for i, m in enumerate(modalities):
+            true_M[i] += float(heads[m].gather(1, labels_B[:, None]).exp().double().sum())
+        for s, subset in enumerate(everyone):
+            right_S[s] += int((fused[subset].argmax(dim=1) == labels_B).sum())
+    model.train()
+    counted = torch.from_numpy(np.stack(list(counts.values())))
+    collectives.sum_(counted)
+    summed = torch.from_numpy(sums)
+    collectives.sum_(summed)
+    total = len(rows_N)
+    return Evaluation(
+        modalities,
+        dict(zip(views, counted.numpy(), strict=True)),
+        {view: float(loss_V[v] / total) for v, view in enumerate(views)},
+        true_M.copy(),
+        {subset: float(right_S[s] / total) for s, subset in enumerate(everyone)},
+    )
+
+
+def _only(subset: frozenset[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
+    row = torch.tensor([m in subset for m in modalities], device=like.device)
+    return row.expand(len(like), -1)

@@ -1,0 +1,127 @@
+"""Evidence: once, when training is over, about the epoch that validation chose
+
+test          the test split, which nothing before has seen: of the chosen epoch, and accuracy of the last one
+probe         a fresh linear classifier on every encoder's frozen features
+sufficiency   every unimodal head against what its modality learns alone
+"""
+
+# N samples of a split, d features
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from remix_study import metrics as m_
+from remix_study.datasets.clips import ClipReader
+from remix_study.models import MultimodalModel
+from remix_study.training.checkpoint import BEST, Checkpoints
+from remix_study.training.evaluate import evaluate
+from remix_study.training.step import mixed_precision
+from remix_study.world import Collectives
+
+
+def evidence(
+    model: MultimodalModel,
+    reader: ClipReader,
+    rows: Mapping[str, NDArray[np.int64]],
+    collectives: Collectives,
+    checkpoints: Checkpoints,
+    *,
+    batch: int,
+    autocast: bool,
+    test: bool,
+    probe: bool,
+    ceilings: Mapping[str, float] | None,
+    seed: int,
+    heads: bool,
+) -> dict[str, float]:
+    """The numbers of a finished run; leaves the chosen epoch's weights in `model`. Same result on every rank.
+
+    Without `test`, probe and sufficiency speak of the validation split, which also chose the epoch: a little kind.
+    """
+    how: dict[str, Any] = {"batch": batch, "autocast": autocast}
+    found: dict[str, float] = {}
+    if test:
+        found["test/accuracy_last"] = evaluate(model, reader, rows["test"], collectives, **how).accuracy
+    best = checkpoints.load(BEST, reader.device)
+    assert best is not None  # saved in the first epoch at the latest
+    model.load_state_dict(best["model"])
+    split = "test" if test else "val"
+    chosen = evaluate(model, reader, rows[split], collectives, **how)
+    if test:
+        found |= chosen.metrics("test", heads)
+    if ceilings and heads:
+        found |= sufficiency(chosen.accuracy_uni(), ceilings, m_.majority_rate(chosen.confusions["fused"]))
+    if probe:
+        found |= _probe(model, reader, rows, split, collectives, seed=seed, **how)
+    return found
+
+
+def sufficiency(alone: Mapping[str, float], ceilings: Mapping[str, float], chance: float) -> dict[str, float]:
+    """Every modality's own accuracy, in [0, 1], against what it reaches when trained by itself on the same split."""
+    found: dict[str, float] = {}
+    for m, ceiling in ceilings.items():
+        if m not in alone:
+            continue
+        found[f"sufficiency/gap/{m}"] = m_.sufficiency_gap(alone[m], ceiling)
+        ratio = m_.sufficiency_ratio(alone[m], ceiling)
+        corrected = m_.chance_corrected(alone[m], ceiling, chance)
+        if ratio is not None:
+            found[f"sufficiency/ratio/{m}"] = ratio
+        if corrected is not None:
+            found[f"sufficiency/ratio_above_chance/{m}"] = corrected
+    return found
+
+
+def _probe(
+    model: MultimodalModel,
+    reader: ClipReader,
+    rows: Mapping[str, NDArray[np.int64]],
+    split: str,
+    collectives: Collectives,
+    *,
+    batch: int,
+    autocast: bool,
+    seed: int,
+) -> dict[str, float]:
+    found = {}
+    wanted = ["train", "val", split]
+    labels = [reader.store.labels_N[rows[name]] for name in wanted]
+    # In a fixed order, not a set's: ranks gather together, and each has a hash seed of its own.
+    features = {
+        name: _features(model, reader, rows[name], collectives, batch, autocast) for name in dict.fromkeys(wanted)
+    }
+    for m in model.modalities:
+        (train_Nd, val_Nd, eval_Nd) = (features[name][m] for name in wanted)
+        result = m_.linear_probe(train_Nd, labels[0], val_Nd, labels[1], eval_Nd, labels[2], seed)
+        found[f"probe/accuracy/{m}"] = result.accuracy
+    return found
+
+
+@torch.inference_mode()
+def _features(
+    model: MultimodalModel,
+    reader: ClipReader,
+    rows_N: NDArray[np.int64],
+    collectives: Collectives,
+    batch: int,
+    autocast: bool,
+) -> dict[str, NDArray[np.float64]]:
+    world = collectives.world
+    mine = np.arange(world.rank, len(rows_N), world.size)
+    parts: dict[str, list[NDArray[np.float64]]] = {m: [] for m in model.modalities}
+    model.eval()
+    for start in range(0, len(mine), batch):
+        chosen = mine[start : start + batch]
+        seen = reader.read(rows_N[chosen], np.ones((len(chosen), len(model.modalities)), np.bool_))
+        with mixed_precision(seen.labels_B.device, autocast):
+            encoded = {m: model.encode(m, seen.inputs[m]) for m in model.modalities}
+        for m, features_Bd in encoded.items():
+            parts[m].append(np.column_stack([chosen, features_Bd.double().cpu().numpy()]))
+    model.train()
+    nothing = {m: np.empty((0, 1 + model.widths[m])) for m in model.modalities}  # a rank without samples
+    gathered = {m: collectives.gather_rows(np.concatenate([nothing[m], *rows])) for m, rows in parts.items()}
+    return {m: table[np.argsort(table[:, 0], kind="stable"), 1:] for m, table in gathered.items()}

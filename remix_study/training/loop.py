@@ -1,0 +1,263 @@
+"""The spine of a run
+
+For every epoch: plan it, train it, evaluate it, record it, checkpoint it. After the last one: the evidence. All ranks
+walk through the same lines; the leading rank alone writes.
+"""
+
+# N training samples, M modalities
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from remix_study.balancing import Method
+from remix_study.datasets.clips import ClipReader
+from remix_study.epoch import Look, PlannedEpoch, ScoreFunction
+from remix_study.errors import TrainingError
+from remix_study.metrics import modality_interference, objective_conflict
+from remix_study.models import MultimodalModel
+from remix_study.remix.sampler import RankBatch, rank_batches
+from remix_study.sample import Batch
+from remix_study.tracking.tracker import Tracker
+from remix_study.training.checkpoint import BEST, LAST, Checkpoints
+from remix_study.training.evaluate import Evaluation, evaluate
+from remix_study.training.evidence import evidence
+from remix_study.training.rates import RateFactor
+from remix_study.training.scoring import look_at
+from remix_study.training.state import Progress, Record, pack, unpack
+from remix_study.training.step import train_step
+from remix_study.world import Collectives
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Plain values of a run; `evaluation_batch` is per rank, `clash_every` counts steps (0: never)."""
+
+    digest: str
+    epochs: int
+    seed: int
+    learning_rate: float
+    evaluation_batch: int = 256
+    clash_every: int = 0
+    clip_norm: float | None = None
+    autocast: bool = False
+    zero_feature: bool = False
+    test: bool = False
+    probe: bool = True
+    ceilings: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that one run is made of; `assemble.py` puts it together."""
+
+    settings: LoopSettings
+    method: Method
+    model: MultimodalModel
+    optimizer: torch.optim.Optimizer
+    rate: RateFactor
+    reader: ClipReader
+    rows: Mapping[str, NDArray[np.int64]]  # split -> rows of the clip store
+    collectives: Collectives
+    checkpoints: Checkpoints
+    tracker: Tracker
+    history_file: Path
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """`history[e]`: metrics of epoch e. `summary`: what is known at the end, `best/...`, `test/...` and the like."""
+
+    history: list[Record]
+    summary: Record
+
+
+def train(run: Run) -> RunResult:
+    """Train a run to its end, from the beginning or from its last checkpoint.
+
+    Raises:
+        TrainingError: the loss is not a number, nothing is left to train, or a checkpoint is of another run.
+    """
+    progress = _resume(run)
+    for epoch in range(progress.next_epoch, run.settings.epochs):
+        started = _now(run)
+        planned = run.method.plan.plan(epoch, lambda score: _look(run, score))
+        for warning in planned.warnings:
+            if run.collectives.world.leads:
+                log.warning("epoch %d: %s", epoch, warning)
+        scored = _now(run)
+        trained = _train_epoch(run, epoch, planned)
+        _average_statistics(run)
+        ended = _now(run)
+        found = evaluate(run.model, run.reader, run.rows["val"], run.collectives,
+                         batch=run.settings.evaluation_batch, autocast=run.settings.autocast)  # fmt: skip
+        _require_numbers(found, epoch)
+        samples = float(planned.schedule.counts_T.sum())
+        record = {
+            **trained,
+            **planned.metrics,
+            **found.metrics("val", run.method.trains_heads),
+            "train/steps": float(planned.schedule.steps),
+            "train/samples": samples,
+            "time/score_s": scored - started if planned.looked else 0.0,
+            "time/train_s": ended - scored,
+            "time/evaluate_s": _now(run) - ended,
+            "time/samples_per_s": samples / max(ended - scored, 1e-9),
+        }
+        better = progress.add(record)
+        _keep(run, progress, better)
+    return RunResult(progress.history, _summary(run, progress))
+
+
+def _require_numbers(found: Evaluation, epoch: int) -> None:
+    """The last step of an epoch may leave weights that no later loss has seen yet."""
+    broken = [view for view, loss in found.cross_entropies.items() if not math.isfinite(loss)]
+    if broken:
+        raise TrainingError(
+            f"after epoch {epoch}, predictions must be numbers, but those of {', '.join(broken)} are not. Lower "
+            "`optimizer.learning_rate`, or set `clip_norm`, e.g. 1.0."
+        )
+
+
+def _resume(run: Run) -> Progress:
+    content = run.checkpoints.load(LAST, run.reader.device)
+    progress = Progress()
+    if content is not None:
+        if content["digest"] != run.settings.digest:
+            raise TrainingError(
+                f"the run folder {run.history_file.parent} must hold checkpoints of this configuration "
+                f"({run.settings.digest}), but holds those of another ({content['digest']}). Use another --name."
+            )
+        progress = unpack(content, run.model, run.optimizer, run.method.plan)
+    if run.collectives.world.leads:
+        # What was written after the last checkpoint is trained again, and written again.
+        run.history_file.write_text("".join(_line(e, record) for e, record in enumerate(progress.history)))
+        if progress.history:
+            # A kill between checkpoint and tracker would leave a gap; a tracker keeps the first value of a step.
+            run.tracker.log_metrics(progress.history[-1], progress.next_epoch - 1)
+        if progress.history:  # a kill between checkpoint and tracker: what is there already is not written again
+            run.tracker.log_metrics(progress.history[-1], len(progress.history) - 1)
+    return progress
+
+
+def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
+    rate = run.settings.learning_rate * run.rate(epoch)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.model.train()
+    loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # added up there: no wait for each step
+    clashes: dict[str, list[float]] = {}
+    for part in rank_batches(planned.schedule, run.collectives.world):
+        batch = _read(run, part)
+        if run.settings.clash_every and part.step % run.settings.clash_every == 0:
+            _note_clash(run, batch, clashes)
+        loss += train_step(
+            run.model,
+            run.method,
+            batch,
+            part.whole,
+            run.optimizer,
+            run.collectives,
+            autocast=run.settings.autocast,
+            clip_norm=run.settings.clip_norm,
+            where=f"epoch {epoch}, step {part.step}",
+        )
+    run.collectives.sum_(loss)
+    record = {"train/loss": float(loss) / max(1, int(planned.schedule.counts_T.sum())), "train/learning_rate": rate}
+    for name, cosines in clashes.items():
+        measure, m = name.split("/")
+        record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
+        record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
+    return record
+
+
+def _read(run: Run, part: RankBatch) -> Batch:
+    rows = run.rows["train"][part.samples_b]
+    return run.reader.read(rows, part.active_bM, read_inactive=run.settings.zero_feature)
+
+
+def _note_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:
+    measures = [("c2", modality_interference)]
+    if run.method.trains_heads:  # C1 against a head that is never trained would be a conflict with noise
+        measures.insert(0, ("c1", objective_conflict))
+    for measure, of in measures:
+        for m, cosine in of(run.model, batch, run.collectives.sum_).items():
+            clashes.setdefault(f"{measure}/{m}", []).append(cosine)
+
+
+def _look(run: Run, score: ScoreFunction) -> Look:
+    settings = run.settings
+    return look_at(run.model, run.reader, run.rows["train"], run.collectives, score,
+                   batch=settings.evaluation_batch, autocast=settings.autocast)  # fmt: skip
+
+
+def _average_statistics(run: Run) -> None:
+    """BatchNorm's running statistics follow each rank's own batches; ranks leave an epoch with their mean."""
+    size = run.collectives.world.size
+    if size == 1:
+        return
+    for buffer in run.model.buffers():
+        if buffer.is_floating_point():
+            run.collectives.sum_(buffer)
+            buffer.div_(size)
+
+
+def _keep(run: Run, progress: Progress, better: bool) -> None:
+    if run.collectives.world.leads:
+        content = pack(progress, run.model, run.optimizer, run.method.plan, run.settings.digest)
+        if better:
+            run.checkpoints.save(BEST, {"digest": run.settings.digest, "model": content["model"]})
+        run.checkpoints.save(LAST, content)
+        epoch = len(progress.history) - 1
+        with run.history_file.open("a") as file:
+            file.write(_line(epoch, progress.history[-1]))
+        run.tracker.log_metrics(progress.history[-1], epoch)
+    run.collectives.barrier()
+
+
+def _summary(run: Run, progress: Progress) -> Record:
+    settings = run.settings
+    found = evidence(
+        run.model,
+        run.reader,
+        run.rows,
+        run.collectives,
+        run.checkpoints,
+        batch=settings.evaluation_batch,
+        autocast=settings.autocast,
+        test=settings.test,
+        probe=settings.probe,
+        ceilings=settings.ceilings,
+        seed=settings.seed,
+        heads=run.method.trains_heads,
+    )
+    best = progress.history[progress.best_epoch]
+    alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in best.items() if key.startswith("val/")}
+    times = {f"time/total_{key}": sum(r[f"time/{key}"] for r in progress.history) for key in ("train_s", "score_s")}
+    return {
+        "best/epoch": float(progress.best_epoch),
+        "last/val_accuracy": progress.history[-1]["val/accuracy"],
+        **alone,
+        **times,
+        **found,
+    }
+
+
+def _now(run: Run) -> float:
+    if run.reader.device.type == "cuda":
+        torch.cuda.synchronize(run.reader.device)
+    return time.perf_counter()
+
+
+def _line(epoch: int, record: Record) -> str:
+    return json.dumps({"epoch": epoch, **record}) + "\n"

@@ -1,0 +1,95 @@
+"""The world is a value: who am I among how many, and how do we add things up
+
+Nobody below `launch/` asks the environment who it is. Tests write `World(3, 8)`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Rank `rank` of `size` ranks."""
+
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank must be in 0..{self.size - 1}, but is {self.rank}")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes what is written once: checkpoints, metrics, figures."""
+        return self.rank == 0
+
+
+class Collectives(Protocol):
+    """What ranks do together; every rank must call the same methods in the same order."""
+
+    @property
+    def world(self) -> World: ...
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """Replace `tensor` by its sum over all ranks, in place."""
+        ...
+
+    def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Each rank's rows (any number, same width and dtype), in rank order, on every rank."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class Solo:
+    """One rank alone."""
+
+    @property
+    def world(self) -> World:
+        return World()
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """The sum over one rank is what it is."""
+
+    def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return rows
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+class TorchCollectives:
+    """Over an initialised `torch.distributed` process group (gloo on CPU, NCCL on GPU)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._world = World(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def world(self) -> World:
+        return self._world
+
+    def sum_(self, tensor: torch.Tensor) -> None:
+        moved = tensor.to(self._device)
+        dist.all_reduce(moved, op=dist.ReduceOp.SUM)
+        if moved.data_ptr() != tensor.data_ptr():
+            tensor.copy_(moved)
+
+    def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        counts = torch.zeros(self._world.size, dtype=torch.int64, device=self._device)
+        counts[self._world.rank] = len(rows)
+        dist.all_reduce(counts)
+        most = int(counts.max())
+        padded = torch.zeros((most, *rows.shape[1:]), dtype=torch.float64, device=self._device)
+        padded[: len(rows)] = torch.from_numpy(rows).to(self._device)
+        parts = [torch.empty_like(padded) for _ in range(self._world.size)]
+        dist.all_gather(parts, padded)
+        return np.concatenate([part[:count].cpu().numpy() for part, count in zip(parts, counts.tolist(), strict=True)])
+
+    def barrier(self) -> None:
+        dist.barrier()

@@ -1,0 +1,119 @@
+"""Two real gloo processes: sums, uneven gathers, and one schedule for both"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from remix_study.epoch import Look, ScoreFunction
+from remix_study.remix import ProgressShare, Reassembly, RemixPlan, RemixSettings, Tempered, World, rank_batches
+from remix_study.world import TorchCollectives
+
+SIZE, SAMPLES, CLASSES = 2, 31, 3
+
+
+def work(rank: int, folder: str) -> None:
+    """What one rank does; it leaves what it saw in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=SIZE)
+    try:
+        collectives = TorchCollectives(torch.device("cpu"))
+        seen = collect(collectives) | plan(collectives)
+        collectives.barrier()
+        np.savez(Path(folder) / f"rank{rank}.npz", allow_pickle=False, **seen)
+    finally:
+        dist.destroy_process_group()
+
+
+def collect(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
+    rank = collectives.world.rank
+    tensor = torch.tensor([1.0, 10.0]) * (rank + 1)
+    collectives.sum_(tensor)
+    # Rank 0 has three rows, rank 1 has one; then only rank 1 has any; then nobody.
+    uneven = np.full((3 - 2 * rank, 2), float(rank)) + np.arange(2)
+    return {
+        "world": np.asarray([collectives.world.rank, collectives.world.size], dtype=np.float64),
+        "sum": tensor.numpy().astype(np.float64),
+        "uneven": collectives.gather_rows(uneven.astype(np.float64)),
+        "one_sided": collectives.gather_rows(np.full((2 * rank, 2), 7.0)),
+        "nothing": collectives.gather_rows(np.empty((0, 2))),
+    }
+
+
+def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
+    """Each rank scores its own samples; the decision and the shares follow from what all of them saw."""
+    world = collectives.world
+    probs_NMC = np.random.default_rng(0).dirichlet(np.full(CLASSES, 0.5), size=(SAMPLES, 2))
+    labels_N = np.arange(SAMPLES) % CLASSES
+    mine = np.arange(world.rank, SAMPLES, world.size)
+
+    def look(score: ScoreFunction) -> Look:
+        scores = score(probs_NMC[mine], labels_N[mine])
+        rows = collectives.gather_rows(np.concatenate([mine[:, None].astype(np.float64), scores], axis=1))
+        scores_NM = rows[np.argsort(rows[:, 0]), 1:]
+        return Look(scores_NM, -scores_NM)
+
+    how = Reassembly("shuffled", (1, 0), batch=8, smallest=2)
+    settings = RemixSettings(
+        warmup=1, score="kl", filter=Tempered(1.0), how=how, share=ProgressShare(), joint_share=0.1
+    )
+    remix = RemixPlan(settings, ("audio", "video"), labels_N, CLASSES, seed=3)
+    seen: dict[str, NDArray[np.float64]] = {}
+    for epoch in range(3):
+        schedule = remix.plan(epoch, look).schedule
+        batches = list(rank_batches(schedule, World(world.rank, world.size)))
+        taken = torch.tensor([float(len(batch.samples_b)) for batch in batches])
+        collectives.sum_(taken)  # hangs or fails if ranks disagree on the number of steps
+        seen[f"samples{epoch}"] = schedule.samples_TB.astype(np.float64)
+        seen[f"active{epoch}"] = schedule.active_TBM.astype(np.float64)
+        seen[f"taken{epoch}"] = taken.numpy().astype(np.float64) - schedule.counts_T
+    return seen
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np.float64]]]:
+    folder = tmp_path_factory.mktemp("gloo")
+    # Fresh interpreters: a fork of a process that has threads, as pytest has after other tests, may never wake up.
+    command = [sys.executable, __file__, str(folder)]
+    workers = [
+        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        for rank in range(SIZE)
+    ]
+    try:
+        complaints = [worker.communicate(timeout=120)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0] * SIZE, "\n".join(complaints)
+    return [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(SIZE)]
+
+
+@pytest.mark.gloo
+def test_sums_and_gathers_are_the_same_on_every_rank(ranks: list[dict[str, NDArray[np.float64]]]) -> None:
+    for rank, seen in enumerate(ranks):
+        assert seen["world"].tolist() == [rank, SIZE]
+        assert seen["sum"].tolist() == [3.0, 30.0]
+        assert seen["uneven"].tolist() == [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]
+        assert seen["one_sided"].tolist() == [[7.0, 7.0], [7.0, 7.0]]
+        assert seen["nothing"].shape == (0, 2)
+
+
+@pytest.mark.gloo
+def test_the_schedule_is_identical_on_both_ranks(ranks: list[dict[str, NDArray[np.float64]]]) -> None:
+    one, other = ranks
+    for epoch in range(3):
+        assert one[f"samples{epoch}"].size > 0
+        np.testing.assert_array_equal(one[f"samples{epoch}"], other[f"samples{epoch}"])
+        np.testing.assert_array_equal(one[f"active{epoch}"], other[f"active{epoch}"])
+        assert not one[f"taken{epoch}"].any()
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[2]), sys.argv[1])
+    os._exit(0)  # threads of torch that outlive main abort the interpreter's own exit now and then

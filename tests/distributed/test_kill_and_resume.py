@@ -1,0 +1,108 @@
+"""kill -9 in the middle of training, the same command again: the run is the uninterrupted one, bit for bit"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from remix_study.tracking import default_uri
+
+RECIPE = {
+    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled"},
+    "epochs": 12,
+    "global_batch": 8,
+    "device": "cpu",
+    "evaluation": {"test": True},
+    "tracking": {"model": False},
+}
+
+
+def train(recipe: Path, workspace: Path) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "remix_study",
+        "train",
+        str(recipe),
+        "--workspace",
+        str(workspace),
+        "--name",
+        "run",
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+
+
+def kill_after(process: "subprocess.Popen[str]", history: Path, epochs: int) -> None:
+    """SIGKILL once `epochs` epochs are written down."""
+    moment = threading.Event()
+    for _ in range(24_000):
+        if history.exists() and history.read_bytes().count(b"\n") >= epochs:
+            break
+        assert process.poll() is None, process.communicate()[0]
+        moment.wait(0.01)  # another process writes the file: it has no event
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def state(workspace: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(workspace / "runs" / "run" / "checkpoints" / "last.pt", weights_only=True)
+    return content
+
+
+def untimed(records: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(yaml.safe_dump({"corpus": str(small_corpus), **RECIPE}))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(train(recipe, whole))
+
+    folder = killed / "runs" / "run"
+    seen = []
+    for epochs in (2, 6):  # killed twice
+        kill_after(train(recipe, killed), folder / "history.jsonl", epochs)
+        seen.append((folder / "tracking.json").read_text())
+        assert not (folder / "result.json").exists()
+    finish(train(recipe, killed))
+    seen.append((folder / "tracking.json").read_text())
+
+    one, other = state(whole), state(killed)
+    assert one["model"].keys() == other["model"].keys()
+    for key, value in one["model"].items():
+        assert torch.equal(value, other["model"][key]), key
+    assert untimed(one["history"]) == untimed(other["history"])  # losses among them
+    for key, value in one["plan"].items():
+        assert torch.equal(value, other["plan"][key]), key
+    results = [json.loads((w / "runs" / "run" / "result.json").read_text()) for w in (whole, killed)]
+    assert untimed(results)[0] == untimed(results)[1]
+
+    assert len(set(seen)) == 1
+    client = MlflowClient(tracking_uri=default_uri(killed))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "remix"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == json.loads(seen[0])["run_id"]
+    assert run.info.status == "FINISHED"
+    assert "failure_reason" not in run.data.tags
+    for key in ("val/accuracy", "train/loss", "remix/share/audio", "time/train_s"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+        assert steps == list(range(1 if key.startswith("remix/") else 0, 12)), key

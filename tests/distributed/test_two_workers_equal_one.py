@@ -1,0 +1,125 @@
+"""Two gloo processes against one, with the same global batch; BatchNorm, which sees a rank's rows only, aside"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from remix_study.assemble import assemble
+from remix_study.config import parse_run
+from remix_study.datasets.corpus import open_corpus
+from remix_study.tracking.tracker import NullTracker
+from remix_study.training import loop
+from remix_study.training.checkpoint import LAST
+from remix_study.training.step import train_step
+from remix_study.world import Collectives, Solo, TorchCollectives
+
+CPU = torch.device("cpu")
+# 96 samples in global batches of 28: the last one of every group is incomplete, and odd ones are uneven over ranks.
+RECIPE = {
+    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}},
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "epochs": 4,
+    "global_batch": 28,
+    "smallest_batch": 3,
+    "workers": 2,  # of the one process too: its global batch is the same
+    "device": "cpu",
+    "clip_norm": 5.0,
+    "tracking": {"uri": "off"},
+}
+
+
+def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> list[float]:
+    """The loss of every step, summed over the world; weights and history lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"corpus": corpus, **RECIPE}
+    content["method"] = content["method"] | {"order": order}
+    run = assemble(parse_run(content, "test"), open_corpus(Path(corpus)), collectives, CPU, NullTracker(), folder)
+    for encoder in run.model.encoders.values():
+        layers = encoder.layers
+        assert isinstance(layers, nn.Sequential)
+        for number, layer in enumerate(layers):
+            if isinstance(layer, nn.BatchNorm2d):
+                layers[number] = nn.Identity()
+        for parameter in encoder.parameters():
+            nn.init.kaiming_normal_(parameter, generator=torch.Generator().manual_seed(1))
+    run.optimizer.param_groups[0]["params"] = list(run.model.parameters())
+    losses: list[torch.Tensor] = []
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = train_step(*args, **kwargs)
+        losses.append(loss.double())
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", watched)
+        loop.train(run)
+    summed = torch.stack(losses)
+    collectives.sum_(summed)
+    found: list[float] = summed.tolist()
+    return found
+
+
+def work(corpus: str, folder: str, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    try:
+        for order in ("blocks", "mixed"):
+            losses = train(corpus, Path(folder) / order, order, TorchCollectives(CPU))
+            (Path(folder) / f"{order}-{rank}.json").write_text(json.dumps(losses))
+        dist.barrier()  # nobody closes its connections while the other still waits on them
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    command = [sys.executable, __file__, str(small_corpus), str(folder)]
+    workers = [
+        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        for rank in range(2)
+    ]
+    try:
+        complaints = [worker.communicate(timeout=300)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(complaints)
+    return folder
+
+
+@pytest.mark.gloo
+@pytest.mark.parametrize("order", ["blocks", "mixed"])
+def test_two_workers_equal_one(pair: Path, small_corpus: Path, tmp_path: Path, order: str) -> None:
+    alone = train(str(small_corpus), tmp_path / "alone", order, Solo())
+    together = [json.loads((pair / f"{order}-{rank}.json").read_text()) for rank in range(2)]
+    assert together[0] == together[1]
+    assert len(alone) >= 4 * 4
+    assert together[0] == pytest.approx(alone, rel=1e-5)
+    assert alone[-1] != alone[0]
+    weights = [
+        torch.load(folder / "checkpoints" / LAST, weights_only=True)["model"]
+        for folder in (tmp_path / "alone", pair / order)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
+    plans = [
+        torch.load(folder / "checkpoints" / LAST, weights_only=True)["plan"]
+        for folder in (tmp_path / "alone", pair / order)
+    ]
+    assert torch.equal(plans[0]["assigned_NM"], plans[1]["assigned_NM"])
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    # Threads of torch that outlive main abort the interpreter's own exit now and then (seen once, after all was done).
+    os._exit(0)

@@ -1,0 +1,78 @@
+"""The oracle of Data Remixing, sample by sample in plain Python, and the golden numbers that it makes
+
+Written from what the released code does (Data Remixing, arXiv 2506.11550), not from `remix_study`, with which it shares
+no code. `python tests/golden/make_remix_golden.py` writes remix_golden.json anew, always the same bytes.
+"""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AUDIO, VIDEO = 0, 1
+
+
+def separability(probs: list[float]) -> float:
+    """D = sum_k p_k log2(p_k K), p clipped to [1e-9, 1], in bits."""
+    total = 0.0
+    for p in probs:
+        clipped = min(max(p, 1e-9), 1.0)
+        total += clipped * math.log2(clipped * len(probs))
+    return total
+
+
+def released_choice(score_audio: float, score_video: float) -> int:
+    """Audio if D_a < D_v, otherwise video."""
+    return AUDIO if score_audio < score_video else VIDEO
+
+
+def released_epoch(
+    probs: list[list[list[float]]], batch: int, shuffle: Callable[[list[int]], list[int]]
+) -> tuple[list[list[float]], list[int], list[tuple[int, list[int]]]]:
+    """Scores, choices, and (modality, samples) of every batch: all video, then all audio, the last one as it is."""
+    scores = [[separability(sample[AUDIO]), separability(sample[VIDEO])] for sample in probs]
+    choices = [released_choice(audio, video) for audio, video in scores]
+    batches: list[tuple[int, list[int]]] = []
+    for modality in (VIDEO, AUDIO):
+        subset = shuffle([i for i, choice in enumerate(choices) if choice == modality])
+        while subset:
+            batches.append((modality, subset[:batch]))
+            subset = subset[batch:]
+    return scores, choices, batches
+
+
+def stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:
+    """Seed, purpose and epoch, joined by NUL: the first 16 bytes of their SHA-256 seed a PCG64."""
+    digest = hashlib.sha256(f"{seed}\0{purpose}\0{epoch}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+
+
+def golden(seed: int = 5, epoch: int = 3, batch: int = 4, classes: int = 3) -> dict[str, Any]:
+    """Eleven random samples, and four special ones: two ties, one certain modality, one that knows nothing."""
+    dice = random.Random(7)
+    probs: list[list[list[float]]] = []
+    for _ in range(11):
+        rows = [[dice.random() ** 2 for _ in range(classes)] for _ in (AUDIO, VIDEO)]
+        probs.append([[value / sum(row) for value in row] for row in rows])
+    even, certain = [1 / classes] * classes, [1.0, 0.0, 0.0]
+    probs += [[even, even], [certain, certain], [even, certain], [certain, even]]
+    draw = stream(seed, "reassemble", epoch)
+    scores, choices, batches = released_epoch(probs, batch, lambda subset: draw.permutation(subset).tolist())
+    return {
+        "seed": seed,
+        "epoch": epoch,
+        "batch": batch,
+        "probs": probs,
+        "scores": scores,
+        "choices": choices,
+        "batches": [{"modality": modality, "samples": samples} for modality, samples in batches],
+    }
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("remix_golden.json").write_text(json.dumps(golden(), indent=1) + "\n")

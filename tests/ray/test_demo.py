@@ -1,0 +1,133 @@
+"""The main job at reduced size, from the command line: clips, study, table, picture; and again"""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from remix_study.tracking import default_uri
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SPACES = Path(__file__).parents[2] / "search_spaces"
+
+
+def demo(workspace: Path, study: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "remix_study", "demo", "--workspace", str(workspace), "--study", str(study),
+               "--train", "64", "--val", "32", "--test", "32"]  # fmt: skip
+    environment = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=workspace.parent)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def shrunk(path: Path, **changes: Any) -> Path:
+    """The shipped demo with one trial and two seeds of two epochs, without its random control."""
+    content = yaml.safe_load((SPACES / "demo.yaml").read_text())
+    content["base"] |= {"epochs": 2, "global_batch": 32, "device": "cpu"}
+    for name in ("remix_random", "joint_unimodal"):
+        del content["methods"][name]
+    for method in content["methods"].values():
+        method["first"] = method["first"][:1]
+    content["methods"]["remix"]["set"]["method"] |= {"warmup": 1}
+    path.write_text(yaml.safe_dump(content | {"trials": 1, "replicates": 2} | changes, sort_keys=False))
+    return path
+
+
+def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
+    workspace, study = tmp_path / "w", shrunk(tmp_path / "study.yaml")
+    first = demo(workspace, study)
+    assert first.returncode == 0, first.stderr
+    assert "Over 2 seeds, on a test split that chose nothing: remix" in " ".join(first.stdout.split())
+    folder = workspace / "studies" / "demo"
+    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    assert {row["method"] for row in rows} == {"joint", "remix", "audio_alone", "video_alone"}
+    for row in rows:
+        assert row["method"] in first.stdout
+        assert " ± " in row["test accuracy"]
+        assert (row["wins"] == "") == (row["method"] == "remix")
+    assert all(" ± " in row["audio sufficiency"] for row in rows if row["method"] in ("joint", "remix"))
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+    client = MlflowClient(tracking_uri=default_uri(workspace))
+    experiment = client.get_experiment_by_name("remix-demo")
+    assert experiment is not None
+
+    def runs() -> list[Any]:
+        return list(client.search_runs([experiment.experiment_id], order_by=["attributes.run_id"]))
+
+    before = runs()
+    assert len(before) == 1 + 4 * (1 + 2)
+    assert {run.info.status for run in before} == {"FINISHED"}
+    (parent,) = [run for run in before if "mlflow.parentRunId" not in run.data.tags]
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in before if run is not parent)
+    assert "Over 2 seeds" in parent.data.tags["mlflow.note.content"]
+    assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {
+        "comparison.csv",
+        "comparison.png",
+        "comparison.md",
+    }
+
+    results = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    histories = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/history.jsonl")}
+    again = demo(workspace, study)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")} == results
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/history.jsonl")} == histories
+    assert [(r.info.run_id, r.info.status) for r in runs()] == [(r.info.run_id, r.info.status) for r in before]
+
+
+def test_a_study_goes_on_past_a_trial_that_explodes_and_reports_it(tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    methods = {
+        name: {
+            "set": {"method": method, "optimizer": {"name": "sgd", "learning_rate": 0.01}},
+            "space": {"optimizer.learning_rate": {"kind": "float", "low": 0.01, "high": 1e30}},
+            "first": [{"optimizer.learning_rate": rate} for rate in rates],
+        }
+        for name, method, rates in (
+            ("joint", {"name": "joint"}, (0.01, 0.02)),
+            ("remix", {"name": "remix", "warmup": 1}, (1e30, 0.01)),
+        )
+    }
+    base = {
+        "corpus": "set by the demo",
+        "epochs": 2,
+        "global_batch": 32,
+        "device": "cpu",
+        "tracking": {"experiment": "e"},
+    }
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        yaml.safe_dump(
+            {
+                "name": "s",
+                "question": "q?",
+                "base": base,
+                "methods": methods,
+                "reference": "remix",
+                "trials": 2,
+                "replicates": 1,
+            }
+        )
+    )
+    done = demo(workspace, study)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "failed: remix-search-0: TrainingError: " in told
+    assert "Lower `optimizer.learning_rate`" in told
+    client = MlflowClient(tracking_uri=default_uri(workspace))
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    states = {run.info.run_name: run.info.status for run in runs}
+    assert states.pop("remix-search-0") == "FAILED"
+    assert set(states.values()) == {"FINISHED"}
+    assert len(states) == 1 + 3 + 2
+    assert (workspace / "studies" / "s" / "comparison.csv").exists()

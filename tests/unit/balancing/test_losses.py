@@ -1,0 +1,91 @@
+"""Loss rules, against cross-entropies written out by hand"""
+
+# B samples, C classes
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from remix_study.balancing import FUSED, FusedLoss, UnimodalLosses
+
+LABELS = torch.tensor([0, 2, 1, 1])
+BOTH = {"audio": torch.tensor([True, True, False, True]), "video": torch.tensor([True, False, True, True])}
+
+
+@dataclass
+class Made:
+    logits_BC: torch.Tensor
+    head_logits: dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def outputs() -> Made:
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randn(4, 3, generator=generator) for _ in range(3)]
+    return Made(draw[0], {"audio": draw[1], "video": draw[2]})
+
+
+def by_hand(logits_BC: torch.Tensor) -> list[float]:
+    rows = zip(logits_BC.tolist(), LABELS.tolist(), strict=True)
+    return [math.log(sum(map(math.exp, row))) - row[label] for row, label in rows]
+
+
+def test_the_fused_loss_is_the_cross_entropy_of_each_sample(outputs: Made) -> None:
+    (term,) = FusedLoss()(outputs, LABELS, BOTH).items()
+    assert term[0] == FUSED
+    assert term[1].tolist() == pytest.approx(by_hand(outputs.logits_BC), rel=1e-5)
+
+
+def test_unimodal_losses_weigh_samples_by_how_many_modalities_train_them(outputs: Made) -> None:
+    terms = UnimodalLosses(together=0.5, alone=2.0)(outputs, LABELS, BOTH)
+    audio, video = (by_hand(outputs.head_logits[m]) for m in ("audio", "video"))
+    expected_audio = [0.5 * audio[0], 2.0 * audio[1], 0.0, 0.5 * audio[3]]
+    expected_video = [0.5 * video[0], 0.0, 2.0 * video[2], 0.5 * video[3]]
+    assert terms["audio"].tolist() == pytest.approx(expected_audio, rel=1e-5)
+    assert terms["video"].tolist() == pytest.approx(expected_video, rel=1e-5)
+
+
+def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
+    del outputs.head_logits["video"]
+    active = {"audio": torch.ones(4, dtype=torch.bool), "video": torch.zeros(4, dtype=torch.bool)}
+    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
+    assert list(terms) == ["audio"]
+    assert terms["audio"].tolist() == pytest.approx([2.0 * loss for loss in by_hand(outputs.head_logits["audio"])])
+
+
+def test_a_head_that_nobody_trains_is_not_asked(outputs: Made) -> None:
+    """As released: the masked modality's own head keeps gradients of None, even where its encoder ran."""
+    outputs.head_logits["video"].requires_grad_()
+    outputs.head_logits["audio"].requires_grad_()
+    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, {"audio": torch.ones(4, dtype=torch.bool)})
+    torch.autograd.backward(torch.stack([term.sum() for term in terms.values()]).sum())
+    assert list(terms) == ["audio"]
+    assert outputs.head_logits["video"].grad is None
+    assert outputs.head_logits["audio"].grad is not None
+
+
+def test_inactive_rows_get_no_gradient(outputs: Made) -> None:
+    for logits_BC in outputs.head_logits.values():
+        logits_BC.requires_grad_()
+    terms = UnimodalLosses(1.0, 1.0)(outputs, LABELS, BOTH)
+    torch.autograd.backward(torch.stack([term.sum() for term in terms.values()]).sum())
+    for m, logits_BC in outputs.head_logits.items():
+        assert logits_BC.grad is not None
+        assert logits_BC.grad.abs().sum(dim=1).gt(0).tolist() == BOTH[m].tolist()
+
+
+def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) -> None:
+    outputs.head_logits["depth"] = outputs.logits_BC
+    active = {**BOTH, "depth": torch.tensor([False, True, False, True])}
+    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
+    depth = by_hand(outputs.logits_BC)
+    assert terms["depth"].tolist() == pytest.approx([0.0, 0.5 * depth[1], 0.0, 0.5 * depth[3]], rel=1e-5)
+    assert terms["audio"][1].item() == pytest.approx(0.5 * by_hand(outputs.head_logits["audio"])[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [FusedLoss(), UnimodalLosses(1.0, 1.0)])
+def test_losses_are_single_precision_whatever_the_logits_are(outputs: Made, rule: FusedLoss | UnimodalLosses) -> None:
+    half = Made(outputs.logits_BC.bfloat16(), {m: x.bfloat16() for m, x in outputs.head_logits.items()})
+    assert all(term.dtype == torch.float32 for term in rule(half, LABELS, BOTH).values())

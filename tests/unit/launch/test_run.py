@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from remix_study import config as c
+from remix_study.config import RunConfig
+from remix_study.errors import TrainingError
+from remix_study.launch.folder import RunFolder
+from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_twin
+from remix_study.launch.worker import Job, flat, work
+from remix_study.tracking import default_uri
+
+Recipe = Callable[..., RunConfig]
+
+
+def test_where_a_run_is_tracked(recipe: Recipe, tmp_path: Path) -> None:
+    assert tracking_uri(recipe(), tmp_path) is None
+    assert tracking_uri(recipe({"tracking.uri": None}), tmp_path) == default_uri(tmp_path)
+    assert tracking_uri(recipe({"tracking.uri": "http://host:1"}), tmp_path) == "http://host:1"
+
+
+def test_a_job_is_plain_values_with_absolute_places(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a worker has another one
+    job = make_job(recipe({"corpus": "corpus"}), "data", Path("w"))
+    assert job.config["corpus"] == str(tmp_path / "corpus")
+    assert job.folder == str(tmp_path / "w" / "runs" / job.name)
+    assert job.name == f"remix-seed0-{job.digest}"
+    assert make_job(recipe({"corpus": "corpus"}), "data", Path("w"), "mine").name == "mine"
+    assert RunConfig.model_validate(job.config).digest("data") == job.digest
+
+
+def test_a_twin_differs_in_its_method_and_its_evidence_only(recipe: Recipe) -> None:
+    run = recipe({"evaluation": {"ceilings": "train", "probe": True, "clash_every": 3, "batch": 7}, "seed": 4})
+    twin = unimodal_twin(run, "video")
+    assert twin.method == c.UnimodalConfig(name="unimodal", modality="video")
+    assert twin.evaluation == c.EvaluationConfig(batch=7, probe=False)
+    assert twin.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
+
+
+def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}})
+    started: list[str] = []
+    summary = run_one(config, tmp_path, "one", on_start=lambda *told: started.append(told[0].split("-")[0]))
+    assert started == ["unimodal", "unimodal", "one"]
+    ceilings = {folder.name: RunFolder(folder).result() for folder in (tmp_path / "runs").glob("unimodal-*")}
+    assert len(ceilings) == 2
+    for m in ("audio", "video"):
+        (alone,) = [r["test/accuracy"] for r in ceilings.values() if r is not None and f"test/accuracy_uni/{m}" in r]
+        if alone > 0:
+            ratio = summary[f"test/accuracy_uni/{m}"] / alone
+            assert summary[f"sufficiency/ratio/{m}"] == pytest.approx(ratio)
+    # Another run of the same recipe finds them complete.
+    before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (tmp_path / "runs").glob("unimodal-*")}
+    run_one(recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}, "method.warmup": 0}), tmp_path)
+    assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
+
+
+def test_a_failed_run_leaves_no_result_and_frees_its_lock(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"epoch 0"):
+        run_one(recipe({"optimizer": {"name": "sgd", "learning_rate": 1e30}}), tmp_path, "one")
+    folder = RunFolder(tmp_path / "runs" / "one")
+    assert folder.result() is None
+    assert not folder.is_held()
+
+
+def test_a_worker_needs_nothing_but_its_job(recipe: Recipe, small_corpus: Path, tmp_path: Path) -> None:
+    config = recipe()
+    job = Job(
+        config=config.model_dump(mode="json"), folder=str(tmp_path), digest="d", name="n", tracking_uri=None,
+        experiment="e", threads=1,
+    )  # fmt: skip
+    assert work(job) == RunFolder(tmp_path).result()
+
+
+def test_parameters_are_flat_and_what_is_not_set_is_left_out() -> None:
+    nested = {"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": [1, 2], "g": {}}
+    assert flat(nested) == {"a.b": 1, "a.c.d": "x", "f": "1, 2"}

@@ -1,0 +1,145 @@
+"""Clips that decode and still are not whole"""
+
+import dataclasses
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from remix_study.datasets.synthetic import write_clip
+from remix_study.errors import ConfigError, MediaError, StoreError
+from remix_study.media import audio, checks, video
+from remix_study.media.checks import Checks
+from remix_study.media.clip import decode_clip
+from remix_study.media.decoders import PyAVDecoder, decoder_version
+from remix_study.media.presets import PRESETS, VideoPreset, preset_named
+from remix_study.media.spectrogram import log_spectrogram
+from remix_study.sample import Clip, SampleId
+
+TINY = PRESETS["tiny"]
+NOISE = np.random.default_rng(0).integers(0, 255, (8, 16, 16)).astype(np.uint8)
+WAVE = (np.random.default_rng(1).standard_normal(8000) * 0.1).astype(np.float32)
+CLIP = Clip(SampleId("a"), {"audio": "a.mp4", "video": "a.mp4"}, "x", "train")
+
+
+def stage_of(root: Path, clip: Clip = CLIP, accepted: Checks | None = None) -> str | None:
+    try:
+        decode_clip(clip, root, TINY, PyAVDecoder(), accepted or Checks())
+    except MediaError as error:
+        return error.stage
+    return None
+
+
+def test_a_silent_clip_is_refused_unless_silence_is_allowed(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", NOISE, np.zeros(8000, np.float32))
+    assert stage_of(tmp_path) == "silent"
+    assert stage_of(tmp_path, accepted=Checks(allow_silent=True)) is None
+
+
+def test_a_clip_that_shows_one_picture_is_refused_unless_that_is_allowed(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", np.full((8, 16, 16), 90, np.uint8), WAVE)
+    assert stage_of(tmp_path) == "static"
+    assert stage_of(tmp_path, accepted=Checks(allow_static=True)) is None
+
+
+def test_a_track_much_shorter_than_the_file_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", NOISE, WAVE[:4000])
+    assert stage_of(tmp_path) == "duration"
+    assert stage_of(tmp_path, accepted=Checks(tolerance_s=0.6)) is None
+
+
+def test_a_start_after_the_end_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", NOISE, WAVE)
+    assert stage_of(tmp_path, dataclasses.replace(CLIP, start=5.0)) == "duration"
+    assert stage_of(tmp_path, dataclasses.replace(CLIP, start=0.9, end=0.95)) == "frames"
+
+
+def test_a_wave_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(MediaError, match="not numbers"):
+        checks.check_wave(np.array([0.1, np.nan]), Checks())
+
+
+def test_a_whole_clip_has_the_shapes_of_its_preset(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", NOISE, WAVE)
+    for preset in PRESETS.values():
+        rows = decode_clip(CLIP, tmp_path, preset, PyAVDecoder(), Checks()).rows
+        for modality in preset.modalities:
+            assert rows[modality].shape == preset.shape(modality)
+            assert rows[modality].dtype == preset.dtype(modality)
+
+
+def test_presets_have_the_published_shapes() -> None:
+    assert PRESETS["ogm"].shape("audio") == (257, 188)
+    assert PRESETS["ogm"].shape("video") == (2, 224, 224, 3)
+    assert TINY.shape("audio") == (32, 32)
+    with pytest.raises(ConfigError, match="one of tiny, ogm"):
+        preset_named("big")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [0, 1, 2]), (30, [5, 15, 25]), (31, [5, 15, 25]), (100, [16, 50, 83])]
+)
+def test_middle_frames_of_equal_segments(count: int, expected: list[int]) -> None:
+    assert video.middle_frames(0, count, 3) == expected
+    assert video.middle_frames(7, count, 3) == [7 + frame for frame in expected]
+
+
+def test_area_resize_averages_blocks() -> None:
+    grey = NOISE[0].repeat(4, 0).repeat(4, 1)
+    small = video.resize(np.stack([grey] * 3, -1), VideoPreset(1, 16, 16, "area"))
+    np.testing.assert_array_equal(small[..., 1], NOISE[0])
+
+
+def test_a_tone_lights_its_own_mel_band_and_louder_is_larger() -> None:
+    seconds = torch.arange(8000) / 8000
+    preset = TINY.audio
+    assert preset is not None
+    peaks = [
+        int(log_spectrogram(torch.sin(2 * torch.pi * hertz * seconds), preset).mean(1).argmax())
+        for hertz in (200.0, 500.0, 1000.0, 1700.0)
+    ]
+    assert peaks == sorted(set(peaks))
+    tone = torch.sin(2 * torch.pi * 500 * seconds)
+    assert log_spectrogram(2 * tone, preset).max() - log_spectrogram(tone, preset).max() == pytest.approx(
+        np.log(4), abs=0.01
+    )
+
+
+def test_a_spectrogram_is_the_stft_by_definition() -> None:
+    preset = PRESETS["ogm"].audio
+    assert preset is not None
+    wave = torch.randn(preset.samples, generator=torch.Generator().manual_seed(0))
+    stft = torch.stft(wave, 512, 353, window=torch.hann_window(512), pad_mode="reflect", return_complex=True)
+    torch.testing.assert_close(log_spectrogram(wave, preset), torch.log(stft.abs() + 1e-7), atol=1e-4, rtol=1e-4)
+
+
+def test_a_short_wave_is_tiled_or_filled_as_the_preset_says() -> None:
+    tiled, filled = PRESETS["ogm"].audio, TINY.audio
+    assert tiled is not None
+    assert filled is not None
+    ramp = torch.linspace(-2, 2, 1000)
+    assert torch.equal(audio.fit(ramp, tiled)[1000:2000], ramp.clamp(-1, 1))
+    assert audio.fit(ramp, filled)[1000:].abs().max() == 0
+
+
+def test_a_late_track_starts_with_silence_and_cuts_count_from_the_file_start() -> None:
+    wave = np.ones(100, np.float32)
+    assert audio.cut(wave, 100, 0.5, None, None)[:50].max() == 0
+    assert len(audio.cut(wave, 100, 0.5, None, None)) == 150
+    assert audio.cut(wave, 100, 0.5, 0.4, 0.7).tolist() == [0.0] * 10 + [1.0] * 20
+
+
+def test_two_distributions_of_one_import_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"decord": "0.6.0", "decord2": "3.4.0"}
+    monkeypatch.setattr(importlib.metadata, "version", installed.__getitem__)
+    with pytest.raises(StoreError, match="pip uninstall decord decord2"):
+        decoder_version("decord")
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(StoreError, match="is not installed"):
+        decoder_version("decord")

@@ -1,0 +1,86 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remix_study.datasets.corpus import open_corpus, prepare_corpus
+from remix_study.errors import StoreError
+from remix_study.media.presets import PRESETS
+from remix_study.media.store import ClipStore
+
+
+@pytest.fixture
+def store(corpus: Path, tmp_path: Path) -> ClipStore:
+    return prepare_corpus(
+        corpus / "manifest.jsonl", tmp_path, preset=PRESETS["tiny"], name="test", decoder="pyav", workers=2
+    )
+
+
+def test_gather_keeps_the_order_asked_for_and_repeats(store: ClipStore) -> None:
+    rows = np.array([7, 0, 7, 15, 3])
+    got = store.gather("video", rows)
+    assert got.dtype == np.uint8
+    assert got.shape == (5, 1, 16, 16, 3)
+    for position, row in enumerate(rows):
+        np.testing.assert_array_equal(got[position], store.gather("video", np.array([row]))[0])
+    audio = store.gather("audio", rows)
+    assert audio.dtype == np.float16
+    assert audio.shape == (5, 32, 32)
+    got[:] = 0  # a copy: the store stays what it is
+    assert store.gather("video", rows).any()
+
+
+def test_a_pickled_store_maps_its_files_anew(store: ClipStore) -> None:
+    before = store.gather("audio", np.arange(4))
+    pickled = pickle.dumps(store)
+    assert len(pickled) < 20_000
+    again: ClipStore = pickle.loads(pickled)
+    np.testing.assert_array_equal(again.gather("audio", np.arange(4)), before)
+
+
+def test_a_store_opens_by_corpus_folder_and_by_its_own(store: ClipStore) -> None:
+    assert ClipStore.open(store.path).digest == ClipStore.open(store.path.parent, verify=True).digest
+    assert store.splits == ("train", "val", "test")
+    assert sorted(np.concatenate([store.rows(split) for split in store.splits]).tolist()) == list(range(16))
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path, store: ClipStore) -> None:
+    with pytest.raises(StoreError, match="no such folder"):
+        open_corpus(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="but does not"):
+        open_corpus(tmp_path / "empty")
+    with pytest.raises(StoreError, match="must be one of train, val, test"):
+        store.rows("trian")
+    with pytest.raises(StoreError, match="holds audio and video, but not 'text'"):
+        store.gather("text", np.array([0]))
+
+
+@pytest.mark.parametrize("name", ["video.npy", "audio.npy", "index.jsonl", "quarantine.jsonl"])
+def test_a_file_of_another_size_or_missing_is_noticed(store: ClipStore, name: str) -> None:
+    with (store.path / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(StoreError, match="must have"):
+        ClipStore.open(store.path)
+    (store.path / name).unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        ClipStore.open(store.path)
+
+
+def test_a_changed_byte_is_noticed_when_verified(store: ClipStore) -> None:
+    with (store.path / "video.npy").open("r+b") as file:
+        file.seek(-10, 2)
+        byte = file.read(1)
+        file.seek(-10, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    ClipStore.open(store.path)
+    with pytest.raises(StoreError, match="does not have the checksum"):
+        ClipStore.open(store.path, verify=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 99}'])
+def test_a_damaged_manifest_is_one_sentence(store: ClipStore, text: str) -> None:
+    (store.path / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match=r"damaged|schema 99"):
+        ClipStore.open(store.path)

@@ -1,0 +1,56 @@
+"""Accuracy and macro-F1 against scikit-learn and by hand"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from remix_study.metrics.accuracy import accuracy, confusion, macro_f1, majority_rate
+
+CLASSES = 5
+pairs = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=60)
+
+
+def split(cases: list[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    table = np.array(cases, dtype=np.int64)
+    return table[:, 0], table[:, 1]
+
+
+@given(pairs)
+def test_agrees_with_scikit_learn(cases: list[tuple[int, int]]) -> None:
+    labels, predictions = split(cases)
+    counts = confusion(labels, predictions, CLASSES)
+    assert counts.dtype == np.int64
+    assert np.array_equal(counts, confusion_matrix(labels, predictions, labels=range(CLASSES)))
+    assert accuracy(counts) == pytest.approx(accuracy_score(labels, predictions))
+    assert macro_f1(counts) == pytest.approx(f1_score(labels, predictions, average="macro"))
+    assert majority_rate(counts) == pytest.approx(max(np.bincount(labels)) / len(labels))
+
+
+@given(pairs, st.integers(0, 60))
+def test_ranks_may_add_up_their_confusions(cases: list[tuple[int, int]], cut: int) -> None:
+    labels, predictions = split(cases)
+    parts = [confusion(labels[part], predictions[part], CLASSES) for part in (slice(cut), slice(cut, None))]
+    assert np.array_equal(parts[0] + parts[1], confusion(labels, predictions, CLASSES))
+
+
+def test_by_hand() -> None:
+    # Class 0: tp 1, fp 1, fn 1 -> 1/2. Class 1: tp 2, fp 1, fn 0 -> 4/5. Class 2: tp 0, fn 1 -> 0. Class 3: absent.
+    counts = confusion(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 4)
+    assert accuracy(counts) == pytest.approx(3 / 5)
+    assert macro_f1(counts) == pytest.approx((1 / 2 + 4 / 5 + 0) / 3)
+    assert majority_rate(counts) == pytest.approx(2 / 5)
+
+
+def test_refuses_what_cannot_be_counted() -> None:
+    with pytest.raises(ValueError, match=r"labels must be ids in 0\.\.2, but reach from 0 to 3"):
+        confusion(np.array([0, 3]), np.array([0, 0]), 3)
+    with pytest.raises(ValueError, match=r"predictions must be ids in 0\.\.2, but reach from -1 to 0"):
+        confusion(np.array([0, 1]), np.array([0, -1]), 3)
+    with pytest.raises(ValueError, match="two lists of one length"):
+        confusion(np.array([0, 1]), np.array([0]), 3)
+    for metric in (accuracy, macro_f1, majority_rate):
+        with pytest.raises(ValueError, match="at least one sample"):
+            metric(np.zeros((3, 3), dtype=np.int64))

@@ -1,0 +1,104 @@
+"""Sufficiency ratios by hand; the probe against what is known of its data"""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from remix_study.metrics.sufficiency import (
+    PROBE_GRID,
+    chance_corrected,
+    linear_probe,
+    sufficiency_gap,
+    sufficiency_ratio,
+)
+
+Split = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def blobs(count: int, classes: int, spread: float, seed: int, dims: int = 6) -> Split:
+    centres = np.random.default_rng(0).normal(size=(classes, dims))
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    return centres[labels] + spread * rng.normal(size=(count, dims)), labels
+
+
+def test_ratios_by_hand() -> None:
+    assert sufficiency_ratio(0.6, 0.8) == pytest.approx(0.75)
+    assert sufficiency_gap(0.6, 0.8) == pytest.approx(20)
+    assert chance_corrected(0.6, 0.8, 0.2) == pytest.approx(2 / 3)
+
+
+def test_what_is_undefined_is_none() -> None:
+    assert sufficiency_ratio(0.6, 0.0) is None
+    assert chance_corrected(0.6, 0.2, 0.2) is None
+    assert chance_corrected(0.1, 0.1, 0.2) is None
+
+
+def test_separable_features_are_probed_perfectly() -> None:
+    result = linear_probe(*blobs(60, 3, 0.02, 1), *blobs(30, 3, 0.02, 2), *blobs(30, 3, 0.02, 3), seed=0)
+    assert result.accuracy == 1
+    assert PROBE_GRID.index(result.C) == 0  # the strongest penalty of equals
+
+
+def test_noise_is_probed_at_chance() -> None:
+    rng = np.random.default_rng(0)
+    train, val, test = ((rng.normal(size=(n, 4)), rng.integers(0, 4, size=n)) for n in (300, 300, 1000))
+    assert linear_probe(*train, *val, *test, seed=0).accuracy == pytest.approx(0.25, abs=0.06)
+
+
+def test_the_penalty_is_the_best_on_val_as_found_by_separate_fits() -> None:
+    train, val, test = (blobs(n, 5, 1.2, seed, dims=20) for n, seed in ((60, 1), (200, 2), (200, 3)))
+    mean, std = train[0].mean(0), train[0].std(0)
+    accuracies = {}
+    for C in PROBE_GRID:
+        model = LogisticRegression(C=C, max_iter=5000).fit((train[0] - mean) / std, train[1])
+        accuracies[C] = [float(np.mean(model.predict((x - mean) / std) == y)) for x, y in (val, test)]
+    best = max(PROBE_GRID, key=lambda C: (accuracies[C][0], -C))
+    result = linear_probe(*train, *val, *test, seed=0)
+    assert pytest.approx(best) == result.C
+    assert result.accuracy == pytest.approx(
+        accuracies[best][1], abs=0.011
+    )  # warm starts stop elsewhere in a flat optimum
+
+
+def test_the_scale_of_features_does_not_matter_and_a_constant_one_does_no_harm() -> None:
+    train, val, test = (blobs(n, 3, 0.8, seed) for n, seed in ((60, 1), (60, 2), (60, 3)))
+    scale = np.array([1e-4, 1e4, 1, 3, 1, 1])
+
+    def changed(split: Split) -> Split:
+        features = np.hstack([split[0] * scale + 5, np.ones((60, 1))])
+        return features, split[1]
+
+    plain = linear_probe(*train, *val, *test, seed=0)
+    assert linear_probe(*changed(train), *changed(val), *changed(test), seed=0) == plain
+
+
+def test_twice_the_same_is_the_same() -> None:
+    splits = (*blobs(80, 4, 1.0, 1), *blobs(80, 4, 1.0, 2), *blobs(80, 4, 1.0, 3))
+    assert linear_probe(*splits, seed=5) == linear_probe(*splits, seed=5)
+
+
+def test_classes_may_be_missing() -> None:
+    train, val, test = (blobs(n, 4, 0.02, seed) for n, seed in ((80, 1), (40, 2), (40, 3)))
+    some = train[1] < 3
+    assert linear_probe(train[0][some], train[1][some], *val, *test, seed=0).accuracy == pytest.approx(0.75)
+    some = val[1] > 0
+    assert linear_probe(*train, val[0][some], val[1][some], *test, seed=0).accuracy == 1
+    one = train[1] == 2
+    assert linear_probe(train[0][one], train[1][one], *val, *test, seed=0).accuracy == pytest.approx(0.25)
+
+
+def test_half_precision_features_are_welcome() -> None:
+    train, val, test = (blobs(60, 3, 0.02, seed) for seed in (1, 2, 3))
+    x, v, t = (split[0].astype(np.float16) for split in (train, val, test))
+    assert linear_probe(x, train[1], v, val[1], t, test[1], seed=0).accuracy == 1
+
+
+def test_bad_features_are_refused() -> None:
+    train, val, test = (blobs(6, 3, 0.1, seed) for seed in (1, 2, 3))
+    with pytest.raises(ValueError, match="val split must have as many labels as features, and at least one"):
+        linear_probe(*train, val[0][:0], val[1][:0], *test, seed=0)
+    train[0][0, 0] = np.nan
+    with pytest.raises(ValueError, match="train split has NaN"):
+        linear_probe(*train, *val, *test, seed=0)

@@ -1,0 +1,53 @@
+"""Models and batches small enough for a unit test"""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from remix_study.models import Encoder, Fusion, MultimodalModel, TinyEncoder, VectorEncoder
+from remix_study.sample import Batch
+
+BuildModel = Callable[..., MultimodalModel]
+BuildBatch = Callable[..., Batch]
+
+
+@pytest.fixture
+def build_model() -> BuildModel:
+    def build(fusion: type[Fusion], modalities: Sequence[str] = ("audio", "video"), seed: int = 0) -> MultimodalModel:
+        torch.manual_seed(seed)
+        encoders: dict[str, Encoder] = {
+            "audio": TinyEncoder(1),
+            "video": TinyEncoder(3),
+            "text": VectorEncoder(10, out_features=12),
+        }
+        chosen = {m: encoders[m] for m in modalities}
+        model = MultimodalModel(chosen, fusion({m: e.out_features for m, e in chosen.items()}, num_classes=4))
+        for head in model.heads.values():  # biases begin at 0, where forgetting them goes unseen
+            assert isinstance(head, torch.nn.Linear)
+            torch.nn.init.normal_(head.bias)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def build_batch() -> BuildBatch:
+    def build(
+        active: Sequence[Sequence[int]], modalities: tuple[str, ...] = ("audio", "video"), all_rows: bool = False
+    ) -> Batch:
+        """`all_rows` as for zero_feature; otherwise only active rows, and a modality active nowhere is absent."""
+        generator = torch.Generator().manual_seed(1)
+        active_BM = torch.tensor(active, dtype=torch.bool)
+        B = len(active_BM)
+        shapes = {"audio": (1, 32, 32), "video": (3, 2, 32, 32), "text": (10,)}
+        inputs = {}
+        for column, m in enumerate(modalities):
+            x = torch.randn(B, *shapes[m], generator=generator)
+            if all_rows:
+                inputs[m] = x
+            elif active_BM[:, column].any():
+                inputs[m] = x[active_BM[:, column]]
+        return Batch(modalities, inputs, active_BM, torch.arange(B) % 4, torch.arange(B))
+
+    return build

@@ -1,0 +1,92 @@
+"""Ranks that never talk, and yet train one schedule: many ranks in one process"""
+
+# T steps, B samples of one global batch, M modalities
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remix_study.epoch import NO_SAMPLE, Schedule
+from remix_study.remix import Assignment, Reassembly, World, rank_batches, reassemble
+from remix_study.remix.schedule import Incomplete, Order
+
+ORDERS: tuple[Order, ...] = ("blocks", "alternate", "shuffled", "proportional", "mixed")
+INCOMPLETE: tuple[Incomplete, ...] = ("keep", "drop", "fill")
+laws = settings(deadline=None, max_examples=60)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[Schedule, int]:
+    """A schedule whose `smallest` batch has at least one sample for each of `size` ranks."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size, modalities = draw(st.integers(1, 8)), draw(st.integers(2, 3))
+    batch = size * draw(st.integers(1, 4))
+    samples = draw(st.integers(1, 60))
+    kind_N = rng.choice(modalities + 2, samples, p=rng.dirichlet(np.ones(modalities + 2)))  # the last two: joint, none
+    assigned_NM = kind_N[:, None] == np.arange(modalities)
+    how = Reassembly(
+        draw(st.sampled_from(ORDERS)),
+        tuple(rng.permutation(modalities).tolist()),
+        batch,
+        draw(st.sampled_from(INCOMPLETE)),
+        smallest=draw(st.integers(size, batch)),
+    )
+    return reassemble(Assignment(assigned_NM, kind_N == modalities), how, rng), size
+
+
+@laws
+@given(worlds())
+def test_ranks_rebuild_the_global_schedule(case: tuple[Schedule, int]) -> None:
+    schedule, size = case
+    samples_TB = np.full_like(schedule.samples_TB, NO_SAMPLE)
+    active_TBM = np.zeros_like(schedule.active_TBM)
+    for rank in range(size):
+        for batch in rank_batches(schedule, World(rank, size)):
+            places = np.arange(rank, samples_TB.shape[1], size)[: len(batch.samples_b)]
+            samples_TB[batch.step, places] = batch.samples_b
+            active_TBM[batch.step, places] = batch.active_bM
+            assert batch.whole == schedule.counts_T[batch.step]
+    np.testing.assert_array_equal(samples_TB, schedule.samples_TB)
+    np.testing.assert_array_equal(active_TBM, schedule.active_TBM)
+
+
+@laws
+@given(worlds())
+def test_no_rank_waits_for_another(case: tuple[Schedule, int]) -> None:
+    schedule, size = case
+    ranks = [list(rank_batches(schedule, World(rank, size))) for rank in range(size)]
+    assert {len(batches) for batches in ranks} == {schedule.steps}
+    for steps in zip(*ranks, strict=True):
+        lengths = [len(batch.samples_b) for batch in steps]
+        assert min(lengths) >= 1
+        assert max(lengths) - min(lengths) <= 1
+        assert sum(lengths) == steps[0].whole
+        for batch in steps:
+            np.testing.assert_array_equal(batch.trained_M, steps[0].trained_M)
+
+
+@laws
+@given(worlds(), st.integers(0, 12))
+def test_a_resumed_rank_trains_what_is_left(case: tuple[Schedule, int], first: int) -> None:
+    schedule, size = case
+    whole = list(rank_batches(schedule, World(size - 1, size)))
+    rest = list(rank_batches(schedule, World(size - 1, size), first_step=first))
+    assert [batch.step for batch in rest] == [batch.step for batch in whole[first:]]
+    for one, other in zip(rest, whole[first:], strict=True):
+        np.testing.assert_array_equal(one.samples_b, other.samples_b)
+
+
+def test_trained_modalities_are_those_of_the_whole_world() -> None:
+    """Rank 0 holds only audio of this mixed batch, but must know that someone trains video."""
+    active_TBM = np.asarray([[[True, False], [False, True]]])
+    schedule = Schedule(np.asarray([[3, 4]]), active_TBM)
+    (batch,) = rank_batches(schedule, World(0, 2))
+    assert batch.active_bM.tolist() == [[True, False]]
+    assert batch.trained_M.tolist() == [True, True]
+    assert batch.whole == 2
+
+
+def test_a_schedule_of_two_shapes_is_refused() -> None:
+    with pytest.raises(ValueError, match="must start with"):
+        Schedule(np.zeros((2, 3), np.int64), np.zeros((2, 4, 2), np.bool_))

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import decisions, epochs, run
+from benchmarks.measure import Result, in_turns
+from remix_study.epoch import NO_SAMPLE
+
+
+def test_quick_decisions_give_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.main(["decisions", "--quick", "--json", str(tmp_path / "bench.json")])
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["quick"] is True
+    assert written["machine"].keys() == {"processor", "cores", "threads", "torch", "python", "load"}
+    assert written["machine"]["torch"] == torch.__version__
+    fields = {"name", "measured", "at_most", "at_least", "unit", "note", "verdict"}
+    assert all(result.keys() == fields for result in written["results"])
+    assert [result["unit"] for result in written["results"]].count("GB") == 1
+    assert all(result["measured"] > 0 for result in written["results"])
+    assert {result["verdict"] for result in written["results"]} == {"not asked"}, "a quick run must not judge"
+    assert "measures nothing" in capsys.readouterr().out
+
+
+def test_an_unknown_benchmark_is_refused_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["decision"])
+    assert ended.value.code == 2
+    assert "epoch_vs_released, decisions" in capsys.readouterr().err
+
+
+def test_the_loop_and_ours_decide_the_same() -> None:
+    probs_NMC = decisions.random_probabilities(300, 2, 6)
+    schedule = decisions.decide(probs_NMC)
+    loop = decisions.decide_one_by_one(torch.from_numpy(probs_NMC))
+    assert schedule.steps == len(loop)
+    ours = {
+        bool(active_M[0]): set(schedule.samples_TB[schedule.modalities_TM[:, 0] == active_M[0]].ravel()) - {NO_SAMPLE}
+        for active_M in schedule.modalities_TM
+    }
+    videos = int((~schedule.modalities_TM[:, 0]).sum())
+    assert ours[False] == {sample for batch in loop[:videos] for sample in batch}
+    assert ours[True] == {sample for batch in loop[videos:] for sample in batch}
+    assert len(ours[True]) + len(ours[False]) == 300
+
+
+def test_an_epoch_trains_half_of_the_samples_through_each_modality(tmp_path: Path) -> None:
+    store = epochs.noise_store(tmp_path, 8, "tiny")
+    one = epochs.trainer(store, epochs.remix(store, 4), 4)
+    before = {name: p.detach().clone() for name, p in one.model.named_parameters()}
+    time = one.epoch()
+    assert min(time) > 0
+    # Every sample is scored through both modalities, and trained through one.
+    assert one.reader.rows_read == {"audio": 12, "video": 12}
+    assert all(not torch.equal(before[name], p) for name, p in one.model.named_parameters())
+    assert np.isclose(time.scoring_every(2), time.score_s / 2 + time.train_s)
+
+
+def test_turns_alternate_and_the_first_round_does_not_count() -> None:
+    calls: list[str] = []
+
+    def contender(name: str) -> str:
+        calls.append(name)
+        return f"{name}{len(calls)}"
+
+    found = in_turns([lambda: contender("a"), lambda: contender("b")], 2)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert found == [("a4", "b3"), ("a5", "b6")]
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        (Result("r", 0.5, at_most=0.5), "met"),
+        (Result("r", 0.51, at_most=0.5), "missed"),
+        (Result("r", 100.0, at_least=100.0), "met"),
+        (Result("r", 99.9, at_least=100.0), "missed"),
+        (Result("r", 1.0), "not asked"),
+        (Result("r", None, at_most=2.0), "not measured"),
+    ],
+)
+def test_a_verdict_compares_with_the_bound(result: Result, verdict: str) -> None:
+    assert result.verdict == verdict

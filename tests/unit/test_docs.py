@@ -1,0 +1,129 @@
+"""docs/metrics.md lists what runs log: nothing more, nothing less"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from remix_study.assemble import assemble
+from remix_study.config import RunConfig, load_study
+from remix_study.media.store import ClipStore
+from remix_study.study.results import compare
+from remix_study.tracking.tracker import RecordingTracker
+from remix_study.training.loop import RunResult, train
+from remix_study.world import Solo
+
+ROOT = Path(__file__).parents[2]
+MODALITY, CLASS = "(audio|video)", r"\d+"
+# Together they log every name there is. No look at all, `random`, is what the others' names are told apart by.
+METHODS = {
+    "remix": {"name": "remix", "warmup": 1},
+    "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
+    "joint": {"name": "joint"},
+    "unimodal": {"name": "unimodal", "modality": "audio"},
+}
+
+
+class Listed(NamedTuple):
+    name: str
+    absent: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.name).replace("<modality>", MODALITY).replace("<class>", CLASS))
+
+
+def listed() -> list[Listed]:
+    """The names in the first cell of every table row, with what the last cell says of their absence."""
+    rows = [line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")]
+    cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+    return [Listed(name, row[-1].strip()) for row in cells for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+@pytest.fixture(scope="module")
+def results(
+    small_store: ClipStore, recipe: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, RunResult]:
+    """Runs of four methods with everything switched on; each logged just what its result holds."""
+    found = {}
+    for name, method in METHODS.items():
+        folder = tmp_path_factory.mktemp(name)
+        evaluation = {"test": True, "probe": True, "clash_every": 1}
+        config = recipe({"method": method, "epochs": 4, "evaluation": evaluation})
+        tracker = RecordingTracker()
+        ceilings = None if name == "unimodal" else {"audio": 0.9, "video": 0.9}
+        found[name] = train(
+            assemble(config, small_store, Solo(), torch.device("cpu"), tracker, folder, ceilings=ceilings)
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(results: dict[str, RunResult]) -> set[str]:
+    names = {key for result in results.values() for record in result.history for key in record}
+    names |= {key for result in results.values() for key in result.summary}
+    return names | _of_a_study(results)
+
+
+def _of_a_study(results: dict[str, RunResult]) -> set[str]:
+    """What the comparison of a study adds: sufficiency of every replicate."""
+    study = load_study(ROOT / "search_spaces" / "demo.yaml")
+    like = {"remix": "remix", "joint": "joint", "audio_alone": "unimodal"}
+    methods = {name: study.methods[name] for name in like}
+    replicates = {name: {0: results[method].summary} for name, method in like.items()}
+    found = compare(study.model_copy(update={"methods": methods}), replicates, {name: {} for name in like}, [])
+    return {k for c in found.contenders for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
+
+
+def test_every_logged_metric_is_listed(logged: set[str]) -> None:
+    patterns = [entry.pattern for entry in listed()]
+    unlisted = {name for name in logged if not any(pattern.fullmatch(name) for pattern in patterns)}
+    assert not unlisted
+
+
+def test_every_listed_metric_is_logged(logged: set[str]) -> None:
+    unlogged = {entry.name for entry in listed() if not any(entry.pattern.fullmatch(name) for name in logged)}
+    assert not unlogged
+
+
+def test_no_metric_is_listed_twice() -> None:
+    names = [entry.name for entry in listed()]
+    assert len(names) == len(set(names))
+
+
+def test_what_is_never_absent_is_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
+    always = [entry.name for entry in listed() if entry.absent == "never"]
+    at_the_end = [name for name in always if name.startswith(("best/", "last/", "time/total_"))]
+    each_epoch = [name for name in always if name not in at_the_end]
+    assert at_the_end
+    assert each_epoch
+    for method, result in results.items():
+        assert not set(at_the_end) - set(result.summary), method
+        for record in result.history:
+            assert not set(each_epoch) - set(record), method
+
+
+def test_what_needs_own_heads_is_absent_for_joint(results: dict[str, RunResult]) -> None:
+    keys = {key for record in results["joint"].history for key in record} | set(results["joint"].summary)
+    absent = [entry for entry in listed() if "`joint`" in entry.absent]
+    assert absent
+    assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
+
+
+def test_what_unimodal_runs_lack_is_absent_there(results: dict[str, RunResult]) -> None:
+    keys = {key for record in results["unimodal"].history for key in record} | set(results["unimodal"].summary)
+    absent = [entry for entry in listed() if "`unimodal`" in entry.absent]
+    assert absent
+    assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
+
+
+def test_the_warm_up_decides_nothing_and_random_does_not_look(results: dict[str, RunResult]) -> None:
+    assert {key for key in results["remix"].history[0] if key.startswith("remix/")} == {"remix/joint_share"}
+    assert results["remix"].history[0]["remix/joint_share"] == 1.0
+    assert "remix/margin" in results["remix"].history[1]
+    assert "remix/churn" not in results["remix"].history[1]
+    assert "remix/churn" in results["remix"].history[2]
+    assert not [key for record in results["random"].history for key in record if key.startswith("remix/score_")]

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+import torch
+
+from remix_study.world import Solo, World
+
+
+def test_alone_by_default() -> None:
+    assert World() == World(0, 1)
+
+
+@pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_rank_outside_the_world_is_refused(rank: int, size: int) -> None:
+    with pytest.raises(ValueError, match="rank must be in"):
+        World(rank, size)
+
+
+def test_exactly_one_rank_leads() -> None:
+    assert [World(rank, 4).leads for rank in range(4)] == [True, False, False, False]
+
+
+def test_solo_is_its_own_sum_and_gathers_itself() -> None:
+    solo, tensor, rows = Solo(), torch.arange(3.0), np.arange(6.0).reshape(3, 2)
+    solo.sum_(tensor)
+    solo.barrier()
+    assert tensor.tolist() == [0.0, 1.0, 2.0]
+    np.testing.assert_array_equal(solo.gather_rows(rows), rows)
+    assert solo.world == World(0, 1)

@@ -1,0 +1,47 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from remix_study.tracking import RunInfo, default_uri
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all tests (creating one takes seconds); each test has an experiment of its own."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def uri(workspace: Path) -> str:
+    return default_uri(workspace)
+
+
+@pytest.fixture(scope="session")
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    name: str = request.node.name
+    return name
+
+
+@pytest.fixture
+def info() -> Callable[..., RunInfo]:
+    def make(**changes: object) -> RunInfo:
+        known: dict[str, object] = {
+            "name": "remix seed 1",
+            "tags": {"study": "demo", "method": "remix"},
+            "params": {"method": "remix", "learning_rate": 0.01, "long": "x" * 9000},
+            "config_yaml": "method: remix\n",
+            "dataset_name": "synthetic",
+            "dataset_digest": "d" * 64,
+            "dataset_source": "store",
+            "dataset_profile": {"train": 1000},
+        }
+        return RunInfo(**{**known, **changes})  # type: ignore[arg-type]
+
+    return make

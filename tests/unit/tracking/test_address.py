@@ -1,0 +1,98 @@
+import socket
+import sqlite3
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from remix_study.errors import TrackingError
+from remix_study.tracking import check, default_uri, redact
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[str]:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://me:hunter2@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_workspace_is_made_and_found(uri: str) -> None:
+    check(uri)
+    check(uri)
+
+
+@pytest.mark.timeout(60)  # far below the 247 s that MLflow's own retries take
+@pytest.mark.parametrize("scheme", ["http", "postgresql", "mysql+pymysql"])
+def test_a_dead_server_is_named_without_its_password(scheme: str, closed_port: int) -> None:
+    with pytest.raises(TrackingError) as caught:
+        check(f"{scheme}://me:hunter2@127.0.0.1:{closed_port}/runs")
+    said = str(caught.value)
+    assert f"127.0.0.1:{closed_port}" in said
+    assert "hunter2" not in said
+    assert "me:" not in said
+    assert "leave the tracking URI out" in said
+
+
+def test_a_server_that_refuses_says_which_credentials_help(refusing_server: str) -> None:
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_TOKEN") as caught:
+        check(refusing_server)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(TrackingError, match="must be readable and writable") as caught:
+        check(default_uri(tmp_path / "file"))
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(TrackingError, match="not a database"):
+        check(default_uri(tmp_path))
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('no such version')")
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    with pytest.raises(TrackingError, match="mlflow db upgrade"):
+        check(default_uri(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
+def test_the_file_store_is_refused_with_the_remedy(uri: str) -> None:
+    with pytest.raises(TrackingError, match="sqlite:///"):
+        check(uri)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("http://me:p@ss@host/x", "http://***@host/x"),
+        ("to postgresql://me:secret@db:5432/runs?sslmode=require", "to postgresql://***@db:5432/runs?sslmode=require"),
+        ("mssql://db/x?user=me&password=secret", "mssql://db/x?user=me&password=***"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+    ],
+)
+def test_credentials_are_left_out(text: str, clean: str) -> None:
+    assert redact(text) == clean

@@ -1,0 +1,41 @@
+import os
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from remix_study.errors import TrackingError
+from remix_study.tracking import check
+from remix_study.tracking.server import MLflowServer
+
+
+def test_a_port_in_use_is_named(uri: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(TrackingError, match=f"port {port} .* must be free.*--port"), MLflowServer(uri, port=port):
+            pass
+
+
+def test_a_server_is_not_served_again() -> None:
+    with pytest.raises(TrackingError, match="is a server already"):
+        MLflowServer("http://127.0.0.1:1").start()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_server_answers_and_ends_with_all_its_workers(uri: str) -> None:
+    server = MLflowServer(uri)
+    with server:
+        with urllib.request.urlopen(f"{server.url}/health", timeout=10) as answer:
+            assert answer.status == 200
+        check(server.url)
+        assert server._process is not None
+        group = server._process.pid
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{server.url}/health", timeout=2)
+    server.stop()

@@ -1,0 +1,111 @@
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from remix_study import metrics
+from remix_study.config import RunConfig
+from remix_study.sample import Batch
+from remix_study.training.evaluate import evaluate
+from remix_study.training.evidence import evidence, sufficiency
+from remix_study.training.loop import Run, train
+from remix_study.world import Solo
+
+UNIMODAL = {"method": {"name": "joint_unimodal"}, "optimizer.learning_rate": 0.003}
+
+
+@pytest.fixture
+def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
+    run = assembled(recipe(UNIMODAL))
+    train(run)
+    return run
+
+
+def found(
+    run: Run, collectives: Any = None, ceilings: Mapping[str, float] | None = None, **how: Any
+) -> dict[str, float]:
+    settings: dict[str, Any] = {"batch": 20, "autocast": False, "test": True, "probe": True, "seed": 0, "heads": True}
+    return evidence(
+        run.model, run.reader, run.rows, collectives or Solo(), run.checkpoints, ceilings=ceilings, **settings | how
+    )
+
+
+def test_evidence_speaks_of_the_best_epoch_and_not_of_the_last(run: Run) -> None:
+    best = run.checkpoints.load("best.pt", torch.device("cpu"))
+    assert best is not None
+    for parameter in run.model.parameters():  # as if a last epoch had ruined everything
+        torch.nn.init.zeros_(parameter)
+    numbers = found(run, probe=False)
+    assert numbers["test/accuracy_last"] == pytest.approx(0.25)
+    assert all(torch.equal(best["model"][key], value) for key, value in run.model.state_dict().items())
+    again = evaluate(run.model, run.reader, run.rows["test"], Solo(), batch=20, autocast=False)
+    assert numbers["test/accuracy"] == again.accuracy
+    assert numbers["test/accuracy_uni/video"] == metrics.accuracy(again.confusions["video"])
+
+
+def test_without_test_the_test_split_is_never_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = run.reader.read
+
+    def watched(rows: Any, *args: Any, **kwargs: Any) -> Batch:
+        read.extend(rows.tolist())
+        return original(rows, *args, **kwargs)
+
+    monkeypatch.setattr(run.reader, "read", watched)
+    numbers = found(run, test=False, ceilings={"audio": 1.0})
+    assert not set(read) & set(run.rows["test"].tolist())
+    assert not [key for key in numbers if key.startswith("test")]
+    assert {"probe/accuracy/audio", "probe/accuracy/video", "sufficiency/ratio/audio"} <= set(numbers)
+
+
+def test_untrained_heads_have_no_sufficiency(run: Run) -> None:
+    numbers = found(run, probe=False, heads=False, ceilings={"audio": 1.0})
+    assert not [key for key in numbers if key.startswith("sufficiency")]
+
+
+def test_the_probe_sees_what_it_does_not_when_labels_are_predictable(run: Run) -> None:
+    numbers = found(run)
+    assert numbers["probe/accuracy/video"] > 0.3  # of four classes; gratings are easy here
+    assert found(run) == numbers  # a new probe, the same seed
+
+
+def test_ranks_find_the_same_evidence(
+    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+) -> None:
+    runs = [assembled(recipe(UNIMODAL)) for _ in range(2)]  # of the same folder: they load the same checkpoint
+    alone = found(run, ceilings={"audio": 0.9, "video": 0.8})
+    one, other = together(2, lambda c: found(runs[c.world.rank], c, ceilings={"audio": 0.9, "video": 0.8}))
+    assert one == other
+    # `accuracy_last` is of weights that only the trained run has.
+    assert {k: v for k, v in one.items() if k != "test/accuracy_last"} == pytest.approx(
+        {k: v for k, v in alone.items() if k != "test/accuracy_last"}, rel=1e-4
+    )
+
+
+def test_more_ranks_than_samples_still_find_evidence(
+    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+) -> None:
+    few = {split: rows[:8] for split, rows in run.rows.items()}
+
+    def work(collectives: Any) -> dict[str, float]:
+        mine = assembled(recipe(UNIMODAL))
+        return evidence(mine.model, mine.reader, few, collectives, mine.checkpoints, ceilings=None,
+                        batch=4, autocast=False, test=False, probe=True, seed=0, heads=True)  # fmt: skip
+
+    first, *others = together(9, work)
+    assert set(first) == {"probe/accuracy/audio", "probe/accuracy/video"}
+    assert all(other == first for other in others)
+
+
+def test_sufficiency_by_hand() -> None:
+    numbers = sufficiency({"audio": 0.6, "video": 0.5}, {"audio": 0.8, "text": 0.9}, chance=0.25)
+    assert numbers == pytest.approx(
+        {
+            "sufficiency/gap/audio": metrics.sufficiency_gap(0.6, 0.8),
+            "sufficiency/ratio/audio": 0.75,
+            "sufficiency/ratio_above_chance/audio": (0.6 - 0.25) / (0.8 - 0.25),
+        }
+    )
+    # A ceiling at chance says nothing about what is above chance.
+    assert "sufficiency/ratio_above_chance/audio" not in sufficiency({"audio": 0.6}, {"audio": 0.25}, chance=0.25)

@@ -1,0 +1,311 @@
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from remix_study.config import RunConfig
+from remix_study.errors import TrainingError
+from remix_study.remix import RemixPlan
+from remix_study.tracking.tracker import RecordingTracker
+from remix_study.training import loop
+from remix_study.training.checkpoint import BEST, LAST
+from remix_study.training.loop import Run, train
+from remix_study.training.step import train_step
+
+Recipe = Callable[..., RunConfig]
+Assembled = Callable[..., Run]
+# Everything that has a memory: Adam's moments, shares that follow progress, a decision that is kept for an epoch.
+HARD = {
+    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled",
+               "joint_share": 0.1, "filter": {"rule": "tempered", "temperature": 0.1}},
+    "epochs": 6,
+    "rate": {"name": "cosine", "warmup": 1},
+    "optimizer.learning_rate": 0.003,
+    "clip_norm": 1.0,
+}  # fmt: skip
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """What a kill is to these tests."""
+
+
+class StoppingTracker(RecordingTracker):
+    """Dies when it is told of epoch `at`."""
+
+    at: int = -1
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        if step == self.at:
+            raise Interrupted
+        super().log_metrics(metrics, step)
+
+
+def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in history]
+
+
+def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
+    content = run.checkpoints.load(name, torch.device("cpu"))
+    assert content is not None
+    found: dict[str, torch.Tensor] = content["model"]
+    return found
+
+
+def assert_same_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        elif isinstance(value, Mapping):
+            assert_same_bits(value, other[key])
+        elif key != "history":
+            assert value == other[key], key
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """(where, loss) of every step that any run of the test takes."""
+    seen: list[tuple[str, float]] = []
+
+    def watched(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+        loss = train_step(*args, where=where, **kwargs)
+        seen.append((where, float(loss)))
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    return seen
+
+
+@pytest.mark.parametrize("moment", ["before tracking", "mid-epoch", "while saving the best", "while saving the last"])
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(
+    recipe: Recipe, assembled: Assembled, losses: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch,
+    moment: str, epoch: int,
+) -> None:  # fmt: skip
+    config = recipe(HARD)
+    whole = assembled(config, "whole", tracker=RecordingTracker())
+    expected = train(whole)
+    expected_losses = dict(losses)
+    losses.clear()
+
+    tracker = StoppingTracker()
+    first = assembled(config, "resumed", tracker=tracker)
+    with monkeypatch.context() as patch:
+        if moment == "before tracking":
+            tracker.at = epoch
+        elif moment == "mid-epoch":
+            watched: Callable[..., torch.Tensor] = vars(loop)["train_step"]
+
+            def dies(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+                if where == f"epoch {epoch}, step 1":
+                    raise Interrupted
+                return watched(*args, where=where, **kwargs)
+
+            patch.setattr(loop, "train_step", dies)
+        else:
+            save, wanted = first.checkpoints.save, BEST if moment.endswith("best") else LAST
+
+            def refuses(name: str, content: dict[str, Any]) -> None:
+                if name == wanted and len(first_history(content)) >= epoch:
+                    raise Interrupted
+                save(name, content)
+
+            def first_history(content: dict[str, Any]) -> list[Any]:
+                found: list[Any] = content.get("history", [None] * (epoch + 1))
+                return found
+
+            patch.setattr(first.checkpoints, "save", refuses)
+        with pytest.raises(Interrupted):
+            train(first)
+    tracker.at = -1
+    second = assembled(config, "resumed", tracker=tracker)
+    result = train(second)
+
+    resumed_losses: dict[str, float] = {}
+    for where, loss in losses:
+        assert resumed_losses.setdefault(where, loss) == loss  # a step taken again gives the same loss
+    assert resumed_losses == expected_losses
+    assert untimed(result.history) == untimed(expected.history)
+    for name in (LAST, BEST):
+        assert_same_bits(weights(whole, name), weights(second, name))
+    contents = [run.checkpoints.load(LAST, torch.device("cpu")) for run in (whole, second)]
+    assert contents[0] is not None
+    assert contents[1] is not None
+    assert_same_bits(contents[0], contents[1])  # optimizer and plan too
+    assert {k: v for k, v in result.summary.items() if "time/" not in k} == {
+        k: v for k, v in expected.summary.items() if "time/" not in k
+    }
+    lines = [json.loads(line) for line in second.history_file.read_text().splitlines()]
+    assert [line.pop("epoch") for line in lines] == list(range(6))
+    assert lines == result.history
+    assert sorted(tracker.metrics) == list(range(6))
+    assert untimed([tracker.metrics[e] for e in range(6)]) == untimed(expected.history)
+
+
+def test_a_complete_run_is_not_trained_again(
+    recipe: Recipe, assembled: Assembled, losses: list[tuple[str, float]]
+) -> None:
+    first = train(assembled(recipe()))
+    losses.clear()
+    again = train(assembled(recipe()))
+    assert losses == []
+    assert again == first
+
+
+def test_a_checkpoint_of_another_run_is_refused(recipe: Recipe, assembled: Assembled) -> None:
+    train(assembled(recipe()))
+    with pytest.raises(TrainingError, match=r"must hold checkpoints of this configuration .* Use another --name"):
+        train(assembled(recipe({"seed": 1})))
+
+
+def test_two_runs_of_one_configuration_have_the_same_bits_and_another_seed_has_others(
+    recipe: Recipe, assembled: Assembled
+) -> None:
+    runs = [assembled(recipe(change), folder) for folder, change in (("a", {}), ("b", {}), ("c", {"seed": 1}))]
+    histories = [untimed(train(run).history) for run in runs]
+    assert histories[0] == histories[1]
+    assert_same_bits(weights(runs[0], LAST), weights(runs[1], LAST))
+    assert histories[0] != histories[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": {"name": "joint"}},
+        {"method": {"name": "joint_unimodal", "weight": 0.5}},
+        {"method": {"name": "unimodal", "modality": "audio"}},
+        {"method": {"name": "unimodal", "modality": "video"}},
+        *[{"method.order": order} for order in ("blocks", "alternate", "shuffled", "proportional", "mixed")],
+        *[{"model.fusion": fusion} for fusion in ("sum", "decision", "film", "gated")],
+        {"masking": "zero_feature"},
+        {"masking": "zero_feature", "method.order": "mixed"},
+        {"method.order": "mixed", "incomplete": "drop"},
+        {"incomplete": "fill", "global_batch": 40},
+        {"precision": "bfloat16"},
+        {"channels_last": False},
+        {"method.filter": {"rule": "band", "lower": 0.0, "upper": 1.0}},
+        {"method.score": "true_class", "method.filter": {"rule": "margin", "threshold": 0.05, "close": "each"}},
+        {"evaluation.clash_every": 2},
+    ],
+    ids=lambda change: " ".join(f"{k}={v.get('name', '') if isinstance(v, dict) else v}" for k, v in change.items()),
+)
+def test_every_way_to_train_trains(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
+    config = recipe({"epochs": 2, **change})
+    run = assembled(config)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    result = train(run)
+    after = weights(run, LAST)
+    for m in run.model.modalities:
+        assert not torch.equal(before[f"encoders.{m}.stem.weight"], after[f"encoders.{m}.stem.weight"])
+    assert all(value.isfinite().all() for value in after.values())
+    assert len(result.history) == 2
+    assert all(np.isfinite(list(record.values())).all() for record in result.history)
+    assert result.history[0]["train/samples"] >= 64
+    assert ("val/accuracy_uni/audio" in result.history[0]) == (
+        config.method.name != "joint" and "audio" in run.model.modalities
+    )
+    if config.evaluation.clash_every:
+        assert any(key.startswith("clash/c1/") for key in result.history[0])
+
+
+def test_training_makes_the_loss_fall(recipe: Recipe, assembled: Assembled) -> None:
+    result = train(assembled(recipe({"method": {"name": "joint"}, "epochs": 6, "optimizer.learning_rate": 0.003})))
+    losses = [record["train/loss"] for record in result.history]
+    assert losses[-1] < 0.8 * losses[0]
+    assert result.summary["best/val_accuracy"] == max(record["val/accuracy"] for record in result.history)
+
+
+def test_only_what_is_trained_is_read(recipe: Recipe, assembled: Assembled) -> None:
+    """After warm-up, with neither scoring nor evaluation in the count, each sample is read through one modality."""
+    read: dict[bool, dict[str, int]] = {}
+    for zero_feature in (False, True):
+        change = {"masking": "zero_feature"} if zero_feature else {}
+        run = assembled(
+            recipe({"method.filter": {"rule": "random"}, "method.warmup": 0, "epochs": 1, **change}), str(zero_feature)
+        )
+        train(run)
+        # Validation once per epoch and once for the evidence; `random` needs no look at the samples.
+        read[zero_feature] = {m: rows - 2 * 48 for m, rows in run.reader.rows_read.items()}
+    plan = run.method.plan
+    assert isinstance(plan, RemixPlan)
+    assert plan.assignment is not None
+    audio, video = (int(count) for count in plan.assignment.assigned_NM.sum(axis=0))
+    assert audio + video == 96
+    assert 0 < audio < 96
+    assert read == {False: {"audio": audio, "video": video}, True: {"audio": 96, "video": 96}}
+
+
+def test_the_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: Assembled) -> None:
+    config = recipe(
+        {"epochs": 4, "optimizer.learning_rate": 0.01, "rate": {"name": "step", "every": 0.5, "factor": 0.1}}
+    )
+    run = assembled(config)
+    rates = [record["train/learning_rate"] for record in train(run).history]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("change", [{"epochs": 3}, {"epochs": 1, "method": {"name": "joint"}, "global_batch": 96}])
+def test_a_run_that_explodes_says_where(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
+    """One step an epoch: the weights are broken, and no later loss has seen it before evaluation does."""
+    config = recipe({"optimizer": {"name": "sgd", "learning_rate": 1e30}, **change})
+    with pytest.raises(TrainingError, match=r"(epoch 0, step \d: the loss|after epoch 0, predictions) must be"):
+        train(assembled(config))
+
+
+def test_summary_and_times_are_of_this_run(recipe: Recipe, assembled: Assembled) -> None:
+    run = assembled(recipe({"evaluation.test": True, "evaluation.probe": True, "epochs": 3}), ceilings={"audio": 0.9})
+    result = train(run)
+    best = result.history[int(result.summary["best/epoch"])]
+    assert result.summary["best/val_accuracy"] == best["val/accuracy"]
+    assert result.summary["best/val_accuracy_uni/audio"] == best["val/accuracy_uni/audio"]
+    assert result.summary["last/val_accuracy"] == result.history[-1]["val/accuracy"]
+    assert {"test/accuracy", "test/accuracy_last", "probe/accuracy/video", "sufficiency/ratio/audio"} <= set(
+        result.summary
+    )
+    assert result.summary["time/total_train_s"] == sum(record["time/train_s"] for record in result.history)
+    # Scoring happens after warm-up only.
+    assert [record["time/score_s"] > 0 for record in result.history] == [False, True, True]
+
+
+def test_warnings_of_the_plan_are_logged(
+    recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture
+) -> None:
+    starving = {"kind": "fixed", "parts": {"audio": 0.99, "video": 0.01}}
+    train(assembled(recipe({"method.share": starving})))
+    assert "epoch 1: only 1 of 96 samples train video alone" in caplog.text
+
+
+@pytest.mark.parametrize("order", ["alternate", "mixed"])
+def test_ranks_that_are_threads_agree_on_everything(
+    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], order: str
+) -> None:
+    config = recipe(
+        {"method.order": order, "epochs": 3, "global_batch": 28, "workers": 2, "method.share": {"kind": "progress"}}
+    )
+
+    def work(collectives: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        run = assembled(config, collectives=collectives)
+        result = train(run)
+        return untimed(result.history), weights(run, LAST)
+
+    (one, weights_one), (other, weights_other) = together(2, work)
+    assert one == other
+    assert_same_bits(weights_one, weights_other)
+
+
+def test_only_the_leading_rank_writes(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
+    trackers = [RecordingTracker(), RecordingTracker()]
+
+    def work(collectives: Any) -> Path:
+        run = assembled(recipe({"workers": 2}), tracker=trackers[collectives.world.rank], collectives=collectives)
+        train(run)
+        return run.history_file
+
+    history_file = together(2, work)[0]
+    assert len(history_file.read_text().splitlines()) == 2
+    assert [sorted(tracker.metrics) for tracker in trackers] == [[0, 1], []]
