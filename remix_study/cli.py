@@ -4,6 +4,7 @@ Heavy imports (torch, Ray, MLflow) are inside the commands: `--help` and a missp
 """
 
 import errno
+import json
 import logging
 import os
 import sys
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from remix_study import __version__, terminal
-from remix_study.errors import ConfigError, RemixStudyError
+from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
 
 if TYPE_CHECKING:
-    pass
+    from remix_study.study.results import StudyResult
 
 app = typer.Typer(
     help="Data Remixing for multimodal models: train it, search it, see whether it worked.",
@@ -160,12 +162,124 @@ def _demo(
     with terminal.bars(err) as bar:
         watch = terminal.study_watch(bar)
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
+    _show(result, folder, workspace)
+
+
+def _show(result: "StudyResult", folder: Path, workspace: Path) -> None:
     out.print(terminal.comparison(result))
     out.print(result.sentence)
     for failure in result.failures:
-        err.print(f"[yellow]failed:[/yellow] {failure}")
+        err.print(f"[yellow]failed:[/yellow] {escape(failure)}")
     out.print(f"\nTable and picture: {folder}\nEvery run, its curves and its assignments: remix-study ui "
               f"--workspace {workspace}", soft_wrap=True)  # fmt: skip
+
+
+Name = Annotated[str, typer.Argument(help="The study's name, as its file gives it.")]
+
+
+@app.command("run")
+def _run(
+    file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
+    corpus: Annotated[Path | None, typer.Option(help="Another corpus than the file names.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the points of failed trials again.")
+    ] = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Run a study to its end. The same command resumes it, or extends it where the file now has more trials."""
+    with terminal.busy(err, "starting"):
+        from remix_study.config import load_study
+        from remix_study.report.present import present, write
+        from remix_study.study.study import Study
+    config = load_study(file)
+    place = corpus if corpus is not None else Path(str(config.base.get("corpus", "")))
+    err.print(f"[bold]{config.question}[/bold]")
+    with terminal.bars(err) as bar:
+        settings = {"corpus": str(place.resolve())}
+        study = Study(config, settings, workspace, terminal.study_watch(bar), retry_failed=retry_failed)
+        result = study.run(present)
+    write(present(result), study.folder)
+    _show(result, study.folder, workspace)
+    if result.failures and not retry_failed:
+        err.print("To try failed trials again, add --retry-failed.")
+
+
+@app.command("status")
+def _status(
+    name: Name,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it anew until nobody works on it.")] = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """How a study stands: runs by state, best so far, what trains now, the time left."""
+    from remix_study.study.survey import existing, survey
+
+    folder = existing(workspace, name)
+    if as_json:
+        out.print_json(json.dumps(survey(folder).plain()))
+    elif watch:
+        terminal.follow(out, lambda: survey(folder))
+    else:
+        out.print(terminal.standing(survey(folder)))
+
+
+@app.command("list")
+def _list(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """All studies of the workspace."""
+    from remix_study.study.survey import existing, names, survey
+
+    found = [survey(existing(workspace, name)) for name in names(workspace)]
+    if as_json:
+        out.print_json(json.dumps([each.plain() for each in found]))
+    elif found:
+        out.print(terminal.studies_table(found))
+    else:
+        out.print(f"No study has begun in {workspace}. Start one with: remix-study run FILE", soft_wrap=True)
+
+
+@app.command("stop")
+def _stop(name: Name, workspace: Workspace = DEFAULT_WORKSPACE) -> None:
+    """Begin no new run; what trains now runs to its end. The command that started the study goes on later."""
+    from remix_study.study.survey import ask_to_stop, existing
+
+    by = ask_to_stop(existing(workspace, name))
+    out.print(f"{name} (process {by}) begins no new run, and ends with those that train now.")
+
+
+@app.command("best")
+def _best(
+    name: Name,
+    method: Annotated[str | None, typer.Option(help="Default: the study's reference.")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Where to write it; default: the study's folder.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Write the best point so far as a run, and print the command that trains it."""
+    from remix_study.study.survey import best_run, existing
+
+    folder = existing(workspace, name)
+    run, value, number = best_run(folder, method)
+    path = folder / f"best-{method or 'reference'}.yaml" if out_ is None else out_
+    path.write_text(run.to_yaml())
+    out.print(f"trial {number}, {value:.4f} on validation: {path}", soft_wrap=True, highlight=False)
+    out.print(f"remix-study train {path} --workspace {workspace}", soft_wrap=True, highlight=False)
+
+
+@app.command("export")
+def _export(
+    name: Name,
+    out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `export` in the study's.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """All trials and all epochs as Parquet and CSV."""
+    from remix_study.study.export import export
+    from remix_study.study.survey import existing
+
+    folder = existing(workspace, name)
+    for path in export(folder, folder / "export" if out_ is None else out_):
+        out.print(str(path), soft_wrap=True, highlight=False)
 
 
 @app.command("ui")
@@ -202,6 +316,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
+    except StudyStopped as stop:
+        err.print(str(stop))
+        sys.exit(130)
     except RemixStudyError as error:
         if debug:
             raise

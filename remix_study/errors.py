@@ -38,3 +38,7 @@ class TrainingError(RemixStudyError):
 
 class StudyError(RemixStudyError):
     """A study that cannot start or go on."""
+
+
+class StudyStopped(RemixStudyError):  # noqa: N818 - a stop that was asked for is not an error
+    """A study that ended early because a person asked it to: no fault, and the same command goes on."""

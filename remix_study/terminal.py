@@ -1,11 +1,14 @@
 """What a person sees in the terminal: bars on long work, tables at the end; quiet where there is no terminal"""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     from remix_study.report.tables import Table as Plain
     from remix_study.study.results import StudyResult
     from remix_study.study.study import Watch
+    from remix_study.study.survey import Survey
     from remix_study.study.tasks import Outcome, Task
 
 Bar = Callable[[str], Callable[[int, int], None]]
+_FOLLOW_S = 1.0
 _LOOK_S = 0.3  # another process writes the history; a file has no event to wait for
 
 
@@ -115,6 +120,51 @@ def study_watch(bar: Bar) -> "Watch":
         update(complete, total, note)  # type: ignore[call-arg]
 
     return Watch(update, done)
+
+
+def standing(found: "Survey") -> Group:
+    """A summary line, one line per method, one per running run, and what failed."""
+    table = Table()
+    table.add_column("method", no_wrap=True)
+    for name in ("trials", "failed", "replicates", found.objective):
+        table.add_column(name, justify="right")
+    for m in found.methods:
+        best = "" if m.best is None else f"{m.best:.4f} (trial {m.best_number})"
+        table.add_row(m.name, f"{m.complete}/{m.trials}", str(m.failed), f"{m.replicated}/{m.replicates}", best)
+    lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures]
+    for run in found.running:
+        seen = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
+        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs}{seen}")
+    return Group(escape(found.question), _summary(found), table, *lines)
+
+
+def _summary(found: "Survey") -> str:
+    said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_complete} of {found.runs} runs complete"
+    if found.holder is not None:
+        said += f", process {found.holder}"
+    if found.seconds_left is not None:
+        said += f", about {timedelta(seconds=round(found.seconds_left))} left"
+    return said
+
+
+def follow(console: Console, look: "Callable[[], Survey]") -> None:
+    """Show a study anew every few moments, until nobody works on it."""
+    found = look()
+    with Live(standing(found), console=console, auto_refresh=False) as live:
+        pause = threading.Event()
+        while found.holder is not None:
+            pause.wait(_FOLLOW_S)
+            found = look()
+            live.update(standing(found), refresh=True)
+
+
+def studies_table(found: "Sequence[Survey]") -> Table:
+    table = Table()
+    for name in ("study", "state", "runs", "question"):
+        table.add_column(name, no_wrap=name == "study")
+    for each in found:
+        table.add_row(each.name, each.state, f"{each.runs_complete}/{each.runs}", escape(each.question))
+    return table
 
 
 def store_line(store: "ClipStore") -> str:

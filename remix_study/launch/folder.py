@@ -8,7 +8,6 @@ result.json          written last: the run is complete
 lock                 held while a process works on it
 """
 
-import fcntl
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from remix_study.config import RunConfig
 from remix_study.errors import ConfigError
-from remix_study.media.disk import sole_writer
+from remix_study.media.disk import holder, sole_writer
 
 
 class RunFolder:
@@ -55,15 +54,7 @@ class RunFolder:
 
     def is_held(self) -> bool:
         """Whether some process works on this run now."""
-        path = self.path / "lock"
-        if not path.exists():
-            return False
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return holder(self.path / "lock") is not None
 
     @property
     def history(self) -> list[dict[str, float]]:

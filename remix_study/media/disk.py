@@ -58,6 +58,19 @@ def sole_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def holder(lock: Path) -> str | None:
+    """The process id of who holds `lock` now; None: nobody does."""
+    if not lock.exists():
+        return None
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            return file.read().strip() or "?"
+    return None
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """All of the file or nothing of it, even if the machine stops."""
     part = path.with_name(f".{path.name}.part")

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from optuna.trial import TrialState
 
 from remix_study.assemble import check
-from remix_study.config import StudyConfig
+from remix_study.config import StudyConfig, put
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import StudyError
+from remix_study.errors import StudyError, StudyStopped
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, tracking_uri
 from remix_study.launch.worker import worker_threads
@@ -31,10 +32,10 @@ from remix_study.seeds import stream
 from remix_study.study.record import Presentation, recording
 from remix_study.study.results import StudyResult, compare
 from remix_study.study.search_space import Params, check_study, configure, space_of, suggest
+from remix_study.study.survey import CONFIG, REPLICATE, SEARCH, STOP, storage_url, study_folder, unretried_failures
 from remix_study.study.tasks import Outcome, Task, execute
 from remix_study.tracking.address import check as check_tracking
 
-SEARCH, REPLICATE = "search", "replicate"
 FIRST_REPLICATE_SEED = 1000  # far from the search's seed: the comparison is on seeds that chose nothing
 
 
@@ -49,15 +50,24 @@ class Watch:
 class Study:
     """One study in its folder."""
 
-    def __init__(self, config: StudyConfig, settings: Mapping[str, Any], workspace: Path, watch: Watch) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        settings: Mapping[str, Any],
+        workspace: Path,
+        watch: Watch,
+        *,
+        retry_failed: bool = False,
+    ) -> None:
         self._config = config
+        self._retry_failed = retry_failed
         self._settings = settings
         self._workspace = workspace.resolve()
         self._watch = watch
-        self._folder = self._workspace / "studies" / config.name
+        self._folder = study_folder(self._workspace, config.name)
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        storage = f"sqlite:///{self._folder / 'optuna.db'}"
+        storage = storage_url(self._folder)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = {
             name: optuna.create_study(
@@ -94,6 +104,7 @@ class Study:
         concurrency = self._config.concurrency or worker_threads(1)
         self._threads = worker_threads(concurrency)
         with sole_writer(self._folder / "lock"):
+            (self._folder / STOP).unlink(missing_ok=True)
             self._require_same_question()  # before the study's run is opened again: a refusal must not mark it FAILED
             with recording(uri, configs[0].tracking.experiment, self._config, store, self._folder) as record:
                 self._prepare()
@@ -101,6 +112,11 @@ class Study:
                 self._watch.begin(self._complete, self._total)
                 if self._complete < self._total:
                     execute(self._ask, self._tell, self._total, concurrency, self._folder)
+                if (self._folder / STOP).exists() and self._complete < self._total:
+                    raise StudyStopped(
+                        f"stopped as asked, with {self._complete} of {self._total} runs complete; "
+                        "the same command goes on"
+                    )
                 result = compare(self._config, self._replicates, {n: self._best(n) for n in self._config.methods},
                                  self._failures)  # fmt: skip
                 record.conclude(result, present(result), self._run_ids())
@@ -123,6 +139,10 @@ class Study:
                 "since it began. Give the study another `name`, or remove that folder."
             )
         write_whole(known, json.dumps(content, indent=1))
+        resolved = self._config.model_dump(mode="json")
+        for path, value in self._settings.items():
+            put(resolved["base"], path, value)
+        write_whole(self._folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
 
     def _prepare(self) -> None:
         """Settle what a dead driver left behind; then queue the known-good points of a new study."""
@@ -136,12 +156,18 @@ class Study:
                     if trial.params:
                         study.enqueue_trial(trial.params, user_attrs={"resumes": trial.number})
                     study.tell(trial.number, state=TrialState.FAIL)
+            for trial in unretried_failures(trials):
+                if self._retry_failed:
+                    study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
+                else:
+                    self._failures.append(f"{name}-{SEARCH}-{trial.number}: {trial.user_attrs['reason']}")
             for number in range(self._config.replicates):
                 if self._searched(name) < self._config.trials or not self._has_best(name):
                     break
                 summary = RunFolder(Path(self._task(REPLICATE, name, number).job.folder)).result()
                 if summary is not None:
                     self._replicates[name][number] = summary
+                    self._record_replicate(name, number, "complete")
 
     @property
     def _total(self) -> int:
@@ -154,10 +180,12 @@ class Study:
     def _searched(self, name: str) -> int:
         """Trials of a method that have ended by themselves: complete, or failed of their own accord."""
         trials = self._optuna[name].get_trials(deepcopy=False)
-        return sum(t.state == TrialState.COMPLETE or "reason" in t.user_attrs for t in trials)
+        return sum(t.state == TrialState.COMPLETE for t in trials) + len(unretried_failures(trials))
 
     def _ask(self) -> Task | None:
         """The next run: a trial of the method that has had fewest, else a replicate of a method that is searched."""
+        if (self._folder / STOP).exists():
+            raise StopIteration  # what runs now runs to its end
         searching = Counter(name for name, _ in self._running)
         room = {n: self._config.trials - self._searched(n) - searching[n] for n in self._config.methods}
         if max(room.values()) > 0:
@@ -167,6 +195,7 @@ class Study:
                 for number in range(self._config.replicates):
                     if number not in self._replicates[name] and (name, number) not in self._handed:
                         self._handed.add((name, number))
+                        self._record_replicate(name, number, "running")
                         return self._task(REPLICATE, name, number)
         if self._running:
             return None  # replicates wait for the last trials of their method
@@ -179,7 +208,16 @@ class Study:
         trial = study.ask()
         params = suggest(trial, space_of(self._config, self._config.methods[name]))
         self._running[name, trial.number] = trial
-        return self._task(SEARCH, name, trial.number, params)
+        task = self._task(SEARCH, name, trial.number, params)
+        trial.set_user_attr("folder", task.job.folder)
+        return task
+
+    def _record_replicate(self, name: str, number: int, state: str) -> None:
+        """For who looks on from another process; the truth is the result in the replicate's folder."""
+        folder = self._task(REPLICATE, name, number).job.folder
+        self._optuna[name].set_user_attr(
+            f"{REPLICATE} {number}", {"state": state, "folder": folder, "params": self._best(name)}
+        )
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int(stream(self._config.seed, "sampler", number).integers(2**31))
@@ -242,13 +280,14 @@ class Study:
     def _tell_replicate(self, task: Task, outcome: Outcome) -> None:
         if outcome.summary is None:
             self._failures.append(f"{task.job.name}: {outcome.failure}")
+            self._record_replicate(task.method, task.number, "failed")
         else:
+            self._record_replicate(task.method, task.number, "complete")
             self._replicates[task.method][task.number] = outcome.summary
 
     def _tell_trial(self, task: Task, outcome: Outcome) -> None:
         trial = self._running.pop((task.method, task.number))
         study = self._optuna[task.method]
-        trial.set_user_attr("folder", task.job.folder)
         if outcome.summary is not None and self._config.objective not in outcome.summary:
             known = ", ".join(sorted(outcome.summary))
             outcome = Outcome(None, f"`objective` must be one of {known}, but is {self._config.objective}")

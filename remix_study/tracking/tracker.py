@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from matplotlib.figure import Figure
 from torch import nn
 
+from remix_study.errors import StudyStopped
 from remix_study.sample import Batch
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -123,10 +124,10 @@ class RecordingTracker:
 
 @contextmanager
 def finishing(tracker: Tracker) -> Iterator[None]:
-    """Ends the run whatever happens: FINISHED, KILLED (Ctrl-C, SystemExit) or FAILED with the error's words."""
+    """Ends the run whatever happens: FINISHED, KILLED (asked to stop) or FAILED with the error's words."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit, StudyStopped) as stop:
         tracker.finish("KILLED", type(stop).__name__)
         raise
     except BaseException as error:
