@@ -341,32 +341,45 @@ class RunConfig(Part):
 # --- study -----------------------------------------------------------------------------------------------------------
 
 
-class FloatDimension(Part):
+class Searched(Part):
+    """`when`: other dimensions and the values (a list: any of them) under which this one is searched at all."""
+
+    when: dict[str, Any] = Field(default_factory=dict)
+
+
+class FloatDimension(Searched):
     kind: Literal["float"]
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
     log: bool = False
+    step: float | None = Field(default=None, gt=0, description="distance of neighbouring values; not on a log scale")
 
     @model_validator(mode="after")
     def _ordered(self) -> "FloatDimension":
         if self.low > self.high or (self.log and self.low <= 0):
             raise ValueError(f"`low` must not exceed `high`, nor be 0 on a log scale; they are {self.low}, {self.high}")
+        if self.log and self.step is not None:
+            raise ValueError("`step` must be left out on a log scale; list the values as a choice instead")
         return self
 
 
-class IntDimension(Part):
+class IntDimension(Searched):
     kind: Literal["int"]
     low: int
     high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "IntDimension":
         if self.low > self.high:
             raise ValueError(f"`low` must not exceed `high`, but {self.low} > {self.high}")
+        if self.log and (self.low < 1 or self.step != 1):
+            raise ValueError("`low` must be at least 1, and `step` left out, on a log scale")
         return self
 
 
-class ChoiceDimension(Part):
+class ChoiceDimension(Searched):
     """`of`: values, each a number, a word, or a whole part of the configuration; names of parts are their labels."""
 
     kind: Literal["choice"]
@@ -396,7 +409,7 @@ class StudyConfig(Part):
     methods: dict[str, MethodSpace] = Field(min_length=1)
     reference: str = Field(description="the method that the others are compared with, seed by seed")
     objective: str = "best/val_accuracy"
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
     trials: int = Field(ge=1, description="per method")
     replicates: int = Field(ge=1, description="seeds of the final comparison")
     concurrency: int | None = Field(default=None, ge=1, description="trials at once; default: one per CPU core")

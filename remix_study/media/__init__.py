@@ -10,10 +10,3 @@
 
 Only `build` decodes, and decord is imported in its worker processes only; a training process opens a `ClipStore`.
 """
-
-from remix_study.media.build import build_store
-from remix_study.media.checks import Checks
-from remix_study.media.presets import PRESETS, AudioPreset, Preset, VideoPreset, preset_named
-from remix_study.media.store import ClipStore
-
-__all__ = ["PRESETS", "AudioPreset", "Checks", "ClipStore", "Preset", "VideoPreset", "build_store", "preset_named"]

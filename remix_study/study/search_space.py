@@ -31,14 +31,53 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> Params:
     """The trial's point; choices by their labels."""
     params: Params = {}
     for path, dimension in space.items():
+        if not _searched(dimension, params):
+            continue
         match dimension:
-            case FloatDimension(low=low, high=high, log=log):
-                params[path] = trial.suggest_float(path, low, high, log=log)
-            case IntDimension(low=low, high=high):
-                params[path] = trial.suggest_int(path, low, high)
+            case FloatDimension(low=low, high=high, log=log, step=step):
+                params[path] = trial.suggest_float(path, low, high, log=log, step=step)
+            case IntDimension(low=low, high=high, log=log, step=step):
+                params[path] = trial.suggest_int(path, low, high, log=log, step=step)
             case ChoiceDimension():
                 params[path] = trial.suggest_categorical(path, list(_labels(dimension)))
     return params
+
+
+def _searched(dimension: Dimension, params: Mapping[str, Any]) -> bool:
+    """Whether the conditions of `when` hold at a point; dimensions come after those that they depend on."""
+    wanted = {path: values if isinstance(values, list) else [values] for path, values in dimension.when.items()}
+    return all(path in params and params[path] in values for path, values in wanted.items())
+
+
+def grid(space: Mapping[str, Dimension]) -> list[Params]:
+    """Every point of a finite space, the last dimension varying fastest.
+
+    Raises:
+        ConfigError: a dimension has no end of values.
+    """
+    points: list[Params] = [{}]
+    for path, dimension in space.items():
+        values = _values(path, dimension)
+        points = [
+            {**point, **more}
+            for point in points
+            for more in ([{path: value} for value in values] if _searched(dimension, point) else [{}])
+        ]
+    return points
+
+
+def _values(path: str, dimension: Dimension) -> list[Any]:
+    match dimension:
+        case ChoiceDimension():
+            return list(_labels(dimension))
+        case IntDimension(low=low, high=high, step=step, log=False):
+            return list(range(low, high + 1, step))
+        case FloatDimension(low=low, high=high, step=float(step)):
+            return [round(low + n * step, 12) for n in range(int((high - low) / step + 1e-9) + 1)]
+    raise ConfigError(
+        f"each dimension of a grid must be a choice or have a `step`, but `{path}` has no end of values. "
+        "Give it a step, or use another `sampler`."
+    )
 
 
 def configure(
@@ -68,12 +107,12 @@ def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConf
     configs, problems = [], []
     for name, method in study.methods.items():
         space = space_of(study, method)
-        unknown = [path for point in method.first for path in point if path not in space]
-        if unknown:
-            problems.append(f"`methods.{name}.first` names {', '.join(unknown)}, which this method does not search")
-            continue
+        problems += _wrong_conditions(name, space)
+        problems += _wrong_first_points(name, method, space)
+        problems += _wrong_grid(study, name)
+        known = [point for point in method.first if all(path in space for path in point)]
         corners = [_corner(space, last) for last in (False, True)]
-        for point in [*method.first, *corners]:
+        for point in [*known, *corners]:
             try:
                 configs.append(configure(study, name, point, study.seed, settings))
             except ConfigError as error:
@@ -84,9 +123,66 @@ def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConf
     return configs
 
 
+def _wrong_conditions(name: str, space: Mapping[str, Dimension]) -> list[str]:
+    """A condition is on a dimension that comes earlier, and can hold."""
+    problems, earlier = [], dict[str, Dimension]()
+    for path, dimension in space.items():
+        for on, values in dimension.when.items():
+            if on not in earlier:
+                problems.append(
+                    f"`when` of `{path}` (method `{name}`) must name a dimension that is searched before it, "
+                    f"but names `{on}`; before it: {', '.join(earlier) or 'none'}"
+                )
+                continue
+            for value in values if isinstance(values, list) else [values]:
+                if not _holds(earlier[on], value):
+                    problems.append(
+                        f"`when` of `{path}` (method `{name}`) waits for `{on}: {value}`, which never comes"
+                    )
+        earlier[path] = dimension
+    return problems
+
+
+def _wrong_first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> list[str]:
+    problems = []
+    for number, point in enumerate(method.first):
+        for path, value in point.items():
+            if path not in space:
+                problems.append(f"`methods.{name}.first` names {path}, which this method does not search")
+            elif not _holds(space[path], value):
+                problems.append(f"`methods.{name}.first[{number}].{path}` must lie in its dimension, but is {value}")
+    return problems
+
+
+def _wrong_grid(study: StudyConfig, name: str) -> list[str]:
+    if study.sampler != "grid":
+        return []
+    try:
+        points = len(grid(space_of(study, study.methods[name])))
+    except ConfigError as error:
+        return [str(error)]
+    if study.trials > points:
+        return [f"`trials` must be at most the {points} points of the grid of `{name}`, but is {study.trials}"]
+    return []
+
+
+def _holds(dimension: Dimension, value: Any) -> bool:
+    """Whether a value is one of the dimension's; a number off its steps is not."""
+    if isinstance(dimension, ChoiceDimension):
+        return value in _labels(dimension)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
+        return False
+    if dimension.step is None:
+        return True
+    steps = (value - dimension.low) / dimension.step
+    return abs(steps - round(steps)) < 1e-6
+
+
 def _corner(space: Mapping[str, Dimension], last: bool) -> dict[str, Any]:
     point: dict[str, Any] = {}
     for path, dimension in space.items():
+        if not _searched(dimension, point):
+            continue
         if isinstance(dimension, ChoiceDimension):
             point[path] = list(_labels(dimension))[-1 if last else 0]
         else:

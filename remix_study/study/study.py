@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import optuna
 import yaml
@@ -31,7 +31,7 @@ from remix_study.media.disk import sole_writer, storage_errors, write_whole
 from remix_study.seeds import stream
 from remix_study.study.record import Presentation, recording
 from remix_study.study.results import StudyResult, compare
-from remix_study.study.search_space import Params, check_study, configure, space_of, suggest
+from remix_study.study.search_space import Params, check_study, configure, grid, space_of, suggest
 from remix_study.study.survey import CONFIG, REPLICATE, SEARCH, STOP, storage_url, study_folder, unretried_failures
 from remix_study.study.tasks import Outcome, Task, execute
 from remix_study.tracking.address import check as check_tracking
@@ -149,7 +149,7 @@ class Study:
         for name, study in self._optuna.items():
             trials = study.get_trials(deepcopy=False)
             if not trials:
-                for point in self._config.methods[name].first:
+                for point in self._known_points(name):
                     study.enqueue_trial(point)
             for trial in trials:
                 if trial.state == TrialState.RUNNING:
@@ -168,6 +168,15 @@ class Study:
                 if summary is not None:
                     self._replicates[name][number] = summary
                     self._record_replicate(name, number, "complete")
+
+    def _known_points(self, name: str) -> list[Params]:
+        """What is tried before any sampler is asked; of a grid, all of it, in an order drawn by the seed."""
+        first = list(self._config.methods[name].first)
+        if self._config.sampler == "grid":
+            points = grid(space_of(self._config, self._config.methods[name]))
+            stream(self._config.seed, "sampler", 0).shuffle(points)
+            first += [point for point in points if point not in first]
+        return first
 
     @property
     def _total(self) -> int:
@@ -221,9 +230,16 @@ class Study:
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int(stream(self._config.seed, "sampler", number).integers(2**31))
-        if self._config.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, self._config.trials // 2))
+        startup = max(2, self._config.trials // 2)
+        match self._config.sampler:
+            case "random" | "grid":  # of a grid every point is known beforehand
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            case unreachable:
+                assert_never(unreachable)
 
     def _task(self, stage: str, name: str, number: int, params: Params | None = None) -> Task:
         point = self._best(name) if params is None else params

@@ -215,7 +215,7 @@ def test_the_digest_is_of_configuration_and_corpus_but_not_of_places(recipe: Cal
 def test_every_shipped_search_space_has_only_possible_corners(path: Path, small_corpus: Path) -> None:
     study = load_study(path)
     runs = check_study(study, {"corpus": str(small_corpus)})
-    assert {run.method.name for run in runs} >= {"joint", "remix"}
+    assert {run.method.name for run in runs} >= {"joint", "joint_unimodal", "remix"}
     assert len(runs) >= 2 * len(study.methods)
     assert {run.corpus for run in runs} == {str(small_corpus)}
 

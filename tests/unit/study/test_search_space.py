@@ -6,7 +6,7 @@ import pytest
 from remix_study import config as c
 from remix_study.config import StudyConfig
 from remix_study.errors import ConfigError
-from remix_study.study.search_space import check_study, configure, space_of, suggest
+from remix_study.study.search_space import check_study, configure, grid, space_of, suggest
 
 BASE = {"corpus": "corpus", "epochs": 5, "optimizer": {"name": "adam"}}
 SPACE = {
@@ -105,3 +105,86 @@ def test_all_methods_mistakes_are_told_at_once() -> None:
     assert "`methods.remix.first` names method.odrer, which this method does not search" in told
     assert "`method.warmup` must be below `epochs` (4)" in told
     assert "the method `never` of the study `s`" in told
+
+
+CONDITIONAL = {
+    "set": {"method": {"name": "remix", "warmup": 1}},
+    "space": {
+        "method.filter.rule": {"kind": "choice", "of": ["argmin", "margin"]},
+        "method.filter.threshold": {
+            "kind": "float", "low": 0.0, "high": 0.75, "step": 0.25, "when": {"method.filter.rule": "margin"},
+        },
+    },
+}  # fmt: skip
+
+
+def conditional(**changes: Any) -> StudyConfig:
+    return study(methods={"remix": CONDITIONAL | changes}, space={})
+
+
+def test_a_conditional_dimension_is_searched_only_under_its_condition() -> None:
+    s = conditional()
+    space = space_of(s, s.methods["remix"])
+    sampled = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    points = [suggest(sampled.ask(), space) for _ in range(30)]
+    assert {len(point) for point in points} == {1, 2}
+    for point in points:
+        assert ("method.filter.threshold" in point) == (point["method.filter.rule"] == "margin")
+        assert point.get("method.filter.threshold", 0.0) in (0.0, 0.25, 0.5, 0.75)
+        run = configure(s, "remix", point, 0, {})
+        assert isinstance(run.method, c.RemixConfig)
+        assert run.method.filter.rule == point["method.filter.rule"]
+
+
+def test_a_grid_is_every_point_once_and_knows_conditions() -> None:
+    s = conditional()
+    points = grid(space_of(s, s.methods["remix"]))
+    assert points == [
+        {"method.filter.rule": "argmin"},
+        *({"method.filter.rule": "margin", "method.filter.threshold": t} for t in (0.0, 0.25, 0.5, 0.75)),
+    ]
+
+
+def test_a_grid_needs_ends_and_enough_points() -> None:
+    with pytest.raises(ConfigError, match=r"`optimizer.learning_rate` has no end of values"):
+        check_study(study(sampler="grid"), {})
+    with pytest.raises(ConfigError, match="`trials` must be at most the 5 points of the grid of `remix`, but is 6"):
+        check_study(conditional().model_copy(update={"sampler": "grid", "trials": 6}), {})
+    assert check_study(conditional().model_copy(update={"sampler": "grid", "trials": 5}), {})
+
+
+def test_a_condition_that_cannot_hold_is_refused() -> None:
+    for when, said in (
+        ({"method.order": "blocks"}, r"must name a dimension that is searched before it.*method\.filter\.rule"),
+        ({"method.filter.rule": "marign"}, r"waits for `method\.filter\.rule: marign`, which never comes"),
+    ):
+        space: dict[str, Any] = {"method.filter.rule": {"kind": "choice", "of": ["argmin", "margin"]}}
+        space["method.filter.threshold"] = {"kind": "float", "low": 0.0, "high": 1.0, "when": when}
+        with pytest.raises(ConfigError, match=said):
+            check_study(conditional(space=space), {})
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ({"method.filter.rule": "argmax"}, r"`methods\.remix\.first\[0\]\.method\.filter\.rule`.*argmax"),
+        ({"method.filter.rule": "margin", "method.filter.threshold": 0.3}, r"must lie in its dimension, but is 0\.3"),
+        ({"method.filter.rule": "margin", "method.filter.threshold": 2.0}, r"must lie in its dimension, but is 2\.0"),
+    ],
+)
+def test_a_first_point_outside_its_space_is_refused(point: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_study(conditional(first=[point]), {})
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        {"kind": "float", "low": 0.1, "high": 1.0, "log": True, "step": 0.1},
+        {"kind": "int", "low": 0, "high": 8, "log": True},
+        {"kind": "float", "low": 0.1, "high": float("inf")},
+    ],
+)
+def test_an_impossible_dimension_is_refused(dimension: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"step|at least 1|finite"):
+        study(space={"optimizer.learning_rate": dimension})

@@ -251,3 +251,21 @@ def test_a_wrong_study_is_refused_before_anything_runs(conduct: Callable[..., St
     with pytest.raises(ConfigError, match=r"`method\.filter\.threshold` must be at most 2"):
         conduct(runner, config(methods={"remix": remix}))
     assert runner.ran == []
+
+
+def test_a_grid_is_tried_point_by_point_and_extended(conduct: Callable[..., StudyResult], tmp_path: Path) -> None:
+    space = {RATE: {"kind": "choice", "of": [0.001, 0.002, 0.003, 0.004]}}
+    conduct(Runner(), config(space=space, sampler="grid", trials=2))
+    conduct(Runner(), config(space=space, sampler="grid", trials=4))
+    for method, first in (("joint", 0.002), ("remix", 0.003)):
+        tried = [t.params[RATE] for t in trials(tmp_path, method)]
+        assert tried[0] == first
+        assert sorted(tried) == [0.001, 0.002, 0.003, 0.004]
+
+
+def test_a_gaussian_process_searches_too(conduct: Callable[..., StudyResult], tmp_path: Path) -> None:
+    conduct(Runner(), config(sampler="gp", trials=5))
+    for method in ("joint", "remix"):
+        tried = [t.params[RATE] for t in trials(tmp_path, method)]
+        assert len(set(tried)) > 2  # the best end of the range may be suggested twice
+        assert all(0.001 <= rate <= 0.1 for rate in tried)
