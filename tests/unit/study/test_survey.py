@@ -1,12 +1,14 @@
 """How a study stands, as another process sees it; with runs that are made up"""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from remix_study import cli
 from remix_study.config import load_run
 from remix_study.errors import StudyError, StudyStopped
 from remix_study.media.disk import sole_writer
@@ -202,3 +204,28 @@ def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
     with sole_writer(folder / "lock"):
         assert survey(folder).holder is not None
     assert survey(folder).holder is None
+
+
+def test_the_commands_show_it(
+    conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def say(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["remix-study", *words, "--workspace", str(tmp_path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return f"{left.value.code} {said.out}{said.err}"
+
+    assert say("list").startswith("0 No study has begun")
+    conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1)))
+    assert "10/10" in say("list")
+    shown = say("status", "s")
+    assert "joint-search-1: TrainingError: the loss must be a number" in shown
+    assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
+    assert say("status", "t").startswith("1 error: the study must have begun")
+    assert say("stop", "s").startswith("1 error: the study must be running")
+    written = tmp_path / "b.yaml"
+    assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
+    assert load_run(written).method.name == "remix"
+    assert "trials.parquet" in say("export", "s", "--out", str(tmp_path / "exported"))
+    assert (tmp_path / "exported" / "trials.csv").read_text().count("\n") == 1 + 6 + 4
