@@ -262,6 +262,7 @@ def _best(
     folder = existing(workspace, name)
     run, value, number = best_run(folder, method)
     path = folder / f"best-{method or 'reference'}.yaml" if out_ is None else out_
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(run.to_yaml())
     out.print(f"trial {number}, {value:.4f} on validation: {path}", soft_wrap=True, highlight=False)
     out.print(f"remix-study train {path} --workspace {workspace}", soft_wrap=True, highlight=False)

@@ -62,11 +62,10 @@ def holder(lock: Path) -> str | None:
     """The process id of who holds `lock` now; None: nobody does."""
     if not lock.exists():
         return None
-    with lock.open("a+") as file:
+    with lock.open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look are not each other's holder
         except BlockingIOError:
-            file.seek(0)
             return file.read().strip() or "?"
     return None
 

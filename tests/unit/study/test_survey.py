@@ -1,5 +1,6 @@
 """How a study stands, as another process sees it; with runs that are made up"""
 
+import fcntl
 import json
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from remix_study.media.disk import sole_writer
 from remix_study.study import study as study_module
 from remix_study.study.export import columns, rows_of
 from remix_study.study.study import Study, Watch
-from remix_study.study.survey import CONFIG, STOP, ask_to_stop, best_run, existing, names, survey
+from remix_study.study.survey import CONFIG, STOP, Survey, ask_to_stop, best_run, existing, names, survey
 from remix_study.study.tasks import Outcome, Task
 from tests.unit.study.test_study import RATE, DriverDied, Runner, config, present, trials
 
@@ -35,9 +36,9 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def looking_on(folder: Path, after: int) -> tuple[Watch, list[object]]:
+def looking_on(folder: Path, after: int) -> tuple[Watch, list[Survey]]:
     """A watch that surveys the study from inside it, after so many runs."""
-    seen: list[object] = []
+    seen: list[Survey] = []
 
     def done(task: Task, outcome: Outcome, complete: int, total: int) -> None:
         if complete == after:
@@ -68,10 +69,11 @@ def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Condu
     watch, seen = looking_on(folder, after=4)
     conduct(Runner(), watch=watch)
     (found,) = seen
-    assert found.state == "running"  # type: ignore[attr-defined]
-    assert found.runs_complete == 4  # type: ignore[attr-defined]
-    assert [run.name for run in found.running] == ["joint-search-2"]  # type: ignore[attr-defined]
-    assert found.seconds_left > 0  # type: ignore[attr-defined]
+    assert found.state == "running"
+    assert found.runs_complete == 4
+    assert [run.name for run in found.running] == ["joint-search-2"]
+    assert found.seconds_left is not None
+    assert found.seconds_left > 0
 
 
 def test_a_dead_driver_leaves_an_incomplete_study_without_running_runs(conduct: Conduct, tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_an_unknown_study_is_named_with_those_that_are_there(conduct: Conduct, t
         existing(tmp_path, "t")
 
 
-def test_every_run_and_every_end_is_exported(conduct: Conduct, tmp_path: Path) -> None:
+def test_every_run_and_every_end_is_exported(conduct: Conduct) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
     folder = conduct(Runner(fails=lambda task: task.stage == "search" and task.number == 2)).folder
@@ -191,7 +193,6 @@ def test_every_run_and_every_end_is_exported(conduct: Conduct, tmp_path: Path) -
             assert run["summary.best/val_accuracy"] == run[f"params.{RATE}"]
         elif run["state"] == "failed":
             assert run["objective"] is None
-    assert (tmp_path / "studies").exists()
 
 
 def test_columns_are_whole_and_of_one_type() -> None:
@@ -203,6 +204,9 @@ def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
     folder = conduct(Runner()).folder
     with sole_writer(folder / "lock"):
         assert survey(folder).holder is not None
+    with (folder / "lock").open() as looking:  # another who looks, as `status` does
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert survey(folder).holder is None
     assert survey(folder).holder is None
 
 
@@ -224,7 +228,7 @@ def test_the_commands_show_it(
     assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
     assert say("status", "t").startswith("1 error: the study must have begun")
     assert say("stop", "s").startswith("1 error: the study must be running")
-    written = tmp_path / "b.yaml"
+    written = tmp_path / "new" / "b.yaml"
     assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
     assert load_run(written).method.name == "remix"
     assert "trials.parquet" in say("export", "s", "--out", str(tmp_path / "exported"))
