@@ -11,6 +11,7 @@ from typing import assert_never
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from remix_study import config as c
 from remix_study.balancing import FusedLoss, LossRule, Method, UnimodalLosses
@@ -57,7 +58,7 @@ from remix_study.seeds import torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import rates
 from remix_study.training.checkpoint import Checkpoints
-from remix_study.training.loop import LoopSettings, Run
+from remix_study.training.loop import Judge, LoopSettings, Run
 from remix_study.world import Collectives
 
 CHANNELS = {AUDIO: 1, VIDEO: 3}
@@ -84,13 +85,15 @@ def assemble(
     folder: Path,
     *,
     ceilings: Mapping[str, float] | None = None,
+    judge: Judge | None = None,
+    at_most: int | None = None,
 ) -> Run:
-    """The run of `config` for this rank; `folder` is the run's own."""
+    """The run of `config` for this rank; `folder` is the run's own. `at_most`: clips of each split, to time a part."""
     modalities = modalities_of(config, store)
     model = build_model(config, store).to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    rows = {split: store.rows(split) for split in store.splits}
+    rows = {split: _spread(store.rows(split), at_most) for split in store.splits}
     optimizer = _optimizer(config.optimizer, model)
     settings = LoopSettings(
         digest=config.digest(store.digest),
@@ -118,7 +121,15 @@ def assemble(
         checkpoints=Checkpoints(folder / "checkpoints"),
         tracker=tracker,
         history_file=folder / "history.jsonl",
+        judge=judge,
     )
+
+
+def _spread(rows: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
+    """At most so many of `rows`, from all over them: a store lies in the order of its manifest, often by class."""
+    if at_most is None or len(rows) <= at_most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, at_most).astype(np.int64)]
 
 
 def modalities_of(config: c.RunConfig, store: ClipStore) -> tuple[str, ...]:

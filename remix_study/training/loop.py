@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import Look, PlannedEpoch, ScoreFunction
-from remix_study.errors import TrainingError
+from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
 from remix_study.remix.sampler import RankBatch, rank_batches
@@ -37,6 +37,10 @@ from remix_study.training.step import train_step
 from remix_study.world import Collectives
 
 log = logging.getLogger(__name__)
+
+# Told of all epochs so far, after each but the last; raises RunPruned or StudyStopped where the run shall end here.
+Judge = Callable[[Sequence[Record]], None]
+_GO_ON, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Run:
     checkpoints: Checkpoints
     tracker: Tracker
     history_file: Path
+    judge: Judge | None = None  # asked on the leading rank alone
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,11 @@ def train(run: Run) -> RunResult:
 
     Raises:
         TrainingError: the loss is not a number, nothing is left to train, or a checkpoint is of another run.
+        RunPruned, StudyStopped: the run's judge said so; the checkpoint of the last epoch is kept.
     """
     progress = _resume(run)
+    if progress.history:
+        _obey(run, progress)  # a kill between checkpoint and verdict must not spare a run its verdict
     for epoch in range(progress.next_epoch, run.settings.epochs):
         started = _now(run)
         planned = run.method.plan.plan(epoch, lambda score: _look(run, score))
@@ -116,14 +124,33 @@ def train(run: Run) -> RunResult:
         }
         better = progress.add(record)
         _keep(run, progress, better)
+        _obey(run, progress)
     return RunResult(progress.history, _summary(run, progress))
+
+
+def _obey(run: Run, progress: Progress) -> None:
+    """What the leading rank's judge says, every rank does: none waits for one that has left."""
+    verdict = torch.full((1,), _GO_ON)
+    words = ""
+    if run.collectives.world.leads and run.judge is not None:
+        try:
+            run.judge(progress.history)
+        except RunPruned as pruned:
+            verdict[0], words = _PRUNED, str(pruned)
+        except StudyStopped as stopped:
+            verdict[0], words = _STOPPED, str(stopped)
+    run.collectives.sum_(verdict)
+    if verdict[0] == _PRUNED:
+        raise RunPruned(words)
+    if verdict[0] == _STOPPED:
+        raise StudyStopped(words)
 
 
 def _require_numbers(found: Evaluation, epoch: int) -> None:
     """The last step of an epoch may leave weights that no later loss has seen yet."""
     broken = [view for view, loss in found.cross_entropies.items() if not math.isfinite(loss)]
     if broken:
-        raise TrainingError(
+        raise NotANumberError(
             f"after epoch {epoch}, predictions must be numbers, but those of {', '.join(broken)} are not. Lower "
             "`optimizer.learning_rate`, or set `clip_norm`, e.g. 1.0."
         )
@@ -142,9 +169,6 @@ def _resume(run: Run) -> Progress:
     if run.collectives.world.leads:
         # What was written after the last checkpoint is trained again, and written again.
         run.history_file.write_text("".join(_line(e, record) for e, record in enumerate(progress.history)))
-        if progress.history:
-            # A kill between checkpoint and tracker would leave a gap; a tracker keeps the first value of a step.
-            run.tracker.log_metrics(progress.history[-1], progress.next_epoch - 1)
         if progress.history:  # a kill between checkpoint and tracker: what is there already is not written again
             run.tracker.log_metrics(progress.history[-1], len(progress.history) - 1)
     return progress
@@ -227,6 +251,7 @@ def _keep(run: Run, progress: Progress, better: bool) -> None:
 
 def _summary(run: Run, progress: Progress) -> Record:
     settings = run.settings
+    started = _now(run)
     found = evidence(
         run.model,
         run.reader,
@@ -242,8 +267,11 @@ def _summary(run: Run, progress: Progress) -> Record:
         heads=run.method.trains_heads,
     )
     best = progress.history[progress.best_epoch]
-    alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in best.items() if key.startswith("val/")}
-    times = {f"time/total_{key}": sum(r[f"time/{key}"] for r in progress.history) for key in ("train_s", "score_s")}
+    judged = {key: value for key, value in best.items() if key.startswith(("val/", "balance/"))}
+    alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in judged.items()}
+    parts = ("train_s", "score_s", "evaluate_s")
+    times = {f"time/total_{part}": sum(r[f"time/{part}"] for r in progress.history) for part in parts}
+    times["time/evidence_s"] = _now(run) - started
     return {
         "best/epoch": float(progress.best_epoch),
         "last/val_accuracy": progress.history[-1]["val/accuracy"],

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from remix_study.balancing import Method
-from remix_study.errors import TrainingError
+from remix_study.errors import NotANumberError
 from remix_study.models import MultimodalModel
 from remix_study.sample import Batch
 from remix_study.world import Collectives
@@ -36,7 +36,7 @@ def train_step(
     """Train on this rank's `batch` of a global batch of `whole` samples; the sum of its losses (a scalar, detached).
 
     Raises:
-        TrainingError: a loss is not finite, on any rank; `where` (epoch and step) and the modalities are named.
+        NotANumberError: a loss is not finite, on any rank; `where` (epoch and step) and the modalities are named.
     """
     optimizer.zero_grad(set_to_none=True)
     with mixed_precision(batch.labels_B.device, autocast):
@@ -70,7 +70,7 @@ def _add_up(
     every = list(parameters)
     if collectives.world.size == 1:
         if not torch.isfinite(total):
-            raise TrainingError(complaint())
+            raise NotANumberError(complaint())
         return
     # Which parameters were trained by anyone, and whether any loss went wrong: small enough to ask in every step. Ranks
     # differ in the answer when a mixed batch gives one of them no sample of some modality.
@@ -79,7 +79,7 @@ def _add_up(
     collectives.sum_(flags)
     answers = flags.tolist()
     if answers[-1] > 0:
-        raise TrainingError(complaint())
+        raise NotANumberError(complaint())
     trained = [p for p, count in zip(every, answers[:-1], strict=True) if count > 0]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
     collectives.sum_(flat)
