@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from remix_study.errors import ConfigError
-from remix_study.mistakes import parse
+from remix_study.mistakes import ImpossibleError, Mistake, examine, meant, parse, refuse
+from remix_study.written import Written, read
 
 
 class Part(BaseModel):
@@ -294,36 +295,39 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
-        problems = []
+        problems: list[tuple[str, str]] = []
         if self.global_batch % self.workers:
             fitting = [n for n in (self.global_batch // self.workers * self.workers,) if n] + [
                 (self.global_batch // self.workers + 1) * self.workers
             ]
-            problems.append(
+            said = (
                 f"`global_batch` must be a multiple of the number of workers ({self.workers}), but is "
                 f"{self.global_batch}; use {' or '.join(map(str, fitting))}, or change `workers`"
             )
+            problems.append(("global_batch", said))
         if self.smallest > self.global_batch:
-            problems.append(
-                f"`smallest_batch` must be at most `global_batch` ({self.global_batch}), but is {self.smallest}"
-            )
+            said = f"`smallest_batch` must be at most `global_batch` ({self.global_batch}), but is {self.smallest}"
+            problems.append(("smallest_batch", said))
         if self.smallest < self.workers:
-            problems.append(
+            said = (
                 f"`smallest_batch` must be at least `workers` ({self.workers}), so that no worker's part of a batch is "
                 f"empty, but is {self.smallest}"
             )
+            problems.append(("smallest_batch", said))
         if isinstance(self.method, RemixConfig) and self.method.warmup >= self.epochs:
-            problems.append(
+            said = (
                 f"`method.warmup` must be below `epochs` ({self.epochs}), or nothing is ever remixed, but is "
                 f"{self.method.warmup}"
             )
+            problems.append(("method.warmup", said))
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
-            problems.append(
+            said = (
                 f"`rate.warmup` must be below `epochs` ({self.epochs}), or the full rate is never reached, but is "
                 f"{self.rate.warmup}"
             )
+            problems.append(("rate.warmup", said))
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ImpossibleError(problems)
         return self
 
     def digest(self, data: str) -> str:
@@ -339,6 +343,21 @@ class RunConfig(Part):
 
 
 # --- study -----------------------------------------------------------------------------------------------------------
+
+
+# What a study settles itself, and why: no method sets it, and nobody searches it.
+SETTLED: Mapping[str, str] = {
+    "seed": "a study draws its seeds itself; see `seed`, `seeds_per_trial` and `replicates` of the study",
+    "corpus": "trials on one corpus say nothing about another; run the study once for each",
+    "tracking": "where runs are recorded changes nothing that they learn",
+    "evaluation.test": "selection never sees the test split; replicates look at it, once",
+}
+# What a study is most often judged by; all are told in docs/metrics.md.
+OBJECTIVES = (
+    "best/val_accuracy", "best/val_macro_f1", "best/val_cross_entropy", "best/val_accuracy_late_sum",
+    "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video", "best/balance_accuracy_ratio",
+    "best/balance_imbalance", "last/val_accuracy", "time/total_train_s",
+)  # fmt: skip
 
 
 class Searched(Part):
@@ -385,6 +404,14 @@ class ChoiceDimension(Searched):
     kind: Literal["choice"]
     of: list[Any] | dict[str, Any] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _named(self) -> "ChoiceDimension":
+        nameless = [each for each in self.of if isinstance(each, dict | list)]
+        if nameless:
+            example = yaml.safe_dump({"one": nameless[0]}, default_flow_style=True).strip()
+            raise ValueError(f"`of` must name whole parts, such as {example}, because a trial records the name")
+        return self
+
 
 Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(discriminator="kind")]
 
@@ -399,6 +426,85 @@ class MethodSpace(Part):
     control_of: str | None = Field(default=None, description="what the reference has and this control lacks, in words")
 
 
+class Objective(Part):
+    """What a trial is judged by: a number of the run's summary, on validation."""
+
+    metric: str = "best/val_accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+def _objectives(value: Any) -> Any:
+    """`best/val_accuracy`, one objective, or a list of either."""
+    return [{"metric": each} if isinstance(each, str) else each for each in _as_list(value)]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class NoPrunerConfig(Part):
+    """Every trial runs to its last epoch."""
+
+    name: Literal["none"] = "none"
+
+
+class EarlyEnd(Part):
+    """`metric` is judged by its best value so far, which is what the best epoch's objective will be."""
+
+    metric: str = Field(default="val/accuracy", description="of every epoch; higher is better")
+    grace: int = Field(default=4, ge=1, description="epochs that every trial gets; more than Remix's warm-up")
+
+
+class AshaConfig(EarlyEnd):
+    """Asynchronous successive halving: at grace, grace * reduction, ... epochs only the best 1 / reduction go on."""
+
+    name: Literal["asha"]
+    reduction: int = Field(default=3, ge=2)
+
+
+class MedianConfig(EarlyEnd):
+    """A trial ends where it is below the median of the others at the same epoch."""
+
+    name: Literal["median"]
+    startup: int = Field(default=4, ge=1, description="trials that run to their end first")
+
+
+class HyperbandConfig(EarlyEnd):
+    """Successive halving with several graces at once."""
+
+    name: Literal["hyperband"]
+    reduction: int = Field(default=3, ge=2)
+
+
+PrunerConfig = Annotated[
+    NoPrunerConfig | AshaConfig | MedianConfig | HyperbandConfig, Field(discriminator="name"), _kind("name", "none")
+]
+
+
+def _pruner(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class BudgetConfig(Part):
+    """What a study may use, over all its starts; `trials` says how many trials that is at most.
+
+    When it is nearly used up no new trial begins, so that the replicates still fit.
+    """
+
+    hours: float | None = Field(default=None, gt=0, description="wall-clock, while somebody works on the study")
+    cpu_hours: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
+
+
+class ResourcesConfig(Part):
+    """Of each worker of a run (`base.workers` says how many a run has)."""
+
+    cpus: float = Field(default=1, gt=0, le=1024)
+    gpus: float | None = Field(
+        default=None, ge=0, le=64, description="0.25: four runs share a GPU; default: one where there are any"
+    )
+
+
 class StudyConfig(Part):
     """A question, its contenders, and the same budget for each of them."""
 
@@ -408,18 +514,61 @@ class StudyConfig(Part):
     space: dict[str, Dimension] = Field(default_factory=dict, description="searched for every method")
     methods: dict[str, MethodSpace] = Field(min_length=1)
     reference: str = Field(description="the method that the others are compared with, seed by seed")
-    objective: str = "best/val_accuracy"
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    objective: Annotated[tuple[Objective, ...], BeforeValidator(_objectives), Field(min_length=1)] = (Objective(),)
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        description="of several objectives: how far below the best of the first a point may be to win by the second",
+    )
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    pruner: Annotated[PrunerConfig, BeforeValidator(_pruner)] = NoPrunerConfig()
     trials: int = Field(ge=1, description="per method")
+    seeds_per_trial: int = Field(default=1, ge=1, description="a trial's value is the mean over so many seeds")
     replicates: int = Field(ge=1, description="seeds of the final comparison")
-    concurrency: int | None = Field(default=None, ge=1, description="trials at once; default: one per CPU core")
+    budget: BudgetConfig = BudgetConfig()
+    concurrency: int | None = Field(default=None, ge=1, description="runs at once; default: one per CPU core")
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: str | None = Field(
+        default=None,
+        description="of the trials: default a file of the study; `journal` for a shared disk; or a database's URL",
+    )
     seed: int = Field(default=0, ge=0)
 
+    _written: Written = PrivateAttr(default_factory=Written)
+
     @model_validator(mode="after")
-    def _known_reference(self) -> "StudyConfig":
+    def _possible(self) -> "StudyConfig":
+        problems: list[tuple[str, str]] = []
         if self.reference not in self.methods:
-            raise ValueError(f"`reference` must be one of {', '.join(self.methods)}, but is {self.reference}")
+            near = meant(self.reference, self.methods)
+            said = f"`reference` must be one of {', '.join(self.methods)}, but is {self.reference}"
+            problems.append(("reference", said + (f"; did you mean `{near}`?" if near else "")))
+        several = len(self.objective) > 1
+        if several and self.sampler == "cmaes":
+            said = "`sampler: cmaes` needs one objective, but there are several; use tpe, gp or nsga2"
+            problems.append(("sampler", said))
+        if several and not isinstance(self.pruner, NoPrunerConfig):
+            said = "`pruner` needs one objective, but there are several; leave it out, or search one of them"
+            problems.append(("pruner", said))
+        if self.tolerance and not several:
+            problems.append(("tolerance", "`tolerance` needs several objectives, but there is one; leave it out"))
+        if problems:
+            raise ImpossibleError(problems)
         return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the objectives."""
+        return tuple(objective.metric for objective in self.objective)
+
+    def objectives_of(self, method: str) -> tuple[Objective, ...]:
+        """What a method's trials are judged by: a unimodal ceiling has no balance, and is judged by the first alone."""
+        return self.objective[:1] if self.methods[method].ceiling_of is not None else self.objective
+
+    @property
+    def written(self) -> Written:
+        """The file that it was loaded from, with the line of each key; without lines where there was none."""
+        return self._written if self._written.name else Written(f"the study `{self.name}`", self.model_dump())
 
 
 # --- from YAML -------------------------------------------------------------------------------------------------------
@@ -429,9 +578,9 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     """A run from a YAML file, with `a.b=value` changes applied to it.
 
     Raises:
-        ConfigError: with all mistakes at once.
+        ConfigError: with all mistakes at once, each with its line.
     """
-    content = read_yaml(path)
+    written = read(path)
     for change in changes:
         key, found, value = change.partition("=")
         if not found:
@@ -439,35 +588,40 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
                 f"`--set` must look like a.b=value, but is {change!r}. For example: --set method.warmup=3"
             )
         try:
-            put(content, key.strip(), yaml.safe_load(value))
+            put(written.content, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError:
             raise ConfigError(f"the value of `--set {key}` must be YAML, but is {value!r}.") from None
-    return parse_run(content, str(path))
+        written = written.changed(tuple(key.strip().split(".")))
+    return parse(RunConfig, written)
 
 
 def parse_run(content: Mapping[str, Any], source: str) -> RunConfig:
-    return parse(RunConfig, content, source)
+    """
+    Raises:
+        ConfigError: with all mistakes at once; `source` is named first.
+    """
+    return parse(RunConfig, Written(source, dict(content)))
 
 
 def load_study(path: Path) -> StudyConfig:
-    """A study from a YAML file.
+    """A study from a YAML file. What its methods make of it is checked where it is run (study/search_space.py).
 
     Raises:
-        ConfigError: with all mistakes at once.
+        ConfigError: with all mistakes at once, each with its line.
     """
-    return parse(StudyConfig, read_yaml(path), str(path))
+    written = read(path)
+    study, mistakes = examine_study(written)
+    if study is None or mistakes:
+        refuse(written, mistakes)
+    return study
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the configuration {path} must be a readable file, but: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} must be YAML, but: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines, but holds {type(content).__name__}.")
-    return content
+def examine_study(written: Written) -> tuple[StudyConfig | None, list[Mistake]]:
+    """A study, where what was written has the shape of one, and every mistake."""
+    study, mistakes = examine(StudyConfig, written)
+    if study is not None:
+        study._written = written
+    return study, mistakes
 
 
 def put(content: dict[str, Any], dotted: str, value: Any) -> None:

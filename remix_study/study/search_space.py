@@ -1,8 +1,10 @@
 """Search space: what a study varies, as Optuna distributions and as run configurations"""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import optuna
 
@@ -14,10 +16,15 @@ from remix_study.config import (
     MethodSpace,
     RunConfig,
     StudyConfig,
+    examine_study,
     parse_run,
     put,
 )
 from remix_study.errors import ConfigError
+from remix_study.mistakes import Mistake, examine, moved, refuse
+from remix_study.study.check import conditions, extent, home_of, shown, study_mistakes
+from remix_study.study.dimensions import all_values, corners, is_searched, labels_of, value_of
+from remix_study.written import Keys, Written, dotted, read
 
 Params = dict[str, str | int | float | bool | None]
 
@@ -31,7 +38,7 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> Params:
     """The trial's point; choices by their labels."""
     params: Params = {}
     for path, dimension in space.items():
-        if not _searched(dimension, params):
+        if not is_searched(dimension, params):
             continue
         match dimension:
             case FloatDimension(low=low, high=high, log=log, step=step):
@@ -39,14 +46,8 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> Params:
             case IntDimension(low=low, high=high, log=log, step=step):
                 params[path] = trial.suggest_int(path, low, high, log=log, step=step)
             case ChoiceDimension():
-                params[path] = trial.suggest_categorical(path, list(_labels(dimension)))
+                params[path] = trial.suggest_categorical(path, list(labels_of(dimension)))
     return params
-
-
-def _searched(dimension: Dimension, params: Mapping[str, Any]) -> bool:
-    """Whether the conditions of `when` hold at a point; dimensions come after those that they depend on."""
-    wanted = {path: values if isinstance(values, list) else [values] for path, values in dimension.when.items()}
-    return all(path in params and params[path] in values for path, values in wanted.items())
 
 
 def grid(space: Mapping[str, Dimension]) -> list[Params]:
@@ -57,27 +58,75 @@ def grid(space: Mapping[str, Dimension]) -> list[Params]:
     """
     points: list[Params] = [{}]
     for path, dimension in space.items():
-        values = _values(path, dimension)
+        values = all_values(path, dimension)
         points = [
             {**point, **more}
             for point in points
-            for more in ([{path: value} for value in values] if _searched(dimension, point) else [{}])
+            for more in ([{path: value} for value in values] if is_searched(dimension, point) else [{}])
         ]
     return points
 
 
-def _values(path: str, dimension: Dimension) -> list[Any]:
+def grid_size(space: Mapping[str, Dimension]) -> int | None:
+    """How many points there are; None where there is no end of them."""
+    try:
+        return len(grid(space))
+    except ConfigError:
+        return None
+
+
+class SpaceRow(NamedTuple):
+    """A dimension in words.
+
+    path: dotted, of the run's configuration. kind: float, int or choice.
+    range: `0.0005 to 0.01`, or the labels of a choice. scale: `log`, `step 0.1`, or nothing.
+    when: under which other choices it is searched; nothing where always.
+    first: its values in the known-good points, in their order; of those that name it.
+    """
+
+    path: str
+    kind: str
+    range: str
+    scale: str
+    when: str
+    first: tuple[str, ...]
+
+
+def effective_space(study: StudyConfig, method: str) -> list[SpaceRow]:
+    """What is really searched for a method: what all search and what it searches besides, in the order of the search.
+
+    Raises:
+        KeyError: the study has no such method.
+    """
+    contender = study.methods[method]
+    return [
+        SpaceRow(
+            path=path,
+            kind=dimension.kind,
+            range=extent(dimension),
+            scale=_scale(dimension),
+            when="; ".join(_condition(on, values) for on, values in dimension.when.items()),
+            first=tuple(shown(point[path]) for point in contender.first if path in point),
+        )
+        for path, dimension in space_of(study, contender).items()
+    ]
+
+
+def _scale(dimension: Dimension) -> str:
     match dimension:
-        case ChoiceDimension():
-            return list(_labels(dimension))
-        case IntDimension(low=low, high=high, step=step, log=False):
-            return list(range(low, high + 1, step))
-        case FloatDimension(low=low, high=high, step=float(step)):
-            return [round(low + n * step, 12) for n in range(int((high - low) / step + 1e-9) + 1)]
-    raise ConfigError(
-        f"each dimension of a grid must be a choice or have a `step`, but `{path}` has no end of values. "
-        "Give it a step, or use another `sampler`."
-    )
+        case FloatDimension(log=True) | IntDimension(log=True):
+            return "log"
+        case FloatDimension(step=float(step)):
+            return f"step {step:g}"
+        case IntDimension(step=step) if step > 1:
+            return f"step {step}"
+        case _:
+            return ""
+
+
+def _condition(on: str, values: Any) -> str:
+    listed = values if isinstance(values, list) else [values]
+    return f"{on} is {' or '.join(shown(value) for value in listed)}"
 
 
 def configure(
@@ -88,118 +137,201 @@ def configure(
     Raises:
         ConfigError: the point is not a possible run.
     """
-    method = study.methods[name]
-    space = space_of(study, method)
-    content = copy.deepcopy(study.base)
-    changes = {**method.set, **{path: _value(space[path], value) for path, value in params.items()}, **settings}
-    for path, value in changes.items():
-        put(content, path, copy.deepcopy(value))
-    content["seed"] = seed
+    content = _content(study, name, params, seed, settings)
     return parse_run(content, f"the method `{name}` of the study `{study.name}`")
 
 
-def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConfig]:
-    """One run of every method, at its first or an ordinary point: a wrong study is refused before it starts.
+def _content(
+    study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    method = study.methods[name]
+    space = space_of(study, method)
+    content = copy.deepcopy(study.base)
+    changes = {**method.set, **{path: value_of(space[path], value) for path, value in params.items()}, **settings}
+    for path, value in changes.items():
+        put(content, path, copy.deepcopy(value))
+    content["seed"] = seed
+    return content
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
+    """A study from a YAML file, checked as far as can be without its corpus; `settings` as for `configure`.
 
     Raises:
-        ConfigError: all mistakes of all methods.
+        ConfigError: the mistakes of its shape and those that `check_study` finds, all at once, each with its line.
     """
-    configs, problems = [], []
-    for name, method in study.methods.items():
-        space = space_of(study, method)
-        problems += _wrong_conditions(name, space)
-        problems += _wrong_first_points(name, method, space)
-        problems += _wrong_grid(study, name)
-        known = [point for point in method.first if all(path in space for path in point)]
-        corners = [_corner(space, last) for last in (False, True)]
-        for point in [*known, *corners]:
+    written = read(path)
+    study, mistakes = examine_study(written)
+    if study is None:
+        mistakes += _mistakes_of_the_rest(written, mistakes, settings)
+    else:
+        mistakes += _examine_methods(study, settings)[1]
+    if study is None or mistakes:
+        refuse(written, mistakes)
+    return study
+
+
+def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConfig]:
+    """Runs of every method, at its first points and the corners of its space: a wrong study never starts.
+
+    Raises:
+        ConfigError: all mistakes of all methods, each once, with its line where the study comes from a file.
+    """
+    configs, mistakes = _examine_methods(study, settings)
+    if mistakes:
+        refuse(study.written, mistakes)
+    return [config for runs in configs.values() for config in runs]
+
+
+def _examine_methods(
+    study: StudyConfig, settings: Mapping[str, Any], among: Iterable[str] | None = None
+) -> tuple[dict[str, list[RunConfig]], list[Mistake]]:
+    """The possible runs of each method at its corners, and every mistake; `among`: only of these methods."""
+    names = list(study.methods if among is None else among)
+    spaces = {name: space_of(study, study.methods[name]) for name in names}
+    configs: dict[str, list[RunConfig]] = {name: [] for name in names}
+    found: list[Mistake] = []
+    for name in names:
+        first = [
+            (("methods", name, "first", number), point)
+            for number, point in enumerate(study.methods[name].first)
+            if all(path in spaces[name] for path in point)
+        ]
+        doubtful = any(True for _ in conditions(study, name, spaces[name]))
+        corner: list[tuple[Keys, Mapping[str, Any]]] = [((), point) for point in corners(spaces[name])]
+        for at, point in [*first, *corner]:
             try:
-                configs.append(configure(study, name, point, study.seed, settings))
-            except ConfigError as error:
-                problems.append(str(error))
-                break
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return configs
-
-
-def _wrong_conditions(name: str, space: Mapping[str, Dimension]) -> list[str]:
-    """A condition is on a dimension that comes earlier, and can hold."""
-    problems, earlier = [], dict[str, Dimension]()
-    for path, dimension in space.items():
-        for on, values in dimension.when.items():
-            if on not in earlier:
-                problems.append(
-                    f"`when` of `{path}` (method `{name}`) must name a dimension that is searched before it, "
-                    f"but names `{on}`; before it: {', '.join(earlier) or 'none'}"
-                )
+                content = _content(study, name, point, study.seed, settings)
+            except ConfigError as error:  # a first point that is no label is told by its own mistake
+                if not at:
+                    found.append(Mistake(("methods", name), f": {error}", kind=str(error)))
                 continue
-            for value in values if isinstance(values, list) else [values]:
-                if not _holds(earlier[on], value):
-                    problems.append(
-                        f"`when` of `{path}` (method `{name}`) waits for `{on}: {value}`, which never comes"
-                    )
-        earlier[path] = dimension
-    return problems
+            config, mistakes = examine(RunConfig, Written("", content))
+            # What a wrong condition leaves out is missing only because of that.
+            found += [
+                _at_home(each, study, name, point, at)
+                for each in mistakes
+                if not (each.kind == "missing" and doubtful and dotted(each.keys) in spaces[name])
+            ]
+            if config is not None:
+                configs[name].append(config)
+        found += _grid_mistakes(study, name, spaces[name])
+    found += study_mistakes(study, spaces, configs)
+    return configs, list({(each.keys, each.kind or each.says): each for each in reversed(found)}.values())[::-1]
 
 
-def _wrong_first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> list[str]:
-    problems = []
-    for number, point in enumerate(method.first):
-        for path, value in point.items():
-            if path not in space:
-                problems.append(f"`methods.{name}.first` names {path}, which this method does not search")
-            elif not _holds(space[path], value):
-                problems.append(f"`methods.{name}.first[{number}].{path}` must lie in its dimension, but is {value}")
-    return problems
-
-
-def _wrong_grid(study: StudyConfig, name: str) -> list[str]:
+def _grid_mistakes(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Mistake]:
     if study.sampler != "grid":
         return []
-    try:
-        points = len(grid(space_of(study, study.methods[name])))
-    except ConfigError as error:
-        return [str(error)]
+    endless = [path for path, dimension in space.items() if grid_size({path: _always(dimension)}) is None]
+    if endless:
+        said = " has no end of values, but `sampler: grid` tries all; give it a `step`, or use another sampler"
+        return [Mistake(home_of(study, name, path), said) for path in endless]
+    points = len(grid(space))
     if study.trials > points:
-        return [f"`trials` must be at most the {points} points of the grid of `{name}`, but is {study.trials}"]
+        said = f" must be at most the {points} points of the grid of `{name}`, but is {study.trials}"
+        return [Mistake(("trials",), said)]
     return []
 
 
-def _holds(dimension: Dimension, value: Any) -> bool:
-    """Whether a value is one of the dimension's; a number off its steps is not."""
-    if isinstance(dimension, ChoiceDimension):
-        return value in _labels(dimension)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
-        return False
-    if dimension.step is None:
-        return True
-    steps = (value - dimension.low) / dimension.step
-    return abs(steps - round(steps)) < 1e-6
+def _always(dimension: Dimension) -> Dimension:
+    return dimension.model_copy(update={"when": {}})
 
 
-def _corner(space: Mapping[str, Dimension], last: bool) -> dict[str, Any]:
-    point: dict[str, Any] = {}
-    for path, dimension in space.items():
-        if not _searched(dimension, point):
+def _at_home(mistake: Mistake, study: StudyConfig, name: str, point: Mapping[str, Any], at: Keys) -> Mistake:
+    """A run's mistake at the key of the study that brought it.
+
+    That is the one that reaches deepest, and of equals the last that was put into the run.
+    """
+    method = study.methods[name]
+    space = {path: _chosen(dimension, point[path]) for path, dimension in method.space.items() if path in point}
+    shared = {path: _chosen(dimension, point[path]) for path, dimension in study.space.items() if path in point}
+    sources: list[tuple[Keys, Mapping[str, Any]]] = [
+        (at, point if at else {}),
+        (("methods", name, "set"), method.set),
+        (("methods", name, "space"), space),
+        (("space",), shared),
+        (("base",), study.base),
+    ]
+    reached = [(*_reach(content, mistake.keys), prefix) for prefix, content in sources]
+    depth, below, prefix = max(reached, key=lambda each: each[0])
+    if depth == 0:
+        prefix = ("base",)
+    rest = mistake.keys[depth:]
+    keys = (*prefix, *below, *rest)
+    near = mistake.near
+    if near is not None and mistake.kind == "extra_forbidden" and not rest:
+        *parents, _ = str(keys[-1]).split(".")
+        near = ".".join([*parents, near])  # as it is to be written there
+    return moved(mistake, keys, near)
+
+
+def _chosen(dimension: Dimension, label: Any) -> Any:
+    """What can be written under a dimension's path: of a choice of whole parts, the parts."""
+    if isinstance(dimension, ChoiceDimension) and isinstance(dimension.of, dict):
+        return {"of": {label: dimension.of[label]}} if label in list(dimension.of) else None
+    return None
+
+
+def _reach(content: Any, keys: Keys) -> tuple[int, Keys]:
+    """How many of the keys are written in `content`, and how: nested, dotted, or as a part that can be chosen."""
+    best: tuple[int, Keys] = (0, ())
+    if not isinstance(content, Mapping) or not keys:
+        return best
+    for key, value in content.items():
+        parts = str(key).split(".")
+        if [str(each) for each in keys[: len(parts)]] != parts:
             continue
-        if isinstance(dimension, ChoiceDimension):
-            point[path] = list(_labels(dimension))[-1 if last else 0]
-        else:
-            point[path] = dimension.high if last else dimension.low
-    return point
+        inner = value["of"] if isinstance(value, Mapping) and set(value) == {"of"} else None
+        options = (
+            [(("of", label), part) for label, part in inner.items()] if isinstance(inner, Mapping) else [((), value)]
+        )
+        for between, part in options:
+            depth, below = _reach(part, keys[len(parts) :])
+            if len(parts) + depth > best[0]:
+                best = (len(parts) + depth, (key, *(between if depth else ()), *below))
+    return best
 
 
-def _labels(dimension: ChoiceDimension) -> dict[Any, Any]:
-    if isinstance(dimension.of, dict):
-        return dict(dimension.of)
-    return {value: value for value in dimension.of}
+def _mistakes_of_the_rest(
+    written: Written,
+    known: Iterable[Mistake],
+    settings: Mapping[str, Any],
+    damaged: frozenset[str] = frozenset(),
+) -> list[Mistake]:
+    """What is wrong besides, where the shape is wrong only in places that the rest can be understood without.
+
+    `damaged`: methods that cannot be.
+    """
+    rest = copy.deepcopy(written.content)
+    for mistake in known:
+        match mistake.keys:
+            case _ if mistake.kind == "twice":
+                pass  # either of the two has a shape
+            case (("base" | "space"), *_) | ("methods",) | ("methods", _):
+                return []
+            case ("methods", str(name), *_):
+                damaged |= {name}
+            case (str(key), *_):
+                rest.pop(key, None)
+    methods = rest.get("methods")
+    if not isinstance(methods, dict) or not methods or "base" not in rest:
+        return []
+    rest["methods"] = {name: {} if name in damaged else method for name, method in methods.items()}
+    needed = {"name": "it", "question": "", "reference": next(iter(methods)), "trials": 1, "replicates": 1}
+    whole = {**needed, **rest}
+    if whole == written.content:  # what is wrong cannot be taken out
+        return []
+    written = replace(written, content=whole, twice=())
+    study, more = examine_study(written)
+    if study is None:
+        return more + _mistakes_of_the_rest(written, more, settings, damaged)
+    sound = [name for name in study.methods if name not in damaged]
+    return [each for each in _examine_methods(study, settings, sound)[1] if not _is_of(each, damaged)]
 
 
-def _value(dimension: Dimension, label: Any) -> Any:
-    if not isinstance(dimension, ChoiceDimension):
-        return label
-    labels = _labels(dimension)
-    if label not in labels:
-        raise ConfigError(f"a choice must be one of {', '.join(map(str, labels))}, but is {label}.")
-    return labels[label]
+def _is_of(mistake: Mistake, methods: frozenset[str]) -> bool:
+    return mistake.keys[:1] == ("methods",) and mistake.keys[1] in methods

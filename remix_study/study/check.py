@@ -1,0 +1,343 @@
+"""What is wrong with a study before it starts: found in its file, not in the morning
+
+Here are the mistakes that no single key shows: a condition that never holds, a pruner that judges too early, an
+objective that some method does not have, a sampler that would draw at random what it cannot model.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from remix_study.config import (
+    OBJECTIVES,
+    SETTLED,
+    ChoiceDimension,
+    Dimension,
+    EarlyEnd,
+    JointConfig,
+    MethodSpace,
+    RemixConfig,
+    RunConfig,
+    StudyConfig,
+    UnimodalConfig,
+)
+from remix_study.mistakes import Mistake, meant
+from remix_study.study.dimensions import holds
+from remix_study.written import Keys, number_in
+
+Spaces = Mapping[str, Mapping[str, Dimension]]
+Configs = Mapping[str, Sequence[RunConfig]]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A number of every epoch by which a study may choose. `heads`, `fusion`: what a method must have for it."""
+
+    pattern: str
+    better: str = "maximize"
+    heads: bool = False
+    fusion: bool = False
+
+
+# Names and meaning: docs/metrics.md. At the end of a run `val/x` of the best epoch is `best/val_x`.
+_EPOCH = (
+    _Judged(r"val/(accuracy|macro_f1)"),
+    _Judged(r"val/cross_entropy", "minimize"),
+    _Judged(r"val/(accuracy|macro_f1)_uni/(?P<modality>\w+)", heads=True),
+    _Judged(r"val/cross_entropy_uni/(?P<modality>\w+)", "minimize", heads=True),
+    _Judged(r"val/accuracy_late_sum", heads=True, fusion=True),
+    _Judged(r"val/accuracy_(only|without)/\w+", fusion=True),
+    _Judged(r"balance/accuracy_ratio", heads=True, fusion=True),
+    _Judged(r"balance/(accuracy_gap|abs_log_rho)", "minimize", heads=True, fusion=True),
+    _Judged(r"balance/(imbalance|missing_drop)", "minimize", fusion=True),
+    _Judged(r"balance/(shapley|utilisation)/\w+", fusion=True),
+)
+_END = (_Judged(r"last/val_accuracy"), _Judged(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"))
+
+
+def study_mistakes(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Mistake]:
+    """`spaces`: what each method searches, `configs`: its possible runs at the corners of that; only of sound ones."""
+    yield from _settled(("base",), study.base, ("seed", "evaluation.test"))
+    for path in study.space:
+        yield from _searched(("space", path), path)
+    for name, method in study.methods.items():
+        at: Keys = ("methods", name)
+        yield from _settled((*at, "set"), method.set, tuple(SETTLED))
+        for path in method.space:
+            yield from _searched((*at, "space", path), path)
+    for name, space in spaces.items():
+        yield from conditions(study, name, space)
+        yield from _numbers(study, name, space)
+        yield from _first_points(name, study.methods[name], space)
+        yield from _sampler(study, name, space)
+    yield from _ceilings(study, configs)
+    yield from _objectives(study, configs)
+    yield from _pruner(study, configs)
+    yield from _resources(study, configs)
+
+
+def home_of(study: StudyConfig, method: str, path: str) -> Keys:
+    """Where a dimension of a method is written: with the method, or with what all search."""
+    return ("methods", method, "space", path) if path in study.methods[method].space else ("space", path)
+
+
+# --- what a study settles itself -------------------------------------------------------------------------------------
+
+
+def _settled(at: Keys, content: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Mistake]:
+    for path in paths:
+        for keys, value in _values(content, path):
+            if value not in (None, False):
+                yield Mistake((*at, *keys), f" must be left out: {SETTLED[path]}", kind="settled")
+
+
+def _values(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]:
+    """Where and how a dotted path is set, be its keys nested or dotted."""
+    for key, value in content.items():
+        if key == path:
+            yield (key,), value
+        elif isinstance(value, Mapping) and path.startswith(f"{key}."):
+            for keys, inner in _values(value, path.removeprefix(f"{key}.")):
+                yield (key, *keys), inner
+
+
+def _searched(at: Keys, path: str) -> Iterator[Mistake]:
+    for settled, why in SETTLED.items():
+        if path == settled or path.startswith(f"{settled}.") or settled.startswith(f"{path}."):
+            yield Mistake(at, f" cannot be searched: {why}", kind="settled")
+
+
+# --- the space of one method -----------------------------------------------------------------------------------------
+
+
+def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+    """A condition is on a dimension that comes earlier, and can hold."""
+    earlier: dict[str, Dimension] = {}
+    for path, dimension in space.items():
+        for on, values in dimension.when.items():
+            at = (*home_of(study, name, path), "when", on)
+            if on not in earlier:
+                said = (
+                    f" must name a dimension of `{name}` that is searched before `{path}`; before it: "
+                    f"{', '.join(earlier) or 'none'}"
+                )
+                yield Mistake(at, said, near=meant(on, earlier), kind="when")
+                continue
+            for value in values if isinstance(values, list) else [values]:
+                if not holds(earlier[on], value):
+                    yield Mistake(at, f" waits for {value}, which never comes", near=_near(earlier[on], value))
+        earlier[path] = dimension
+
+
+def _near(dimension: Dimension, value: Any) -> str | None:
+    known = dimension.of if isinstance(dimension, ChoiceDimension) else ()
+    return meant(value, map(str, known))
+
+
+def _word(keys: Keys, word: str) -> Mistake:
+    return Mistake(keys, f" is a word to YAML 1.1, not a number: {word!r}; write {number_in(word)}", kind="word")
+
+
+def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+    for path, dimension in space.items():
+        if isinstance(dimension, ChoiceDimension):
+            of = dimension.of
+            for key, value in of.items() if isinstance(of, dict) else enumerate(of):
+                if number_in(value) is not None:
+                    yield _word((*home_of(study, name, path), "of", key), value)
+
+
+def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+    for number, point in enumerate(method.first):
+        for path, value in point.items():
+            at = ("methods", name, "first", number, path)
+            if path not in space:
+                said = f" is not searched for this method; searched: {', '.join(space) or 'nothing'}"
+                yield Mistake(at, said, near=meant(path, space), kind="first")
+            elif not holds(space[path], value) and number_in(value) is not None:
+                yield _word(at, value)
+            elif not holds(space[path], value):
+                said = f" must lie in its dimension ({extent(space[path])}), but is {value!r}"
+                yield Mistake(at, said, near=_near(space[path], value), kind="first")
+
+
+def extent(dimension: Dimension) -> str:
+    """In words: `0.0005 to 0.01`, or the labels of a choice."""
+    if isinstance(dimension, ChoiceDimension):
+        return ", ".join(shown(label) for label in dimension.of)
+    return f"{dimension.low:g} to {dimension.high:g}"
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+    for path, dimension in space.items():
+        at = home_of(study, name, path)
+        if study.sampler == "cmaes" and isinstance(dimension, ChoiceDimension):
+            yield Mistake(
+                at, " is a choice, which `sampler: cmaes` cannot model and draws at random; use tpe, gp or nsga2"
+            )
+        if study.sampler in ("cmaes", "gp") and dimension.when:
+            yield Mistake(
+                at,
+                f" has a `when`, which `sampler: {study.sampler}` cannot model: where not every trial has a dimension, "
+                "it is drawn at random; use tpe",
+                kind="sampler",
+            )
+
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+
+def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+    bounds = Counter(method.ceiling_of for method in study.methods.values() if method.ceiling_of is not None)
+    for name, method in study.methods.items():
+        at: Keys = ("methods", name)
+        if name == study.reference and (method.ceiling_of is not None or method.control_of is not None):
+            key = "ceiling_of" if method.ceiling_of is not None else "control_of"
+            yield Mistake((*at, key), f" must not stand with the `reference`, but `{name}` is it; choose another")
+        if method.ceiling_of is None:
+            continue
+        if bounds[method.ceiling_of] > 1:
+            said = (
+                f" must be of one method for each modality, but {bounds[method.ceiling_of]} bound {method.ceiling_of}"
+            )
+            yield Mistake((*at, "ceiling_of"), said, kind="twice")
+        for config in configs.get(name, ()):
+            if not isinstance(config.method, UnimodalConfig) or config.method.modality != method.ceiling_of:
+                said = (
+                    f" must be the modality that the method trains alone: "
+                    f"`set: {{method: {{name: unimodal, modality: {method.ceiling_of}}}}}`, but it trains "
+                    f"{_method_in_words(config)}"
+                )
+                yield Mistake((*at, "ceiling_of"), said, kind="ceiling")
+
+
+def _method_in_words(config: RunConfig) -> str:
+    method = config.method
+    return f"{method.modality} alone" if isinstance(method, UnimodalConfig) else method.name
+
+
+def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+    for number, objective in enumerate(study.objective):
+        place = _objective_keys(study, number)
+        at = place if _in_short(study, place) else (*place, "metric")
+        found = _judged(objective.metric)
+        if found is None:
+            yield Mistake(at, f"{_unknown(objective.metric)}, but is {objective.metric}",
+                          near=meant(objective.metric, OBJECTIVES))  # fmt: skip
+            continue
+        if found.better != objective.direction and "shapley" not in objective.metric:
+            yield Mistake(
+                place if _in_short(study, place) else (*place, "direction"),
+                f" must be {found.better} for {objective.metric}, but is {objective.direction}; "
+                f"write {{metric: {objective.metric}, direction: {found.better}}}",
+            )
+        for name, runs in configs.items():
+            if objective in study.objectives_of(name):
+                yield from _absent(at, objective.metric, found, name, runs)
+
+
+def _objective_keys(study: StudyConfig, number: int) -> Keys:
+    """Several objectives are a list, one need not be."""
+    return ("objective", number) if isinstance(study.written.content.get("objective"), list | tuple) else ("objective",)
+
+
+def _in_short(study: StudyConfig, keys: Keys) -> bool:
+    """Whether an objective is written as its metric alone."""
+    found = study.written.content.get("objective")
+    return isinstance(found[keys[1]] if len(keys) > 1 and found else found, str)
+
+
+def _unknown(metric: str) -> str:
+    if metric.startswith(("test/", "test_balance/")):
+        return " must be measured on validation: selection never sees the test split"
+    if metric.startswith(("probe/", "sufficiency/")):
+        return " must be known of every trial: probes and sufficiency are measured of replicates"
+    return f" must be a number that every run has at its end, such as {', '.join(OBJECTIVES[:3])} (docs/metrics.md)"
+
+
+def _judged(metric: str, epoch: bool = False) -> _Judged | None:
+    """What is known of a name, of the end of a run or of an epoch."""
+    name = re.sub(r"^best/(val|balance)_", r"\1/", metric) if not epoch else metric
+    if name == metric and not epoch:
+        return next((each for each in _END if re.fullmatch(each.pattern, metric)), None)
+    return next((each for each in _EPOCH if re.fullmatch(each.pattern, name)), None)
+
+
+def _absent(at: Keys, metric: str, judged: _Judged, name: str, configs: Sequence[RunConfig]) -> Iterator[Mistake]:
+    """Methods that do not have the metric would only fail."""
+    for config in configs:
+        alone = isinstance(config.method, UnimodalConfig)
+        lacks = None
+        if judged.heads and isinstance(config.method, JointConfig):
+            lacks = "trains no heads of its own; use joint_unimodal"
+        elif judged.fusion and alone:
+            lacks = "has one modality"
+        elif judged.heads and isinstance(config.method, UnimodalConfig):
+            wanted = re.sub(r".*_uni/", "", metric)
+            lacks = None if wanted == config.method.modality else f"has {config.method.modality} alone"
+        if lacks is not None:
+            yield Mistake(at, f" must be a number that every method has, but {metric} is none of `{name}`: it {lacks}",
+                          kind=f"absent {name}")  # fmt: skip
+
+
+def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+    pruner = study.pruner
+    if not isinstance(pruner, EarlyEnd):
+        return
+    at: Keys = ("pruner", "grace")
+    every = [(name, config) for name, runs in configs.items() for config in runs]
+    shortest = min((config.epochs for _, config in every), default=None)
+    if shortest is not None and pruner.grace >= shortest:
+        said = (
+            f" must be below the epochs of the shortest run ({shortest}), or no trial ends early, but is {pruner.grace}"
+        )
+        yield Mistake(at, said, kind="never")
+    warmups = {
+        name: max(c.method.warmup for c in runs if isinstance(c.method, RemixConfig))
+        for name, runs in configs.items()
+        if any(isinstance(c.method, RemixConfig) for c in runs)
+    }
+    late = {name: warmup for name, warmup in warmups.items() if warmup >= pruner.grace}
+    if late:
+        names = ", ".join(f"`{name}` ({warmup})" for name, warmup in late.items())
+        said = (
+            f" must be above every warm-up, or the pruner judges Remix before it begins, but is {pruner.grace} with "
+            f"the warm-up of {names}; use {max(late.values()) + 1} or more"
+        )
+        yield Mistake(at, said, kind="unfair")
+    at = ("pruner", "metric")
+    found = _judged(pruner.metric, epoch=True) if pruner.metric.startswith("val/") else None
+    if found is None:
+        said = f" must be of every epoch's validation, such as val/accuracy (docs/metrics.md), but is {pruner.metric}"
+        yield Mistake(at, said, kind="metric")
+        return
+    if found.better != study.objective[0].direction:
+        said = (
+            f" must be better in the direction of the objective ({study.objective[0].direction} "
+            f"{study.objective[0].metric}), but {pruner.metric} is not; use "
+            f"{re.sub(r'^best/val_', 'val/', study.objective[0].metric)}"
+        )
+        yield Mistake(at, said, kind="direction")
+    for name, runs in configs.items():
+        yield from _absent(at, pruner.metric, found, name, runs)
+
+
+def _resources(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+    gpus = study.resources.gpus
+    if gpus:
+        for name, runs in configs.items():
+            if any(config.device == "cpu" for config in runs):
+                said = f" must be 0 where a run has `device: cpu`, as `{name}` has, but is {gpus:g}; use `device: auto`"
+                yield Mistake(("resources", "gpus"), said, kind="gpus")
+    elif gpus == 0 and study.budget.gpu_hours is not None:
+        said = " is never used up without GPUs; set `resources.gpus`, or give `budget.cpu_hours`"
+        yield Mistake(("budget", "gpu_hours"), said)

@@ -1,0 +1,125 @@
+# ruff: noqa: E501 - a table of what is wrong and what is said: one row each
+"""Each mistake that no single key shows, and that what is right is not one"""
+
+from typing import Any
+
+import pytest
+
+from remix_study.config import StudyConfig
+from remix_study.errors import ConfigError
+from remix_study.study.search_space import check_study
+
+RATE = {"optimizer.learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": True}}
+CHOICE = {"method.order": {"kind": "choice", "of": ["blocks", "mixed"]}}
+METHODS: dict[str, Any] = {
+    "joint": {"set": {"method": {"name": "joint"}}},
+    "both": {"set": {"method": {"name": "joint_unimodal"}}},
+    "remix": {"set": {"method": {"name": "remix", "warmup": 3}}},
+    "audio": {"set": {"method": {"name": "unimodal", "modality": "audio"}}, "ceiling_of": "audio"},
+}
+
+
+def study(**changes: Any) -> StudyConfig:
+    content: dict[str, Any] = {
+        "name": "s", "question": "q?", "base": {"corpus": "corpus", "epochs": 10}, "space": RATE, "reference": "remix",
+        "trials": 2, "replicates": 2, "methods": METHODS,
+    }  # fmt: skip
+    return StudyConfig.model_validate(content | changes)
+
+
+def with_method(name: str, **changes: Any) -> dict[str, Any]:
+    return {"methods": METHODS | {name: METHODS.get(name, {}) | changes}}
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {key: value for key, value in METHODS.items() if key not in names}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pruner": {"name": "asha", "grace": 4}},
+        {"pruner": {"name": "median", "metric": "val/macro_f1"}},
+        {"objective": {"metric": "best/val_cross_entropy", "direction": "minimize"},
+         "pruner": {"name": "asha", "metric": "val/cross_entropy"}},
+        {"objective": ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}],
+         "methods": without("audio")},
+        {"objective": ["best/val_accuracy", "best/balance_accuracy_ratio"], "methods": without("audio", "joint")},
+        {"objective": "best/val_accuracy_uni/audio", "methods": without("joint")},
+        {"objective": ["last/val_accuracy", {"metric": "time/total_train_s", "direction": "minimize"}]},
+        {"sampler": "cmaes"},
+        {"sampler": "tpe", **with_method("remix", space=CHOICE)},
+        {"resources": {"gpus": 0.5}, "budget": {"gpu_hours": 2}},
+    ],
+)  # fmt: skip
+def test_what_is_right_is_let_through(changes: dict[str, Any]) -> None:
+    assert len(check_study(study(**changes), {})) >= 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        # what a study settles itself
+        ({"space": RATE | {"seed": {"kind": "int", "low": 0, "high": 3}}}, "`space.seed` cannot be searched: a study"),
+        ({"space": {"evaluation.test": {"kind": "choice", "of": [True]}}}, "`space.evaluation.test` cannot be searched: selection never"),
+        ({"space": {"evaluation": {"kind": "choice", "of": {"a": {}}}}}, "`space.evaluation` cannot be searched: selection never"),
+        ({"space": {"corpus": {"kind": "choice", "of": ["a"]}}}, "`space.corpus` cannot be searched: trials on one corpus"),
+        (with_method("joint", space={"tracking.uri": {"kind": "choice", "of": ["off"]}}), "`methods.joint.space.tracking.uri` cannot be searched"),
+        ({"base": {"corpus": "c", "epochs": 10, "evaluation": {"test": True}}}, "`base.evaluation.test` must be left out: selection never"),
+        ({"base": {"corpus": "c", "epochs": 10, "seed": 3}}, "`base.seed` must be left out: a study draws its seeds itself"),
+        (with_method("joint", set={"method": {"name": "joint"}, "evaluation.test": True}), "`methods.joint.set.evaluation.test` must be left out"),
+        # ceilings and controls
+        (with_method("video", set={"method": {"name": "joint"}}, ceiling_of="video"), "`methods.video.ceiling_of` must be the modality that the method trains alone"),
+        (with_method("video", set={"method": {"name": "unimodal", "modality": "audio"}}, ceiling_of="video"), "but it trains audio alone"),
+        (with_method("again", set={"method": {"name": "unimodal", "modality": "audio"}}, ceiling_of="audio"), "but 2 bound audio"),
+        (with_method("remix", control_of="luck"), "`methods.remix.control_of` must not stand with the `reference`"),
+        ({"reference": "audio"}, "`methods.audio.ceiling_of` must not stand with the `reference`"),
+        # the objective
+        ({"objective": "test/accuracy"}, "`objective[0].metric` must be measured on validation: selection never sees the test split"),
+        ({"objective": "probe/accuracy/audio"}, "probes and sufficiency are measured of replicates"),
+        ({"objective": "best/val_acuracy"}, "such as best/val_accuracy, best/val_macro_f1, best/val_cross_entropy (docs/metrics.md), but is best/val_acuracy; did you mean `best/val_accuracy`?"),
+        ({"objective": "val/accuracy"}, "must be a number that every run has at its end"),
+        ({"objective": "best/val_cross_entropy"}, "`objective[0].direction` must be minimize for best/val_cross_entropy, but is maximize; write {metric: best/val_cross_entropy, direction: minimize}"),
+        ({"objective": "best/val_accuracy_uni/audio"}, "is none of `joint`: it trains no heads of its own"),
+        ({"objective": "best/val_accuracy_uni/video"}, "is none of `audio`: it has audio alone"),
+        ({"objective": "best/val_accuracy_late_sum"}, "is none of `audio`: it has one modality"),
+        # the pruner
+        ({"pruner": {"name": "asha", "grace": 10}}, "`pruner.grace` must be below the epochs of the shortest run (10), or no trial ends early, but is 10"),
+        ({"pruner": {"name": "asha", "grace": 5}, "space": {"epochs": {"kind": "int", "low": 5, "high": 20}}}, "shortest run (5)"),
+        ({"pruner": {"name": "median", "grace": 3}}, "before it begins, but is 3 with the warm-up of `remix` (3); use 4 or more"),
+        ({"pruner": {"name": "asha", "metric": "test/accuracy"}}, "`pruner.metric` must be of every epoch's validation"),
+        ({"pruner": {"name": "asha", "metric": "best/val_accuracy"}}, "`pruner.metric` must be of every epoch's validation"),
+        ({"pruner": {"name": "asha", "metric": "val/cross_entropy"}}, "(maximize best/val_accuracy), but val/cross_entropy is not; use val/accuracy"),
+        ({"pruner": {"name": "asha", "metric": "val/accuracy_late_sum"}}, "val/accuracy_late_sum is none of `joint`"),
+        # the sampler
+        ({"sampler": "cmaes", **with_method("remix", space=CHOICE)}, "`methods.remix.space.method.order` is a choice, which `sampler: cmaes` cannot model"),
+        ({"sampler": "gp", **with_method("remix", space=CHOICE | {"method.joint_share": {"kind": "float", "low": 0, "high": 0.5, "when": {"method.order": "mixed"}}})}, "has a `when`, which `sampler: gp` cannot model"),
+        # resources
+        ({"resources": {"gpus": 1}, "base": {"corpus": "c", "epochs": 10, "device": "cpu"}}, "`resources.gpus` must be 0 where a run has `device: cpu`"),
+        ({"resources": {"gpus": 0}, "budget": {"gpu_hours": 1}}, "`budget.gpu_hours` is never used up without GPUs"),
+        # numbers that YAML 1.1 takes for words
+        (with_method("joint", first=[{"optimizer.learning_rate": "1e-3"}]), "`methods.joint.first[0].optimizer.learning_rate` is a word to YAML 1.1, not a number: '1e-3'; write 1.0e-3"),
+        ({"space": {"optimizer.learning_rate": {"kind": "choice", "of": [0.1, "1e-3"]}}}, "`space.optimizer.learning_rate.of[1]` is a word to YAML 1.1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_with_its_remedy(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_study(study(**changes), {})
+    assert told in str(raised.value)
+
+
+def test_a_choice_of_whole_parts_needs_names() -> None:
+    space = {"method.filter": {"kind": "choice", "of": [{"rule": "argmin"}, {"rule": "random"}]}}
+    with pytest.raises(ValueError, match=r"`of` must name whole parts, such as {one: {rule: argmin}}"):
+        study(space=space)
+
+
+def test_a_mistake_of_what_all_share_is_told_once() -> None:
+    space = RATE | {"optimizer.weight_dceay": {"kind": "float", "low": 0, "high": 1}}
+    with pytest.raises(ConfigError) as raised:
+        check_study(study(space=space), {})
+    assert str(raised.value).splitlines() == [
+        "the study `s` has one mistake:",
+        "  - `space.optimizer.weight_dceay` is not a known key; did you mean `optimizer.weight_decay`?",
+    ]
