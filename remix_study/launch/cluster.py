@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -24,7 +27,9 @@ def join_or_start(**own: Any) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": _log.isEnabledFor(logging.INFO), "logging_level": logging.ERROR}
     if address is None:
-        ray.init(include_dashboard=False, **quiet, **own)
+        with _hangups_kept_from_children():
+            # "local": not a Ray that somebody else started on this machine, which knows nothing of our slots.
+            ray.init(address="local", include_dashboard=False, **quiet, **own)
         return True
     _require_answer(address)
     try:
@@ -35,6 +40,18 @@ def join_or_start(**own: Any) -> bool:
             "Set RAY_AUTH_MODE=token if it was started with a token, or unset RAY_ADDRESS to run on a Ray of our own."
         ) from error
     return False
+
+
+@contextmanager
+def _hangups_kept_from_children() -> Iterator[None]:
+    """A terminal that is closed sends SIGHUP to all processes of its job: Ray's would die of it. They inherit this
+    mask (Ray itself does the same with SIGINT); a SIGHUP that comes meanwhile reaches us after the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _require_answer(address: str) -> None:

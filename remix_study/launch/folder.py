@@ -3,8 +3,9 @@
 config.yaml          what it is
 history.jsonl        one line per epoch
 checkpoints/         last.pt, best.pt
-tracking.json        which MLflow run it is
+tracking/            what MLflow is told, and which run it is there
 result.json          written last: the run is complete
+ended.json           written instead: it ended early, pruned or stopped
 lock                 held while a process works on it
 """
 
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.config import RunConfig
-from remix_study.errors import ConfigError
+from remix_study.errors import ConfigError, RunPruned, StudyStopped
 from remix_study.media.disk import holder, sole_writer
+from remix_study.tracking.spool import run_id_of
 
 
 class RunFolder:
@@ -70,13 +72,32 @@ class RunFolder:
     def write_result(self, summary: dict[str, float]) -> None:
         write_atomically(self.path / "result.json", json.dumps(summary, indent=1))
 
-    def tracked_as(self) -> str | None:
-        """The MLflow run that an earlier start of this run began."""
-        content = self._read("tracking.json")
-        return None if content is None else content["run_id"]
+    @property
+    def seconds(self) -> float:
+        """Of work that this run kept, over all its starts: its epochs, and what was measured at its end."""
+        work = ("time/score_s", "time/train_s", "time/evaluate_s")
+        epochs = sum(record.get(part, 0.0) for record in self.history for part in work)
+        return epochs + (self.result() or {}).get("time/evidence_s", 0.0)
 
-    def write_tracked_as(self, run_id: str) -> None:
-        write_atomically(self.path / "tracking.json", json.dumps({"run_id": run_id}))
+    def ended_early(self) -> RunPruned | StudyStopped | None:
+        """Why the run ended before its last epoch; a run that was stopped goes on when it is launched again."""
+        content = self._read("ended.json")
+        if content is None:
+            return None
+        return (RunPruned if content["state"] == "pruned" else StudyStopped)(content["reason"])
+
+    def write_ended_early(self, why: RunPruned | StudyStopped) -> None:
+        state = "pruned" if isinstance(why, RunPruned) else "stopped"
+        write_atomically(self.path / "ended.json", json.dumps({"state": state, "reason": str(why)}))
+
+    def forget_stop(self) -> None:
+        """Before the run goes on."""
+        if isinstance(self.ended_early(), StudyStopped):
+            (self.path / "ended.json").unlink()
+
+    def tracked_as(self) -> str | None:
+        """The MLflow run of this run, as far as MLflow has heard of it."""
+        return run_id_of(self.path)
 
     def _read(self, name: str) -> Any:
         path = self.path / name

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from remix_study.errors import TrackingError
 from remix_study.launch.folder import RunFolder
-from remix_study.tracking.mlflow import FAILURE_REASON, client_of
+from remix_study.tracking.mlflow import client_of, kill, send
 from remix_study.tracking.review import Links, share_view
+from remix_study.tracking.spool import end_open, run_id_of
 
-COLUMNS = ("method.name", "optimizer.learning_rate")
+COLUMNS = ("optimizer.learning_rate",)  # of runs that belong to no study
+_GONE = "the process that ran it is gone"
 
 
 def experiment_to_show(uri: str, wanted: str | None) -> str:
@@ -34,24 +36,21 @@ def experiment_to_show(uri: str, wanted: str | None) -> str:
 
 
 def open_views(uri: str, experiment: str, host: str) -> Links:
-    """Links to the runs of `experiment`, its studies unfolded."""
-    client = client_of(uri)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None  # experiment_to_show found it
-    studies = client.search_runs([found.experiment_id], "tags.`remix_study.stage` = 'study'", max_results=20)
-    # The newest study's question and answer, above the runs.
-    note = studies[0].data.tags.get("mlflow.note.content") if studies else None
-    parents = [run.info.run_id for run in studies]
-    return share_view(uri, experiment, host, parents=parents, note=note, params=COLUMNS)
+    """Links to the runs of `experiment`, its studies unfolded, the newest one's question and answer above them."""
+    return share_view(uri, experiment, host, params=COLUMNS)
 
 
 def settle(uri: str) -> None:
-    """End as KILLED what is left RUNNING although no process works on it: its folder's lock is free."""
+    """No run that nobody works on stays RUNNING: what its folder still has to tell is sent, else it ends as KILLED."""
     client = client_of(uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
     for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
-        folder = run.data.tags.get("remix_study.folder")
+        folder = Path(run.data.tags.get("remix_study.folder", ""))
         # A folder that is not here belongs to another machine, which alone can tell.
-        if folder is not None and Path(folder).exists() and not RunFolder(Path(folder)).is_held():
-            client.set_tag(run.info.run_id, FAILURE_REASON, "the process that ran it is gone")
-            client.set_terminated(run.info.run_id, "KILLED")
+        if not folder.is_absolute() or not folder.exists() or RunFolder(folder).is_held():
+            continue
+        if run_id_of(folder) == run.info.run_id:
+            end_open(folder, _GONE)
+            send(uri, folder)
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
+            kill(client, run.info.run_id, _GONE)

@@ -22,6 +22,7 @@ from remix_study.media.store import ClipStore
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri
 from remix_study.tracking.signals import handlers_kept
+from remix_study.training.loop import Judge
 from remix_study.training.state import Record
 
 OFF = "off"
@@ -78,8 +79,12 @@ def run_one(
     return launch(job)
 
 
-def launch(job: Job) -> Record:
-    """Train a job that has been checked; a complete run is not trained again."""
+def launch(job: Job, judge: Judge | None = None) -> Record:
+    """Train a job that has been checked; a complete run is not trained again.
+
+    Raises:
+        RunPruned, StudyStopped: the judge ended it early, now or (pruned) before.
+    """
     config = RunConfig.model_validate(job.config)
     folder = RunFolder(Path(job.folder))
     folder.prepare(config, job.digest)
@@ -87,9 +92,12 @@ def launch(job: Job) -> Record:
         done = folder.result()
         if done is not None:
             return done
+        folder.forget_stop()
+        if (pruned := folder.ended_early()) is not None:
+            raise pruned
         if config.workers > 1 and job.threads is None:
             job = replace(job, threads=worker_threads(config.workers))
-        return _fit(job, config, folder)
+        return _fit(job, judge, config, folder)
 
 
 def unimodal_twin(config: RunConfig, modality: str) -> RunConfig:
@@ -121,26 +129,35 @@ def _ceilings(
     return found
 
 
-def _fit(job: Job, config: RunConfig, folder: RunFolder) -> Record:
+def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder) -> Record:
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import FailureConfig  # ray.train's, but with its types
 
     local = config.workers == 1
-    gpu = config.device != "cpu" and torch.cuda.is_available()
+    if local and judge is not None:
+        # Nothing of Ray Train is needed in one process of a study, and its fit takes longer than a small epoch.
+        work(job, judge)
+        return _found(job, folder)
+    gpus = 0.0
     if not local:
-        _require_room(config.workers, gpu)
-
+        gpus = _gpus(job, config)
+        _require_room(config.workers, job.cpus, gpus)
+    gpu = config.device != "cpu" and torch.cuda.is_available() if local else gpus > 0
     trainer = TorchTrainer(
         _loop,
-        train_loop_config=asdict(job),
-        torch_config=TorchConfig(backend="nccl" if gpu and not local else "gloo"),
-        scaling_config=ScalingConfig(num_workers=0 if local else config.workers, use_gpu=gpu and not local),
+        train_loop_config={"job": asdict(job), "judge": judge},
+        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
+        scaling_config=ScalingConfig(
+            num_workers=0 if local else config.workers,
+            use_gpu=gpu and not local,
+            resources_per_worker=None if local else {"CPU": job.cpus, **({"GPU": gpus} if gpus else {})},
+        ),
         run_config=RayRunConfig(
             name=folder.path.name,
             storage_path=str(folder.path.parent.parent / "ray_train"),
-            failure_config=FailureConfig(max_failures=1, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),
         ),
     )
     with handlers_kept():
@@ -148,14 +165,34 @@ def _fit(job: Job, config: RunConfig, folder: RunFolder) -> Record:
             trainer.fit()  # in this process: exceptions come as they are
         else:
             _fit_workers(trainer)
+    return _found(job, folder)
+
+
+def _found(job: Job, folder: RunFolder) -> Record:
+    """What the workers left behind."""
     done = folder.result()
     if done is None:
+        if (early := folder.ended_early()) is not None:
+            raise early
         raise RemixStudyError(f"the run {job.name} must leave a result, but did not; see {folder.path}.")
     return done
 
 
 def _loop(content: dict[str, Any]) -> None:
-    work(Job(**content))  # its result lies in the run's folder, where a driver that was killed finds it too
+    work(Job(**content["job"]), content["judge"])  # its result lies in the run's folder: a new driver finds it, too
+
+
+def _gpus(job: Job, config: RunConfig) -> float:
+    """Of each worker: what the job says, or one where there are any."""
+    if config.device == "cpu":
+        return 0.0
+    if job.gpus is not None:
+        return job.gpus
+    import ray
+
+    join_or_start()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
+    return 1.0 if resources.get("GPU", 0) > 0 else 0.0
 
 
 def _fit_workers(trainer: Any) -> None:
@@ -180,15 +217,15 @@ def _root(error: BaseException) -> str:
     return " ".join(str(error).split())[:600]
 
 
-def _require_room(workers: int, gpu: bool) -> None:
+def _require_room(workers: int, cpus: float, gpus: float) -> None:
     """Ray Train waits for ever where there is no room for its workers; we say so."""
     import ray
 
     join_or_start()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
-    have = resources.get("GPU" if gpu else "CPU", 0)
-    if have < workers:
-        what = "GPUs" if gpu else "CPU cores"
-        raise RemixStudyError(
-            f"`workers: {workers}` needs {workers} {what}, but Ray sees {have:g}. Use fewer workers, or a cluster."
-        )
+    for what, name, each in (("CPU cores", "CPU", cpus), ("GPUs", "GPU", gpus)):
+        need, have = workers * each, resources.get(name, 0)
+        if have < need:
+            raise RemixStudyError(
+                f"`workers: {workers}` needs {need:g} {what}, but Ray sees {have:g}. Use fewer workers, or a cluster."
+            )

@@ -26,13 +26,14 @@ from remix_study import __version__
 from remix_study.assemble import assemble
 from remix_study.config import RunConfig
 from remix_study.datasets.corpus import open_corpus
+from remix_study.errors import RunPruned, StudyStopped
 from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
-from remix_study.tracking.mlflow import MLflowTracker
+from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
 from remix_study.training.checkpoint import BEST
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import Judge, Run, RunResult, train
 from remix_study.training.state import Record
 from remix_study.world import Collectives, Solo, TorchCollectives
 
@@ -56,33 +57,54 @@ class Job:
     log_model: bool = True
     figures: bool = True
     wait: bool = False  # for another process that works on the same run to end, rather than to refuse
+    spool: bool = False  # tell the tracker by file only: the study's driver sends it
+    params: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # the point, beside the configuration
+    cpus: float = 1  # of Ray, per worker
+    gpus: float | None = None  # of Ray, per worker; None: one where Ray has GPUs and the device may be one
 
 
-def work(job: Job) -> Record:
-    """Train the job's run on this worker; its summary, the same on every rank."""
+def work(job: Job, judge: Judge | None = None) -> Record | None:
+    """Train the job's run on this worker; its summary, the same on every rank.
+
+    None where the judge ended it early: an exception would make Ray Train start the run again.
+    """
     config = RunConfig.model_validate(job.config)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = _device(config)
-    collectives: Collectives = TorchCollectives(device) if dist.is_initialized() else Solo()
+    collectives: Collectives = TorchCollectives(_meeting_place(device)) if dist.is_initialized() else Solo()
     folder = RunFolder(Path(job.folder))
     store = open_corpus(Path(config.corpus))
     leads = collectives.world.leads
     tracker: Tracker = NullTracker()
     if leads and job.tracking_uri is not None:
-        tracker = MLflowTracker(job.tracking_uri, job.experiment, folder=folder.path)
-    with _termination_is_an_exception():
-        if leads:
-            run_id = tracker.start(_info(job, config, store), folder.tracked_as())
-            if run_id is not None:
-                folder.write_tracked_as(run_id)
-        with finishing(tracker):
-            run = assemble(config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings)
-            result = train(run)
+        tracker = _tracker(job, folder)
+    try:
+        with _termination_is_an_exception():
             if leads:
-                _report(job, run, result, tracker)
-                folder.write_result(result.summary)
+                tracker.start(_info(job, config, store), folder.tracked_as())
+            with finishing(tracker):
+                run = assemble(
+                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, judge=judge
+                )
+                result = train(run)
+                if leads:
+                    _report(job, run, result, tracker)
+                    folder.write_result(result.summary)
+    except (RunPruned, StudyStopped) as early:
+        if leads:
+            folder.write_ended_early(early)
+        return None
     return result.summary
+
+
+def _tracker(job: Job, folder: RunFolder) -> Tracker:
+    if job.spool:
+        return SpoolTracker(folder.path, job.experiment)
+    from remix_study.tracking.mlflow import MLflowTracker  # a study's trials need no MLflow: they start sooner
+
+    assert job.tracking_uri is not None
+    return MLflowTracker(job.tracking_uri, job.experiment, folder=folder.path)
 
 
 def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
@@ -112,7 +134,7 @@ def _info(job: Job, config: RunConfig, store: ClipStore) -> RunInfo:
     return RunInfo(
         name=job.name,
         tags=tags,
-        params=flat(config.model_dump(mode="json", exclude={"tracking", "evaluation"})),
+        params=flat(config.model_dump(mode="json", exclude={"tracking", "evaluation"})) | dict(job.params),
         config_yaml=config.to_yaml(),
         dataset_name=store.name,
         dataset_digest=store.digest,
@@ -133,6 +155,11 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
         elif value is not None:
             found[prefix + key] = value
     return found
+
+
+def _meeting_place(device: torch.device) -> torch.device:
+    """Where ranks add up: gloo, which ranks that share a GPU use, gathers on the CPU only."""
+    return device if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def _device(config: RunConfig) -> torch.device:

@@ -4,7 +4,8 @@ tracker.py   what a run tells a tracker (protocol), a tracker that forgets, one 
 spool.py     everything told is first a line in a local file, so that a server that is down loses nothing
 signals.py   a stop that waits for the line being sent
 address.py   tracking URIs: the default, the check before training starts, messages without credentials
-mlflow.py    the one tracker of users: spool -> MLflow, with explicit client and run ids
+mlflow.py    spool -> MLflow, with explicit client and run ids; the tracker of a single run sends by itself
+syncer.py    a thread of the study's driver that sends for all its runs
 model.py     the trained model as an MLflow model with a signature
 review.py    the link that opens MLflow on the training runs, with columns and charts ready
 server.py    MLflow's server on the loopback address

@@ -1,6 +1,7 @@
 """Tracking URIs: the default one, whether one can be used, and messages that keep its credentials"""
 
 import fcntl
+import logging
 import os
 import re
 import socket
@@ -17,9 +18,9 @@ _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow's own defaults (7 retries, backoff 2, 120 s each) hang for minutes on a server that is gone, in the middle of
 # training. The spool makes long retries needless. Whoever sets these variables knows why, and is left alone.
 _PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -28,6 +29,8 @@ def be_brief() -> None:
     """Environment defaults for every MLflow client of this process; MLflow reads them at each request."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
+    # A line per retry, all night long, of what our own warning says once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def default_uri(workspace: Path) -> str:
@@ -111,6 +114,12 @@ def prepare(uri: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists() or path.stat().st_size == 0:
+            # Made beside it: one whose making was killed half-way is no database that MLflow would ever open again.
+            made = path.with_name(f"{path.name}.new")
+            made.unlink(missing_ok=True)
+            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+            made.replace(path)
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 

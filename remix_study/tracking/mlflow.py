@@ -1,80 +1,361 @@
-"""Runs in MLflow, through a client with an explicit tracking URI and run ids; never the fluent global state
+"""What a spool holds, sent to MLflow, through a client with an explicit tracking URI and run ids; never fluent state
 
-Everything is a line of the run's spool first, and is sent from there, now or at the next call. Sending is idempotent:
-- a metric (key, step) is written once. A resumed run asks the server which steps it has of a key and leaves those
-  out: epochs done again carry new clock times, which MLflow would store as second values. The first value stays.
+A sender drains one run folder's spool; sending is idempotent, whoever sends, however often:
+- a run is made once. It carries its spool's key as a tag, by which a sender that died before it could write the run's
+  id down finds it again.
+- a metric (key, step) is written once. Epochs done again after a resume carry new clock times, which MLflow would store
+  as second values: what the spool said before is left out. The first value stays.
 - a line sent twice because its answer was lost carries the same timestamps, which MLflow recognises itself.
-- tags, artifacts and the status overwrite themselves.
+- tags, artifacts and the status overwrite themselves; a model is made once, and its id is kept beside it.
 """
 
+import contextlib
 import json
 import logging
-import math
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from torch import nn
-
-from remix_study.errors import TrackingError
-from remix_study.sample import Batch
+from remix_study.errors import StoreError, TrackingError
+from remix_study.media.disk import sole_writer, write_whole
 from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, redact
-from remix_study.tracking.model import save_model
 from remix_study.tracking.signals import stop_deferred
-from remix_study.tracking.spool import Line, Spool
-from remix_study.tracking.tracker import RunInfo, Status
+from remix_study.tracking.spool import (
+    MODEL,
+    MODEL_NOTES,
+    Line,
+    Spool,
+    SpoolTracker,
+    forget_run,
+    notes_of,
+    run_id_of,
+    write_notes,
+)
+from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, REASON, STATE, RunInfo, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
-FAILURE_REASON = "failure_reason"
+KEY = "remix_study.spool"
 # MLflow's limits (mlflow.utils.validation), beyond which it refuses a whole batch.
-_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH, _PER_BATCH = 6000, 8000, 36, 100
-# Errors that no later attempt will mend; everything else may be a hiccup.
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH, _PER_BATCH, _METRICS_PER_BATCH = 6000, 8000, 36, 100, 1000
+# Errors that no later attempt will mend; everything else may be a hiccup. A file that is not there or not ours to write
+# (an artifact removed, a server's folder that is not this machine's) would hold back the run's end for ever.
 _HOPELESS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+_HOPELESS_FILES = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 60.0
 _log = logging.getLogger(__name__)
 
 
-class MLflowTracker:
-    """Tracks one run at `uri`; `folder` is the run's own, where the spool and copies of all artifacts lie."""
+class Sender:
+    """Sends what waits in one run folder.
 
-    def __init__(self, uri: str, experiment: str, *, folder: Path) -> None:
+    Args:
+        parent: a run folder whose MLflow run becomes this one's parent; that must have been sent before.
+    """
+
+    def __init__(self, uri: str, folder: Path, *, parent: Path | None = None) -> None:
         self._uri = uri
-        self._experiment = experiment
+        self._run_folder = folder
         self._folder = folder / "tracking"
-        self._run_id: str | None = None
-        self._written: dict[tuple[str, str], set[int]] = {}
-        self._resumed: set[str] = set()
-        self._warned: set[str] = set()
-        self._late = False
+        self._parent = parent
+        self._spool = Spool(self._folder)
+        self._upto = -1  # the offset that what follows is known up to
+        self._steps: dict[str, set[int]] = {}
+        self._refused: set[str] = set()
+        self._ended = False
+        self._seen = 0  # the spool's size when nothing waited
 
     @property
-    def run_id(self) -> str | None:
-        return self._run_id
+    def waits(self) -> bool:
+        """Whether a whole line has not arrived yet. Asked every second of every run: mostly a look at a file's size."""
+        size = self._spool.size
+        if size == self._seen:
+            return False
+        waits = self._spool.waits
+        if not waits:
+            self._seen = size
+        return waits
+
+    def send(self) -> bool:
+        """Send all that waits; False: another sender is at it.
+
+        Raises:
+            Exception: whatever kept the server or database from taking it. What has arrived is not sent again.
+        """
+        if not self.waits:
+            return True
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(sole_writer(self._folder / "send.lock"))
+            except StoreError:
+                return False
+            client = client_of(self._uri)
+            stack.enter_context(stop_deferred())
+            try:
+                self._drain(client)
+            except _ToldNowhereError:
+                self._drain(client)
+        return True
+
+    def _drain(self, client: "MlflowClient") -> None:
+        begin = self._spool.offset
+        if begin != self._upto:
+            self._recall(begin)
+        # Many epochs of one run go out in one request.
+        waiting: list[tuple[str, float, int, int]] = []
+        taken: set[tuple[str, int]] = set()
+        end = begin
+        for line, after in self._spool.read(begin):
+            if line is not None and "metrics" in line:
+                fresh = [
+                    (key, value, line["time"], line["step"])
+                    for key, value in dict(line["metrics"]).items()
+                    if (key, line["step"]) not in taken and line["step"] not in self._known(client, key)
+                ]
+                if waiting and len(waiting) + len(fresh) > _METRICS_PER_BATCH:
+                    self._send_metrics(client, waiting)
+                    self._arrived(end)
+                    waiting, taken = [], set()
+                waiting += fresh
+                taken |= {(key, step) for key, _, _, step in fresh}
+            else:
+                if waiting:
+                    self._send_metrics(client, waiting)
+                    self._arrived(end)
+                    waiting, taken = [], set()
+                if line is not None:
+                    self._send_line(client, line)
+                self._arrived(after)
+            end = after
+        self._send_metrics(client, waiting)
+        if end > begin:
+            self._arrived(end)
+        if self._ended:
+            self._steps, self._upto = {}, -1  # thousands of ended runs are watched; should one go on, it is recalled
+
+    def _arrived(self, offset: int) -> None:
+        self._spool.advance(offset)
+        self._upto = offset
+
+    def _recall(self, offset: int) -> None:
+        """What was sent by others, or by a process before this one: it stands in the spool."""
+        self._steps, self._ended, self._upto = {}, False, offset
+        if (notes_of(self._run_folder) or {}).get("foreign"):
+            return  # the server knows steps that this spool has never heard of
+        steps: defaultdict[str, set[int]] = defaultdict(set)
+        for line, end in self._spool.read():
+            if end > offset:
+                break
+            if line is not None and "metrics" in line:
+                for key, _ in line["metrics"]:
+                    steps[key].add(line["step"])
+        self._steps = dict(steps)
+
+    def _known(self, client: "MlflowClient", key: str) -> set[int]:
+        """Steps that the server has of a metric."""
+        if key not in self._steps:
+            notes = notes_of(self._run_folder)
+            foreign = notes is not None and notes.get("foreign")
+            history = client.get_metric_history(notes["run_id"], key) if notes is not None and foreign else []
+            self._steps[key] = {metric.step for metric in history}
+        return self._steps[key]
+
+    def _send_metrics(self, client: "MlflowClient", rows: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        rows = [row for row in rows if row[0] not in self._refused]
+        if not rows:
+            return
+        for first in range(0, len(rows), _METRICS_PER_BATCH):
+            metrics = [Metric(*row) for row in rows[first : first + _METRICS_PER_BATCH]]
+            try:
+                client.log_batch(self._run_id, metrics=metrics)
+            except Exception as error:
+                if not _hopeless(error):
+                    raise
+                self._send_one_by_one(client, metrics)
+        for key, _, _, step in rows:
+            self._steps.setdefault(key, set()).add(step)
+
+    def _send_one_by_one(self, client: "MlflowClient", metrics: "Iterable[Metric]") -> None:
+        """One bad name makes MLflow refuse a whole batch."""
+        by_key: defaultdict[str, list[Metric]] = defaultdict(list)
+        for metric in metrics:
+            by_key[metric.key].append(metric)
+        for key, of_key in by_key.items():
+            try:
+                client.log_batch(self._run_id, metrics=of_key)
+            except Exception as error:
+                if not _hopeless(error):
+                    raise
+                self._refused.add(key)
+                _log.error("MLflow refuses the metric %r for good: %s", key, explain(self._uri, error))
+
+    def _send_line(self, client: "MlflowClient", line: Line) -> None:
+        if "start" in line:
+            self._start(client, line)
+            return
+        try:
+            self._send_rest(client, line)
+        except Exception as error:
+            if not _hopeless(error):
+                raise
+            # Kept at the head of the spool it would hold back everything after it, for ever.
+            what = ", ".join(f"{key} {value}" for key, value in line.items() if key in ("artifact", "model", "status"))
+            _log.error("MLflow refuses %s of %s for good: %s", what or "tags", self._run_folder.name,
+                       explain(self._uri, error))  # fmt: skip
+
+    def _send_rest(self, client: "MlflowClient", line: Line) -> None:
+        from mlflow.entities import RunTag
+
+        if "tags" in line:
+            client.log_batch(self._run_id, tags=[RunTag(k, v[:_TAG_LENGTH]) for k, v in line["tags"].items()])
+        elif "artifact" in line:
+            place = str(Path(line["artifact"]).parent)
+            path = self._folder / str(line.get("from", line["artifact"]))
+            client.log_artifact(self._run_id, str(path.resolve()), None if place == "." else place)
+        elif "model" in line:
+            self._send_model(client)
+        elif "view" in line:
+            from remix_study.tracking.review import store_view  # review.py needs this file
+
+            store_view(client, client.get_run(self._run_id).info.experiment_id)
+        elif "status" in line:
+            client.set_terminated(self._run_id, line["status"], line["time"])
+            self._ended = True
+
+    @property
+    def _run_id(self) -> str:
+        run_id = run_id_of(self._run_folder)
+        assert run_id is not None, "a spool's first line is a start"
+        return run_id
+
+    def _start(self, client: "MlflowClient", line: Line) -> None:
+        """Make the run, or find it and go on with it: its status back to RUNNING, what its last end said gone.
+
+        Raises:
+            TrackingError: a run that should be resumed is not there.
+        """
+        info = RunInfo(**line["start"])
+        parent = info.parent_run_id
+        if self._parent is not None:
+            parent = run_id_of(self._parent)
+            if parent is None:
+                raise TrackingError(f"the study's own run must be sent before {info.name!r}, but was not yet.")
+        run = self._find(client, line)
+        if run is None:
+            tags = {**_source(), "dataset_digest": info.dataset_digest, **_cut(info.tags), KEY: line["key"],
+                    STATE: "running"}  # fmt: skip
+            if parent is not None:
+                tags["mlflow.parentRunId"] = parent
+            experiment = ensure_experiment(self._uri, line["experiment"])
+            run = client.create_run(experiment, line["time"], tags, info.name)
+            write_notes(self._run_folder, {"run_id": run.info.run_id})
+        else:
+            reopen(client, run)
+        _log_head(client, run, info)
+        self._ended = False
+
+    def _find(self, client: "MlflowClient", line: Line) -> "Run | None":
+        from mlflow.exceptions import MlflowException
+
+        known = run_id_of(self._run_folder)
+        resumed = line.get("resume")
+        try:
+            if known is not None:
+                return client.get_run(known)
+            if resumed is not None:
+                run = client.get_run(resumed)
+                write_notes(self._run_folder, {"run_id": resumed, "foreign": True})
+                return run
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            if known is None:
+                raise TrackingError(f"the run {resumed} must be there to be resumed, but is not.") from None
+            # Another server than before, or an emptied one: it is told everything, from the first line on.
+            _log.warning("%s does not have the run of %s; it is told again", redact(self._uri), self._run_folder)
+            forget_run(self._run_folder)
+            self._arrived(0)
+            self._recall(0)
+            raise _ToldNowhereError from None
+        experiment = ensure_experiment(self._uri, line["experiment"])
+        found = client.search_runs([experiment], f"tags.`{KEY}` = '{line['key']}'", max_results=1)
+        if not found:
+            return None
+        # Made by a sender that died before it could write this down.
+        write_notes(self._run_folder, {"run_id": found[0].info.run_id})
+        return client.get_run(found[0].info.run_id)
+
+    def _send_model(self, client: "MlflowClient") -> None:
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        folder, notes = self._folder / MODEL, self._folder / MODEL_NOTES
+        run = client.get_run(self._run_id)
+        made = None
+        if notes.exists():
+            made = client.get_logged_model(json.loads(notes.read_text()))
+        if made is None or made.source_run_id != self._run_id:
+            made = client.create_logged_model(
+                run.info.experiment_id, name="model", source_run_id=self._run_id, model_type="classifier"
+            )
+            write_whole(notes, json.dumps(made.model_id))
+        try:
+            if str(made.status) != "READY":
+                described = Model.load(str(folder))
+                described.run_id, described.model_id = self._run_id, made.model_id
+                described.save(str(folder / "MLmodel"))
+                client.log_model_artifacts(made.model_id, str(folder))
+                client.finalize_logged_model(made.model_id, "READY")
+            if made.model_id not in {output.model_id for output in (run.outputs.model_outputs if run.outputs else ())}:
+                client.log_outputs(self._run_id, [LoggedModelOutput(made.model_id, step=0)])
+        except Exception as error:
+            if _hopeless(error):
+                client.finalize_logged_model(made.model_id, "FAILED")
+                client.delete_logged_model(made.model_id)
+                notes.unlink()
+            raise
+        client.set_tag(self._run_id, "model_uri", f"models:/{made.model_id}")
+
+
+class _ToldNowhereError(Exception):
+    """The server does not have what this spool believes sent."""
+
+
+def send(uri: str, folder: Path) -> bool:
+    """Send what waits in one run folder; see `Sender.send`."""
+    return Sender(uri, folder).send()
+
+
+class MLflowTracker(SpoolTracker):
+    """Tracks one run at `uri` and sends by itself: for a run that has no study's driver to do it."""
+
+    def __init__(self, uri: str, experiment: str, *, folder: Path) -> None:
+        super().__init__(folder, experiment)
+        self._uri = uri
+        self._sender = Sender(uri, folder)
+        self._started = False
+        self._pause_s = 0.0
+        self._next_try = 0.0
 
     def start(self, info: RunInfo, resume_run_id: str | None = None) -> str:
-        """Open a run, or go on with `resume_run_id`: its status back to RUNNING, what a former run left unsent sent.
+        """Open a run, or go on with it: its status back to RUNNING, what a former process left unsent sent.
 
         Raises:
             TrackingError: the server or database cannot be used, or the run to resume is not there.
         """
         check(self._uri)
+        self._started = False
+        super().start(info, resume_run_id)
+        self._started = True
         try:
-            client = client_of(self._uri)
-            if resume_run_id is None:
-                run = client.create_run(
-                    ensure_experiment(self._uri, self._experiment), tags=_context(info), run_name=info.name
-                )
-            else:
-                run = client.get_run(resume_run_id)
-                reopen(client, run)
-            self.attach(run.info.run_id, resumed=resume_run_id is not None)
-            _log_head(client, run, info)
+            self._sender.send()
         except TrackingError:
             raise
         except Exception as error:
@@ -82,155 +363,48 @@ class MLflowTracker:
                 f"the run {info.name!r} must be opened at {redact(self._uri)}, but was refused "
                 f"({explain(self._uri, error)}). See the server's log, or choose another tracking URI."
             ) from None
-        self.log_text(info.config_yaml, "config.yaml")
-        return str(run.info.run_id)
-
-    def attach(self, run_id: str, *, resumed: bool = True) -> None:
-        """Go on with a run that is open, such as a study's parent; nothing is sent."""
-        self._run_id = run_id
-        self._spool = Spool(self._folder)
-        if resumed:
-            self._resumed.add(run_id)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        bad = {key for key, value in metrics.items() if not math.isfinite(value)}
-        for key in sorted(bad - self._warned):
-            _log.warning("%s is not a finite number at step %d and is left out (said once per metric)", key, step)
-        self._warned |= bad
-        finite = [[key, float(value)] for key, value in metrics.items() if key not in bad]
-        if finite:
-            self._tell({"metrics": finite, "step": step, "time": _now()})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        if tags:
-            self._tell({"tags": dict(tags)})
-
-    def log_text(self, text: str, name: str) -> None:
-        path = self._local(name)
-        path.write_text(text, encoding="utf-8")
-        self._tell({"artifact": name})
-
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """As PNG, which MLflow shows inline; `name` such as `figures/learning_curves.png`."""
-        figure.savefig(self._local(name), format="png", dpi=150)
-        self._tell({"artifact": name})
-
-    def log_model(self, model: nn.Module, example: Batch) -> None:
-        """With a signature, readable by `mlflow.pytorch.load_model("models:/ID")`; a refusal is only warned about."""
-        assert self._run_id is not None, "start comes first"
-        made = None
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            try:
-                client = client_of(self._uri)
-                from mlflow.entities import LoggedModelOutput
-
-                described = save_model(model, example, folder, self._run_id)
-                run = client.get_run(self._run_id)
-                made = client.create_logged_model(
-                    run.info.experiment_id, name="model", source_run_id=self._run_id, model_type="classifier"
-                )
-                described.model_id = made.model_id
-                described.save(str(folder / "MLmodel"))
-                client.log_model_artifacts(made.model_id, str(folder))
-                client.finalize_logged_model(made.model_id, "READY")
-                client.log_outputs(self._run_id, [LoggedModelOutput(made.model_id, step=0)])
-            except Exception as error:
-                _log.warning("the model is not logged to %s: %s", redact(self._uri), explain(self._uri, error))
-                if made is not None:
-                    self._discard_model(made.model_id)
-            else:
-                self.set_tags({"model_uri": f"models:/{made.model_id}"})
+        run_id = self.run_id
+        if run_id is None:
+            raise TrackingError(
+                f"one process at a time may send {self._run_folder}, and another one does. Wait for it, or end it."
+            )
+        return run_id
 
     def finish(self, status: Status, reason: str | None = None) -> None:
-        """End the run; FAILED and KILLED carry `reason` as a tag. What cannot be sent stays in the spool."""
-        if self._run_id is None:
-            return
-        if reason:
-            self.set_tags({FAILURE_REASON: reason})
-        self._tell({"status": status, "time": _now()})
-        if self._spool.pending:
+        """End the run. What cannot be sent stays in the spool."""
+        super().finish(status, reason)
+        if self._spool.waits and not self.flush():
             _log.error(
-                "%s did not take all of run %s; what is missing is kept in %s and is sent when the run is resumed",
+                "%s did not take all of the run; what is missing is kept in %s and is sent when the run is resumed",
                 redact(self._uri),
-                self._run_id,
                 self._folder,
             )
 
     def flush(self) -> bool:
-        """Send what waits; whether all has arrived."""
+        """Send what waits, now; whether all has arrived."""
         try:
-            client = client_of(self._uri)
-            with stop_deferred():
-                self._spool.drain(lambda line: self._send(client, line))
+            arrived = self._sender.send()
         except Exception as error:
-            if not self._late:
+            if not self._pause_s:
                 _log.warning(
                     "%s does not take metrics now (%s); they are kept in %s and sent later",
                     redact(self._uri),
                     explain(self._uri, error),
                     self._folder,
                 )
-            self._late = True
+            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s) if self._pause_s else _FIRST_PAUSE_S
+            self._next_try = time.monotonic() + self._pause_s
             return False
-        if self._late:
+        if self._pause_s:
             _log.warning("%s takes metrics again; nothing is missing", redact(self._uri))
-        self._late = False
-        return True
+        self._pause_s = 0.0
+        return arrived
 
     def _tell(self, line: Line) -> None:
-        assert self._run_id is not None, "start comes first"
-        self._spool.append({"run": self._run_id, **line})
-        self.flush()
-
-    def _send(self, client: "MlflowClient", line: Line) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._send_line(client, line)
-        except MlflowException as error:
-            if error.error_code not in _HOPELESS:
-                raise
-            # Kept at the head of the spool it would hold back everything after it, for ever.
-            _log.error("MLflow refuses %s for good: %s", sorted(line), explain(self._uri, error))
-
-    def _send_line(self, client: "MlflowClient", line: Line) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        run_id = line["run"]
-        if "metrics" in line:
-            step = line["step"]
-            fresh = [(key, value) for key, value in line["metrics"] if step not in self._steps(client, run_id, key)]
-            if fresh:
-                client.log_batch(run_id, metrics=[Metric(key, value, line["time"], step) for key, value in fresh])
-            for key, _ in fresh:
-                self._written[run_id, key].add(step)
-        elif "tags" in line:
-            client.log_batch(run_id, tags=[RunTag(key, value[:_TAG_LENGTH]) for key, value in line["tags"].items()])
-        elif "artifact" in line:
-            name = line["artifact"]
-            parent = str(Path(name).parent)
-            client.log_artifact(run_id, str(self._folder / name), None if parent == "." else parent)
-        elif "status" in line:
-            client.set_terminated(run_id, line["status"], line["time"])
-
-    def _steps(self, client: "MlflowClient", run_id: str, key: str) -> set[int]:
-        if (run_id, key) not in self._written:
-            history = client.get_metric_history(run_id, key) if run_id in self._resumed else []
-            self._written[run_id, key] = {metric.step for metric in history}
-        return self._written[run_id, key]
-
-    def _local(self, name: str) -> Path:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def _discard_model(self, model_id: str) -> None:
-        try:
-            client_of(self._uri).finalize_logged_model(model_id, "FAILED")
-            client_of(self._uri).delete_logged_model(model_id)
-        except Exception as error:
-            _log.warning("the half-made model %s is left behind: %s", model_id, explain(self._uri, error))
+        super()._tell(line)
+        # A server that hangs costs training a few seconds, and then nothing for a while.
+        if self._started and (not self._pause_s or time.monotonic() >= self._next_try):
+            self.flush()
 
 
 def client_of(uri: str) -> "MlflowClient":
@@ -277,28 +451,6 @@ def ensure_experiment(uri: str, name: str) -> str:
     return found.experiment_id
 
 
-def create_parent(
-    uri: str,
-    experiment: str,
-    name: str,
-    tags: Mapping[str, str],
-    params: Mapping[str, str | int | float | bool] | None = None,
-) -> str:
-    """The run id of a study's parent: the newest run of that name with all of `tags` and no parent, else a new one.
-
-    `tags` must name the study (such as {"study": ID}); a study that is resumed finds its parent again, RUNNING.
-    """
-    client = client_of(uri)
-    experiment_id = ensure_experiment(uri, experiment)
-    found = [run for run in _runs(client, experiment_id, tags, name) if "mlflow.parentRunId" not in run.data.tags]
-    if found:
-        reopen(client, found[0])
-        return str(found[0].info.run_id)
-    run = client.create_run(experiment_id, tags={**_source(), **_cut(tags)}, run_name=name)
-    _log_params(client, run, params or {})
-    return str(run.info.run_id)
-
-
 def close_stale(
     uri: str,
     experiment: str,
@@ -317,24 +469,31 @@ def close_stale(
         if run.info.status == "RUNNING" and run.info.run_id not in keep
     ]
     for run_id in stale:
-        client.set_tag(run_id, FAILURE_REASON, reason)
-        client.set_terminated(run_id, "KILLED")
+        kill(client, run_id, reason)
     return stale
+
+
+def kill(client: "MlflowClient", run_id: str, reason: str) -> None:
+    """End a run that nobody works on, and whose spool nobody has."""
+    client.set_tag(run_id, FAILURE_REASON, reason)
+    client.set_tag(run_id, STATE, "stopped")
+    client.set_terminated(run_id, "KILLED")
 
 
 def reopen(client: "MlflowClient", run: "Run") -> None:
     client.update_run(run.info.run_id, status="RUNNING")
-    if FAILURE_REASON in run.data.tags:
-        client.delete_tag(run.info.run_id, FAILURE_REASON)
+    client.set_tag(run.info.run_id, STATE, "running")
+    for tag in {FAILURE_REASON, FAILURE_CAUSE, REASON} & run.data.tags.keys():
+        client.delete_tag(run.info.run_id, tag)
 
 
-def _runs(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str], name: str | None = None) -> "list[Run]":
+def _runs(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "list[Run]":
     # Compared here and not in MLflow's filter language, which has no way to quote a quote.
     found: list[Run] = []
     token: str | None = None
     while True:
         page = client.search_runs([experiment_id], page_token=token, max_results=1000)
-        found += [run for run in page if tags.items() <= run.data.tags.items() and name in (None, run.info.run_name)]
+        found += [run for run in page if tags.items() <= run.data.tags.items()]
         token = page.token
         if not token:
             return found
@@ -371,23 +530,23 @@ def _log_params(client: "MlflowClient", run: "Run", params: Mapping[str, str | i
         client.log_batch(run.info.run_id, params=fresh[first : first + _PER_BATCH])
 
 
-def _context(info: RunInfo) -> dict[str, str]:
-    parent = {} if info.parent_run_id is None else {"mlflow.parentRunId": info.parent_run_id}
-    # The whole digest: MLflow's data set entry holds 36 characters of it.
-    return {**_source(), **parent, "dataset_digest": info.dataset_digest, **_cut(info.tags)}
-
-
 def _source() -> dict[str, str]:
     from mlflow.tracking.context.registry import resolve_tags
 
     found: dict[str, str] = resolve_tags()
     kept = {key: value for key, value in found.items() if key.startswith(("mlflow.source.", "mlflow.user"))}
-    return {"mlflow.source.name": Path(sys.argv[0] or "python").name, "mlflow.source.type": "LOCAL", **kept}
+    started = Path(sys.argv[0] or "python").name
+    name = "remix-study" if started == "__main__.py" else started  # python -m remix_study
+    return {**kept, "mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: str(value)[:_TAG_LENGTH] for key, value in tags.items()}
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+def _hopeless(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _HOPELESS
+    return isinstance(error, _HOPELESS_FILES)

@@ -3,13 +3,13 @@
 Pickled, not exported as a graph (MLflow's default, `pt2`): an export fixes what the model may do in Python, takes
 seconds where a pickle takes milliseconds, and a process that scores our models has remix_study installed anyway. The
 price is the pickle's: load only what you trust. Written locally first, so that a model which cannot be written leaves
-no half-made entry on the server.
+no half-made entry on the server, and a server that is down gets it later.
 """
 
 import copy
 import logging
+import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,8 @@ class FusedLogits(nn.Module):
         return logits_BC
 
 
-def save_model(model: nn.Module, example: Batch, folder: Path, run_id: str) -> Any:
-    """Writes an MLflow model into `folder` (which must not exist yet); returns its `mlflow.models.Model`.
+def save_model(model: nn.Module, example: Batch, folder: Path) -> None:
+    """Writes an MLflow model into `folder`, whose former content goes. It names no run yet.
 
     Raises:
         ValueError: `example` lacks a modality, or rows of one.
@@ -74,18 +74,17 @@ def save_model(model: nn.Module, example: Batch, folder: Path, run_id: str) -> A
         ),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, logits_BC.shape[1]), "logits")]),
     )
-    made = Model(run_id=run_id)
+    shutil.rmtree(folder, ignore_errors=True)
     logging.getLogger("mlflow.pytorch").addFilter(_not_the_pickle_warning)
     mlflow.pytorch.save_model(
         scored,
         folder,
-        mlflow_model=made,
+        mlflow_model=Model(),
         signature=signature,
         serialization_format="pickle",
         # Named, because MLflow otherwise loads the model in a second process to find out.
         pip_requirements=["remix-study", f"torch=={torch.__version__.partition('+')[0]}"],
     )
-    return made
 
 
 def _not_the_pickle_warning(record: logging.LogRecord) -> bool:

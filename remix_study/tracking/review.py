@@ -4,21 +4,33 @@ Left alone, MLflow 3 opens on an empty page about traces, with no metric columns
 change that: `workflowType=machine_learning`, and a view state that a tag of the experiment carries
 (`mlflow.sharedViewState.KEY` = "deflate;" + base64(zlib(JSON))). The format is undocumented, read off MLflow 3.17 and
 tested in a real browser (tests/browser); where it should change, `Links.plain` still opens the runs.
+
+What the view shows follows from the experiment's studies: their runs carry their modalities and what they search.
 """
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
+from remix_study.errors import TrackingError
 from remix_study.modality import AUDIO, VIDEO
+from remix_study.tracking.address import be_brief, check
 from remix_study.tracking.mlflow import client_of, ensure_experiment
+from remix_study.tracking.tracker import FAILURE_CAUSE, STATE
 
-_NOTE = "mlflow.note.content"
-_STATE = "mlflow.sharedViewState."
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# What a study's own run says about the view, as tags.
+STAGE, MODALITIES, SEARCHED = "remix_study.stage", "remix_study.modalities", "remix_study.searched"
+NOTE = "mlflow.note.content"
+_STATE_TAG = "mlflow.sharedViewState."
+_KEY = "remix-study"  # always the same: a link printed yesterday opens on what is known today
+_STUDIES = 20  # unfolded; the newest
+_SEARCHED = 8  # columns of parameters, before a table becomes unreadable
 
 
 class Links(NamedTuple):
@@ -32,13 +44,23 @@ class Links(NamedTuple):
 def columns(modalities: Sequence[str]) -> tuple[str, ...]:
     """The metrics of the run table: does it work, is it balanced, is each modality learnt sufficiently, and how."""
     return (
-        "val/accuracy",
+        "best/val_accuracy",
         "test/accuracy",
-        *(f"val/accuracy_uni/{m}" for m in modalities),
+        *(f"best/val_accuracy_uni/{m}" for m in modalities),
         "balance/accuracy_gap",
         "balance/imbalance",
         *(f"sufficiency/ratio/{m}" for m in modalities),
         f"remix/share/{modalities[0]}",
+    )
+
+
+def bars(modalities: Sequence[str]) -> tuple[str, ...]:
+    """Metrics of which a run has one value, drawn as a bar per run."""
+    return (
+        "best/val_accuracy",
+        "test/accuracy",
+        *(f"sufficiency/ratio/{m}" for m in modalities),
+        *(f"sufficiency/probe_ratio/{m}" for m in modalities),
     )
 
 
@@ -54,43 +76,55 @@ def charts(modalities: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def share_view(
-    uri: str,
-    experiment: str,
-    host: str,
-    *,
-    modalities: Sequence[str] = (AUDIO, VIDEO),
-    parents: Sequence[str] = (),
-    note: str | None = None,
-    params: Sequence[str] = ("method",),
-) -> Links:
-    """Store the views with the experiment and return links to them.
+def store_view(client: "MlflowClient", experiment_id: str, params: Sequence[str] = ()) -> None:
+    """Store the view with the experiment, and the newest study's question and answer above its runs.
 
     Args:
-        uri: the tracking URI to write to.
-        experiment: its name; created if it is not there.
-        host: where a browser finds the same store, such as http://127.0.0.1:5000.
-        modalities: of the runs, in canonical order.
-        parents: run ids whose children are unfolded once a reader sorts by time.
-        params: parameters among the columns, before the metrics.
-        note: Markdown shown above the runs, the place for the question and the answer; None leaves it alone.
+        params: columns where no study says what it searches.
     """
-    client = client_of(uri)
+    studies = client.search_runs(
+        [experiment_id], f"tags.`{STAGE}` = 'study'", max_results=_STUDIES, order_by=["attributes.start_time DESC"]
+    )
+    modalities: Sequence[str] = (AUDIO, VIDEO)
+    if studies:
+        told = studies[0].data.tags
+        modalities = tuple(filter(None, told.get(MODALITIES, "").split(","))) or modalities
+        params = tuple(filter(None, told.get(SEARCHED, "").split(",")))[:_SEARCHED]
+        if NOTE in told:
+            client.set_experiment_tag(experiment_id, NOTE, told[NOTE])
+    state = view_state(modalities, [run.info.run_id for run in studies], params)
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    client.set_experiment_tag(experiment_id, _STATE_TAG + _KEY, packed)
+
+
+def share_view(uri: str, experiment: str, host: str, params: Sequence[str] = ()) -> Links:
+    """`store_view` in the experiment of that name at `uri`, created if it is not there; links to it.
+
+    Args:
+        host: where a browser finds the same store, such as http://127.0.0.1:5000.
+    """
     experiment_id = ensure_experiment(uri, experiment)
-    state = view_state(modalities, parents, params)
-    text = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    # Named by its content: the same view again writes the same tag, and an old link keeps its view.
-    key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    client.set_experiment_tag(experiment_id, _STATE + key, text)
-    if note is not None:
-        client.set_experiment_tag(experiment_id, _NOTE, note)
-    return links(host, experiment_id, key)
+    store_view(client_of(uri), experiment_id, params)
+    return links(host, experiment_id)
 
 
-def links(host: str, experiment_id: str, key: str) -> Links:
+def links_of(uri: str, experiment: str) -> Links | None:
+    """Links to an experiment on a server; None where `uri` is a database, or there is nothing to look at, or nobody."""
+    if not uri.startswith(("http:", "https:")):
+        return None
+    be_brief()
+    try:
+        check(uri)
+        found = client_of(uri).get_experiment_by_name(experiment)
+    except TrackingError:
+        return None
+    return None if found is None else links(uri, found.experiment_id)
+
+
+def links(host: str, experiment_id: str) -> Links:
     runs = f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?"
     workflow = {"workflowType": "machine_learning"}
-    shared = {**workflow, "viewStateShareKey": key}
+    shared = {**workflow, "viewStateShareKey": _KEY}
     chart = {"compareRunsMode": "CHART", "isComparingRuns": "true"}
     return Links(
         table=runs + urlencode(shared), charts=runs + urlencode({**shared, **chart}), plain=runs + urlencode(workflow)
@@ -98,14 +132,18 @@ def links(host: str, experiment_id: str, key: str) -> Links:
 
 
 def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequence[str]) -> Mapping[str, Any]:
-    """What the user interface of MLflow 3.17 keeps of a view, as its own JavaScript writes it."""
-    metrics = columns(modalities)
-    section = "remix-study"
+    """What the user interface of MLflow 3.17 keeps of a view, as its own JavaScript writes it.
+
+    Args:
+        parents: run ids whose children are unfolded where the table is nested.
+        params: parameters among the columns.
+    """
+    bar_section, line_section = "remix-study-bars", "remix-study-lines"
     return {
         "searchFilter": "",
         # By a metric: then MLflow lists all children as a ranking (parents last), and its charts draw them. By time it
-        # folds them into their parents, whatever `runsExpanded` says, and charts of folded runs are empty.
-        "orderByKey": "metrics.`val/accuracy`",
+        # folds them into their parents, one click away, and charts of folded runs are empty.
+        "orderByKey": "metrics.`best/val_accuracy`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -114,20 +152,22 @@ def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequen
         "runsExpanded": dict.fromkeys(parents, True),
         "runsPinned": [],
         "runsHidden": [],
+        "runsHiddenMode": "FIRST_20_RUNS",  # of the ranking; all at once are a grey cloud
         "selectedColumns": [
-            *(f"params.`{name}`" for name in params),
-            *(f"metrics.`{name}`" for name in metrics),
+            "params.`method.name`",
+            f"tags.`{STAGE}`",
+            f"tags.`{STATE}`",
+            *(f"metrics.`{name}`" for name in columns(modalities)),
+            *(f"params.`{name}`" for name in params if name != "method.name"),
+            f"tags.`{FAILURE_CAUSE}`",
         ],
-        "compareRunCharts": [_line(metric, section, number) for number, metric in enumerate(charts(modalities))],
+        "compareRunCharts": [
+            *(_bar(metric, bar_section, number) for number, metric in enumerate(bars(modalities))),
+            *(_line(metric, line_section, number) for number, metric in enumerate(charts(modalities))),
+        ],
         "compareRunSections": [
-            {
-                "uuid": section,
-                "name": "Does it work, is it balanced?",
-                "display": True,
-                "isReordered": False,
-                "deleted": False,
-                "isGenerated": False,
-            }
+            _section(line_section, "Over epochs: does it work, is it balanced, who trains on what?"),
+            _section(bar_section, "In the end: accuracy and sufficiency"),
         ],
         # As if a reader had moved the sections: else MLflow sorts them by name, with those it makes up itself among
         # them.
@@ -141,11 +181,34 @@ def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequen
     }
 
 
+def _section(uuid: str, name: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "display": True,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _bar(metric: str, section: str, number: int) -> dict[str, Any]:
+    return {
+        "type": "BAR",
+        "uuid": f"{section}-{number}",
+        "runsCountToCompare": 20,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "metricKey": metric,
+    }
+
+
 def _line(metric: str, section: str, number: int) -> dict[str, Any]:
     return {
         "type": "LINE",
-        "uuid": f"remix-study-{number}",
-        "runsCountToCompare": 100,
+        "uuid": f"{section}-{number}",
+        "runsCountToCompare": 20,
         "metricSectionId": section,
         "deleted": False,
         "isGenerated": False,

@@ -38,6 +38,12 @@ class MLflowServer:
     def url(self) -> str:
         return f"http://{_HOST}:{self.port}"
 
+    @property
+    def process_group(self) -> int:
+        """Of the server and its workers, while it runs."""
+        assert self._process is not None, "start comes first"
+        return self._process.pid
+
     def __enter__(self) -> "MLflowServer":
         self.start()
         return self

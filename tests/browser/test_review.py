@@ -1,9 +1,15 @@
-"""The review links in a real browser: their format is MLflow's own and documented nowhere"""
+"""What a reviewer sees, in a real browser: the format of the review view is MLflow's own and documented nowhere
 
+The experiment is built by what builds a study's: runs that write to their spools, a syncer, the view that the study's
+run stores.
+"""
+
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from selenium import webdriver
@@ -13,13 +19,18 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from remix_study.tracking import RunInfo, default_uri
-from remix_study.tracking.mlflow import MLflowTracker, create_parent
-from remix_study.tracking.review import Links, columns, share_view
+from remix_study.errors import RunPruned
+from remix_study.tracking import RunInfo, default_uri, finishing
+from remix_study.tracking.figures import draw_learning_curves, learning_curves
+from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE, Links, columns, links_of, share_view
 from remix_study.tracking.server import MLflowServer
+from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
+from remix_study.tracking.syncer import Syncer
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 PATIENCE_S = 40
+QUESTION = "Does Remix help on the demo corpus?"
+METHODS = ("joint", "joint_unimodal", "remix")
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -30,8 +41,11 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    "--window-size=3000,1500",  # the grid draws only the columns that are in sight
+    "--window-size=2250,1250",  # the grid draws only the columns that are in sight
 )
+
+# MLflow's assistant opens once in every new browser, over a quarter of the page; a reader has closed it.
+CLOSE_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 pytestmark = [
     pytest.mark.browser,
@@ -44,45 +58,121 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Links]:
-    workspace = tmp_path_factory.mktemp("workspace")
-    uri = default_uri(workspace)
-    parent = create_parent(uri, "demo", "demo study", {"study": "demo"}, {"method": "study"})
-    for number, method in enumerate(("joint", "remix", "joint_unimodal")):
-        tracker = MLflowTracker(uri, "demo", folder=workspace / method)
-        tracker.start(
-            RunInfo(
-                name=f"{method} seed 1",
-                tags={"study": "demo"},
-                params={"method": method},
-                config_yaml=f"method: {method}\n",
-                dataset_name="synthetic",
-                dataset_digest="digest",
-                dataset_source="store",
-                dataset_profile={},
-                parent_run_id=parent,
-            )
+class Study(NamedTuple):
+    """A study as a reviewer meets it: links, a server, and the MLflow runs that matter."""
+
+    links: Links
+    host: str
+    experiment: str
+    parent: str
+    trial: str
+
+    def page(self, run_id: str, tab: str) -> str:
+        return f"{self.host}/#/experiments/{self.experiment}/runs/{run_id}/{tab}?workflowType=machine_learning"
+
+
+def info(name: str, tags: dict[str, str], params: dict[str, str | int | float | bool]) -> RunInfo:
+    return RunInfo(
+        name=name,
+        tags={"remix_study.study": "demo", **tags},
+        params=params,
+        config_yaml=f"name: {name}\n",
+        dataset_name="synthetic",
+        dataset_digest="3f2a" * 16,
+        dataset_source="store",
+        dataset_profile={"train": 1000, "val": 200, "test": 200},
+    )
+
+
+def history(method: str, rate: float, number: int, epochs: int) -> list[dict[str, float]]:
+    """Curves that look like training; nothing here is a result."""
+    video = {"joint": 0.31, "joint_unimodal": 0.38, "remix": 0.62}[method] + 0.015 * number
+    far = 1 - abs(math.log10(rate) + 2) / 4 - 0.01 * number
+    return [
+        {
+            "val/accuracy": far
+            * {"joint": 0.76, "joint_unimodal": 0.79, "remix": 0.85}[method]
+            * (1 - math.exp(-0.4 * (epoch + 1))),
+            "val/accuracy_uni/audio": far * 0.7 * (1 - math.exp(-0.5 * (epoch + 1))),
+            "val/accuracy_uni/video": far * video * (1 - math.exp(-0.3 * (epoch + 1))),
+            "val/cross_entropy": 2.3 - 1.6 * far * (1 - math.exp(-0.3 * (epoch + 1))),
+            "balance/accuracy_gap": 100 * far * (0.7 - video) * (1 - math.exp(-0.3 * (epoch + 1))),
+            "balance/imbalance": (0.35 - 0.03 * epoch if method == "remix" else 0.35) + 0.01 * number,
+            **(
+                {"remix/share/audio": 0.3 + 0.02 * epoch, "remix/share/video": 0.7 - 0.02 * epoch}
+                if method == "remix" and epoch > 0
+                else {}
+            ),
+        }
+        for epoch in range(epochs)
+    ]
+
+
+def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None:
+    """A trial or a replicate, written as its training process writes it."""
+    tracker = SpoolTracker(folder, "demo")
+    tracker.start(
+        info(
+            f"{method}-{stage}-{number}",
+            {STAGE: stage, "remix_study.contender": method, "remix_study.number": str(number)},
+            {"method.name": method, "point.optimizer.learning_rate": rate, "epochs": 8},
         )
-        for epoch in range(6):
-            tracker.log_metrics(
-                {
-                    "val/accuracy": 0.2 + 0.1 * epoch + 0.02 * number,
-                    "val/cross_entropy": 2.0 - 0.2 * epoch,
-                    "val/accuracy_uni/audio": 0.2 + 0.08 * epoch,
-                    "val/accuracy_uni/video": 0.2 + 0.03 * epoch + 0.03 * number,
-                    "balance/accuracy_gap": 5.0 * epoch - 3 * number,
-                    "balance/imbalance": 0.4 - 0.1 * number,
-                    "remix/share/audio": 0.4,
-                    "remix/share/video": 0.6,
-                },
-                epoch,
-            )
-        final = {"test/accuracy": 0.7, "sufficiency/ratio/audio": 0.95, "sufficiency/ratio/video": 0.6}
-        tracker.log_metrics(final, 5)
-        tracker.finish("FINISHED")
+    )
+    told = history(method, rate, number, 8)
+    try:
+        with finishing(tracker):
+            for epoch, metrics in enumerate(told):
+                tracker.log_metrics(metrics, epoch)
+                if rate > 0.05 and epoch == 3:
+                    raise RunPruned(f"{metrics['val/accuracy']:.2f} after 4 epochs is below the best third")
+                if rate < 0.0005 and epoch == 1:
+                    raise MemoryError("out of memory")
+            best = told[-1]
+            summary = {
+                "best/val_accuracy": best["val/accuracy"],
+                "best/val_accuracy_uni/audio": best["val/accuracy_uni/audio"],
+                "best/val_accuracy_uni/video": best["val/accuracy_uni/video"],
+            }
+            if stage == "replicate":
+                summary["test/accuracy"] = best["val/accuracy"] - 0.02 + 0.01 * number
+            tracker.log_metrics(summary, 7)
+            tracker.log_figure(draw_learning_curves(learning_curves(told, ("audio", "video"))), "figures/learning.png")
+    except (RunPruned, MemoryError):
+        return
+    if stage == "replicate" and method != "joint":
+        video = 0.95 if method == "remix" else 0.58
+        tracker.log_metrics({"sufficiency/ratio/audio": 0.97, "sufficiency/ratio/video": video + 0.01 * number}, 0)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    workspace = tmp_path_factory.mktemp("workspace")
+    uri, folder = default_uri(workspace), workspace / "studies" / "demo"
+    parent = SpoolTracker(folder, "demo")
+    tags = {STAGE: "study", MODALITIES: "audio,video", SEARCHED: "point.optimizer.learning_rate"}
+    parent.start(info("demo", tags, {"question": QUESTION}))
+    report = folder / "report" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text(f"<!doctype html><title>{QUESTION}</title><h1>{QUESTION}</h1><p>It does.")
+    with Syncer(uri, parent=folder) as syncer:
+        for method in METHODS:
+            for number, rate in enumerate((0.01, 0.003, 0.1, 0.0001)):
+                syncer.watch(folder / "runs" / f"{method}-search-{number}")
+                run(folder / "runs" / f"{method}-search-{number}", method, "search", number, rate)
+            for number in range(2):
+                syncer.watch(folder / "runs" / f"{method}-replicate-{number}")
+                run(folder / "runs" / f"{method}-replicate-{number}", method, "replicate", number, 0.01)
+        with finishing(parent):
+            parent.log_metrics({"study/trials_complete": 6, "best/remix": 0.8}, 0)
+            parent.log_file(report, "report/report.html")
+            parent.set_tags({NOTE: f"{QUESTION} remix beats joint by 6.8 points (5/5 seeds)."})
+        Spool(folder / "tracking").append({"view": True})
+        assert syncer.close(120) == 0
     with MLflowServer(uri) as server:
-        yield share_view(uri, "demo", server.url, parents=[parent], note="# Does Remix help on the demo corpus?")
+        links = share_view(uri, "demo", server.url)
+        experiment = links.plain.partition("/experiments/")[2].partition("/")[0]
+        trial = run_id_of(folder / "runs" / "remix-search-0")
+        yield Study(links, server.url, experiment, str(run_id_of(folder)), str(trial))
 
 
 @pytest.fixture
@@ -93,6 +183,7 @@ def browser(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[webdrive
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
     try:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": CLOSE_ASSISTANT})
         yield driver
         if folder := os.environ.get("REMIX_STUDY_SCREENSHOTS"):  # for a person's eyes
             driver.save_screenshot(str(Path(folder) / f"{request.node.name}.png"))
@@ -111,22 +202,75 @@ def until(driver: webdriver.Chrome, holds: Callable[[webdriver.Chrome], bool]) -
     wait.until(holds, f"not seen at {driver.current_url}")
 
 
-def test_the_table_shows_children_and_the_chosen_columns(browser: webdriver.Chrome, links: Links) -> None:
-    browser.get(links.table)
-    names = ("demo study", "joint seed 1", "remix seed 1", "joint_unimodal seed 1")
-    until(browser, lambda driver: all(name in text_of(driver) for name in names))
-    wanted = ("method", *columns(("audio", "video")))
-    until(browser, lambda driver: all(name in text_of(driver) for name in wanted))
-    until(browser, lambda driver: "Does Remix help on the demo corpus?" in text_of(driver))
+def shows(*words: str) -> Callable[[webdriver.Chrome], bool]:
+    return lambda driver: all(word in text_of(driver) for word in words)
 
 
-def test_the_charts_are_drawn(browser: webdriver.Chrome, links: Links) -> None:
-    browser.get(links.charts)
-    until(browser, lambda driver: "Does it work, is it balanced?" in text_of(driver))
-    drawn = ".js-plotly-plot .scatterlayer .trace"
-    until(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, drawn)) >= 3)
+# How many rows stand further right than the row of that name, and below it.
+NESTED = """
+const links = [...document.querySelectorAll('[role="row"] a[href*="/runs/"]')];
+const names = links.map(link => [link.textContent.trim(), link.getBoundingClientRect()]);
+const parent = names.find(([name]) => name === arguments[0]);
+return parent ? names.filter(([, at]) => at.left > parent[1].left + 5 && at.top > parent[1].top).length : 0;
+"""
 
 
-def test_the_plain_link_opens_the_training_runs(browser: webdriver.Chrome, links: Links) -> None:
-    browser.get(links.plain)
-    until(browser, lambda driver: "demo study" in text_of(driver))
+def test_the_table_ranks_all_runs_with_the_chosen_columns(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.links.table)
+    until(
+        browser,
+        shows("demo", *(f"{m}-{stage}-{n}" for m in METHODS for stage in ("search", "replicate") for n in (0, 1))),
+    )
+    until(browser, shows("method.name", "point.optimizer.learning_rate", *columns(("audio", "video"))))
+    until(browser, shows("remix_study.stage", "remix_study.state", "replicate", "complete", "pruned", "failed"))
+    until(browser, shows(QUESTION, "remix beats joint by 6.8 points"))
+    until(browser, shows("out of memory"))
+
+
+def test_by_time_the_studys_runs_are_nested_below_it(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.links.table)
+    until(browser, shows("remix-search-0"))
+    browser.find_element(By.XPATH, "//*[@role='columnheader']//*[normalize-space()='Created']").click()
+    until(browser, lambda driver: "remix-search-0" not in text_of(driver))
+    expander = "//*[@role='row'][.//a[normalize-space()='demo']]//button[.//*[name()='svg']]"
+    until(browser, lambda driver: bool(driver.find_elements(By.XPATH, expander)))
+    browser.find_elements(By.XPATH, expander)[0].click()
+    until(browser, lambda driver: driver.execute_script(NESTED, "demo") == 6 * len(METHODS))
+
+
+def test_the_charts_compare_the_runs(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.links.charts)
+    until(browser, shows("Over epochs", "val/accuracy_uni/video", "balance/accuracy_gap", "remix/share/audio"))
+    lines = ".js-plotly-plot .scatterlayer .trace"
+    until(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, lines)) >= 2 * len(METHODS))
+    until(browser, shows("In the end"))
+
+
+def test_the_plain_link_opens_the_training_runs(browser: webdriver.Chrome, study: Study) -> None:
+    assert links_of(study.host, "demo") == study.links
+    browser.get(study.links.plain)
+    until(browser, shows("demo"))
+
+
+def test_a_trials_page_says_what_it_was(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.page(study.trial, ""))
+    until(browser, shows("remix-search-0", "Finished", "best/val_accuracy", "point.optimizer.learning_rate"))
+    until(browser, shows("synthetic", "remix_study.state"))
+
+
+def test_a_figure_is_rendered_among_a_trials_artifacts(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.page(study.trial, "artifacts/figures/learning.png"))
+    until(browser, shows("learning.png"))
+    drawn = "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.offsetParent !== null)"
+    until(browser, lambda driver: bool(driver.execute_script(drawn)))
+
+
+def test_the_report_lies_with_the_study(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(study.page(study.parent, "artifacts/report/report.html"))
+    until(browser, shows("report.html"))
+    until(browser, lambda driver: len(driver.find_elements(By.TAG_NAME, "iframe")) > 0)
+
+
+def test_the_experiments_are_listed(browser: webdriver.Chrome, study: Study) -> None:
+    browser.get(f"{study.host}/#/experiments?workflowType=machine_learning")
+    until(browser, shows("Experiments", "demo"))

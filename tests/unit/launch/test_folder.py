@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from remix_study.config import RunConfig, load_run
-from remix_study.errors import ConfigError, StoreError
+from remix_study.errors import ConfigError, RunPruned, StoreError, StudyStopped
 from remix_study.launch.folder import RunFolder
 
 
@@ -32,13 +32,33 @@ def test_a_line_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
     assert folder.history == [{"epoch": 0, "x": 1.5}]
 
 
-def test_result_and_tracking_are_remembered(tmp_path: Path) -> None:
+def test_a_result_is_remembered(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert (folder.result(), folder.tracked_as()) == (None, None)
+    assert (folder.result(), folder.tracked_as(), folder.seconds) == (None, None, 0.0)
     folder.write_result({"best/val_accuracy": 0.5})
-    folder.write_tracked_as("abc")
-    again = RunFolder(tmp_path)
-    assert (again.result(), again.tracked_as()) == ({"best/val_accuracy": 0.5}, "abc")
+    assert RunFolder(tmp_path).result() == {"best/val_accuracy": 0.5}
+
+
+def test_seconds_are_of_the_work_that_was_kept(tmp_path: Path) -> None:
+    line = '{"time/score_s": 1, "time/train_s": 2.5, "time/evaluate_s": 0.5}\n'
+    (tmp_path / "history.jsonl").write_text(line * 2)
+    assert RunFolder(tmp_path).seconds == 8.0
+    RunFolder(tmp_path).write_result({"time/evidence_s": 2.0})
+    assert RunFolder(tmp_path).seconds == 10.0
+
+
+def test_a_pruned_run_stays_pruned_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.ended_early() is None
+    folder.write_ended_early(StudyStopped("asked to"))
+    early = folder.ended_early()
+    assert (type(early), str(early)) == (StudyStopped, "asked to")
+    folder.forget_stop()
+    assert folder.ended_early() is None
+    folder.write_ended_early(RunPruned("no promise"))
+    folder.forget_stop()
+    early = folder.ended_early()
+    assert (type(early), str(early)) == (RunPruned, "no promise")
 
 
 def test_whoever_works_holds_the_lock(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from mlflow import MlflowClient
 
 from remix_study.errors import TrackingError
 from remix_study.tracking import check, default_uri, redact
@@ -96,3 +97,15 @@ def test_the_file_store_is_refused_with_the_remedy(uri: str) -> None:
 )
 def test_credentials_are_left_out(text: str, clean: str) -> None:
     assert redact(text) == clean
+
+
+def test_a_database_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    """MLflow makes its tables step by step: what a kill leaves is no database that it ever opens again."""
+    uri = default_uri(tmp_path)
+    half = sqlite3.connect(tmp_path / "mlflow.db.new")
+    half.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    half.commit()
+    half.close()
+    check(uri)
+    assert [each.name for each in MlflowClient(tracking_uri=uri).search_experiments()] == ["Default"]
+    assert not (tmp_path / "mlflow.db.new").exists()

@@ -1,9 +1,10 @@
 import math
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import mlflow.pytorch
@@ -15,11 +16,14 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from remix_study.errors import TrackingError
+from remix_study.media.disk import sole_writer
 from remix_study.sample import Batch
 from remix_study.tracking import RunInfo
 from remix_study.tracking import mlflow as module
 from remix_study.tracking.address import be_brief
-from remix_study.tracking.mlflow import MLflowTracker, close_stale, create_parent, ensure_experiment
+from remix_study.tracking.mlflow import MLflowTracker, Sender, close_stale, ensure_experiment, send
+from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
+from remix_study.tracking.tracker import STATE
 
 Make = Callable[..., RunInfo]
 
@@ -66,17 +70,18 @@ class Flaky:
     """MLflow's client, whose writes fail while `down`; with `deaf`, they arrive but the answer is lost."""
 
     def __init__(self, client: MlflowClient) -> None:
-        self.client, self.down, self.deaf, self.batches = client, False, False, 0
+        self.client, self.down, self.deaf = client, False, False
+        self.calls: list[tuple[str, int]] = []  # name, metrics in it
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self.client, name)
-        if not name.startswith(("log_", "set_")):
+        if not name.startswith(("log_", "set_", "create_")):
             return real
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.down:
                 raise MlflowException("HTTPConnectionPool: Max retries exceeded")
-            self.batches += name == "log_batch"
+            self.calls.append((name, len(kwargs.get("metrics", ()))))
             result = real(*args, **kwargs)
             if self.deaf:
                 raise ConnectionError("reset by peer")
@@ -89,6 +94,23 @@ class Flaky:
 def flaky(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Flaky:
     made = Flaky(client)
     monkeypatch.setattr(module, "client_of", lambda _: made)
+    return made
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
     return made
 
 
@@ -123,10 +145,10 @@ def test_one_call_is_one_batch_and_nan_is_left_out(
     tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = tracker.start(info())
-    before = flaky.batches
+    flaky.calls.clear()
     for epoch in range(2):
         tracker.log_metrics({"a": 1.0, "b": 2.0, "bad": math.nan, "worse": math.inf}, epoch)
-    assert flaky.batches == before + 2
+    assert flaky.calls == [("log_batch", 2), ("log_batch", 2)]
     assert set(client.get_run(run_id).data.metrics) == {"a", "b"}
     assert caplog.text.count("bad is not a finite number") == 1
 
@@ -156,7 +178,7 @@ def test_epochs_done_again_after_a_resume_are_not_written_twice(
 
 
 def test_a_server_that_is_down_for_a_while_loses_nothing(
-    tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky
+    tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky, clock: Clock
 ) -> None:
     run_id = tracker.start(info())
     tracker.log_metrics({"val/accuracy": 0.0}, 0)
@@ -164,7 +186,9 @@ def test_a_server_that_is_down_for_a_while_loses_nothing(
     tracker.log_metrics({"val/accuracy": 0.1}, 1)
     tracker.log_text("kept", "notes.txt")
     flaky.down, flaky.deaf = False, True
+    clock.now += 10
     tracker.log_metrics({"val/accuracy": 0.2}, 2)
+    assert history(client, run_id, "val/accuracy") == [(0, 0.0), (1, 0.1)]
     flaky.deaf = False
     tracker.finish("KILLED", "stopped by the scheduler")
     assert history(client, run_id, "val/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2)]
@@ -172,8 +196,26 @@ def test_a_server_that_is_down_for_a_while_loses_nothing(
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+def test_a_server_that_hangs_is_asked_ever_more_rarely(
+    tracker: MLflowTracker, info: Make, flaky: Flaky, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker.start(info())
+    asked: list[float] = []
+
+    def hang(*args: object, **kwargs: object) -> None:
+        asked.append(clock.now)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(flaky.client, "log_batch", hang)
+    begin = clock.now
+    for second in range(200):
+        clock.now = begin + second
+        tracker.log_metrics({"val/accuracy": 0.1}, second)
+    assert [at - begin for at in asked] == [0, 10, 30, 70, 130, 190]
+
+
 def test_what_a_dead_process_left_unsent_is_sent_by_the_next(
-    tracker: MLflowTracker, uri: str, client: MlflowClient, info: Make, flaky: Flaky, tmp_path: Path, experiment: str
+    tracker: MLflowTracker, uri: str, client: MlflowClient, info: Make, flaky: Flaky, tmp_path: Path
 ) -> None:
     run_id = tracker.start(info())
     flaky.down = True
@@ -181,21 +223,210 @@ def test_what_a_dead_process_left_unsent_is_sent_by_the_next(
     tracker.finish("FINISHED")
     assert client.get_run(run_id).info.status == "RUNNING"
     flaky.down = False
-    again = MLflowTracker(uri, experiment, folder=tmp_path)
-    again.attach(run_id)
-    assert again.flush()
+    assert send(uri, tmp_path)
     assert history(client, run_id, "val/accuracy") == [(0, 0.1)]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def spooled(folder: Path, experiment: str, info: RunInfo, epochs: range = range(3)) -> SpoolTracker:
+    tracker = SpoolTracker(folder, experiment)
+    tracker.start(info)
+    for epoch in epochs:
+        tracker.log_metrics({"val/accuracy": epoch / 10, "time/train_s": 5.0}, epoch)
+    return tracker
+
+
+def runs_of(client: MlflowClient, experiment: str) -> list[Any]:
+    found = client.get_experiment_by_name(experiment)
+    return [] if found is None else list(client.search_runs([found.experiment_id]))
+
+
+def test_a_run_that_only_writes_is_sent_whole(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, flaky: Flaky
+) -> None:
+    tracker = spooled(tmp_path, experiment, info(parent_run_id="the-parent"))
+    tracker.log_figure(Figure(), "figures/empty.png")
+    tracker.set_tags({STATE: "complete"})
+    tracker.finish("FINISHED")
+    assert tracker.run_id is None
+    assert run_id_of(tmp_path) is None
+    assert flaky.calls == []
+    assert send(uri, tmp_path)
+    (run,) = runs_of(client, experiment)
+    assert run.info.run_id == tracker.run_id == run_id_of(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == "the-parent"
+    assert run.data.tags[STATE] == "complete"
+    assert run.data.params["learning_rate"] == "0.01"
+    assert history(client, run.info.run_id, "val/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert [metrics for name, metrics in flaky.calls if metrics] == [6]
+    starts = [line["time"] for line, _ in Spool(tmp_path / "tracking").read() if line is not None and "start" in line]
+    assert run.info.start_time == starts[0]
+    assert Path(client.download_artifacts(run.info.run_id, "figures/empty.png")).exists()
+
+
+def test_long_histories_go_out_in_batches_that_mlflow_takes(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, flaky: Flaky
+) -> None:
+    tracker = SpoolTracker(tmp_path, experiment)
+    tracker.start(info())
+    for epoch in range(50):
+        tracker.log_metrics({f"m{number}": float(epoch) for number in range(30)}, epoch)
+    tracker.log_metrics({f"many{number}": 1.0 for number in range(1200)}, 0)
+    send(uri, tmp_path)
+    assert [metrics for name, metrics in flaky.calls if metrics] == [990, 510, 1000, 200]
+    assert tracker.run_id is not None
+    assert history(client, tracker.run_id, "m29") == [(epoch, float(epoch)) for epoch in range(50)]
+
+
+def test_a_resumed_run_stays_the_same_run_whoever_sends(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    spooled(tmp_path, experiment, info()).finish("KILLED", "stopped")
+    send(uri, tmp_path)
+    again = SpoolTracker(tmp_path, experiment)
+    assert again.start(info(), again.run_id) == run_id_of(tmp_path)
+    for epoch in range(1, 5):
+        again.log_metrics({"val/accuracy": epoch / 10, "time/train_s": 7.0}, epoch)
+    send(uri, tmp_path)
+    (run,) = runs_of(client, experiment)
+    assert run.info.status == "RUNNING"
+    assert run.data.tags[STATE] == "running"
+    assert "failure_reason" not in run.data.tags
+    assert history(client, run.info.run_id, "time/train_s") == [(0, 5.0), (1, 5.0), (2, 5.0), (3, 7.0), (4, 7.0)]
+
+
+def test_a_sender_killed_before_it_wrote_the_run_down_makes_no_twin(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spooled(tmp_path, experiment, info())
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_notes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            send(uri, tmp_path)
+    (made,) = runs_of(client, experiment)
+    assert run_id_of(tmp_path) is None
+    assert send(uri, tmp_path)
+    (found,) = runs_of(client, experiment)
+    assert found.info.run_id == made.info.run_id == run_id_of(tmp_path)
+    assert found.data.params["method"] == "remix"
+    assert history(client, found.info.run_id, "val/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+
+
+def test_a_folder_that_was_removed_and_made_again_is_another_run(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    for _ in range(2):
+        spooled(tmp_path / "run", experiment, info())
+        send(uri, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+    assert len(runs_of(client, experiment)) == 2
+
+
+def test_an_emptied_server_is_told_everything_again(
+    uri: str, info: Make, tmp_path: Path, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spooled(tmp_path / "run", experiment, info()).finish("KILLED", "stopped")
+    send(uri, tmp_path / "run")
+    first = run_id_of(tmp_path / "run")
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    spooled(tmp_path / "run", experiment, info(), range(3, 5)).finish("FINISHED")
+    assert send(other, tmp_path / "run")
+    (run,) = runs_of(MlflowClient(tracking_uri=other), experiment)
+    assert run.info.run_id == run_id_of(tmp_path / "run") != first
+    assert run.info.status == "FINISHED"
+    points = MlflowClient(tracking_uri=other).get_metric_history(run.info.run_id, "val/accuracy")
+    assert sorted(point.step for point in points) == [0, 1, 2, 3, 4]
+    assert "told again" in caplog.text
+
+
+def test_two_senders_at_once_double_nothing(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    senders = [Sender(uri, tmp_path) for _ in range(4)]
+    tracker = SpoolTracker(tmp_path, experiment)
+    tracker.start(info())
+    written = Event()
+
+    def keep_sending(sender: Sender) -> None:
+        while not written.is_set() or sender.waits:
+            sender.send()
+
+    threads = [Thread(target=keep_sending, args=(sender,)) for sender in senders]
+    for thread in threads:
+        thread.start()
+    for epoch in range(40):
+        tracker.log_metrics({"val/accuracy": epoch / 100}, epoch)
+    tracker.finish("FINISHED")
+    written.set()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    (run,) = runs_of(client, experiment)
+    assert run.info.status == "FINISHED"
+    assert history(client, run.info.run_id, "val/accuracy") == [(epoch, epoch / 100) for epoch in range(40)]
+
+
+def test_a_sender_leaves_what_another_one_is_sending(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    spooled(tmp_path, experiment, info())
+    with sole_writer(tmp_path / "tracking" / "send.lock"):
+        assert not send(uri, tmp_path)
+        assert runs_of(client, experiment) == []
+    assert send(uri, tmp_path)
+
+
+def test_a_child_waits_for_its_parent(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    parent, child = tmp_path / "study", tmp_path / "study" / "runs" / "one"
+    spooled(child, experiment, info(name="child"))
+    with pytest.raises(TrackingError, match="must be sent before"):
+        Sender(uri, child, parent=parent).send()
+    spooled(parent, experiment, info(name="study"))
+    send(uri, parent)
+    assert Sender(uri, child, parent=parent).send()
+    assert client.get_run(str(run_id_of(child))).data.tags["mlflow.parentRunId"] == run_id_of(parent)
+
+
+def test_a_file_from_elsewhere_is_sent_as_it_is_when_it_is_sent(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
+) -> None:
+    report = tmp_path / "report" / "tables" / "methods.csv"
+    report.parent.mkdir(parents=True)
+    report.write_text("draft")
+    tracker = spooled(tmp_path, experiment, info())
+    tracker.log_file(report, "report/tables/methods.csv")
+    report.write_text("final")
+    send(uri, tmp_path)
+    assert Path(client.download_artifacts(str(tracker.run_id), "report/tables/methods.csv")).read_text() == "final"
+
+
+def test_an_artifact_that_is_gone_does_not_hold_back_the_end(
+    uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = spooled(tmp_path, experiment, info())
+    tracker.log_text("soon gone", "notes.txt")
+    tracker.finish("FINISHED")
+    (tmp_path / "tracking" / "notes.txt").unlink()
+    assert send(uri, tmp_path)
+    assert client.get_run(str(tracker.run_id)).info.status == "FINISHED"
+    assert "notes.txt" in caplog.text
 
 
 def test_a_line_that_mlflow_refuses_for_good_does_not_hold_back_the_rest(
     tracker: MLflowTracker, client: MlflowClient, info: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = tracker.start(info())
-    tracker.log_metrics({"not*a*name": 1.0}, 0)
-    tracker.log_metrics({"val/accuracy": 0.5}, 0)
-    assert client.get_run(run_id).data.metrics == {"val/accuracy": 0.5}
-    assert "refuses" in caplog.text
+    tracker.log_metrics({"not*a*name": 1.0, "val/cross_entropy": 2.0}, 0)
+    tracker.log_metrics({"val/accuracy": 0.5, "not*a*name": 1.0}, 1)
+    assert client.get_run(run_id).data.metrics == {"val/cross_entropy": 2.0, "val/accuracy": 0.5}
+    assert caplog.text.count("refuses the metric 'not*a*name'") == 1
 
 
 def test_runs_in_threads_keep_to_themselves(
@@ -250,14 +481,6 @@ def test_a_run_that_is_not_there_cannot_be_resumed(tracker: MLflowTracker, info:
         tracker.start(info(), resume_run_id="0123" * 8)
 
 
-def test_a_study_finds_its_parent_again(uri: str, client: MlflowClient, experiment: str, info: Make) -> None:
-    parent = create_parent(uri, experiment, "demo", {"study": "demo"}, {"trials": 4})
-    client.set_terminated(parent, "KILLED")
-    assert create_parent(uri, experiment, "demo", {"study": "demo"}) == parent
-    assert client.get_run(parent).info.status == "RUNNING"
-    assert create_parent(uri, experiment, "demo", {"study": "another"}) != parent
-
-
 def test_runs_left_running_are_ended(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
 ) -> None:
@@ -305,18 +528,48 @@ def test_a_model_that_cannot_be_logged_leaves_nothing_behind(
     experiment_id = client.get_run(run_id).info.experiment_id
     tracker.log_model(Unpicklable(), batch_of(2))
 
-    def full(*args: object) -> None:
-        raise OSError("No space left on device")
+    def not_ours(*args: object) -> None:
+        raise PermissionError("a folder of the server's machine")
 
-    monkeypatch.setattr(MlflowClient, "log_model_artifacts", full)
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", not_ours)
     tracker.log_model(StandIn(), batch_of(2))
     assert client.search_logged_models([experiment_id]) == []
     tracker.finish("FINISHED")
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_model_that_is_interrupted_is_sent_again_and_once(
+    uri: str,
+    client: MlflowClient,
+    info: Make,
+    tmp_path: Path,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = spooled(tmp_path, experiment, info())
+    tracker.log_model(StandIn(), batch_of(2))
+    tracker.finish("FINISHED")
+
+    def full(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    for step in ("log_model_artifacts", "log_outputs", "set_tag"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, step, full)
+            with pytest.raises(OSError, match="No space"):
+                send(uri, tmp_path)
+    assert send(uri, tmp_path)
+    (run,) = runs_of(client, experiment)
+    (logged,) = client.search_logged_models([run.info.experiment_id])
+    assert (run.info.status, str(logged.status)) == ("FINISHED", "READY")
+    assert run.data.tags["model_uri"] == f"models:/{logged.model_id}"
+    outputs = client.get_run(run.info.run_id).outputs
+    assert outputs is not None
+    assert [output.model_id for output in outputs.model_outputs] == [logged.model_id]
+
+
 def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     be_brief()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "20"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"

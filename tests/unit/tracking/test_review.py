@@ -1,36 +1,81 @@
 import base64
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
-from remix_study.tracking.review import share_view
+from remix_study.tracking import RunInfo
+from remix_study.tracking.mlflow import send
+from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE, links_of, share_view
+from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 
 
-def test_the_view_is_stored_with_the_experiment(uri: str, client: MlflowClient, experiment: str) -> None:
-    links = share_view(uri, experiment, "http://127.0.0.1:5000/", parents=["p1"], note="# Does Remix help?")
+def view_of(client: MlflowClient, experiment: str) -> dict[str, Any]:
     found = client.get_experiment_by_name(experiment)
     assert found is not None
-    assert found.tags["mlflow.note.content"] == "# Does Remix help?"
-    key = links.table.rpartition("viewStateShareKey=")[2]
-    kind, _, packed = found.tags[f"mlflow.sharedViewState.{key}"].partition(";")
-    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    (stored,) = [value for key, value in found.tags.items() if key.startswith("mlflow.sharedViewState.")]
+    kind, _, packed = stored.partition(";")
     assert kind == "deflate"
-    assert state["runsExpanded"] == {"p1": True}
-    assert state["selectedColumns"][:2] == ["params.`method`", "metrics.`val/accuracy`"]
-    assert "metrics.`sufficiency/ratio/video`" in state["selectedColumns"]
-    drawn = [chart["metricKey"] for chart in state["compareRunCharts"]]
-    assert {"val/accuracy_uni/audio", "val/accuracy_uni/video", "remix/share/audio"} <= set(drawn)
+    return dict(json.loads(zlib.decompress(base64.b64decode(packed))))
+
+
+@pytest.fixture
+def study(info: Callable[..., RunInfo], tmp_path: Path, experiment: str) -> SpoolTracker:
+    tags = {STAGE: "study", MODALITIES: "audio,text", SEARCHED: "point.rate", NOTE: "**Does Remix help?**"}
+    tracker = SpoolTracker(tmp_path, experiment)
+    tracker.start(info(tags=tags))
+    return tracker
+
+
+def test_a_study_says_what_its_experiments_view_shows(
+    uri: str, client: MlflowClient, experiment: str, study: SpoolTracker, tmp_path: Path
+) -> None:
+    Spool(tmp_path / "tracking").append({"view": True})
+    send(uri, tmp_path)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    assert found.tags[NOTE] == "**Does Remix help?**"
+    state = view_of(client, experiment)
+    assert state["runsExpanded"] == {run_id_of(tmp_path): True}
+    shown = state["selectedColumns"]
+    assert {"params.`method.name`", "params.`point.rate`", "tags.`remix_study.state`", "tags.`failure_cause`"} <= set(
+        shown
+    )
+    assert {"metrics.`best/val_accuracy`", "metrics.`sufficiency/ratio/text`"} <= set(shown)
+    drawn = {(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]}
+    assert {("LINE", "val/accuracy_uni/audio"), ("LINE", "remix/share/text"), ("LINE", "balance/imbalance")} <= drawn
+    assert ("BAR", "sufficiency/ratio/audio") in drawn
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+
+
+def test_links_open_the_view_the_charts_and_plain_runs(uri: str, client: MlflowClient, experiment: str) -> None:
+    links = share_view(uri, experiment, "http://127.0.0.1:5000/", params=["optimizer.learning_rate"])
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
     plain = f"http://127.0.0.1:5000/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
     assert links.plain == plain
+    key = links.table.rpartition("viewStateShareKey=")[2]
+    assert f"mlflow.sharedViewState.{key}" in found.tags
     assert links.charts.startswith(plain)
     assert "compareRunsMode=CHART" in links.charts
+    assert "params.`optimizer.learning_rate`" in view_of(client, experiment)["selectedColumns"]
 
 
-def test_the_same_view_again_is_the_same_link(uri: str, client: MlflowClient, experiment: str, tmp_path: Path) -> None:
-    first, second = (share_view(uri, experiment, "http://h", modalities=("audio", "text")) for _ in range(2))
-    assert first == second
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    assert len([tag for tag in found.tags if "sharedViewState" in tag]) == 1
+def test_a_link_stays_the_same_while_the_experiment_grows(
+    uri: str, client: MlflowClient, experiment: str, study: SpoolTracker, tmp_path: Path
+) -> None:
+    first = share_view(uri, experiment, "http://h")
+    assert view_of(client, experiment)["runsExpanded"] == {}
+    send(uri, tmp_path)
+    assert share_view(uri, experiment, "http://h") == first
+    assert view_of(client, experiment)["runsExpanded"] == {run_id_of(tmp_path): True}
+
+
+def test_only_a_server_that_answers_has_links(uri: str) -> None:
+    assert links_of(uri, "any") is None
+    assert links_of("http://127.0.0.1:9", "any") is None

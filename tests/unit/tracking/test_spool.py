@@ -1,46 +1,139 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from remix_study.tracking.spool import Line, Spool
+from remix_study.tracking import RunInfo
+from remix_study.tracking.spool import Line, Spool, SpoolTracker, end_open, run_id_of
+from remix_study.tracking.tracker import STATE
+
+Make = Callable[..., RunInfo]
 
 
-def test_lines_arrive_once_and_in_order(tmp_path: Path) -> None:
+def lines(spool: Spool, begin: int = 0) -> list[Line | None]:
+    return [line for line, _ in spool.read(begin)]
+
+
+def test_lines_are_read_in_order_and_from_where_they_arrived(tmp_path: Path) -> None:
+    assert not Spool(tmp_path).waits
     spool = Spool(tmp_path)
-    arrived: list[Line] = []
     spool.append({"n": 1})
-    spool.drain(arrived.append)
-    spool.append({"n": 2})
-    spool.append({"n": 3})
-    Spool(tmp_path).drain(arrived.append)
-    assert arrived == [{"n": 1}, {"n": 2}, {"n": 3}]
-    assert spool.pending == 0
+    spool.append({"n": 2}, {"n": 3})
+    ends = [end for _, end in spool.read()]
+    spool.advance(ends[0])
+    assert lines(Spool(tmp_path), Spool(tmp_path).offset) == [{"n": 2}, {"n": 3}]
+    assert Spool(tmp_path).waits
+    spool.advance(ends[2])
+    assert not Spool(tmp_path).waits
 
 
-def test_the_offset_moves_only_after_success(tmp_path: Path) -> None:
+def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    for n in range(3):
-        spool.append({"n": n})
-
-    def fail_at_one(line: Line) -> None:
-        if line["n"] == 1:
-            raise ConnectionError("down")
-
-    with pytest.raises(ConnectionError):
-        spool.drain(fail_at_one)
-    arrived: list[Line] = []
-    spool.drain(arrived.append)
-    assert arrived == [{"n": 1}, {"n": 2}]
+    spool.append({"n": 1})
+    spool.advance(spool.size)
+    with (tmp_path / "spool.jsonl").open("a") as file:
+        file.write('{"n": 2, "met')
+        file.flush()
+        assert lines(spool) == [{"n": 1}]
+        assert not spool.waits
+        file.write('rics": []}\n')
+    assert lines(spool) == [{"n": 1}, {"n": 2, "metrics": []}]
 
 
-def test_a_line_cut_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
+def test_a_line_cut_by_a_kill_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = Spool(tmp_path)
     spool.append({"n": 1})
     with (tmp_path / "spool.jsonl").open("a") as file:
         file.write('{"n": 2, "met')
-    again = Spool(tmp_path)
-    again.append({"n": 3})
-    arrived: list[Line] = []
-    again.drain(arrived.append)
-    assert arrived == [{"n": 1}, {"n": 3}]
-    assert again.pending == 0
+    Spool(tmp_path).append({"n": 3})
+    assert lines(spool) == [{"n": 1}, None, {"n": 3}]
+    assert "cut short" in caplog.text
+
+
+def test_writers_at_once_do_not_mix_their_lines(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(20):
+            Spool(tmp_path).append({"from": number, "text": "x" * 20_000})
+
+    threads = [Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = lines(Spool(tmp_path))
+    assert len(found) == 80
+    assert None not in found
+
+
+def test_an_offset_that_a_power_cut_emptied_sends_all_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append({"n": 1})
+    spool.advance(spool.size)
+    (tmp_path / "spool.offset").write_text("")
+    assert spool.offset == 0
+    assert spool.waits
+
+
+def test_a_run_is_open_from_its_start_to_its_end(tmp_path: Path, info: Make) -> None:
+    tracker = SpoolTracker(tmp_path, "e")
+
+    def is_open() -> bool:
+        return Spool(tmp_path / "tracking").is_open
+
+    assert not is_open()
+    tracker.finish("FINISHED")
+    assert Spool(tmp_path / "tracking").size == 0
+    tracker.start(info())
+    assert is_open()
+    tracker.finish("KILLED", "stopped")
+    tracker.set_tags({"is_best": "true"})
+    assert not is_open()
+    tracker.start(info())
+    assert is_open()
+
+
+def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:
+    SpoolTracker(tmp_path, "e").start(info())
+    assert end_open(tmp_path, "the process is gone")
+    assert not end_open(tmp_path, "the process is gone")
+    *_, tags, status = lines(Spool(tmp_path / "tracking"))
+    assert tags == {"tags": {STATE: "stopped", "failure_reason": "the process is gone"}}
+    assert status is not None
+    assert status["status"] == "KILLED"
+
+
+def test_what_died_without_a_word_has_failed(tmp_path: Path, info: Make) -> None:
+    SpoolTracker(tmp_path, "e").start(info())
+    assert end_open(tmp_path, "its process died", "lost worker")
+    *_, tags, status = lines(Spool(tmp_path / "tracking"))
+    told = {STATE: "failed", "failure_cause": "lost worker", "failure_reason": "its process died"}
+    assert tags == {"tags": told}
+    assert status is not None
+    assert status["status"] == "FAILED"
+
+
+def test_a_run_keeps_its_key_over_its_starts(tmp_path: Path, info: Make) -> None:
+    for _ in range(2):
+        SpoolTracker(tmp_path / "a", "e").start(info(dataset_profile={"path": Path("x")}))
+    SpoolTracker(tmp_path / "b", "e").start(info())
+    first, second = (line for line in lines(Spool(tmp_path / "a" / "tracking")) if line is not None and "start" in line)
+    assert first["key"] == second["key"] == Spool(tmp_path / "a" / "tracking").key
+    assert first["key"] != Spool(tmp_path / "b" / "tracking").key
+    assert first["start"]["dataset_profile"] == {"path": "x"}
+
+
+def test_a_run_that_no_server_knows_has_no_id(tmp_path: Path, info: Make) -> None:
+    assert SpoolTracker(tmp_path, "e").start(info()) is None
+    assert run_id_of(tmp_path) is None
+    (tmp_path / "tracking" / "run.json").write_text(json.dumps({"run_id": "abc"}))
+    assert run_id_of(tmp_path) == SpoolTracker(tmp_path, "e").run_id == "abc"
+
+
+def test_writing_needs_no_mlflow() -> None:
+    told = "import sys, remix_study.tracking.spool, remix_study.launch.folder; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

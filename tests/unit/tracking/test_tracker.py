@@ -1,27 +1,46 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
+from remix_study.errors import RunPruned, StudyStopped
 from remix_study.tracking import NullTracker, RecordingTracker, RunInfo, Tracker, finishing
+from remix_study.tracking.tracker import FAILURE_CAUSE, REASON, STATE
 
 
-def test_a_run_ends_whatever_happens(info: Callable[..., RunInfo]) -> None:
-    endings = []
-    for error in (None, ValueError("loss is not a number"), KeyboardInterrupt()):
-        tracker = RecordingTracker()
-        tracker.start(info())
-        try:
-            with finishing(tracker):
-                if error is not None:
-                    raise error
-        except BaseException as raised:
-            assert raised is error  # noqa: PT017 (any of them)
-        endings.append((tracker.status, tracker.reason))
-    assert endings == [
-        ("FINISHED", None),
-        ("FAILED", "ValueError: loss is not a number"),
-        ("KILLED", "KeyboardInterrupt"),
-    ]
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "tags"),
+    [
+        (None, "FINISHED", None, {STATE: "complete"}),
+        (RunPruned("0.2 is below 0.5"), "FINISHED", None, {STATE: "pruned", REASON: "0.2 is below 0.5"}),
+        (StudyStopped("asked to"), "KILLED", "StudyStopped: asked to", {STATE: "stopped"}),
+        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt", {STATE: "stopped"}),
+        (SystemExit(143), "KILLED", "SystemExit: 143", {STATE: "stopped"}),
+        (ValueError("odd"), "FAILED", "ValueError: odd", {STATE: "failed", FAILURE_CAUSE: "other"}),
+        (MemoryError("big"), "FAILED", "MemoryError: big", {STATE: "failed", FAILURE_CAUSE: "out of memory"}),
+    ],
+)
+def test_a_run_ends_as_what_it_was(
+    info: Callable[..., RunInfo], error: BaseException | None, status: str, reason: str | None, tags: dict[str, str]
+) -> None:
+    tracker = RecordingTracker()
+    tracker.start(info(tags={}))
+    try:
+        with finishing(tracker):
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        assert raised is error  # noqa: PT017 (any of them)
+    assert (tracker.status, tracker.reason, tracker.tags) == (status, reason, tags)
+
+
+def test_a_full_disk_does_not_hide_why_the_run_failed(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(RecordingTracker):
+        def set_tags(self, tags: Mapping[str, str]) -> None:  # noqa: ARG002 (the protocol's)
+            raise OSError("no space left on device")
+
+    with pytest.raises(ValueError, match="the reason"), finishing(Full()):
+        raise ValueError("the reason")
+    assert "not recorded that the run ended as failed" in caplog.text
 
 
 @pytest.mark.parametrize("tracker", [NullTracker(), RecordingTracker()])

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from remix_study.launch.folder import RunFolder
+from remix_study.launch.review import experiment_to_show, open_views, settle
+from remix_study.tracking import RunInfo, default_uri
+from remix_study.tracking.mlflow import send
+from remix_study.tracking.spool import SpoolTracker, run_id_of
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return default_uri(tmp_path)
+
+
+def begun(folder: Path, uri: str) -> SpoolTracker:
+    """A run that its server knows and that has not ended."""
+    tracker = SpoolTracker(folder, "e")
+    tracker.start(RunInfo(folder.name, {"remix_study.folder": str(folder)}, {}, "", "c", "d" * 40, "store", {}))
+    send(uri, folder)
+    return tracker
+
+
+def test_only_runs_that_nobody_works_on_are_ended_and_as_what_they_were(tmp_path: Path, uri: str) -> None:
+    for name in ("gone", "at_work", "ended"):
+        begun(tmp_path / name, uri)
+    SpoolTracker(tmp_path / "ended", "e").finish("FINISHED")  # while the server was down
+    elsewhere = MlflowClient(tracking_uri=uri).create_run("0", tags={"remix_study.folder": "/another/machine"})
+    with RunFolder(tmp_path / "at_work").lock():
+        settle(uri)
+    client = MlflowClient(tracking_uri=uri)
+    status = {
+        name: client.get_run(str(run_id_of(tmp_path / name))).info.status for name in ("gone", "at_work", "ended")
+    }
+    assert status == {"gone": "KILLED", "at_work": "RUNNING", "ended": "FINISHED"}
+    assert client.get_run(elsewhere.info.run_id).info.status == "RUNNING"
+    assert experiment_to_show(uri, "e") == "e"
+    assert "viewStateShareKey=" in open_views(uri, "e", "http://127.0.0.1:5000").table
