@@ -1,71 +1,91 @@
 """All trials, and all epochs of all runs, as plain tables for other tools"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
-from remix_study.config import load_study
 from remix_study.launch.folder import RunFolder
-from remix_study.study.survey import CONFIG, REPLICATE, SEARCH, open_trials
+from remix_study.study.ledger import SEARCH, Ledger, ReplicateRecord, TrialRecord, read_ledger
 
 Row = dict[str, Any]
+Progress = Callable[[int, int], None]
 
 
-def rows_of(folder: Path) -> tuple[list[Row], list[Row]]:
-    """One row per run (trials of every end, and replicates), and one row per epoch of each."""
-    study = load_study(folder / CONFIG)
-    runs: list[Row] = []
-    for method, trials_of in open_trials(folder, study):
-        for t in trials_of.get_trials(deepcopy=False):
-            runs.append(
-                {
-                    "method": method,
-                    "stage": SEARCH,
-                    "number": t.number,
-                    "state": _state(t),
-                    "reason": t.user_attrs.get("reason"),
-                    "objective": t.value if t.state == TrialState.COMPLETE else None,
-                    "started": None if t.datetime_start is None else t.datetime_start.isoformat(),
-                    "ended": None if t.datetime_complete is None else t.datetime_complete.isoformat(),
-                    "folder": t.user_attrs.get("folder"),
-                    **{f"params.{key}": value for key, value in t.params.items()},
-                }
-            )
-        for key, told in trials_of.user_attrs.items():
-            if key.startswith(f"{REPLICATE} "):
-                row = {"method": method, "stage": REPLICATE, "number": int(key.split()[1]), "state": told["state"]}
-                params = {f"params.{path}": value for path, value in told["params"].items()}
-                runs.append({**row, "folder": told["folder"], **params})
-    epochs: list[Row] = []
-    for run in runs:
-        if run.get("folder") is None:
-            continue
-        kept = RunFolder(Path(run["folder"]))
-        run |= {f"summary.{key}": value for key, value in (kept.result() or {}).items()}
-        epochs += [{**{key: run[key] for key in ("method", "stage", "number")}, **r} for r in kept.history]
-    return runs, epochs
+def trial_rows(ledger: Ledger) -> list[Row]:
+    """One row per trial (of every end), replicate and retrained run, without what only its folder knows."""
+    rows: list[Row] = []
+    for method in ledger.study.methods:
+        rows += [_trial_row(ledger, trial) for trial in ledger.trials.get(method, ())]
+        rows += [_replicate_row(replicate) for replicate in ledger.replicates.get(method, ())]
+    return rows
 
 
-def _state(trial: FrozenTrial) -> str:
-    """A trial that failed without a reason was interrupted, and its point was taken up again by a later trial."""
-    if trial.state == TrialState.FAIL:
-        return "failed" if "reason" in trial.user_attrs else "interrupted"
-    return trial.state.name.lower()
+def _trial_row(ledger: Ledger, t: TrialRecord) -> Row:
+    return {
+        "method": t.method,
+        "stage": SEARCH,
+        "number": t.number,
+        "state": t.state,
+        "cause": t.cause,
+        "reason": t.reason,
+        "retried": t.retried,
+        "seconds": t.seconds,
+        "started": None if t.started is None else t.started.isoformat(timespec="seconds"),
+        "ended": None if t.ended is None else t.ended.isoformat(timespec="seconds"),
+        "folders": list(t.folders),
+        **{f"values.{name}": t.values[n] if n < len(t.values) else None for n, name in enumerate(ledger.study.metrics)},
+        **{f"params.{path}": value for path, value in t.params.items()},
+    }
 
 
-def export(folder: Path, out: Path) -> list[Path]:
+def _replicate_row(r: ReplicateRecord) -> Row:
+    return {
+        "method": r.method,
+        "stage": r.stage,
+        "number": r.number,
+        "state": r.state,
+        "cause": r.cause,
+        "reason": r.reason,
+        "seconds": r.seconds,
+        "folders": [r.folder],
+        **{f"params.{path}": value for path, value in r.params.items()},
+    }
+
+
+def epoch_rows(rows: Sequence[Row], progress: Progress = lambda done, total: None) -> Iterator[Row]:  # noqa: ARG005
+    """One row per epoch of every run that `rows` name; `seed` counts the runs of a trial."""
+    for done, row in enumerate(rows):
+        for seed, folder in enumerate(row["folders"]):
+            for record in RunFolder(Path(folder)).history:
+                yield {**{key: row[key] for key in ("method", "stage", "number")}, "seed": seed, **record}
+        progress(done + 1, len(rows))
+
+
+def with_summaries(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with what the (first) complete run of each found: `summary.*`."""
+    found = []
+    for row in rows:
+        results = [result for folder in row["folders"] if (result := RunFolder(Path(folder)).result()) is not None]
+        found.append({**row, **{f"summary.{key}": value for key, value in (results[0] if results else {}).items()}})
+    return found
+
+
+def export(
+    folder: Path,
+    out: Path,
+    progress: Progress = lambda done, total: None,  # noqa: ARG005
+) -> list[Path]:
     """`trials` and `epochs`, each as Parquet and CSV, in `out`; the files written."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     out.mkdir(parents=True, exist_ok=True)
+    rows = trial_rows(read_ledger(folder))
     written = []
-    for name, rows in zip(("trials", "epochs"), rows_of(folder), strict=True):
-        table = pa.table(columns(rows))
+    for name, content in (("trials", with_summaries(rows)), ("epochs", list(epoch_rows(rows, progress)))):
+        table = pa.table(columns(content))
         parquet, csv = out / f"{name}.parquet", out / f"{name}.csv"
         pyarrow.parquet.write_table(table, parquet)
         pyarrow.csv.write_csv(table, csv)
@@ -83,6 +103,6 @@ def _one_type(values: list[Any]) -> list[Any]:
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
         return [None if value is None else float(value) for value in values]
-    if len(types) > 1 or types & {list, dict}:
+    if len(types) > 1 or types & {list, dict, tuple}:
         return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return values

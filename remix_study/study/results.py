@@ -2,21 +2,25 @@
 
 Contenders are compared with the reference seed by seed: the same seed draws the same initial weights and shuffles, so
 that the paired difference is less noisy than the difference of means. All accuracies are of the test split.
+
+Every rival is a test of its own (paired t-test), so that the p values are adjusted for how many there are (Holm's
+step-down, Scandinavian Journal of Statistics 6, 1979): a difference counts only if it stands after that.
+
+No torch at import time: the report and the terminal show results without it.
 """
 
 # S seeds
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from remix_study.config import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.metrics import sufficiency_ratio
-from remix_study.training.evidence import sufficiency
+from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord
 
 CONFIDENCE = 0.95
 
@@ -32,6 +36,8 @@ class Paired(NamedTuple):
     """Reference minus contender, in percentage points, over the seeds that both have.
 
     `low`, `high`: the t interval of the mean at 95 %; infinite for fewer than two seeds.
+    p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
+    p_holm: the same, adjusted for the number of rivals; None where p is, and for a ceiling, which is no rival.
     """
 
     mean: float
@@ -40,18 +46,31 @@ class Paired(NamedTuple):
     high: float
     wins: int
     seeds: int
+    p: float | None = None
+    p_holm: float | None = None
 
     @property
     def verdict(self) -> str:
-        """`ahead`, `behind`, or `open` where the interval holds 0."""
+        """`ahead`, `behind`, or `open`: the interval holds 0, or the difference falls to the other comparisons."""
+        if self.p_holm is not None and self.p_holm >= 1 - CONFIDENCE:
+            return "open"
+        return self._alone
+
+    @property
+    def corrected_away(self) -> bool:
+        """Whether it would count as a difference, were it the only comparison."""
+        return self.verdict == "open" and self._alone != "open"
+
+    @property
+    def _alone(self) -> str:
         return "ahead" if self.low > 0 else "behind" if self.high < 0 else "open"
 
 
 class Ceiling(NamedTuple):
-    """What one modality reaches when trained alone, in [0, 1]: its own head, and a fresh linear probe."""
+    """What one modality reaches when trained alone, in [0, 1]: its own head, and a linear probe (if there is one)."""
 
     head: float
-    probe: float
+    probe: float | None
 
 
 class Contender(NamedTuple):
@@ -98,104 +117,204 @@ def compare(
     best: Mapping[str, Mapping[str, Any]],
     failures: Sequence[str],
 ) -> StudyResult:
-    """Put the replicates of all methods side by side.
+    """Put the replicates of all methods side by side; a method that has none yet is named and left out.
 
     Raises:
-        StudyError: a method has no complete replicate.
+        StudyError: no method has a complete replicate.
     """
-    empty = [name for name, seeds in replicates.items() if not seeds]
-    if empty:
+    seen = {name: replicates[name] for name in study.methods if replicates.get(name)}
+    if not seen:
         raise StudyError(
-            f"each method needs a complete replicate, but {', '.join(empty)} has none: {'; '.join(failures)}"
+            "at least one method needs a complete replicate, but none has any: "
+            f"{'; '.join(failures) or 'none was run'}. Let the study run on."
         )
-    ceilings = {
-        method.ceiling_of: Ceiling(
-            float(np.mean([s["test/accuracy"] for s in replicates[name].values()])),
-            float(np.mean([s[f"probe/accuracy/{method.ceiling_of}"] for s in replicates[name].values()])),
-        )
-        for name, method in study.methods.items()
-        if method.ceiling_of is not None
-    }
+    ceilings = _ceilings(study, seen)
+    ahead = _ahead(study, seen)
     contenders = tuple(
         Contender(
             name=name,
-            params=best[name],
-            seeds={n: {**s, **_sufficiency(s, ceilings)} for n, s in replicates[name].items()},
-            ceiling_of=method.ceiling_of,
-            control_of=method.control_of,
-            ahead=_paired(replicates[study.reference], replicates[name]),
+            params=best.get(name, {}),
+            seeds={n: {**s, **_sufficiency(s, ceilings)} for n, s in seeds.items()},
+            ceiling_of=study.methods[name].ceiling_of,
+            control_of=study.methods[name].control_of,
+            ahead=ahead.get(name),
         )
-        if name != study.reference
-        else Contender(
-            name,
-            best[name],
-            {n: {**s, **_sufficiency(s, ceilings)} for n, s in replicates[name].items()},
-            None,
-            None,
-            None,
-        )
-        for name, method in study.methods.items()
+        for name, seeds in seen.items()
     )
     result = StudyResult(study.name, study.question, study.reference, contenders, ceilings, tuple(failures), "")
-    return result._replace(sentence=_sentence(result))
+    return result._replace(sentence=_sentence(result, [name for name in study.methods if name not in seen]))
+
+
+def result_of(ledger: Ledger) -> StudyResult | None:
+    """The comparison of what a study has so far: complete replicates of each method's chosen point; None without."""
+    replicates: dict[str, dict[int, dict[str, float]]] = {}
+    best: dict[str, dict[str, Any]] = {}
+    failures = [
+        f"{name}-{SEARCH}-{t.number}: {t.reason}"
+        for name, trials in ledger.trials.items()
+        for t in trials
+        if t.state == "failed" and t.reason is not None and not t.retried
+    ]
+    for name in ledger.study.methods:
+        chosen = ledger.chosen(name)
+        if chosen is None:
+            continue
+        best[name] = chosen.params
+        replicates[name] = {}
+        for record in chosen_replicates(ledger, name):
+            label = f"{name}-{REPLICATE}-{record.number}"
+            if record.state == "failed":
+                failures.append(f"{label}: {record.reason}")
+            elif record.state == "complete":
+                summary = _summary(record)
+                if summary is None:
+                    failures.append(f"{label}: it was complete, but {record.folder} has no result any more")
+                else:
+                    replicates[name][record.number] = summary
+    return compare(ledger.study, replicates, best, failures) if any(replicates.values()) else None
+
+
+def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
+    """Of the point that is chosen now (more trials may have chosen another than before), in the order of the seeds."""
+    chosen = ledger.chosen(method)
+    if chosen is None:
+        return ()
+    found = [r for r in ledger.replicates.get(method, ()) if r.stage == REPLICATE and r.params == chosen.params]
+    return tuple(sorted(found, key=lambda r: r.number))
+
+
+def _summary(record: ReplicateRecord) -> dict[str, float] | None:
+    from remix_study.launch.folder import RunFolder
+
+    return RunFolder(Path(record.folder)).result()
+
+
+def _ceilings(study: StudyConfig, replicates: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Ceiling]:
+    found = {}
+    for name, seeds in replicates.items():
+        modality = study.methods[name].ceiling_of
+        if modality is not None:
+            probes = [s[f"probe/accuracy/{modality}"] for s in seeds.values() if f"probe/accuracy/{modality}" in s]
+            head = float(np.mean([s["test/accuracy"] for s in seeds.values()]))
+            found[modality] = Ceiling(head, float(np.mean(probes)) if probes else None)
+    return found
 
 
 def _sufficiency(summary: Mapping[str, float], ceilings: Mapping[str, Ceiling]) -> dict[str, float]:
     """Of the own heads where they are trained, and of linear probes, which need no trained head."""
+    if not ceilings:
+        return {}
+    # Here and not above: they bring torch, which a look at a study without ceilings does not need.
+    from remix_study.metrics import sufficiency_ratio
+    from remix_study.training.evidence import sufficiency
+
     alone = {m: summary[f"test/accuracy_uni/{m}"] for m in ceilings if f"test/accuracy_uni/{m}" in summary}
     # Chance does not enter: sufficiency above chance belongs to a run, which knows its split's majority class.
     found = sufficiency(alone, {m: ceiling.head for m, ceiling in ceilings.items()}, chance=0.0)
     found = {key: value for key, value in found.items() if "above_chance" not in key}
     for m, ceiling in ceilings.items():
         probed = summary.get(f"probe/accuracy/{m}")
-        if probed is not None and (ratio := sufficiency_ratio(probed, ceiling.probe)) is not None:
+        if probed is None or ceiling.probe is None:
+            continue
+        ratio = sufficiency_ratio(probed, ceiling.probe)
+        if ratio is not None:
             found[f"sufficiency/probe_ratio/{m}"] = ratio
     return found
 
 
+def _ahead(study: StudyConfig, replicates: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Paired]:
+    """The reference against each of the others; p values adjusted over the rivals, ceilings left out of the count."""
+    if study.reference not in replicates:
+        return {}
+    reference = replicates[study.reference]
+    found = {name: _paired(reference, seeds) for name, seeds in replicates.items() if name != study.reference}
+    tested = {
+        name: paired.p
+        for name, paired in found.items()
+        if paired.p is not None and study.methods[name].ceiling_of is None
+    }
+    adjusted = dict(zip(tested, holm(tested.values()), strict=True))
+    return {name: paired._replace(p_holm=adjusted.get(name)) for name, paired in found.items()}
+
+
 def _paired(reference: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]]) -> Paired:
+    from scipy import stats
+
     shared = sorted(set(reference) & set(other))
     difference_S = 100 * np.asarray([reference[n]["test/accuracy"] - other[n]["test/accuracy"] for n in shared])
     seeds = len(shared)
     if seeds == 0:
-        return Paired(float("nan"), float("nan"), -np.inf, np.inf, 0, 0)
-    mean, wins = float(difference_S.mean()), int((difference_S > 0).sum())
+        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0)
+    mean = float(difference_S.mean())
+    wins = int((difference_S > 0).sum())
     if seeds == 1:
         return Paired(mean, 0.0, -np.inf, np.inf, wins, 1)
     std = float(difference_S.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * std / np.sqrt(seeds)
-    return Paired(mean, std, mean - half, mean + half, wins, seeds)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * std / np.sqrt(seeds))
+    # Seeds that differ by nothing at all: no t, and no evidence either.
+    p = 1.0 if mean == std == 0 else float(2 * stats.t.sf(abs(mean) / std * np.sqrt(seeds), seeds - 1)) if std else 0.0
+    return Paired(mean, std, mean - half, mean + half, wins, seeds, p)
+
+
+def holm(p_values: Iterable[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given: the k-th smallest of n times n - k + 1, not falling, at most 1."""
+    given = list(p_values)
+    adjusted, floor = [0.0] * len(given), 0.0
+    for rank, index in enumerate(sorted(range(len(given)), key=lambda i: given[i])):
+        floor = max(floor, min(1.0, (len(given) - rank) * given[index]))
+        adjusted[index] = floor
+    return adjusted
 
 
 def headline(result: StudyResult) -> str:
     """The verdicts in a few words, for a picture's title: "remix: ahead of joint; level with remix_random"."""
+    if all(c.ahead is None or c.ahead.seeds < 2 for c in result.rivals):
+        return f"{result.reference}: too few seeds to compare"
     words = {"ahead": "ahead of", "open": "level with", "behind": "behind"}
     groups = {verdict: [c.name for c in result.rivals if c.ahead and c.ahead.verdict == verdict] for verdict in words}
     said = [f"{words[verdict]} {' and '.join(names)}" for verdict, names in groups.items() if names]
     return f"{result.reference}: {'; '.join(said)}" if said else result.reference
 
 
-def _sentence(result: StudyResult) -> str:
+def _sentence(result: StudyResult, missing: Sequence[str]) -> str:
     """What the numbers say, and no more."""
     name = result.reference
-    seeds = max((c.ahead.seeds for c in result.contenders if c.ahead), default=0)
+    left_out = f" Without a complete replicate, and so not compared: {', '.join(missing)}." if missing else ""
+    if name in missing:
+        return f"{name} has no complete replicate yet, so that nothing can be compared with it.{left_out}"
+    compared = [(c, c.ahead) for c in result.rivals if c.ahead is not None]
+    seeds = max((ahead.seeds for _, ahead in compared), default=0)
+    if not compared:
+        return f"Nothing can be compared with {name} yet.{left_out}" if missing else f"{name} has no rival here."
     if seeds < 2:
-        return "One seed cannot tell a difference from luck: compare over at least two, better five or more."
-    parts = []
-    for c in result.rivals:
-        if c.ahead is None:
-            continue
-        by = f"{abs(c.ahead.mean):.1f} points ({c.ahead.wins}/{c.ahead.seeds} seeds)"
-        match c.ahead.verdict:
-            case "ahead":
-                said = f"{name} beats {c.name} by {by}"
-                said += f", so {c.control_of} does help" if c.control_of else ""
-            case "behind":
-                said = f"{name} loses to {c.name} by {by}"
-                said += f", so {c.control_of} does harm here" if c.control_of else ""
-            case _:
-                said = f"{name} and {c.name} cannot be told apart ({c.ahead.mean:+.1f} points, "
-                said += f"{c.ahead.wins}/{c.ahead.seeds} seeds)"
-                said += f", so nothing here shows that {c.control_of} helps" if c.control_of else ""
-        parts.append(said)
-    return f"Over {seeds} seeds, on a test split that chose nothing: " + "; ".join(parts) + "."
+        return f"One seed cannot tell a difference from luck: compare over at least two, better five or more.{left_out}"
+    said = "; ".join(_finding(name, c, ahead) for c, ahead in compared)
+    return f"Over {seeds} seeds, on a test split that chose nothing: {said}.{left_out}"
+
+
+def _finding(name: str, c: Contender, ahead: Paired) -> str:
+    """One rival's clause, with its confidence."""
+    by, how_sure = f"{abs(ahead.mean):.1f} points", _confidence(ahead)
+    match ahead.verdict:
+        case "ahead":
+            said = f"{name} beats {c.name} by {by} ({how_sure})"
+            return said + (f", so {c.control_of} does help" if c.control_of else "")
+        case "behind":
+            said = f"{name} loses to {c.name} by {by} ({how_sure})"
+            return said + (f", so {c.control_of} does harm here" if c.control_of else "")
+        case _:
+            why = ", once all comparisons are counted" if ahead.corrected_away else ""
+            said = f"{name} and {c.name} cannot be told apart{why} ({ahead.mean:+.1f} points, {how_sure})"
+            return said + (f", so nothing here shows that {c.control_of} helps" if c.control_of else "")
+
+
+def _confidence(ahead: Paired) -> str:
+    won = f"{ahead.wins}/{ahead.seeds} seeds"
+    if ahead.p_holm is None:
+        return won
+    return f"95 % interval {ahead.low:+.1f} to {ahead.high:+.1f}, {won}, Holm {p_text(ahead.p_holm)}"
+
+
+def p_text(p: float) -> str:
+    """`p = 0.034`; a p value near 0 is not known to be 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

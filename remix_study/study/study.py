@@ -5,319 +5,432 @@
     replicate   that point again with new seeds; the test split is looked at here, once
     compare     means, paired differences, sufficiency (results.py)
 
-Optuna's storage is the truth. Whatever process dies, the same command goes on: a trial that was running is told FAIL
-and its point enqueued again; a run finds its own folder by its configuration and resumes from its checkpoint.
+Optuna's storage is the truth. Whatever process dies, the same command goes on: a trial that was running goes on under
+its own number (search.py), and its run from its own checkpoint.
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import optuna
-import yaml
-from optuna.trial import TrialState
 
 from remix_study.assemble import check
-from remix_study.config import StudyConfig, put
+from remix_study.config import NoPrunerConfig, RunConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import StudyError, StudyStopped
+from remix_study.errors import StoreError, StudyError, StudyStopped, cause_of
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, tracking_uri
-from remix_study.launch.worker import worker_threads
-from remix_study.media.disk import sole_writer, storage_errors, write_whole
-from remix_study.seeds import stream
-from remix_study.study.record import Presentation, recording
-from remix_study.study.results import StudyResult, compare
-from remix_study.study.search_space import Params, check_study, configure, grid, space_of, suggest
-from remix_study.study.survey import CONFIG, REPLICATE, SEARCH, STOP, storage_url, study_folder, unretried_failures
-from remix_study.study.tasks import Outcome, Task, execute
+from remix_study.media.disk import sole_writer, storage_errors
+from remix_study.media.store import ClipStore
+from remix_study.study.budget import Clock, Rates, Used
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
+from remix_study.study.pruning import judge_of
+from remix_study.study.question import require_same_question, write_question
+from remix_study.study.record import StudyRecord, recording
+from remix_study.study.replicates import FIRST_SEED, Replicates
+from remix_study.study.results import StudyResult, result_of
+from remix_study.study.search import Search
+from remix_study.study.search_space import Params, check_study, configure
+from remix_study.study.stopping import leavable, stoppable
+from remix_study.study.storage import STOP, check_storage, open_storage, optuna_name, study_folder
+from remix_study.study.tasks import Needs, Outcome, Place, Task, execute
 from remix_study.tracking.address import check as check_tracking
 
-FIRST_REPLICATE_SEED = 1000  # far from the search's seed: the comparison is on seeds that chose nothing
+Present = Callable[[Path], Sequence[Path]]  # the study's folder -> the files of its report, the page first
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told how a study comes along: how many of how many runs are complete, before the first and after each."""
+    """Who is told how a study comes along: how many of how many runs have ended, before the first and after each."""
 
-    begin: Callable[[int, int], None] = lambda complete, total: None  # noqa: ARG005
-    done: Callable[[Task, Outcome, int, int], None] = lambda task, outcome, complete, total: None  # noqa: ARG005
+    begin: Callable[[int, int], None] = lambda ended, total: None  # noqa: ARG005
+    done: Callable[[Task, Outcome, int, int], None] = lambda task, outcome, ended, total: None  # noqa: ARG005
+    say: Callable[[str], None] = lambda words: None  # noqa: ARG005
 
 
-class Study:
-    """One study in its folder."""
+class StudyRun:
+    """One start of a study, in its folder; every later start goes on where this one ends.
+
+    settings: dotted keys that win over the study's base, such as {"corpus": folder}.
+    """
 
     def __init__(
         self,
         config: StudyConfig,
         settings: Mapping[str, Any],
         workspace: Path,
-        watch: Watch,
+        watch: Watch | None = None,
         *,
         retry_failed: bool = False,
     ) -> None:
         self._config = config
-        self._retry_failed = retry_failed
         self._settings = settings
         self._workspace = workspace.resolve()
-        self._watch = watch
-        self._folder = study_folder(self._workspace, config.name)
-        with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        storage = storage_url(self._folder)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna = {
-            name: optuna.create_study(
-                study_name=name, storage=storage, direction="maximize", load_if_exists=True, sampler=self._sampler(0)
-            )
-            for name in config.methods
-        }
-        self._replicates: dict[str, dict[int, dict[str, float]]] = {name: {} for name in config.methods}
-        self._handed: set[tuple[str, int]] = set()
-        self._parent: str | None = None
-        self._threads = 1
+        self._watch = watch or Watch()
+        self._retry_failed = retry_failed
+        self.folder = study_folder(self._workspace, config.name)
+        self._searches: dict[str, Search] = {}
+        self._replicates: dict[str, Replicates] = {}
+        self._parent: StudyRecord | None = None
+        self._searching = True
+        self._replicated_s = 0.0
+        self._epochs = 0
         self._data = ""
-        self._running: dict[tuple[str, int], optuna.Trial] = {}
-        self._failures: list[str] = []
+        self._out_of_budget: str | None = None
+        self._disk_full = False
 
-    @property
-    def folder(self) -> Path:
-        return self._folder
-
-    def run(self, present: Callable[[StudyResult], Presentation]) -> StudyResult:
-        """Run the study to its end, or from where it was; `present` says how its result is shown in MLflow.
+    def run(self, present: Present) -> StudyResult | None:
+        """Run the study to its end, or from where it was; None where no method has a result yet.
 
         Raises:
             ConfigError, StudyError, TrackingError: before anything starts, where possible.
+            StudyStopped: somebody asked it to stop; the same command goes on.
         """
+        configs, store = self._checked()
+        with self._at_work(configs, store) as record:
+            self._begin_searches(retry_failed=self._retry_failed)
+            self._work()
+            self._require_at_end()
+            result = self._conclude(record, present)
+        if self._out_of_budget is not None:
+            self._watch.say(f"the budget is used up ({self._out_of_budget}); raise `budget` and run the same command")
+        return result
+
+    def retrain(self, method: str, seeds: int, present: Present) -> dict[int, dict[str, float]]:
+        """The chosen point of `method` with `seeds` further seeds: seed number -> summary of the run.
+
+        Raises:
+            StudyError: no such method, or none of its trials is complete.
+            StudyStopped: as `run`.
+        """
+        configs, store = self._checked()
+        with self._at_work(configs, store) as record:
+            self._begin_searches(retry_failed=False)
+            search = self._searches[method]
+            best = search.best()
+            if best is None:
+                raise StudyError(
+                    f"at least one trial of `{method}` must be complete, but none is. Let the study run on."
+                )
+            self._searches = {method: search}
+            self._replicates = {method: self._begin_replicates(method, FINAL, seeds, best.params)}
+            self._work(searching=False)
+            self._require_at_end()
+            self._conclude(record, present)
+        return self._replicates[method].summaries
+
+    # --- before ------------------------------------------------------------------------------------------------------
+
+    def _checked(self) -> tuple[list[RunConfig], ClipStore]:
+        check_storage(self._config.storage)
         configs = check_study(self._config, self._settings)
         store = open_corpus(Path(configs[0].corpus))
-        self._data = store.digest
         for config in configs:
             check(config, store)
         uri = tracking_uri(configs[0], self._workspace)
         if uri is not None:
             check_tracking(uri)
-        concurrency = self._config.concurrency or worker_threads(1)
-        self._threads = worker_threads(concurrency)
-        with sole_writer(self._folder / "lock"):
-            (self._folder / STOP).unlink(missing_ok=True)
-            self._require_same_question()  # before the study's run is opened again: a refusal must not mark it FAILED
-            with recording(uri, configs[0].tracking.experiment, self._config, store, self._folder) as record:
-                self._prepare()
-                self._parent = record.run_id
-                self._watch.begin(self._complete, self._total)
-                if self._complete < self._total:
-                    execute(self._ask, self._tell, self._total, concurrency, self._folder)
-                if (self._folder / STOP).exists() and self._complete < self._total:
-                    raise StudyStopped(
-                        f"stopped as asked, with {self._complete} of {self._total} runs complete; "
-                        "the same command goes on"
-                    )
-                result = compare(self._config, self._replicates, {n: self._best(n) for n in self._config.methods},
-                                 self._failures)  # fmt: skip
-                record.conclude(result, present(result), self._run_ids())
-        return result
+        self._data = store.digest
+        self._epochs = max(config.epochs for config in configs)
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return configs, store
 
-    def _require_same_question(self) -> None:
-        """Trials of one space or corpus say nothing about another; more trials or replicates are the same question.
+    @contextmanager
+    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[StudyRecord]:
+        """The study's lock, clock and MLflow run, held while this process works on it."""
+        self._needs = needs_of(self._config, configs)
+        uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
+        with _room_needed(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder):
+            # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
+            require_same_question(self._config, self._data, self.folder)
+            write_question(self._config, self._settings, self._data, self.folder)
+            self._clock = Clock(self.folder, Rates(self._needs.workers * self._needs.cpus, 0.0, 1))
+            with recording(uri, experiment, self._config, store, self.folder) as record:
+                self._parent = record
+                try:
+                    yield record
+                finally:
+                    self._clock.write()
 
-        Raises:
-            StudyError: the folder holds a study of this name that asked something else.
-        """
-        known = self._folder / "question.json"
-        grown = {"trials", "replicates", "concurrency"}
-        content = {**self._config.model_dump(mode="json", exclude=grown), "corpus": self._data}
-        before = json.loads(known.read_text()) if known.exists() else content
-        changed = [key for key in content if content[key] != before.get(key)]
-        if changed:
-            raise StudyError(
-                f"the study in {self._folder} must be asked the same question, but {', '.join(changed)} has changed "
-                "since it began. Give the study another `name`, or remove that folder."
-            )
-        write_whole(known, json.dumps(content, indent=1))
-        resolved = self._config.model_dump(mode="json")
-        for path, value in self._settings.items():
-            put(resolved["base"], path, value)
-        write_whole(self._folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+    def _begin_searches(self, *, retry_failed: bool) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = open_storage(self._config.storage, self.folder)
+        for method in self._config.methods:
+            search = Search(self._config, method, self.folder, storage, self._epochs)
+            search.settle(retry_failed=retry_failed)
+            self._searches[method] = search
+            told = search.remembered()
+            self._replicated_s += sum(told[key].get("seconds", 0.0) for key in told
+                                      if key.startswith((REPLICATE, FINAL)))  # fmt: skip
 
-    def _prepare(self) -> None:
-        """Settle what a dead driver left behind; then queue the known-good points of a new study."""
-        for name, study in self._optuna.items():
-            trials = study.get_trials(deepcopy=False)
-            if not trials:
-                for point in self._known_points(name):
-                    study.enqueue_trial(point)
-            for trial in trials:
-                if trial.state == TrialState.RUNNING:
-                    if trial.params:
-                        study.enqueue_trial(trial.params, user_attrs={"resumes": trial.number})
-                    study.tell(trial.number, state=TrialState.FAIL)
-            for trial in unretried_failures(trials):
-                if self._retry_failed:
-                    study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
-                else:
-                    self._failures.append(f"{name}-{SEARCH}-{trial.number}: {trial.user_attrs['reason']}")
-            for number in range(self._config.replicates):
-                if self._searched(name) < self._config.trials or not self._has_best(name):
-                    break
-                summary = RunFolder(Path(self._task(REPLICATE, name, number).job.folder)).result()
-                if summary is not None:
-                    self._replicates[name][number] = summary
-                    self._record_replicate(name, number, "complete")
+    def _begin_replicates(self, method: str, stage: str, wanted: int, point: Params) -> Replicates:
+        def folder_of(number: int, point: Params) -> Path:
+            return Path(self._job(stage, method, number, point, FIRST_SEED[stage] + number).folder)
 
-    def _known_points(self, name: str) -> list[Params]:
-        """What is tried before any sampler is asked; of a grid, all of it, in an order drawn by the seed."""
-        first = list(self._config.methods[name].first)
-        if self._config.sampler == "grid":
-            points = grid(space_of(self._config, self._config.methods[name]))
-            stream(self._config.seed, "sampler", 0).shuffle(points)
-            first += [point for point in points if point not in first]
-        return first
+        made = Replicates(self._searches[method], stage, wanted, folder_of)
+        made.settle(point)
+        if self._parent is not None:
+            for folder in made.superseded:
+                self._parent.supersede(folder)
+        return made
+
+    # --- while at work -----------------------------------------------------------------------------------------------
+
+    def _work(self, *, searching: bool = True) -> None:
+        self._searching = searching
+        self._choose_where_searched()
+        self._watch.begin(self._ended, self._total)
+        if self._ended < self._total:
+            with stoppable(self.folder, self._watch.say):
+                execute(self._ask, self._tell, self._needs, self.folder, self._placed)
+
+    def _placed(self, place: Place) -> None:
+        workers = self._needs.workers
+        self._clock.rates = Rates(workers * self._needs.cpus, workers * place.gpus, place.concurrency)
+        self._clock.write()
 
     @property
     def _total(self) -> int:
-        return len(self._config.methods) * (self._config.trials + self._config.replicates)
+        """Runs that the study is made of: trials and replicates of all methods."""
+        trials = self._config.trials if self._searching else 0
+        wanted = {m: self._replicates[m].wanted if m in self._replicates else self._config.replicates
+                  for m in self._searches}  # fmt: skip
+        return sum(trials + wanted[m] for m in self._searches)
 
     @property
-    def _complete(self) -> int:
-        return sum(self._searched(n) + len(self._replicates[n]) for n in self._config.methods)
-
-    def _searched(self, name: str) -> int:
-        """Trials of a method that have ended by themselves: complete, or failed of their own accord."""
-        trials = self._optuna[name].get_trials(deepcopy=False)
-        return sum(t.state == TrialState.COMPLETE for t in trials) + len(unretried_failures(trials))
+    def _ended(self) -> int:
+        trials = sum(search.ended for search in self._searches.values()) if self._searching else 0
+        return trials + sum(replicates.complete for replicates in self._replicates.values())
 
     def _ask(self) -> Task | None:
-        """The next run: a trial of the method that has had fewest, else a replicate of a method that is searched."""
-        if (self._folder / STOP).exists():
-            raise StopIteration  # what runs now runs to its end
-        searching = Counter(name for name, _ in self._running)
-        room = {n: self._config.trials - self._searched(n) - searching[n] for n in self._config.methods}
-        if max(room.values()) > 0:
-            return self._new_trial(max(room, key=lambda n: room[n]))
-        for name in self._config.methods:
-            if searching[name] == 0 and self._has_best(name):
-                for number in range(self._config.replicates):
-                    if number not in self._replicates[name] and (name, number) not in self._handed:
-                        self._handed.add((name, number))
-                        self._record_replicate(name, number, "running")
-                        return self._task(REPLICATE, name, number)
-        if self._running:
+        """The next task: a trial of the method that has had fewest, else a replicate of a method that is searched."""
+        if self._disk_full or (self.folder / STOP).exists():
+            raise StopIteration  # what runs now ends after its epoch
+        if (reached := self._used().exceeds(self._config.budget)) is not None:
+            self._out_of_budget = reached
+            raise StopIteration
+        if self._searching and self._may_search():
+            return self._trial(max(self._searches, key=lambda m: self._searches[m].room))
+        self._choose_where_searched()
+        # The first of every method before the second of any: where a budget ends them, the methods have the same seeds.
+        coming = {method: number for method, r in self._replicates.items() if (number := r.coming) is not None}
+        if coming:
+            return self._replicate(min(coming, key=lambda m: coming[m]))
+        if any(search.running for search in self._searches.values()):
             return None  # replicates wait for the last trials of their method
         raise StopIteration
 
-    def _new_trial(self, name: str) -> Task:
-        study = self._optuna[name]
-        # A sampler of its own for every trial: what it suggests depends on the seed, the number and the record alone.
-        study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
-        trial = study.ask()
-        params = suggest(trial, space_of(self._config, self._config.methods[name]))
-        self._running[name, trial.number] = trial
-        task = self._task(SEARCH, name, trial.number, params)
-        trial.set_user_attr("folder", task.job.folder)
+    def _may_search(self) -> bool:
+        """Whether a trial may begin: there is room for one, and one more of every method leaves room for replicates."""
+        rooms = [search.room for search in self._searches.values()]
+        if max(rooms) <= 0 or self._out_of_budget is not None:
+            return False
+        limited = self._used().limits(self._config.budget)
+        runs, work_s = self._runs_so_far() if limited else (0, 0.0)
+        if runs == 0 or max(rooms) > min(rooms):  # methods have the same budget: a round that has begun is ended
+            return True
+        running = sum(search.running for search in self._searches.values())
+        coming = (running + len(rooms)) * self._config.seeds_per_trial + len(rooms) * self._config.replicates
+        reached = self._used().plus(self._clock.rates.of_runs(coming, work_s / runs)).exceeds(self._config.budget)
+        if reached is not None:
+            self._out_of_budget = f"{reached} with the runs that are still to come"
+        return reached is None
+
+    def _runs_so_far(self) -> tuple[int, float]:
+        """Complete trials' runs and their seconds: what one more will take."""
+        complete = [r for search in self._searches.values() for r in search.records() if r.state == "complete"]
+        return sum(len(r.folders) for r in complete), sum(r.seconds for r in complete)
+
+    def _used(self) -> Used:
+        work_s = self._replicated_s + sum(search.work_s for search in self._searches.values())
+        return self._clock.rates.used(work_s, self._clock.seconds)
+
+    def _trial(self, method: str) -> Task:
+        search = self._searches[method]
+        number, point = search.next()
+        seeds = [self._config.seed + n for n in range(self._config.seeds_per_trial)]
+        jobs = tuple(self._job(SEARCH, method, number, point, seed) for seed in seeds)
+        search.note(number, folders={str(n): job.folder for n, job in enumerate(jobs)})
+        pruned = not isinstance(self._config.pruner, NoPrunerConfig)
+        judges = tuple(
+            judge_of(
+                self._config,
+                self.folder,
+                optuna_name=optuna_name(self._config.name, method),
+                trial=search.id_of(number) if pruned and n == 0 else None,  # the first seed speaks for the others
+                epochs=self._epochs,
+                last=RunConfig.model_validate(job.config).epochs,
+            )
+            for n, job in enumerate(jobs)
+        )
+        return self._watched(Task(SEARCH, method, number, jobs, judges))
+
+    def _replicate(self, method: str) -> Task:
+        number, point = self._replicates[method].next()
+        stage = REPLICATE if self._searching else FINAL
+        job = self._job(stage, method, number, point, FIRST_SEED[stage] + number)
+        last = RunConfig.model_validate(job.config).epochs
+        judge = judge_of(self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=last)
+        return self._watched(Task(stage, method, number, (job,), (judge,)))
+
+    def _watched(self, task: Task) -> Task:
+        self._clock.write()
+        if self._parent is not None:
+            for job in task.jobs:
+                self._parent.watch(Path(job.folder))
         return task
 
-    def _record_replicate(self, name: str, number: int, state: str) -> None:
-        """For who looks on from another process; the truth is the result in the replicate's folder."""
-        folder = self._task(REPLICATE, name, number).job.folder
-        self._optuna[name].set_user_attr(
-            f"{REPLICATE} {number}", {"state": state, "folder": folder, "params": self._best(name)}
-        )
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = int(stream(self._config.seed, "sampler", number).integers(2**31))
-        startup = max(2, self._config.trials // 2)
-        match self._config.sampler:
-            case "random" | "grid":  # of a grid every point is known beforehand
-                return optuna.samplers.RandomSampler(seed=seed)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
-            case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-            case unreachable:
-                assert_never(unreachable)
-
-    def _task(self, stage: str, name: str, number: int, params: Params | None = None) -> Task:
-        point = self._best(name) if params is None else params
-        seed = self._config.seed if stage == SEARCH else FIRST_REPLICATE_SEED + number
-        last = (
-            {"evaluation.test": True, "evaluation.probe": True} if stage == REPLICATE else {"evaluation.probe": False}
-        )
-        config = configure(self._config, name, point, seed, {**self._settings, **last})
-        label = f"{name}-{stage}-{number}"
+    def _job(self, stage: str, method: str, number: int, point: Params, seed: int) -> Any:
+        """One run. Only what chose nothing looks at the test split."""
+        looks = stage != SEARCH
+        last = {"evaluation.test": looks, "evaluation.probe": looks}
+        config = configure(self._config, method, point, seed, {**self._settings, **last})
+        trial = f"{method}-{stage}-{number}"
+        several = stage == SEARCH and self._config.seeds_per_trial > 1
+        name = f"{trial}-seed{seed - self._config.seed}" if several else trial
         job = make_job(config, self._data, self._workspace)
-        shown = stage == REPLICATE and number == 0  # the pictures and the model of one replicate stand for all
-        tags = {
-            "remix_study.study": self._config.name,
-            "remix_study.stage": stage,
-            "remix_study.contender": name,
-            "remix_study.number": str(number),
-        }
-        job = replace(
+        shown = looks and number == 0  # the pictures and the model of one replicate stand for all
+        return replace(
             job,
-            folder=str(self._folder / "runs" / f"{name}-{job.digest}"),
-            name=label,
-            tags=tags,
-            parent_run_id=self._parent,
-            threads=self._threads,
+            folder=str(self.folder / "runs" / f"{name}-{job.digest}"),
+            name=name,
+            tags={
+                "remix_study.study": self._config.name,
+                "remix_study.stage": stage,
+                "remix_study.contender": method,
+                "remix_study.number": str(number),
+                "remix_study.trial": trial,
+            },
+            params={f"point.{path}": value for path, value in point.items() if value is not None},
+            parent_run_id=None if self._parent is None else self._parent.run_id,
+            cpus=self._config.resources.cpus,
             figures=shown,
             log_model=shown and config.tracking.model,
             wait=True,
+            spool=True,
         )
-        return Task(stage, name, number, seed, job)
 
-    def _has_best(self, name: str) -> bool:
-        return any(t.state == TrialState.COMPLETE for t in self._optuna[name].get_trials(deepcopy=False))
-
-    def _best(self, name: str) -> Params:
-        """
-        Raises:
-            StudyError: no trial of this method is complete.
-        """
-        try:
-            return dict(self._optuna[name].best_params)
-        except ValueError:
-            reasons = {str(t.user_attrs.get("reason")) for t in self._optuna[name].get_trials(deepcopy=False)}
-            raise StudyError(
-                f"at least one trial of `{name}` must complete, but none did: {'; '.join(sorted(reasons))}"
-            ) from None
+    # --- what came of it ---------------------------------------------------------------------------------------------
 
     def _tell(self, task: Task, outcome: Outcome) -> None:
-        if task.stage == REPLICATE:
-            self._tell_replicate(task, outcome)
-        else:
+        self._disk_full |= outcome.cause == "disk full"  # every further run would only fail, too
+        if task.stage == SEARCH:
             self._tell_trial(task, outcome)
-        self._watch.done(task, outcome, self._complete, self._total)
-
-    def _tell_replicate(self, task: Task, outcome: Outcome) -> None:
-        if outcome.summary is None:
-            self._failures.append(f"{task.job.name}: {outcome.failure}")
-            self._record_replicate(task.method, task.number, "failed")
+            self._choose_where_searched()
         else:
-            self._record_replicate(task.method, task.number, "complete")
-            self._replicates[task.method][task.number] = outcome.summary
+            self._tell_replicate(task, outcome)
+        if self._parent is not None:
+            if outcome.cause is not None:
+                for job in task.jobs:
+                    self._parent.lost(Path(job.folder), outcome.reason or "", outcome.cause)
+            self._parent.nudge()
+            self._parent.progress(self._counts())
+        self._watch.done(task, outcome, self._ended, self._total)
 
     def _tell_trial(self, task: Task, outcome: Outcome) -> None:
-        trial = self._running.pop((task.method, task.number))
-        study = self._optuna[task.method]
-        if outcome.summary is not None and self._config.objective not in outcome.summary:
-            known = ", ".join(sorted(outcome.summary))
-            outcome = Outcome(None, f"`objective` must be one of {known}, but is {self._config.objective}")
-        if outcome.summary is None:
-            self._failures.append(f"{task.job.name}: {outcome.failure}")
-            trial.set_user_attr("reason", outcome.failure)
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            study.tell(trial, outcome.summary[self._config.objective])
+        values: list[float] = []
+        if outcome.state == "complete":
+            values, outcome = self._values(task.method, outcome)
+        self._searches[task.method].tell(
+            task.number,
+            outcome.state,
+            values,
+            seconds=sum(RunFolder(Path(job.folder)).seconds for job in task.jobs),
+            seed_values={str(n): s[self._config.metrics[0]] for n, s in enumerate(outcome.summaries)
+                         if self._config.metrics[0] in s},
+            reason=outcome.reason,
+            cause=outcome.cause,
+        )  # fmt: skip
 
-    def _run_ids(self) -> dict[str, dict[int, str]]:
-        """The MLflow run of every replicate."""
-        found: dict[str, dict[int, str]] = {}
-        for name, seeds in self._replicates.items():
-            ids = {n: RunFolder(Path(self._task(REPLICATE, name, n).job.folder)).tracked_as() for n in seeds}
-            found[name] = {n: run_id for n, run_id in ids.items() if run_id is not None}
-        return found
+    def _values(self, method: str, outcome: Outcome) -> tuple[list[float], Outcome]:
+        """The objectives of a complete trial: each the mean over its seeds."""
+        metrics = [objective.metric for objective in self._config.objectives_of(method)]
+        for metric in metrics:
+            lacking = [summary for summary in outcome.summaries if metric not in summary]
+            if lacking:
+                known = ", ".join(sorted(lacking[0]))
+                reason = f"`objective` must be one of {known}, but is {metric}"
+                return [], Outcome("failed", outcome.summaries, reason, "bad configuration")
+        seeds = len(outcome.summaries)
+        return [sum(s[metric] for s in outcome.summaries) / seeds for metric in metrics], outcome
+
+    def _tell_replicate(self, task: Task, outcome: Outcome) -> None:
+        summary = outcome.summaries[0] if outcome.state == "complete" else None
+        self._replicated_s += RunFolder(Path(task.jobs[0].folder)).seconds
+        self._replicates[task.method].tell(
+            task.number, outcome.state, summary, reason=outcome.reason, cause=outcome.cause
+        )
+
+    def _choose_where_searched(self) -> None:
+        """A method that will have no more trials has its point chosen, and its replicates begin."""
+        if not self._searching:
+            return
+        for method, search in self._searches.items():
+            over = search.room <= 0 or self._out_of_budget is not None
+            if method in self._replicates or not over or search.running:
+                continue
+            best = search.best()
+            if best is not None:
+                self._replicates[method] = self._begin_replicates(
+                    method, REPLICATE, self._config.replicates, best.params
+                )
+
+    def _counts(self) -> dict[str, float]:
+        """How the study stands, for its own MLflow run."""
+        ends = {
+            end: sum(s.ends.get(end, 0) for s in self._searches.values()) for end in ("complete", "pruned", "failed")
+        }
+        replicates = sum(replicates.complete for replicates in self._replicates.values())
+        counts = {f"study/trials_{end}": float(count) for end, count in ends.items()}
+        counts |= {"study/replicates_complete": float(replicates)}
+        counts |= {f"study/budget_{name}": value for name, value in self._used()._asdict().items()}
+        for method, search in self._searches.items():
+            if (best := search.best()) is not None:
+                counts[f"study/best/{method}"] = best.values[0]
+        return counts
+
+    def _require_at_end(self) -> None:
+        if self._disk_full:
+            raise StoreError(
+                f"the disk that holds {self.folder} is full, so no new run begins. What is done is kept: free space, "
+                "and run the command again with --retry-failed."
+            )
+        if (self.folder / STOP).exists() and self._ended < self._total:
+            raise StudyStopped(
+                f"stopped as asked, with {self._ended} of {self._total} runs at their end; the same command goes on"
+            )
+
+    def _conclude(self, record: StudyRecord, present: Present) -> StudyResult | None:
+        self._clock.write()
+        ledger = read_ledger(self.folder)
+        result = result_of(ledger)
+        record.conclude(result, present(self.folder), ledger)
+        return result
+
+
+@contextmanager
+def _room_needed(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: the disk is full, whoever noticed: a file, a checkpoint, the database.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StoreError) or cause_of(error) != "disk full":
+            raise
+        raise StoreError(
+            f"the disk that holds {folder} is full. What is done is kept: free space, and run the command again (with "
+            "--retry-failed, where trials have failed of it)."
+        ) from error
+
+
+def needs_of(config: StudyConfig, configs: Sequence[RunConfig]) -> Needs:
+    """What the runs of a study take."""
+    workers = max(run.workers for run in configs)
+    gpu = any(run.device != "cpu" for run in configs)
+    return Needs(config.concurrency, workers, config.resources.cpus, config.resources.gpus, gpu)

@@ -3,90 +3,91 @@
 Imports no Ray and no torch: `remix-study status` answers at once, also while the study runs.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
 
-from remix_study.config import RunConfig, StudyConfig, load_study
+from remix_study.config import RunConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.media.disk import holder
+from remix_study.study.budget import Rates, Used, read_clock
+from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, chosen_replicates, read_ledger
+from remix_study.study.question import CONFIG
 from remix_study.study.search_space import configure
-
-SEARCH, REPLICATE = "search", "replicate"
-CONFIG = "study.yaml"  # the study as it was last run, its corpus included
-STOP = "stop"  # while this file is there, no new run begins
+from remix_study.study.storage import STOP, study_folder
 
 
 class RunningRun(NamedTuple):
-    """A run that is being trained: `epoch` of `epochs` are complete; accuracy in [0, 1], None before the first."""
+    """A run that is being trained: `epoch` of `epochs` are complete; accuracy in [0, 1], None before the first.
+
+    seconds_left: of this run, from its own epochs; None before the first.
+    """
 
     name: str
     epoch: int
     epochs: int
     val_accuracy: float | None
+    seconds_left: float | None
 
 
 class MethodProgress(NamedTuple):
-    """Counts of one method's trials and replicates; `best`: of the objective, on validation."""
+    """Counts of one method's trials and replicates; `best`: of the objectives, on validation."""
 
     name: str
     trials: int
     complete: int
+    pruned: int
     failed: int
+    running: int
     replicates: int
     replicated: int
-    best: float | None
+    best: tuple[float, ...] | None
     best_number: int | None
     best_params: dict[str, Any]
+
+    @property
+    def ended(self) -> int:
+        """Trials that had their turn."""
+        return self.complete + self.pruned + self.failed
 
 
 class Survey(NamedTuple):
     """`state`: `running`, `stopping`, `complete`, or `incomplete` (nobody works on it).
 
-    `seconds_left`: an estimate from the runs that are complete; None before the first of them, or if nobody works.
+    budget: what of the budget is limited: name -> (used, allowed), hours.
+    seconds_left: an estimate from the runs that have ended; None before the first of them, or if nobody works.
+    retrained: runs of `retrain` that are complete.
     """
 
     name: str
     question: str
-    objective: str
+    objectives: tuple[str, ...]
     folder: Path
     state: str
     holder: str | None
     runs: int
-    runs_complete: int
+    runs_ended: int
     seconds_left: float | None
+    used: Used
+    budget: dict[str, tuple[float, float]]
     methods: tuple[MethodProgress, ...]
     running: tuple[RunningRun, ...]
     failures: tuple[str, ...]
+    retrained: int
 
     def plain(self) -> dict[str, Any]:
         """For machines: what `--json` prints."""
         nested = {
             "folder": str(self.folder),
+            "used": self.used._asdict(),
             "methods": [m._asdict() for m in self.methods],
             "running": [r._asdict() for r in self.running],
         }
         return {**self._asdict(), **nested}
-
-
-def study_folder(workspace: Path, name: str) -> Path:
-    return workspace / "studies" / name
-
-
-def storage_url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'optuna.db'}"
-
-
-def unretried_failures(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that failed of their own accord, and whose point was not tried again since."""
-    retried = {trial.user_attrs.get("retries") for trial in trials}
-    return [t for t in trials if "reason" in t.user_attrs and t.number not in retried]
 
 
 def existing(workspace: Path, name: str) -> Path:
@@ -110,75 +111,131 @@ def names(workspace: Path) -> list[str]:
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
-def open_trials(folder: Path, study: StudyConfig) -> Iterator[tuple[str, optuna.Study]]:
-    """The Optuna study of each method that has begun."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.get_storage(storage_url(folder))
-    begun = {summary.study_name for summary in storage.get_all_studies()}
-    for name in study.methods:
-        if name in begun:
-            yield name, optuna.load_study(study_name=name, storage=storage)
-
-
 def survey(folder: Path) -> Survey:
     """How the study in `folder` stands now."""
-    study = load_study(folder / CONFIG)
-    methods, running, failures, seconds = [], [], [], []
+    ledger = read_ledger(folder)
+    study = ledger.study
     by = holder(folder / "lock")
-    for name, trials_of in open_trials(folder, study):
-        trials = trials_of.get_trials(deepcopy=False)
-        complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        failed = unretried_failures(trials)
-        best = max(complete, key=lambda t: (t.value or 0.0, -t.number), default=None)
-        replicates = [
-            (number, told)
-            for number in range(study.replicates)
-            if (told := trials_of.user_attrs.get(f"{REPLICATE} {number}")) is not None
-            and best is not None
-            and told["params"] == best.params
-        ]
-        methods.append(
-            MethodProgress(
-                name=name,
-                trials=study.trials,
-                complete=len(complete),
-                failed=len(failed),
-                replicates=study.replicates,
-                replicated=sum(told["state"] == "complete" for _, told in replicates),
-                best=None if best is None else best.value,
-                best_number=None if best is None else best.number,
-                best_params={} if best is None else best.params,
-            )
-        )
-        failures += [f"{name}-{SEARCH}-{t.number}: {t.user_attrs['reason']}" for t in failed]
-        seconds += [_seconds(t.datetime_start, t.datetime_complete) for t in complete]
-        if by is not None:
-            at_work = [(f"{name}-{SEARCH}-{t.number}", t.user_attrs) for t in trials if t.state == TrialState.RUNNING]
-            at_work += [(f"{name}-{REPLICATE}-{n}", told) for n, told in replicates if told["state"] == "running"]
-            running += [_running(label, Path(told["folder"])) for label, told in at_work if "folder" in told]
+    methods = tuple(_progress(ledger, method) for method in study.methods)
+    running = tuple(_running_runs(ledger)) if by is not None else ()
     runs = len(study.methods) * (study.trials + study.replicates)
-    done = sum(m.complete + m.failed + m.replicated for m in methods)
-    left = None
-    if by is not None and seconds:
-        left = (runs - done) * sum(seconds) / len(seconds) / max(1, len(running))
+    ended = sum(min(m.ended, study.trials) + m.replicated for m in methods)
+    clock_s, rates = read_clock(folder)
+    work_s = sum(t.seconds for trials in ledger.trials.values() for t in trials)
+    work_s += sum(r.seconds for replicates in ledger.replicates.values() for r in replicates)
+    used = rates.used(work_s, clock_s)
     return Survey(
         name=study.name,
         question=study.question,
-        objective=study.objective,
+        objectives=study.metrics,
         folder=folder,
-        state=_state(folder, by, done >= runs),
+        state=_state(folder, by, ended >= runs),
         holder=by,
         runs=runs,
-        runs_complete=done,
-        seconds_left=left,
-        methods=tuple(methods),
-        running=tuple(running),
-        failures=tuple(failures),
+        runs_ended=ended,
+        seconds_left=None if by is None else _seconds_left(ledger, methods, running, rates),
+        used=used,
+        budget=used.limits(study.budget),
+        methods=methods,
+        running=running,
+        failures=tuple(failures(ledger)),
+        retrained=sum(r.stage == FINAL and r.state == "complete" for rs in ledger.replicates.values() for r in rs),
     )
 
 
+def failures(ledger: Ledger) -> list[str]:
+    """What failed, with its reason; of trials those whose point was not tried again."""
+    found = []
+    for method in ledger.study.methods:
+        found += [
+            f"{method}-{SEARCH}-{t.number}: {t.reason}"
+            for t in ledger.trials.get(method, ())
+            if t.state == "failed" and not t.retried
+        ]
+        found += [
+            f"{method}-{r.stage}-{r.number}: {r.reason}"
+            for r in ledger.replicates.get(method, ())
+            if r.state == "failed"
+        ]
+    return found
+
+
+def _progress(ledger: Ledger, method: str) -> MethodProgress:
+    study, trials = ledger.study, ledger.trials.get(method, ())
+    best = ledger.chosen(method)
+    return MethodProgress(
+        name=method,
+        trials=study.trials,
+        complete=_count(trials, "complete"),
+        pruned=_count(trials, "pruned"),
+        failed=sum(t.state == "failed" and not t.retried for t in trials),
+        running=_count(trials, "running"),
+        replicates=study.replicates,
+        replicated=sum(
+            r.state == "complete" and r.number < study.replicates for r in chosen_replicates(ledger, method)
+        ),
+        best=None if best is None else best.values,
+        best_number=None if best is None else best.number,
+        best_params={} if best is None else best.params,
+    )
+
+
+def _count(trials: Sequence[TrialRecord], state: str) -> int:
+    return sum(t.state == state for t in trials)
+
+
+def _seconds_left(
+    ledger: Ledger, methods: Sequence[MethodProgress], running: Sequence[RunningRun], rates: Rates
+) -> float | None:
+    """Trials to come take what the trials that ended took, replicates what the complete ones took."""
+    trials = [t for ts in ledger.trials.values() for t in ts if t.state in ("complete", "pruned") and t.seconds > 0]
+    if not trials:
+        return None
+    seeds = ledger.study.seeds_per_trial
+    each = statistics.fmean(t.seconds for t in trials)
+    whole = statistics.fmean([t.seconds / seeds for t in trials if t.state == "complete"] or [each])
+    under_way = sum(m.running for m in methods)
+    to_come = max(0, sum(m.trials - m.ended for m in methods) - under_way)
+    replicates = sum(m.replicates - m.replicated for m in methods)
+    replicates = max(0, replicates - (len(running) - under_way))
+    now = sum(whole if run.seconds_left is None else run.seconds_left for run in running)
+    return (to_come * each + replicates * whole + now) / max(1, rates.at_once)
+
+
+def _running_runs(ledger: Ledger) -> list[RunningRun]:
+    """Of what trains, the run that is under way: seeds of a trial follow one another."""
+    found = []
+    for method in ledger.study.methods:
+        at_work = [
+            (f"{method}-{SEARCH}-{t.number}", t.folders) for t in ledger.trials.get(method, ()) if t.state == "running"
+        ]
+        at_work += [
+            (f"{method}-{r.stage}-{r.number}", (r.folder,))
+            for r in ledger.replicates.get(method, ())
+            if r.state == "running"
+        ]
+        found += [_running(label, folders) for label, folders in at_work]
+    return found
+
+
+def _running(label: str, folders: Sequence[str]) -> RunningRun:
+    runs = [RunFolder(Path(folder)) for folder in folders]
+    number, run = next(((n, r) for n, r in enumerate(runs) if r.result() is None), (len(runs) - 1, None))
+    if run is None:
+        return RunningRun(label, 0, 0, None, None)
+    name = f"{label} (seed {number + 1} of {len(runs)})" if len(runs) > 1 else label
+    history, epochs = run.history, _epochs(run.path / "config.yaml")
+    left = None if not history else (epochs - len(history)) * run.seconds / len(history)
+    return RunningRun(name, len(history), epochs, history[-1]["val/accuracy"] if history else None, left)
+
+
+def _epochs(config: Path) -> int:
+    """0 before the run has written its configuration down."""
+    return int(yaml.safe_load(config.read_text())["epochs"]) if config.exists() else 0
+
+
 def ask_to_stop(folder: Path) -> str:
-    """No new run begins; what runs now runs to its end. The process id of the study's driver.
+    """Runs end after their epoch, and none begins. Who drives the study: its process.
 
     Raises:
         StudyError: nobody works on the study.
@@ -190,45 +247,45 @@ def ask_to_stop(folder: Path) -> str:
     return by
 
 
-def best_run(folder: Path, method: str | None) -> tuple[RunConfig, float, int]:
-    """The best point of a method (default: the reference) as a run; its value on validation; its trial's number.
+def method_of(study: StudyConfig, method: str | None) -> str:
+    """`method`, or the study's reference.
+
+    Raises:
+        StudyError: the study has no such method.
+    """
+    name = study.reference if method is None else method
+    if name not in study.methods:
+        raise StudyError(f"`--method` must be one of {', '.join(study.methods)}, but is {name!r}.")
+    return name
+
+
+class Best(NamedTuple):
+    """The chosen point of a method as a run; its objectives on validation; its trial's number."""
+
+    method: str
+    run: RunConfig
+    values: tuple[float, ...]
+    number: int
+    params: dict[str, Any]
+
+
+def best_run(folder: Path, method: str | None) -> Best:
+    """The chosen point of a method (default: the reference), so far.
 
     Raises:
         StudyError: no such method, or none of its trials is complete.
     """
-    study = load_study(folder / CONFIG)
-    name = study.reference if method is None else method
-    if name not in study.methods:
-        raise StudyError(f"`--method` must be one of {', '.join(study.methods)}, but is {name!r}.")
-    found = next((m for m in survey(folder).methods if m.name == name), None)
-    if found is None or found.best is None or found.best_number is None:
+    ledger = read_ledger(folder)
+    name = method_of(ledger.study, method)
+    found = ledger.chosen(name)
+    if found is None:
         raise StudyError(f"at least one trial of `{name}` must be complete, but none is. Let the study run on.")
     last = {"evaluation.test": True, "evaluation.probe": True}
-    return configure(study, name, found.best_params, study.seed, last), found.best, found.best_number
+    run = configure(ledger.study, name, found.params, ledger.study.seed, last)
+    return Best(name, run, found.values, found.number, found.params)
 
 
 def _state(folder: Path, by: str | None, complete: bool) -> str:
     if by is None:
         return "complete" if complete else "incomplete"
     return "stopping" if (folder / STOP).exists() else "running"
-
-
-def _seconds(start: datetime | None, end: datetime | None) -> float:
-    return 0.0 if start is None or end is None else (end - start).total_seconds()
-
-
-def _running(label: str, folder: Path) -> RunningRun:
-    run = RunFolder(folder)
-    config = run.path / "config.yaml"
-    history = run.history
-    return RunningRun(
-        name=label,
-        epoch=len(history),
-        epochs=_epochs(config),
-        val_accuracy=history[-1]["val/accuracy"] if history else None,
-    )
-
-
-def _epochs(config: Path) -> int:
-    """0 before the run has written its configuration down."""
-    return int(yaml.safe_load(config.read_text())["epochs"]) if config.exists() else 0

@@ -6,70 +6,149 @@ else, and its restore crashes: specs/platform.md.)
 """
 
 import contextlib
+import gc
 import json
+import logging
+import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import ray
+import torch
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
 from remix_study.launch.cluster import join_or_start
 from remix_study.launch.run import launch
-from remix_study.launch.worker import Job
+from remix_study.launch.worker import Job, worker_threads
+from remix_study.study.pruning import Judge
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 SLOT = "trial_slot"
+ATTEMPTS = 3  # of a task whose process was lost: each goes on from the run's last checkpoint
+End = Literal["complete", "pruned", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a study. `number`: of the Optuna trial, or of the replicate."""
+    """One trial of a study (a run per seed), or one replicate (one run), and its `number`."""
 
     stage: str
     method: str
     number: int
-    seed: int
-    job: Job = field(repr=False)
+    jobs: tuple[Job, ...] = field(repr=False)
+    judges: tuple[Judge, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.stage}-{self.number}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`summary` of a complete run, or the reason of a failure."""
+    """What came of a task.
 
-    summary: dict[str, float] | None
-    failure: str | None = None
+    summaries: of the runs that are complete, in the order of their seeds.
+    reason, cause: of any other end; `cause` (of `errors.CAUSES`) of a failure only.
+    """
+
+    state: End
+    summaries: tuple[dict[str, float], ...] = ()
+    reason: str | None = None
+    cause: str | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.cause in CAUSES) == (self.state == "failed"), self
+
+
+Ask = Callable[[], Task | None]
+Tell = Callable[[Task, Outcome], None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the runs of a study take.
+
+    concurrency: None: as many at once as there is room for. gpus: of each worker; None: one where there are any.
+    """
+
+    concurrency: int | None = None
+    workers: int = 1
+    cpus: float = 1
+    gpus: float | None = None
+    may_use_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tasks run: how many at once, what Tune reserves for each, torch's threads and GPUs of each worker."""
+
+    concurrency: int
+    share: dict[str, float]
+    threads: int
+    gpus: float
 
 
 class _Handout(Searcher):
-    """`ask` gives a task, None for 'not now', or raises StopIteration when there is no more."""
+    """`ask` gives a task, None for 'not now', or raises StopIteration when there is no more.
 
-    def __init__(self, ask: Callable[[], Task | None], tell: Callable[[Task, Outcome], None]) -> None:
+    Tune asks for a task before there is room for it, which keeps its processes warm. Where runs come one after the
+    other it is not given one: what is suggested must follow from all that ended before, killed or not.
+    """
+
+    def __init__(self, ask: Ask, tell: Tell, errors: "_Errors", at_once: int) -> None:
         super().__init__(metric="finished", mode="max")
-        self._ask, self._tell = ask, tell
+        self._ask, self._tell, self._errors = ask, tell, errors
+        self._one_by_one = at_once == 1
         self._given: dict[str, Task] = {}
+        self._again: list[Task] = []
+        self._lost: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
-        try:
-            task = self._ask()
-        except StopIteration:
-            return str(Searcher.FINISHED)
+        if self._one_by_one and self._given:
+            return None
+        if self._again:
+            task: Task | None = self._again.pop(0)
+        else:
+            try:
+                task = self._ask()
+            except StopIteration:
+                # Once told that it is finished, Tune asks no more, and a task that is lost could not be given again.
+                return None if self._given else str(Searcher.FINISHED)
         if task is None:
             return None
         self._given[trial_id] = task
-        return {"job": json.dumps(asdict(task.job))}  # as text: Tune would search inside a dictionary
+        content = {"jobs": [asdict(job) for job in task.jobs], "judges": [asdict(judge) for judge in task.judges]}
+        return {"task": json.dumps(content)}  # as text: Tune would search inside a dictionary
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         task = self._given.pop(trial_id, None)
         if task is None:
             return
         if error or result is None or "outcome" not in result:
-            self._tell(task, Outcome(None, "its process died (out of memory, or killed)"))
-        else:
-            self._tell(task, Outcome(**json.loads(result["outcome"])))
+            self._process_lost(task, self._errors.words.pop(trial_id, ""))
+            return
+        content = json.loads(result["outcome"])
+        self._tell(task, Outcome(**{**content, "summaries": tuple(content["summaries"])}))
+
+    def _process_lost(self, task: Task, words: str) -> None:
+        """Nobody knows why a process died; another one takes its run up, but not for ever."""
+        self._lost[task.name] += 1
+        if self._lost[task.name] < ATTEMPTS:
+            log.warning("the process of %s died; another one goes on from its last checkpoint", task.name)
+            self._again.append(task)
+            return
+        memory = "memory" in words.lower()
+        reason = f"its process died {ATTEMPTS} times ({words or 'killed'}). Its last checkpoint is kept"
+        self._tell(task, Outcome("failed", (), reason, "out of memory" if memory else "lost worker"))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune writes its searcher down for a restore that we never ask for."""
@@ -82,32 +161,87 @@ class _Handout(Searcher):
         """See `save`."""
 
 
+class _Errors(FIFOScheduler):
+    """Tune tells its searcher that a trial's process died, and only its scheduler of what."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's gap
+        self.words: dict[str, str] = {}
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002 - Tune's signature
+        self.words[trial.trial_id] = " ".join(str(trial.get_error() or "").split())[:300]
+
+
 def _trial(config: dict[str, Any]) -> None:
-    """In a Tune worker process: one run, whose mendable failures are an outcome and not a crash of the process."""
-    try:
-        summary, failure = launch(Job(**json.loads(config["job"]))), None
-    except Exception as error:
-        summary, failure = None, f"{type(error).__name__}: {error}"
-    tune.report({"outcome": json.dumps({"summary": summary, "failure": failure}), "finished": 1.0})
+    """In a Tune worker process: the runs of one task, whose ends are an outcome and not a crash of the process."""
+    content = json.loads(config["task"])
+    place = config["place"]
+    jobs = [replace(Job(**job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
+    outcome = run_jobs(jobs, [Judge(**judge) for judge in content["judges"]])
+    tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
+
+
+def run_jobs(jobs: list[Job], judges: list[Judge]) -> Outcome:
+    """One run after the other; the first that does not complete ends the task."""
+    summaries: list[dict[str, float]] = []
+    for job, judge in zip(jobs, judges, strict=True):
+        try:
+            summaries.append(launch(job, judge))
+        except RunPruned as pruned:
+            return Outcome("pruned", tuple(summaries), str(pruned))
+        except StudyStopped as stopped:
+            return Outcome("stopped", tuple(summaries), str(stopped))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            failed = Outcome("failed", tuple(summaries), f"{job.name}: {reason}" if len(jobs) > 1 else reason,
+                             cause_of(error))  # fmt: skip
+            del error
+            _free()
+            return failed
+    return Outcome("complete", tuple(summaries))
+
+
+def _free() -> None:
+    """The process goes on with another run: what a failed one held must not make that fail, too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def execute(
-    ask: Callable[[], Task | None], tell: Callable[[Task, Outcome], None], total: int, concurrency: int, folder: Path
+    ask: Ask,
+    tell: Tell,
+    needs: Needs,
+    folder: Path,
+    on_place: Callable[[Place], None],
 ) -> None:
-    """Run up to `total` tasks, `concurrency` at once, until `ask` has no more.
+    """Run tasks, as many at once as there is room for, until `ask` has no more; `on_place` is told where, first.
 
     Tune's processes are reused from trial to trial: importing torch, Ray and MLflow takes longer than a small run.
+
+    Raises:
+        StudyError: not even one run has room.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # CSV, JSON and TensorBoard copies of our history
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    with _cluster(concurrency) as share:
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study has one of its own (stopping.py)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # for a restore that we never ask for
+    if not log.isEnabledFor(logging.INFO):  # `--debug`
+        # Of a disk that is full, or a process that died, they show tracebacks; we have a sentence.
+        for name in ("execution.experiment_state", "execution.tune_controller", "tune"):
+            logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+    errors = _Errors()
+    with _place(needs) as place, _quiet() as aloud:
+        on_place(place)
         tuner = tune.Tuner(
-            tune.with_resources(_trial, share),
+            tune.with_resources(_trial, place.share),
+            param_space={"place": {"threads": place.threads, "gpus": place.gpus}},
             tune_config=tune.TuneConfig(
-                search_alg=_Handout(ask, tell),
-                num_samples=total,
+                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency),
+                scheduler=errors,
+                num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=None if SLOT in share else concurrency,
+                max_concurrent_trials=None if SLOT in place.share else place.concurrency,
                 metric="finished",
                 mode="max",
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -116,28 +250,70 @@ def execute(
                 name="tune", storage_path=str(folder.resolve()), verbose=0, callbacks=[], log_to_file=True
             ),
         )
-        with _quiet():
-            tuner.fit()
+        tuner.fit()
+
+
+def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:
+    """How many runs at once fit into so many CPU cores and GPUs, and the GPUs of each of their workers.
+
+    Raises:
+        StudyError: not even one.
+    """
+    each = (1.0 if gpus > 0 else 0.0) if needs.gpus is None else needs.gpus
+    each = each if needs.may_use_gpu else 0.0
+    fit = math.floor(cpus / (needs.workers * needs.cpus))
+    if each > 0:
+        fit = min(fit, math.floor(gpus / (needs.workers * each) + 1e-9))
+    if fit < 1 and needs.concurrency is None:
+        raise StudyError(
+            f"one run needs {needs.workers} x {needs.cpus:g} CPU cores and {needs.workers} x {each:g} GPUs, but there "
+            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster."
+        )
+    return needs.concurrency or fit, each
 
 
 @contextlib.contextmanager
-def _cluster(concurrency: int) -> Iterator[dict[str, float]]:
-    """What one trial takes of Ray: a slot of a Ray of our own, or a core of the one that RAY_ADDRESS names."""
+def _place(needs: Needs) -> Iterator[Place]:
+    """A Ray of our own with a slot for each run, or the one that RAY_ADDRESS names with what it has."""
+    cores = float(len(os.sched_getaffinity(0)))
+    at_once, gpus = 0, 0.0
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+        at_once, gpus = slots(needs, cores, torch.cuda.device_count())
     ours = join_or_start(
-        resources={SLOT: concurrency},
+        # More runs at once than cores are the user's word; Ray would keep them waiting for ever.
+        num_cpus=max(int(cores), math.ceil(at_once * needs.workers * needs.cpus)),
+        resources={SLOT: at_once},
         object_store_memory=200 * 2**20,
         runtime_env={"env_vars": {"PYTHONWARNINGS": "ignore"}},
     )
     try:
-        yield {SLOT: 1} if ours else {"cpu": 1}
+        if ours:
+            share = {SLOT: 1.0} if needs.workers > 1 or gpus == 0 else {SLOT: 1.0, "gpu": gpus}
+            threads = max(1, worker_threads(at_once * needs.workers))
+        else:
+            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
+            at_once, gpus = slots(needs, have.get("CPU", 0), have.get("GPU", 0))
+            # With several workers the trial only waits for them, and must not take a core of theirs; but Tune refuses a
+            # trial that takes nothing: one byte.
+            share = {"memory": 1.0} if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
+            threads = max(1, int(needs.cpus))
+        yield Place(at_once, share, threads, gpus)
     finally:
         if ours:
             ray.shutdown()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tune prints a farewell whatever its verbosity; our own lines say it better."""
+def _quiet() -> Iterator[Callable[[Callable[..., T]], Callable[..., T]]]:
+    """Tune prints a farewell whatever its verbosity. What the yielded function wraps is heard all the same."""
+    heard = sys.stdout
+
+    def aloud(what: Callable[..., T]) -> Callable[..., T]:
+        def call(*arguments: Any) -> T:
+            with contextlib.redirect_stdout(heard):
+                return what(*arguments)
+
+        return call
+
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-        sys.stdout.flush()
+        yield aloud

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,8 @@ from scipy import stats
 from remix_study.config import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.metrics import sufficiency_gap
-from remix_study.study.results import StudyResult, compare, headline
+from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
+from remix_study.study.results import Paired, StudyResult, compare, headline, holm, result_of
 
 
 def study(**methods: dict[str, Any]) -> StudyConfig:
@@ -47,8 +51,10 @@ def test_differences_are_paired_seed_by_seed() -> None:
     assert ahead.low == pytest.approx(4 - 4.9683, abs=1e-3)
     assert ahead.high == pytest.approx(4 + 4.9683, abs=1e-3)
     assert ahead.verdict == "open"  # three wins of three, and yet not shown
-    low, high = stats.ttest_1samp([4.0, 2.0, 6.0], 0).confidence_interval(0.95)
+    test = stats.ttest_1samp([4.0, 2.0, 6.0], 0)
+    low, high = test.confidence_interval(0.95)
     assert [ahead.low, ahead.high] == pytest.approx([low, high])
+    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one rival: nothing to correct
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
@@ -66,9 +72,13 @@ def test_one_seed_or_none_leaves_the_question_open() -> None:
     ahead = result(seeds(0.9), joint=seeds(0.1)).contenders[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("open", 0.0, -np.inf, np.inf)
+    assert (ahead.p, ahead.p_holm) == (None, None)
+    found = result(seeds(0.9), joint=seeds(0.1))
+    assert found.sentence.startswith("One seed cannot tell a difference from luck")
+    assert headline(found) == "remix: too few seeds to compare"
     ahead = result({0: {"test/accuracy": 0.9}}, joint={1: {"test/accuracy": 0.1}}).contenders[1].ahead
     assert ahead is not None
-    assert (ahead.verdict, ahead.seeds) == ("open", 0)
+    assert (ahead.verdict, ahead.seeds, ahead.p) == ("open", 0, None)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +86,18 @@ def test_one_seed_or_none_leaves_the_question_open() -> None:
     [
         (
             (0.70, 0.71, 0.69), "ahead",
-            "remix beats joint by 10.0 points (3/3 seeds), so choosing does help", "remix: ahead of joint",
+            "remix beats joint by 10.0 points (95 % interval +10.0 to +10.0, 3/3 seeds, Holm p < 0.001), so choosing "
+            "does help", "remix: ahead of joint",
         ),
         (
             (0.90, 0.91, 0.89), "behind",
-            "remix loses to joint by 10.0 points (0/3 seeds), so choosing does harm here", "remix: behind joint",
+            "remix loses to joint by 10.0 points (95 % interval -10.0 to -10.0, 0/3 seeds, Holm p < 0.001), so "
+            "choosing does harm here", "remix: behind joint",
         ),
         (
             (0.79, 0.83, 0.78), "open",
-            "remix and joint cannot be told apart (+0.0 points, 2/3 seeds), so nothing here shows that choosing helps",
-            "remix: level with joint",
+            "remix and joint cannot be told apart (+0.0 points, 95 % interval -4.3 to +4.3, 2/3 seeds, Holm p = 1.00), "
+            "so nothing here shows that choosing helps", "remix: level with joint",
         ),
     ],
 )  # fmt: skip
@@ -108,9 +120,10 @@ def test_what_is_no_control_is_only_beaten() -> None:
         same=seeds(0.8, 0.81, 0.79),
     )
     assert found.sentence == (
-        "Over 3 seeds, on a test split that chose nothing: remix beats joint by 10.0 points (3/3 seeds); "
-        "remix loses to other by 10.0 points (0/3 seeds); "
-        "remix and same cannot be told apart (+0.0 points, 0/3 seeds)."
+        "Over 3 seeds, on a test split that chose nothing: "
+        "remix beats joint by 10.0 points (95 % interval +10.0 to +10.0, 3/3 seeds, Holm p < 0.001); "
+        "remix loses to other by 10.0 points (95 % interval -10.0 to -10.0, 0/3 seeds, Holm p < 0.001); "
+        "remix and same cannot be told apart (+0.0 points, 95 % interval +0.0 to +0.0, 0/3 seeds, Holm p = 1.00)."
     )
     assert headline(found) == "remix: ahead of joint; level with same; behind other"
 
@@ -144,6 +157,122 @@ def test_spread_is_of_the_seeds_that_have_the_metric() -> None:
     assert one.spread("test/accuracy") == (0.8, 0.0)
 
 
-def test_a_method_without_a_replicate_is_refused_with_the_reasons() -> None:
-    with pytest.raises(StudyError, match="each method needs a complete replicate, but joint has none: joint-0: NaN"):
-        compare(study(joint={}), {"remix": seeds(0.5), "joint": {}}, {}, ["joint-0: NaN"])
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, then 1 x 0.04 may not fall below that
+        ([0.5, 0.6], [1.0, 1.0]),
+    ],
+)
+def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) -> None:
+    assert holm(given) == pytest.approx(adjusted)
+
+
+def test_a_difference_that_falls_to_the_other_comparisons_is_open() -> None:
+    close = seeds(0.778, 0.790, 0.769)  # 2.2, 2.0 and 2.1 points behind
+    found = result(seeds(0.80, 0.81, 0.79), close=close, wild=seeds(0.2, 0.9, 0.9), wide=seeds(0.9, 0.1, 0.9))
+    alone = result(seeds(0.80, 0.81, 0.79), close=close).contenders[1].ahead
+    ahead = found.contenders[1].ahead
+    assert alone is not None
+    assert ahead is not None
+    assert ahead.p is not None
+    assert ahead.p_holm == pytest.approx(3 * ahead.p)
+    assert (alone.verdict, ahead.verdict) == ("ahead", "ahead")
+    weak = Paired(2.0, 1.0, 0.1, 3.9, 3, 3, p=0.04, p_holm=0.12)
+    assert (weak.verdict, weak.corrected_away) == ("open", True)
+    assert not ahead.corrected_away
+
+
+def test_ceilings_are_tested_but_not_counted() -> None:
+    found = result(
+        seeds(0.80, 0.82, 0.79), {"alone": {"ceiling_of": "audio"}}, joint=seeds(0.78, 0.79, 0.79),
+        alone=seeds(0.5, 0.52, 0.51),
+    )  # fmt: skip
+    _, joint, alone = (c.ahead for c in found.contenders)
+    assert joint is not None
+    assert alone is not None
+    assert joint.p_holm == joint.p
+    assert alone.p is not None
+    assert alone.p_holm is None
+
+
+def test_methods_without_a_replicate_are_named_and_left_out() -> None:
+    made = study(joint={}, other={})
+    found = compare(made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": {}}, {}, ["other-0: NaN"])
+    assert [c.name for c in found.contenders] == ["remix", "joint"]
+    assert found.sentence.endswith(" Without a complete replicate, and so not compared: other.")
+    assert found.failures == ("other-0: NaN",)
+    lone = compare(made, {"joint": seeds(0.7, 0.72)}, {}, [])
+    assert [c.ahead for c in lone.contenders] == [None]
+    assert lone.sentence == (
+        "remix has no complete replicate yet, so that nothing can be compared with it. "
+        "Without a complete replicate, and so not compared: remix, other."
+    )
+    assert compare(made, {"remix": seeds(0.7)}, {}, []).sentence.startswith("Nothing can be compared with remix yet.")
+
+
+def test_a_study_without_any_replicate_is_refused_with_the_reasons() -> None:
+    with pytest.raises(
+        StudyError, match="at least one method needs a complete replicate, but none has any: joint-0: NaN"
+    ):
+        compare(study(joint={}), {"remix": {}, "joint": {}}, {}, ["joint-0: NaN"])
+
+
+# --- from the ledger -------------------------------------------------------------------------------------------------
+
+
+def trial(number: int, value: float, **changes: Any) -> TrialRecord:
+    known: dict[str, Any] = {
+        "method": "remix", "number": number, "state": "complete", "values": (value,), "params": {"lr": value},
+        "reason": None, "cause": None, "retried": False, "seconds": 1.0, "started": None, "ended": None, "folders": (),
+        "seed_values": (value,), "intermediate": {},
+    }  # fmt: skip
+    return TrialRecord(**(known | changes))
+
+
+def replicate(number: int, folder: Path, **changes: Any) -> ReplicateRecord:
+    known: dict[str, Any] = {
+        "method": "remix", "stage": "replicate", "number": number, "state": "complete", "params": {"lr": 0.9},
+        "folder": str(folder), "seconds": 1.0, "reason": None, "cause": None,
+    }  # fmt: skip
+    return ReplicateRecord(**(known | changes))
+
+
+def test_the_result_is_of_the_chosen_points_replicates(tmp_path: Path) -> None:
+    folders = [tmp_path / str(n) for n in range(5)]
+    for n, folder in enumerate(folders[:4]):
+        folder.mkdir()
+        (folder / "result.json").write_text(f'{{"test/accuracy": 0.{n + 1}}}')
+    failed = {"state": "failed", "values": (), "reason": "NaN"}
+    trials = (trial(0, 0.5), trial(1, 0.9), trial(2, 0.0, **failed), trial(3, 0.0, **failed, retried=True))
+    replicates = (
+        replicate(1, folders[1]),
+        replicate(0, folders[0]),
+        replicate(2, folders[2], params={"lr": 0.5}),  # of the point that was the best before
+        replicate(3, folders[3], stage="final"),
+        replicate(4, folders[4]),  # somebody removed its folder
+        replicate(5, folders[3], state="failed", reason="killed"),
+        replicate(6, folders[3], state="running"),
+    )
+    found = result_of(Ledger(study(), tmp_path, {"remix": trials}, {"remix": replicates}))
+    assert found is not None
+    (remix,) = found.contenders
+    assert {n: s["test/accuracy"] for n, s in remix.seeds.items()} == {0: 0.1, 1: 0.2}
+    assert remix.params == {"lr": 0.9}
+    assert found.failures == (
+        "remix-search-2: NaN",
+        f"remix-replicate-4: it was complete, but {folders[4]} has no result any more",
+        "remix-replicate-5: killed",
+    )
+
+
+def test_there_is_no_result_before_the_first_replicate(tmp_path: Path) -> None:
+    assert result_of(Ledger(study(), tmp_path, {}, {})) is None
+    assert result_of(Ledger(study(), tmp_path, {"remix": (trial(0, 0.5),)}, {"remix": ()})) is None
+
+
+def test_results_are_read_without_torch() -> None:
+    script = "import sys, remix_study.study.results; assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,7 +1,9 @@
 """The study's decisions, with runs that are made up: no Ray, no training"""
 
+import json
+import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,20 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from remix_study.config import RunConfig, StudyConfig
-from remix_study.errors import ConfigError, StudyError
+from remix_study.errors import ConfigError, RunPruned, StudyError, StudyStopped
 from remix_study.launch.folder import RunFolder
 from remix_study.study import study as study_module
-from remix_study.study.record import Presentation
+from remix_study.study.ledger import FINAL, REPLICATE, TrialRecord, read_ledger
+from remix_study.study.replicates import FIRST_SEED
 from remix_study.study.results import StudyResult
-from remix_study.study.study import FIRST_REPLICATE_SEED, Study, Watch
-from remix_study.study.tasks import Outcome, Task
+from remix_study.study.storage import STOP, open_storage
+from remix_study.study.study import StudyRun, Watch
+from remix_study.study.tasks import Needs, Outcome, Place, Task
 from remix_study.tracking import default_uri
 
 RATE = "optimizer.learning_rate"
 ONE = {"kind": "float", "low": 1, "high": 1}
+PLACE = Place(2, {}, 1, 0.0)
 
 
 class DriverDied(Exception):  # noqa: N818 - a kill is not an error
@@ -31,55 +36,82 @@ class DriverDied(Exception):  # noqa: N818 - a kill is not an error
 
 @dataclass
 class Runner:
-    """Stands for Ray: two made-up runs at once; dies after `life` of them."""
+    """Stands for Ray: made-up runs, `at_once` of them; dies after `life` tasks.
+
+    epochs: how many a made-up run has; each asks the run's judge, as a real one does.
+    """
 
     life: int = 10_000
+    at_once: int = 2
+    epochs: int = 3
     fails: Callable[[Task], bool] = lambda task: False  # noqa: ARG005
-    summary: Callable[[Task], dict[str, float]] | None = None
+    summary: Callable[[Task, RunConfig], dict[str, float]] | None = None
+    accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate  # noqa: ARG005
+    seconds: float = 1.0
     ran: list[Task] = field(default_factory=list)
 
-    def __call__(  # as `execute` is called; what only Tune needs is not used
+    def __call__(  # as `execute` is called
         self,
         ask: Callable[[], Task | None],
         tell: Callable[[Task, Outcome], None],
-        total: int,  # noqa: ARG002
-        concurrency: int,  # noqa: ARG002
+        needs: Needs,  # noqa: ARG002
         folder: Path,  # noqa: ARG002
+        on_place: Callable[[Place], None],
     ) -> None:
+        on_place(PLACE)
         at_work: list[Task] = []
+        over = False
         while True:
-            try:
-                task = ask() if len(at_work) < 2 else None
-            except StopIteration:
-                task = None
-                if not at_work:
-                    return
+            task = None
+            if not over and len(at_work) < self.at_once:
+                try:
+                    task = ask()
+                except StopIteration:
+                    over = True
             if task is not None:
                 at_work.append(task)
                 continue
-            assert at_work, "asked to wait, but for nothing"
+            if not at_work:
+                assert over, "asked to wait, but for nothing"
+                return
             if len(self.ran) == self.life:
                 raise DriverDied
             tell(at_work[0], self._run(at_work.pop(0)))
+            over = False
 
     def _run(self, task: Task) -> Outcome:
         self.ran.append(task)
         if self.fails(task):
-            return Outcome(None, "TrainingError: the loss must be a number")
-        config = RunConfig.model_validate(task.job.config)
-        folder = RunFolder(Path(task.job.folder))
-        folder.prepare(config, task.job.digest)
-        summary = {
-            "best/val_accuracy": config.optimizer.learning_rate,  # the higher, the better
-            "test/accuracy": 0.5 + 0.001 * task.seed % 0.01 + (0.1 if task.method == "remix" else 0.0),
-            "probe/accuracy/audio": 0.5,
-            "time/total_train_s": 1.0,
-            "time/total_score_s": 0.0,
-        }
-        folder.write_result(summary if self.summary is None else self.summary(task))
-        found = folder.result()
-        assert found is not None
-        return Outcome(found)
+            return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
+        summaries: list[dict[str, float]] = []
+        for job, judge in zip(task.jobs, task.judges, strict=True):
+            config = RunConfig.model_validate(job.config)
+            folder = RunFolder(Path(job.folder))
+            folder.prepare(config, job.digest)
+            history: list[dict[str, float]] = []
+            for epoch in range(self.epochs):
+                part = self.seconds / self.epochs
+                record = {"epoch": float(epoch), "val/accuracy": self.accuracy(config, epoch), "time/train_s": part}
+                history.append(record)
+                (folder.path / "history.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in history))
+                try:
+                    judge(history)
+                except RunPruned as pruned:
+                    return Outcome("pruned", tuple(summaries), str(pruned))
+                except StudyStopped as stopped:
+                    return Outcome("stopped", tuple(summaries), str(stopped))
+            made = {
+                "best/val_accuracy": max(r["val/accuracy"] for r in history),
+                "test/accuracy": 0.5 + 0.001 * config.seed % 0.01 + (0.1 if task.method == "remix" else 0.0),
+                "probe/accuracy/audio": 0.5,
+                "time/total_train_s": self.seconds,
+                "time/total_score_s": 0.0,
+            }
+            folder.write_result(made if self.summary is None else self.summary(task, config))
+            found = folder.result()
+            assert found is not None
+            summaries.append(found)
+        return Outcome("complete", tuple(summaries))
 
 
 def config(**changes: Any) -> StudyConfig:
@@ -97,31 +129,57 @@ def config(**changes: Any) -> StudyConfig:
     return StudyConfig.model_validate(content | changes)
 
 
-def present(result: StudyResult) -> Presentation:
-    return Presentation({"answer.txt": result.sentence}, {})
+def nothing_to_show(folder: Path) -> Sequence[Path]:
+    assert folder.name
+    return []
+
+
+def lower_is_better(run: RunConfig, epoch: int) -> float:
+    return -run.optimizer.learning_rate
+
+
+def better_with_the_seed(run: RunConfig, epoch: int) -> float:
+    return run.optimizer.learning_rate + 0.1 * run.seed
+
+
+Conduct = Callable[..., StudyResult | None]
 
 
 @pytest.fixture
-def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyResult]:
+def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conduct:
     def run(
-        runner: Runner, study: StudyConfig | None = None, watch: Watch | None = None, **settings: Any
-    ) -> StudyResult:
+        runner: Runner, study: StudyConfig | None = None, watch: Watch | None = None, *, retry_failed: bool = False,
+        **settings: Any,
+    ) -> StudyResult | None:  # fmt: skip
         monkeypatch.setattr(study_module, "execute", runner)
-        return Study(study or config(), {"corpus": str(small_corpus), **settings}, tmp_path, watch or Watch()).run(
-            present
+        run = StudyRun(
+            study or config(), {"corpus": str(small_corpus), **settings}, tmp_path, watch, retry_failed=retry_failed
         )
+        return run.run(nothing_to_show)
 
     return run
 
 
-def trials(workspace: Path, method: str) -> list[optuna.trial.FrozenTrial]:
-    storage = f"sqlite:///{workspace / 'studies' / 's' / 'optuna.db'}"
-    return optuna.load_study(study_name=method, storage=storage).get_trials()
+@pytest.fixture
+def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def run(runner: Runner, method: str, seeds: int) -> dict[int, dict[str, float]]:
+        monkeypatch.setattr(study_module, "execute", runner)
+        return StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).retrain(method, seeds, nothing_to_show)
+
+    return run
 
 
-def test_every_method_gets_the_same_budget_then_the_best_is_replicated(
-    conduct: Callable[..., StudyResult], tmp_path: Path
-) -> None:
+def records(workspace: Path, method: str) -> tuple[TrialRecord, ...]:
+    return read_ledger(workspace / "studies" / "s", intermediate=True).trials[method]
+
+
+def points(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tuple[float, ...]]]]:
+    """All that a study's search is made of: numbers, ends, points and values."""
+    ledger = read_ledger(workspace / "studies" / "s")
+    return {m: [(t.number, t.state, t.params, t.values) for t in trials] for m, trials in ledger.trials.items()}
+
+
+def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: Conduct, tmp_path: Path) -> None:
     runner = Runner()
     seen: list[tuple[object, ...]] = []
     result = conduct(runner, watch=Watch(done=lambda *told: seen.append(told[2:])))
@@ -129,23 +187,24 @@ def test_every_method_gets_the_same_budget_then_the_best_is_replicated(
         ("search", "joint"): 3, ("search", "remix"): 3, ("replicate", "joint"): 2, ("replicate", "remix"): 2,
     }  # fmt: skip
     assert seen == [(n, 10) for n in range(1, 11)]
-    best = {m: max(trials(tmp_path, m), key=lambda t: t.value or 0).params for m in ("joint", "remix")}
+    best = {m: max(records(tmp_path, m), key=lambda t: t.values).params for m in ("joint", "remix")}
     for task in runner.ran:
-        run = RunConfig.model_validate(task.job.config)
+        run = RunConfig.model_validate(task.jobs[0].config)
         replicate = task.stage == "replicate"
         assert run.evaluation.test == replicate  # the test split is looked at once, by what chose nothing
-        assert run.seed == (FIRST_REPLICATE_SEED + task.number if replicate else 0)
+        assert run.seed == (FIRST_SEED[REPLICATE] + task.number if replicate else 0)
         if replicate:
             assert run.optimizer.learning_rate == best[task.method][RATE]
     # The known-good point comes first.
-    assert [trials(tmp_path, m)[0].params[RATE] for m in ("joint", "remix")] == [0.002, 0.003]
+    assert [records(tmp_path, m)[0].params[RATE] for m in ("joint", "remix")] == [0.002, 0.003]
+    assert result is not None
     joint, remix = result.contenders
     assert (dict(joint.params), dict(remix.params)) == (best["joint"], best["remix"])
     assert joint.ahead is not None
     assert [joint.ahead.mean, joint.ahead.wins] == pytest.approx([10, 2])
 
 
-def test_a_finished_study_runs_nothing_again_and_answers_the_same(conduct: Callable[..., StudyResult]) -> None:
+def test_a_finished_study_runs_nothing_again_and_answers_the_same(conduct: Conduct) -> None:
     first = conduct(Runner())
     again = Runner()
     assert conduct(again) == first
@@ -153,76 +212,188 @@ def test_a_finished_study_runs_nothing_again_and_answers_the_same(conduct: Calla
 
 
 @pytest.mark.parametrize("life", [1, 3, 5, 7, 9])
-def test_a_study_whose_driver_dies_goes_on(conduct: Callable[..., StudyResult], tmp_path: Path, life: int) -> None:
-    whole = Runner()
+def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, life: int) -> None:
     first = Runner(life=life)
     with pytest.raises(DriverDied):
         conduct(first)
-    left = {m: [t for t in trials(tmp_path, m) if t.state == TrialState.RUNNING] for m in ("joint", "remix")}
+    left = {m: [t.number for t in records(tmp_path, m) if t.state == "running"] for m in ("joint", "remix")}
     second = Runner()
     result = conduct(second)
-
-    everything = {m: trials(tmp_path, m) for m in ("joint", "remix")}
-    for method, found in everything.items():
-        assert Counter(t.state for t in found)[TrialState.COMPLETE] == 3
-        assert not [t for t in found if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-        for dead in left[method]:
-            assert found[dead.number].state == TrialState.FAIL
-            (heir,) = [t for t in found if t.user_attrs.get("resumes") == dead.number]
-            assert (heir.params, heir.state) == (dead.params, TrialState.COMPLETE)
+    for method, numbers in left.items():
+        found = records(tmp_path, method)
+        assert [t.state for t in found] == ["complete"] * 3
+        assert [t.number for t in found] == [0, 1, 2]  # what was running went on under its own number
+        assert set(numbers) <= {t.number for t in second.ran if (t.stage, t.method) == ("search", method)}
     # Nothing that was complete is run again, and a run that was cut off finds its own folder.
-    done = [(t.stage, t.job.folder) for t in first.ran]
-    assert not set(done) & {(t.stage, t.job.folder) for t in second.ran}
+    done = [(t.stage, t.jobs[0].folder) for t in first.ran]
+    assert not set(done) & {(t.stage, t.jobs[0].folder) for t in second.ran}
     assert len(first.ran) + len(second.ran) == 10
+    assert result is not None
     assert len(result.contenders[0].seeds) == len(result.contenders[1].seeds) == 2
-    assert whole.ran == []
 
 
-def test_a_failing_trial_is_counted_reported_and_survived(conduct: Callable[..., StudyResult], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "random"])
+def test_a_study_that_was_killed_again_and_again_has_the_trials_of_one_that_was_not(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """One after the other: a suggestion depends on the seed, the number and the record, not on a process."""
+    space = {
+        RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True},
+        "global_batch": {"kind": "int", "low": 16, "high": 64},
+    }
+    asked = config(sampler=sampler, trials=9, replicates=1, space=space)
+
+    def run(place: Path, runner: Runner) -> None:
+        monkeypatch.setattr(study_module, "execute", runner)
+        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+
+    run(tmp_path / "whole", Runner(at_once=1))
+    for life in (2, 1, 5, 0, 3):
+        with pytest.raises(DriverDied):
+            run(tmp_path / "killed", Runner(at_once=1, life=life))
+    run(tmp_path / "killed", Runner(at_once=1))
+    assert points(tmp_path / "killed") == points(tmp_path / "whole")
+
+
+def test_a_driver_that_dies_amid_a_suggestion_draws_the_same_again(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {
+        RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True},
+        "global_batch": {"kind": "int", "low": 16, "high": 64},
+        "clip_norm": {"kind": "float", "low": 0.5, "high": 2.0},
+    }
+    asked = config(sampler="random", trials=4, replicates=1, space=space)
+    suggest_float = optuna.Trial.suggest_float
+
+    def run(place: Path) -> None:
+        monkeypatch.setattr(study_module, "execute", Runner(at_once=1))
+        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+
+    def dies(trial: optuna.Trial, name: str, *args: Any, **kwargs: Any) -> float:
+        if name == "clip_norm" and trial.number == 2:
+            raise DriverDied
+        return suggest_float(trial, name, *args, **kwargs)
+
+    run(tmp_path / "whole")
+    monkeypatch.setattr(optuna.Trial, "suggest_float", dies)
+    with pytest.raises(DriverDied):
+        run(tmp_path / "killed")
+    monkeypatch.setattr(optuna.Trial, "suggest_float", suggest_float)
+    run(tmp_path / "killed")
+    assert points(tmp_path / "killed") == points(tmp_path / "whole")
+
+
+def test_a_failing_trial_is_counted_reported_and_survived(conduct: Conduct, tmp_path: Path) -> None:
     runner = Runner(fails=lambda task: task.method == "remix" and task.stage == "search" and task.number == 0)
     result = conduct(runner)
-    assert result.failures == ("remix-search-0: TrainingError: the loss must be a number",)
-    states = Counter(t.state for t in trials(tmp_path, "remix"))
-    assert states == {TrialState.FAIL: 1, TrialState.COMPLETE: 2}  # it has had its budget
+    assert result is not None
+    assert result.failures == ("remix-search-0: NotANumberError: the loss must be a number",)
+    found = records(tmp_path, "remix")
+    assert [t.state for t in found] == ["failed", "complete", "complete"]  # it has had its budget
+    assert (found[0].cause, found[0].reason) == ("not a number", "NotANumberError: the loss must be a number")
     assert len(runner.ran) == 10
 
 
-def test_a_failing_replicate_leaves_the_others(conduct: Callable[..., StudyResult]) -> None:
+def test_a_failing_replicate_leaves_the_others(conduct: Conduct) -> None:
     result = conduct(
         Runner(fails=lambda task: task.stage == "replicate" and task.method == "joint" and task.number == 1)
     )
+    assert result is not None
     assert [sorted(c.seeds) for c in result.contenders] == [[0], [0, 1]]
-    assert result.failures == ("joint-replicate-1: TrainingError: the loss must be a number",)
+    assert result.failures == ("joint-replicate-1: NotANumberError: the loss must be a number",)
     again = Runner()
-    assert [sorted(c.seeds) for c in conduct(again).contenders] == [[0, 1], [0, 1]]  # and has another chance
+    result = conduct(again)
+    assert result is not None
+    assert [sorted(c.seeds) for c in result.contenders] == [[0, 1], [0, 1]]  # and has another chance
     assert [(t.stage, t.method, t.number) for t in again.ran] == [("replicate", "joint", 1)]
 
 
-def test_a_method_of_which_nothing_completes_ends_the_study_with_its_reasons(
-    conduct: Callable[..., StudyResult],
-) -> None:
-    with pytest.raises(
-        StudyError, match="at least one trial of `remix` must complete, but none did: TrainingError: the loss"
-    ):
-        conduct(Runner(fails=lambda task: task.method == "remix"))
+def test_a_method_of_which_nothing_completes_leaves_the_others(conduct: Conduct, tmp_path: Path) -> None:
+    result = conduct(Runner(fails=lambda task: task.method == "joint"))
+    assert result is not None
+    assert [c.name for c in result.contenders] == ["remix"]
+    assert Counter(t.state for t in records(tmp_path, "joint")) == {"failed": 3}
 
 
-def test_an_objective_that_no_run_has_is_named(conduct: Callable[..., StudyResult]) -> None:
-    with pytest.raises(StudyError, match=r"`objective` must be one of best/val_accuracy, .* but is best/val_acuracy"):
-        conduct(Runner(), config(objective="best/val_acuracy"))
+def test_failed_trials_are_tried_again_only_when_asked(conduct: Conduct, tmp_path: Path) -> None:
+    def second_of_remix(task: Task) -> bool:
+        return (task.stage, task.method, task.number) == ("search", "remix", 1)
+
+    conduct(Runner(fails=second_of_remix))
+    failed = records(tmp_path, "remix")[1]
+    again = Runner()
+    conduct(again)
+    assert again.ran == []
+    conduct(again, retry_failed=True)
+    assert [t.method for t in again.ran if t.stage == "search"] == ["remix"]
+    found = records(tmp_path, "remix")
+    assert [t.state for t in found] == ["complete", "failed", "complete", "complete"]
+    assert (found[1].retried, found[3].params) == (True, failed.params)
 
 
-def test_more_trials_and_replicates_are_the_same_study(conduct: Callable[..., StudyResult]) -> None:
+def test_a_retry_that_is_interrupted_is_not_forgotten(conduct: Conduct, tmp_path: Path) -> None:
+    conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 0)))
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=0), retry_failed=True)
+    again = Runner()
+    conduct(again)  # the retry was under way: it needs no asking twice
+    assert [t.method for t in again.ran if t.stage == "search"] == ["joint"]
+    assert Counter(t.state for t in records(tmp_path, "joint")) == {"complete": 3, "failed": 1}
+
+
+def test_an_objective_that_no_run_has_is_named(conduct: Conduct, tmp_path: Path) -> None:
+    def summary(task: Task, run: RunConfig) -> dict[str, float]:
+        return {"best/val_accuracy": run.optimizer.learning_rate, "test/accuracy": float(task.number)}
+
+    conduct(Runner(summary=summary), config(objective="best/val_macro_f1"))
+    (reason,) = {t.reason for t in records(tmp_path, "remix")}
+    assert reason == "`objective` must be one of best/val_accuracy, test/accuracy, but is best/val_macro_f1"
+    assert {t.cause for t in records(tmp_path, "remix")} == {"bad configuration"}
+
+
+def test_more_trials_and_replicates_are_the_same_study(conduct: Conduct) -> None:
     conduct(Runner())
     runner = Runner()
     result = conduct(runner, config(trials=4, replicates=3))
+    assert result is not None
     assert Counter(t.stage for t in runner.ran)["search"] == 2
     assert [sorted(c.seeds) for c in result.contenders] == [[0, 1, 2]] * 2
 
 
-def test_another_question_under_the_same_name_is_refused_and_marks_nothing(
-    conduct: Callable[..., StudyResult], tmp_path: Path
+def test_another_point_that_is_chosen_later_is_replicated_anew(conduct: Conduct, tmp_path: Path) -> None:
+    conduct(Runner(accuracy=lower_is_better))
+    old = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
+    runner = Runner()  # a larger rate is better now, and trials to come say so
+    result = conduct(runner, config(trials=6))
+    new = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
+    assert new[0].params != old[0].params
+    assert new[0].folder != old[0].folder
+    assert result is not None
+    assert dict(result.contenders[0].params) == new[0].params
+    assert Counter(t.stage for t in runner.ran)["replicate"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"question": "why?"}, r'question: "does it help\?" -> "why\?"'),
+        ({"space": {RATE: {"kind": "float", "low": 0.001, "high": 0.2, "log": True}}}, "high: 0.1 -> 0.2"),
+        ({"objective": "last/val_accuracy"}, 'objective: .*"best/val_accuracy".* -> .*"last/val_accuracy"'),
+        ({"sampler": "random"}, 'sampler: "tpe" -> "random"'),
+    ],
+)
+def test_another_question_under_the_same_name_is_refused_with_the_difference(
+    conduct: Conduct, change: dict[str, Any], told: str
 ) -> None:
+    conduct(Runner())
+    runner = Runner()
+    with pytest.raises(StudyError, match=f"must be asked the same question(.|\n)*{told}(.|\n)*another `name`"):
+        conduct(runner, config(**change))
+    assert runner.ran == []
+
+
+def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> None:
     tracked = {"tracking": {"uri": None, "experiment": "e", "model": False}}
     conduct(Runner(), **tracked)
     client = MlflowClient(tracking_uri=default_uri(tmp_path))
@@ -230,22 +401,20 @@ def test_another_question_under_the_same_name_is_refused_and_marks_nothing(
     def parent() -> Any:
         experiment = client.get_experiment_by_name("e")
         assert experiment is not None
-        (run,) = client.search_runs([experiment.experiment_id])
+        (run,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "s"]
         return run
 
-    assert (parent().info.status, parent().info.run_name) == ("FINISHED", "s")
+    assert parent().info.status == "FINISHED"
     assert "does it help?" in parent().data.tags["mlflow.note.content"]
-    runner = Runner()
-    with pytest.raises(StudyError, match="must be asked the same question, but question has changed"):
-        conduct(runner, config(question="why?"), **tracked)
-    assert runner.ran == []
+    with pytest.raises(StudyError, match="must be asked the same question"):
+        conduct(Runner(), config(question="why?"), **tracked)
     assert parent().info.status == "FINISHED"
     assert "failure_reason" not in parent().data.tags
 
 
-def test_a_wrong_study_is_refused_before_anything_runs(conduct: Callable[..., StudyResult]) -> None:
+def test_a_wrong_study_is_refused_before_anything_runs(conduct: Conduct) -> None:
     runner = Runner()
-    with pytest.raises(ConfigError, match="did you mean `learning_rate`"):
+    with pytest.raises(ConfigError, match=r"did you mean `(optimizer\.)?learning_rate`"):
         conduct(runner, config(space={RATE: {"kind": "float", "low": 1, "high": 2}, "optimizer.learnin_rate": ONE}))
     remix = {"set": {"method": {"name": "remix", "warmup": 1, "filter": {"rule": "margin", "threshold": 9}}}}
     with pytest.raises(ConfigError, match=r"`method\.filter\.threshold` must be at most 2"):
@@ -253,19 +422,202 @@ def test_a_wrong_study_is_refused_before_anything_runs(conduct: Callable[..., St
     assert runner.ran == []
 
 
-def test_a_grid_is_tried_point_by_point_and_extended(conduct: Callable[..., StudyResult], tmp_path: Path) -> None:
+def test_a_grid_is_tried_point_by_point_and_extended(conduct: Conduct, tmp_path: Path) -> None:
     space = {RATE: {"kind": "choice", "of": [0.001, 0.002, 0.003, 0.004]}}
     conduct(Runner(), config(space=space, sampler="grid", trials=2))
     conduct(Runner(), config(space=space, sampler="grid", trials=4))
     for method, first in (("joint", 0.002), ("remix", 0.003)):
-        tried = [t.params[RATE] for t in trials(tmp_path, method)]
+        tried = [t.params[RATE] for t in records(tmp_path, method)]
         assert tried[0] == first
         assert sorted(tried) == [0.001, 0.002, 0.003, 0.004]
 
 
-def test_a_gaussian_process_searches_too(conduct: Callable[..., StudyResult], tmp_path: Path) -> None:
-    conduct(Runner(), config(sampler="gp", trials=5))
-    for method in ("joint", "remix"):
-        tried = [t.params[RATE] for t in trials(tmp_path, method)]
-        assert len(set(tried)) > 2  # the best end of the range may be suggested twice
-        assert all(0.001 <= rate <= 0.1 for rate in tried)
+def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(conduct: Conduct, tmp_path: Path) -> None:
+    """Rates at 0.05 and above learn; the others stay low and are ended after their grace."""
+    pruner = {"name": "median", "grace": 2, "startup": 1}
+    space = {RATE: {"kind": "choice", "of": [0.08, 0.04, 0.02]}}
+    methods = {"remix": {"set": {"method": {"name": "remix", "warmup": 1}},
+                         "first": [{RATE: 0.08}, {RATE: 0.02}, {RATE: 0.04}]}}  # fmt: skip
+    runner = Runner(at_once=1, epochs=5, accuracy=lambda run, epoch: run.optimizer.learning_rate * (1 + epoch))
+    base = {"corpus": "", "epochs": 5, "device": "cpu", "tracking": {"uri": "off"}}
+    conduct(runner, config(pruner=pruner, space=space, methods=methods, base=base))
+    whole, low, middle = records(tmp_path, "remix")
+    assert (whole.state, low.state, middle.state) == ("complete", "pruned", "pruned")
+    assert list(whole.intermediate) == [1, 2, 3, 4, 5]
+    assert low.intermediate == pytest.approx({1: 0.02, 2: 0.04})
+    assert (low.values, low.cause) == ((), None)
+    assert low.reason == "pruned by median after 2 epochs, at val/accuracy no better than others"
+    # A pruned trial is never chosen, and what is chosen runs to its end: no pruner ends a replicate.
+    ledger = read_ledger(tmp_path / "studies" / "s")
+    best = ledger.chosen("remix")
+    assert best is not None
+    assert best.number == 0
+    assert [r.state for r in ledger.replicates["remix"]] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+def test_a_killed_study_meets_the_same_verdicts(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+) -> None:
+    base = {"corpus": "", "epochs": 6, "device": "cpu", "tracking": {"uri": "off"}}
+    asked = config(pruner={"name": pruner, "grace": 2}, trials=8, replicates=1, base=base)
+
+    def run(place: Path, life: int = 10_000) -> None:
+        runner = Runner(life=life, at_once=1, epochs=6)
+        monkeypatch.setattr(study_module, "execute", runner)
+        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+
+    run(tmp_path / "whole")
+    for life in (3, 2, 6):
+        with pytest.raises(DriverDied):
+            run(tmp_path / "killed", life)
+    run(tmp_path / "killed")
+    assert points(tmp_path / "killed") == points(tmp_path / "whole")
+    assert any(state == "pruned" for trials in points(tmp_path / "whole").values() for _, state, _, _ in trials)
+
+
+def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: Path) -> None:
+    runner = Runner(accuracy=better_with_the_seed)
+    conduct(runner, config(seeds_per_trial=3, seed=5))
+    for trial in records(tmp_path, "remix"):
+        rate = trial.params[RATE]
+        assert trial.seed_values == pytest.approx((rate + 0.5, rate + 0.6, rate + 0.7))
+        assert trial.values == pytest.approx((rate + 0.6,))
+        assert len(set(trial.folders)) == 3
+        assert trial.seconds == pytest.approx(3.0)
+    searches = [task for task in runner.ran if task.stage == "search"]
+    assert [[RunConfig.model_validate(j.config).seed for j in task.jobs] for task in searches] == [[5, 6, 7]] * 6
+
+
+def test_several_objectives_choose_from_the_front_within_the_tolerance(conduct: Conduct, tmp_path: Path) -> None:
+    front = {0.01: (0.90, 0.50), 0.02: (0.89, 0.10), 0.03: (0.80, 0.01), 0.04: (0.85, 0.60)}
+
+    def summary(task: Task, run: RunConfig) -> dict[str, float]:
+        accuracy, imbalance = front[run.optimizer.learning_rate]
+        return {
+            "best/val_accuracy": accuracy,
+            "best/balance_imbalance": imbalance,
+            "test/accuracy": 0.5 + 0 * task.number,
+        }
+
+    objectives = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
+    space = {RATE: {"kind": "choice", "of": list(front)}}
+    methods = {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}}
+    asked = {"objective": objectives, "space": space, "methods": methods, "sampler": "grid", "trials": 4}
+    conduct(Runner(summary=summary), config(**asked, tolerance=0.02))
+    ledger = read_ledger(tmp_path / "studies" / "s")
+    best = ledger.chosen("remix")
+    assert best is not None
+    assert best.params[RATE] == 0.02
+
+
+def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, tmp_path: Path) -> None:
+    """36 s a run, 2 methods x 2 replicates: 0.111 CPU hours hold eleven runs, of which four are replicates."""
+    said: list[str] = []
+    runner = Runner(seconds=36.0)
+    result = conduct(runner, config(trials=50, budget={"cpu_hours": 0.111}), Watch(say=said.append))
+    assert result is not None
+    counts = Counter((t.stage, t.method) for t in runner.ran)
+    assert counts[("replicate", "joint")] == counts[("replicate", "remix")] == 2
+    assert counts[("search", "joint")] == counts[("search", "remix")] == 3  # the same budget for each
+    assert "the budget is used up" in said[0]
+    more = Runner(seconds=36.0)
+    conduct(more, config(trials=50, budget={"cpu_hours": 0.18}))
+    assert 0 < Counter(t.stage for t in more.ran)["search"] <= 4
+
+
+def test_where_a_budget_ends_the_replicates_the_methods_have_the_same_seeds(conduct: Conduct) -> None:
+    """A round of trials that has begun is ended; of the replicates, the first seeds of both methods come first."""
+    runner = Runner(seconds=36.0, at_once=1)
+    conduct(runner, config(trials=9, replicates=5, budget={"cpu_hours": 0.055}))
+    assert [(t.stage, t.method, t.number) for t in runner.ran] == [
+        ("search", "joint", 0), ("search", "remix", 0), ("replicate", "joint", 0), ("replicate", "remix", 0),
+        ("replicate", "joint", 1), ("replicate", "remix", 1),
+    ]  # fmt: skip
+
+
+def test_a_budget_that_is_used_up_begins_nothing(conduct: Conduct) -> None:
+    conduct(Runner(seconds=3600.0), config(budget={"cpu_hours": 2}))
+    again = Runner()
+    conduct(again, config(budget={"cpu_hours": 2}))
+    assert again.ran == []
+
+
+def test_a_stop_ends_runs_after_their_epoch_and_the_next_start_goes_on(conduct: Conduct, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "s"
+
+    def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if ended == 2:
+            (folder / STOP).touch()
+
+    first = Runner()
+    with pytest.raises(StudyStopped, match="with 2 of 10 runs at their end"):
+        conduct(first, watch=Watch(done=stop))
+    assert [t.state for m in ("joint", "remix") for t in records(tmp_path, m)].count("running") == 1
+    second = Runner()
+    conduct(second)
+    assert not (folder / STOP).exists()
+    states = [t.state for m in ("joint", "remix") for t in records(tmp_path, m)]
+    assert states == ["complete"] * 6
+
+
+def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def interrupt(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if not said:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StudyStopped):
+        conduct(Runner(), watch=Watch(done=interrupt, say=said.append))
+    assert said == ["stopping after the epochs under way; once more to stop at once"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def insist(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        conduct(Runner(), watch=Watch(done=insist))
+
+
+def test_the_best_point_is_retrained_with_further_seeds(
+    conduct: Conduct, retrain: Callable[..., Any], tmp_path: Path
+) -> None:
+    conduct(Runner())
+    runner = Runner()
+    found = retrain(runner, "joint", 3)
+    assert sorted(found) == [0, 1, 2]
+    runs = [RunConfig.model_validate(task.jobs[0].config) for task in runner.ran]
+    assert [run.seed for run in runs] == [FIRST_SEED[FINAL] + n for n in range(3)]
+    assert all(run.evaluation.test for run in runs)
+    again = Runner()
+    retrain(again, "joint", 4)
+    assert len(again.ran) == 1
+    stages = Counter(r.stage for r in read_ledger(tmp_path / "studies" / "s").replicates["joint"])
+    assert stages == {REPLICATE: 2, FINAL: 4}
+
+
+def test_nothing_is_retrained_before_a_trial_is_complete(conduct: Conduct, retrain: Callable[..., Any]) -> None:
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=0))
+    with pytest.raises(StudyError, match="at least one trial of `joint` must be complete"):
+        retrain(Runner(), "joint", 1)
+
+
+def test_a_journal_holds_a_study_as_a_database_does(conduct: Conduct, tmp_path: Path) -> None:
+    conduct(Runner(), config(storage="journal"))
+    assert not (tmp_path / "studies" / "s" / "optuna.db").exists()
+    assert [t.state for t in records(tmp_path, "remix")] == ["complete"] * 3
+
+
+def test_a_database_that_holds_another_study_of_the_name_is_refused(conduct: Conduct, tmp_path: Path) -> None:
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    conduct(Runner(), config(storage=shared))
+    (tmp_path / "studies" / "s").rename(tmp_path / "studies" / "elsewhere")
+    study = optuna.load_study(study_name="s/joint", storage=open_storage(shared, tmp_path))
+    study.set_user_attr("folder", str(tmp_path / "other" / "studies" / "s"))
+    with pytest.raises(StudyError, match="must not hold another study named 's', but holds that of"):
+        conduct(Runner(), config(storage=shared))
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}

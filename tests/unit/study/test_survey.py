@@ -5,7 +5,9 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -14,23 +16,24 @@ from remix_study.config import load_run
 from remix_study.errors import StudyError, StudyStopped
 from remix_study.media.disk import sole_writer
 from remix_study.study import study as study_module
-from remix_study.study.export import columns, rows_of
-from remix_study.study.study import Study, Watch
-from remix_study.study.survey import CONFIG, STOP, Survey, ask_to_stop, best_run, existing, names, survey
+from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
+from remix_study.study.ledger import read_ledger
+from remix_study.study.question import CONFIG
+from remix_study.study.storage import STOP
+from remix_study.study.study import StudyRun, Watch
+from remix_study.study.survey import Survey, ask_to_stop, best_run, existing, names, survey
 from remix_study.study.tasks import Outcome, Task
-from tests.unit.study.test_study import RATE, DriverDied, Runner, config, present, trials
+from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show, records
 
-Conduct = Callable[..., Study]
+Conduct = Callable[..., StudyRun]
 
 
 @pytest.fixture
 def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conduct:
-    def run(runner: Callable[..., None], *, retry_failed: bool = False, watch: Watch | None = None) -> Study:
+    def run(runner: Callable[..., None], *, watch: Watch | None = None, **changes: Any) -> StudyRun:
         monkeypatch.setattr(study_module, "execute", runner)
-        study = Study(
-            config(), {"corpus": str(small_corpus)}, tmp_path, watch or Watch(), retry_failed=retry_failed
-        )  # fmt: skip
-        study.run(present)
+        study = StudyRun(config(**changes), {"corpus": str(small_corpus)}, tmp_path, watch)
+        study.run(nothing_to_show)
         return study
 
     return run
@@ -40,8 +43,8 @@ def looking_on(folder: Path, after: int) -> tuple[Watch, list[Survey]]:
     """A watch that surveys the study from inside it, after so many runs."""
     seen: list[Survey] = []
 
-    def done(task: Task, outcome: Outcome, complete: int, total: int) -> None:
-        if complete == after:
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if ended == after:
             seen.append(survey(folder))
 
     return Watch(done=done), seen
@@ -50,7 +53,7 @@ def looking_on(folder: Path, after: int) -> tuple[Watch, list[Survey]]:
 def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
     folder = conduct(Runner()).folder
     found = survey(folder)
-    assert (found.state, found.runs, found.runs_complete, found.holder, found.seconds_left) == (
+    assert (found.state, found.runs, found.runs_ended, found.holder, found.seconds_left) == (
         "complete", 10, 10, None, None,
     )  # fmt: skip
     assert [(m.name, m.complete, m.failed, m.replicated) for m in found.methods] == [
@@ -58,8 +61,8 @@ def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
         ("remix", 3, 0, 2),
     ]
     for method in found.methods:
-        best = max(trials(tmp_path, method.name), key=lambda t: t.value or 0)
-        assert (method.best, method.best_number, method.best_params) == (best.value, best.number, best.params)
+        best = max(records(tmp_path, method.name), key=lambda t: t.values)
+        assert (method.best, method.best_number, method.best_params) == (best.values, best.number, best.params)
     assert found.running == ()
     json.dumps(found.plain())
 
@@ -70,7 +73,7 @@ def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Condu
     conduct(Runner(), watch=watch)
     (found,) = seen
     assert found.state == "running"
-    assert found.runs_complete == 4
+    assert found.runs_ended == 4
     assert [run.name for run in found.running] == ["joint-search-2"]
     assert found.seconds_left is not None
     assert found.seconds_left > 0
@@ -80,28 +83,22 @@ def test_a_dead_driver_leaves_an_incomplete_study_without_running_runs(conduct: 
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
     found = survey(tmp_path / "studies" / "s")
-    assert (found.state, found.runs_complete, found.running) == ("incomplete", 3, ())
+    assert (found.state, found.runs_ended, found.running) == ("incomplete", 3, ())
 
 
-def test_a_stop_lets_running_runs_end_and_the_next_start_goes_on(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
     asked: list[str] = []
 
-    def stop(task: Task, outcome: Outcome, complete: int, total: int) -> None:
-        if complete == 2:
+    def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if not asked:
             asked.append(ask_to_stop(folder))
             assert survey(folder).state == "stopping"
 
-    first = Runner()
-    with pytest.raises(StudyStopped, match="3 of 10 runs complete"):  # the third was running already
-        conduct(first, watch=Watch(done=stop))
-    assert asked
-    assert not any(t.state.name == "RUNNING" for m in ("joint", "remix") for t in trials(tmp_path, m))
+    with pytest.raises(StudyStopped, match="stopped as asked"):
+        conduct(Runner(), watch=Watch(done=stop))
     assert survey(folder).state == "incomplete"
-    second = Runner()
-    conduct(second)
-    assert not (folder / STOP).exists()
-    assert len(first.ran) + len(second.ran) == 10
+    conduct(Runner())
     assert survey(folder).state == "complete"
 
 
@@ -112,50 +109,40 @@ def test_only_a_running_study_can_be_stopped(conduct: Conduct) -> None:
     assert not (folder / STOP).exists()
 
 
-def test_failed_trials_are_tried_again_only_when_asked(conduct: Conduct, tmp_path: Path) -> None:
-    def second_of_remix(task: Task) -> bool:
-        return (task.stage, task.method, task.number) == ("search", "remix", 1)
-
-    folder = conduct(Runner(fails=second_of_remix)).folder
-    failed = trials(tmp_path, "remix")[1]
-    assert survey(folder).failures == ("remix-search-1: TrainingError: the loss must be a number",)
-    again = Runner()
-    conduct(again)
-    assert again.ran == []
-    conduct(again, retry_failed=True)
-    assert [t.method for t in again.ran if t.stage == "search"] == ["remix"]
-    (retried,) = [t for t in trials(tmp_path, "remix") if t.user_attrs.get("retries") == failed.number]
-    assert retried.params == failed.params
+def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path) -> None:
+    runner = Runner(
+        fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1), at_once=1, epochs=4
+    )
+    base = {"corpus": "", "epochs": 4, "device": "cpu", "tracking": {"uri": "off"}}
+    folder = conduct(runner, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=6, base=base).folder
     found = survey(folder)
-    assert found.failures == ()
+    joint, remix = found.methods
+    assert (joint.failed, joint.ended, remix.ended) == (1, 6, 6)
+    assert joint.pruned == sum(t.state == "pruned" for t in records(tmp_path, "joint"))
+    assert joint.pruned + remix.pruned > 0
     assert found.state == "complete"
-    assert found.methods[1].complete == 3
+    assert found.failures == ("joint-search-1: NotANumberError: the loss must be a number",)
 
 
-def test_a_retry_that_is_interrupted_is_not_forgotten(conduct: Conduct, tmp_path: Path) -> None:
-    def first_of_joint(task: Task) -> bool:
-        return (task.stage, task.method, task.number) == ("search", "joint", 0)
-
-    conduct(Runner(fails=first_of_joint))
-    with pytest.raises(DriverDied):
-        conduct(Runner(life=0), retry_failed=True)
-    again = Runner()
-    folder = conduct(again).folder  # the retry was under way: it needs no asking twice
-    assert [t.method for t in again.ran if t.stage == "search"] == ["joint"]
-    assert survey(folder).failures == ()
-    assert len([t for t in trials(tmp_path, "joint") if t.state.name == "COMPLETE"]) == 3
+def test_what_is_used_and_what_is_left_of_the_budget(conduct: Conduct, tmp_path: Path) -> None:
+    folder = conduct(Runner(seconds=36.0), budget={"cpu_hours": 1}).folder
+    found = survey(folder)
+    assert found.used.cpu_hours == pytest.approx(0.1)
+    assert found.budget == {"cpu_hours": (pytest.approx(0.1), 1.0)}
+    assert found.used.gpu_hours == 0
 
 
 def test_the_best_point_is_a_run(conduct: Conduct, tmp_path: Path, small_corpus: Path) -> None:
     folder = conduct(Runner()).folder
-    run, value, number = best_run(folder, None)
+    best = best_run(folder, None)
+    run = best.run
     found = survey(folder).methods[1]
-    assert (value, number) == (found.best, found.best_number)
+    assert (best.values, best.number) == (found.best, found.best_number)
     assert (run.method.name, run.corpus) == ("remix", str(small_corpus))
     assert run.optimizer.learning_rate == found.best_params[RATE]
     (tmp_path / "best.yaml").write_text(run.to_yaml())
     assert load_run(tmp_path / "best.yaml") == run
-    assert best_run(folder, "joint")[0].method.name == "joint"
+    assert best_run(folder, "joint").run.method.name == "joint"
     with pytest.raises(StudyError, match=r"`--method` must be one of joint, remix, but is 'jiont'"):
         best_run(folder, "jiont")
 
@@ -183,16 +170,16 @@ def test_every_run_and_every_end_is_exported(conduct: Conduct) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
     folder = conduct(Runner(fails=lambda task: task.stage == "search" and task.number == 2)).folder
-    runs, _ = rows_of(folder)
-    ends = {(r["method"], r["stage"], r["number"]): r["state"] for r in runs}
-    assert sum(state == "interrupted" for state in ends.values()) == 2  # were running when the driver died
-    assert sum(state == "failed" for state in ends.values()) == sum("reason" in r and bool(r["reason"]) for r in runs)
+    rows = with_summaries(trial_rows(read_ledger(folder)))
+    ends = {(r["method"], r["stage"], r["number"]): r["state"] for r in rows}
+    assert sorted(ends.values()) == ["complete"] * 8 + ["failed"] * 2
     assert sum(stage == "replicate" for _, stage, _ in ends) == 4
-    for run in runs:
-        if run["state"] == "complete":
-            assert run["summary.best/val_accuracy"] == run[f"params.{RATE}"]
-        elif run["state"] == "failed":
-            assert run["objective"] is None
+    for row in rows:
+        if row["state"] == "complete":
+            assert row["summary.best/val_accuracy"] == row[f"params.{RATE}"]
+        else:
+            assert (row["values.best/val_accuracy"], row["cause"]) == (None, "not a number")
+    assert len(list(epoch_rows(rows))) == 8 * 3
 
 
 def test_columns_are_whole_and_of_one_type() -> None:
@@ -224,7 +211,7 @@ def test_the_commands_show_it(
     conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1)))
     assert "10/10" in say("list")
     shown = say("status", "s")
-    assert "joint-search-1: TrainingError: the loss must be a number" in shown
+    assert "joint-search-1: NotANumberError: the loss must be a number" in shown
     assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
     assert say("status", "t").startswith("1 error: the study must have begun")
     assert say("stop", "s").startswith("1 error: the study must be running")
@@ -232,4 +219,7 @@ def test_the_commands_show_it(
     assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
     assert load_run(written).method.name == "remix"
     assert "trials.parquet" in say("export", "s", "--out", str(tmp_path / "exported"))
-    assert (tmp_path / "exported" / "trials.csv").read_text().count("\n") == 1 + 6 + 4
+    assert len(pd.read_parquet(tmp_path / "exported" / "trials.parquet")) == 6 + 4
+    assert len(pd.read_csv(tmp_path / "exported" / "epochs.csv")) == 9 * 3
+    assert "report.html" in say("report", "s")
+    assert (tmp_path / "studies" / "s" / "report" / "report.html").exists()

@@ -1,16 +1,24 @@
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import tune
 from ray.tune.search import Searcher
 
+from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
-from remix_study.study.tasks import Outcome, Task, _Handout, _trial
+from remix_study.study.pruning import Judge
+from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Handout, _trial, run_jobs, slots
 
 JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
-TASK = Task("search", "remix", 3, 0, JOB)
+JUDGE = Judge("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
+TASK = Task("search", "remix", 3, (JOB,), (JUDGE,))
+OTHER = Task("search", "joint", 1, (JOB,), (JUDGE,))
+DONE = Outcome("complete", ({"x": 1.0},))
 
 
 class Desk:
@@ -19,6 +27,7 @@ class Desk:
     def __init__(self, *tasks: Task | None) -> None:
         self.waiting = list(tasks)
         self.told: list[tuple[Task, Outcome]] = []
+        self.errors = _Errors()
 
     def ask(self) -> Task | None:
         if not self.waiting:
@@ -28,30 +37,45 @@ class Desk:
     def tell(self, task: Task, outcome: Outcome) -> None:
         self.told.append((task, outcome))
 
-    def handout(self) -> _Handout:
-        return _Handout(self.ask, self.tell)
+    def handout(self, at_once: int = 2) -> _Handout:
+        return _Handout(self.ask, self.tell, self.errors, at_once)
 
 
 def test_tasks_are_handed_out_until_there_are_no_more() -> None:
     handout = Desk(TASK, None, TASK).handout()
-    given = handout.suggest("one")
-    assert Job(**json.loads(given["job"])) == JOB
+    given = json.loads(handout.suggest("one")["task"])
+    assert Job(**given["jobs"][0]) == JOB
+    assert Judge(**given["judges"][0]) == JUDGE
     assert handout.suggest("two") is None  # not now
-    assert handout.suggest("two") == given
+    assert json.loads(handout.suggest("two")["task"]) == given
+    # While anything runs, its process may be lost, and the task given again: Tune must go on asking.
+    assert handout.suggest("three") is None
+    for trial in ("one", "two"):
+        handout.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
     assert handout.suggest("three") == Searcher.FINISHED
 
 
+def test_one_by_one_means_that_the_next_task_is_asked_for_when_the_one_before_has_ended() -> None:
+    """Tune asks ahead, but what a study suggests must follow from all ends before, as after a kill."""
+    desk = Desk(TASK, OTHER)
+    handout = desk.handout(at_once=1)
+    handout.suggest("one")
+    assert handout.suggest("two") is None
+    assert len(desk.waiting) == 1
+    handout.on_trial_complete("one", {"outcome": json.dumps(asdict(DONE))})
+    assert json.loads(handout.suggest("two")["task"])
+    assert desk.waiting == []
+
+
 def test_outcomes_come_back_to_the_task_they_are_of() -> None:
-    desk = Desk(TASK, Task("search", "joint", 1, 0, JOB))
+    desk = Desk(TASK, OTHER)
     handout = desk.handout()
     handout.suggest("one")
     handout.suggest("two")
-    handout.on_trial_complete("two", {"outcome": json.dumps(asdict(Outcome({"x": 1.0})))})
-    handout.on_trial_complete("one", {"outcome": json.dumps(asdict(Outcome(None, "NaN")))})
-    assert [(task.method, outcome) for task, outcome in desk.told] == [
-        ("joint", Outcome({"x": 1.0})),
-        ("remix", Outcome(None, "NaN")),
-    ]
+    pruned = Outcome("pruned", (), "no promise")
+    handout.on_trial_complete("two", {"outcome": json.dumps(asdict(DONE))})
+    handout.on_trial_complete("one", {"outcome": json.dumps(asdict(pruned))})
+    assert [(task.method, outcome) for task, outcome in desk.told] == [("joint", DONE), ("remix", pruned)]
     handout.on_trial_complete("one", None)  # told already: Tune may say it twice
     assert len(desk.told) == 2
 
@@ -59,26 +83,131 @@ def test_outcomes_come_back_to_the_task_they_are_of() -> None:
 @pytest.mark.parametrize(
     ("result", "error"), [(None, False), ({"outcome": "{}"}, True), ({"training_iteration": 0}, False)]
 )
-def test_a_process_that_died_is_a_failure_and_not_a_result(result: dict[str, object] | None, error: bool) -> None:
+@pytest.mark.parametrize(
+    ("words", "cause"), [("", "lost worker"), ("killed: the node runs low on memory", "out of memory")]
+)
+def test_a_process_that_is_lost_is_replaced_but_not_for_ever(
+    result: dict[str, object] | None, error: bool, words: str, cause: str
+) -> None:
     desk = Desk(TASK)
     handout = desk.handout()
-    handout.suggest("one")
-    handout.on_trial_complete("one", result, error=error)
-    assert desk.told == [(TASK, Outcome(None, "its process died (out of memory, or killed)"))]
+    for attempt in range(ATTEMPTS):
+        assert desk.told == []
+        assert handout.suggest(f"trial {attempt}")["task"]
+        desk.errors.words[f"trial {attempt}"] = words
+        handout.on_trial_complete(f"trial {attempt}", result, error=error)
+    ((task, outcome),) = desk.told
+    assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
+    assert outcome.reason is not None
+    assert outcome.reason.startswith(f"its process died {ATTEMPTS} times ({words or 'killed'})")
+    assert handout.suggest("another") == Searcher.FINISHED
 
 
-def test_a_failed_run_is_an_outcome_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    reported: list[dict[str, object]] = []
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RunPruned("no promise"), Outcome("pruned", (), "no promise")),
+        (StudyStopped("asked to"), Outcome("stopped", (), "asked to")),
+        (NotANumberError("NaN"), Outcome("failed", (), "NotANumberError: NaN", "not a number")),
+        (ConfigError("wrong"), Outcome("failed", (), "ConfigError: wrong", "bad configuration")),
+        (ValueError("n is\nbroken"), Outcome("failed", (), "ValueError: n is broken", "other")),
+        (OSError(28, "No space left on device"), Outcome("failed", (), "OSError: [Errno 28] No space left on device",
+                                                         "disk full")),
+        (RuntimeError("CUDA out of memory"), Outcome("failed", (), "RuntimeError: CUDA out of memory",
+                                                     "out of memory")),
+    ],
+)  # fmt: skip
+def test_every_end_is_an_outcome_and_not_a_crash(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: Outcome
+) -> None:
+    def ends(job: Job, judge: Judge) -> dict[str, float]:
+        assert (job, judge) == (JOB, JUDGE)
+        raise error
+
+    monkeypatch.setattr(tasks, "launch", ends)
+    assert run_jobs([JOB], [JUDGE]) == expected
+
+
+def test_a_full_disk_is_seen_behind_the_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(job: Job, judge: Judge) -> dict[str, float]:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise TrainingError("the checkpoint must be written") from error
+
+    monkeypatch.setattr(tasks, "launch", full)
+    assert run_jobs([JOB], [JUDGE]).cause == "disk full"
+
+
+def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job(**{**asdict(JOB), "name": name}) for name in ("one", "two", "three")]
+    ran = []
+
+    def second_fails(job: Job, judge: Judge) -> dict[str, float]:
+        ran.append(job.name)
+        if job.name == "two":
+            raise ValueError("broken")
+        return {"x": 1.0}
+
+    monkeypatch.setattr(tasks, "launch", second_fails)
+    assert run_jobs(jobs, [JUDGE] * 3) == Outcome("failed", ({"x": 1.0},), "two: ValueError: broken", "other")
+    assert ran == ["one", "two"]
+
+
+def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[dict[str, Any]] = []
+    given: list[Job] = []
     monkeypatch.setattr(tune, "report", reported.append)
 
-    def fails(job: Job) -> dict[str, float]:
-        raise ValueError(f"{job.name} is broken")
+    def completes(job: Job, judge: Judge) -> dict[str, float]:
+        given.append(job)
+        return {"x": 1.0}
 
-    monkeypatch.setattr(tasks, "launch", fails)
-    _trial({"job": json.dumps(asdict(JOB))})
-    monkeypatch.setattr(tasks, "launch", lambda job: {"best/val_accuracy": 0.5})  # noqa: ARG005
-    _trial({"job": json.dumps(asdict(JOB))})
-    assert [json.loads(str(r["outcome"])) for r in reported] == [
-        {"summary": None, "failure": "ValueError: n is broken"},
-        {"summary": {"best/val_accuracy": 0.5}, "failure": None},
-    ]
+    monkeypatch.setattr(tasks, "launch", completes)
+    content = {"jobs": [asdict(JOB)], "judges": [asdict(JUDGE)]}
+    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5}})
+    outcome = json.loads(reported[0]["outcome"])
+    assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
+    assert (given[0].threads, given[0].gpus) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("needs", "have", "at_once", "gpus"),
+    [
+        (Needs(), (8, 0), 8, 0.0),
+        (Needs(), (8, 2), 2, 1.0),  # a GPU for each run where there are any
+        (Needs(may_use_gpu=False), (8, 2), 8, 0.0),
+        (Needs(gpus=0.25), (8, 1), 4, 0.25),
+        (Needs(gpus=0), (8, 2), 8, 0.0),
+        (Needs(workers=2), (8, 0), 4, 0.0),
+        (Needs(workers=2, cpus=2), (8, 0), 2, 0.0),
+        (Needs(workers=2), (8, 8), 4, 1.0),
+        (Needs(concurrency=3), (2, 0), 3, 0.0),  # the user's word
+    ],
+)
+def test_as_many_runs_at_once_as_there_is_room_for(
+    needs: Needs, have: tuple[float, float], at_once: int, gpus: float
+) -> None:
+    assert slots(needs, *have) == (at_once, gpus)
+
+
+def test_no_room_for_one_run_is_said() -> None:
+    with pytest.raises(
+        StudyError, match=r"one run needs 4 x 1 CPU cores and 4 x 0 GPUs, but there are 2 and 0\. Lower"
+    ):
+        slots(Needs(workers=4), 2, 0)
+
+
+def test_what_the_study_prints_is_heard_while_tune_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(words: Sequence[str]) -> None:
+        print(*words)
+
+    with tasks._quiet() as aloud:
+        print("farewell")
+        aloud(told)(["one", "two"])
+    assert capsys.readouterr().out == "one two\n"
+
+
+def test_a_task_is_named_by_what_it_is() -> None:
+    assert TASK.name == "remix-search-3"
+    assert Path(TASK.judges[0].folder).name == "study"

@@ -1,0 +1,83 @@
+"""The question of a study: what may not change while trials of it are on record
+
+Trials of one space or corpus say nothing about another. More trials, more replicates, another budget or more room to
+run in are the same question.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from remix_study.config import StudyConfig, put
+from remix_study.errors import StudyError
+from remix_study.media.disk import write_whole
+
+CONFIG = "study.yaml"  # the study as it was last run, its corpus included
+QUESTION = "question.json"
+_GROWS = {"trials", "replicates", "concurrency", "budget", "resources", "storage"}
+_SHOWN = 12
+
+
+def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path) -> None:
+    """
+    Raises:
+        StudyError: the folder holds a study of this name that asked something else; what differs is shown.
+    """
+    known = folder / QUESTION
+    if not known.exists():
+        return
+    changed = differences(json.loads(known.read_text()), _question(config, corpus_digest))
+    if not changed:
+        return
+    lines = [f"  - {path}: {before} -> {now}" for path, (before, now) in list(changed.items())[:_SHOWN]]
+    more = [f"  - and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []
+    raise StudyError(
+        f"the study in {folder} must be asked the same question, but something has changed since it began:\n"
+        + "\n".join([*lines, *more])
+        + "\nChange it back, give this study another `name`, or remove that folder. (`trials`, `replicates`, `budget`, "
+        "`concurrency`, `resources` may change.)"
+    )
+
+
+def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_digest: str, folder: Path) -> None:
+    """The question as it is compared, and the study as any process can read it and run it again."""
+    write_whole(folder / QUESTION, json.dumps(_question(config, corpus_digest), indent=1))
+    resolved = config.model_dump(mode="json")
+    for path, value in settings.items():
+        put(resolved["base"], path, value)
+    write_whole(folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+
+
+def corpus_digest(folder: Path) -> str | None:
+    """The digest of the corpus that a study began with."""
+    known = folder / QUESTION
+    return str(json.loads(known.read_text())["corpus"]) if known.exists() else None
+
+
+def _question(config: StudyConfig, corpus_digest: str) -> dict[str, Any]:
+    content = {**config.model_dump(mode="json", exclude=_GROWS), "corpus": corpus_digest}
+    content["base"] = {key: value for key, value in content["base"].items() if key not in ("corpus", "tracking")}
+    plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read back
+    return plain
+
+
+def differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[str, str]]:
+    """Dotted path -> (before, now) of every leaf that differs; `nothing` where one side lacks it."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found: dict[str, tuple[str, str]] = {}
+        for key in dict.fromkeys([*before, *now]):
+            inner = f"{path}.{key}" if path else str(key)
+            found |= differences(before.get(key, _Nothing), now.get(key, _Nothing), inner)
+        return found
+    return {} if before == now else {path: (_shown(before), _shown(now))}
+
+
+class _Nothing:
+    """What one side does not have."""
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _Nothing else json.dumps(value)

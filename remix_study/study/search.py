@@ -1,0 +1,189 @@
+"""The search of one method: its trials in Optuna's storage, from question to end
+
+A trial is asked, suggested, run and told. What dies in between is found RUNNING at the next start and goes on under
+its own number, so that a study that was killed has the trials of one that was not. A suggestion depends on the study's
+seed, the trial's number and the trials on record alone: every trial has a sampler of its own.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from remix_study.config import StudyConfig
+from remix_study.errors import StudyError
+from remix_study.seeds import stream
+from remix_study.study.ledger import TrialRecord, choose, records_of
+from remix_study.study.pruning import make_pruner
+from remix_study.study.search_space import Params, grid, space_of, suggest
+from remix_study.study.storage import optuna_name
+
+# Constants, because a study that is extended must go on as it began.
+STARTUP = 5  # trials of a method before its sampler models anything
+POPULATION = 10  # of nsga2
+
+
+class Search:
+    """The trials of `method`. `epochs`: of the study's longest run, which hyperband divides."""
+
+    def __init__(self, config: StudyConfig, method: str, folder: Path, storage: BaseStorage, epochs: int) -> None:
+        self._config, self._method = config, method
+        self._study = optuna.create_study(
+            study_name=optuna_name(config.name, method),
+            storage=storage,
+            directions=[objective.direction for objective in config.objectives_of(method)],
+            load_if_exists=True,
+            sampler=self._sampler(0),
+            pruner=make_pruner(config.pruner, epochs),
+        )
+        self._claim(folder)
+        self._running: dict[int, optuna.Trial] = {}
+        self._unfinished: list[int] = []
+        self._ends: Counter[str] = Counter()
+        self.work_s = 0.0
+
+    def _claim(self, folder: Path) -> None:
+        """A database may be shared: a study of this name that lies elsewhere is another's."""
+        home = self._study.user_attrs.get("folder")
+        if home is None:
+            self._study.set_user_attr("folder", str(folder))
+        elif home != str(folder):
+            raise StudyError(
+                f"the database of `storage` must not hold another study named {self._config.name!r}, but holds that of "
+                f"{home}. Give this study another `name`."
+            )
+
+    def settle(self, *, retry_failed: bool) -> None:
+        """Queue what is to be tried first, take up what a dead driver left, and count what has ended."""
+        trials = self._trials()
+        queued = {trial.user_attrs.get("known") for trial in trials}
+        for position, point in enumerate(self._known_points()):
+            if position not in queued:
+                self._study.enqueue_trial(point, user_attrs={"known": position})
+        if retry_failed:
+            for trial in _unretried(trials):
+                self._study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
+        trials = self._trials()
+        self._unfinished = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        self._ends = Counter(
+            complete=sum(t.state == TrialState.COMPLETE for t in trials),
+            pruned=sum(t.state == TrialState.PRUNED for t in trials),
+            failed=len(_unretried(trials)),
+        )
+        self.work_s = sum(t.user_attrs.get("seconds", 0.0) for t in trials)
+
+    def _known_points(self) -> list[Params]:
+        """What is tried before any sampler is asked; of a grid, all of it, in an order drawn by the seed."""
+        first = list(self._config.methods[self._method].first)
+        if self._config.sampler == "grid":
+            points = grid(space_of(self._config, self._config.methods[self._method]))
+            stream(self._config.seed, "sampler", 0).shuffle(points)
+            first += [point for point in points if point not in first]
+        return first
+
+    @property
+    def ended(self) -> int:
+        """Trials that have ended by themselves; of failures those whose point was not tried again."""
+        return self._ends.total()
+
+    @property
+    def ends(self) -> Mapping[str, int]:
+        """`ended` by how: complete, pruned, failed."""
+        return self._ends
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def room(self) -> int:
+        """Trials that may still begin."""
+        return self._config.trials - self.ended - self.running
+
+    def next(self) -> tuple[int, Params]:
+        """The number and the point of the next trial, RUNNING from now on."""
+        trials = self._trials()
+        if self._unfinished:
+            number = self._unfinished.pop(0)
+            self._study.sampler = self._sampler(number)
+            trial = optuna.Trial(self._study, trials[number]._trial_id)
+            if "folders" not in trials[number].user_attrs:
+                # Killed amid its suggestions: drawn again from the first, or the others would be other draws.
+                trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
+        else:
+            waiting = [t.number for t in trials if t.state == TrialState.WAITING]
+            self._study.sampler = self._sampler(min(waiting, default=len(trials)))
+            trial = self._study.ask()
+        self._running[trial.number] = trial
+        return trial.number, suggest(trial, space_of(self._config, self._config.methods[self._method]))
+
+    def id_of(self, number: int) -> int:
+        """Optuna's own id of a running trial."""
+        return int(self._running[number]._trial_id)
+
+    def note(self, number: int, **attributes: Any) -> None:
+        """Write down something of a running trial."""
+        for name, value in attributes.items():
+            self._running[number].set_user_attr(name, value)
+
+    def tell(self, number: int, end: str, values: Sequence[float] = (), **attributes: Any) -> None:
+        """The end of a trial: complete (with the objectives' `values`), pruned, failed, or stopped, which goes on."""
+        trial = self._running[number]
+        self.work_s += attributes.get("seconds", 0.0) - trial.user_attrs.get("seconds", 0.0)
+        before = trial.user_attrs  # of a trial that was stopped, say, and is complete now: that is no longer why
+        self.note(number, **{name: v for name, v in attributes.items() if v is not None or name in before})
+        match end:
+            case "complete":
+                self._study.tell(trial, list(values))
+            case "pruned":
+                self._study.tell(trial, state=TrialState.PRUNED)
+            case "failed":
+                self._study.tell(trial, state=TrialState.FAIL)
+            case _:  # stopped: it stays RUNNING in the storage, which is how the next start finds it
+                self._unfinished.append(number)
+        del self._running[number]
+        if end in ("complete", "pruned", "failed"):
+            self._ends[end] += 1
+
+    def remember(self, key: str, told: Mapping[str, Any]) -> None:
+        """Write down a replicate; its truth is the result in its folder."""
+        self._study.set_user_attr(key, dict(told))
+
+    def remembered(self) -> Mapping[str, Any]:
+        return self._study.user_attrs
+
+    def best(self) -> TrialRecord | None:
+        """The trial whose point is replicated; None where none is complete."""
+        return choose(self._config, self.records())
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        return records_of(self._method, self._trials())
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = int(stream(self._config.seed, "sampler", number).integers(2**31))
+        match self._config.sampler:
+            case "random" | "grid":  # of a grid every point is known beforehand
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            case unreachable:
+                assert_never(unreachable)
+
+
+def _unretried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that failed, and whose point was not tried again since."""
+    retried = {trial.user_attrs.get("retries") for trial in trials}
+    return [t for t in trials if t.state == TrialState.FAIL and t.number not in retried]

@@ -1,0 +1,180 @@
+"""A study is the same study whatever keeps its trials: a file, a journal, PostgreSQL"""
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from remix_study.config import StudyConfig
+from remix_study.errors import ConfigError, StudyError
+from remix_study.study import pruning
+from remix_study.study import study as study_module
+from remix_study.study.ledger import read_ledger
+from remix_study.study.storage import check_storage, open_storage
+from remix_study.study.study import StudyRun
+from remix_study.study.survey import survey
+from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
+
+BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("/nowhere"), key=str).parent
+
+
+def told(folder: Path) -> Any:
+    ledger = read_ledger(folder, intermediate=True)
+    plain = ("number", "state", "values", "params", "reason", "cause", "intermediate", "seed_values", "seconds")
+    trials = {m: [{name: getattr(t, name) for name in plain} for t in ts] for m, ts in ledger.trials.items()}
+    replicates = {m: [(r.stage, r.number, r.state, r.params) for r in rs] for m, rs in ledger.replicates.items()}
+    return trials, replicates
+
+
+class StorageContract:
+    """What every storage must do: keep all, lose nothing in a kill, and read the same from another process."""
+
+    @pytest.fixture
+    def storage(self) -> str | None:
+        raise AssertionError("each storage says where it is")
+
+    def asked(self, storage: str | None) -> StudyConfig:
+        base = {"corpus": "", "epochs": 5, "device": "cpu", "tracking": {"uri": "off"}}
+        return config(storage=storage, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=5, base=base)
+
+    def test_a_study_is_the_one_that_a_file_keeps(
+        self, storage: str | None, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(place: str, where: str | None, *lives: int) -> Path:
+            pruning._study.cache_clear()
+            for life in (*lives, 10_000):
+                runner = Runner(
+                    life=life,
+                    at_once=1,
+                    epochs=5,
+                    fails=lambda t: (t.stage, t.method, t.number) == ("search", "joint", 1),
+                )
+                monkeypatch.setattr(study_module, "execute", runner)
+                study = StudyRun(self.asked(where), {"corpus": str(small_corpus)}, tmp_path / place)
+                if life < 10_000:
+                    with pytest.raises(DriverDied):
+                        study.run(nothing_to_show)
+                else:
+                    study.run(nothing_to_show)
+            return study.folder
+
+        here = run("here", storage, 2, 4)
+        there = run("there", None)
+        assert told(here) == told(there)
+        states = {t["state"] for trials in told(here)[0].values() for t in trials}
+        assert states == {"complete", "pruned", "failed"}
+        assert survey(here).state == "complete"
+        assert all(RATE in t["params"] for trials in told(here)[0].values() for t in trials)
+
+
+class TestFile(StorageContract):
+    @pytest.fixture
+    def storage(self) -> None:
+        return None
+
+
+class TestJournal(StorageContract):
+    @pytest.fixture
+    def storage(self) -> str:
+        return "journal"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A PostgreSQL of our own behind a socket in this folder; its files belong to whoever may run it."""
+    place = tmp_path_factory.mktemp("postgres")
+    as_whom: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses root
+        user = next((p.pw_name for p in pwd.getpwall() if p.pw_name == "postgres"), "nobody")
+        as_whom = ["runuser", "-u", user, "--"]
+        for folder in (place, *place.parents[:-1]):
+            if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
+                folder.chmod(0o755)
+        shutil.chown(place, user)
+
+    def run(*words: str) -> None:
+        subprocess.run([*as_whom, str(BINARIES / words[0]), *words[1:]], check=True, capture_output=True, cwd=place)
+
+    run("initdb", "--pgdata", str(place / "data"), "--auth", "trust", "--username", "study", "--no-sync")
+    options = f"-k {place} -c listen_addresses= -c fsync=off"
+    run("pg_ctl", "--pgdata", str(place / "data"), "--wait", "--log", str(place / "log"), "--options", options, "start")
+    try:
+        yield place
+    finally:
+        run("pg_ctl", "--pgdata", str(place / "data"), "--wait", "--mode", "immediate", "stop")
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.skipif(not BINARIES.exists(), reason="needs PostgreSQL: apt-get install postgresql")
+class TestPostgreSQL(StorageContract):
+    @pytest.fixture
+    def storage(self, server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("STUDY_SOCKET", str(server))
+        return "postgresql+psycopg://study@/postgres?host=$STUDY_SOCKET"
+
+    def test_two_studies_share_a_database(
+        self, storage: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("one", "two"):
+            monkeypatch.setattr(study_module, "execute", Runner())
+            study = StudyRun(config(storage=storage, name=name), {"corpus": str(small_corpus)}, tmp_path)
+            study.run(nothing_to_show)
+            assert survey(study.folder).state == "complete"
+        found = {s.study_name for s in open_storage(storage, tmp_path).get_all_studies()}
+        assert {"one/joint", "one/remix", "two/joint", "two/remix"} <= found
+
+
+def test_a_password_is_not_written_down() -> None:
+    with pytest.raises(ConfigError, match=r"must not hold a password.*\$DB_PASSWORD.* and set DB_PASSWORD"):
+        check_storage("postgresql+psycopg://me:secret@host/studies")
+    check_storage("postgresql+psycopg://me:$DB_PASSWORD@host/studies")
+
+
+def test_what_is_no_storage_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be `journal` or the URL of a database, but is 'jurnal'"):
+        check_storage("jurnal")
+
+
+def test_a_name_that_is_not_set_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_NAME", raising=False)
+    with pytest.raises(ConfigError, match="needs NO_SUCH_NAME in the environment"):
+        open_storage("postgresql+psycopg://me:$NO_SUCH_NAME@host/studies", tmp_path)
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "secret")
+    with pytest.raises(StudyError, match=r"storage .* must answer, but: ") as refused:
+        open_storage("postgresql+psycopg://me:$DB_PASSWORD@127.0.0.1:1/studies", tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_driver_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs the package oracledb, but it is not installed"):
+        open_storage("oracle+oracledb://me@host/studies", tmp_path)
+
+
+def test_optunas_own_reader_and_ours_agree(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours reads Optuna's tables: what it makes of them is what Optuna would."""
+    asked = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
+    monkeypatch.setattr(study_module, "execute", Runner())
+    folder = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).folder
+    StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
+    ledger = read_ledger(folder, intermediate=True)
+    for method, ours in ledger.trials.items():
+        study = optuna.load_study(study_name=f"s/{method}", storage=open_storage(None, folder))
+        for record, trial in zip(ours, study.trials, strict=True):
+            assert (record.number, record.params, record.intermediate) == (
+                trial.number, trial.params, trial.intermediate_values,
+            )  # fmt: skip
+            if record.state == "complete":
+                assert list(record.values) == trial.values
+            assert (record.started, record.ended) == (trial.datetime_start, trial.datetime_complete)

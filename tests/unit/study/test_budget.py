@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from remix_study.config import BudgetConfig
+from remix_study.study.budget import Clock, Rates, Used, read_clock
+
+
+def test_hours_follow_from_work_and_clock() -> None:
+    used = Rates(cpus=4, gpus=0.5, at_once=2).used(work_s=3600, clock_s=1800)
+    assert used == Used(0.5, 4.0, 0.5)
+
+
+def test_runs_to_come_share_the_clock() -> None:
+    assert Rates(2, 1, 4).of_runs(8, 900) == Used(0.5, 4.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "reached"),
+    [
+        ({}, None),
+        ({"hours": 2}, None),
+        ({"hours": 1}, "1.00 of 1 hours"),
+        ({"hours": 2, "cpu_hours": 3.5}, "4.00 of 3.5 CPU hours"),
+        ({"gpu_hours": 0.5}, "0.50 of 0.5 GPU hours"),
+    ],
+)
+def test_the_first_limit_that_is_reached_is_told(budget: dict[str, float], reached: str | None) -> None:
+    assert Used(1.0, 4.0, 0.5).exceeds(BudgetConfig(**budget)) == reached
+
+
+def test_only_limits_are_shown() -> None:
+    assert Used(1.0, 4.0, 0.5).limits(BudgetConfig(cpu_hours=8)) == {"cpu_hours": (4.0, 8.0)}
+
+
+def test_the_clock_goes_on_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    assert read_clock(tmp_path) == (0.0, Rates(1.0, 0.0, 1))
+    clock = Clock(tmp_path, Rates(1, 0, 2))
+    now[0] = 130.0
+    clock.write()
+    assert read_clock(tmp_path) == (30.0, Rates(1, 0, 2))
+    now[0] = 500.0  # nobody worked on it meanwhile
+    again = Clock(tmp_path, Rates(2, 0, 1))
+    now[0] = 505.0
+    assert again.seconds == pytest.approx(35.0)

@@ -1,0 +1,127 @@
+"""A disk without room, as each of those who write to it notices it: a run, a file of the study, its database"""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import OperationalError
+
+from remix_study.config import StudyConfig
+from remix_study.errors import StoreError
+from remix_study.study import budget
+from remix_study.study import study as study_module
+from remix_study.study.ledger import read_ledger
+from remix_study.study.study import StudyRun
+from remix_study.study.tasks import Outcome, Place, Task
+
+RATE = "optimizer.learning_rate"
+FULL = Outcome("failed", (), "OSError: [Errno 28] No space left on device", "disk full")
+Ask: TypeAlias = Callable[[], Task | None]
+Tell: TypeAlias = Callable[[Task, Outcome], None]
+
+
+@pytest.fixture
+def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    config = StudyConfig.model_validate(
+        {
+            "name": "s",
+            "question": "does it survive?",
+            "base": {"corpus": "", "epochs": 2, "device": "cpu", "tracking": {"uri": "off"}},
+            "space": {RATE: {"kind": "float", "low": 0.001, "high": 0.1}},
+            "methods": {"joint": {"set": {"method": {"name": "joint"}}}},
+            "reference": "joint", "trials": 4, "replicates": 1,
+        }
+    )  # fmt: skip
+
+    def run(work: Callable[[Ask, Tell], None], *, retry_failed: bool = False) -> None:
+        def execute(ask: Ask, tell: Tell, needs: object, folder: Path, on_place: Callable[[Place], None]) -> None:
+            on_place(Place(1, {}, 1, 0.0))
+            work(ask, tell)
+
+        monkeypatch.setattr(study_module, "execute", execute)
+        StudyRun(config, {"corpus": str(small_corpus)}, tmp_path, retry_failed=retry_failed).run(nothing)
+
+    return run
+
+
+def nothing(folder: Path) -> list[Path]:
+    assert folder.exists()
+    return []
+
+
+def states(place: Path) -> list[tuple[str, str | None]]:
+    return [(trial.state, trial.cause) for trial in read_ledger(place / "studies" / "s").trials["joint"]]
+
+
+def one(ask: Ask) -> Task:
+    task = ask()
+    assert task is not None
+    return task
+
+
+def test_after_a_run_that_found_no_room_none_begins(conduct: Callable[..., None], tmp_path: Path) -> None:
+    def work(ask: Ask, tell: Tell) -> None:
+        tell(one(ask), FULL)
+        with pytest.raises(StopIteration):
+            ask()
+
+    with pytest.raises(StoreError, match=r"the disk that holds .*/studies/s is full, so no new run begins(.|\n)*retry"):
+        conduct(work)
+    assert states(tmp_path) == [("failed", "disk full")]
+
+    def again(ask: Ask, tell: Tell) -> None:
+        tell(one(ask), Outcome("failed", (), "other", "other"))
+
+    conduct(again, retry_failed=True)
+    assert states(tmp_path) == [("failed", "disk full"), ("failed", "other")]
+
+
+def test_a_file_that_finds_no_room_is_one_sentence(
+    conduct: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: str | bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def work(ask: Ask, tell: Tell) -> None:
+        monkeypatch.setattr(budget, "write_whole", full)
+        ask()
+
+    with pytest.raises(
+        StoreError, match=r"the disk that holds .*/studies/s is full\. What is done is kept: free space"
+    ):
+        conduct(work)
+    assert states(tmp_path) == [("running", None)]  # it goes on under its number
+
+
+def test_a_database_that_finds_no_room_is_one_sentence(
+    conduct: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*told: Any, **named: Any) -> None:
+        raise OperationalError("UPDATE trials", {}, Exception("database or disk is full"))
+
+    def work(ask: Ask, tell: Tell) -> None:
+        task = one(ask)
+        with monkeypatch.context() as patch:
+            patch.setattr(RDBStorage, "set_trial_state_values", full)
+            tell(task, Outcome("failed", (), "other", "other"))
+
+    with pytest.raises(StoreError, match=r"the disk that holds .*/studies/s is full"):
+        conduct(work)
+    assert [state for state, _ in states(tmp_path)] == ["running"]
+
+    def again(ask: Ask, tell: Tell) -> None:
+        tell(one(ask), Outcome("complete", ({"best/val_accuracy": 0.5},)))
+
+    conduct(again)
+    assert states(tmp_path) == [("complete", None)]  # and nothing is left of the end that was not recorded
+
+
+def test_other_errors_are_not_called_a_full_disk(conduct: Callable[..., None]) -> None:
+    def work(ask: Ask, tell: Tell) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        conduct(work)

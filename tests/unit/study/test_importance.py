@@ -1,0 +1,105 @@
+"""Which parameters matter, on trials where that is known"""
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from remix_study.config import StudyConfig
+from remix_study.study.importance import FANOVA_UP_TO, FEWEST, evaluator_name, importances, why_unknown
+from remix_study.study.ledger import TrialRecord
+
+SPACE = {
+    "rate": {"kind": "float", "low": 1e-4, "high": 1e-1, "log": True},
+    "noise": {"kind": "float", "low": 0, "high": 1},
+    "kind": {"kind": "choice", "of": ["plain", "deep", None]},
+    "depth": {"kind": "int", "low": 1, "high": 5, "when": {"kind": "deep"}},
+}
+
+
+def study(space: dict[str, Any] | None = None, **changes: Any) -> StudyConfig:
+    content: dict[str, Any] = {
+        "name": "s", "question": "q", "base": {}, "methods": {"m": {}}, "reference": "m", "trials": 1, "replicates": 1,
+        "space": SPACE if space is None else space,
+    }  # fmt: skip
+    return StudyConfig.model_validate(content | changes)
+
+
+def trial(number: int, value: float | None, **changes: Any) -> TrialRecord:
+    known: dict[str, Any] = {
+        "method": "m", "number": number, "state": "pruned" if value is None else "complete",
+        "values": () if value is None else (value,), "params": {}, "reason": None, "cause": None, "retried": False,
+        "seconds": 1.0, "started": None, "ended": None, "folders": (), "seed_values": (), "intermediate": {},
+    }  # fmt: skip
+    return TrialRecord(**(known | changes))
+
+
+def trials(number: int) -> list[TrialRecord]:
+    """The rate decides almost everything, the noise nothing; where there is a depth, that decides."""
+    draw = np.random.default_rng(0)
+    found = []
+    for n in range(number):
+        params: dict[str, Any] = {
+            "rate": float(10 ** draw.uniform(-4, -1)), "noise": float(draw.random()),
+            "kind": ["plain", "deep", None][draw.integers(3)],
+        }  # fmt: skip
+        value = -abs(np.log10(params["rate"]) + 2)
+        if params["kind"] == "deep":
+            params["depth"] = int(draw.integers(1, 6))
+            value += 0.4 * params["depth"] - 1.2
+        found.append(trial(n, float(value), params=params))
+    return found
+
+
+@pytest.mark.parametrize("number", [60, FANOVA_UP_TO + 200])
+def test_what_decides_is_the_most_important(number: int) -> None:
+    found = importances(study(), "m", trials(number))
+    assert found is not None
+    assert evaluator_name(trials(number)) == ("fANOVA" if number == 60 else "PED-ANOVA")
+    assert sum(found[path] for path in ("rate", "noise", "kind")) == pytest.approx(1)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert found["rate"] > 3 * found["noise"]
+    assert found["depth"] > found["noise"]  # judged where there is one
+
+
+def test_pruned_and_failed_trials_say_nothing() -> None:
+    complete = trials(40)
+    others = [trial(100 + n, None, params={"rate": 0.1, "noise": 0.5, "kind": "plain"}) for n in range(40)]
+    others += [t._replace(state="failed", number=200 + t.number, values=(9.0,)) for t in complete[:5]]
+    assert importances(study(), "m", [*complete, *others]) == importances(study(), "m", complete)
+
+
+def test_the_answer_is_the_same_every_time_and_says_nothing_on_the_way(capfd: pytest.CaptureFixture[str]) -> None:
+    level = optuna.logging.get_verbosity()
+    assert importances(study(), "m", trials(30)) == importances(study(), "m", trials(30))
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == level
+
+
+def test_smaller_may_be_better() -> None:
+    flipped = [t._replace(values=(-t.values[0],)) for t in trials(FANOVA_UP_TO + 100)]
+    less = study(objective={"metric": "best/val_cross_entropy", "direction": "minimize"})
+    assert importances(less, "m", flipped) == importances(study(), "m", trials(FANOVA_UP_TO + 100))
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([], "0 complete trials; at least 8 are needed"),
+        (trials(1), "1 complete trial; at least 8 are needed"),
+        (trials(FEWEST - 1), "7 complete trials; at least 8 are needed"),
+        ([t._replace(values=(0.5,)) for t in trials(20)], "all complete trials have the same value"),
+        ([t._replace(params={"rate": 0.01}) for t in trials(20)], "no parameter was varied in all trials"),
+        ([t._replace(params={"rate": t.params["rate"]}) for t in trials(20)], "only one parameter was varied"),
+    ],
+)
+def test_where_nothing_can_be_said_the_reason_is(given: list[TrialRecord], why: str) -> None:
+    assert importances(study(), "m", given) is None
+    assert why_unknown(study(), "m", given) == why
+
+
+def test_a_value_that_is_no_longer_searched_is_left_out() -> None:
+    """More trials are the same question, but a journal may hold what an edited file does not offer any more."""
+    found = importances(study(), "m", [*trials(30), trial(90, 0.1, params={"rate": 0.5, "noise": 0.5, "kind": "old"})])
+    assert found == importances(study(), "m", trials(30))

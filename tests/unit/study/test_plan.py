@@ -1,0 +1,89 @@
+"""The plan tells what a start would do, and leaves no trace"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from remix_study.config import StudyConfig
+from remix_study.errors import ConfigError, StudyError
+from remix_study.study import study as study_module
+from remix_study.study.plan import Plan, make_plan
+from remix_study.study.study import StudyRun
+from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(small_corpus: Path, tmp_path: Path) -> Planned:
+    def plan(study: StudyConfig | None = None, *, timed: bool = False) -> Plan:
+        return make_plan(study or config(), {"corpus": str(small_corpus)}, tmp_path / "w", timed=timed)
+
+    return plan
+
+
+def run(runner: Runner, study: StudyConfig, corpus: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_module, "execute", runner)
+    StudyRun(study, {"corpus": str(corpus)}, workspace).run(nothing_to_show)
+
+
+def test_a_new_study(planned: Planned, tmp_path: Path) -> None:
+    plan = planned()
+    assert (plan.runs_left, plan.seconds, plan.cost) == (10, None, None)
+    assert [(m.name, m.trials_left, m.replicates_left, m.ended) for m in plan.methods] == [
+        ("joint", 3, 2, 0),
+        ("remix", 3, 2, 0),
+    ]
+    assert [m.points for m in plan.methods] == [({RATE: 0.002},), ({RATE: 0.003},)]
+    assert plan.methods[1].example.optimizer.learning_rate == 0.003
+    assert [row.path for row in plan.methods[0].space] == [RATE]
+    assert not (tmp_path / "w").exists()
+    json.dumps(plan.plain())
+
+
+def test_the_cost_comes_from_epochs_that_were_trained(planned: Planned, tmp_path: Path) -> None:
+    plan = planned(config(trials=10), timed=True)
+    assert plan.seconds is not None
+    assert plan.cost is not None
+    for method in plan.methods:
+        assert method.cost is not None
+        assert 0 < method.cost.epoch_s < method.cost.trial_s < method.cost.replicate_s
+        assert method.cost.bytes > 10_000  # two checkpoints
+    work_s = sum(10 * m.cost.trial_s + 2 * m.cost.replicate_s for m in plan.methods if m.cost is not None)
+    assert plan.seconds == pytest.approx(work_s / plan.concurrency)
+    assert plan.cost.cpu_hours == pytest.approx(work_s / 3600)
+    assert plan.bytes == sum(12 * m.cost.bytes for m in plan.methods if m.cost is not None)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_grid_is_known_as_a_whole(planned: Planned) -> None:
+    space = {RATE: {"kind": "choice", "of": [0.001, 0.002, 0.003]}}
+    plan = planned(config(space=space, sampler="grid", trials=3))
+    assert [dict(point)[RATE] for point in plan.methods[0].points] == [0.002, 0.001, 0.003]
+
+
+def test_what_would_go_on(
+    planned: Planned, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DriverDied):
+        run(Runner(life=3), config(), small_corpus, tmp_path / "w", monkeypatch)
+    plan = planned()
+    assert sum(m.ended for m in plan.methods) == 3
+    assert [name for m in plan.methods for name in m.resumed] == ["joint-search-2", "remix-search-1"]
+    assert plan.runs_left == 7
+    run(Runner(), config(), small_corpus, tmp_path / "w", monkeypatch)
+    assert planned().runs_left == 0
+    # More trials may choose another point: its replicates would be new.
+    assert planned(config(trials=4)).runs_left == 2 * (1 + 2)
+
+
+def test_what_a_start_would_refuse_a_plan_refuses(
+    planned: Planned, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Runner(), config(), small_corpus, tmp_path / "w", monkeypatch)
+    with pytest.raises(StudyError, match="must be asked the same question"):
+        planned(config(sampler="random"))
+    with pytest.raises(ConfigError, match="must not hold a password"):
+        planned(config(name="t", storage="postgresql+psycopg://me:secret@host/db"))

@@ -1,0 +1,48 @@
+"""A terminal that goes away, in a process of its own: it would take the tests' own output with it"""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+LEAVES = """
+import contextlib, io, os, signal, sys
+from pathlib import Path
+from remix_study.study.stopping import leavable
+with leavable(Path(sys.argv[1])):
+    print("to the terminal", flush=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # as Ray Tune is kept quiet
+        signal.raise_signal(signal.SIGHUP)
+    print("to the log", flush=True)
+    signal.raise_signal(signal.SIGHUP)
+    print("still here", file=sys.stderr, flush=True)
+print("and to the end", flush=True)
+"""
+
+
+def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
+    """The status of a process whose terminal leaves it, and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if ignoring else None
+    try:
+        done = subprocess.run([sys.executable, "-c", LEAVES, str(folder)], stdout=theirs, stderr=theirs, timeout=60)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGHUP, before)
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode().replace("\r", "")
+    os.close(ours)
+    return done.returncode, shown
+
+
+def test_what_a_terminal_that_has_gone_would_show_is_written_down(tmp_path: Path) -> None:
+    assert leave(tmp_path / "s") == (0, "to the terminal\n")
+    assert (tmp_path / "s" / "terminal.log").read_text() == "to the log\nstill here\nand to the end\n"
+
+
+def test_nohup_has_seen_to_it(tmp_path: Path) -> None:
+    status, shown = leave(tmp_path, ignoring=True)
+    assert (status, shown) == (0, "to the terminal\nto the log\nstill here\nand to the end\n")
+    assert not (tmp_path / "terminal.log").exists()
