@@ -1,12 +1,18 @@
-"""The comparison of a study as a table of plain data"""
+"""The tables of a study as plain data: the comparison for the terminal and for files, and all others of the report"""
 
 # M modalities
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from remix_study.modality import canonical_order
+from remix_study.report.data import Band, Budget, Failure
+from remix_study.report.words import duration, unit_of
+from remix_study.study.ledger import Ledger
 from remix_study.study.results import Contender, Spread, StudyResult
 
 
@@ -28,15 +34,15 @@ def comparison_table(result: StudyResult) -> Table:
 def accuracy_table(result: StudyResult) -> Table:
     """Does it win? Best mean first, then the unimodal ceilings."""
     header = ("method", "test accuracy", f"{result.reference} ahead by", "wins", "late sum", "training time")
-    slowest = max(_seconds(c) for c in result.contenders)
+    slowest = _slowest(result)
     rows = (
         (
             c.name,
-            _shown(c.spread("test/accuracy", 100)),
+            _percent(c, "test/accuracy"),
             "" if c.ahead is None else f"{c.ahead.mean:+.1f} ± {c.ahead.std:.1f}",
             "" if c.ahead is None else f"{c.ahead.wins}/{c.ahead.seeds}",
-            _shown(c.spread("test/accuracy_late_sum", 100)),
-            f"{_seconds(c) / slowest:.2f}x",
+            _percent(c, "test/accuracy_late_sum"),
+            _relative(c, slowest),
         )
         for c in _ordered(result)
     )
@@ -54,8 +60,8 @@ def sufficiency_table(result: StudyResult) -> Table:
                 cell
                 for m in modalities
                 for cell in (
-                    _shown(c.spread(f"probe/accuracy/{m}", 100)),
-                    "" if c.ceiling_of else _shown(c.spread(f"sufficiency/probe_ratio/{m}", 100)),
+                    _percent(c, f"probe/accuracy/{m}"),
+                    "" if c.ceiling_of else _percent(c, f"sufficiency/probe_ratio/{m}"),
                 )
             ),
         )
@@ -66,8 +72,164 @@ def sufficiency_table(result: StudyResult) -> Table:
     )
 
 
+def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
+    """The accuracy table with its statistics; `searched[method]`: trials that its search had."""
+    name, slowest = result.reference, _slowest(result)
+    header = (
+        "method", "role", "trials", "seeds", "test accuracy", "macro-F1", f"{name} ahead by", "95 % interval", "wins",
+        "p", "p (Holm)", "training time",
+    )  # fmt: skip
+    rows = []
+    for c in _ordered(result):
+        a = c.ahead
+        tested = a is not None and a.p is not None
+        rows.append(
+            (
+                c.name,
+                "reference" if c.name == name else _role(c),
+                str(searched.get(c.name, 0)),
+                str(len(c.seeds)),
+                _percent(c, "test/accuracy"),
+                _percent(c, "test/macro_f1"),
+                "" if a is None or a.seeds == 0 else f"{a.mean:+.1f} ± {a.std:.1f}" if tested else f"{a.mean:+.1f}",
+                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and tested else "",
+                "" if a is None or a.seeds == 0 else f"{a.wins}/{a.seeds}",
+                _p(a.p) if a is not None else "",
+                _p(a.p_holm) if a is not None else "",
+                _relative(c, slowest),
+            )
+        )
+    return Table("Test accuracy and macro-F1 in %, differences in points; mean ± std over seeds", header, tuple(rows))
+
+
+def _role(c: Contender) -> str:
+    if c.ceiling_of is not None:
+        return f"{c.ceiling_of} alone"
+    return "control" if c.control_of is not None else "rival"
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+BALANCE = (
+    "test_balance/accuracy_gap",
+    "test_balance/imbalance",
+    "test_balance/missing_drop",
+    "test_balance/abs_log_rho",
+)
+
+
+def balance_table(result: StudyResult) -> Table:
+    """Is one modality ahead? All on the test split."""
+    metrics = [m for m in BALANCE if any(c.spread(m) is not None for c in result.contenders)]
+    metrics += [f"test_balance/{what}/{m}" for what in ("shapley", "utilisation") for m in _modalities(result)
+                if any(c.spread(f"test_balance/{what}/{m}") is not None for c in result.contenders)]  # fmt: skip
+    header = ("method", *(unit_of(m).label.replace(", test", "") for m in metrics))
+    rows = tuple(
+        (c.name, *(_digits(c, m) for m in metrics))
+        for c in _ordered(result)
+        if any(c.spread(m) is not None for m in metrics)
+    )
+    return Table("Balance on the test split, mean ± std over seeds", header, rows)
+
+
+def _digits(c: Contender, metric: str) -> str:
+    """Three significant digits of the mean, and as many places for the deviation."""
+    spread = c.spread(metric)
+    if spread is None:
+        return ""
+    places = 1 if abs(spread.mean) >= 10 else 2 if abs(spread.mean) >= 1 else 3
+    return _shown(spread, len(c.values(metric)), places)
+
+
+def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table:
+    """What each method used of what it was given."""
+    header = (
+        "method", "trials", "complete", "pruned", "failed", "tried again", "running", "replicates", "search",
+        "replicates took", "retrained took",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            b.method, f"{b.trials}/{trials}", *map(str, (b.complete, b.pruned, b.failed, b.retried, b.running)),
+            f"{b.replicates}/{replicates}", duration(b.search_s), duration(b.replicate_s),
+            duration(b.final_s) if b.final_s else "",
+        )
+        for b in found
+    )  # fmt: skip
+    return Table("What each method was given: ended trials of those planned, and the work they took", header, rows)
+
+
+def chosen_table(ledger: Ledger) -> Table:
+    """The point of each method that is replicated, with the values of its trial on validation."""
+    rows = []
+    for name in ledger.study.methods:
+        chosen = ledger.chosen(name)
+        if chosen is not None:
+            values = (unit_of(m).shown(v, 2) for m, v in zip(ledger.study.metrics, chosen.values, strict=True))
+            point = ", ".join(f"{path} = {_plain(value)}" for path, value in chosen.params.items())
+            rows.append((name, str(chosen.number), *values, point or "nothing was searched"))
+    header = ("method", "trial", *(unit_of(m).name for m in ledger.study.metrics), "chosen point")
+    return Table("The point of each method that validation chose", header, tuple(rows))
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def failures_table(found: Sequence[Failure]) -> Table:
+    header = ("method", "stage", "cause", "times", "tried again", "numbers", "reason", "folder of the first")
+    rows = tuple(
+        (f.method, f.stage, f.cause, str(len(f.numbers)), str(f.retried), _numbers(f.numbers), f.reason, f.folder)
+        for f in found
+    )
+    return Table("What failed, alike failures together", header, rows)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    first = ", ".join(map(str, numbers[:8]))
+    return f"{first} and {len(numbers) - 8} more" if len(numbers) > 8 else first
+
+
+def importances_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = tuple((name, path, f"{100 * value:.1f}") for name, values in found.items() for path, value in values.items())
+    return Table("Importance of each searched parameter in %", ("method", "parameter", "importance"), rows)
+
+
+def trials_table(ledger: Ledger) -> Table:
+    """Every trial as one row; for other tools there is `remix-study export`."""
+    paths = tuple(dict.fromkeys(p for trials in ledger.trials.values() for t in trials for p in t.params))
+    header = ("method", "number", "state", *ledger.study.metrics, "seconds", "cause", *paths)
+    rows = tuple(
+        (
+            name, str(t.number), t.state, *_cells(t.values, len(ledger.study.metrics)), f"{t.seconds:.1f}",
+            t.cause or "", *(str(t.params[p]) if p in t.params else "" for p in paths),
+        )
+        for name, trials in ledger.trials.items()
+        for t in trials
+    )  # fmt: skip
+    return Table("All trials", header, rows)
+
+
+def _cells(values: Sequence[float], wanted: int) -> tuple[str, ...]:
+    return tuple(map(str, values)) if values else ("",) * wanted
+
+
+def curves_table(found: Mapping[str, Sequence[Band]]) -> Table:
+    """`found[metric]`: the numbers behind every figure over epochs, in the metric's own unit."""
+    rows = tuple(
+        (metric, b.method, str(epoch), f"{mean:.6g}", f"{low:.6g}", f"{high:.6g}", str(b.runs))
+        for metric, bands in found.items()
+        for b in bands
+        for epoch, mean, low, high in zip(b.epochs, b.mean, b.low, b.high, strict=True)
+    )
+    return Table("Mean ± std over runs", ("metric", "method", "epoch", "mean", "low", "high", "runs"), rows)
+
+
 def _ordered(result: StudyResult) -> list[Contender]:
-    return sorted(result.contenders, key=lambda c: (c.ceiling_of is not None, -float(c.values("test/accuracy").mean())))
+    return sorted(
+        result.contenders, key=lambda c: (c.ceiling_of is not None, -float(np.mean(c.values("test/accuracy"))))
+    )
 
 
 def _modalities(result: StudyResult) -> tuple[str, ...]:
@@ -76,13 +238,34 @@ def _modalities(result: StudyResult) -> tuple[str, ...]:
     return canonical_order({key.removeprefix(prefix) for key in keys if key.startswith(prefix)})
 
 
-def _seconds(c: Contender) -> float:
-    """Training and scoring; evaluation is the same for all."""
-    return float((c.values("time/total_train_s") + c.values("time/total_score_s")).mean())
+def _seconds(c: Contender) -> float | None:
+    """Training and scoring; evaluation is the same for all. None where no replicate was timed."""
+    found = [
+        s["time/total_train_s"] + s.get("time/total_score_s", 0.0)
+        for s in c.seeds.values()
+        if "time/total_train_s" in s
+    ]
+    return float(np.mean(found)) if found else None
 
 
-def _shown(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
+def _slowest(result: StudyResult) -> float:
+    return max((s for c in result.contenders if (s := _seconds(c)) is not None), default=0.0)
+
+
+def _relative(c: Contender, slowest: float) -> str:
+    own = _seconds(c)
+    return "" if own is None or slowest == 0 else f"{own / slowest:.2f}x"
+
+
+def _percent(c: Contender, metric: str) -> str:
+    spread = c.spread(metric, 100)
+    return "" if spread is None else _shown(spread, len(c.values(metric)), 1)
+
+
+def _shown(spread: Spread, seeds: int, places: int) -> str:
+    """One value has no deviation."""
+    mean = f"{spread.mean:.{places}f}"
+    return mean if seeds == 1 else f"{mean} ± {spread.std:.{places}f}"
 
 
 def to_csv(table: Table) -> str:

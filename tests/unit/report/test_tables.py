@@ -1,12 +1,27 @@
 import csv
 import io
-from pathlib import Path
 
 import pytest
 
-from remix_study.report.present import present, write
-from remix_study.report.tables import Table, accuracy_table, comparison_table, sufficiency_table, to_csv, to_markdown
+from remix_study.report.data import Band, Budget, Failure
+from remix_study.report.tables import (
+    Table,
+    accuracy_table,
+    balance_table,
+    budget_table,
+    chosen_table,
+    comparison_table,
+    curves_table,
+    failures_table,
+    importances_table,
+    methods_table,
+    sufficiency_table,
+    to_csv,
+    to_markdown,
+    trials_table,
+)
 from remix_study.study.results import Ceiling, Contender, Paired, StudyResult
+from tests.unit.report.conftest import MakeLedger, MakeStudy, MakeTrial
 
 
 def summary(accuracy: float, seconds: float, **probes: float) -> dict[str, float]:
@@ -23,7 +38,7 @@ def result() -> StudyResult:
     }
     alone = {0: summary(0.95, 2, audio=0.8)}
     contenders = (
-        Contender("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2)),
+        Contender("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2, 0.205, 0.41)),
         Contender("audio_alone", {}, alone, "audio", None, Paired(-3.0, 0.0, -1, 1, 0, 1)),
         Contender("remix", {}, remix, None, None, None),
     )
@@ -36,7 +51,7 @@ def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     assert table.rows == (
         ("remix", "88.0 ± 5.7", "", "", "88.0 ± 5.7", "0.50x"),
         ("joint", "85.0 ± 7.1", "+3.0 ± 1.4", "2/2", "", "1.00x"),
-        ("audio_alone", "95.0 ± 0.0", "-3.0 ± 0.0", "0/1", "", "0.20x"),
+        ("audio_alone", "95.0", "-3.0 ± 0.0", "0/1", "", "0.20x"),  # one seed has no deviation
     )
 
 
@@ -46,7 +61,7 @@ def test_sufficiency_leaves_out_what_is_not_known(result: StudyResult) -> None:
     assert table.rows == (
         ("remix", "70.0 ± 0.0", "87.5 ± 0.0", "60.0 ± 0.0", ""),
         ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", ""),
-        ("audio_alone", "80.0 ± 0.0", "", "", ""),
+        ("audio_alone", "80.0", "", "", ""),
     )
 
 
@@ -68,10 +83,84 @@ def test_csv_quotes_what_it_must() -> None:
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [["a, b", "c"], ['say "x"', "1"]]
 
 
-def test_presentation_is_text_and_picture(result: StudyResult, tmp_path: Path) -> None:
-    shown = present(result)
-    assert set(shown.texts) == {"comparison.csv", "comparison.md"}
-    assert shown.texts["comparison.md"].rstrip().endswith("It is open.")
-    write(shown, tmp_path)
-    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "comparison.csv").read_text().startswith("method,test accuracy,")
+def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult) -> None:
+    table = methods_table(result, {"remix": 8, "joint": 7})
+    by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert list(by_name) == ["remix", "joint", "audio_alone"]
+    assert by_name["joint"] == {
+        "method": "joint", "role": "rival", "trials": "7", "seeds": "2", "test accuracy": "85.0 ± 7.1", "macro-F1": "",
+        "remix ahead by": "+3.0 ± 1.4", "95 % interval": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
+        "p (Holm)": "0.410", "training time": "1.00x",
+    }  # fmt: skip
+    assert (by_name["remix"]["role"], by_name["remix"]["p"]) == ("reference", "")
+    # Of one seed there is a difference, and no more.
+    alone = by_name["audio_alone"]
+    assert [alone[k] for k in ("role", "remix ahead by", "95 % interval", "p")] == ["audio alone", "-3.0", "", ""]
+
+
+def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
+    bare = Contender("remix", {}, {0: {"test/accuracy": 0.5}, 1: {"test/accuracy": 0.6}}, None, None, None)
+    result = StudyResult("s", "q", "remix", (bare,), {}, (), "")
+    assert accuracy_table(result).rows == (("remix", "55.0 ± 7.1", "", "", "", ""),)
+    assert balance_table(result).rows == ()
+
+
+def test_balance_has_the_metrics_that_some_method_has() -> None:
+    seeds = {n: {"test/accuracy": 0.5, "test_balance/imbalance": v} for n, v in ((0, 0.3), (1, 0.5))}
+    bare = Contender("joint", {}, {0: {"test/accuracy": 0.5}}, None, None, None)
+    result = StudyResult("s", "q", "remix", (Contender("remix", {}, seeds, None, None, None), bare), {}, (), "")
+    table = balance_table(result)
+    assert table.header == ("method", "Shapley imbalance (0 to 1)")
+    assert table.rows == (("remix", "0.400 ± 0.141"),)
+
+
+def test_the_budget_is_shown_against_what_was_planned() -> None:
+    table = budget_table([Budget("remix", 5, 2, 1, 1, 0, 3, 7200.0, 90.0, 0.0)], trials=10, replicates=5)
+    assert dict(zip(table.header, table.rows[0], strict=True)) == {
+        "method": "remix", "trials": "8/10", "complete": "5", "pruned": "2", "failed": "1", "tried again": "1",
+        "running": "0", "replicates": "3/5", "search": "2.0 h", "replicates took": "1.5 min", "retrained took": "",
+    }  # fmt: skip
+
+
+def test_tables_of_trials(make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+    objective = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
+    ledger = make_ledger(
+        make_trial("joint", 0),
+        make_trial("remix", 0, 0.75, 0.125, params={"a": 0.012345678, "b": None}),
+        make_trial("remix", 1, state="failed", reason="NaN", cause="not a number"),
+        study=make_study(objective=objective),
+    )
+    chosen = chosen_table(ledger)
+    objectives = ("validation accuracy, best epoch", "Shapley imbalance, best epoch")
+    assert chosen.header == ("method", "trial", *objectives, "chosen point")
+    assert chosen.rows == (("remix", "0", "75.00 %", "0.125", "a = 0.01235, b = None"),)
+    trials = trials_table(ledger)
+    assert trials.header[:7] == (
+        "method",
+        "number",
+        "state",
+        "best/val_accuracy",
+        "best/balance_imbalance",
+        "seconds",
+        "cause",
+    )
+    assert trials.header[7:] == ("optimizer.learning_rate", "a", "b")
+    assert [row[:7] for row in trials.rows] == [
+        ("joint", "0", "pruned", "", "", "10.0", ""),
+        ("remix", "0", "complete", "0.75", "0.125", "10.0", ""),
+        ("remix", "1", "failed", "", "", "10.0", "not a number"),
+    ]
+    assert trials.rows[1][7:] == ("", "0.012345678", "None")
+
+
+def test_tables_of_failures_importances_and_curves() -> None:
+    failed = Failure("remix", "search", "other", "killed", tuple(range(10)), 2, "runs/a")
+    assert failures_table([failed]).rows == (
+        ("remix", "search", "other", "10", "2", "0, 1, 2, 3, 4, 5, 6, 7 and 2 more", "killed", "runs/a"),
+    )
+    assert importances_table({"remix": {"a": 0.75}}).rows == (("remix", "a", "75.0"),)
+    curves = curves_table({"val/accuracy": [Band("remix", (0, 2), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)]})
+    assert curves.rows == (
+        ("val/accuracy", "remix", "0", "0.5", "0.4", "0.6", "3"),
+        ("val/accuracy", "remix", "2", "0.6", "0.5", "0.7", "3"),
+    )

@@ -1,0 +1,639 @@
+"""The report's numbers, before anything is drawn
+
+    budgets            what each method was given, so that "equal budget" can be checked
+    progress           the search, trial by trial, and the best so far
+    pruned             what trials showed before the pruner ended them
+    bands              a metric over epochs, mean and deviation over the runs of the chosen point
+    slices, parallels  parameters against the objective
+    fronts             several objectives, and the points that none beats
+    accuracies, differences, heads, balance   the replicates, side by side
+    seconds, parts     where the time went
+    failures           what failed, and why
+
+A value of the objective is of a complete trial, always: what was pruned or failed has numbers of its own. Fractions
+stay fractions here; percent is a matter of drawing. Large studies are thinned, and say so (`shown` of `total`).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from remix_study.config import ChoiceDimension, Dimension, StudyConfig
+from remix_study.modality import canonical_order
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, pareto_front
+from remix_study.study.results import Paired, Spread, StudyResult, chosen_replicates
+from remix_study.study.search_space import space_of
+
+T = TypeVar("T")
+History = Sequence[Mapping[str, float]]  # of one run, an epoch each; names of docs/metrics.md
+POINTS = 2400  # in one panel, all methods together: more are a blot, and heavy
+CURVES = 200  # of pruned trials, all methods together
+LINES = 200  # of one method's parallel coordinates
+_ABSENT = object()  # not searched in this trial; None may be a value
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+class Budget(NamedTuple):
+    """What a method used. `failed`: of their own accord, and not tried again since; those that were: `retried`.
+
+    Seconds are of work, all seeds and all starts.
+    """
+
+    method: str
+    complete: int
+    pruned: int
+    failed: int
+    retried: int
+    running: int
+    replicates: int
+    search_s: float
+    replicate_s: float
+    final_s: float
+
+    @property
+    def trials(self) -> int:
+        """That count against the budget."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def total_s(self) -> float:
+        return self.search_s + self.replicate_s + self.final_s
+
+
+def budgets(ledger: Ledger) -> tuple[Budget, ...]:
+    """Of every method of the study, also of one that has not begun."""
+    found = []
+    for name in ledger.study.methods:
+        trials = ledger.trials.get(name, ())
+        records = ledger.replicates.get(name, ())
+        of = {
+            state: sum(t.state == state and not t.retried for t in trials) for state in ("complete", "pruned", "failed")
+        }
+        found.append(
+            Budget(
+                method=name,
+                complete=of["complete"],
+                pruned=of["pruned"],
+                failed=of["failed"],
+                retried=sum(t.retried for t in trials),
+                running=sum(t.state == "running" for t in trials),
+                replicates=sum(r.state == "complete" for r in chosen_replicates(ledger, name)),
+                search_s=sum(t.seconds for t in trials),
+                replicate_s=sum(r.seconds for r in records if r.stage == REPLICATE),
+                final_s=sum(r.seconds for r in records if r.stage == FINAL),
+            )
+        )
+    return tuple(found)
+
+
+class Progress(NamedTuple):
+    """One method's search. `values[i]` is of the complete trial `numbers[i]`; `best`: where the best so far rose.
+
+    `pruned` and `failed` are numbers of trials that have no value.
+    """
+
+    method: str
+    numbers: tuple[int, ...]
+    values: tuple[float, ...]
+    best_numbers: tuple[int, ...]
+    best: tuple[float, ...]
+    pruned: tuple[int, ...]
+    failed: tuple[int, ...]
+    last: int
+    total: int
+
+
+def progress(ledger: Ledger) -> tuple[Progress, ...]:
+    """By the first objective; methods without an ended trial are left out."""
+    better = _better(ledger.study)
+    found = []
+    for name, trials in ledger.trials.items():
+        complete = _complete(trials)
+        ended = [t for t in trials if t.state in ("complete", "pruned", "failed")]
+        if not ended:
+            continue
+        steps: list[TrialRecord] = []
+        for t in complete:
+            if not steps or better(t.values[0], steps[-1].values[0]):
+                steps.append(t)
+        room = POINTS // len(ledger.trials)
+        shown = thin(complete, room)
+        found.append(
+            Progress(
+                name,
+                tuple(t.number for t in shown),
+                tuple(t.values[0] for t in shown),
+                tuple(t.number for t in steps),
+                tuple(t.values[0] for t in steps),
+                tuple(t.number for t in thin([t for t in trials if t.state == "pruned"], room)),
+                tuple(t.number for t in thin([t for t in trials if t.state == "failed"], room)),
+                ended[-1].number,
+                len(complete),
+            )
+        )
+    return tuple(found)
+
+
+class PrunedCurve(NamedTuple):
+    """`values[i]` after `epochs[i]` complete epochs: the best so far of the pruner's metric."""
+
+    method: str
+    number: int
+    epochs: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class Pruned(NamedTuple):
+    curves: tuple[PrunedCurve, ...]
+    total: int
+
+
+def pruned(ledger: Ledger) -> Pruned:
+    """Of pruned trials alone."""
+    ended = [t for trials in ledger.trials.values() for t in trials if t.state == "pruned"]
+    having = [t for t in ended if t.intermediate]
+    curves = tuple(
+        PrunedCurve(t.method, t.number, tuple(steps), tuple(t.intermediate[s] for s in steps))
+        for t in thin(having, CURVES)
+        for steps in [sorted(t.intermediate)]
+    )
+    return Pruned(curves, len(ended))
+
+
+class Slice(NamedTuple):
+    """One parameter against the first objective. `points[method]`: (values of the parameter, of the objective).
+
+    scale: `log`, `linear`, or `choice`, whose `labels` are in the order of the space.
+    bounds: the searched range, of all methods together; None for a choice.
+    """
+
+    parameter: str
+    scale: Literal["log", "linear", "choice"]
+    labels: tuple[str, ...]
+    bounds: tuple[float, float] | None
+    points: dict[str, tuple[tuple[Any, ...], tuple[float, ...]]]
+    shown: int
+    total: int
+
+
+def slices(ledger: Ledger) -> tuple[Slice, ...]:
+    """Of complete trials; a parameter that several methods search is one slice."""
+    points: dict[str, dict[str, list[TrialRecord]]] = defaultdict(dict)
+    dimensions: dict[str, Dimension] = {}
+    for name, trials in ledger.trials.items():
+        for path, dimension in space_of(ledger.study, ledger.study.methods[name]).items():
+            having = [t for t in _complete(trials) if path in t.params]
+            if having:
+                points[path][name] = having
+                dimensions.setdefault(path, dimension)
+    found = []
+    for path, of_methods in points.items():
+        labels = tuple(dict.fromkeys(label for name in of_methods for label in _labels(ledger.study, name, path)))
+        if labels:  # and what an earlier version of the study offered
+            seen = (str(t.params[path]) for trials in of_methods.values() for t in trials)
+            labels = tuple(dict.fromkeys((*labels, *seen)))
+        room = POINTS // len(of_methods)
+        kept = {name: thin(trials, room, best=_sign(ledger.study)) for name, trials in of_methods.items()}
+        found.append(
+            Slice(
+                parameter=path,
+                scale="choice" if labels else _scale(dimensions[path]),
+                labels=labels,
+                bounds=None if labels else _bounds(ledger.study, of_methods, path),
+                points={
+                    name: (
+                        tuple(str(t.params[path]) if labels else t.params[path] for t in trials),
+                        tuple(t.values[0] for t in trials),
+                    )
+                    for name, trials in kept.items()
+                },
+                shown=sum(map(len, kept.values())),
+                total=sum(map(len, of_methods.values())),
+            )
+        )
+    return tuple(found)
+
+
+class ParallelAxis(NamedTuple):
+    """`ticks`: (place in [0, 1], what stands there)."""
+
+    name: str
+    log: bool
+    ticks: tuple[tuple[float, str], ...]
+
+
+class Parallel(NamedTuple):
+    """Complete trials of one method as lines. `lines[i][a]`: place on axis a in [0, 1], None where it was not searched.
+
+    The last axis is the objective, from `ends[0]` to `ends[1]`, which is better.
+    groups: of each line, `best` (the best tenth), `better` or `worse` half.
+    """
+
+    method: str
+    axes: tuple[ParallelAxis, ...]
+    ends: tuple[float, float]
+    lines: tuple[tuple[float | None, ...], ...]
+    groups: tuple[str, ...]
+    total: int
+
+
+def parallels(ledger: Ledger) -> tuple[Parallel, ...]:
+    """Of each method that searches at least two parameters, and has two complete trials."""
+    found = []
+    for name, trials in ledger.trials.items():
+        space = space_of(ledger.study, ledger.study.methods[name])
+        complete = _complete(trials)
+        if len(space) < 2 or len(complete) < 2:
+            continue
+        sign = _sign(ledger.study)
+        ranked = sorted(complete, key=lambda t: (-sign * t.values[0], t.number))
+        tenth, half = math.ceil(len(ranked) / 10), math.ceil(len(ranked) / 2)
+        group = {t.number: "best" if i < tenth else "better" if i < half else "worse" for i, t in enumerate(ranked)}
+        shown = thin(complete, LINES, best=sign)
+        axes, columns = [], []
+        for path, dimension in space.items():
+            axis, column = _parallel_axis(path, dimension, [t.params.get(path, _ABSENT) for t in shown])
+            axes.append(axis)
+            columns.append(column)
+        low, high = min(t.values[0] for t in complete), max(t.values[0] for t in complete)
+        bottom, top = (low, high) if sign > 0 else (high, low)
+        axes.append(ParallelAxis(ledger.study.metrics[0], False, ()))
+        columns.append([_place(t.values[0], bottom, top) for t in shown])
+        lines = tuple(zip(*columns, strict=True))
+        groups = tuple(group[t.number] for t in shown)
+        found.append(Parallel(name, tuple(axes), (bottom, top), lines, groups, len(complete)))
+    return tuple(found)
+
+
+class Front(NamedTuple):
+    """Complete trials of one method by two objectives; `front` and `chosen` are indices into `xs` and `ys`.
+
+    `front` is in the order of xs.
+    """
+
+    method: str
+    numbers: tuple[int, ...]
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    front: tuple[int, ...]
+    chosen: int | None
+
+
+def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
+    """The first objective against the one of index `other`; nothing where there is one objective."""
+    if len(ledger.study.objective) <= other:
+        return ()
+    found = []
+    for name, trials in ledger.trials.items():
+        complete = _complete(trials)
+        if not complete:
+            continue
+        best = {t.number for t in pareto_front(ledger.study, trials)}
+        others = thin([t for t in complete if t.number not in best], POINTS // len(ledger.trials))
+        shown = sorted([*others, *(t for t in complete if t.number in best)], key=lambda t: t.number)
+        chosen = ledger.chosen(name)
+        place = {t.number: i for i, t in enumerate(shown)}
+        found.append(
+            Front(
+                name,
+                tuple(t.number for t in shown),
+                tuple(t.values[0] for t in shown),
+                tuple(t.values[other] for t in shown),
+                tuple(sorted((place[n] for n in best), key=lambda i: shown[i].values[0])),
+                None if chosen is None else place[chosen.number],
+            )
+        )
+    return tuple(found)
+
+
+# --- the runs of the chosen points -----------------------------------------------------------------------------------
+
+
+class Runs(NamedTuple):
+    """What the chosen point of a method was seen to do. source: `replicates`, or `search` while there are none.
+
+    `summaries` are of those runs that are complete.
+    """
+
+    method: str
+    source: Literal["replicates", "search"]
+    histories: tuple[History, ...]
+    summaries: tuple[Mapping[str, float], ...]
+    score: str | None
+
+
+def runs_of(ledger: Ledger, method: str) -> Runs | None:
+    """Reads the folders of the chosen point's complete replicates, or of its trial; None where no trial is complete.
+
+    A folder that is gone is left out.
+    """
+    chosen = ledger.chosen(method)
+    if chosen is None:
+        return None
+    replicates = [r.folder for r in chosen_replicates(ledger, method) if r.state == "complete"]
+    source: Literal["replicates", "search"] = "replicates" if replicates else "search"
+    folders = [Path(folder) for folder in replicates or chosen.folders]
+    read = [_read(folder) for folder in folders]
+    known = [(history, summary) for history, summary, _ in read if history]
+    score = next((score for _, _, score in read if score is not None), None)
+    return Runs(method, source, tuple(h for h, _ in known), tuple(s for _, s in known if s is not None), score)
+
+
+def _read(folder: Path) -> tuple[History, Mapping[str, float] | None, str | None]:
+    """History, summary, and the unit-giving `method.score` of a run."""
+    import yaml
+
+    from remix_study.launch.folder import RunFolder  # here: it may bring torch, and `--help` must not wait for that
+
+    run = RunFolder(folder)
+    config = folder / "config.yaml"
+    content = yaml.load(config.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if config.exists() else None
+    return run.history, run.result(), ((content or {}).get("method") or {}).get("score")
+
+
+class Band(NamedTuple):
+    """A metric of one method over epochs: mean over the runs that have it, one standard deviation to either side."""
+
+    method: str
+    epochs: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    runs: int
+
+
+def band(method: str, histories: Iterable[History], metric: str) -> Band | None:
+    """None where no run has the metric."""
+    values: dict[int, list[float]] = defaultdict(list)
+    runs = 0
+    for history in histories:
+        points = [
+            (int(record.get("epoch", position)), float(record[metric]))
+            for position, record in enumerate(history)
+            if math.isfinite(record.get(metric, math.nan))
+        ]
+        runs += bool(points)
+        for epoch, value in points:
+            values[epoch].append(value)
+    if not values:
+        return None
+    epochs = sorted(values)
+    mean = [float(np.mean(values[e])) for e in epochs]
+    std = [float(np.std(values[e], ddof=1)) if len(values[e]) > 1 else 0.0 for e in epochs]
+    return Band(
+        method,
+        tuple(epochs),
+        tuple(mean),
+        tuple(m - s for m, s in zip(mean, std, strict=True)),
+        tuple(m + s for m, s in zip(mean, std, strict=True)),
+        runs,
+    )
+
+
+def bands(runs: Iterable[Runs], metric: str) -> tuple[Band, ...]:
+    found = [band(r.method, r.histories, metric) for r in runs]
+    return tuple(b for b in found if b is not None)
+
+
+def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, ...]:
+    """That any run speaks of, in the canonical order."""
+    prefixes = ("val/accuracy_uni/", "val/accuracy_only/", "remix/share/", "probe/accuracy/", "test/accuracy_uni/")
+    records = [h[-1] for r in runs for h in r.histories if h] + [s for r in runs for s in r.summaries]
+    records += [s for c in (result.contenders if result else ()) for s in c.seeds.values()]
+    names = {key.removeprefix(p) for record in records for key in record for p in prefixes if key.startswith(p)}
+    return canonical_order(names)
+
+
+class Parts(NamedTuple):
+    """Mean seconds of one run of the chosen point."""
+
+    method: str
+    score: float
+    train: float
+    evaluate: float
+    evidence: float
+
+
+def parts(runs: Iterable[Runs]) -> tuple[Parts, ...]:
+    names = ("time/total_score_s", "time/total_train_s", "time/total_evaluate_s", "time/evidence_s")
+    return tuple(
+        Parts(r.method, *(float(np.mean([s.get(name, 0.0) for s in r.summaries])) for name in names))
+        for r in runs
+        if r.summaries
+    )
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+class Accuracies(NamedTuple):
+    """Test accuracies of one method, per replicate, in [0, 1]."""
+
+    method: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    spread: Spread
+    ceiling_of: str | None
+
+
+def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
+    """Best mean first, unimodal ceilings last."""
+    found = []
+    for c in result.contenders:
+        spread = c.spread("test/accuracy")
+        if spread is not None:
+            seeds = tuple(n for n in sorted(c.seeds) if "test/accuracy" in c.seeds[n])
+            found.append(Accuracies(c.name, seeds, tuple(c.values("test/accuracy")), spread, c.ceiling_of))
+    return tuple(sorted(found, key=lambda a: (a.ceiling_of is not None, -a.spread.mean)))
+
+
+class Difference(NamedTuple):
+    """Reference minus rival, percentage points."""
+
+    method: str
+    ahead: Paired
+
+
+def differences(result: StudyResult) -> tuple[Difference, ...]:
+    """Of rivals with at least two seeds in common: one has no interval. The greatest lead first."""
+    found = [Difference(c.name, c.ahead) for c in result.rivals if c.ahead is not None and c.ahead.seeds >= 2]
+    return tuple(sorted(found, key=lambda d: -d.ahead.mean))
+
+
+class Head(NamedTuple):
+    """What one method's encoder of one modality is good for, in [0, 1]."""
+
+    method: str
+    own: Spread | None
+    probe: Spread | None
+
+
+class Heads(NamedTuple):
+    """One modality: every method's own head and linear probe, and what the modality reaches alone."""
+
+    modality: str
+    rows: tuple[Head, ...]
+    ceiling_own: float | None
+    ceiling_probe: float | None
+
+
+def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
+    found = []
+    for m in names:
+        rows = [
+            Head(c.name, c.spread(f"test/accuracy_uni/{m}"), c.spread(f"probe/accuracy/{m}")) for c in result.contenders
+        ]
+        ceiling = result.ceilings.get(m)
+        found.append(
+            Heads(
+                m,
+                tuple(row for row in rows if row.own is not None or row.probe is not None),
+                None if ceiling is None else ceiling.head,
+                None if ceiling is None else ceiling.probe,
+            )
+        )
+    return tuple(h for h in found if h.rows)
+
+
+class Measured(NamedTuple):
+    """One metric of the replicates' summaries, method by method."""
+
+    metric: str
+    rows: tuple[tuple[str, Spread], ...]
+
+
+def measured(result: StudyResult, metric: str) -> Measured | None:
+    rows = [(c.name, c.spread(metric)) for c in result.contenders]
+    known = tuple((name, spread) for name, spread in rows if spread is not None)
+    return Measured(metric, known) if known else None
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """Runs of one method and stage that failed alike; `folder` is of the first of them ("" where it had none).
+
+    Folders are relative to the study's, where they lie in it.
+    """
+
+    method: str
+    stage: str
+    cause: str
+    reason: str
+    numbers: tuple[int, ...]
+    retried: int
+    folder: str
+
+
+def failures(ledger: Ledger) -> tuple[Failure, ...]:
+    """The most frequent first. What was interrupted and taken up again has no reason, and is no failure."""
+    alike: dict[tuple[str, str, str, str], list[tuple[int, bool, str]]] = defaultdict(list)
+    for name, trials in ledger.trials.items():
+        for t in trials:
+            if t.state == "failed" and t.reason is not None:
+                key = (name, SEARCH, t.cause or "other", t.reason)
+                alike[key].append((t.number, t.retried, t.folders[-1] if t.folders else ""))
+    for name, records in ledger.replicates.items():
+        for r in records:
+            if r.state == "failed":
+                alike[name, r.stage, r.cause or "other", r.reason or "no reason recorded"].append(
+                    (r.number, False, r.folder)
+                )
+    found = [
+        Failure(
+            *key, tuple(n for n, _, _ in runs), sum(again for _, again, _ in runs), _within(runs[0][2], ledger.folder)
+        )
+        for key, runs in alike.items()
+    ]
+    return tuple(sorted(found, key=lambda f: -len(f.numbers)))
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def thin(items: Sequence[T], limit: int, best: int | None = None) -> list[T]:
+    """At most `limit` of them, evenly spaced, in their order.
+
+    With `best` (1: greater values, -1: smaller) they are trials, and the first half is kept for the best of them.
+    """
+    if len(items) <= limit:
+        return list(items)
+    first: list[int] = []
+    if best is not None:
+        by_value = sorted(range(len(items)), key=lambda i: (-best * items[i].values[0], i))  # type: ignore[attr-defined]  # trials
+        first = by_value[: limit // 2]
+    taken = set(first)
+    rest = [i for i in range(len(items)) if i not in taken]
+    wanted = limit - len(first)
+    spaced = [rest[k * (len(rest) - 1) // max(1, wanted - 1)] for k in range(wanted)]
+    return [items[i] for i in sorted(taken | set(spaced))]
+
+
+def _within(path: str, folder: Path) -> str:
+    inside = Path(path)
+    return str(inside.relative_to(folder)) if path and inside.is_relative_to(folder) else path
+
+
+def _complete(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    return [t for t in trials if t.state == "complete" and t.values and math.isfinite(t.values[0])]
+
+
+def _sign(study: StudyConfig) -> int:
+    return 1 if study.objective[0].direction == "maximize" else -1
+
+
+def _better(study: StudyConfig) -> Any:
+    sign = _sign(study)
+    return lambda one, other: sign * one > sign * other
+
+
+def _scale(dimension: Dimension) -> Literal["log", "linear", "choice"]:
+    if isinstance(dimension, ChoiceDimension):
+        return "choice"
+    return "log" if dimension.log else "linear"
+
+
+def _labels(study: StudyConfig, method: str, path: str) -> list[str]:
+    dimension = space_of(study, study.methods[method])[path]
+    return [str(label) for label in dimension.of] if isinstance(dimension, ChoiceDimension) else []
+
+
+def _bounds(study: StudyConfig, of_methods: Mapping[str, Sequence[TrialRecord]], path: str) -> tuple[float, float]:
+    """What is searched now, and what was seen: an earlier version of the study may have searched elsewhere."""
+    values = [float(t.params[path]) for trials in of_methods.values() for t in trials]
+    for name in of_methods:
+        dimension = space_of(study, study.methods[name])[path]
+        if not isinstance(dimension, ChoiceDimension):
+            values += [float(dimension.low), float(dimension.high)]
+    return min(values), max(values)
+
+
+def _parallel_axis(path: str, dimension: Dimension, values: list[Any]) -> tuple[ParallelAxis, list[float | None]]:
+    if isinstance(dimension, ChoiceDimension):
+        labels = [str(label) for label in dimension.of]
+        places = {label: 0.5 if len(labels) == 1 else i / (len(labels) - 1) for i, label in enumerate(labels)}
+        # A value that an earlier version of the study offered has no place on this axis.
+        column = [None if v is _ABSENT else places.get(str(v)) for v in values]
+        return ParallelAxis(path, False, tuple((place, label) for label, place in places.items())), column
+    low, high = float(dimension.low), float(dimension.high)
+    ends = ((0.0, _short(low)), (1.0, _short(high)))
+    if dimension.log:
+        spread = [None if v is _ABSENT else _place(math.log(v), math.log(low), math.log(high)) for v in values]
+    else:
+        spread = [None if v is _ABSENT else _place(float(v), low, high) for v in values]
+    return ParallelAxis(path, dimension.log, ends), spread
+
+
+def _place(value: float, low: float, high: float) -> float:
+    return 0.5 if high == low else (value - low) / (high - low)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"

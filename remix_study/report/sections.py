@@ -1,0 +1,415 @@
+"""The report as sections: what is asked, what was found, and what a reader needs to check it
+
+    answer       the question and the answer in a sentence
+    methods      who wins, at which budget, and how sure that is
+    modalities   sufficiency and balance, side by side
+    training     learning curves; which samples train what, and why
+    search       the way to the chosen points, and what mattered on it
+    time         where it went
+    failures     what failed, and why
+    reproduce    commands, versions, the study's file
+
+Every section says so where there is nothing to show yet: a report may be written while the study runs.
+"""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from remix_study.report import charts, data
+from remix_study.report.chart import Chart, styles
+from remix_study.report.tables import (
+    BALANCE,
+    Table,
+    balance_table,
+    budget_table,
+    chosen_table,
+    curves_table,
+    failures_table,
+    importances_table,
+    methods_table,
+    sufficiency_table,
+    trials_table,
+)
+from remix_study.report.words import listed, plural, unit_of
+from remix_study.study.importance import evaluator_name, importances, why_unknown
+from remix_study.study.ledger import Ledger
+from remix_study.study.question import CONFIG, corpus_digest
+from remix_study.study.results import StudyResult, headline
+
+_FAILURES_SHOWN = 60
+_PACKAGES = ("remix-study", "torch", "ray", "optuna", "mlflow", "numpy")
+
+
+class Note(NamedTuple):
+    """A paragraph."""
+
+    text: str
+
+
+class Code(NamedTuple):
+    """`language`: what a reader may copy it into."""
+
+    title: str
+    text: str
+    folded: bool = False
+
+
+Block = Chart | Table | Note | Code
+
+
+class Section(NamedTuple):
+    """`short`: in the table of contents; `title` says what was found, where that is honest."""
+
+    key: str
+    short: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+class Report(NamedTuple):
+    """`state`: how far the study is; `tables`: file name -> what is written besides the page."""
+
+    name: str
+    question: str
+    answer: str
+    confidence: str
+    state: str
+    sections: tuple[Section, ...]
+    tables: dict[str, Table]
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        return tuple(block for section in self.sections for block in section.blocks if isinstance(block, Chart))
+
+
+def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Report:
+    """Everything that the page shows; reads the run folders of the chosen points. `at_work`: the study runs now."""
+    study, look = ledger.study, styles(ledger.study)
+    budgets = data.budgets(ledger)
+    runs = [r for name in study.methods if (r := data.runs_of(ledger, name)) is not None]
+    names = data.modalities(runs, result)
+    trained, curves = _training(runs, names, look)
+    searched, weights = _search(ledger, look)
+    failed = data.failures(ledger)
+    tables = {
+        "budget.csv": budget_table(budgets, study.trials, study.replicates),
+        "chosen.csv": chosen_table(ledger),
+        "trials.csv": trials_table(ledger),
+        "failures.csv": failures_table(failed),
+        "importances.csv": importances_table(weights),
+        "curves.csv": curves_table(curves),
+    }
+    if result is not None:
+        tables |= {
+            "methods.csv": methods_table(result, {b.method: b.trials for b in budgets}),
+            "sufficiency.csv": sufficiency_table(result),
+            "balance.csv": balance_table(result),
+        }
+    sections = (
+        _methods(ledger, result, budgets, look),
+        _modalities(result, names, look),
+        trained,
+        searched,
+        _time(budgets, runs),
+        _failures(failed),
+        _reproduce(ledger),
+    )
+    return Report(
+        name=study.name,
+        question=study.question,
+        answer=_answer(result),
+        confidence=_confidence(result),
+        state=_state(ledger, budgets, at_work),
+        sections=sections,
+        tables=tables,
+    )
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def _answer(result: StudyResult | None) -> str:
+    return "No answer yet: no method has a complete replicate." if result is None else result.sentence
+
+
+def _confidence(result: StudyResult | None) -> str:
+    """Which test stands behind the answer."""
+    if result is None:
+        return ""
+    tested = [c for c in result.rivals if c.ahead is not None and c.ahead.p_holm is not None]
+    if not tested:
+        return "Nothing can be tested with fewer than two seeds in common."
+    seeds = sorted({c.ahead.seeds for c in tested if c.ahead is not None})
+    over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        f"Two-sided paired t-tests over {over} seeds, n = {over}; p values adjusted by Holm's method over "
+        f"{plural(len(tested), 'comparison')} with {result.reference}; a difference counts below 0.05. The intervals "
+        "are t intervals at 95 %, each of one comparison. With few seeds only large differences can be seen."
+    )
+
+
+def _state(ledger: Ledger, budgets: Sequence[data.Budget], at_work: bool) -> str:
+    study = ledger.study
+    trials, wanted = sum(min(b.trials, study.trials) for b in budgets), study.trials * len(budgets)
+    replicates, needed = sum(min(b.replicates, study.replicates) for b in budgets), study.replicates * len(budgets)
+    said = f"{trials} of {plural(wanted, 'trial')} and {replicates} of {plural(needed, 'replicate')} have ended"
+    if trials >= wanted and replicates >= needed:
+        return f"Complete: {plural(wanted, 'trial')}, {plural(needed, 'replicate')}."
+    return f"Still running: {said}." if at_work else f"Not complete: {said}."
+
+
+def _methods(ledger: Ledger, result: StudyResult | None, budgets: Sequence[data.Budget], look: charts.Look) -> Section:
+    blocks: list[Block | None] = []
+    title = "Methods"
+    if result is not None:
+        title = headline(result)
+        blocks += [
+            charts.accuracies(data.accuracies(result), result, look),
+            methods_table(result, {b.method: b.trials for b in budgets}),
+            charts.differences(data.differences(result), result, look),
+        ]
+    else:
+        blocks.append(Note("No method has a complete replicate yet, so that nothing can be compared."))
+    blocks += [
+        budget_table(budgets, ledger.study.trials, ledger.study.replicates),
+        Note(_fairness(budgets, ledger.study.trials)),
+        chosen_table(ledger),
+    ]
+    return _section("methods", "Methods", title, blocks)
+
+
+def _fairness(budgets: Sequence[data.Budget], planned: int) -> str:
+    """Whether the comparison is at equal budget."""
+    counts = {b.trials for b in budgets}
+    if len(counts) == 1:
+        said = f"Every method had {plural(counts.pop(), 'trial')}."
+    else:
+        short = [f"{b.method} {b.trials}" for b in budgets if b.trials < max(counts)]
+        said = (
+            f"Not at equal budget yet: of {planned} trials, {listed(short)} had fewer than the others' {max(counts)}."
+        )
+    return f"{said} Failed and pruned trials count; what was tried again after a failure counts once."
+
+
+# --- every modality --------------------------------------------------------------------------------------------------
+
+
+def _modalities(result: StudyResult | None, names: Sequence[str], look: charts.Look) -> Section:
+    if result is None:
+        waiting = Note("Sufficiency and balance are measured on replicates, and none is complete yet.")
+        return _section("modalities", "Modalities", "Modalities", [waiting])
+    heads = data.heads(result, names)
+    balance = [found for metric in BALANCE if (found := data.measured(result, metric)) is not None]
+    blocks: list[Block | None] = [charts.heads(heads, look), sufficiency_table(result)]
+    if not result.ceilings:
+        blocks.append(
+            Note(
+                "This study has no method with `ceiling_of`, so that it is not known what each modality reaches alone: "
+                "there are probes, but no sufficiency."
+            )
+        )
+    blocks += [charts.balance(balance, look), balance_table(result)]
+    return _section("modalities", "Modalities", charts.weakest(heads) if heads else "Modalities", blocks)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+_UNITS_OF_SCORES = {"kl": "bits", "kl_normalised": "0 to 1", "true_class": "0 to 1", "cross_entropy": "nats"}
+
+
+def _training(
+    runs: Sequence[data.Runs], names: Sequence[str], look: charts.Look
+) -> tuple[Section, dict[str, Sequence[data.Band]]]:
+    """The section, and the bands behind it by metric."""
+    curves: dict[str, Sequence[data.Band]] = {}
+
+    def of(*metrics: str) -> list[tuple[str, Sequence[data.Band]]]:
+        found: list[tuple[str, Sequence[data.Band]]] = [(metric, data.bands(runs, metric)) for metric in metrics]
+        curves.update({metric: bands for metric, bands in found if bands})
+        return found
+
+    source = _source(runs)
+    learning = charts.over_epochs(
+        "learning", "How each method learns",
+        f"{source} The line is the mean over runs, the band one standard deviation to either side.",
+        of("val/accuracy", *(f"val/accuracy_uni/{m}" for m in names), "val/accuracy_late_sum"), look,
+    )  # fmt: skip
+    balance = charts.over_epochs(
+        "balance-epochs", "How balanced each method is while it learns",
+        f"On validation, 0 is balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"), look,
+    )  # fmt: skip
+    shares = {m: data.bands(runs, f"remix/share/{m}") for m in names}
+    rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
+    assignment = charts.over_epochs(
+        "assignment", charts.shares_title(shares, data.bands(runs, "remix/joint_share")),
+        "Which part of the training samples trains which modality alone, all modalities together, or nothing, and "
+        f"which part was assigned anew since the last look. Joint training in the warm-up. {source}",
+        [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
+        look,
+    )  # fmt: skip
+    unit = " or ".join(sorted({_UNITS_OF_SCORES.get(r.score, r.score) for r in runs if r.score is not None})) or "unit"
+    quantiles = {m: {q: of(f"remix/score_{q}/{m}")[0][1] for q in ("q10", "q50", "q90")} for m in names}
+    more = of("remix/margin", *(f"remix/train_cross_entropy/{m}" for m in names))
+    scores = charts.scores(quantiles, more, unit, look)
+    blocks: list[Block | None] = [learning, balance, assignment if any(shares.values()) else None, scores]
+    if learning is None:
+        blocks.append(Note("No chosen point has a history yet."))
+    elif not any(shares.values()):
+        blocks.append(Note("No method of this study is Remix beyond its warm-up: there is no assignment to show."))
+    return _section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
+
+
+def _ever(bands: Sequence[data.Band]) -> bool:
+    return any(value > 5e-4 for band in bands for value in band.mean)
+
+
+def _training_title(found: Sequence[data.Band]) -> str:
+    if not found:
+        return "Training"
+    top = max(found, key=lambda b: max(b.mean))
+    best = max(top.mean)
+    return f"{top.method} is highest on validation: {100 * best:.1f} % at epoch {top.epochs[top.mean.index(best)]}"
+
+
+def _source(runs: Sequence[data.Runs]) -> str:
+    """Of which runs the curves are."""
+    said = []
+    replicated = [r for r in runs if r.source == "replicates" and r.histories]
+    if replicated:
+        counts = sorted({len(r.histories) for r in replicated})
+        over = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        said.append(f"Replicates of each chosen point ({over} each).")
+    early = [r.method for r in runs if r.source == "search" and r.histories]
+    if early:
+        said.append(f"Of {listed(early)} the chosen trial itself, for want of replicates.")
+    return " ".join(said)
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+def _search(ledger: Ledger, look: charts.Look) -> tuple[Section, dict[str, dict[str, float]]]:
+    """The section, and the importances by method."""
+    study = ledger.study
+    metric, direction = study.objective[0].metric, study.objective[0].direction
+    weights: dict[str, dict[str, float]] = {}
+    unknown: dict[str, str] = {}
+    for name, trials in ledger.trials.items():
+        found = importances(study, name, trials)
+        if found is None:
+            unknown[name] = why_unknown(study, name, trials) or ""
+        else:
+            weights[name] = found
+    how = sorted({evaluator_name(ledger.trials[name]) for name in weights})
+    history = charts.history(data.progress(ledger), metric, direction, look)
+    pairs = [((metric, other), data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
+    judged = getattr(study.pruner, "metric", "val/accuracy")
+    blocks: list[Block | None] = [
+        history,
+        charts.fronts(pairs, look),
+        charts.importances(weights, unknown, how, metric, look),
+        charts.parallels(data.parallels(ledger)),
+        charts.slices(data.slices(ledger), metric, look),
+        charts.pruned(data.pruned(ledger), judged, look),
+    ]
+    if history is None:
+        blocks.append(Note("No trial is complete yet."))
+    elif not weights:
+        blocks.append(Note(f"No importances. {charts.without_importance(unknown)}"))
+    if len(study.objective) > 1:
+        blocks.append(Note(f"Where one objective is shown, it is the first, {unit_of(metric).name} ({direction}d)."))
+    return _section("search", "Search", "Search" if history is None else history.title, blocks), weights
+
+
+# --- time, failures, reproduction ------------------------------------------------------------------------------------
+
+
+def _time(budgets: Sequence[data.Budget], runs: Sequence[data.Runs]) -> Section:
+    chart = charts.seconds(budgets, data.parts(runs))
+    blocks: list[Block | None] = [chart or Note("No run has ended yet.")]
+    return _section("time", "Time", "Time" if chart is None else chart.title, blocks)
+
+
+def _failures(found: Sequence[data.Failure]) -> Section:
+    if not found:
+        return _section("failures", "Failures", "Nothing failed", [Note("No trial and no replicate has failed.")])
+    causes: dict[str, int] = {}
+    for f in found:
+        causes[f.cause] = causes.get(f.cause, 0) + len(f.numbers)
+    total = sum(causes.values())
+    said = listed([f"{count} {cause}" for cause, count in sorted(causes.items(), key=lambda item: -item[1])])
+    table = failures_table(found)
+    blocks: list[Block | None] = [table._replace(rows=table.rows[:_FAILURES_SHOWN])]
+    if len(table.rows) > _FAILURES_SHOWN:
+        blocks.append(
+            Note(f"Shown: {_FAILURES_SHOWN} of {len(table.rows)} kinds of failure; all are in tables/failures.csv.")
+        )
+    return _section("failures", "Failures", f"{plural(total, 'run')} failed: {said}", blocks)
+
+
+def _reproduce(ledger: Ledger) -> Section:
+    name = ledger.study.name
+    commands = [
+        (f"remix-study run {CONFIG}", "the file below; with --corpus FOLDER where the corpus lies elsewhere"),
+        (f"remix-study report {name}", "this page"),
+        (f"remix-study best {name}", "the chosen point as a run, and the command that trains it"),
+        (f"remix-study retrain {name} --seeds {ledger.study.replicates}", "the chosen point with further seeds"),
+    ]
+    commit = git_commit()
+    if commit is not None:
+        commands.insert(0, (f"git checkout {commit.removesuffix('-dirty')}", "the code"))
+    wide = max(len(command) for command, _ in commands)
+    digest = corpus_digest(ledger.folder)
+    facts = [f"{package} {found}" for package in _PACKAGES if (found := _version(package)) is not None]
+    facts += [
+        f"Python {platform.python_version()}",
+        f"corpus digest {digest}" if digest else "corpus digest not recorded",
+    ]
+    if commit is not None and commit.endswith("-dirty"):
+        facts.append("the checkout had changes that were not committed")
+    written = (ledger.folder / CONFIG).read_text(encoding="utf-8")
+    return _section(
+        "reproduce", "Reproduce", "How to get these numbers again",
+        [
+            Code("Commands", "\n".join(f"{command:{wide}}  # {what}" for command, what in commands)),
+            Note(f"Versions where this page was written: {', '.join(facts)}."),
+            Note(
+                "On a CPU the same commit, corpus and file give the same numbers; what the sampler suggests depends on "
+                "the study's seed and the trials on record, and with several runs at once on the order of their ends."
+            ),
+            Code(CONFIG, written, folded=True),
+        ],
+    )  # fmt: skip
+
+
+def git_commit() -> str | None:
+    """Of the checkout that this package runs from, `-dirty` where it has changes; None where it is installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True,
+            text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # no git here, or none that may read this checkout
+        return None
+    return found.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _section(key: str, short: str, title: str, blocks: Sequence[Block | None]) -> Section:
+    """Without what there is nothing of."""
+    return Section(
+        key, short, title, tuple(b for b in blocks if b is not None and not (isinstance(b, Table) and not b.rows))
+    )

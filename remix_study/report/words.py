@@ -1,0 +1,95 @@
+"""Names of metrics as a reader says them, with units: `best/val_accuracy` is "validation accuracy, best epoch (%)"
+
+The definitions are in docs/metrics.md.
+"""
+
+import re
+from typing import NamedTuple
+
+_KINDS = {
+    "accuracy": ("accuracy", "%"),
+    "accuracy_uni": ("accuracy of the {m} head", "%"),
+    "accuracy_only": ("accuracy, {m} alone", "%"),
+    "accuracy_without": ("accuracy without {m}", "%"),
+    "accuracy_late_sum": ("accuracy, late sum of heads", "%"),
+    "accuracy_last": ("accuracy, last epoch", "%"),
+    "macro_f1": ("macro-F1", "%"),
+    "macro_f1_uni": ("macro-F1 of the {m} head", "%"),
+    "cross_entropy": ("cross-entropy", "nats"),
+    "cross_entropy_uni": ("cross-entropy of the {m} head", "nats"),
+}
+_NAMED = {
+    "balance/accuracy_gap": ("accuracy gap of the heads", "points"),
+    "balance/accuracy_ratio": ("accuracy ratio of the heads", "1 is balanced"),
+    "balance/abs_log_rho": ("|ln rho|", "0 is balanced"),
+    "balance/imbalance": ("Shapley imbalance", "0 to 1"),
+    "balance/missing_drop": ("drop where a modality is missing", "points"),
+    "balance/shapley": ("Shapley value of {m}", "-1 to 1"),
+    "balance/utilisation": ("utilisation of {m}", "part of the accuracy"),
+    "probe/accuracy": ("linear probe of {m}", "%"),
+    "sufficiency/ratio": ("sufficiency of the {m} head", "%"),
+    "sufficiency/gap": ("sufficiency gap of the {m} head", "points"),
+    "sufficiency/probe_ratio": ("sufficiency of the {m} probe", "%"),
+    "sufficiency/ratio_above_chance": ("sufficiency of the {m} head above chance", "%"),
+    "remix/share": ("samples that train {m} alone", "%"),
+    "remix/joint_share": ("samples that train all together", "%"),
+    "remix/resting_share": ("samples that train nothing", "%"),
+    "remix/entropy": ("evenness of the shares", "0 to 1"),
+    "remix/churn": ("samples assigned anew", "%"),
+    "remix/train_cross_entropy": ("training cross-entropy of the {m} head", "nats"),
+    "train/loss": ("training loss", "nats"),
+    "train/learning_rate": ("learning rate", ""),
+}
+_SPLITS = {"val": "validation", "test": "test"}
+
+
+class Unit(NamedTuple):
+    """What stands at an axis; shown values are `scale` times the metric's own."""
+
+    name: str
+    unit: str
+    scale: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def shown(self, value: float, digits: int = 1) -> str:
+        """`93.4 %`, `0.0312 nats`: a value of the metric, scaled."""
+        text = f"{self.scale * value:.{digits}f}" if self.scale != 1 else f"{value:.4g}"
+        return f"{text} {self.unit}" if self.unit in ("%", "points", "nats", "s") else text
+
+
+def unit_of(metric: str) -> Unit:
+    """Of any metric; one that is not known keeps its own name."""
+    base = re.sub(r"^(test_|best/|last/)?balance[/_]", "balance/", metric)
+    where = {"t": ", test", "b": ", best epoch", "l": ", last epoch"}[metric[0]] if base != metric else ""
+    for name, (words, unit) in _NAMED.items():
+        if base == name or base.startswith(f"{name}/"):
+            return _unit(words.format(m=base.removeprefix(f"{name}/")) + where, unit)
+    found = re.fullmatch(r"(?:(best|last)/)?(val|test)[/_]([a-z0-9_]+?)(?:/(.+))?", metric)
+    if found and found[3] in _KINDS:
+        words, unit = _KINDS[found[3]]
+        when = {"best": ", best epoch", "last": ", last epoch", None: ""}[found[1]]
+        return _unit(f"{_SPLITS[found[2]]} {words.format(m=found[4])}{when}", unit)
+    return Unit(metric, "s" if metric.startswith("time/") else "", 1.0)
+
+
+def _unit(name: str, unit: str) -> Unit:
+    return Unit(name, unit, 100.0 if unit == "%" else 1.0)
+
+
+def duration(seconds: float) -> str:
+    """`4.2 h`, `3.1 min`, `12 s`."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and c`"""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

@@ -1,0 +1,304 @@
+"""What charts say, and that every mark of one is drawn, by plotly and as a picture"""
+
+import json
+import math
+from typing import Any, get_args
+
+import plotly.graph_objects as go
+import pytest
+
+from remix_study.report import charts, data
+from remix_study.report.chart import (
+    INK,
+    Area,
+    Axis,
+    Bars,
+    Chart,
+    Key,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Symbol,
+    Text,
+    method_keys,
+    styles,
+)
+from remix_study.report.png import draw, pictures
+from remix_study.report.web import spec
+from remix_study.study.results import Paired, Spread, StudyResult
+from tests.unit.report.conftest import MakeStudy
+
+
+@pytest.fixture
+def look(make_study: MakeStudy) -> charts.Look:
+    return styles(make_study())
+
+
+def points(chart: Chart, panel: int = 0) -> list[Points]:
+    return [mark for mark in chart.panels[panel].marks if isinstance(mark, Points)]
+
+
+def lines(chart: Chart, panel: int = 0) -> list[Line]:
+    return [mark for mark in chart.panels[panel].marks if isinstance(mark, Line)]
+
+
+RESULT = StudyResult("s", "q", "remix", (), {}, (), "")
+PROGRESS = data.Progress("remix", (0, 2), (0.5, 0.75), (0, 2), (0.5, 0.75), (1, 4), (3,), 4, 2)
+
+
+# --- what they say ---------------------------------------------------------------------------------------------------
+
+
+def test_methods_look_the_same_everywhere_and_are_told_apart_without_colour(make_study: MakeStudy) -> None:
+    many = styles(make_study(methods={"remix": {}, **{f"m{n}": {} for n in range(20)}}))
+    assert len(set(many.values())) == 21
+    assert next(iter(many)) == "remix"
+    assert len({(style.symbol, style.dash) for style in many.values()}) == 21 or len(many) > 8
+    assert all(a.symbol != b.symbol for a, b in zip(list(many.values())[:7], list(many.values())[1:8], strict=True))
+    keys = method_keys(["m3", "remix", "m3"], many, lines=True)
+    assert [key.name for key in keys] == ["remix", "m3"]
+    assert keys[1].colour == many["m3"].colour
+
+
+def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.Look) -> None:
+    chart = charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
+    assert chart is not None
+    assert chart.title == "remix found the best point: 75.0 % in trial 2 (validation)"
+    (complete,), (best,) = points(chart), lines(chart)
+    assert (complete.x, complete.y) == ((0, 2), (50, 75))
+    assert (best.x, best.y, best.step) == ((0, 2, 4), (50, 75, 75), True)
+    assert [(p.symbol, p.x) for p in points(chart, 1)] == [("tick", (1, 4)), ("x", (3,))]
+    assert chart.panels[1].y.categories == ("remix",)
+    assert chart.panels[0].x == chart.panels[1].x
+    assert {key.name for key in chart.legend} == {"remix", "pruned", "failed"}
+
+
+def test_history_of_what_should_be_small(look: charts.Look) -> None:
+    other = PROGRESS._replace(method="joint", values=(0.4, 0.2), best=(0.4, 0.2), pruned=(), failed=())
+    chart = charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
+    assert chart is not None
+    assert chart.title.startswith("joint found the best point: 0.2 nats")
+    nothing = PROGRESS._replace(numbers=(), values=(), best_numbers=(), best=())
+    assert charts.history([nothing], "best/val_accuracy", "maximize", look) is None
+
+
+def test_thinned_charts_say_what_is_shown(look: charts.Look) -> None:
+    chart = charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
+    assert chart is not None
+    assert chart.caption.endswith("Shown: 2 of 9,000 points, evenly spaced.")
+    part = data.Slice("a", "linear", (), (0.0, 1.0), {"remix": ((0.5,), (0.5,))}, 1, 5000)
+    cut = charts.slices([part], "best/val_accuracy", look)
+    assert cut is not None
+    assert "Shown: 1 of 5,000 points, the best of them, and the others evenly spaced." in cut.caption
+
+
+def test_differences_are_filled_where_they_stand(look: charts.Look) -> None:
+    found = [
+        data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
+        data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
+    ]
+    chart = charts.differences(found, RESULT, look)
+    assert chart is not None
+    assert chart.title == "1 of 2 differences to remix can be told from luck"
+    assert [p.hollow for p in points(chart)] == [False, True]
+    assert points(chart)[0].error == ((2.0, 2.0),)
+    assert "Holm p = 0.002" in points(chart)[0].labels[0]
+    assert charts.differences([], RESULT, look) is None
+
+
+def test_the_weakest_modality_is_named_by_its_probe() -> None:
+    rows = (data.Head("remix", None, Spread(0.79, 0.01)), data.Head("joint", None, Spread(0.4, 0.01)))
+    head = data.Heads("video", rows, 0.9, 0.8)
+    assert charts.weakest([head]) == "joint leaves video furthest behind: its probe reaches 50 % of video alone"
+    assert charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
+    assert charts.weakest([head._replace(ceiling_probe=None)]) == "What each encoder is good for"
+
+
+def test_imbalance_is_named_only_where_it_stands_out(look: charts.Look) -> None:
+    def title(*rows: tuple[str, Spread]) -> str:
+        chart = charts.balance([data.Measured("test_balance/imbalance", rows)], look)
+        assert chart is not None
+        return chart.title
+
+    remix = ("remix", Spread(0.1, 0.05))
+    assert title(remix, ("joint", Spread(0.4, 0.1))).startswith("joint is the least balanced: imbalance 0.40")
+    assert title(remix, ("joint", Spread(0.2, 0.1))) == "How balanced each method is"
+    assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "How balanced each method is"  # one seed
+
+
+def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Look) -> None:
+    one = data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
+    several = data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
+    chart = charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
+    assert chart is not None
+    (panel,) = chart.panels
+    assert panel.y.title == "validation accuracy (%)"
+    assert [type(mark) for mark in panel.marks] == [Line, Area, Line]
+    area = panel.marks[1]
+    assert isinstance(area, Area)
+    assert area.low == pytest.approx((40, 50))
+    assert charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
+
+
+def test_scores_show_the_median_with_its_quantiles(look: charts.Look) -> None:
+    def band(*means: float) -> list[data.Band]:
+        return [data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
+
+    found = {
+        "audio": {"q10": band(0.1, 0.2), "q50": band(1.0, 2.0), "q90": band(2.0, 3.0)},
+        "video": {"q10": band(0.1, 0.2), "q50": band(0.5, 1.0), "q90": band(2.0, 3.0)},
+    }
+    chart = charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", look)
+    assert chart is not None
+    assert chart.title == "remix knows its samples least by video: median score 1.00 at the end, 2.00 for audio"
+    assert [panel.y.title for panel in chart.panels] == [
+        "score of audio (bits)", "score of video (bits)", "margin of the decision (bits)",
+    ]  # fmt: skip
+    assert [line.dash for line in lines(chart)] == ["dot", "solid", "dot"]
+    assert charts.scores({"audio": {}}, [], "bits", look) is None
+
+
+def test_shares_are_told_of_the_last_epoch() -> None:
+    def band(method: str, *means: float) -> data.Band:
+        return data.Band(method, tuple(range(len(means))), means, means, means, 2)
+
+    shares = {"audio": [band("remix", 0.5, 0.3)], "video": [band("remix", 0.5, 0.6)]}
+    assert charts.shares_title(shares, [band("remix", 1.0, 0.1)]) == (
+        "remix, last epoch: 30 % train audio alone, 60 % train video alone and 10 % train all"
+    )
+    assert charts.shares_title({"audio": []}, []) == "Which samples train what"
+
+
+def test_importances_name_what_they_lack(look: charts.Look) -> None:
+    chart = charts.importances(
+        {"remix": {"rate": 0.75, "order": 0.25}}, {"joint": "too few", "a": "too few"}, ["fANOVA"], "val/accuracy", look
+    )
+    assert chart is not None
+    assert chart.title == "rate matters most for 1 of 1 method"
+    assert chart.panels[0].y.categories == ("rate", "order")
+    assert points(chart)[0].x == (75, 25)
+    assert chart.caption.endswith("None for joint and a: too few.")
+    assert charts.importances({}, {"joint": "too few"}, [], "val/accuracy", look) is None
+
+
+def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> None:
+    axes = (data.ParallelAxis("a", True, ((0.0, "1"), (1.0, "2"))), data.ParallelAxis("val/accuracy", False, ()))
+    found = data.Parallel("remix", axes, (0.5, 0.9), ((0.0, 1.0), (None, 0.5)), ("best", "best"), 2)
+    chart = charts.parallels([found])
+    assert chart is not None
+    (line,) = lines(chart)
+    assert (line.x, line.y) == ((0, 1, 1, 0, 1, 1), (0.0, 1.0, None, None, 0.5, None))
+    words = [mark.text for mark in chart.panels[0].marks if isinstance(mark, Text)]
+    assert words == ["1", "2", "50.0 %", "90.0 %"]
+
+
+def test_the_front_is_joined_and_the_chosen_point_starred(look: charts.Look) -> None:
+    front = data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
+    chart = charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
+    assert chart is not None
+    assert chart.title == "On the Pareto front: 2 of 3 for remix"
+    (line,) = lines(chart)
+    assert line.x == pytest.approx((85, 90))
+    assert line.y == (0.1, 0.5)
+    star = points(chart)[1]
+    assert star.symbol == "star"
+    assert star.x == pytest.approx((85,))
+    assert star.y == (0.1,)
+    assert charts.fronts([], look) is None
+
+
+def test_time_is_stacked_in_a_unit_that_fits() -> None:
+    budget = data.Budget("remix", 1, 0, 0, 0, 0, 1, 3 * 3600.0, 3600.0, 0.0)
+    chart = charts.seconds([budget], [data.Parts("remix", 1.0, 5.0, 2.0, 0.0)])
+    assert chart is not None
+    assert chart.title == "The search took 75 % of 4.0 h of work"
+    stages, parts = ([m for m in panel.marks if isinstance(m, Bars)] for panel in chart.panels)
+    assert [(bar.name, bar.values) for bar in stages] == [("search", (3.0,)), ("replicates", (1.0,))]
+    assert [(bar.name, bar.values) for bar in parts] == [
+        ("scoring", (1.0,)),
+        ("training", (5.0,)),
+        ("evaluating", (2.0,)),
+    ]
+    assert charts.seconds([budget._replace(search_s=0.0, replicate_s=0.0)], []) is None
+
+
+# --- that they are drawn ---------------------------------------------------------------------------------------------
+
+MARKS: tuple[Mark, ...] = (
+    Line((1, 2, 3), (1.0, None, 2.0), "#0072B2", "dash", "square", step=True, name="a", method="remix"),
+    Area((1, 2), (0.0, 1.0), (2.0, 3.0), "#D55E00"),
+    *(Points((n + 1,), (1.0,), "#009E73", symbol) for n, symbol in enumerate(get_args(Symbol))),
+    Points((1, 2), (1.0, 2.0), "#009E73", "circle", hollow=True, error=((0.5, 0.5), (1.0, 2.0)), labels=("x", "y")),
+    Rule(2.0),
+    Text(1.0, 1.0, "word"),
+)
+PANELS = (
+    Panel("numbers", Axis("x (s)", log=True, range=(0.5, 100.0)), Axis("y (%)"), MARKS, wide=True),
+    Panel("", Axis("whole", whole=True), Axis("y", ticks=((1.0, "one\ntwo"),), grid=False), MARKS),
+    Panel("", Axis("", categories=("p", "q")), Axis("y"), (Points(("p", "q"), (1.0, 2.0), INK, "star"),)),
+    Panel(
+        "", Axis("time (s)"), Axis("", categories=("m", "n")),
+        (Bars(("m", "n"), (1.0, 2.0), "#0072B2", "/", "one"), Bars(("m", "n"), (3.0, 0.0), "#E69F00", "", "two")),
+    ),
+)  # fmt: skip
+CHART = Chart("k", "A title " * 20, "c", PANELS, (Key("a", INK, "circle", "dash"), Key("b", "#0072B2", hatch="x")))
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_plotly_knows_everything_that_the_page_asks_of_it(panel: Panel) -> None:
+    """Colours of the page stand for themselves until it draws."""
+    made = spec(panel)
+    text = json.dumps(made, allow_nan=False)
+    for placeholder in ("ink", "quiet", "paper", "grid"):
+        text = text.replace(f"@{placeholder}", "#123456")
+    whole: dict[str, Any] = json.loads(text)
+    figure = go.Figure(whole)  # raises at any property or value that plotly does not have
+    drawn = [mark for mark in panel.marks if not isinstance(mark, Rule | Text)]
+    assert len(figure.data) == len(drawn)
+    assert len(figure.layout.shapes) == sum(isinstance(mark, Rule) for mark in panel.marks)
+    assert len(figure.layout.annotations) == sum(isinstance(mark, Text) for mark in panel.marks)
+
+
+def test_a_log_axis_takes_its_range_in_powers_of_ten() -> None:
+    axis = spec(PANELS[0])["layout"]["xaxis"]
+    assert axis["type"] == "log"
+    assert axis["range"] == pytest.approx([math.log10(0.5), 2], abs=1e-5)
+
+
+def test_what_a_user_writes_is_text_to_plotly_and_what_is_no_number_is_left_out() -> None:
+    marks = (Points((math.inf, 1.23456789), ("<b>a</b>", "b"), INK, "circle", labels=("<i>", "&")),)
+    made = spec(Panel("", Axis("<u>x"), Axis("", categories=("<b>a</b>", "b")), marks))
+    (trace,) = made["data"]
+    assert trace["x"] == [None, 1.23457]
+    assert trace["y"] == ["&lt;b&gt;a&lt;/b&gt;", "b"] == made["layout"]["yaxis"]["categoryarray"]
+    assert trace["text"] == ["&lt;i&gt;", "&amp;"]
+    assert made["layout"]["xaxis"]["title"]["text"] == "&lt;u&gt;x"
+
+
+def test_ticks_of_whole_numbers_are_whole() -> None:
+    def step(last: int) -> float:
+        marks = (Line((0, last), (0.0, 1.0), INK),)
+        return float(spec(Panel("", Axis("epoch", whole=True), Axis("y"), marks))["layout"]["xaxis"]["dtick"])
+
+    assert [step(n) for n in (1, 7, 14, 60, 600)] == [1, 1, 2, 10, 100]
+
+
+def test_a_picture_has_every_panel_with_names_and_units() -> None:
+    figure = draw(CHART)
+    assert len(figure.axes) == len(PANELS)
+    first, _, third, bars = figure.axes
+    assert (first.get_xlabel(), first.get_title(loc="left"), first.get_xscale()) == ("x (s)", "numbers: y (%)", "log")
+    assert [label.get_text() for label in third.get_xticklabels()] == ["p", "q"]
+    assert [patch.get_extents().x0 for patch in bars.patches[:2]] == [bars.patches[0].get_extents().x0] * 2
+    assert bars.patches[2].get_extents().x0 == pytest.approx(bars.patches[0].get_extents().x1)  # stacked
+    assert figure.legends[0].get_texts()[1].get_text() == "b"
+
+
+def test_the_plain_picture_is_the_titled_one_without_its_title() -> None:
+    titled, plain = pictures(CHART)
+    assert titled.startswith(b"\x89PNG")
+    sizes = [tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20)) for png in (titled, plain)]
+    assert abs(sizes[0][0] - sizes[1][0]) <= 1
+    assert 20 < sizes[0][1] - sizes[1][1] < 120
