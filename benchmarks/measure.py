@@ -18,14 +18,14 @@ Verdict = Literal["met", "missed", "not asked", "not measured"]
 class Result:
     """One line of the table; `measured` None: it could not be measured, and `note` says why.
 
-    A ratio without a bound (`at_most`, `at_least`) is told because it explains another. `unit`: ratio, or 1e9 bytes.
+    One without a bound (`at_most`, `at_least`) is told because it explains another. `unit`: ratio, 1e9 bytes, seconds.
     """
 
     name: str
     measured: float | None
     at_most: float | None = None
     at_least: float | None = None
-    unit: Literal["x", "GB"] = "x"
+    unit: Literal["x", "GB", "s"] = "x"
     note: str = ""
 
     @property

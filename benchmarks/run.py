@@ -9,7 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decisions, epoch_vs_joint, epoch_vs_released, reading_vs_decoding, two_workers_vs_one
+from benchmarks import (
+    decisions,
+    epoch_vs_joint,
+    epoch_vs_released,
+    reading_vs_decoding,
+    studies,
+    two_workers_vs_one,
+)
 from benchmarks.measure import Machine, Result, this_machine
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Result]]] = {
@@ -18,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "reading_vs_decoding": reading_vs_decoding.measure,
     "epoch_vs_joint": epoch_vs_joint.measure,
     "two_workers_vs_one": two_workers_vs_one.measure,
+    "studies": studies.measure,
 }
 
 

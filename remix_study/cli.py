@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -156,25 +157,76 @@ def _demo(
     with terminal.busy(err, "starting"):
         from remix_study.datasets.synthetic import SyntheticSpec
         from remix_study.demo import DEMO_VIDEO_SNR_DB, demo_study, run_demo
+        from remix_study.study.storage import study_folder
     config = demo_study(study, trials, seeds)
     spec = SyntheticSpec(train=train, val=val, test=test, video_snr_db=DEMO_VIDEO_SNR_DB)
-    err.print(f"[bold]{config.question}[/bold]")
-    with terminal.bars(err) as bar:
-        watch = terminal.study_watch(bar)
+    with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
     _show(result, folder, workspace)
 
 
-def _show(result: "StudyResult", folder: Path, workspace: Path) -> None:
-    out.print(terminal.comparison(result))
-    out.print(result.sentence)
-    for failure in result.failures:
-        err.print(f"[yellow]failed:[/yellow] {escape(failure)}")
-    out.print(f"\nTable and picture: {folder}\nEvery run, its curves and its assignments: remix-study ui "
-              f"--workspace {workspace}", soft_wrap=True)  # fmt: skip
+def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
+    """The answer, what failed, and where to look on."""
+    from remix_study.study.survey import survey
+
+    if result is not None:
+        out.print(terminal.comparison(result))
+        out.print(result.sentence)
+    failures = survey(folder).failures
+    for failure in failures[:_FAILURES_SHOWN]:
+        err.print(f"[yellow]failed:[/yellow] {escape(failure)}", soft_wrap=True)
+    if len(failures) > _FAILURES_SHOWN:
+        err.print(f"[yellow]failed:[/yellow] and {len(failures) - _FAILURES_SHOWN} more, in the report")
+    if result is None:
+        err.print("No method has a result yet.")
+    out.print(f"\nReport: {folder / 'report' / 'report.html'}", soft_wrap=True, highlight=False)
+    out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
+def _where_in_mlflow(folder: Path, workspace: Path) -> str:
+    """A link that opens on the study's runs, or the command that prints it."""
+    from remix_study.config import load_study
+
+    tracking = load_study(folder / "study.yaml").base.get("tracking", {})
+    uri, experiment = tracking.get("uri"), tracking.get("experiment", "remix")
+    if uri in ("off", False):
+        return "not tracked (`tracking.uri` is off)"
+    if uri is not None and str(uri).startswith("http"):
+        from remix_study.tracking.review import links_of
+
+        links = links_of(str(uri), experiment)
+        if links is not None:
+            return links.table
+    given = f" --uri {uri}" if uri is not None else ""
+    return f"remix-study ui --workspace {workspace} --experiment {experiment}{given}"
+
+
+_FAILURES_SHOWN = 10
 Name = Annotated[str, typer.Argument(help="The study's name, as its file gives it.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+@app.command("plan")
+def _plan(
+    file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
+    corpus: Annotated[Path | None, typer.Option(help="Another corpus than the file names.")] = None,
+    timing: Annotated[bool, typer.Option(help="Train a few epochs of each method to estimate the cost.")] = True,
+    as_json: Json = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """What `run` would do: trials, search space, cost, disk, what goes on where it was. Starts nothing."""
+    with terminal.busy(err, "starting"):
+        from remix_study.api import Study
+        from remix_study.study import plan as _  # noqa: F401 - torch takes its time, under this spinner
+    study = Study(file, corpus=corpus, workspace=workspace)
+    with terminal.bars(err) as bar:
+        found = study.plan(timed=timing, progress=bar("timing methods") if timing else None)
+    if as_json:
+        out.print_json(json.dumps(found.plain()))
+    else:
+        out.print(terminal.planned(found))
+        out.print(f"Start it with: remix-study run {file}{'' if corpus is None else f' --corpus {corpus}'} "
+                  f"--workspace {workspace}", soft_wrap=True, highlight=False)  # fmt: skip
 
 
 @app.command("run")
@@ -184,30 +236,56 @@ def _run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the points of failed trials again.")
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it running in the background, and give the terminal back.")
+    ] = False,
+    as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Run a study to its end. The same command resumes it, or extends it where the file now has more trials."""
     with terminal.busy(err, "starting"):
-        from remix_study.config import load_study
-        from remix_study.report.present import present, write
-        from remix_study.study.study import Study
-    config = load_study(file)
-    place = corpus if corpus is not None else Path(str(config.base.get("corpus", "")))
-    err.print(f"[bold]{config.question}[/bold]")
-    with terminal.bars(err) as bar:
-        settings = {"corpus": str(place.resolve())}
-        study = Study(config, settings, workspace, terminal.study_watch(bar), retry_failed=retry_failed)
-        result = study.run(present)
-    write(present(result), study.folder)
+        from remix_study.api import Study
+    study = Study(file, corpus=corpus, workspace=workspace)
+    if detach:
+        _leave_running(study.name, study.folder)
+        return
+    from remix_study.study.stopping import leavable
+
+    with leavable(study.folder):
+        with terminal.busy(err, "starting"):
+            from remix_study.study import study as _  # noqa: F401 - Ray and torch take their time, under this spinner
+        with terminal.live_study(err, study.folder) as watch:
+            result = study.run(retry_failed=retry_failed, watch=watch)
+    if as_json:
+        answer = None if result is None else result.sentence
+        out.print_json(json.dumps({**study.status().plain(), "answer": answer}))
+        return
     _show(result, study.folder, workspace)
-    if result.failures and not retry_failed:
+    if study.status().failures and not retry_failed:
         err.print("To try failed trials again, add --retry-failed.")
+
+
+def _leave_running(name: str, folder: Path) -> None:
+    """The same command without `--detach`, in a session of its own that no terminal ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "run.log"
+    words = [word for word in sys.argv[1:] if word != "--detach"]
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "remix_study", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    out.print(f"{name} runs as process {process.pid}, and writes what it has to say to {log}.", soft_wrap=True)
+    out.print(f"Look at it with: remix-study status {name} --watch", soft_wrap=True, highlight=False)
 
 
 @app.command("status")
 def _status(
     name: Name,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it anew until nobody works on it.")] = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
@@ -221,11 +299,12 @@ def _status(
         terminal.follow(out, lambda: survey(folder))
     else:
         out.print(terminal.standing(survey(folder)))
+        out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
 @app.command("list")
 def _list(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """All studies of the workspace."""
@@ -242,11 +321,11 @@ def _list(
 
 @app.command("stop")
 def _stop(name: Name, workspace: Workspace = DEFAULT_WORKSPACE) -> None:
-    """Begin no new run; what trains now runs to its end. The command that started the study goes on later."""
+    """End the runs after the epochs under way, and begin none. The command that started the study goes on later."""
     from remix_study.study.survey import ask_to_stop, existing
 
     by = ask_to_stop(existing(workspace, name))
-    out.print(f"{name} (process {by}) begins no new run, and ends with those that train now.")
+    out.print(f"{name} (process {by}) stops after the epochs under way; the command that started it goes on later.")
 
 
 @app.command("best")
@@ -257,15 +336,58 @@ def _best(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Write the best point so far as a run, and print the command that trains it."""
-    from remix_study.study.survey import best_run, existing
+    from remix_study.study.survey import best_run, existing, survey
 
     folder = existing(workspace, name)
-    run, value, number = best_run(folder, method)
-    path = folder / f"best-{method or 'reference'}.yaml" if out_ is None else out_
+    best = best_run(folder, method)
+    path = folder / f"best-{best.method}.yaml" if out_ is None else out_
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(run.to_yaml())
-    out.print(f"trial {number}, {value:.4f} on validation: {path}", soft_wrap=True, highlight=False)
+    path.write_text(best.run.to_yaml())
+    objectives = survey(folder).objectives
+    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(objectives, best.values, strict=False))
+    out.print(f"{best.method}, trial {best.number}: {values} (validation)", soft_wrap=True, highlight=False)
+    for key, value in best.params.items():
+        out.print(f"  {key}: {value}", highlight=False)
     out.print(f"remix-study train {path} --workspace {workspace}", soft_wrap=True, highlight=False)
+
+
+@app.command("retrain")
+def _retrain(
+    name: Name,
+    seeds: Annotated[int, typer.Option(min=1, help="How many further seeds.")],
+    method: Annotated[str | None, typer.Option(help="Default: the study's reference.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Train the best point with further seeds, and look at the test split with each."""
+    with terminal.busy(err, "starting"):
+        from remix_study.api import Study
+        from remix_study.study import study as _  # noqa: F401 - as for `run`
+    study = Study.open(name, workspace)
+    with terminal.live_study(err, study.folder) as watch:
+        runs = study.retrain(seeds, method, watch=watch)
+    if as_json:
+        out.print_json(runs.to_json(orient="records"))
+    else:
+        out.print(terminal.retrained(runs))
+        out.print(f"In MLflow: {_where_in_mlflow(study.folder, workspace)}", soft_wrap=True, highlight=False)
+
+
+@app.command("report")
+def _report(
+    name: Name,
+    out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `report` in the study's.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """One page that answers the study's question, with its pictures and tables as files; also while it runs."""
+    from remix_study.report.page import write_report
+    from remix_study.study.survey import existing
+
+    folder = existing(workspace, name)
+    with terminal.busy(err, "writing the report"):
+        page, *others = write_report(folder, out_)
+    out.print(str(page), soft_wrap=True, highlight=False)
+    out.print(f"and {len(others)} pictures and tables beside it", highlight=False)
 
 
 @app.command("export")
@@ -279,8 +401,20 @@ def _export(
     from remix_study.study.survey import existing
 
     folder = existing(workspace, name)
-    for path in export(folder, folder / "export" if out_ is None else out_):
+    with terminal.bars(err) as bar:
+        written = export(folder, folder / "export" if out_ is None else out_, bar("reading runs"))
+    for path in written:
         out.print(str(path), soft_wrap=True, highlight=False)
+
+
+@app.command("schema")
+def _schema(kind: Annotated[str, typer.Argument(help="study or run.")]) -> None:
+    """The JSON schema of a study or a run, with which an editor completes and checks the YAML."""
+    from remix_study.schema import text
+
+    if kind not in ("study", "run"):
+        raise ConfigError(f"the schema must be `study` or `run`, but is {kind!r}.")
+    sys.stdout.write(text(kind))
 
 
 @app.command("ui")

@@ -9,9 +9,9 @@ from remix_study.config import StudyConfig, load_study
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.errors import ConfigError
-from remix_study.report.present import present, write
+from remix_study.report.page import write_report
 from remix_study.study.results import StudyResult
-from remix_study.study.study import Study, Watch
+from remix_study.study.study import StudyRun, Watch
 
 Progress = Callable[[int, int], None]
 
@@ -22,14 +22,12 @@ DEMO_VIDEO_SNR_DB = (-11.0, -1.0)
 
 def run_demo(
     study: StudyConfig, spec: SyntheticSpec, workspace: Path, watch: Watch, on_render: Progress, on_decode: Progress
-) -> tuple[StudyResult, Path]:
+) -> tuple[StudyResult | None, Path]:
     """The result of the study and its folder."""
     corpus = workspace.resolve() / "demo-corpus"
     prepare_synthetic(corpus, spec, preset="tiny", on_render=on_render, on_decode=on_decode)
-    job = Study(study, {"corpus": str(corpus)}, workspace, watch)
-    result = job.run(present)
-    write(present(result), job.folder)
-    return result, job.folder
+    run = StudyRun(study, {"corpus": str(corpus)}, workspace, watch)
+    return run.run(write_report), run.folder
 
 
 def demo_study(path: Path | None, trials: int | None, replicates: int | None) -> StudyConfig:

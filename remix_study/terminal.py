@@ -1,9 +1,12 @@
 """What a person sees in the terminal: bars on long work, tables at the end; quiet where there is no terminal"""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -20,17 +23,22 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from remix_study.errors import RemixStudyError
+
 if TYPE_CHECKING:
+    import pandas as pd
+
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
     from remix_study.report.tables import Table as Plain
+    from remix_study.study.plan import Plan
     from remix_study.study.results import StudyResult
     from remix_study.study.study import Watch
     from remix_study.study.survey import Survey
-    from remix_study.study.tasks import Outcome, Task
 
 Bar = Callable[[str], Callable[[int, int], None]]
 _FOLLOW_S = 1.0
+_FAILURES_SHOWN = 5
 _LOOK_S = 0.3  # another process writes the history; a file has no event to wait for
 
 
@@ -104,47 +112,79 @@ def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder],
             look()
 
 
-def study_watch(bar: Bar) -> "Watch":
-    """One bar for all runs of a study, with the newest result beside it."""
+@contextmanager
+def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
+    """While the study in `folder` runs in this process: how it stands, anew every few moments; quiet elsewhere.
+
+    What has to be said is said beside it, and without a terminal as plain lines.
+    """
     from remix_study.study.study import Watch
+    from remix_study.study.survey import survey
 
-    update = bar("training runs")
+    if not console.is_terminal:
+        yield Watch(say=console.print)
+        return
+    ended = threading.Event()
+    with Live(console=console, auto_refresh=False) as live:
 
-    def done(task: "Task", outcome: "Outcome", complete: int, total: int) -> None:
-        if outcome.summary is None:
-            note = f"{task.job.name}: failed"
-        else:
-            split = "test" if "test/accuracy" in outcome.summary else "val"
-            key = "test/accuracy" if split == "test" else "best/val_accuracy"
-            note = f"{task.job.name}: {split} {100 * outcome.summary[key]:.1f} %"
-        update(complete, total, note)  # type: ignore[call-arg]
+        def begin(done: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+            threading.Thread(target=look_on, daemon=True).start()
 
-    return Watch(update, done)
+        def look_on() -> None:
+            pause = 0.0
+            while not ended.wait(pause):
+                started = time.monotonic()
+                with contextlib.suppress(RemixStudyError, OSError):  # a file of the study may be in the making
+                    live.update(standing(survey(folder)), refresh=True)
+                # Looking at ten thousand trials must not take the driver's time.
+                pause = max(_FOLLOW_S, 9 * (time.monotonic() - started))
+
+        try:
+            yield Watch(begin=begin, say=live.console.print)
+        finally:
+            ended.set()
+            with contextlib.suppress(RemixStudyError, OSError):
+                live.update(standing(survey(folder)), refresh=True)
 
 
 def standing(found: "Survey") -> Group:
     """A summary line, one line per method, one per running run, and what failed."""
     table = Table()
     table.add_column("method", no_wrap=True)
-    for name in ("trials", "failed", "replicates", found.objective):
+    pruned = any(m.pruned for m in found.methods)
+    for name in ("trials", *(("pruned",) if pruned else ()), "failed", "replicates", *found.objectives):
         table.add_column(name, justify="right")
     for m in found.methods:
-        best = "" if m.best is None else f"{m.best:.4f} (trial {m.best_number})"
-        table.add_row(m.name, f"{m.complete}/{m.trials}", str(m.failed), f"{m.replicated}/{m.replicates}", best)
-    lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures]
+        best = [f"{value:.4f}" for value in m.best or ()]
+        if best:
+            best[0] += f" (trial {m.best_number})"
+        early = (str(m.pruned),) if pruned else ()
+        table.add_row(m.name, f"{m.ended}/{m.trials}", *early, str(m.failed), f"{m.replicated}/{m.replicates}", *best)
+    lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures[-_FAILURES_SHOWN:]]
+    if len(found.failures) > _FAILURES_SHOWN:
+        lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs, the last of them:")
     for run in found.running:
         seen = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
-        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs}{seen}")
+        left = "" if run.seconds_left is None else f"  {_clock(run.seconds_left)} left"
+        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{seen}{left}")
     return Group(escape(found.question), _summary(found), table, *lines)
 
 
 def _summary(found: "Survey") -> str:
-    said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_complete} of {found.runs} runs complete"
+    said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_ended} of {found.runs} runs ended"
+    if found.retrained:
+        said += f", {found.retrained} retrained"
     if found.holder is not None:
         said += f", process {found.holder}"
     if found.seconds_left is not None:
-        said += f", about {timedelta(seconds=round(found.seconds_left))} left"
+        said += f", about {_clock(found.seconds_left)} left"
+    limits = [f"{used:.2f} of {allowed:g} {name.replace('_', ' ')}" for name, (used, allowed) in found.budget.items()]
+    said += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
     return said
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def follow(console: Console, look: "Callable[[], Survey]") -> None:
@@ -158,12 +198,90 @@ def follow(console: Console, look: "Callable[[], Survey]") -> None:
             live.update(standing(found), refresh=True)
 
 
+def planned(found: "Plan") -> Group:
+    """What would be run, over which space, at which cost."""
+    table = Table(title="Runs (ended / all)", title_justify="left", title_style="")
+    table.add_column("method", no_wrap=True)
+    for name in ("trials", "go on", "replicates", "epoch", "trial", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for m in found.methods:
+        cost = ["", "", ""]
+        if m.cost is not None:
+            cost = [_duration(m.cost.epoch_s), _duration(m.cost.trial_s), f"{m.cost.bytes / 1e6:.1f} MB"]
+        table.add_row(m.name, f"{m.ended}/{m.trials}", str(len(m.resumed)),
+                      f"{m.replicates - m.replicates_left}/{m.replicates}", *cost)  # fmt: skip
+    known = max(len(m.points) for m in found.methods)
+    first = f"the first {known} trials of a method are known-good points, then" if known else "all trials:"
+    if found.sampler == "grid":
+        first = "all points of the"
+    return Group(
+        f"[bold]{escape(found.question)}[/bold]",
+        f"[dim]corpus:[/dim] {escape(found.corpus)}",
+        table,
+        _space(found),
+        f"[dim]search:[/dim] {first} {found.sampler}; pruner: {found.pruner}; {found.concurrency} at once",
+        _cost(found),
+    )
+
+
+def _space(found: "Plan") -> Table:
+    """Every dimension once: what all methods search alike, then what each searches besides."""
+    table = Table(title="Search space", title_justify="left", title_style="")
+    for name in ("method", "parameter", "values", "tried first"):
+        table.add_column(name, no_wrap=name == "parameter")
+    everyone = [row for row in found.methods[0].space if all(row in m.space for m in found.methods)]
+    several = len(found.methods) > 1
+    rows = [("all", row) for row in everyone if several]
+    rows += [(m.name, row) for m in found.methods for row in m.space if not several or row not in everyone]
+    before = ""
+    for method, row in rows:
+        values = row.range + (f", {row.scale}" if row.scale else "")
+        values += f" (when {row.when})" if row.when else ""
+        table.add_row(method if method != before else "", row.path, escape(values), escape(", ".join(row.first)))
+        before = method
+    return table
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 60 else _clock(seconds)
+
+
+def _cost(found: "Plan") -> str:
+    said = f"[bold]{found.runs_left} runs[/bold] are left"
+    if found.cost is not None and found.seconds is not None and found.bytes is not None:
+        gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
+        said += f", {'at most ' if found.at_most else ''}about {_duration(found.seconds)}"
+        said += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
+        said += f" and {found.bytes / 1e9:.2f} GB of disk, of which {found.bytes_free / 1e9:.0f} GB are free"
+    for name, (used, allowed) in found.budget.items():
+        said += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
+    if found.bytes is not None and found.bytes > found.bytes_free:
+        said += "\n[bold red]There is not enough disk.[/bold red] Use another --workspace."
+    return said
+
+
+def retrained(runs: "pd.DataFrame") -> Table:
+    """The runs of `retrain`, and their mean."""
+    shown = [c for c in runs.columns if c in ("test/accuracy", "best/val_accuracy", "test/accuracy_late_sum")
+             or c.startswith("test/accuracy_uni/")]  # fmt: skip
+    table = Table(title="Accuracy in %, one row per seed", title_justify="left", title_style="")
+    for name in ("seed", *shown):
+        table.add_column(name, justify="right")
+    for row in runs.itertuples(index=False):
+        values = dict(zip(runs.columns, row, strict=True))
+        table.add_row(str(values["number"]), *(f"{100 * values[name]:.1f}" for name in shown))
+    std = runs[shown].std(ddof=1).fillna(0.0)
+    table.add_row("mean ± std", *(f"{100 * runs[name].mean():.1f} ± {100 * std[name]:.1f}" for name in shown),
+                  style="bold")  # fmt: skip
+    return table
+
+
 def studies_table(found: "Sequence[Survey]") -> Table:
     table = Table()
     for name in ("study", "state", "runs", "question"):
         table.add_column(name, no_wrap=name == "study")
     for each in found:
-        table.add_row(each.name, each.state, f"{each.runs_complete}/{each.runs}", escape(each.question))
+        table.add_row(each.name, each.state, f"{each.runs_ended}/{each.runs}", escape(each.question))
     return table
 
 

@@ -16,6 +16,7 @@ import yaml
 from remix_study.cli import app
 from remix_study.config import parse_run
 from remix_study.datasets.manifest import read_manifest
+from remix_study.study.search_space import read_study
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -123,10 +124,15 @@ def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:
     assert {clip.split for clip in clips} == {"train", "val", "test"}
 
 
-def test_every_configuration_loads() -> None:
-    found = [parse_run(yaml.safe_load(block.text), block.section) for page in PAGES for block in of("yaml", page)]
-    assert found
-    assert all(config.method.name == "remix" for config in found)
+def test_every_configuration_loads(tmp_path: Path) -> None:
+    found = [block for page in PAGES for block in of("yaml", page)]
+    studies = [block for block in found if "methods" in yaml.safe_load(block.text)]
+    for block in studies:
+        (tmp_path / "study.yaml").write_text(block.text)
+        assert "remix" in read_study(tmp_path / "study.yaml", {}).methods
+    runs = [parse_run(yaml.safe_load(block.text), block.section) for block in found if block not in studies]
+    assert len(studies) == len(runs) == 1
+    assert all(config.method.name == "remix" for config in runs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

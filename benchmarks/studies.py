@@ -1,0 +1,115 @@
+"""What a study costs beside its training: between two trials, of the slots' time, in reading and in starting
+
+Absolute times, as they were asked for: of this machine, and of nothing else that runs on it meanwhile.
+"""
+
+import itertools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.big_study import simulate
+from benchmarks.measure import Result, seconds
+from remix_study.config import StudyConfig
+from remix_study.datasets.corpus import prepare_synthetic
+from remix_study.datasets.synthetic import SyntheticSpec
+from remix_study.launch.folder import RunFolder
+from remix_study.study.ledger import read_ledger
+from remix_study.study.study import StudyRun, Watch
+from remix_study.study.tasks import Outcome, Task
+
+_CLIPS = 1000  # an epoch of a few tenths of a second
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        clips = 96 if quick else _CLIPS
+        prepare_synthetic(place / "corpus", SyntheticSpec(train=clips, val=96, test=96), preset="tiny")
+        yield from _between_trials(place, 3 if quick else 12)
+        yield from _slots(place, 4 if quick else 40, 1 if quick else 15)
+        yield from _reading(place, 200 if quick else 10_000)
+    yield Result("remix-study --help", seconds(lambda: _command("--help"), 5), at_most=0.5, unit="s")
+
+
+def _study(place: Path, name: str, trials: int, epochs: int, concurrency: int) -> StudyConfig:
+    content: dict[str, Any] = {
+        "name": name, "question": "How long does nothing take?", "trials": trials, "replicates": 1,
+        "reference": "joint", "concurrency": concurrency,
+        "base": {"corpus": str(place / "corpus"), "epochs": epochs, "device": "cpu", "tracking": {"model": False}},
+        "space": {"optimizer.learning_rate": {"kind": "float", "low": 5e-4, "high": 1e-2, "log": True}},
+        "methods": {"joint": {"set": {"method": {"name": "joint"}}}},
+    }  # fmt: skip
+    return StudyConfig.model_validate(content)
+
+
+def _between_trials(place: Path, trials: int) -> Iterator[Result]:
+    """From one result to the next, less the work in between: everything that is neither epoch nor evidence."""
+    told: list[tuple[float, float]] = []
+
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+        if task.stage == "search":
+            folder = RunFolder(Path(task.jobs[0].folder))
+            told.append(((folder.path / "result.json").stat().st_mtime, folder.seconds))
+
+    study = _study(place, "between", trials, epochs=4, concurrency=1)
+    StudyRun(study, {}, place / "w", Watch(done=done)).run(_no_report)
+    gaps = [end - before - work for (before, _), (end, work) in itertools.pairwise(told)]
+    yield Result(
+        "between two trials, one worker", statistics.median(gaps), at_most=1.0, unit="s",
+        note=f"median of {len(gaps)}, tracked; the longest {max(gaps):.2f} s",
+    )  # fmt: skip
+
+
+def _slots(place: Path, trials: int, wanted_s: float) -> Iterator[Result]:
+    """Two slots: which part of their time, from the command to the last trial's end, was inside training."""
+    # How many epochs make a trial of the wanted length: measured, two at once, as they will be.
+    probe = _study(place, "probe", 2, epochs=6, concurrency=2)
+    StudyRun(probe, {}, place / "w").run(_no_report)
+    each = statistics.median(t.seconds / 6 for t in read_ledger(place / "w" / "studies" / "probe").trials["joint"])
+    epochs = max(2, round(wanted_s / each))
+    last: list[float] = []
+
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+        if task.stage == "search":
+            last.append(time.monotonic())
+
+    study = _study(place, "slots", trials, epochs, concurrency=2)
+    started = time.monotonic()
+    StudyRun(study, {}, place / "w", Watch(done=done)).run(_no_report)
+    work = [t.seconds for t in read_ledger(place / "w" / "studies" / "slots").trials["joint"]]
+    share = sum(work) / (2 * (max(last) - started))
+    yield Result(
+        "of two slots' time inside training", share, at_least=0.9, unit="x",
+        note=f"{trials} trials of {statistics.mean(work):.1f} s, Ray's start included",
+    )  # fmt: skip
+
+
+def _reading(place: Path, trials: int) -> Iterator[Result]:
+    simulate(place / "big", trials=trials, epochs=50)
+    where = ("big", "--workspace", str(place / "big"))
+    what = f"of {trials:,} trials x 50 epochs"
+    yield Result(f"remix-study status {what}", seconds(lambda: _command("status", *where), 3), at_most=2.0, unit="s")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    yield Result(f"remix-study report {what}", seconds(lambda: _command("report", *where)), at_most=60.0, unit="s")
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child so far, KiB
+    note = "" if most > before else "at most: an earlier child of this process was larger"
+    yield Result(f"memory of report {what}", most * 1024 / 1e9, at_most=2.0, unit="GB", note=note)
+    page = place / "big" / "studies" / "big" / "report" / "report.html"
+    yield Result("its page", page.stat().st_size / 1e9, unit="GB")
+
+
+def _no_report(folder: Path) -> list[Path]:  # noqa: ARG001 - as a study asks
+    return []
+
+
+def _command(*words: str) -> None:
+    program = Path(sys.executable).with_name("remix-study")
+    subprocess.run([str(program), *words], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "COLUMNS": "120"})

@@ -1,0 +1,113 @@
+"""Studies on a Ray of several workers and several nodes, some of which die"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+
+if TYPE_CHECKING:
+    from tests.ray.conftest import AccidentsBench
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RATE = "optimizer.learning_rate"
+# A node counts as lost after three seconds instead of half a minute.
+HASTY = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., Cluster]]:
+    """`cluster(cpus of each node)`: the first is the head, and this process is connected to it."""
+    made: list[Cluster] = []
+
+    def start(*cpus: int) -> Cluster:
+        same: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+        head = {"num_cpus": cpus[0], "_system_config": HASTY, **same}
+        made.append(Cluster(initialize_head=True, connect=False, head_node_args=head))
+        for count in cpus[1:]:
+            made[-1].add_node(num_cpus=count, **same)
+        ray.init(made[-1].address, log_to_driver=False)
+        return made[-1]
+
+    yield start
+    ray.shutdown()
+    for each in made:
+        each.shutdown()  # type: ignore[no-untyped-call]
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def train_workers(raylet: int) -> list[int]:
+    """Processes of that node which are workers of Ray Train."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"RayTrainWorker" in (path / "cmdline").read_bytes() and parent(int(path.name)) == raylet:
+                found.append(int(path.name))
+        except OSError:  # it has just ended
+            continue
+    return sorted(found)
+
+
+def raylet_of(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def held() -> list[dict[str, Any]]:
+    """Placement groups that hold, or wait for, what others need."""
+    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+
+def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_worker(
+    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+) -> None:
+    """Two cores for two workers: a placement group that leaked would keep the next trial waiting for ever."""
+    made = cluster(2)
+    points = [{RATE: 0.005}, {RATE: 1e-6}, {RATE: 1e-6}, {RATE: 1e-6}]
+    remix = {"set": {"method": {"name": "remix", "warmup": 1}}, "first": points}
+    study = bench.write(
+        base={"workers": 2, "epochs": 8}, methods={"remix": remix}, trials=4,
+        space={RATE: {"kind": "float", "low": 1e-6, "high": 0.02, "log": True}},
+        pruner={"name": "asha", "grace": 4, "reduction": 4},
+    )  # fmt: skip
+    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    begun.until(lambda: begun.epochs("remix-search-0-") >= 2)
+    workers = train_workers(raylet_of(made.head_node))
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    before = begun.lines()
+    assert begun.ends() == 0, begun.said
+    for name, lines in before.items():
+        assert begun.lines()[name][: len(lines)] == lines
+    whole, *low = begun.ledger().trials["remix"]
+    assert (whole.state, len(whole.intermediate)) == ("complete", 8)
+    assert [(t.state, len(t.intermediate)) for t in low] == [("pruned", 4)] * 3
+    assert all(begun.finals().values())
+    assert len(placement_group_table()) >= 5
+    assert held() == []
+    assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]
+
+
+def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
+    made = cluster(0, 1, 1)
+    begun = bench.begin(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})
+    begun.until(lambda: begun.epochs("joint-search-0-") >= 3)
+    raylet = parent(begun.until(lambda: begun.trains("joint-search-0-")))
+    (node,) = [node for node in made.worker_nodes if raylet_of(node) == raylet]
+    made.remove_node(node, allow_graceful=False)
+    before = begun.lines()
+    assert begun.ends() == 0, begun.said
+    for name, lines in before.items():
+        assert begun.lines()[name][: len(lines)] == lines
+    trials = [trial for trials in begun.ledger().trials.values() for trial in trials]
+    assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
+    assert {len(begun.lines()[Path(t.folders[0]).name]) for t in trials} == {12}
+    assert all(begun.finals().values())

@@ -1,0 +1,42 @@
+"""docs/python.md runs as it stands, cell by cell"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import remix_study
+from remix_study.api import Study
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    cells = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    assert len(cells) == 7
+    # As a notebook: one process, one cell after the other.
+    (tmp_path / "notebook.py").write_text("\n".join(cells))
+    done = subprocess.run(
+        [sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True, timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "12 runs, about" in done.stdout
+    assert "Over 2 seeds, on a test split that chose nothing: remix" in done.stdout
+    assert "complete Used(" in done.stdout
+    folder = tmp_path / "workspace" / "studies" / "notebook"
+    assert (folder / "report" / "report.html").exists()
+    assert (folder / "export" / "epochs.parquet").exists()
+    study = Study.open("notebook", tmp_path / "workspace")
+    assert set(study.trials().stage) == {"search", "replicate", "final"}
+    assert [s.name for s in remix_study.studies(tmp_path / "workspace")] == ["notebook"]
+
+
+def test_every_method_is_told() -> None:
+    table = PAGE.read_text().split("|---|")[1]
+    public = {name for name, value in vars(Study).items() if callable(value) and not name.startswith("_")}
+    assert public - {"open"} == set(re.findall(r"`(\w+)\(", table)) - {"studies"}

@@ -1,0 +1,337 @@
+"""Studies that meet accidents, with the real command on a real local Ray"""
+
+import contextlib
+import fcntl
+import os
+import pty
+import random
+import select
+import signal
+import subprocess
+import termios
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remix_study.tracking import default_uri
+from remix_study.tracking.server import MLflowServer
+
+if TYPE_CHECKING:
+    from tests.ray.conftest import AccidentsBench, Begun
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TRACKED = {"uri": None, "experiment": "e", "model": False}
+# More trials than the sampler's random ones: later ones depend on what is on record.
+PRUNED: dict[str, Any] = {
+    "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
+    "pruner": {"name": "asha", "grace": 3, "reduction": 2}, "trials": 9,
+}  # fmt: skip
+KILLS = 4
+
+
+def require_whole_record(bench: "AccidentsBench", begun: "Begun") -> None:
+    """In MLflow: no run that seems to run for ever, none twice, and every epoch of every run exactly once."""
+    tracked = bench.tracked()
+    assert not [run for run in tracked if run.status == "RUNNING"]
+    folders = {Path(run.tags["remix_study.folder"]): run for run in tracked}
+    assert len(folders) == len(tracked)
+    for run in begun.runs.values():
+        assert folders.pop(run.path).steps == list(range(len(run.history))), run.path.name
+    assert folders.pop(begun.folder).status == "FINISHED"
+    assert not [left for left in folders if left.is_relative_to(begun.folder)]
+
+
+def require_gone_on(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
+    """No epoch of `before` was trained again: its line, times included, is the same."""
+    for name, lines in before.items():
+        assert after[name][: len(lines)] == lines, name
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, make_bench: "Callable[[Path], AccidentsBench]") -> "Begun":
+    bench = make_bench(tmp_path_factory.mktemp("undisturbed"))
+    return bench.run(bench.write(**PRUNED))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
+    bench: "AccidentsBench", undisturbed: "Begun", seed: int
+) -> None:
+    draw = random.Random(seed)
+    moments = [*MOMENTS, *draw.choices(list(MOMENTS), k=KILLS - len(MOMENTS))]
+    draw.shuffle(moments)
+    study = bench.write(base={"tracking": TRACKED}, **PRUNED)
+    written: dict[str, int] = {}
+    landed: Counter[str] = Counter()
+    for moment in moments:
+        begun = bench.begin(study)
+        MOMENTS[moment](begun, draw)
+        landed[begun.where()] += 1
+        begun.kill()
+        killed_at = begun.lines()
+        begun.await_idle()
+        require_gone_on(killed_at, begun.lines())  # what was at work goes on for a moment, and loses nothing
+        for name, at in begun.results().items():
+            assert written.setdefault(name, at) == at, f"{name} has a second result"
+        killed_at = begun.lines()
+    last = bench.run(study)
+    require_gone_on(killed_at, last.lines())
+    assert {name: at for name, at in last.results().items() if name in written} == written
+    for name, run in last.runs.items():
+        assert [int(epoch["epoch"]) for epoch in run.history] == list(range(len(run.history))), name
+    assert last.trials() == undisturbed.trials()
+    assert last.finals() == undisturbed.finals()
+    assert any(state == "pruned" for trials in last.trials().values() for _, state, *_ in trials)
+    require_whole_record(bench, last)
+    print(f"kills of the driver (seed {seed}): {dict(landed)}")
+
+
+def _before_ray(begun: "Begun", draw: random.Random) -> None:
+    begun.until((begun.folder / "lock").exists)
+    _later(draw.uniform(0, 3))
+
+
+def _in_epoch(begun: "Begun", draw: random.Random) -> None:
+    more = begun.epochs() + draw.randint(1, 4)
+    begun.until(lambda: begun.epochs() >= more and begun.at_work())
+    _later(draw.uniform(0, 0.1))
+
+
+def _between_runs(begun: "Begun", draw: random.Random) -> None:
+    more = begun.ended() + draw.randint(1, 2)
+    begun.until(lambda: begun.ended() >= more)
+    _later(draw.uniform(0, 0.05))
+
+
+def _later(seconds: float) -> None:
+    """A kill must not come at the very moment that a file appears: what follows would never be hit."""
+    threading.Event().wait(seconds)
+
+
+MOMENTS: dict[str, Callable[["Begun", random.Random], None]] = {
+    "before Ray is up": _before_ray,
+    "in an epoch": _in_epoch,
+    "between runs": _between_runs,
+}
+
+
+# --- a worker --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench: "AccidentsBench") -> None:
+    begun = bench.begin(bench.write(base={"epochs": 12, "global_batch": 8, "tracking": TRACKED}))
+    killed: list[int] = []
+
+    def another() -> int | None:
+        pid = begun.trains("joint-search-0-")
+        return None if pid in killed or not begun.epochs("joint-search-0-") else pid
+
+    for _ in range(3):
+        killed.append(begun.until(another))
+        os.kill(killed[-1], signal.SIGKILL)
+    worker = begun.until(lambda: begun.epochs("remix-search-0-") >= 3 and begun.trains("remix-search-0-"))
+    os.kill(worker, signal.SIGKILL)
+    before = begun.lines()
+    assert begun.ends() == 0, begun.said
+    assert "Traceback" not in begun.said
+    assert begun.said.count("the process of joint-search-0 died; another one goes on from its last checkpoint") == 2
+    require_gone_on(before, begun.lines())
+    joint, remix = begun.ledger().trials["joint"], begun.ledger().trials["remix"]
+    assert [(t.number, t.state) for t in joint] == [(0, "failed"), (1, "complete")]
+    assert joint[0].cause == "lost worker"
+    assert (joint[0].reason or "").startswith("its process died 3 times")
+    (lost,) = [run for run in bench.tracked() if run.name == "joint-search-0"]
+    assert (lost.status, lost.tags["failure_cause"]) == ("FAILED", "lost worker")
+    assert [(t.number, t.state) for t in remix] == [(0, "complete"), (1, "complete")]
+    assert all(len(begun.lines()[Path(t.folders[0]).name]) == 12 for t in remix)
+    require_whole_record(bench, begun)
+
+
+# --- two at once -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "AccidentsBench") -> None:
+    study = bench.write(base={"tracking": TRACKED})
+    first = bench.begin(study)
+    worker = first.until(lambda: first.epochs() and first.trains("joint-search-0-"))
+    os.kill(worker, signal.SIGSTOP)  # so that it is at work for as long as the second one needs
+    try:
+        second = bench.begin(study)
+        assert second.ends() == 1
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    (sentence,) = [line for line in second.said.splitlines() if "error" in line]
+    assert f"one process at a time may write to {first.folder}, and process {first.process.pid} does." in sentence
+    assert "Traceback" not in second.said
+    assert first.ends() == 0, first.said
+    assert {t.state for trials in first.ledger().trials.values() for t in trials} == {"complete"}
+    require_whole_record(bench, first)
+
+
+def test_two_studies_share_a_machine_a_workspace_and_a_database(bench: "AccidentsBench") -> None:
+    pair = [bench.begin(bench.write(name, base={"tracking": TRACKED})) for name in ("one", "two")]
+    assert [begun.ends() for begun in pair] == [0, 0], [begun.said for begun in pair]
+    one, two = pair
+    assert one.trials() == two.trials()  # the same question under two names
+    assert [len(trials) for trials in one.trials().values()] == [2, 2]
+    assert len(one.finals()) == len(two.finals()) == 2
+    for begun in pair:
+        require_whole_record(bench, begun)
+
+
+# --- a terminal ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_study_does_not_need_its_terminal(bench: "AccidentsBench", detached: bool) -> None:
+    ours, theirs = pty.openpty()
+
+    def own_the_terminal() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    begun = bench.begin(
+        bench.write(), *(["--detach"] if detached else []), stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=own_the_terminal,
+    )  # fmt: skip
+    os.close(theirs)
+    heard = Listener(ours)
+    if detached:
+        assert begun.ends() == 0
+    else:
+        begun.until(lambda: begun.epochs() >= 2)
+    heard.close()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(begun.process.pid, signal.SIGHUP)  # as a shell does with its jobs
+    if not detached:
+        assert begun.ends() == 0
+    log = begun.await_words("run.log" if detached else "terminal.log", "In MLflow: not tracked")
+    assert f"Report: {begun.folder / 'report' / 'report.html'}" in log
+    assert {t.state for trials in begun.ledger().trials.values() for t in trials} == {"complete"}
+    assert all(begun.finals().values())
+
+
+class Listener:
+    """Reads a terminal, as a screen does, until it is closed."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._closed = threading.Event()
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._closed.is_set():
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                try:
+                    os.read(self._terminal, 65536)
+                except OSError:  # nobody is at the other end
+                    return
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+        os.close(self._terminal)
+
+
+def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
+    bench: "AccidentsBench", undisturbed: "Begun"
+) -> None:
+    study = bench.write(**PRUNED)
+    begun = bench.begin(study)
+    begun.until(lambda: begun.epochs() >= 5)
+    os.killpg(begun.process.pid, signal.SIGINT)  # as a terminal does: Ray's processes hear it, too
+    assert begun.ends() == 130, begun.said
+    assert "stopping after the epochs under way" in begun.said
+    assert "the same command goes on" in begun.said
+    assert begun.idle()
+    before = begun.lines()
+    last = bench.run(study)
+    require_gone_on(before, last.lines())
+    assert last.trials() == undisturbed.trials()
+    assert last.finals() == undisturbed.finals()
+
+
+# --- the disk --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`small_disk("8m")`: a disk of that size; called again, the same one with another size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made: list[Path] = []
+
+    def size(of: str) -> Path:
+        how = ["mount", "-o", f"remount,size={of}", str(place)] if made else [
+            "mount", "-t", "tmpfs", "-o", f"size={of}", "tmpfs", str(place)]  # fmt: skip
+        done = subprocess.run(how, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a disk that is full needs the right to mount one: {done.stderr.strip()}")
+        made.append(place)
+        return place
+
+    yield size
+    if made:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize("size", ["3m", "6500k"])
+def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
+    bench: "AccidentsBench", small_disk: Callable[[str], Path], size: str
+) -> None:
+    workspace, study = small_disk(size), bench.write()
+    begun = bench.begin(study, workspace=workspace)
+    assert begun.ends() == 1, begun.said
+    assert f"error: the disk that holds {begun.folder} is full" in begun.said
+    assert "free space, and run the command again" in begun.said
+    assert "Traceback" not in begun.said
+    results, lines = begun.results(), begun.lines()
+    complete = [t for trials in begun.ledger().trials.values() for t in trials if t.state == "complete"]
+    failed = [t for trials in begun.ledger().trials.values() for t in trials if t.state == "failed"]
+    assert {t.cause for t in failed} <= {"disk full"}
+    small_disk("64m")
+    last = bench.run(study, "--retry-failed", workspace=workspace)
+    assert {name: at for name, at in last.results().items() if name in results} == results
+    trials = [t for trials in last.ledger().trials.values() for t in trials]
+    assert [t for t in trials if t.state == "complete" and t in complete] == complete
+    assert [t.state for t in trials if not t.retried] == ["complete"] * 4
+    assert sum(t.retried for t in trials) == len(failed)
+    require_gone_on({name: found for name, found in lines.items() if name in results}, last.lines())
+    assert all(last.finals().values())
+
+
+# --- the tracking server ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "AccidentsBench") -> None:
+    store = default_uri(bench.workspace)
+    with MLflowServer(store) as server:
+        begun = bench.begin(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}))
+        begun.until(lambda: begun.epochs() >= 3)
+        assert server._process is not None
+        os.killpg(server._process.pid, signal.SIGKILL)
+        more = begun.epochs() + 6
+        begun.until(lambda: begun.epochs() >= more)  # training goes on meanwhile
+        worker = begun.until(lambda: begun.trains(""))
+        os.kill(worker, signal.SIGSTOP)  # so that the study is not over before the server is there again
+        try:
+            server.stop()
+            with MLflowServer(store, port=server.port) as back:
+                os.kill(worker, signal.SIGCONT)
+                assert begun.ends() == 0, begun.said
+                assert f"{back.url} does not take" in begun.said
+                assert "Traceback" not in begun.said
+                assert not [run for run in bench.tracked(uri=back.url) if run.status == "RUNNING"]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+    require_whole_record(bench, begun)
