@@ -25,11 +25,14 @@ demo: $(READY)  ## render clips, run the demo study, print the comparison
 ui: $(READY)  ## open MLflow on the demo's runs
 	$(BIN)/remix-study ui
 
-test: lint types contracts $(READY)  ## everything that CI checks
-	$(TEST_ENV) $(BIN)/python -m pytest
+# Without a cluster, a server, a browser or worker processes: as many at once as there are cores.
+FAST := not ray and not gloo and not server and not browser and not slow
+
+test: lint types contracts test-fast $(READY)  ## everything that CI checks
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not ($(FAST))"
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not ray and not gloo and not server and not browser and not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "$(FAST)"
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -292,7 +292,7 @@ def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
     found = []
     for name, trials in ledger.trials.items():
         complete = _complete(trials)
-        if not complete:
+        if not complete or len(ledger.study.objectives_of(name)) <= other:
             continue
         best = {t.number for t in pareto_front(ledger.study, trials)}
         others = thin([t for t in complete if t.number not in best], POINTS // len(ledger.trials))

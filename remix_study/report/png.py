@@ -43,9 +43,10 @@ def pictures(chart: Chart) -> Pictures:
     """Drawn once, which takes longest; the plain one is the titled one below its title."""
     figure = draw(chart)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    rows = np.asarray(canvas.buffer_rgba())
-    below = rows.shape[0] - int(figure.texts[0].get_window_extent(canvas.get_renderer()).y0)
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's gap, as the next two
+    rows = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    below = rows.shape[0] - int(figure.texts[0].get_window_extent(renderer).y0)
     return Pictures(_png(rows), _png(rows[below:]))
 
 

@@ -166,7 +166,9 @@ def chosen_table(ledger: Ledger) -> Table:
     for name in ledger.study.methods:
         chosen = ledger.chosen(name)
         if chosen is not None:
-            values = (unit_of(m).shown(v, 2) for m, v in zip(ledger.study.metrics, chosen.values, strict=True))
+            # Unimodal ceilings are judged by the first objective alone.
+            values = [unit_of(m).shown(v, 2) for m, v in zip(ledger.study.metrics, chosen.values, strict=False)]
+            values += [""] * (len(ledger.study.metrics) - len(values))
             point = ", ".join(f"{path} = {_plain(value)}" for path, value in chosen.params.items())
             rows.append((name, str(chosen.number), *values, point or "nothing was searched"))
     header = ("method", "trial", *(unit_of(m).name for m in ledger.study.metrics), "chosen point")

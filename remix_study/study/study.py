@@ -20,7 +20,7 @@ import optuna
 from remix_study.assemble import check
 from remix_study.config import NoPrunerConfig, RunConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import StoreError, StudyError, StudyStopped, cause_of
+from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, tracking_uri
 from remix_study.media.disk import sole_writer, storage_errors
@@ -28,7 +28,7 @@ from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
 from remix_study.study.pruning import judge_of
-from remix_study.study.question import require_same_question, write_question
+from remix_study.study.question import CONFIG, require_same_question, write_question
 from remix_study.study.record import StudyRecord, recording
 from remix_study.study.replicates import FIRST_SEED, Replicates
 from remix_study.study.results import StudyResult, result_of
@@ -132,12 +132,21 @@ class StudyRun:
             check(config, store)
         uri = tracking_uri(configs[0], self._workspace)
         if uri is not None:
-            check_tracking(uri)
+            self._check_tracking(uri)
         self._data = store.digest
         self._epochs = max(config.epochs for config in configs)
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         return configs, store
+
+    def _check_tracking(self, uri: str) -> None:
+        """A new study must not find out in the morning that its address is wrong; one that goes on waits for nobody."""
+        try:
+            check_tracking(uri)
+        except TrackingError as error:
+            if not (self.folder / CONFIG).exists():
+                raise
+            self._watch.say(f"the study goes on without its tracking server, and sends everything later: {error}")
 
     @contextmanager
     def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[StudyRecord]:

@@ -119,7 +119,7 @@ class Begun:
     def said(self) -> str:
         return self.told.read_text(errors="replace")
 
-    def ends(self, timeout_s: float = 240) -> int:
+    def ends(self, timeout_s: float = 500) -> int:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
@@ -127,7 +127,7 @@ class Begun:
         self.process.kill()
         self.process.wait()
 
-    def until(self, holds: Callable[[], Any], timeout_s: float = 240) -> Any:
+    def until(self, holds: Callable[[], Any], timeout_s: float = 500) -> Any:
         """What `holds` returns as soon as it is true; an error where the command ends before."""
         return self._await(holds, timeout_s, lambda: self.process.poll() is not None)
 
@@ -165,7 +165,7 @@ class Begun:
         """Whether no process works on any run any more."""
         return not any(run.is_held() for run in self.runs.values())
 
-    def await_words(self, log: str, words: str, timeout_s: float = 240) -> str:
+    def await_words(self, log: str, words: str, timeout_s: float = 500) -> str:
         """In a log of the study's folder, whoever writes it; all that it says then."""
         path = self.folder / log
         return str(self._await(lambda: path.exists() and words in (said := path.read_text()) and said, timeout_s,
@@ -181,9 +181,7 @@ class Begun:
 
     def where(self) -> str:
         """What the command is at, as far as its files tell."""
-        if not self.idle():
-            return "in a run"
-        return "between runs" if self.ended() else "before the first run"
+        return "between runs" if self.idle() else "in a run"
 
     def lines(self) -> dict[str, list[str]]:
         return {name: lines_of(run) for name, run in self.runs.items()}

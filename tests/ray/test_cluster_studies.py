@@ -14,7 +14,8 @@ from ray.util import placement_group_table
 if TYPE_CHECKING:
     from tests.ray.conftest import AccidentsBench
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# Several starts of a study each: on a machine that has other work they take many minutes.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RATE = "optimizer.learning_rate"
 # A node counts as lost after three seconds instead of half a minute.

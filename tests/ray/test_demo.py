@@ -45,14 +45,16 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "Over 2 seeds, on a test split that chose nothing: remix" in " ".join(first.stdout.split())
     folder = workspace / "studies" / "demo"
-    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    report = folder / "report"
+    assert f"Report: {report / 'report.html'}" in first.stdout
+    rows = list(csv.DictReader((report / "comparison.csv").open()))
     assert {row["method"] for row in rows} == {"joint", "remix", "audio_alone", "video_alone"}
     for row in rows:
         assert row["method"] in first.stdout
         assert " ± " in row["test accuracy"]
         assert (row["wins"] == "") == (row["method"] == "remix")
     assert all(" ± " in row["audio sufficiency"] for row in rows if row["method"] in ("joint", "remix"))
-    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (report / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
     client = MlflowClient(tracking_uri=default_uri(workspace))
     experiment = client.get_experiment_by_name("remix-demo")
@@ -67,10 +69,11 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
     (parent,) = [run for run in before if "mlflow.parentRunId" not in run.data.tags]
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in before if run is not parent)
     assert "Over 2 seeds" in parent.data.tags["mlflow.note.content"]
-    assert {a.path for a in client.list_artifacts(parent.info.run_id)} >= {
-        "comparison.csv",
-        "comparison.png",
-        "comparison.md",
+    assert {a.path for a in client.list_artifacts(parent.info.run_id, "report")} >= {
+        "report/report.html",
+        "report/comparison.csv",
+        "report/comparison.png",
+        "report/comparison.md",
     }
 
     results = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
@@ -120,7 +123,7 @@ def test_a_study_goes_on_past_a_trial_that_explodes_and_reports_it(tmp_path: Pat
     done = demo(workspace, study)
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stderr.split())
-    assert "failed: remix-search-0: TrainingError: " in told
+    assert "failed: remix-search-0: NotANumberError: " in told
     assert "Lower `optimizer.learning_rate`" in told
     client = MlflowClient(tracking_uri=default_uri(workspace))
     experiment = client.get_experiment_by_name("e")
@@ -130,4 +133,4 @@ def test_a_study_goes_on_past_a_trial_that_explodes_and_reports_it(tmp_path: Pat
     assert states.pop("remix-search-0") == "FAILED"
     assert set(states.values()) == {"FINISHED"}
     assert len(states) == 1 + 3 + 2
-    assert (workspace / "studies" / "s" / "comparison.csv").exists()
+    assert (workspace / "studies" / "s" / "report" / "comparison.csv").exists()

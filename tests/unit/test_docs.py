@@ -96,7 +96,7 @@ def test_no_metric_is_listed_twice() -> None:
 
 def test_what_is_never_absent_is_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
     always = [entry.name for entry in listed() if entry.absent == "never"]
-    at_the_end = [name for name in always if name.startswith(("best/", "last/", "time/total_"))]
+    at_the_end = [name for name in always if name.startswith(("best/", "last/", "time/total_", "time/evidence"))]
     each_epoch = [name for name in always if name not in at_the_end]
     assert at_the_end
     assert each_epoch

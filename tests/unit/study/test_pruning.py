@@ -86,7 +86,7 @@ def test_a_process_that_dies_amid_a_verdict_meets_it_again(
         for best in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
             complete(study, folder, [best] * 4, pruner)
         run = judge(study, folder, pruner)
-        found = []
+        found: list[str] = []
         for epoch in range(1, 5):
             if mortal:
                 with monkeypatch.context() as patch:

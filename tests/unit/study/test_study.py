@@ -14,8 +14,10 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from remix_study.config import RunConfig, StudyConfig
-from remix_study.errors import ConfigError, RunPruned, StudyError, StudyStopped
+from remix_study.errors import ConfigError, RunPruned, StudyError, StudyStopped, TrackingError
 from remix_study.launch.folder import RunFolder
+from remix_study.report.page import write_report
+from remix_study.study import record
 from remix_study.study import study as study_module
 from remix_study.study.ledger import FINAL, REPLICATE, TrialRecord, read_ledger
 from remix_study.study.replicates import FIRST_SEED
@@ -232,7 +234,10 @@ def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, lif
     assert len(result.contenders[0].seeds) == len(result.contenders[1].seeds) == 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "random"])
+SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "cmaes", "nsga2")]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", *SLOW_SAMPLERS])
 def test_a_study_that_was_killed_again_and_again_has_the_trials_of_one_that_was_not(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
@@ -412,6 +417,23 @@ def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> 
     assert "failure_reason" not in parent().data.tags
 
 
+def test_only_a_new_study_insists_on_its_tracking_server(
+    conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_PATIENCE_S", 0.5)
+    gone = {"tracking": {"uri": "http://127.0.0.1:9", "experiment": "e", "model": False}}
+    runner = Runner()
+    with pytest.raises(TrackingError, match="must answer before training starts"):
+        conduct(runner, **gone)
+    assert runner.ran == []
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=3), tracking={"uri": None, "experiment": "e", "model": False})
+    said: list[str] = []
+    assert conduct(runner, watch=Watch(say=said.append), **gone) is not None
+    assert len(runner.ran) == 7
+    assert said[0].startswith("the study goes on without its tracking server")
+
+
 def test_a_wrong_study_is_refused_before_anything_runs(conduct: Conduct) -> None:
     runner = Runner()
     with pytest.raises(ConfigError, match=r"did you mean `(optimizer\.)?learning_rate`"):
@@ -509,6 +531,27 @@ def test_several_objectives_choose_from_the_front_within_the_tolerance(conduct: 
     best = ledger.chosen("remix")
     assert best is not None
     assert best.params[RATE] == 0.02
+
+
+def test_a_unimodal_ceiling_has_no_balance_and_is_judged_without(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summary(task: Task, run: RunConfig) -> dict[str, float]:
+        balance = {} if task.method == "audio" else {"best/balance_imbalance": 0.1 * task.number}
+        tested = {"test/accuracy": 0.5, "time/total_train_s": 1.0, "time/total_score_s": 0.0}
+        return {"best/val_accuracy": run.optimizer.learning_rate, **balance, **tested}
+
+    objectives = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
+    methods = {
+        "remix": {"set": {"method": {"name": "remix", "warmup": 1}}},
+        "audio": {"set": {"method": {"name": "unimodal", "modality": "audio"}}, "ceiling_of": "audio"},
+    }
+    monkeypatch.setattr(study_module, "execute", Runner(summary=summary))
+    run = StudyRun(config(objective=objectives, methods=methods), {"corpus": str(small_corpus)}, tmp_path)
+    assert run.run(write_report) is not None
+    assert [len(t.values) for t in records(tmp_path, "remix")] == [2, 2, 2]
+    assert [len(t.values) for t in records(tmp_path, "audio")] == [1, 1, 1]
+    assert (run.folder / "report" / "report.html").exists()
 
 
 def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, tmp_path: Path) -> None:
