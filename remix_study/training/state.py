@@ -3,6 +3,7 @@
 Everything random is derived from (seed, epoch, step), so that model, optimizer, plan and record are all there is.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,8 @@ def pack(
     """A checkpoint's content, of tensors and plain values only: loading it needs no code."""
     return {
         "digest": digest,
-        "history": progress.history,
+        # As text: one object instead of one per number, which took longer to write than an epoch's weights.
+        "history": json.dumps(progress.history),
         "best_epoch": progress.best_epoch,
         "best_accuracy": progress.best_accuracy,
         "model": model.state_dict(),
@@ -57,7 +59,7 @@ def unpack(content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     plan.restore({key: _array(value) for key, value in content["plan"].items()})
-    return Progress(list(content["history"]), content["best_epoch"], content["best_accuracy"])
+    return Progress(json.loads(content["history"]), content["best_epoch"], content["best_accuracy"])
 
 
 def _tensor(value: Any) -> Any:

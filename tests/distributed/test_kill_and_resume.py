@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: P
     assert one["model"].keys() == other["model"].keys()
     for key, value in one["model"].items():
         assert torch.equal(value, other["model"][key]), key
-    assert untimed(one["history"]) == untimed(other["history"])  # losses among them
+    assert untimed(json.loads(one["history"])) == untimed(json.loads(other["history"]))  # losses among them
     for key, value in one["plan"].items():
         assert torch.equal(value, other["plan"][key]), key
     results = [json.loads((w / "runs" / "run" / "result.json").read_text()) for w in (whole, killed)]

@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 
+from remix_study.datasets.clips import ClipReader
+from remix_study.datasets.corpus import open_corpus
 from remix_study.tracking import default_uri
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -37,6 +42,20 @@ def shrunk(path: Path, **changes: Any) -> Path:
     content["methods"]["remix"]["set"]["method"] |= {"warmup": 1}
     path.write_text(yaml.safe_dump(content | {"trials": 1, "replicates": 2} | changes, sort_keys=False))
     return path
+
+
+def accuracy_of(client: MlflowClient, run: Any, corpus: Path) -> float:
+    """Of the model that MLflow loads, on all test clips."""
+    model = mlflow.pytorch.load_model(
+        client.get_logged_model(run.data.tags["model_uri"].removeprefix("models:/")).artifact_location
+    )
+    store = open_corpus(corpus)
+    rows = store.rows("test")
+    reader = ClipReader(store, torch.device("cpu"), modalities=model.modalities)
+    batch = reader.read(rows, np.ones((len(rows), len(model.modalities)), np.bool_))
+    with torch.no_grad():
+        logits_BC = model(*(batch.inputs[m] for m in model.modalities))
+    return float((logits_BC.argmax(dim=1) == batch.labels_B).float().mean())
 
 
 def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
@@ -75,6 +94,12 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
         "report/comparison.png",
         "report/comparison.md",
     }
+
+    # Only the chosen points' models are kept, one of each method; each scores the test split as its run says.
+    with_model = [run for run in before if "model_uri" in run.data.tags]
+    assert {run.info.run_name for run in with_model} == {f"{row['method']}-replicate-0" for row in rows}
+    for run in with_model:
+        assert accuracy_of(client, run, workspace / "demo-corpus") == pytest.approx(run.data.metrics["test/accuracy"])
 
     results = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
     histories = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/history.jsonl")}

@@ -1,5 +1,6 @@
 """A run that its judge ends early: all ranks leave together, with the last checkpoint whole"""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,7 @@ class Referee:
 def kept_epochs(run: Run) -> int:
     content = run.checkpoints.load(LAST, torch.device("cpu"))
     assert content is not None
-    return len(content["history"])
+    return len(json.loads(content["history"]))
 
 
 @pytest.mark.parametrize("error", [RunPruned("no promise"), StudyStopped("asked to")])
