@@ -28,6 +28,7 @@ from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, caus
 from remix_study.launch.cluster import join_or_start
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
+from remix_study.study.meeting import Meeting, meet
 from remix_study.study.pruning import Judge
 
 log = logging.getLogger(__name__)
@@ -104,9 +105,9 @@ class _Handout(Searcher):
     other it is not given one: what is suggested must follow from all that ended before, killed or not.
     """
 
-    def __init__(self, ask: Ask, tell: Tell, errors: "_Errors", at_once: int) -> None:
+    def __init__(self, ask: Ask, tell: Tell, errors: "_Errors", at_once: int, no_more_now: Callable[[], None]) -> None:
         super().__init__(metric="finished", mode="max")
-        self._ask, self._tell, self._errors = ask, tell, errors
+        self._ask, self._tell, self._errors, self._no_more_now = ask, tell, errors, no_more_now
         self._one_by_one = at_once == 1
         self._given: dict[str, Task] = {}
         self._again: list[Task] = []
@@ -121,9 +122,11 @@ class _Handout(Searcher):
             try:
                 task = self._ask()
             except StopIteration:
+                self._no_more_now()
                 # Once told that it is finished, Tune asks no more, and a task that is lost could not be given again.
                 return None if self._given else str(Searcher.FINISHED)
         if task is None:
+            self._no_more_now()
             return None
         self._given[trial_id] = task
         content = {"jobs": [asdict(job) for job in task.jobs], "judges": [asdict(judge) for judge in task.judges]}
@@ -176,6 +179,7 @@ def _trial(config: dict[str, Any]) -> None:
     """In a Tune worker process: the runs of one task, whose ends are an outcome and not a crash of the process."""
     content = json.loads(config["task"])
     place = config["place"]
+    meet(place["meeting"])
     jobs = [replace(Job(**job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
     outcome = run_jobs(jobs, [Judge(**judge) for judge in content["judges"]])
     tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
@@ -233,11 +237,19 @@ def execute(
     errors = _Errors()
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)
+        meeting = Meeting(place.concurrency) if place.concurrency > 1 else None
+        no_more_now = (lambda: None) if meeting is None else meeting.open
         tuner = tune.Tuner(
             tune.with_resources(_trial, place.share),
-            param_space={"place": {"threads": place.threads, "gpus": place.gpus}},
+            param_space={
+                "place": {
+                    "threads": place.threads,
+                    "gpus": place.gpus,
+                    "meeting": None if meeting is None else meeting.name,
+                }
+            },
             tune_config=tune.TuneConfig(
-                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency),
+                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency, no_more_now),
                 scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,

@@ -95,6 +95,9 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
         "report/comparison.md",
     }
 
+    # Runs shorter than the start of a process: all slots must be used all the same.
+    processes = {lock.read_text() for lock in folder.glob("runs/*/lock")}
+    assert len(processes) == len(os.sched_getaffinity(0))
     # Only the chosen points' models are kept, one of each method; each scores the test split as its run says.
     with_model = [run for run in before if "model_uri" in run.data.tags]
     assert {run.info.run_name for run in with_model} == {f"{row['method']}-replicate-0" for row in rows}

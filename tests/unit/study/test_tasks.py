@@ -28,6 +28,7 @@ class Desk:
         self.waiting = list(tasks)
         self.told: list[tuple[Task, Outcome]] = []
         self.errors = _Errors()
+        self.alone = 0
 
     def ask(self) -> Task | None:
         if not self.waiting:
@@ -37,16 +38,22 @@ class Desk:
     def tell(self, task: Task, outcome: Outcome) -> None:
         self.told.append((task, outcome))
 
+    def nobody_else(self) -> None:
+        self.alone += 1
+
     def handout(self, at_once: int = 2) -> _Handout:
-        return _Handout(self.ask, self.tell, self.errors, at_once)
+        return _Handout(self.ask, self.tell, self.errors, at_once, self.nobody_else)
 
 
 def test_tasks_are_handed_out_until_there_are_no_more() -> None:
-    handout = Desk(TASK, None, TASK).handout()
+    desk = Desk(TASK, None, TASK)
+    handout = desk.handout()
     given = json.loads(handout.suggest("one")["task"])
     assert Job(**given["jobs"][0]) == JOB
     assert Judge(**given["judges"][0]) == JUDGE
+    assert desk.alone == 0
     assert handout.suggest("two") is None  # not now
+    assert desk.alone == 1  # who waits for a second process is told that none will come
     assert json.loads(handout.suggest("two")["task"]) == given
     # While anything runs, its process may be lost, and the task given again: Tune must go on asking.
     assert handout.suggest("three") is None
@@ -165,7 +172,7 @@ def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(tasks, "launch", completes)
     content = {"jobs": [asdict(JOB)], "judges": [asdict(JUDGE)]}
-    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5}})
+    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "meeting": None}})
     outcome = json.loads(reported[0]["outcome"])
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
     assert (given[0].threads, given[0].gpus) == (3, 0.5)
