@@ -100,7 +100,7 @@ def _inside(folder: Path) -> float:
     first = next(line["time"] for line in lines if "metrics" in line) / 1000
     work = ("time/score_s", "time/train_s", "time/evaluate_s")
     begin = first - sum(RunFolder(folder).history[0][part] for part in work)
-    return float(max(line["time"] for line in lines if "status" in line)) / 1000 - begin
+    return float(max(line["time"] for line in lines if "status" in line) / 1000 - begin)
 
 
 def _reading(place: Path, trials: int) -> Iterator[Result]:
