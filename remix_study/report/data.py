@@ -24,8 +24,8 @@ import numpy as np
 
 from remix_study.config import ChoiceDimension, Dimension, StudyConfig
 from remix_study.modality import canonical_order
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, pareto_front
-from remix_study.study.results import Paired, Spread, StudyResult, chosen_replicates
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, chosen_replicates, pareto_front
+from remix_study.study.results import Paired, Spread, StudyResult
 from remix_study.study.search_space import space_of
 
 T = TypeVar("T")

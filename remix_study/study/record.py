@@ -20,8 +20,8 @@ from remix_study.config import StudyConfig
 from remix_study.launch.folder import RunFolder
 from remix_study.media.disk import write_whole
 from remix_study.media.store import ClipStore
-from remix_study.study.ledger import REPLICATE, SEARCH, Ledger
-from remix_study.study.results import StudyResult, chosen_replicates
+from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
+from remix_study.study.results import StudyResult
 from remix_study.tracking.address import explain, redact
 from remix_study.tracking.mlflow import close_stale, send
 from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE

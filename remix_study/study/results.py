@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from remix_study.config import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord
+from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates
 
 CONFIDENCE = 0.95
 
@@ -172,15 +172,6 @@ def result_of(ledger: Ledger) -> StudyResult | None:
                 else:
                     replicates[name][record.number] = summary
     return compare(ledger.study, replicates, best, failures) if any(replicates.values()) else None
-
-
-def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
-    """Of the point that is chosen now (more trials may have chosen another than before), in the order of the seeds."""
-    chosen = ledger.chosen(method)
-    if chosen is None:
-        return ()
-    found = [r for r in ledger.replicates.get(method, ()) if r.stage == REPLICATE and r.params == chosen.params]
-    return tuple(sorted(found, key=lambda r: r.number))
 
 
 def _summary(record: ReplicateRecord) -> dict[str, float] | None:

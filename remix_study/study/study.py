@@ -417,7 +417,17 @@ class StudyRun:
         self._clock.write()
         ledger = read_ledger(self.folder)
         result = result_of(ledger)
-        record.conclude(result, present(self.folder), ledger)
+        files: Sequence[Path] = ()
+        try:
+            files = present(self.folder)
+        except Exception as error:
+            # The numbers are there, and a page can be written again at any time.
+            if cause_of(error) == "disk full":
+                raise
+            self._watch.say(
+                f"the report could not be written ({error}); write it with: remix-study report {ledger.study.name}"
+            )
+        record.conclude(result, files, ledger)
         return result
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from remix_study.launch.folder import RunFolder
 from remix_study.tracking import default_uri
 
 RECIPE = {
@@ -81,10 +82,10 @@ def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: P
     seen = []
     for epochs in (2, 6):  # killed twice
         kill_after(train(recipe, killed), folder / "history.jsonl", epochs)
-        seen.append((folder / "tracking.json").read_text())
+        seen.append(RunFolder(folder).tracked_as())
         assert not (folder / "result.json").exists()
     finish(train(recipe, killed))
-    seen.append((folder / "tracking.json").read_text())
+    seen.append(RunFolder(folder).tracked_as())
 
     one, other = state(whole), state(killed)
     assert one["model"].keys() == other["model"].keys()
@@ -100,7 +101,7 @@ def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: P
     client = MlflowClient(tracking_uri=default_uri(killed))
     (experiment,) = [e for e in client.search_experiments() if e.name == "remix"]
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_id == json.loads(seen[0])["run_id"]
+    assert run.info.run_id == seen[0]
     assert run.info.status == "FINISHED"
     assert "failure_reason" not in run.data.tags
     for key in ("val/accuracy", "train/loss", "remix/share/audio", "time/train_s"):

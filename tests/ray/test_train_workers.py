@@ -1,6 +1,5 @@
 """Two Ray Train workers on a real local Ray"""
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -89,7 +88,7 @@ def test_a_run_that_explodes_ends_failed_with_its_reason(recipe: Callable[..., R
         or "predictions must be numbers" in run.data.tags["failure_reason"]
     )
     assert RunFolder(tmp_path / "runs" / "pair").result() is None
-    assert json.loads((tmp_path / "runs" / "pair" / "tracking.json").read_text()) == {"run_id": run.info.run_id}
+    assert RunFolder(tmp_path / "runs" / "pair").tracked_as() == run.info.run_id
 
 
 def test_more_workers_than_there_is_room_for_are_refused(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -213,6 +213,19 @@ def test_a_finished_study_runs_nothing_again_and_answers_the_same(conduct: Condu
     assert again.ran == []
 
 
+def test_a_report_that_cannot_be_written_costs_no_study(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbles(folder: Path) -> Sequence[Path]:
+        raise ValueError(f"no picture of {folder.name}")
+
+    said: list[str] = []
+    monkeypatch.setattr(study_module, "execute", Runner())
+    run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, Watch(say=said.append))
+    assert run.run(stumbles) is not None
+    assert said == ["the report could not be written (no picture of s); write it with: remix-study report s"]
+
+
 @pytest.mark.parametrize("life", [1, 3, 5, 7, 9])
 def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, life: int) -> None:
     first = Runner(life=life)
