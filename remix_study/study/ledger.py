@@ -26,7 +26,8 @@ from remix_study.study.storage import has_begun, open_storage, optuna_name
 
 SEARCH, REPLICATE, FINAL = "search", "replicate", "final"
 
-State = Literal["waiting", "running", "complete", "pruned", "failed"]
+State = Literal["waiting", "running", "stopped", "complete", "pruned", "failed"]
+STOPPED = "stopped"  # of a trial that somebody asked to stop: RUNNING to Optuna, and taken up at the next start
 
 
 class TrialRecord(NamedTuple):
@@ -227,6 +228,14 @@ def _local(utc: datetime | None) -> datetime | None:
     return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
+def _state(row: _Row) -> State:
+    if row.state == TrialState.FAIL:
+        return "failed"
+    if row.state == TrialState.RUNNING and row.attrs.get(STOPPED):
+        return "stopped"
+    return cast(State, row.state.name.lower())
+
+
 def _records(method: str, rows: list[_Row]) -> Iterator[TrialRecord]:
     retried = {row.attrs.get("retries") for row in rows}
     for row in rows:
@@ -235,7 +244,7 @@ def _records(method: str, rows: list[_Row]) -> Iterator[TrialRecord]:
         yield TrialRecord(
             method=method,
             number=row.number,
-            state="failed" if row.state == TrialState.FAIL else cast(State, row.state.name.lower()),
+            state=_state(row),
             values=row.values if row.state == TrialState.COMPLETE else (),
             params=row.params,
             reason=row.attrs.get("reason"),

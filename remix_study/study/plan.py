@@ -160,7 +160,7 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
     trials = ledger.trials.get(method, ())
     ended = sum(t.state in ("complete", "pruned") or (t.state == "failed" and not t.retried) for t in trials)
     replicated = sum(r.state == "complete" for r in chosen_replicates(ledger, method))
-    unfinished = [t for t in trials if t.state == "running"]
+    unfinished = [t for t in trials if t.state in ("running", "stopped")]
     points = list(config.methods[method].first)
     if config.sampler == "grid":
         points += [point for point in grid(space_of(config, config.methods[method])) if point not in points]

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from remix_study.config import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.seeds import stream
-from remix_study.study.ledger import TrialRecord, choose, records_of
+from remix_study.study.ledger import STOPPED, TrialRecord, choose, records_of
 from remix_study.study.pruning import make_pruner
 from remix_study.study.search_space import Params, grid, space_of, suggest
 from remix_study.study.storage import optuna_name
@@ -111,6 +111,8 @@ class Search:
             number = self._unfinished.pop(0)
             self._study.sampler = self._sampler(number)
             trial = optuna.Trial(self._study, trials[number]._trial_id)
+            if trial.user_attrs.get(STOPPED):
+                trial.set_user_attr(STOPPED, False)
             if "folders" not in trials[number].user_attrs:
                 # Killed amid its suggestions: drawn again from the first, or the others would be other draws.
                 trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
@@ -144,6 +146,7 @@ class Search:
             case "failed":
                 self._study.tell(trial, state=TrialState.FAIL)
             case _:  # stopped: it stays RUNNING in the storage, which is how the next start finds it
+                self.note(number, **{STOPPED: True})
                 self._unfinished.append(number)
         del self._running[number]
         if end in ("complete", "pruned", "failed"):

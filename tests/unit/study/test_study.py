@@ -609,7 +609,7 @@ def test_a_stop_ends_runs_after_their_epoch_and_the_next_start_goes_on(conduct: 
     first = Runner()
     with pytest.raises(StudyStopped, match="with 2 of 10 runs at their end"):
         conduct(first, watch=Watch(done=stop))
-    assert [t.state for m in ("joint", "remix") for t in records(tmp_path, m)].count("running") == 1
+    assert [t.state for m in ("joint", "remix") for t in records(tmp_path, m)].count("stopped") == 1
     second = Runner()
     conduct(second)
     assert not (folder / STOP).exists()
