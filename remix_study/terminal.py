@@ -262,14 +262,15 @@ def _cost(found: "Plan") -> str:
 
 def retrained(runs: "pd.DataFrame") -> Table:
     """The runs of `retrain`, and their mean."""
-    shown = [c for c in runs.columns if c in ("test/accuracy", "best/val_accuracy", "test/accuracy_late_sum")
-             or c.startswith("test/accuracy_uni/")]  # fmt: skip
-    table = Table(title="Accuracy in %, one row per seed", title_justify="left", title_style="")
-    for name in ("seed", *shown):
+    heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
+    known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}
+    shown = [name for name in known if name in runs.columns]
+    title = "Accuracy in %: of the best epoch on validation, of the rest on the test split"
+    table = Table(title=title, title_justify="left", title_style="")
+    for name in ("seed", *(known[name] for name in shown)):
         table.add_column(name, justify="right")
-    for row in runs.itertuples(index=False):
-        values = dict(zip(runs.columns, row, strict=True))
-        table.add_row(str(values["number"]), *(f"{100 * values[name]:.1f}" for name in shown))
+    for row in runs.to_dict(orient="records"):
+        table.add_row(str(row["number"]), *(f"{100 * row[name]:.1f}" for name in shown))
     std = runs[shown].std(ddof=1).fillna(0.0)
     table.add_row("mean ± std", *(f"{100 * runs[name].mean():.1f} ± {100 * std[name]:.1f}" for name in shown),
                   style="bold")  # fmt: skip

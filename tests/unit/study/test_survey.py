@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
-from remix_study import cli
+from remix_study import cli, terminal
 from remix_study.config import load_run
 from remix_study.errors import StudyError, StudyStopped
 from remix_study.media.disk import sole_writer
@@ -224,3 +225,30 @@ def test_the_commands_show_it(
     assert len(pd.read_csv(tmp_path / "exported" / "epochs.csv")) == 9 * 3
     assert "report.html" in say("report", "s")
     assert (tmp_path / "studies" / "s" / "report" / "report.html").exists()
+
+
+def test_retrained_runs_are_a_row_each_and_their_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = pd.DataFrame(
+        [
+            {
+                "number": 0,
+                "best/val_accuracy": 0.9,
+                "test/accuracy": 0.8,
+                "test/accuracy_uni/audio": 0.7,
+                "train/loss": 1,
+            },
+            {
+                "number": 1,
+                "best/val_accuracy": 0.9,
+                "test/accuracy": 0.6,
+                "test/accuracy_uni/audio": 0.5,
+                "train/loss": 1,
+            },
+        ]
+    )
+    Console(width=100).print(terminal.retrained(runs))
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").replace("┃", " ").split())
+    assert "seed validation test audio head" in shown
+    assert "0 90.0 80.0 70.0 1 90.0 60.0 50.0 mean ± std 90.0 ± 0.0 70.0 ± 14.1 60.0 ± 14.1" in " ".join(
+        word for word in shown.split() if not set(word) & set("─━├┤┼╇┡┩")
+    )
