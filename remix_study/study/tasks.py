@@ -199,7 +199,7 @@ def run_jobs(jobs: list[Job], judges: list[Judge]) -> Outcome:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             failed = Outcome("failed", tuple(summaries), f"{job.name}: {reason}" if len(jobs) > 1 else reason,
                              cause_of(error))  # fmt: skip
-            del error
+            del error  # its traceback holds the run's model, which is to be freed
             _free()
             return failed
     return Outcome("complete", tuple(summaries))
