@@ -19,6 +19,7 @@ from remix_study.balancing import FusedLoss, Method, UnimodalLosses
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import Look, ScoreFunction
 from remix_study.media.presets import PRESETS, Preset
+from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.models import ConcatFusion, MultimodalModel, ResNet18, TinyEncoder
@@ -145,15 +146,16 @@ def noise_store(folder: Path, samples: int, preset: str) -> ClipStore:
     shapes: Preset = PRESETS[preset]
     draw = stream(0, "benchmark clips")
     for m in shapes.modalities:
-        if (folder / f"{m}.npy").exists():
+        if (folder / shard_name(m, 0)).exists():
             continue
         shape = (samples, *shapes.shape(m))
         rows: Any = draw.integers(0, 256, shape, np.uint8) if m == VIDEO else draw.standard_normal(shape, np.float32)
-        np.save(folder / f"{m}.npy", rows.astype(shapes.dtype(m)))
+        np.save(folder / shard_name(m, 0), rows.astype(shapes.dtype(m)))
     classes = [f"class-{number}" for number in range(CLASSES)]
     manifest = {
         "name": "noise", "fingerprint": "noise", "modalities": shapes.modalities, "classes": classes,
         "splits": ["train"], "card": {"preset": preset}, "manifest_digest": "noise",
+        "preset": shapes.plain(), "per_shard": dict.fromkeys(shapes.modalities, samples),
         "statistics": {AUDIO: (0.0, 1.0), VIDEO: (0.5, 0.29)},
     }  # fmt: skip
     index: list[dict[str, Any]] = [

@@ -22,6 +22,7 @@ from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import decoder_named
 from remix_study.media.presets import PRESETS
+from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
 
 _LENGTH_S, _WIDTH, _HEIGHT, _FPS, _RATE = 2.5, 480, 360, 30, 44100
@@ -39,7 +40,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 def _ratio(manifest: Path, preset: str, rounds: int) -> float:
-    root = manifest.parent
+    source = source_at(manifest.parent)
     clips = {clip.id: clip for clip in read_manifest(manifest)}
     store = prepare_corpus(manifest, preset=PRESETS[preset], name="benchmark")
     rows = store.rows("train")
@@ -54,7 +55,7 @@ def _ratio(manifest: Path, preset: str, rounds: int) -> float:
 
     def decode() -> None:
         for row in few:
-            decode_clip(clips[store.ids[row]], root, PRESETS[preset], decoder, checks)
+            decode_clip(clips[store.ids[row]], source, PRESETS[preset], decoder, checks)
 
     with _one_thread():
         times = in_turns([lambda: seconds(read, calls=5) / len(rows), lambda: seconds(decode) / len(few)], rounds)

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study import config as c
+from remix_study.augment import Augmentation
 from remix_study.balancing import FusedLoss, LossRule, Method, UnimodalLosses
 from remix_study.datasets.clips import ClipReader
 from remix_study.errors import ConfigError
+from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
-from remix_study.modality import AUDIO, VIDEO, canonical_order
+from remix_study.modality import canonical_order
 from remix_study.models import (
     ConcatFusion,
     DecisionFusion,
@@ -28,8 +30,10 @@ from remix_study.models import (
     GatedFusion,
     MultimodalModel,
     ResNet18,
+    SequenceEncoder,
     SumFusion,
     TinyEncoder,
+    VectorEncoder,
 )
 from remix_study.remix import (
     Argmin,
@@ -61,15 +65,16 @@ from remix_study.training.checkpoint import Checkpoints
 from remix_study.training.loop import Judge, LoopSettings, Run
 from remix_study.world import Collectives
 
-CHANNELS = {AUDIO: 1, VIDEO: 3}
-
 
 def check(config: c.RunConfig, store: ClipStore) -> None:
     """
     Raises:
         ConfigError: every way in which the configuration does not fit the corpus.
     """
-    problems = [*_split_problems(config, store), *_method_problems(config, store), *_model_problems(config, store)]
+    problems = [
+        *_split_problems(config, store), *_method_problems(config, store), *_model_problems(config, store),
+        *_augment_problems(config, store),
+    ]  # fmt: skip
     if config.device == "cuda" and not torch.cuda.is_available():
         problems.append("`device: cuda` needs a GPU that torch can use, but there is none; use `auto` or `cpu`")
     if problems:
@@ -117,6 +122,7 @@ def assemble(
         rate=_rate(config.rate, config.epochs),
         reader=ClipReader(store, device, channels_last=config.channels_last, modalities=modalities),
         rows=rows,
+        augmentation=_augmentation(config.augment),
         collectives=collectives,
         checkpoints=Checkpoints(folder / "checkpoints"),
         tracker=tracker,
@@ -142,18 +148,64 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
     modalities = modalities_of(config, store)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(config.seed, "model").initial_seed())
-        encoders = {m: _encoder(config.model.encoders.get(m, config.model.encoder), CHANNELS[m]) for m in modalities}
+        parts = store.preset.parts
+        encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
         fusion = "decision" if isinstance(config.method, c.UnimodalConfig) else config.model.fusion
         return MultimodalModel(encoders, _fusion(fusion, widths, len(store.classes)))
 
 
-def _encoder(config: c.EncoderConfig, channels: int) -> Encoder:
+def encoder_of(config: c.ModelConfig, modality: str, part: Part) -> c.EncoderConfig:
+    """A modality's own, or the common one; but features that the common one does not fit get one that does."""
+    named = config.encoders.get(modality)
+    if named is None and isinstance(part, FeaturePreset) and not _fits(config.encoder, part):
+        return _fitting(part)
+    return config.encoder if named is None else named
+
+
+def _fitting(part: Part) -> c.EncoderConfig:
+    match part:
+        case FeaturePreset(layout="vector"):
+            return c.VectorEncoderConfig(name="vector")
+        case FeaturePreset(layout="sequence"):
+            return c.SequenceEncoderConfig(name="sequence")
+        case _:
+            return c.TinyEncoderConfig()
+
+
+def _fits(config: c.EncoderConfig, part: Part) -> bool:
+    layout = part.layout if isinstance(part, FeaturePreset) else "image"
+    match config:
+        case c.VectorEncoderConfig():
+            return layout == "vector"
+        case c.SequenceEncoderConfig():
+            return layout == "sequence"
+        case _:
+            return layout == "image"
+
+
+def _encoder(config: c.EncoderConfig, part: Part) -> Encoder:
     match config:
         case c.TinyEncoderConfig():
-            return TinyEncoder(channels)
+            return TinyEncoder(_channels(part))
         case c.ResNet18Config(width=width):
-            return ResNet18(channels, width=width)
+            return ResNet18(_channels(part), width=width)
+        case c.VectorEncoderConfig(hidden=hidden, width=width):
+            return VectorEncoder(part.shape[-1], out_features=width, hidden=hidden)
+        case c.SequenceEncoderConfig(width=width, layers=layers):
+            return SequenceEncoder(part.shape[-1], width=width, layers=layers)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _channels(part: Part) -> int:
+    match part:
+        case AudioPreset() | FeaturePreset():
+            return 1
+        case VideoPreset():
+            return 3
+        case FlowPreset():
+            return 2
         case unreachable:
             assert_never(unreachable)
 
@@ -266,6 +318,17 @@ def _optimizer(config: c.OptimizerConfig, model: MultimodalModel) -> torch.optim
             assert_never(unreachable)
 
 
+def _augmentation(config: c.AugmentConfig) -> Augmentation:
+    return Augmentation(
+        crop=config.crop,
+        flip=config.flip,
+        random_frames=config.frames == "random",
+        time_mask=config.time_mask,
+        frequency_mask=config.frequency_mask,
+        shift=config.shift,
+    )
+
+
 def _rate(config: c.RateConfig, epochs: int) -> rates.RateFactor:
     match config:
         case c.ConstantRateConfig():
@@ -335,14 +398,49 @@ def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) ->
             return []
 
 
+def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+    """Every transform must have something to act on."""
+    if isinstance(config.method, c.UnimodalConfig):  # a ceiling has the study's transforms, of which it needs some
+        return []
+    augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
+    pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
+    sounds = any(isinstance(part, AudioPreset) for part in parts)
+    needs = {
+        "crop": (augment.crop, any(isinstance(part, VideoPreset) for part in parts), "video"),
+        "flip": (augment.flip, pictures, "video or flow"),
+        "time_mask": (augment.time_mask > 0, sounds, "spectrograms"),
+        "frequency_mask": (augment.frequency_mask > 0, sounds, "spectrograms"),
+        "shift": (augment.shift > 0, sounds, "spectrograms"),
+    }
+    have = ", ".join(f"{m} ({store.preset.parts[m].kind})" for m in store.modalities)
+    problems = [
+        f"`augment.{name}` is for {of}, but the corpus has {have}; leave it out"
+        for name, (asked, there, of) in needs.items()
+        if asked and not there
+    ]
+    if augment.frames == "random" and not any(isinstance(p, VideoPreset) and p.candidates > 1 for p in parts):
+        problems.append(
+            "`augment.frames: random` needs several frames of each segment, but the store has one; prepare it with a "
+            "preset such as 3x224r, or leave it out"
+        )
+    return problems
+
+
 def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     problems = [
         f"`model.encoders` names {m}, but the corpus has {', '.join(store.modalities)}"
         for m in canonical_order(config.model.encoders)
         if m not in store.modalities
     ]
-    problems += [f"no encoder knows what {m} looks like; known: {', '.join(CHANNELS)}" for m in store.modalities
-                 if m not in CHANNELS]  # fmt: skip
+    problems += [
+        f"the encoder of {m} must take {_looks(part)}, but `{encoder.name}` does not; "
+        f"use `model.encoders: {{{m}: {{name: {_fitting(part).name}}}}}`"
+        for m in modalities_of(config, store)
+        if m in store.modalities
+        for part in (store.preset.parts[m],)
+        for encoder in (encoder_of(config.model, m, part),)
+        if not _fits(encoder, part)
+    ]
     if isinstance(config.evaluation.ceilings, dict):
         problems += [
             f"`evaluation.ceilings` names {m}, but the corpus has {', '.join(store.modalities)}"
@@ -352,3 +450,9 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     if config.model.fusion == "film" and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
         problems.append(f"`model.fusion: film` needs two modalities, but the corpus has {len(store.modalities)}")
     return problems
+
+
+def _looks(part: Part) -> str:
+    if not isinstance(part, FeaturePreset) or part.layout == "image":
+        return "pictures" if isinstance(part, VideoPreset | FlowPreset) else "spectrograms"
+    return f"a {part.layout} of {'values' if part.layout == 'vector' else 'vectors'}"

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from remix_study import __version__, terminal
+from remix_study import __version__, prepare, terminal
 from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-prepare = typer.Typer(help="Turn media files into a clip store that training reads.", no_args_is_help=True)
-app.add_typer(prepare, name="prepare")
+app.add_typer(prepare.app, name="prepare")
 
 out, err = Console(), Console(stderr=True)
 
@@ -57,70 +56,6 @@ def _options(
             logging.getLogger(name).setLevel(logging.ERROR)
     handler = RichHandler(console=err, show_time=False, show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], format="%(message)s")
-
-
-@prepare.command("synthetic")
-def _prepare_synthetic(
-    out_: Annotated[Path, typer.Option("--out", help="The corpus folder: clips, manifest and store.")],
-    train: Annotated[int, typer.Option(help="Training clips.")] = 1000,
-    val: Annotated[int, typer.Option(help="Validation clips.")] = 500,
-    test: Annotated[int, typer.Option(help="Test clips.")] = 1000,
-    classes: Annotated[int, typer.Option(help="Classes.")] = 8,
-    audio_snr: Annotated[tuple[float, float], typer.Option(help="Audio signal-to-noise ratio, low and high, dB.")] = (
-        0.0,
-        15.0,
-    ),
-    video_snr: Annotated[tuple[float, float], typer.Option(help="Video signal-to-noise ratio, low and high, dB.")] = (
-        -8.0,
-        2.0,
-    ),
-    muted: Annotated[float, typer.Option(help="Part of the clips whose sound is noise only.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="The same seed renders the same bytes.")] = 0,
-    preset: Annotated[str, typer.Option(help="What the store keeps of a clip.")] = "tiny",
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that was made otherwise.")] = False,
-) -> None:
-    """Render the procedural corpus as real clips, and decode them once."""
-    from remix_study.datasets.corpus import prepare_synthetic
-    from remix_study.datasets.synthetic import SyntheticSpec
-
-    spec = SyntheticSpec(
-        train=train, val=val, test=test, classes=classes, audio_snr_db=audio_snr, video_snr_db=video_snr, muted=muted,
-        seed=seed,
-    )  # fmt: skip
-    with terminal.bars(err) as bar:
-        store = prepare_synthetic(
-            out_,
-            spec,
-            preset=preset,
-            on_render=bar("rendering clips"),
-            on_decode=bar("decoding clips"),
-            replace=replace,
-        )
-    out.print(terminal.store_line(store))
-
-
-@prepare.command("manifest")
-def _prepare_manifest(
-    manifest: Annotated[Path, typer.Argument(help="JSON Lines: id, path or paths, label, split, group, start, end.")],
-    out_: Annotated[Path | None, typer.Option("--out", help="The corpus folder; default: the manifest's.")] = None,
-    preset: Annotated[str, typer.Option(help="What the store keeps of a clip.")] = "tiny",
-    decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord",
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
-    max_bad: Annotated[float, typer.Option(help="Part of the clips that may be unusable, 0 to 1.")] = 0.01,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that was made otherwise.")] = False,
-) -> None:
-    """Decode the clips of a manifest once. Unusable clips are listed with their reasons, and left out."""
-    from remix_study.datasets.corpus import prepare_corpus
-    from remix_study.media.presets import preset_named
-
-    if decoder not in ("decord", "pyav"):
-        raise ConfigError(f"`--decoder` must be decord or pyav, but is {decoder!r}.")
-    with terminal.bars(err) as bar:
-        store = prepare_corpus(
-            manifest, out_, preset=preset_named(preset), name=manifest.resolve().parent.name, decoder=decoder,
-            workers=workers, max_bad_fraction=max_bad, replace=replace, progress=bar("decoding clips"),
-        )  # fmt: skip
-    out.print(terminal.store_line(store))
 
 
 @app.command("train")

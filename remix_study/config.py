@@ -49,11 +49,31 @@ class ResNet18Config(Part):
     width: int = Field(default=64, ge=1)
 
 
-EncoderConfig = Annotated[TinyEncoderConfig | ResNet18Config, Field(discriminator="name"), _kind("name", "tiny")]
+class VectorEncoderConfig(Part):
+    """One hidden layer; for features that are one vector per clip."""
+
+    name: Literal["vector"]
+    hidden: int = Field(default=256, ge=1)
+    width: int = Field(default=128, ge=1, description="of what it gives")
+
+
+class SequenceEncoderConfig(Part):
+    """A small Transformer encoder; for features that are a sequence of vectors."""
+
+    name: Literal["sequence"]
+    width: int = Field(default=64, ge=4, multiple_of=4, description="of each step, and of what it gives")
+    layers: int = Field(default=2, ge=1)
+
+
+EncoderConfig = Annotated[
+    TinyEncoderConfig | ResNet18Config | VectorEncoderConfig | SequenceEncoderConfig,
+    Field(discriminator="name"),
+    _kind("name", "tiny"),
+]
 
 
 class ModelConfig(Part):
-    """One kind of encoder for all modalities, or one for each."""
+    """One kind of encoder for all modalities, or one for each; features that it does not fit get the kind that does."""
 
     encoder: EncoderConfig = TinyEncoderConfig()
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="modality -> another encoder")
@@ -245,6 +265,19 @@ RateConfig = Annotated[
 ]
 
 
+class AugmentConfig(Part):
+    """What training does to a sample before each look at it; evaluation and scoring see it as it is stored."""
+
+    crop: bool = Field(default=False, description="of every frame by itself: RandomResizedCrop")
+    flip: bool = Field(default=False, description="left and right, of every frame by itself")
+    frames: Literal["middle", "random"] = Field(
+        default="middle", description="random: one of each segment's candidates (presets such as 3x224r)"
+    )
+    time_mask: int = Field(default=0, ge=0, description="greatest width, frames of the spectrogram (SpecAugment)")
+    frequency_mask: int = Field(default=0, ge=0, description="greatest width, bands of the spectrogram (SpecAugment)")
+    shift: float = Field(default=0.0, ge=0, le=1, description="of spectrograms along time, part of their length")
+
+
 class EvaluationConfig(Part):
     batch: int = Field(default=256, ge=1)
     test: bool = Field(default=False, description="evaluate the test split, once, after the last epoch")
@@ -286,6 +319,7 @@ class RunConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
+    augment: AugmentConfig = AugmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 AUDIO = "audio"
 VIDEO = "video"
-_KNOWN = (AUDIO, VIDEO)
+FLOW = "flow"
+_KNOWN = (AUDIO, VIDEO, FLOW)
 
 
 def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The M axis: audio, video, then all others by name.
+    """The M axis: audio, video, flow, then all others by name.
 
     Raises:
         ValueError: a name occurs twice.

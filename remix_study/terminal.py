@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +29,7 @@ from remix_study.errors import RemixStudyError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remix_study.datasets.corpus import Found
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
     from remix_study.report.tables import Table as Plain
@@ -291,6 +293,20 @@ def store_line(store: "ClipStore") -> str:
     bad = store.card.get("quarantined", 0)
     left_out = f"; {bad} clips left out, see {store.path / 'quarantine.jsonl'}" if bad else ""
     return f"{store.path}: {counts}; {len(store.classes)} classes; {' and '.join(store.modalities)}{left_out}"
+
+
+def absent_table(found: "Found") -> Table:
+    """How many clips of each class are there, of those that the corpus's lists name."""
+    table = Table(title="Clips that the lists name", title_justify="left")
+    for column in ("class", "there", "absent"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    there = Counter(clip.label for clip in found.clips)
+    absent = Counter(found.absent.values())
+    for label in sorted(there.keys() | absent.keys()):
+        table.add_row(label, str(there[label]), str(absent[label]))
+    table.add_section()
+    table.add_row("all", str(there.total()), str(absent.total()))
+    return table
 
 
 def summary_table(summary: Mapping[str, float]) -> Table:

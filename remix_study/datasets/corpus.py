@@ -1,19 +1,102 @@
-"""A folder with a manifest becomes a clip store, and is opened only if the two still belong together
+"""From a corpus's files to a clip store; a store is opened only if its manifest is still the one it was made from
 
-corpus/manifest.jsonl   what there is
-corpus/clips/...        the files, wherever the manifest says
-corpus/store/           what training reads
+Every corpus is one file of this package, whose class finds the clips of a root (`Corpus.find`); what it found is written
+as a manifest, and decoded once:
+
+    out/manifest.jsonl   the clips, by paths relative to the root
+    out/absent.csv       clips that the corpus's lists name and that are not there, with their class; only if there are any
+    out/store/           what training reads
+    out/fold-0/store/    with folds: the same rows under other splits
 """
 
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from remix_study.datasets.manifest import read_manifest
+from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
+from remix_study.errors import ManifestError
 from remix_study.media.build import build_store
+from remix_study.media.derive import derive_store
+from remix_study.media.disk import storage_errors, write_whole
 from remix_study.media.plan import Progress, manifest_digest
 from remix_study.media.presets import Preset, preset_named
+from remix_study.media.source import Source
 from remix_study.media.store import ClipStore
+from remix_study.sample import Clip, SampleId
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a corpus's files turned out to be.
+
+    `absent`: id -> class of the clips that lists name and that are not there. `facts` go to the store's card: at least
+    `corpus`, `licence`, `citation` and `split` in words. `folds`: for each fold, the split of every clip.
+    """
+
+    clips: tuple[Clip, ...]
+    facts: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    folds: tuple[Mapping[SampleId, str], ...] = ()
+
+
+class Corpus(Protocol):
+    """One corpus, with its options; a frozen dataclass. `preset`: what is kept of its clips."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def preset(self) -> Preset: ...
+
+    def find(self) -> Found:
+        """Look at lists and file names, not into media files; the same files give the same clips in the same order.
+
+        Raises:
+            ManifestError: the root does not have the layout of this corpus; says which was expected.
+        """
+        ...
+
+
+def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options: Any) -> ClipStore:
+    """Find, write the manifest, decode (`build_store`, whose `options` these are), and derive a store for each fold.
+
+    Raises:
+        ManifestError, StoreError: as `Corpus.find` and `build_store`.
+    """
+    found = corpus.find() if found is None else found
+    if not found.clips:
+        raise ManifestError(f"{corpus.source.root} must hold clips of {corpus.name}, but none was found.")
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_manifest(out / "manifest.jsonl", found.clips)
+        write_absent(out / "absent.csv", found.absent)
+    store = build_store(
+        found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name,
+        manifest_digest=manifest_digest(out / "manifest.jsonl"), card=dict(found.facts), **options,
+    )  # fmt: skip
+    for number, splits in enumerate(found.folds):
+        derive_store(store, out / f"fold-{number}", splits, card={"fold": f"{number} of {len(found.folds)}"})
+    return store
+
+
+def write_absent(path: Path, absent: Mapping[str, str]) -> None:
+    """One line per absent clip: class and id; no file where nothing is absent."""
+    if not absent:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "id"])
+    writer.writerows(sorted((label, clip) for clip, label in absent.items()))
+    write_whole(path, text.getvalue())
 
 
 def prepare_corpus(manifest: Path, out: Path | None = None, *, preset: Preset, name: str, **options: Any) -> ClipStore:
@@ -55,3 +138,5 @@ def open_corpus(folder: Path, *, verify: bool = False) -> ClipStore:
     if manifest.exists():
         store.matches(manifest)
     return store
+
+

@@ -27,9 +27,11 @@ from remix_study.assemble import assemble
 from remix_study.config import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import RunPruned, StudyStopped
+from remix_study.launch.decisions import write_decisions
 from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
+from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
 from remix_study.training.checkpoint import BEST
@@ -108,7 +110,11 @@ def _tracker(job: Job, folder: RunFolder) -> Tracker:
 
 
 def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
+    folder = Path(job.folder)
     tracker.log_metrics(result.summary, len(result.history) - 1)
+    plan = run.method.plan
+    if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # of every replicate, but of no trial
+        write_decisions(folder, plan, run.reader.store, run.rows["train"], run.model.modalities)
     if job.figures:
         for name, figure in run_figures(RunConfig.model_validate(job.config), run, result).items():
             tracker.log_figure(figure, name)

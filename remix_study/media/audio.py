@@ -38,8 +38,11 @@ def resample(wave_S: NDArray[np.float32], source: int, target: int) -> torch.Ten
 
 
 def fit(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
-    """Exactly `preset.samples` samples: cut, tiled or filled with zeros; clipped to [-1, 1] if the preset says so."""
-    missing = preset.samples - len(wave_S)
+    """Exactly `preset.samples` samples: cut, tiled or filled with zeros; clipped to [-1, 1] if the preset says so.
+
+    For `fbank` at most so many: there frames are filled with zeros, not samples.
+    """
+    missing = 0 if preset.transform == "fbank" else preset.samples - len(wave_S)
     if missing > 0 and preset.fill == "tile":
         wave_S = wave_S.repeat(-(-preset.samples // len(wave_S)))
     elif missing > 0:

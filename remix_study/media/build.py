@@ -12,24 +12,29 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from remix_study.errors import MediaError, StoreError
+from numpy.typing import NDArray
+
+from remix_study.errors import MediaError, RemixStudyError, StoreError, cause_of
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.disk import sole_writer, storage_errors
-from remix_study.media.partial import Partial, RowFile, RowStatus
+from remix_study.media.partial import Partial, RowStatus
 from remix_study.media.plan import Plan, Progress, plan_store
 from remix_study.media.presets import Preset
 from remix_study.media.publish import check_quarantine, publish
+from remix_study.media.shards import SHARD_BYTES, RowWriter
+from remix_study.media.source import Source, source_at
 from remix_study.media.store import ClipStore
-from remix_study.media.workers import run_jobs
+from remix_study.media.workers import RunJobs, run_jobs
 from remix_study.sample import Clip
 
 
 def build_store(
     clips: Sequence[Clip],
-    root: Path,
+    root: Path | str,
     out: Path,
     *,
     preset: Preset,
@@ -42,14 +47,19 @@ def build_store(
     timeout_s: float = 60.0,
     max_bad_fraction: float = 0.01,
     replace: bool = False,
-    card: Mapping[str, str] | None = None,
+    wait: bool = False,
+    card: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     reading: Progress | None = None,
+    run: RunJobs = run_jobs,
+    shard_bytes: int = SHARD_BYTES,
 ) -> ClipStore:
-    """`out`/store, built from `clips` whose paths are relative to `root`.
+    """`out`/store, built from `clips` whose paths are relative to `root`, a folder or a URL.
 
     A store of the same fingerprint is kept as it is. `workers` None means all cores. `card` adds facts such as the
     licence. `reading(done, total)` counts source files while their checksums are taken, `progress(done, total)` clips.
+    `run` is who decodes: processes of this machine, or a cluster's, whose workers send rows instead of writing them.
+    With `wait`, another build of this store is waited for.
 
     Raises:
         StoreError: nothing is lost and the message says what helps: another store is there and `replace` is False,
@@ -61,16 +71,15 @@ def build_store(
     folder, checks = out / "store", checks or Checks()
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with sole_writer(out / ".store.lock"):
-            plan = plan_store(clips, root, preset, decoder, checks, reading)
+        with sole_writer(out / ".store.lock", wait=wait):
+            plan = plan_store(clips, source_at(root), preset, decoder, checks, reading)
             if (kept := _kept(folder, plan, replace=replace)) is not None:
                 shutil.rmtree(out / "store.partial", ignore_errors=True)
                 return kept
-            partial = Partial(out / "store.partial", plan)
+            partial = Partial(out / "store.partial", plan, shard_bytes)
             try:
-                _decode(plan, partial, workers, chunk, timeout_s, progress)
-                bad = [s for _, s in sorted(partial.statuses.items()) if s["stage"] is not None]
-                check_quarantine(plan, bad, max_bad_fraction, partial.folder / "quarantine.jsonl")
+                _decode(plan, partial, run, workers, chunk, timeout_s, progress)
+                check_quarantine(plan, partial.bad, max_bad_fraction, partial.folder / "quarantine.jsonl")
             except BaseException:
                 partial.close()
                 raise
@@ -98,55 +107,82 @@ def _kept(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
 
 
 @dataclass(frozen=True)
-class _DecodeRow:
-    """The work of a worker process: decode clip `row` and write its rows."""
+class Decoded:
+    """What a worker says of a clip; `rows` only where it has not written them itself."""
+
+    status: RowStatus
+    rows: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class DecodeRow:
+    """The work of a worker process: decode clip `row`, and write its rows where there are `writers` for them."""
 
     clips: tuple[Clip, ...]
-    root: Path
+    source: Source
     preset: Preset
     decoder: DecoderName
     checks: Checks
-    files: Mapping[str, RowFile]
+    writers: Mapping[str, RowWriter]
 
-    def __call__(self, row: int) -> RowStatus:
+    def __call__(self, row: int) -> Decoded:
         try:
-            decoded = decode_clip(self.clips[row], self.root, self.preset, decoder_named(self.decoder), self.checks)
+            decoded = decode_clip(self.clips[row], self.source, self.preset, decoder_named(self.decoder), self.checks)
         except MediaError as error:
-            return RowStatus(row=row, stage=error.stage, message=str(error), meta={})
+            return Decoded(RowStatus(row=row, stage=error.stage, message=str(error), meta={}), {})
+        except RemixStudyError:  # no fault of the clip: a package is missing, a source does not answer
+            raise
         except Exception as error:  # whatever a damaged file provokes must not stop the other clips
-            return RowStatus(row=row, stage="decode", message=f"it cannot be decoded ({type(error).__name__})", meta={})
+            stage, why = "decode", f"it cannot be decoded ({type(error).__name__})"
+            if cause_of(error) == "out of memory":
+                stage, why = "memory", "decoding it takes too much memory"
+            return Decoded(RowStatus(row=row, stage=stage, message=why, meta={}), {})
+        status = RowStatus(row=row, stage=None, message="", meta=decoded.meta)
+        if not self.writers:
+            return Decoded(status, decoded.rows)
         for modality, values in decoded.rows.items():
-            self.files[modality].write(row, values)
-        return RowStatus(row=row, stage=None, message="", meta=decoded.meta)
+            self.writers[modality].write(row, values)
+        return Decoded(status, {})
 
 
 def _decode(
-    plan: Plan, partial: Partial, workers: int | None, chunk: int, timeout_s: float, progress: Progress | None
+    plan: Plan,
+    partial: Partial,
+    run: RunJobs,
+    workers: int | None,
+    chunk: int,
+    timeout_s: float,
+    progress: Progress | None,
 ) -> None:
     total = len(plan.clips)
-    todo = [row for row in range(total) if row not in partial.statuses]
+    todo = [row for row in range(total) if row not in partial]
 
     def record(status: RowStatus) -> None:
         partial.record(status)
         if partial.waiting >= chunk:
             partial.flush()
         if progress is not None:
-            progress(len(partial.statuses), total)
+            progress(len(partial), total)
 
-    def on_result(_row: int, status: object) -> None:
-        record(status)  # type: ignore[arg-type]  # what _DecodeRow returned, through a pipe
+    def on_result(row: int, result: object) -> None:
+        assert isinstance(result, Decoded)
+        for modality, values in result.rows.items():
+            partial.writers[modality].write(row, values)
+        record(result.status)
 
     def on_lost(row: int, reason: str) -> None:
         told = {
             "timeout": f"decoding it took more than {timeout_s:g} s, twice",
             "died": "decoding it ended its process, twice",
+            "memory": "decoding it takes too much memory",
         }
         record(RowStatus(row=row, stage=reason, message=told[reason], meta={}))
 
-    work = _DecodeRow(plan.clips, plan.root, plan.preset, plan.decoder, plan.checks, partial.files)
+    writers = partial.writers if run is run_jobs else {}
+    work = DecodeRow(plan.clips, plan.source, plan.preset, plan.decoder, plan.checks, writers)
     if progress is not None:
         progress(total - len(todo), total)
     try:
-        run_jobs(work, todo, on_result=on_result, on_lost=on_lost, workers=workers, chunk=chunk, timeout_s=timeout_s)
+        run(work, todo, on_result=on_result, on_lost=on_lost, workers=workers, chunk=chunk, timeout_s=timeout_s)
     finally:
         partial.flush()

@@ -4,6 +4,8 @@ Every decoder "succeeds" on about half of all damaged files (specs/media.md, sec
 with what the container promised. Each refusal is a `MediaError` whose `stage` is the reason in the quarantine report.
 """
 
+import errno
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +30,26 @@ class Checks:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what cannot be media before a decoder gives a cryptic reason.
+    """Refuse what cannot be media before a decoder gives a cryptic reason, or waits at a pipe for ever.
 
     Raises:
-        MediaError: stage `missing`, `empty` or `lfs-pointer`.
+        MediaError: stage `missing`, `not-a-file` (a folder, a pipe, a device), `empty`, `unreadable` or `lfs-pointer`.
     """
-    if not path.is_file():
-        raise MediaError("there is no such file", stage="missing")
-    if path.stat().st_size == 0:
-        raise MediaError("the file has no bytes", stage="empty")
-    with path.open("rb") as file:
-        head = file.read(len(_LFS))
+    try:
+        kept = path.stat()
+        if not stat.S_ISREG(kept.st_mode):
+            raise MediaError("it is not a file, but a folder, a pipe or a device", stage="not-a-file")
+        if kept.st_size == 0:
+            raise MediaError("the file has no bytes", stage="empty")
+        with path.open("rb") as file:
+            head = file.read(len(_LFS))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a name with a NUL byte
+        raise MediaError("there is no such file", stage="missing") from error
+    except OSError as error:
+        gone = error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
+        raise MediaError(
+            f"the file cannot be read ({error.strerror})", stage="missing" if gone else "unreadable"
+        ) from error
     if head == _LFS:
         raise MediaError(
             "the file is a Git LFS pointer, not the media; fetch it with `git lfs pull`", stage="lfs-pointer"

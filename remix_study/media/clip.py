@@ -1,11 +1,13 @@
 """One clip from its files to the rows of a store
 
-probe -> which frames, which seconds -> decode -> checks -> resize / resample, spectrogram
+probe -> which frames, which seconds -> decode -> checks -> resize / resample, spectrogram; pictures, optical flow and
+ready arrays have roads of their own.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,12 @@ from remix_study.media import audio, video
 from remix_study.media.checks import Checks, check_frames, check_length, check_wave
 from remix_study.media.container import Container, probe
 from remix_study.media.decoders import Decoder
-from remix_study.media.presets import AudioPreset, Preset, VideoPreset
-from remix_study.media.spectrogram import log_spectrogram
+from remix_study.media.features import feature_row
+from remix_study.media.flow import flow_row
+from remix_study.media.images import frame_files, is_image, read_image
+from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Preset, VideoPreset
+from remix_study.media.source import Source, row_of
+from remix_study.media.spectrogram import spectrogram
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.sample import Clip
 
@@ -29,21 +35,71 @@ class DecodedClip:
     meta: dict[str, float | int]
 
 
-def decode_clip(clip: Clip, root: Path, preset: Preset, decoder: Decoder, checks: Checks) -> DecodedClip:
+def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, checks: Checks) -> DecodedClip:
     """
     Raises:
         MediaError: the clip is not whole; `stage` is the reason.
     """
     rows: dict[str, NDArray[Any]] = {}
     meta: dict[str, float | int] = {}
-    containers = {path: probe(root / path) for path in {clip.paths[m] for m in preset.modalities}}
-    if preset.audio is not None:
-        path = clip.paths[AUDIO]
-        rows[AUDIO] = _audio_row(clip, root / path, containers[path], preset.audio, decoder, checks, meta)
-    if preset.video is not None:
-        path = clip.paths[VIDEO]
-        rows[VIDEO] = _video_row(clip, root / path, containers[path], preset.video, decoder, checks, meta)
+    with contextlib.ExitStack() as stack:
+        names = {row_of(clip.paths[m])[0] for m in preset.modalities}
+        files = _Files({name: stack.enter_context(source.local(name)) for name in sorted(names)})
+        for m in preset.modalities:
+            path, row = row_of(clip.paths[m])
+            local = files.local[path]
+            match preset.parts[m]:
+                case AudioPreset() as part:
+                    rows[m] = _audio_row(clip, local, files.container(local), part, decoder, checks, meta)
+                case VideoPreset() as part if local.is_dir() or is_image(local):
+                    rows[m] = _pictures_row(clip, local, part, checks, meta)
+                case VideoPreset() as part:
+                    rows[m] = _video_row(clip, local, files.container(local), part, decoder, checks, meta)
+                case FlowPreset() as part:
+                    container = None if part.source == "given" else files.container(local)
+                    rows[m] = flow_row(clip, local, container, part, decoder, checks, meta)
+                case FeaturePreset() as part:
+                    _refuse_times(clip, "ready arrays")
+                    rows[m] = feature_row(local, row, part)
+                case unreachable:
+                    assert_never(unreachable)
     return DecodedClip(rows, meta)
+
+
+class _Files:
+    """A clip's files on this machine, each looked into once."""
+
+    def __init__(self, local: dict[str, Path]) -> None:
+        self.local = local
+        self._containers: dict[Path, Container] = {}
+
+    def container(self, path: Path) -> Container:
+        if path not in self._containers:
+            self._containers[path] = probe(path)
+        return self._containers[path]
+
+
+def _refuse_times(clip: Clip, what: str) -> None:
+    if clip.start is not None or clip.end is not None:
+        raise MediaError(f"`start` and `end` are seconds of sound or video, which {what} do not have", stage="format")
+
+
+def _pictures_row(
+    clip: Clip, path: Path, preset: VideoPreset, checks: Checks, meta: dict[str, float | int]
+) -> NDArray[np.uint8]:
+    """Of one picture, or of a folder of frames."""
+    if not path.is_dir():
+        frame = read_image(path)
+        meta["frames"], (meta["height"], meta["width"]) = 1, frame.shape[:2]
+        return np.repeat(video.resize(frame, preset)[None], preset.frames * preset.candidates, axis=0)
+    _refuse_times(clip, "numbered frames")
+    files = frame_files(path)
+    wanted = video.candidate_frames(0, len(files), preset)
+    looked_at = {number: read_image(files[number]) for number in sorted({0, *wanted})}
+    check_frames(list(looked_at.values()), checks)
+    meta["frames"], (meta["height"], meta["width"]) = len(files), looked_at[wanted[0]].shape[:2]
+    small = {number: video.resize(looked_at[number], preset) for number in set(wanted)}
+    return np.stack([small[number] for number in wanted])
 
 
 def _audio_row(
@@ -66,7 +122,7 @@ def _audio_row(
     fitted = audio.fit(audio.resample(part, container.audio_rate, preset.sample_rate), preset)
     meta["audio_s"] = round(len(part) / container.audio_rate, 4)
     meta["audio_rate"] = container.audio_rate
-    row: NDArray[np.float16] = log_spectrogram(fitted, preset).numpy().astype(np.float16)
+    row: NDArray[np.float16] = spectrogram(fitted, preset).numpy().astype(np.float16)
     return row
 
 
@@ -83,13 +139,13 @@ def _video_row(
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
-    wanted = video.middle_frames(first, count, preset.frames)
+    wanted = video.candidate_frames(first, count, preset)
     # The first frame beside the wanted ones: a preset of one frame could not tell a video from a still picture.
     looked_at = sorted({first, *wanted})
-    seen = decoder.frames(path, looked_at, first + count)
-    check_frames(seen, checks)
-    frames = [frame for number, frame in zip(looked_at, seen, strict=True) if number in wanted]
+    seen = dict(zip(looked_at, decoder.frames(path, looked_at, first + count), strict=True))
+    check_frames(list(seen.values()), checks)
     meta["video_s"] = round(container.video_end_s - float(container.frame_times_F[0]), 4)
     meta["frames"] = count
-    meta["height"], meta["width"] = frames[0].shape[:2]
-    return np.stack([video.resize(frame, preset) for frame in frames])
+    meta["height"], meta["width"] = seen[wanted[0]].shape[:2]
+    small = {number: video.resize(seen[number], preset) for number in set(wanted)}
+    return np.stack([small[number] for number in wanted])

@@ -1,29 +1,24 @@
 """A store that is being built: rows on disk, and a journal of which of them are done
 
-    store.partial/plan.json        fingerprint of what is being built
-    store.partial/<modality>.npy   space for a row per clip, reserved at once, so that a full disk shows before the work
-    store.partial/journal.jsonl    one line per finished clip, written only after its rows have reached the disk
+    store.partial/plan.json         fingerprint of what is being built
+    store.partial/<modality>-*.npy  space for a row per clip, reserved at once: a full disk shows before the work
+    store.partial/journal.jsonl     one line per finished clip, written only after its rows have reached the disk
 
 A kill at any moment loses the rows since the last journal line, and nothing else.
 """
 
-import io
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypedDict
 
 from remix_study.errors import StoreError
 from remix_study.media.disk import sync_folder, write_whole
 from remix_study.media.plan import Plan, canonical_json
-from remix_study.media.presets import Preset
+from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard
 
-_RETRIED = ("timeout", "died")  # may have been the machine's fault: tried again by the next build
+_RETRIED = ("timeout", "died", "memory")  # may have been the machine's fault: tried again by the next build
 _MARGIN_BYTES = 16 * 2**20
 
 
@@ -36,46 +31,49 @@ class RowStatus(TypedDict):
     meta: dict[str, float | int]
 
 
-@dataclass(frozen=True)
-class RowFile:
-    """Where worker processes put rows; picklable."""
-
-    path: Path
-    offset: int
-    row_bytes: int
-
-    def write(self, row: int, values: NDArray[Any]) -> None:
-        content = values.tobytes()
-        if len(content) != self.row_bytes:
-            raise ValueError(f"a row has {self.row_bytes} bytes, but got {len(content)}")
-        descriptor = os.open(self.path, os.O_WRONLY)
-        try:  # not through a map: there a full disk is a SIGBUS, here it is an OSError
-            written = os.pwrite(descriptor, content, self.offset + row * self.row_bytes)
-            if written < len(content):  # the disk filled up within this row: say so
-                os.pwrite(descriptor, content[written:], self.offset + row * self.row_bytes + written)
-        finally:
-            os.close(descriptor)
-
-
 class Partial:
-    """The folder above; `statuses` are the rows that are done, this time or before."""
+    """The folder above. What is known of a row is kept as its journal line: a million of them are not many bytes."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, shard_bytes: int) -> None:
         self.folder = folder
-        self.statuses: dict[int, RowStatus] = {}
-        self._waiting: list[RowStatus] = []
-        preset, count = plan.preset, len(plan.clips)
+        self.layouts = {
+            m: Layout(m, part, len(plan.clips), rows_per_shard(part, shard_bytes))
+            for m, part in plan.preset.parts.items()
+        }
+        self._lines: dict[int, str] = {}
+        self._bad: set[int] = set()
+        self._waiting: list[str] = []
         if not self._is_of(plan):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            self._reserve(preset, count)
+            self._reserve()
             write_whole(folder / "plan.json", canonical_json({"fingerprint": plan.fingerprint}))
-        self.files = {
-            m: RowFile(folder / f"{m}.npy", len(npy_header(preset, m, count)), preset.row_bytes(m))
-            for m in preset.modalities
-        }
+        self.writers = {m: RowWriter(folder, layout) for m, layout in self.layouts.items()}
         self._read_journal()
         self._journal = (folder / "journal.jsonl").open("a", encoding="utf-8")
+
+    def __contains__(self, row: int) -> bool:
+        """Whether the row is done, this time or before."""
+        return row in self._lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def status(self, row: int) -> RowStatus:
+        found: RowStatus = json.loads(self._lines[row])
+        return found
+
+    @property
+    def bad(self) -> list[RowStatus]:
+        """Rows for quarantine, ascending."""
+        return [self.status(row) for row in sorted(self._bad)]
+
+    @property
+    def good(self) -> list[int]:
+        return [row for row in sorted(self._lines) if row not in self._bad]
+
+    def reader(self, modality: str) -> RowReader:
+        return RowReader(self.folder, self.layouts[modality])
 
     def _is_of(self, plan: Plan) -> bool:
         try:
@@ -83,51 +81,54 @@ class Partial:
         except (OSError, ValueError):
             return False
         sizes = {
-            m: len(npy_header(plan.preset, m, len(plan.clips))) + len(plan.clips) * plan.preset.row_bytes(m)
-            for m in plan.preset.modalities
+            self.folder / name: layout.size(shard)
+            for layout in self.layouts.values()
+            for shard, name in enumerate(layout.names)
         }
-        files = {m: self.folder / f"{m}.npy" for m in sizes}
-        whole = all(files[m].is_file() and files[m].stat().st_size == sizes[m] for m in sizes)
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
         return whole and isinstance(kept, dict) and kept.get("fingerprint") == plan.fingerprint
 
-    def _reserve(self, preset: Preset, count: int) -> None:
-        needed = sum(count * preset.row_bytes(m) for m in preset.modalities)
+    def _reserve(self) -> None:
+        needed = sum(layout.bytes for layout in self.layouts.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed + _MARGIN_BYTES:
             raise StoreError(
                 f"the store needs {needed / 1e9:.2f} GB in {self.folder.parent}, but {free / 1e9:.2f} GB are free. "
                 "Free space, or choose a folder on another disk."
             )
-        for m in preset.modalities:
-            header = npy_header(preset, m, count)
-            with (self.folder / f"{m}.npy").open("wb") as file:
-                file.write(header)
-                file.flush()
-                size = len(header) + count * preset.row_bytes(m)
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
+        for layout in self.layouts.values():
+            for shard, name in enumerate(layout.names):
+                with (self.folder / name).open("wb") as file:
+                    file.write(layout.header(shard))
+                    file.flush()
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, layout.size(shard))
+                    else:
+                        file.truncate(layout.size(shard))
 
     def _read_journal(self) -> None:
         path = self.folder / "journal.jsonl"
         if not path.exists():
             return
-        kept: list[str] = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 status: RowStatus = json.loads(line)
             except ValueError:
                 continue  # the line that the kill cut short
             if status["stage"] not in _RETRIED:
-                self.statuses[status["row"]] = status
-                kept.append(line)
-        write_whole(path, "".join(f"{line}\n" for line in kept))
+                self._keep(status, line)
+        write_whole(path, "".join(f"{line}\n" for line in self._lines.values()))
+
+    def _keep(self, status: RowStatus, line: str) -> None:
+        self._lines[status["row"]] = line
+        if status["stage"] is not None:
+            self._bad.add(status["row"])
 
     def record(self, status: RowStatus) -> None:
         """Take note of a finished row; durable after `flush`."""
-        self.statuses[status["row"]] = status
-        self._waiting.append(status)
+        line = canonical_json(status)
+        self._keep(status, line)
+        self._waiting.append(line)
 
     @property
     def waiting(self) -> int:
@@ -135,13 +136,14 @@ class Partial:
 
     def flush(self) -> None:
         """First the rows, then the lines that say they are there."""
-        for file in self.files.values():
-            descriptor = os.open(file.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        self._journal.writelines(canonical_json(status) + "\n" for status in self._waiting)
+        for layout in self.layouts.values():
+            for name in layout.names:
+                descriptor = os.open(self.folder / name, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._journal.writelines(line + "\n" for line in self._waiting)
         self._journal.flush()
         os.fsync(self._journal.fileno())
         self._waiting.clear()
@@ -149,16 +151,3 @@ class Partial:
     def close(self) -> None:
         self._journal.close()
         sync_folder(self.folder)
-
-
-def npy_header(preset: Preset, modality: str, count: int) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer,
-        {
-            "descr": np.lib.format.dtype_to_descr(preset.dtype(modality)),
-            "fortran_order": False,
-            "shape": (count, *preset.shape(modality)),
-        },
-    )
-    return buffer.getvalue()

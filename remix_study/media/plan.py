@@ -17,10 +17,11 @@ from remix_study.errors import StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.decoders import DecoderName, decoder_version
 from remix_study.media.presets import Preset
+from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores
 from remix_study.sample import Clip
 
-SCHEMA = 1
+SCHEMA = 2
 Progress = Callable[[int, int], None]
 """(done, total)"""
 
@@ -30,7 +31,7 @@ class Plan:
     """One store that is to be; `sources[path]` is (bytes, sha256), or None where there is no such file."""
 
     clips: tuple[Clip, ...]
-    root: Path
+    source: Source
     preset: Preset
     decoder: DecoderName
     checks: Checks
@@ -41,7 +42,7 @@ class Plan:
         content = {
             "schema": SCHEMA,
             "decoder": decoder_version(self.decoder),
-            "preset": dataclasses.asdict(self.preset),
+            "preset": self.preset.plain(),
             "checks": dataclasses.asdict(self.checks),
             "clips": [
                 {**describe(clip), "start": clip.start, "end": clip.end, "sources": self._sources(clip)}
@@ -51,12 +52,12 @@ class Plan:
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     def _sources(self, clip: Clip) -> dict[str, Any]:
-        return {m: [clip.paths[m], self.sources[clip.paths[m]]] for m in self.preset.modalities}
+        return {m: [clip.paths[m], self.sources[row_of(clip.paths[m])[0]]] for m in self.preset.modalities}
 
 
 def plan_store(
     clips: Sequence[Clip],
-    root: Path,
+    source: Source,
     preset: Preset,
     decoder: DecoderName,
     checks: Checks,
@@ -74,14 +75,14 @@ def plan_store(
             f"the preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} "
             f"clips lack one of them, {without[0]} first. Complete their `paths` or choose another preset."
         )
-    paths = sorted({clip.paths[m] for clip in clips for m in preset.modalities})
+    paths = sorted({row_of(clip.paths[m])[0] for clip in clips for m in preset.modalities})
     sources: dict[str, tuple[int, str] | None] = {}
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
-        for path, source in zip(paths, pool.map(lambda path: _checksum(root / path), paths), strict=True):
-            sources[path] = source
+        for path, identity in zip(paths, pool.map(source.identity, paths), strict=True):
+            sources[path] = identity
             if progress is not None:
                 progress(len(sources), len(paths))
-    return Plan(tuple(clips), root, preset, decoder, checks, sources)
+    return Plan(tuple(clips), source, preset, decoder, checks, sources)
 
 
 def describe(clip: Clip) -> dict[str, Any]:
@@ -114,10 +115,3 @@ def manifest_digest(manifest: Path) -> str:
     except (OSError, ValueError) as error:
         raise StoreError(f"{manifest} must be a readable manifest (JSON Lines), but it is not: {error}") from error
     return digest.hexdigest()
-
-
-def _checksum(path: Path) -> tuple[int, str] | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
 """From finished rows to a published store: compact, measure, seal, rename
 
-    store/<modality>.npy      the good rows, in manifest order
+    store/<modality>-*.npy    the good rows, in manifest order, in shards
     store/index.jsonl         one line per row
     store/quarantine.jsonl    one line per clip that was left out, with the reason
+    store/card.md, card.json  what is in it, for people and for MLflow
     store/manifest.json       written last: sizes and checksums of all others, classes, statistics, fingerprint
 
 The folder appears under its name at once and whole, by rename.
@@ -11,11 +12,11 @@ The folder appears under its name at once and whole, by rename.
 # N rows
 
 import collections
-import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
+from remix_study.media.card import make_card, markdown
 from remix_study.media.decoders import decoder_version
 from remix_study.media.disk import checksum, sync_folder, write_whole
-from remix_study.media.partial import Partial, RowStatus, npy_header
+from remix_study.media.partial import Partial, RowStatus
 from remix_study.media.plan import SCHEMA, Plan, canonical_json, describe
-from remix_study.modality import VIDEO
+from remix_study.media.presets import Preset
+from remix_study.media.shards import Layout, RowReader
+from remix_study.media.statistics import statistics_of
 
-_BLOCK = 256  # rows read at a time
+_BLOCK = 256  # rows copied at a time
 
 
-def quarantine_lines(plan: Plan, bad: Sequence[RowStatus]) -> list[str]:
-    return [
-        canonical_json(
-            {
-                **{key: value for key, value in describe(plan.clips[status["row"]]).items() if key != "truth"},
-                "paths": {m: plan.clips[status["row"]].paths[m] for m in plan.preset.modalities},
-                "stage": status["stage"],
-                "message": status["message"],
-            }
-        )
-        for status in bad
-    ]
+def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
+    clip = plan.clips[status["row"]]
+    return {
+        **{key: value for key, value in describe(clip).items() if key != "truth"},
+        "paths": {m: clip.paths[m] for m in plan.preset.modalities},
+        "stage": status["stage"],
+        "message": status["message"],
+    }
 
 
 def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: float, report: Path) -> None:
@@ -53,7 +53,7 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
     """
     if not bad:
         return
-    write_whole(report, "".join(f"{line}\n" for line in quarantine_lines(plan, bad)))
+    write_whole(report, _lines(quarantine_row(plan, status) for status in bad))
     reasons = collections.Counter(str(status["stage"]) for status in bad)
     counted = ", ".join(f"{count} {stage}" for stage, count in sorted(reasons.items()))
     if len(bad) > max_bad_fraction * len(plan.clips):
@@ -73,97 +73,122 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
 
 
 def publish(
-    plan: Plan, partial: Partial, folder: Path, *, name: str, manifest_digest: str, card: dict[str, Any]
+    plan: Plan, partial: Partial, folder: Path, *, name: str, manifest_digest: str, card: Mapping[str, Any]
 ) -> None:
     """Write `folder` from the partial build; an older store there is replaced. The partial build is removed."""
-    fresh = folder.with_name(f"{folder.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    statuses = [partial.statuses[row] for row in range(len(plan.clips))]
-    rows_N = np.array([status["row"] for status in statuses if status["stage"] is None], dtype=np.int64)
-    bad = [status for status in statuses if status["stage"] is not None]
+    fresh = fresh_folder(folder)
+    good = partial.good
     for modality in plan.preset.modalities:
-        _compact(plan, partial, modality, rows_N, fresh / f"{modality}.npy")
-    index = [canonical_json({**describe(plan.clips[row]), "meta": statuses[row]["meta"]}) for row in rows_N.tolist()]
-    write_whole(fresh / "index.jsonl", "".join(f"{line}\n" for line in index))
-    write_whole(fresh / "quarantine.jsonl", "".join(f"{line}\n" for line in quarantine_lines(plan, bad)))
-    train_N = np.array([plan.clips[row].split == "train" for row in rows_N.tolist()], dtype=np.bool_)
-    counts = collections.Counter((plan.clips[row].split, plan.clips[row].label) for row in rows_N.tolist())
-    classes = sorted({label for _, label in counts})
-    splits = [split for split in ("train", "val", "test") if any(split == seen for seen, _ in counts)]
-    by_split = {split: {label: counts[split, label] for label in classes} for split in splits}
-    whole = {
-        "schema": SCHEMA,
-        "name": name,
-        "fingerprint": plan.fingerprint,
-        "manifest_digest": manifest_digest,
-        "decoder": decoder_version(plan.decoder),
-        "preset": dataclasses.asdict(plan.preset),
-        "modalities": list(plan.preset.modalities),
-        "rows": len(rows_N),
-        "classes": classes,
-        "splits": splits,
-        "statistics": {
-            m: list(_mean_and_std(np.load(fresh / f"{m}.npy", mmap_mode="r"), train_N, m))
-            for m in plan.preset.modalities
-        },
-        "card": {
-            **card,
-            "name": name,
-            "preset": plan.preset.name,
-            "decoder": decoder_version(plan.decoder),
-            "clips": len(rows_N),
-            "clips_by_split": {split: sum(of_class.values()) for split, of_class in by_split.items()},
-            "clips_by_split_and_class": by_split,
-            "quarantined": len(bad),
-            "quarantined_by_reason": dict(sorted(collections.Counter(str(s["stage"]) for s in bad).items())),
-        },
-        "files": {path.name: checksum(path) for path in sorted(fresh.iterdir())},
-    }
-    write_whole(fresh / "manifest.json", json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    _swap(fresh, folder)
+        _compact(partial, modality, np.array(good, dtype=np.int64), fresh)
+    seal(
+        fresh,
+        Content(
+            name=name,
+            fingerprint=plan.fingerprint,
+            manifest_digest=manifest_digest,
+            decoder=decoder_version(plan.decoder),
+            preset=plan.preset,
+            per_shard={m: layout.per_shard for m, layout in partial.layouts.items()},
+            index=[{**describe(plan.clips[row]), "meta": partial.status(row)["meta"]} for row in good],
+            quarantine=[quarantine_row(plan, status) for status in partial.bad],
+            facts=card,
+        ),
+    )
+    replace_folder(fresh, folder)
     partial.close()
     shutil.rmtree(partial.folder)
 
 
-def _compact(plan: Plan, partial: Partial, modality: str, rows_N: NDArray[np.int64], target: Path) -> None:
-    source = partial.files[modality].path
-    if len(rows_N) == len(plan.clips):
-        try:
-            os.link(source, target)  # the same bytes under a second name; the first one goes with the partial build
-        except OSError:  # a file system without links
-            shutil.copyfile(source, target)
+@dataclass(frozen=True)
+class Content:
+    """A store but for its arrays. `index`: one entry per row, as in index.jsonl."""
+
+    name: str
+    fingerprint: str
+    manifest_digest: str
+    decoder: str
+    preset: Preset
+    per_shard: Mapping[str, int]
+    index: Sequence[Mapping[str, Any]]
+    quarantine: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any]
+
+
+def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write all but the arrays, which lie in `folder` already. `known`: checksums of files that were taken before."""
+    write_whole(folder / "index.jsonl", _lines(content.index))
+    write_whole(folder / "quarantine.jsonl", _lines(content.quarantine))
+    train_N = np.array([row["split"] == "train" for row in content.index], dtype=np.bool_)
+    rows_n = np.flatnonzero(train_N) if train_N.any() else np.arange(len(content.index))
+    layouts = {m: Layout(m, part, len(content.index), content.per_shard[m]) for m, part in content.preset.parts.items()}
+    card = make_card(
+        content.facts, name=content.name, fingerprint=content.fingerprint, preset=content.preset,
+        decoder=content.decoder, index=content.index, quarantined=content.quarantine,
+        size=sum(layout.bytes for layout in layouts.values()),
+    )  # fmt: skip
+    write_whole(folder / "card.json", json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_whole(folder / "card.md", markdown(card))
+    files = {path.name: dict((known or {}).get(path.name) or checksum(path)) for path in sorted(folder.iterdir())}
+    statistics = {m: statistics_of(RowReader(folder, layout), rows_n) for m, layout in sorted(layouts.items())}
+    whole = {
+        "schema": SCHEMA,
+        "name": content.name,
+        "fingerprint": content.fingerprint,
+        "manifest_digest": content.manifest_digest,
+        "decoder": content.decoder,
+        "preset": content.preset.plain(),
+        "modalities": list(content.preset.modalities),
+        "rows": len(content.index),
+        "per_shard": dict(content.per_shard),
+        "classes": sorted({row["label"] for row in content.index}),
+        "splits": list(card["clips_by_split"]),
+        "statistics": {m: [np.asarray(each).tolist() for each in of] for m, of in statistics.items()},
+        "card": card,
+        "files": files,
+    }
+    write_whole(folder / "manifest.json", json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _lines(rows: Any) -> str:
+    return "".join(f"{canonical_json(row)}\n" for row in rows)
+
+
+def _compact(partial: Partial, modality: str, rows_N: NDArray[np.int64], target: Path) -> None:
+    before = partial.layouts[modality]
+    if len(rows_N) == before.count:
+        for name in before.names:
+            link_or_copy(partial.folder / name, target / name)
         return
-    rows = np.load(source, mmap_mode="r")
-    with target.open("wb") as file:
-        file.write(npy_header(plan.preset, modality, len(rows_N)))
-        for first in range(0, len(rows_N), _BLOCK):
-            file.write(rows[rows_N[first : first + _BLOCK]].tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    after = Layout(modality, before.part, len(rows_N), before.per_shard)
+    reader = partial.reader(modality)
+    for shard, name in enumerate(after.names):
+        first = shard * after.per_shard
+        with (target / name).open("wb") as file:
+            file.write(after.header(shard))
+            for block in reader.blocks(rows_N[first : first + after.per_shard], _BLOCK):
+                file.write(block.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def _mean_and_std(rows: NDArray[Any], chosen_N: NDArray[np.bool_], modality: str) -> tuple[float, float]:
-    """Of all values of the chosen rows (of all rows if none is chosen); video as pixels / 255."""
-    chosen = np.flatnonzero(chosen_N) if chosen_N.any() else np.arange(len(rows))
-    if modality == VIDEO:  # 256 possible values: count them, and the result is exact
-        histogram = np.zeros(256, np.int64)
-        for first in range(0, len(chosen), _BLOCK):
-            histogram += np.bincount(rows[chosen[first : first + _BLOCK]].reshape(-1), minlength=256)
-        values, weights = np.arange(256) / 255, histogram / histogram.sum()
-        mean = float(values @ weights)
-        return mean, float(np.sqrt((values - mean) ** 2 @ weights)) or 1.0
-    count, mean, squares = 0, 0.0, 0.0
-    for first in range(0, len(chosen), _BLOCK):  # Chan's update: exact enough whatever the mean
-        block = rows[chosen[first : first + _BLOCK]].astype(np.float64)
-        shift = float(block.mean()) - mean
-        total = count + block.size
-        squares += float(((block - block.mean()) ** 2).sum()) + shift**2 * count * block.size / total
-        mean, count = mean + shift * block.size / total, total
-    return mean, float(np.sqrt(squares / count)) or 1.0
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under a second name; a copy on a file system without links, or on another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
-def _swap(fresh: Path, folder: Path) -> None:
+def fresh_folder(folder: Path) -> Path:
+    """An empty one beside `folder`, to be filled and then put in its place."""
+    fresh = folder.with_name(f"{folder.name}.fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    return fresh
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """`fresh` becomes `folder`, at once and whole."""
     sync_folder(fresh)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

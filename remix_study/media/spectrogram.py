@@ -1,6 +1,9 @@
-"""The audio that a model sees: log(|STFT|^power + floor), on FFT bins or mel bands (torchaudio)
+"""The audio that a model sees: log(|STFT|^power + floor) on FFT bins or mel bands, or Kaldi's filter banks (torchaudio)
 
-Hann window of n_fft samples, centred frames, padded as the preset says.
+STFT and mel: Hann window of n_fft samples, frames centred or not, padded as the preset says. `fbank` is the front end
+of AST (Gong, Chung, Glass; Interspeech 2021, arXiv 2104.01778): the wave without its mean, windows of 25 ms (Hanning)
+every `hop` samples, no dither, Kaldi's other defaults; then zero frames up to the length that is wanted, shift and
+scale.
 """
 
 # S samples, F frequency bands, T frames
@@ -15,17 +18,34 @@ from remix_study.media.presets import AudioPreset
 
 @functools.cache
 def _transform(preset: AudioPreset) -> torch.nn.Module:
-    common = {"n_fft": preset.n_fft, "hop_length": preset.hop, "power": preset.power, "pad_mode": preset.pad_mode}
-    if preset.mels is None:
+    common = {
+        "n_fft": preset.n_fft, "hop_length": preset.hop, "power": preset.power, "pad_mode": preset.pad_mode,
+        "center": preset.center,
+    }  # fmt: skip
+    if preset.transform == "stft":
         transform: torch.nn.Module = torchaudio.transforms.Spectrogram(**common)
     else:
         transform = torchaudio.transforms.MelSpectrogram(
-            sample_rate=preset.sample_rate, n_mels=preset.mels, f_min=preset.low_hz, f_max=preset.high_hz, **common
-        )
+            sample_rate=preset.sample_rate, n_mels=preset.mels, f_min=preset.low_hz, f_max=preset.high_hz or None,
+            **common,
+        )  # fmt: skip
     return transform
 
 
-def log_spectrogram(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
-    """(S,) mono at the preset's rate -> float32 (F, T), natural logarithm."""
-    spectrogram: torch.Tensor = _transform(preset)(wave_S)
-    return torch.log(spectrogram + preset.floor)
+def spectrogram(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
+    """(S,) mono at the preset's rate -> float32 of `preset.shape`: (F, T), or (T, F) for `fbank`; natural logarithm."""
+    if preset.transform == "fbank":
+        logs = _fbank(wave_S, preset)
+    else:
+        logs = torch.log(_transform(preset)(wave_S) + preset.floor)
+    return (logs - preset.shift) / preset.scale
+
+
+def _fbank(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
+    assert preset.frames is not None
+    bands: torch.Tensor = torchaudio.compliance.kaldi.fbank(
+        (wave_S - wave_S.mean())[None], htk_compat=True, sample_frequency=preset.sample_rate, use_energy=False,
+        window_type="hanning", num_mel_bins=preset.mels, dither=0.0, frame_shift=1000 * preset.hop / preset.sample_rate,
+    )  # fmt: skip
+    missing = preset.frames - len(bands)
+    return torch.nn.functional.pad(bands, (0, 0, 0, missing)) if missing > 0 else bands[: preset.frames]

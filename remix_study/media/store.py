@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from remix_study.errors import StoreError
 from remix_study.media.disk import checksum
 from remix_study.media.plan import SCHEMA, manifest_digest
+from remix_study.media.presets import Preset
+from remix_study.media.shards import Layout, RowReader
+from remix_study.media.statistics import Statistics
 from remix_study.sample import SampleId, Truth
 
 _REBUILD = "Build it again (`remix-study prepare`, with `--replace` if it asks for it)."
@@ -28,12 +31,14 @@ class ClipStore:
         self.path = path
         self.name: str = manifest["name"]
         self.digest: str = manifest["fingerprint"]
+        self.preset = Preset.from_plain(manifest["preset"])
         self.modalities: tuple[str, ...] = tuple(manifest["modalities"])
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.splits: tuple[str, ...] = tuple(manifest["splits"])
         self.card: dict[str, Any] = manifest["card"]
-        self.statistics: Mapping[str, tuple[float, float]] = {
-            m: (mean, std) for m, (mean, std) in manifest["statistics"].items()
+        self.statistics: Mapping[str, Statistics] = {
+            m: (np.asarray(mean, np.float64), np.asarray(deviation, np.float64))
+            for m, (mean, deviation) in manifest["statistics"].items()
         }
         self.ids: Sequence[SampleId] = [row["id"] for row in index]
         self.groups: Sequence[str | None] = [row["group"] for row in index]
@@ -43,7 +48,10 @@ class ClipStore:
         split_of_N = np.array([row["split"] for row in index])
         self._rows = {split: np.flatnonzero(split_of_N == split).astype(np.int64) for split in self.splits}
         self._manifest_digest: str = manifest["manifest_digest"]
-        self._maps: dict[str, NDArray[Any]] = {}
+        self._readers = {
+            m: RowReader(path, Layout(m, part, len(index), manifest["per_shard"][m]))
+            for m, part in self.preset.parts.items()
+        }
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = False) -> "ClipStore":
@@ -74,9 +82,6 @@ class ClipStore:
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
-
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, ascending.
 
@@ -87,17 +92,22 @@ class ClipStore:
             raise StoreError(f"the split must be one of {', '.join(self.splits)} in {self.path}, but is {split!r}.")
         return self._rows[split]
 
-    def gather(self, modality: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def gather(
+        self, modality: str, rows: NDArray[np.int64], frames_nT: NDArray[np.int64] | None = None
+    ) -> NDArray[Any]:
         """A copy of these rows, in this order, as stored: audio float16 (n, F, T), video uint8 (n, T, H, W, 3).
 
+        With `frames_nT`, of each row only these frames, in their order, and no others are read.
+
         Raises:
-            StoreError: the store has no such modality.
+            StoreError: the store has no such modality, or a file of it has been damaged since it was opened.
         """
-        stored = self._map(modality)
-        order = np.argsort(rows, kind="stable")  # one sweep over the file
-        gathered = np.empty((len(rows), *stored.shape[1:]), stored.dtype)
-        gathered[order] = stored[rows[order]]
-        return gathered
+        if modality not in self._readers:
+            raise StoreError(f"{self.path} holds {' and '.join(self.modalities)}, but not {modality!r}.")
+        try:
+            return self._readers[modality].gather(rows, frames_nT)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the arrays of {modality} in {self.path} are damaged ({error}). {_REBUILD}") from error
 
     def matches(self, manifest: Path) -> None:
         """Nothing if this store was built from this manifest.
@@ -107,16 +117,6 @@ class ClipStore:
         """
         if manifest_digest(manifest) != self._manifest_digest:
             raise StoreError(f"{self.path} must be built from {manifest}, but that has changed since. {_REBUILD}")
-
-    def _map(self, modality: str) -> NDArray[Any]:
-        if modality not in self._maps:
-            if modality not in self.modalities:
-                raise StoreError(f"{self.path} holds {' and '.join(self.modalities)}, but not {modality!r}.")
-            try:
-                self._maps[modality] = np.load(self.path / f"{modality}.npy", mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise StoreError(f"{self.path / modality}.npy is damaged ({error}). {_REBUILD}") from error
-        return self._maps[modality]
 
 
 def _absent(path: Path) -> str:

@@ -1,4 +1,10 @@
-"""Which frames of a video, and at what size"""
+"""Which frames of a video, and at what size
+
+A clip is cut into as many equal segments as there are frames to see, and the middle of each is seen. OGM-GE's programs
+first keep one frame a second, and take the middle of each segment of those: for ten seconds and three frames theirs
+are seconds 1, 4 and 7 of nine or ten, ours 1.67, 5 and 8.33. Training may draw another frame of the segment, of
+those that the store has (`candidates`).
+"""
 
 # F frames that can be shown, T chosen frames of H x W pixels
 
@@ -19,6 +25,19 @@ def middle_frames(first: int, count: int, wanted: int) -> list[int]:
     if count < wanted:
         raise MediaError(f"it can show {count} frames where {wanted} are needed", stage="frames")
     return [first + (2 * segment + 1) * count // (2 * wanted) for segment in range(wanted)]
+
+
+def candidate_frames(first: int, count: int, preset: VideoPreset) -> list[int]:
+    """`preset.candidates` frames of each segment, ascending, the segment's middle frame in their middle.
+
+    A candidate is the middle of its part of the segment. Where the clip has fewer frames than that, some repeat.
+
+    Raises:
+        MediaError: stage `frames`; fewer frames than segments.
+    """
+    middle_frames(first, count, preset.frames)
+    parts = preset.frames * preset.candidates
+    return [first + (2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
 def frames_within(times_F: NDArray[np.float64], start_s: float | None, end_s: float | None) -> tuple[int, int]:

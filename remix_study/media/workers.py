@@ -3,6 +3,9 @@
 The parent watches: a job that takes too long is ended with its process (a decoder can hang in native code, where no
 signal reaches Python), a process that dies is replaced, and its job gets one more chance. Workers see the parent die as
 the end of their pipe and stop.
+
+What decoders and C libraries print goes nowhere: a bug of ours comes through the pipe, with its traceback. A worker may
+take only so much memory: a damaged header can ask for any amount, and should fail alone.
 """
 
 import collections
@@ -12,15 +15,20 @@ import multiprocessing.process
 import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
 
 from remix_study.errors import StoreError
 
 _START_LIMIT_S = 300.0  # a first import of torch from a slow network disk
+# Beyond what it has when it starts: a clip of 3840 x 2160 needs 0.3 GB, decord's libraries 0.3 (0.6 with CUDA).
+_MEMORY_BYTES = 3 * 2**30
 _PRELOAD = ["remix_study.media.build"]  # brings torch: imported once, then each worker is a fork in milliseconds
 
 
@@ -37,6 +45,22 @@ class _Worker:
 def available_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class RunJobs(Protocol):
+    """Who does the jobs; see `run_jobs`, which does them on this machine."""
+
+    def __call__(
+        self,
+        work: Callable[[int], object],
+        jobs: Sequence[int],
+        *,
+        on_result: Callable[[int, object], None],
+        on_lost: Callable[[int, str], None],
+        workers: int | None = None,
+        chunk: int = 32,
+        timeout_s: float = 60.0,
+    ) -> None: ...
 
 
 def run_jobs(
@@ -177,6 +201,7 @@ def _end(worker: _Worker, *, politely: bool = False) -> None:
 
 
 def _main(pipe: Connection, pickled: bytes) -> None:
+    _be_quiet()
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
@@ -184,6 +209,7 @@ def _main(pipe: Connection, pickled: bytes) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             work = pickle.loads(pickled)
+            _limit_memory()
             pipe.send(("ready",))
             while True:
                 for job in pipe.recv():
@@ -195,3 +221,23 @@ def _main(pipe: Connection, pickled: bytes) -> None:
             pipe.send(("os error", error.errno, error.strerror))
         except Exception:
             pipe.send(("bug", traceback.format_exc()))
+
+
+def _be_quiet() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # the descriptors, not `sys.stderr`: C code writes to them
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _limit_memory() -> None:
+    if sys.platform != "linux":  # elsewhere this limit does not hold, or counts other things
+        return
+    import resource
+
+    # Data, not the address space: torch and CUDA map tens of GB of it that are never used.
+    with Path("/proc/self/status").open(encoding="ascii") as status:
+        held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + _MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))

@@ -4,6 +4,7 @@
     methods      who wins, at which budget, and how sure that is
     modalities   sufficiency and balance, side by side
     training     learning curves; which samples train what, and why
+    people       Remix's decisions against what people recognise, where the corpus knows that
     search       the way to the chosen points, and what mattered on it
     time         where it went
     failures     what failed, and why
@@ -19,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from remix_study.report import charts, data
+from remix_study.report import charts, data, people
 from remix_study.report.chart import Chart, styles
 from remix_study.report.tables import (
     BALANCE,
@@ -109,10 +110,14 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
             "sufficiency.csv": sufficiency_table(result),
             "balance.csv": balance_table(result),
         }
+    judged = people.agreements(ledger)
+    if judged:
+        tables["people.csv"] = people.people_table(judged)
     sections = (
         _methods(ledger, result, budgets, look),
         _modalities(result, names, look),
         trained,
+        *([_people(judged, look)] if judged else []),
         searched,
         _time(budgets, runs),
         _failures(failed),
@@ -261,6 +266,16 @@ def _training(
     elif not any(shares.values()):
         blocks.append(Note("No method of this study is Remix beyond its warm-up: there is no assignment to show."))
     return _section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
+
+
+def _people(found: Sequence[people.Agreement], look: charts.Look) -> Section:
+    blocks: list[Block | None] = [
+        *(Note(people.sentence(a)) for a in found),
+        people.chart(found, look),
+        people.people_table(found),
+        Note(people.correlations_note(found)),
+    ]
+    return _section("people", "People", people.title(found), blocks)
 
 
 def _ever(bands: Sequence[data.Band]) -> bool:

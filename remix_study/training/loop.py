@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import Look, PlannedEpoch, ScoreFunction
@@ -72,6 +73,7 @@ class Run:
     rate: RateFactor
     reader: ClipReader
     rows: Mapping[str, NDArray[np.int64]]  # split -> rows of the clip store
+    augmentation: Augmentation
     collectives: Collectives
     checkpoints: Checkpoints
     tracker: Tracker
@@ -182,7 +184,7 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # added up there: no wait for each step
     clashes: dict[str, list[float]] = {}
     for part in rank_batches(planned.schedule, run.collectives.world):
-        batch = _read(run, part)
+        batch = _read(run, part, epoch)
         if run.settings.clash_every and part.step % run.settings.clash_every == 0:
             _note_clash(run, batch, clashes)
         loss += train_step(
@@ -205,9 +207,14 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     return record
 
 
-def _read(run: Run, part: RankBatch) -> Batch:
-    rows = run.rows["train"][part.samples_b]
-    return run.reader.read(rows, part.active_bM, read_inactive=run.settings.zero_feature)
+def _read(run: Run, part: RankBatch, epoch: int) -> Batch:
+    rows_N = run.rows["train"]
+    draws = None
+    if run.augmentation:
+        draws = Draws(run.augmentation, run.settings.seed, epoch, len(rows_N), part.samples_b)
+    return run.reader.read(
+        rows_N[part.samples_b], part.active_bM, read_inactive=run.settings.zero_feature, draws=draws
+    )
 
 
 def _note_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:

@@ -10,6 +10,7 @@ from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import PyAVDecoder
 from remix_study.media.presets import PRESETS
+from remix_study.media.source import source_at
 
 
 class CorpusContract:
@@ -24,7 +25,7 @@ class CorpusContract:
     def test_every_clip_decodes(self, tmp_path: Path) -> None:
         manifest = type(self).make(tmp_path)
         for clip in read_manifest(manifest):
-            rows = decode_clip(clip, manifest.parent, PRESETS["tiny"], PyAVDecoder(), Checks()).rows
+            rows = decode_clip(clip, source_at(manifest.parent), PRESETS["tiny"], PyAVDecoder(), Checks()).rows
             assert set(rows) == {"audio", "video"}
 
     def test_made_twice_it_is_the_same(self, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from remix_study.config import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.errors import ConfigError
-from remix_study.media.presets import preset_named
+from remix_study.media.presets import FeaturePreset, FlowPreset, Preset, preset_named
 from remix_study.media.store import ClipStore
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import Run
@@ -33,7 +33,7 @@ def audio_store(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) ->
         for c in read_manifest(small_corpus / "manifest.jsonl")
     ]
     write_manifest(folder / "manifest.jsonl", clips[:8] + clips[96:104])
-    sound = dataclasses.replace(preset_named("tiny"), name="sound", video=None)
+    sound = preset_named("tiny+none")
     return prepare_corpus(folder / "manifest.jsonl", preset=sound, name="audio only")
 
 
@@ -50,6 +50,13 @@ def changed(store: ClipStore, **attributes: Any) -> ClipStore:
     for name, value in attributes.items():
         setattr(other, name, value)
     return other
+
+
+def with_text(store: ClipStore, layout: Literal["vector", "sequence", "image"] = "vector") -> ClipStore:
+    """As if it had a third modality."""
+    shape = (6,) if layout == "vector" else (5, 6)
+    preset = Preset("three", {**store.preset.parts, "text": FeaturePreset(layout, shape)})
+    return changed(store, modalities=("audio", "video", "text"), preset=preset)
 
 
 # --- what the corpus must have ---------------------------------------------------------------------------------------
@@ -120,18 +127,15 @@ def test_one_modality_is_not_enough_for_anything_multimodal(recipe: Recipe, audi
 def test_film_is_for_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
     told = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
     assert "`model.fusion: film` needs two modalities, but the corpus has 1" in told
-    three = changed(small_store, modalities=("audio", "video", "text"))
-    told = "\n".join(problems(recipe({"model.fusion": "film"}), three))
-    assert "`model.fusion: film` needs two modalities, but the corpus has 3" in told
-    assert "no encoder knows what text looks like; known: audio, video" in told
+    (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
+    assert "`model.fusion: film` needs two modalities, but the corpus has 3" in line
     # A unimodal run has no fusion to speak of.
     check(recipe({"model.fusion": "film", "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
 
 
 def test_progress_shares_of_three_cannot_each_be_above_a_third(recipe: Recipe, small_store: ClipStore) -> None:
-    three = changed(small_store, modalities=("audio", "video", "text"))
-    told = "\n".join(problems(recipe({"method.share": {"kind": "progress", "lowest": 0.4}}), three))
-    assert "`method.share.lowest` must be below 1/3, but is 0.4" in told
+    (line,) = problems(recipe({"method.share": {"kind": "progress", "lowest": 0.4}}), with_text(small_store))
+    assert "`method.share.lowest` must be below 1/3, but is 0.4" in line
 
 
 def test_unknown_modalities_are_named_wherever_they_are(recipe: Recipe, small_store: ClipStore) -> None:
@@ -139,6 +143,26 @@ def test_unknown_modalities_are_named_wherever_they_are(recipe: Recipe, small_st
     one, other = problems(config, small_store)
     assert "`model.encoders` names vidoe, but the corpus has audio, video" in one
     assert "`evaluation.ceilings` names adio, but the corpus has audio, video" in other
+
+
+def test_an_encoder_that_was_chosen_must_fit(recipe: Recipe, small_store: ClipStore) -> None:
+    chosen = {"audio": {"name": "sequence"}, "text": {"name": "resnet18"}}
+    one, other = problems(recipe({"model.encoders": chosen}), with_text(small_store, "sequence"))
+    assert one.endswith(
+        "the encoder of audio must take spectrograms, but `sequence` does not; "
+        "use `model.encoders: {audio: {name: tiny}}`"
+    )
+    assert other.endswith(
+        "the encoder of text must take a sequence of vectors, but `resnet18` does not; "
+        "use `model.encoders: {text: {name: sequence}}`"
+    )
+    told = problems(recipe({"model.encoder": {"name": "vector"}}), with_text(small_store, "vector"))
+    assert ["spectrograms" in told[0], "video must take pictures" in told[1], len(told)] == [True, True, 2]
+    # Only what the run uses is looked at.
+    check(
+        recipe({"model.encoders": chosen, "method": {"name": "unimodal", "modality": "video"}}),
+        with_text(small_store, "sequence"),
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is told where there is no GPU")
@@ -219,6 +243,48 @@ def test_every_fusion_is_built(recipe: Recipe, small_store: ClipStore, name: str
     config = recipe({"model.fusion": name})
     check(config, small_store)
     assert type(build_model(config, small_store).fusion) is kind
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "shape"),
+    [
+        ("vector", models.VectorEncoder, (2, 6)),
+        ("sequence", models.SequenceEncoder, (2, 5, 6)),
+        ("image", models.TinyEncoder, (2, 1, 5, 6)),
+    ],
+)
+def test_features_get_the_encoder_that_fits_them(
+    recipe: Recipe,
+    small_store: ClipStore,
+    layout: Literal["vector", "sequence", "image"],
+    kind: type[models.Encoder],
+    shape: tuple[int, ...],
+) -> None:
+    store = with_text(small_store, layout)
+    check(recipe(), store)
+    model = build_model(recipe(), store)
+    assert type(model.encoders["text"]) is kind
+    assert model.encode("text", torch.randn(shape)).shape == (2, model.widths["text"])
+
+
+def test_features_get_the_settings_that_they_were_given(recipe: Recipe, small_store: ClipStore) -> None:
+    sizes = {"name": "sequence", "width": 8, "layers": 1}
+    own = build_model(recipe({"model.encoders": {"text": sizes}}), with_text(small_store, "sequence"))
+    encoder = own.encoders["text"]
+    assert isinstance(encoder, models.SequenceEncoder)
+    assert (encoder.out_features, len(encoder.blocks)) == (8, 1)
+    sizes = {"name": "vector", "width": 8, "hidden": 3}
+    encoder = build_model(recipe({"model.encoders": {"text": sizes}}), with_text(small_store)).encoders["text"]
+    assert isinstance(encoder, models.VectorEncoder)
+    assert [p.shape[0] for p in encoder.parameters()] == [3, 3, 8, 8]
+
+
+def test_flow_has_two_channels(recipe: Recipe, small_store: ClipStore) -> None:
+    preset = Preset("flow", {"video": small_store.preset.parts["video"], "flow": FlowPreset(1, 16, 16)})
+    store = changed(small_store, modalities=("video", "flow"), preset=preset)
+    check(recipe(), store)
+    model = build_model(recipe(), store)
+    assert model.encode("flow", torch.randn(2, 2, 1, 16, 16)).shape == (2, 128)
 
 
 def test_one_modality_may_have_another_encoder(recipe: Recipe, small_store: ClipStore) -> None:

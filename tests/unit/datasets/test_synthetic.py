@@ -9,7 +9,7 @@ from remix_study.datasets.synthetic import SyntheticSpec, grating, render, tone,
 from remix_study.errors import ConfigError, StoreError
 from remix_study.media.container import probe
 from remix_study.media.decoders import PyAVDecoder
-from remix_study.media.presets import PRESETS
+from remix_study.media.presets import VIDEO_FRONT_ENDS
 from remix_study.media.video import resize
 from remix_study.seeds import stream
 
@@ -58,8 +58,7 @@ def test_compression_keeps_signal_and_noise(tmp_path: Path) -> None:
     wave = tone(draw, 6, 8, snr_db=5, muted=False)
     write_clip(tmp_path / "a.mp4", frames, wave)
     container = probe(tmp_path / "a.mp4")
-    preset = PRESETS["tiny"].video
-    assert preset is not None
+    preset = VIDEO_FRONT_ENDS["tiny"]
     decoded = [resize(frame, preset)[..., 0] for frame in PyAVDecoder().frames(tmp_path / "a.mp4", range(8), 8)]
     assert np.corrcoef(np.stack(decoded).ravel(), frames.ravel())[0, 1] > 0.99
     heard = PyAVDecoder().wave(tmp_path / "a.mp4", container)[:8000]

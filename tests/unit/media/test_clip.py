@@ -14,8 +14,9 @@ from remix_study.media import audio, checks, video
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import PyAVDecoder, decoder_version
-from remix_study.media.presets import PRESETS, VideoPreset, preset_named
-from remix_study.media.spectrogram import log_spectrogram
+from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, VideoPreset, preset_named
+from remix_study.media.source import source_at
+from remix_study.media.spectrogram import spectrogram
 from remix_study.sample import Clip, SampleId
 
 TINY = PRESETS["tiny"]
@@ -26,7 +27,7 @@ CLIP = Clip(SampleId("a"), {"audio": "a.mp4", "video": "a.mp4"}, "x", "train")
 
 def stage_of(root: Path, clip: Clip = CLIP, accepted: Checks | None = None) -> str | None:
     try:
-        decode_clip(clip, root, TINY, PyAVDecoder(), accepted or Checks())
+        decode_clip(clip, source_at(root), TINY, PyAVDecoder(), accepted or Checks())
     except MediaError as error:
         return error.stage
     return None
@@ -64,7 +65,7 @@ def test_a_wave_that_is_not_finite_is_refused() -> None:
 def test_a_whole_clip_has_the_shapes_of_its_preset(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, WAVE)
     for preset in PRESETS.values():
-        rows = decode_clip(CLIP, tmp_path, preset, PyAVDecoder(), Checks()).rows
+        rows = decode_clip(CLIP, source_at(tmp_path), preset, PyAVDecoder(), Checks()).rows
         for modality in preset.modalities:
             assert rows[modality].shape == preset.shape(modality)
             assert rows[modality].dtype == preset.dtype(modality)
@@ -94,31 +95,27 @@ def test_area_resize_averages_blocks() -> None:
 
 def test_a_tone_lights_its_own_mel_band_and_louder_is_larger() -> None:
     seconds = torch.arange(8000) / 8000
-    preset = TINY.audio
-    assert preset is not None
+    preset = AUDIO_FRONT_ENDS["tiny"]
     peaks = [
-        int(log_spectrogram(torch.sin(2 * torch.pi * hertz * seconds), preset).mean(1).argmax())
+        int(spectrogram(torch.sin(2 * torch.pi * hertz * seconds), preset).mean(1).argmax())
         for hertz in (200.0, 500.0, 1000.0, 1700.0)
     ]
     assert peaks == sorted(set(peaks))
     tone = torch.sin(2 * torch.pi * 500 * seconds)
-    assert log_spectrogram(2 * tone, preset).max() - log_spectrogram(tone, preset).max() == pytest.approx(
+    assert spectrogram(2 * tone, preset).max() - spectrogram(tone, preset).max() == pytest.approx(
         np.log(4), abs=0.01
     )
 
 
 def test_a_spectrogram_is_the_stft_by_definition() -> None:
-    preset = PRESETS["ogm"].audio
-    assert preset is not None
+    preset = AUDIO_FRONT_ENDS["stft188"]
     wave = torch.randn(preset.samples, generator=torch.Generator().manual_seed(0))
     stft = torch.stft(wave, 512, 353, window=torch.hann_window(512), pad_mode="reflect", return_complex=True)
-    torch.testing.assert_close(log_spectrogram(wave, preset), torch.log(stft.abs() + 1e-7), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(spectrogram(wave, preset), torch.log(stft.abs() + 1e-7), atol=1e-4, rtol=1e-4)
 
 
 def test_a_short_wave_is_tiled_or_filled_as_the_preset_says() -> None:
-    tiled, filled = PRESETS["ogm"].audio, TINY.audio
-    assert tiled is not None
-    assert filled is not None
+    tiled, filled = AUDIO_FRONT_ENDS["stft188"], AUDIO_FRONT_ENDS["tiny"]
     ramp = torch.linspace(-2, 2, 1000)
     assert torch.equal(audio.fit(ramp, tiled)[1000:2000], ramp.clamp(-1, 1))
     assert audio.fit(ramp, filled)[1000:].abs().max() == 0

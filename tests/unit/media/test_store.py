@@ -57,7 +57,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, store: ClipStore) -> None:
         store.gather("text", np.array([0]))
 
 
-@pytest.mark.parametrize("name", ["video.npy", "audio.npy", "index.jsonl", "quarantine.jsonl"])
+@pytest.mark.parametrize("name", ["video-00000.npy", "audio-00000.npy", "index.jsonl", "quarantine.jsonl"])
 def test_a_file_of_another_size_or_missing_is_noticed(store: ClipStore, name: str) -> None:
     with (store.path / name).open("ab") as file:
         file.write(b"x")
@@ -69,7 +69,7 @@ def test_a_file_of_another_size_or_missing_is_noticed(store: ClipStore, name: st
 
 
 def test_a_changed_byte_is_noticed_when_verified(store: ClipStore) -> None:
-    with (store.path / "video.npy").open("r+b") as file:
+    with (store.path / "video-00000.npy").open("r+b") as file:
         file.seek(-10, 2)
         byte = file.read(1)
         file.seek(-10, 2)

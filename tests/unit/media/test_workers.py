@@ -1,7 +1,10 @@
+import ctypes
 import operator
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -73,3 +76,70 @@ class _Unloadable:
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
         return os._exit, (3,)  # loading it ends the process
+
+
+def hang_with_the_interpreter_locked(job: int) -> int:
+    """As a decoder that loops in native code: no signal and no other thread of this process gets a turn."""
+    if job == 1:
+        ctypes.PyDLL(None).sleep(3600)
+    return job
+
+
+def break_memory(job: int) -> int:
+    if job == 1:
+        ctypes.string_at(0)
+    return job
+
+
+def leave(job: int) -> int:
+    if job == 1:
+        os._exit(0)
+    return job
+
+
+def shout(job: int) -> int:
+    for _ in range(200):
+        os.write(2, b"[h264] error while decoding\n" * 1000)  # 5 MB: a pipe that nobody reads would be full
+        os.write(1, b"[mpeg4] ac-tex damaged\n" * 1000)
+    return job
+
+
+def take_memory(job: int) -> int:
+    size = 6 * 2**30 if job == 1 else 2**20
+    return len(bytes(size))  # zeros that were never written: no real memory is taken where there is no limit
+
+
+def test_a_job_that_hangs_with_the_interpreter_locked_is_ended_from_outside() -> None:
+    record = Record()
+    run_jobs(
+        hang_with_the_interpreter_locked, range(4), workers=1, chunk=2, timeout_s=0.3,
+        on_result=record.on_result, on_lost=record.on_lost,
+    )  # fmt: skip
+    assert record.lost == {1: "timeout"}
+    assert set(record.results) == {0, 2, 3}
+
+
+@pytest.mark.parametrize("accident", [break_memory, leave])
+def test_a_process_that_crashes_or_leaves_costs_one_job(accident: Callable[[int], int]) -> None:
+    record = Record()
+    run_jobs(accident, range(4), workers=2, chunk=2, on_result=record.on_result, on_lost=record.on_lost)
+    assert record.lost == {1: "died"}
+    assert set(record.results) == {0, 2, 3}
+
+
+def test_what_libraries_print_neither_stops_a_worker_nor_reaches_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    record = Record()
+    run_jobs(shout, range(3), workers=2, timeout_s=30, on_result=record.on_result, on_lost=record.on_lost)
+    assert set(record.results) == {0, 1, 2}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
+def test_a_job_that_asks_for_too_much_memory_fails_alone() -> None:
+    record = Record()
+    with pytest.raises(RuntimeError, match="MemoryError"):  # the work's own error, not a machine without memory
+        run_jobs(take_memory, [1], workers=1, on_result=record.on_result, on_lost=record.on_lost)
+    run_jobs(take_memory, [0], workers=1, on_result=record.on_result, on_lost=record.on_lost)
+    assert record.results == {0: 2**20}

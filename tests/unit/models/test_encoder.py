@@ -8,6 +8,7 @@ from torch import nn
 
 from remix_study.models.encoder import Encoder, ImageEncoder, fold_frames
 from remix_study.models.resnet import ResNet18
+from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.tiny import TinyEncoder
 from remix_study.models.vector import VectorEncoder
 
@@ -132,8 +133,9 @@ def test_the_memory_format_lasts_through_the_network(build: Callable[[int], Imag
         (lambda: TinyEncoder(1), (2, 1, 32, 32)),
         (lambda: ResNet18(3, width=4), (2, 3, 2, 32, 32)),
         (lambda: VectorEncoder(10), (2, 10)),
+        (lambda: SequenceEncoder(10, width=8), (2, 3, 10)),
     ],
-    ids=["tiny", "resnet18", "vector"],
+    ids=["tiny", "resnet18", "vector", "sequence"],
 )
 def test_a_seed_decides_the_initial_weights(build: Callable[[], Encoder], shape: tuple[int, ...]) -> None:
     torch.manual_seed(7)
