@@ -23,6 +23,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from remix_study.media.disk import holder, storage_errors, write_whole
+from remix_study.modality import canonical_order
 from remix_study.report.chart import INK, QUIET, Key, Style, styles
 from remix_study.report.sections import Report, make_report
 from remix_study.report.tables import comparison_table, to_csv, to_markdown
@@ -96,8 +97,8 @@ def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
     prefix = "probe/accuracy/"
     methods = []
     for c in result.rivals:
-        heads = sorted({key.removeprefix(prefix) for s in c.seeds.values() for key in s if key.startswith(prefix)})
-        probes = {m: c.values(prefix + m).tolist() for m in heads}
+        heads = {key.removeprefix(prefix) for s in c.seeds.values() for key in s if key.startswith(prefix)}
+        probes = {m: c.values(prefix + m).tolist() for m in canonical_order(heads)}
         methods.append(MethodResults(c.name, c.values("test/accuracy").tolist(), probes))
     files: dict[str, str | bytes] = {
         "comparison.csv": to_csv(table),

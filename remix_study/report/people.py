@@ -221,9 +221,10 @@ def sentence(a: Agreement) -> str:
     lead, low, high = 100 * a.lead.mean, 100 * a.lead.low, 100 * a.lead.high
     share = {group.name: 100 * group.share.mean for group in a.groups if group.share is not None}
     said = (
-        f"{a.method} trains {share[f'{a.second} only']:.0f} % of the clips that people recognise from {a.second} but "
-        f"not from {a.first} through {a.first}, and {share[f'{a.first} only']:.0f} % of those that they recognise from "
-        f"{a.first} but not from {a.second} ({lead:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f})"
+        f"Of the clips that people recognise from {a.second} but not from {a.first}, {a.method} trains "
+        f"{share[f'{a.second} only']:.0f} % through {a.first}; of those that they recognise from {a.first} but not "
+        f"from {a.second}, {share[f'{a.first} only']:.0f} % ({lead:+.1f} points, 95 % interval {low:+.1f} to "
+        f"{high:+.1f})"
     )
     if a.lead.low > 0:
         return f"{said}: it trains what people find hard."
@@ -236,10 +237,11 @@ def title(found: Sequence[Agreement]) -> str:
     """Of the first method that has the comparison."""
     for a in found:
         if a.lead is not None:
-            does = "trains what people find hard" if a.lead.low > 0 else (
-                "trains what people find easy" if a.lead.high < 0 else "does not follow what people find hard"
-            )  # fmt: skip
-            return f"{a.method} {does}: {100 * a.lead.mean:+.1f} points"
+            if a.lead.low > 0:
+                return f"{a.method} trains what people find hard: {100 * a.lead.mean:+.0f} points"
+            if a.lead.high < 0:
+                return f"{a.method} trains what people find easy: {100 * a.lead.mean:+.0f} points"
+            return f"{a.method} does not follow what people find hard"
     return "Remix and people"
 
 
@@ -332,7 +334,7 @@ def _counted(group: Group, a: Agreement) -> str:
 
 
 def _words(name: str, a: Agreement) -> str:
-    return {"each": f"{a.first} and {a.second} each", "neither": "neither"}.get(name, name)
+    return {"each": f"{a.first} and {a.second}", "neither": "neither"}.get(name, name)
 
 
 def _shown(interval: Interval | None, scale: float, digits: int) -> str:
