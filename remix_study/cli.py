@@ -71,6 +71,7 @@ def _train(
     parsed = load_run(config, changes or [])
     with terminal.busy(err, "starting"):
         from remix_study.launch.run import run_one
+    _fetch(parsed.corpus)
     with terminal.epochs(err, parsed.epochs) as watch:
         summary = run_one(parsed, workspace, name, on_start=watch)
     out.print(terminal.summary_table(summary))
@@ -144,7 +145,7 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 @app.command("plan")
 def _plan(
     file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
-    corpus: Annotated[Path | None, typer.Option(help="Another corpus than the file names.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Another corpus than the file names: a folder or a URL.")] = None,
     timing: Annotated[bool, typer.Option(help="Train a few epochs of each method to estimate the cost.")] = True,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -154,6 +155,7 @@ def _plan(
         from remix_study.api import Study
         from remix_study.study import plan as _  # noqa: F401 - torch takes its time, under this spinner
     study = Study(file, corpus=corpus, workspace=workspace)
+    _fetch(study.corpus)
     with terminal.bars(err) as bar:
         found = study.plan(timed=timing, progress=bar("timing methods") if timing else None)
     if as_json:
@@ -167,7 +169,7 @@ def _plan(
 @app.command("run")
 def _run(
     file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
-    corpus: Annotated[Path | None, typer.Option(help="Another corpus than the file names.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Another corpus than the file names: a folder or a URL.")] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the points of failed trials again.")
     ] = False,
@@ -187,6 +189,7 @@ def _run(
     from remix_study.study.stopping import leavable
 
     with leavable(study.folder):
+        _fetch(study.corpus)
         with terminal.busy(err, "starting"):
             from remix_study.study import study as _  # noqa: F401 - Ray and torch take their time, under this spinner
         with terminal.live_study(err, study.folder) as watch:
@@ -198,6 +201,17 @@ def _run(
     _show(result, study.folder, workspace)
     if study.status().failures and not retry_failed:
         err.print("To try failed trials again, add --retry-failed.")
+
+
+def _fetch(corpus: str) -> None:
+    """A corpus at a URL is downloaded first, under a bar."""
+    from remix_study.media.urls import is_url
+
+    if is_url(corpus):
+        from remix_study.datasets.corpus import open_corpus
+
+        with terminal.bars(err) as bar:
+            open_corpus(corpus, fetching=bar("fetching the corpus, MB"))
 
 
 def _leave_running(name: str, folder: Path) -> None:

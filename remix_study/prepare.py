@@ -38,7 +38,7 @@ class How:
     """The options that every corpus has."""
 
     out: Annotated[str | None, typer.Option(help="Where the store goes: a folder, or a URL such as s3://...")] = None
-    decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord"
+    decoder: Annotated[str, typer.Option(help="pyav, or decord.")] = "pyav"
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one clip may take.")] = 60.0
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Part of the clips that may be unusable.")] = 0.01
@@ -49,25 +49,40 @@ class How:
     as_json: Annotated[bool, typer.Option("--json", help="With --check: for machines.")] = False
 
     def __post_init__(self) -> None:
-        _one_of("--decoder", self.decoder, "decord", "pyav")
+        _one_of("--decoder", self.decoder, "pyav", "decord")
         if self.out is None and not self.check:
             raise ConfigError("`--out` must say where the store goes, but is not given. To look only: --check")
 
+    def work(self) -> Path:
+        """Where a corpus may unpack what it cannot read in place: with its store; nowhere that stays, to check."""
+        from remix_study.media.remote import cache_folder
+        from remix_study.media.scratch import scratch
+        from remix_study.media.urls import is_url
+
+        if self.out is None or self.check:
+            return scratch()
+        return (cache_folder(self.out) if is_url(self.out) else Path(self.out)) / "unpacked"
+
 
 def _command(name: str) -> Callable[[Callable[..., "Corpus"]], Callable[..., "Corpus"]]:
-    """A command out of a function that makes a corpus: its options are the function's own, and those of `How`."""
+    """A command out of a function that makes a corpus: its options are the function's own, and those of `How`.
+
+    What it calls `work` is no option, but a folder where it may unpack things.
+    """
 
     def register(make: Callable[..., "Corpus"]) -> Callable[..., "Corpus"]:
         own = get_type_hints(make, localns={"Corpus": object}, include_extras=True)
         own.pop("return")
+        unpacks = own.pop("work", None) is not None
         shared = get_type_hints(How, include_extras=True)
 
         def command(**given: Any) -> None:
             how = How(**{key: given[key] for key in shared})
-            _prepare(lambda: make(**{key: given[key] for key in own}), how)
+            chosen = {key: given[key] for key in own}
+            _prepare(lambda: make(**chosen, **({"work": how.work()} if unpacks else {})), how)
 
         defaults = {field.name: field.default for field in dataclasses.fields(How)}
-        parameters = list(inspect.signature(make).parameters.values()) + [
+        parameters = [p for p in inspect.signature(make).parameters.values() if p.name in own] + [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=kind)
             for key, kind in shared.items()
         ]
@@ -178,6 +193,54 @@ def _ucf101(
     return Ucf101(source_at(root), split=split, lists=lists, flow=how, seed=seed)
 
 
+@_command("mosei")
+def _mosei(
+    root: Annotated[str, typer.Option(help="The pickle that MMSA offers, or a folder (or URL) of arrays.")],
+    work: Path,
+    labels: Annotated[int, typer.Option(help="Classes: 2, 3 or 7.")] = 2,
+) -> "Corpus":
+    """CMU-MOSEI: some 22800 utterances, as features of audio, video and text."""
+    from remix_study.datasets.mosei import mosei_at
+
+    return mosei_at(root, work, labels=int(_one_of("--labels", str(labels), "2", "3", "7")))  # type: ignore[arg-type]
+
+
+@_command("manifest")
+def _manifest(
+    table: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet; a file, or a URL such as s3://...")],
+    column: Annotated[list[str] | None, typer.Option(help="ours=theirs, such as label=emotion; several times.")] = None,
+    keep: Annotated[str, typer.Option(help="Further columns that clips shall carry: a,b")] = "",
+    length: Annotated[list[str] | None, typer.Option(help="Steps of a sequence: text=50; several times.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="A modality whose arrays are spectrograms.")] = None,
+    seed: Seed = 0,
+    preset: PresetName = "tiny",
+) -> "Corpus":
+    """Clips of your own: a table with one line each. Unusable clips are listed with their reasons, and left out."""
+    from remix_study.datasets.table import Table
+    from remix_study.media.source import source_at
+
+    root, slash, name = table.rpartition("/")
+    lengths = {m: _steps(m, steps) for m, steps in _pairs("--length", length).items()}
+    return Table(
+        source_at(root or slash or "."), name, _preset(preset), columns=_pairs("--column", column), lengths=lengths,
+        keep=tuple(each.strip() for each in keep.split(",") if each.strip()), images=tuple(image or ()), seed=seed,
+    )  # fmt: skip
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given or ()]
+    for name, _, value in pairs:
+        if not name or not value:
+            raise ConfigError(f"`{option}` must look like name=value, but is {name!r}.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _steps(modality: str, steps: str) -> int:
+    if not steps.isdigit() or int(steps) < 1:
+        raise ConfigError(f"`--length {modality}` must be a number of steps, 1 or more, but is {steps!r}.")
+    return int(steps)
+
+
 def _one_of(option: str, given: str, *known: str) -> Any:
     if given not in known:
         raise ConfigError(f"`{option}` must be one of {', '.join(known)}, but is {given!r}.")
@@ -193,18 +256,20 @@ def _preset(name: str) -> "Preset":
 def _prepare(make: Callable[[], "Corpus"], how: How) -> None:
     with terminal.busy(err, "looking at the files"):
         from remix_study.datasets.corpus import prepare
-        from remix_study.media.remote import cache_folder, upload_store
-        from remix_study.media.source import is_url
+        from remix_study.media.remote import cache_folder, require_writable, upload_store
+        from remix_study.media.urls import is_url, path_of
 
         corpus = make()
         found = corpus.find()
-    _warn(found)
     if how.check:
         _check(corpus, found, how)
         return
+    _warn(found)
     assert how.out is not None
     away = is_url(how.out)
-    folder = cache_folder(how.out) if away else Path(how.out)
+    folder = cache_folder(how.out) if away else path_of(how.out)
+    if away:
+        require_writable(how.out)
     with terminal.bars(err) as bar:
         store = prepare(
             corpus, folder, found=found, decoder=how.decoder, workers=how.workers, timeout_s=how.timeout,
@@ -212,7 +277,7 @@ def _prepare(make: Callable[[], "Corpus"], how: How) -> None:
             reading=bar("reading files"), progress=bar("decoding clips"),
         )  # fmt: skip
         if away:
-            upload_store(folder, how.out, progress=bar("uploading"))
+            upload_store(folder, how.out, progress=bar("uploading, MB"))
     out.print(terminal.store_line(store), soft_wrap=True)
     if away:
         out.print(f"It lies at {how.out}; train on it with: --set corpus={how.out}", soft_wrap=True, highlight=False)
@@ -246,10 +311,11 @@ def _check(corpus: "Corpus", found: "Found", how: How) -> None:
     from remix_study.media.checks import Checks
     from remix_study.prepare_view import check_report
 
+    decoder = _one_of("--decoder", how.decoder, "pyav", "decord")
     with terminal.bars(err) as bar:
         report = check_clips(
-            found, corpus.source, corpus.preset, decoder=how.decoder, checks=Checks(), sample=how.sample,
-            workers=how.workers, progress=bar("looking at clips"),
+            corpus.name, found, corpus.source, corpus.preset, decoder=decoder, checks=Checks(), sample=how.sample,
+            max_bad=how.max_bad, workers=how.workers, timeout_s=how.timeout, progress=bar,
         )  # fmt: skip
     if how.as_json:
         out.print_json(json.dumps(report.plain()))

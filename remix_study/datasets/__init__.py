@@ -4,6 +4,9 @@ manifest   the one road for every corpus: a JSON Lines file with a clip per line
 corpus     a folder with a manifest becomes a clip store
 clips      batches out of a store, reading only what is trained
 synthetic  tones and gratings: rendered here, laziness included
+cremad     CREMA-D: acted emotions, and what crowds made of them
+kinetics_sounds, ave   actions and events that are seen and heard
+published  lists that come with a corpus, and what is there of them
 """
 
 from remix_study.datasets.clips import ClipReader

@@ -99,8 +99,9 @@ class ClipReader:
             values = move_pictures(values, draws, modality, flow=isinstance(part, FlowPreset))
         # Statistics are of pixels / 255.
         values = values.mul_(1 / (255 * deviation)).sub_(mean / deviation).permute(0, 4, 1, 2, 3)
-        # Stored channels last: the permuted view already is, and folds into 4-D without a copy.
-        return values if self._channels_last else values.contiguous()
+        # Stored channels last: the permuted view already is, and folds into 4-D without a copy; crops are not.
+        layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
+        return values.contiguous(memory_format=layout)
 
     def _moved(self, rows: NDArray[Any]) -> torch.Tensor:
         """On the device, as a float32 tensor of its own."""

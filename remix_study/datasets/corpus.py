@@ -1,31 +1,34 @@
 """From a corpus's files to a clip store; a store is opened only if its manifest is still the one it was made from
 
-Every corpus is one file of this package, whose class finds the clips of a root (`Corpus.find`); what it found is written
-as a manifest, and decoded once:
+Every corpus is one file of this package, whose class finds the clips of a root (`Corpus.find`); what it found is
+written as a manifest, and decoded once:
 
     out/manifest.jsonl   the clips, by paths relative to the root
-    out/absent.csv       clips that the corpus's lists name and that are not there, with their class; only if there are any
+    out/absent.csv       clips that the corpus's lists name and that are not there; only if there are any
     out/store/           what training reads
     out/fold-0/store/    with folds: the same rows under other splits
 """
 
+import collections
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
-from remix_study.errors import ManifestError
+from remix_study.errors import ManifestError, StoreError
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
 from remix_study.media.disk import storage_errors, write_whole
 from remix_study.media.plan import Progress, manifest_digest
 from remix_study.media.presets import Preset, preset_named
+from remix_study.media.remote import local_copy
 from remix_study.media.source import Source
 from remix_study.media.store import ClipStore
+from remix_study.media.urls import is_url, path_of
 from remix_study.sample import Clip, SampleId
 
 
@@ -76,15 +79,41 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
         raise ManifestError(f"{corpus.source.root} must hold clips of {corpus.name}, but none was found.")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_manifest(out / "manifest.jsonl", found.clips)
+        _write_manifest(out / "manifest.jsonl", found.clips, corpus.source.root)
         write_absent(out / "absent.csv", found.absent)
     store = build_store(
         found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name,
-        manifest_digest=manifest_digest(out / "manifest.jsonl"), card=dict(found.facts), **options,
+        manifest_digest=manifest_digest(out / "manifest.jsonl"), card=_facts(found), **options,
     )  # fmt: skip
     for number, splits in enumerate(found.folds):
         derive_store(store, out / f"fold-{number}", splits, card={"fold": f"{number} of {len(found.folds)}"})
     return store
+
+
+def _write_manifest(path: Path, clips: Sequence[Clip], root: str) -> None:
+    """The clips as a manifest; one that lies among the corpus's own files is the owner's, and is not touched."""
+    own = path.exists() and str(path.parent.absolute()) == root and not _made_here(path)
+    if own and read_manifest(path) != list(clips):
+        raise ManifestError(
+            f"{path} is the corpus's own, and would be overwritten with other splits or keys. Choose another folder "
+            "with `--out`."
+        )
+    if not own:
+        write_manifest(path, clips)
+
+
+def _made_here(manifest: Path) -> bool:
+    """Whether the store beside it was made from it: then an earlier preparation wrote both."""
+    try:
+        ClipStore.open(manifest.parent).matches(manifest)
+    except StoreError:
+        return False
+    return True
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    absent = collections.Counter(found.absent.values())
+    return {**found.facts, "warnings": list(found.warnings), "absent_by_class": dict(sorted(absent.items()))}
 
 
 def write_absent(path: Path, absent: Mapping[str, str]) -> None:
@@ -127,16 +156,18 @@ def prepare_synthetic(
     return prepare_corpus(manifest, preset=wanted, name="synthetic", progress=on_decode, **options)
 
 
-def open_corpus(folder: Path, *, verify: bool = False) -> ClipStore:
-    """The store of a corpus folder, or a store on its own.
+def open_corpus(where: Path | str, *, verify: bool = False, fetching: Progress | None = None) -> ClipStore:
+    """The store of a corpus folder, or a store on its own; one at a URL is downloaded first, once per machine.
+
+    `verify` compares checksums. `fetching(done, total)` counts megabytes of a download.
 
     Raises:
         StoreError: there is none, it is damaged, or the manifest beside it has changed since.
+        SourceError: the URL does not answer, or does not let us in.
     """
+    folder = local_copy(str(where), verify=verify, progress=fetching) if is_url(where) else path_of(where)
     store = ClipStore.open(folder, verify=verify)
     manifest = folder / "manifest.jsonl"
     if manifest.exists():
         store.matches(manifest)
     return store
-
-

@@ -11,12 +11,13 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from remix_study.errors import ManifestError
 from remix_study.media.disk import write_whole
+from remix_study.media.urls import is_url
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.sample import Clip, SampleId
 
@@ -31,30 +32,48 @@ def read_manifest(path: Path) -> list[Clip]:
         ManifestError: names all mistakes at once, each with its line and what helps.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: texts may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ManifestError(f"{path} must be a manifest (JSON Lines), but cannot be read: {reason}.") from error
     mistakes: list[str] = []
-    clips: list[tuple[int, Clip]] = []
+    clips: list[tuple[str, Clip]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         found: list[str] = []
-        clip = _clip(line, path.parent, found)
+        row = json_row(line, found)
+        clip = None if row is None else clip_of(row, path.parent, found)
         mistakes += [f"line {number}: {mistake}" for mistake in found]
         if clip is not None:
-            clips.append((number, clip))
-    mistakes += _between(clips)
+            clips.append((f"line {number}", clip))
+    return checked(str(path), clips, mistakes)
+
+
+def checked(name: str, clips: Sequence[tuple[str, Clip]], mistakes: list[str]) -> list[Clip]:
+    """The clips, each given with the place where it is told, if together they make a corpus.
+
+    Raises:
+        ManifestError: with the `mistakes` found so far and all between the clips; `name` is named first.
+    """
+    mistakes = mistakes + _between(clips)
     if not clips and not mistakes:
         mistakes.append("it has no clips")
     if not mistakes:
         mistakes += _absent_classes([clip for _, clip in clips])
+    refuse(name, mistakes)
+    return [clip for _, clip in clips]
+
+
+def refuse(name: str, mistakes: Sequence[str]) -> None:
+    """
+    Raises:
+        ManifestError: there are mistakes.
+    """
     if mistakes:
         shown = "\n".join(f"  {mistake}" for mistake in mistakes[:_SHOWN])
         more = f"\n  and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise ManifestError(f"{path} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{shown}{more}")
-    return [clip for _, clip in clips]
+        raise ManifestError(f"{name} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{shown}{more}")
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -73,7 +92,8 @@ def _row(clip: Clip) -> dict[str, Any]:
     return row | ({"truth": dict(clip.truth)} if clip.truth else {})
 
 
-def _clip(line: str, root: Path, mistakes: list[str]) -> Clip | None:
+def json_row(line: str, mistakes: list[str]) -> dict[str, Any] | None:
+    """A line of JSON Lines as an object."""
     try:
         row = json.loads(line, parse_constant=_no_constant)
     except ValueError as error:
@@ -82,6 +102,14 @@ def _clip(line: str, root: Path, mistakes: list[str]) -> Clip | None:
     if not isinstance(row, dict):
         mistakes.append(f"it must be one JSON object, but is a {type(row).__name__}")
         return None
+    return row
+
+
+def clip_of(row: Mapping[str, Any], root: Path | str, mistakes: list[str]) -> Clip | None:
+    """A clip from the keys of a manifest's line; None where there are mistakes, which are added.
+
+    `root`: the folder or URL that its paths are relative to, and must not leave.
+    """
     for key in row:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
@@ -127,16 +155,16 @@ def _check_optional(row: Mapping[str, Any], mistakes: list[str]) -> None:
     if start is not None and end is not None and _is_number(start) and _is_number(end) and start >= end:
         mistakes.append(f"`start` must be before `end`, but {start} is not before {end}")
     if truth is not None and not (
-        isinstance(truth, dict) and all(isinstance(value, bool | int | float | str) for value in truth.values())
+        isinstance(truth, dict) and all(isinstance(value, str | bool) or _is_number(value) for value in truth.values())
     ):
-        mistakes.append("`truth` must be an object of numbers, texts and booleans")
+        mistakes.append("`truth` must be an object of finite numbers, texts and booleans")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _paths(row: Mapping[str, Any], root: Path, mistakes: list[str]) -> dict[str, str]:
+def _paths(row: Mapping[str, Any], root: Path | str, mistakes: list[str]) -> dict[str, str]:
     if ("path" in row) == ("paths" in row):
         mistakes.append(
             "one of `path` and `paths` must be given" + (", not both" if "path" in row else ", but neither is")
@@ -163,32 +191,36 @@ def _paths(row: Mapping[str, Any], root: Path, mistakes: list[str]) -> dict[str,
     return result
 
 
-def _inside(root: Path, path: str) -> str | None:
+def _inside(root: Path | str, path: str) -> str | None:
+    if is_url(root):
+        path = path.removeprefix(f"{root}/")
+    if is_url(path):
+        return None
+    if is_url(root):  # from here on, as if it were a folder
+        root = Path("/", str(root).partition("://")[2])
     # By name, not by what links point to: a corpus may live on another disk behind a link that its owner made.
-    absolute = os.path.normpath(root.absolute() / path)
-    base = os.path.normpath(root.absolute())
+    absolute = os.path.normpath(Path(root).absolute() / path)
+    base = os.path.normpath(Path(root).absolute())
     if not PurePath(absolute).is_relative_to(base) or absolute == base:
         return None
     return PurePath(absolute).relative_to(base).as_posix()
 
 
-def _between(clips: list[tuple[int, Clip]]) -> list[str]:
+def _between(clips: Sequence[tuple[str, Clip]]) -> list[str]:
     mistakes: list[str] = []
-    first_with: dict[str, int] = {}
-    split_of: dict[str, tuple[int, str]] = {}
-    for number, clip in clips:
+    first_with: dict[str, str] = {}
+    split_of: dict[str, tuple[str, str]] = {}
+    for place, clip in clips:
         if clip.id in first_with:
-            mistakes.append(
-                f"line {number}: the id {clip.id!r} must occur once, but line {first_with[clip.id]} has it too"
-            )
-        first_with.setdefault(clip.id, number)
+            mistakes.append(f"{place}: the id {clip.id!r} must occur once, but {first_with[clip.id]} has it too")
+        first_with.setdefault(clip.id, place)
         if clip.group is None:
             continue
-        line, split = split_of.setdefault(clip.group, (number, clip.split))
+        first, split = split_of.setdefault(clip.group, (place, clip.split))
         if split != clip.split:
             mistakes.append(
-                f"line {number}: the group {clip.group!r} must stay in one split, but is in {clip.split!r} here and in "
-                f"{split!r} on line {line}"
+                f"{place}: the group {clip.group!r} must stay in one split, but is in {clip.split!r} here and in "
+                f"{split!r} on {first}"
             )
     return mistakes
 

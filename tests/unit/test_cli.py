@@ -227,11 +227,13 @@ def test_a_demo_of_an_impossible_corpus_is_refused(say: Callable[..., Said], tmp
 
 
 def test_preparing_names_what_is_wrong(say: Callable[..., Said], tmp_path: Path) -> None:
+    table = tmp_path / "m.jsonl"
+    assert_refused(say("prepare", "manifest", table), "`--out` must say where the store goes")
+    assert_refused(say("prepare", "manifest", table, "--check"), "must be a table of clips")
+    assert_refused(say("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav")
+    assert_refused(say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must look like")
     assert_refused(
-        say("prepare", "manifest", tmp_path / "m.jsonl"), "must be a manifest (JSON Lines), but cannot be read"
-    )
-    assert_refused(
-        say("prepare", "manifest", tmp_path / "m.jsonl", "--decoder", "vlc"), "`--decoder` must be decord or pyav"
+        say("prepare", "cremad", "--root", tmp_path, "--check", "--split", "mine"), "`--split` must be one of"
     )
     assert_refused(
         say("prepare", "synthetic", "--out", tmp_path / "c", "--preset", "huge"), "`preset` must be one of tiny"

@@ -96,6 +96,21 @@ def test_no_path_leaves_the_manifests_folder(tmp_path: Path, path: str) -> None:
     assert "line 1: a path must" in mistakes(tmp_path, row(path=path))
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/a.mp4", "https://host/a.mp4"])
+def test_a_url_is_no_path_of_a_folder(tmp_path: Path, path: str) -> None:
+    assert "line 1: a path must lie within the manifest's folder" in mistakes(tmp_path, row(path=path))
+
+
+def test_texts_may_hold_what_python_takes_for_an_end_of_a_line(tmp_path: Path) -> None:
+    written = [Clip(SampleId("a\u2028b"), {"audio": "a.wav"}, "dog\u0085", "train")]
+    write_manifest(tmp_path / "manifest.jsonl", written)
+    assert read_manifest(tmp_path / "manifest.jsonl") == written
+
+
+def test_truth_is_finite(tmp_path: Path) -> None:
+    assert "`truth` must be an object of finite numbers" in mistakes(tmp_path, '{"id": "a", "truth": {"x": 1e999}}')
+
+
 def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(json.dumps(row(path=str(tmp_path / "clips" / "a.mp4"))) + "\n")

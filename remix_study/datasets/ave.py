@@ -1,0 +1,190 @@
+"""AVE: 28 events that are seen and heard, such as a bark, a church bell or a frying pan
+
+Tian, Shi, Li, Duan, Xu, "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, arXiv 1803.08842. 4,143
+annotated events in videos of 10 s, chosen from AudioSet. Its authors state no licence; AudioSet's labels are under
+CC BY 4.0, and the videos belong to those who uploaded them.
+
+Layout of the root (or the text files in a folder of their own, `--lists`):
+
+    AVE/<YouTube id>.mp4                        anywhere below the root
+    trainSet.txt, valSet.txt, testSet.txt       3,339 / 402 / 402 lines, `Church bell&RUhOCu3LNXM&good&0&10`: category,
+                                                video, quality, and the seconds in which the event begins and ends
+    Annotations.txt                             all of them, not read
+
+Copies differ in whether a file begins with the line `Category&VideoID&Quality&StartTime&EndTime`; it is left out. The
+label is the category of the whole video, as in the papers on balance, not of each second. `truth` has `quality`,
+`event_start` and `event_end`.
+
+Split: the published one, as it is. The group of a clip is its video.
+
+Traps: a video may have several events, so that there are fewer videos than clips: its first event is called as the
+video, others `<YouTube id>.2` and so on. Where they are in different splits (counted in a warning) those clips have no
+group, since the published split does not keep them apart. Some events last no second at all.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, NamedTuple
+
+from remix_study.datasets.corpus import Found
+from remix_study.datasets.manifest import SPLITS
+from remix_study.datasets.published import PublishedList, absence, find_list, listing, refuse, sizes, unrepresented
+from remix_study.errors import ConfigError, ManifestError
+from remix_study.media.presets import PRESETS, Preset
+from remix_study.media.source import Source
+from remix_study.modality import AUDIO, VIDEO
+from remix_study.sample import Clip, SampleId
+
+CATEGORIES = (
+    "Accordion", "Acoustic guitar", "Baby cry, infant cry", "Banjo", "Bark", "Bus", "Cat", "Chainsaw", "Church bell",
+    "Clock", "Female speech, woman speaking", "Fixed-wing aircraft, airplane", "Flute", "Frying (food)", "Goat",
+    "Helicopter", "Horse", "Male speech, man speaking", "Mandolin", "Motorcycle", "Race car, auto racing",
+    "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
+)  # fmt: skip
+COUNTS: Mapping[str, int] = {"train": 3339, "val": 402, "test": 402}
+"""Split -> lines of its published list"""
+
+_VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+_HEADER = "Category"
+
+
+class _Event(NamedTuple):
+    clip: str
+    video: str
+    label: str
+    split: str
+    quality: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Ave:
+    """AVE below `source`.
+
+    Args:
+        lists: the folder of trainSet.txt, valSet.txt and testSet.txt, if not in the source.
+        preset: what is kept of a clip.
+
+    Raises:
+        ConfigError: the preset asks for other modalities than audio and video.
+    """
+
+    name: ClassVar[str] = "ave"
+
+    source: Source
+    lists: Path | None = None
+    preset: Preset = PRESETS["kinetics_sounds"]
+
+    def __post_init__(self) -> None:
+        if set(self.preset.modalities) - {AUDIO, VIDEO}:
+            raise ConfigError(f"AVE has audio and video, but `preset` {self.preset.name} asks for others.")
+
+    def find(self) -> Found:
+        """The listed clips that are there, by id.
+
+        Raises:
+            ManifestError: a list is not there or has mistakes, or there are no videos.
+        """
+        files = self.source.list()
+        events = _numbered({split: self._listed(split, files) for split in SPLITS})
+        paths, notes = _videos(files, {event.video for event in events})
+        if not paths:
+            raise ManifestError(
+                f"the videos of AVE must lie below {self.source.root}, as AVE/{events[0].video}.mp4, but none does."
+            )
+        notes += _about(events)
+        shared = _shared(events)
+        clips = tuple(
+            Clip(
+                id=SampleId(event.clip),
+                paths=dict.fromkeys(self.preset.modalities, paths[event.video]),
+                label=event.label,
+                split=event.split,
+                group=None if event.video in shared else event.video,
+                truth={"quality": event.quality, "event_start": event.start, "event_end": event.end},
+            )
+            for event in sorted(events)
+            if event.video in paths
+        )
+        absent = {event.clip: event.label for event in sorted(events) if event.video not in paths}
+        notes += absence(absent, collections.Counter(event.label for event in events))
+        notes += unrepresented(clips)
+        facts = {
+            "corpus": "AVE",
+            "licence": "not stated by its authors; labels of AudioSet: CC BY 4.0; the videos belong to their uploaders",
+            "citation": "Tian et al., ECCV 2018, arXiv:1803.08842",
+            "split": f"as published: {sizes(clips)}",
+        }
+        return Found(clips, facts, tuple(notes), absent)
+
+    def _listed(self, split: str, files: Sequence[str]) -> PublishedList:
+        name = f"{split}Set.txt"
+        found = find_list((name,), self.source, files, self.lists)
+        if found is None:
+            raise ManifestError(
+                f"AVE's split is published, as trainSet.txt, valSet.txt and testSet.txt, but {name} is not below "
+                f"{self.source.root}. It comes with the videos; say where it is: `--lists`."
+            )
+        return found
+
+
+def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
+    """The events of all lists; further ones of a video get a number behind its id."""
+    events: list[_Event] = []
+    seen: collections.Counter[str] = collections.Counter()
+    for split, listed in lists.items():
+        mistakes: list[str] = []
+        before = len(events)
+        for number, line in listed.lines():
+            label, *cells = (cell.strip() for cell in line.split("&"))
+            if label == _HEADER:
+                continue
+            if len(cells) != 4 or not label or not cells[0] or not all(cell.isdecimal() for cell in cells[2:]):
+                mistakes.append(f"line {number}: it must be such as Church bell&RUhOCu3LNXM&good&0&10, but is {line!r}")
+                continue
+            video, quality, start, end = cells
+            seen[video] += 1
+            clip = video if seen[video] == 1 else f"{video}.{seen[video]}"
+            events.append(_Event(clip, video, label, split, quality, int(start), int(end)))
+        if len(events) == before and not mistakes:
+            mistakes.append("it has no clips")
+        refuse(mistakes, listed.where)
+    return events
+
+
+def _videos(files: Iterable[str], wanted: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Video -> its file, the first by name; and a warning about others."""
+    paths: dict[str, str] = {}
+    copies: list[str] = []
+    for file in files:
+        path = PurePosixPath(file)
+        if path.suffix.lower() in _VIDEOS and path.stem in wanted and paths.setdefault(path.stem, file) != file:
+            copies.append(file)
+    return paths, [listing("files with the name of another, not used", copies)] if copies else []
+
+
+def _shared(events: Iterable[_Event]) -> set[str]:
+    """Videos with events in several splits."""
+    splits = collections.defaultdict(set)
+    for event in events:
+        splits[event.video].add(event.split)
+    return {video for video, found in splits.items() if len(found) > 1}
+
+
+def _about(events: Sequence[_Event]) -> list[str]:
+    """What a person should know about the lists."""
+    notes = []
+    counts = collections.Counter(event.split for event in events)
+    if other := [f"{split} {counts[split]} of {whole}" for split, whole in COUNTS.items() if counts[split] != whole]:
+        notes.append(f"the lists are not AVE's published ones, in lines: {', '.join(other)}.")
+    labels = {event.label for event in events}
+    if unknown := sorted(labels.difference(CATEGORIES)):
+        notes.append(listing(f"categories of the lists that are none of AVE's {len(CATEGORIES)}", unknown))
+    if shared := sorted(_shared(events)):
+        notes.append(listing("videos with events in more than one split, as published", shared))
+    if instant := [event.clip for event in events if event.end <= event.start]:
+        notes.append(listing("listed events that last no second, kept", instant))
+    return notes

@@ -1,0 +1,370 @@
+"""Kinetics-Sounds: clips of Kinetics whose action is seen and heard
+
+Arandjelovic, Zisserman, "Look, Listen and Learn", ICCV 2017, arXiv 1705.08168: 34 of the classes of Kinetics (Kay et
+al., 2017, arXiv 1705.06950), about 19,000 clips of 10 s from YouTube. Kinetics' annotations are under CC BY 4.0; the
+videos belong to those who uploaded them.
+
+Classes: the code of OGM-GE and of AdaMML uses 31, numbered alphabetically (`CLASSES`); others use 32 or 33. The paper's
+34 (its appendix A) are called otherwise in four cases (`RENAMED`), and three of them, `fingerpicking`, `patting` and
+`typing`, are not in the released Kinetics; without these the 34 are just the 31. We have the 34 names second-hand, from
+a public program that cites the appendix, not from the paper: unverified. With a file, classes are what it names, one on
+a line.
+
+Names: a clip is its YouTube video (11 characters) and where it begins in it: `--4-0ihtnBU_000058_000068` (seconds, from
+and to) or `-3Mwkq-7TV4_2`. We take the number of the short form for the same second, which no list explains: a listed
+clip is found by its own name first, then by video and second in the other form, never by the video alone. The group of
+a clip is its video.
+
+Layouts:
+
+    lists     `my_train.txt` and `my_test.txt` of OGM-GE (14,799 / 2,597; also `ogm_train.txt`, `train.txt`), with lines
+              such as `--4-0ihtnBU_000058_000068,10,4` (clip, seconds, label); files lie anywhere below the root
+    folders   `train/playing drums/<clip>.mp4` and so on, or `playing_drums/<clip>.mp4`; other folders are left out, so
+              that the root may be all of Kinetics
+
+Splits: with lists, as published; a tenth of the training videos of each class validate. Folders named train, val and
+test are the splits. Where only one of val and test is there, it tests, and a tenth of the training videos validate.
+Without such folders, 70 / 10 / 20 % of the videos are drawn. No video is in two splits.
+
+Traps: videos vanish from YouTube, so that no two copies are alike: what lists name and is not there is counted for each
+class and written to absent.csv; compare results on the same surviving clips only. Published code chooses the epoch on
+the 2,597 test clips, and other published lists train on them.
+"""
+
+import collections
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, NamedTuple
+
+from remix_study.datasets.corpus import Found
+from remix_study.datasets.published import (
+    PublishedList,
+    absence,
+    find_list,
+    listing,
+    refuse,
+    shown,
+    sizes,
+    unrepresented,
+)
+from remix_study.datasets.splits import draw_splits
+from remix_study.errors import ConfigError, ManifestError
+from remix_study.media.presets import PRESETS, Preset
+from remix_study.media.source import Source
+from remix_study.modality import AUDIO, VIDEO
+from remix_study.sample import Clip, SampleId
+
+CLASSES = (
+    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing",
+    "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet",
+    "playing drums", "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano",
+    "playing saxophone", "playing trombone", "playing trumpet", "playing violin", "playing xylophone",
+    "ripping paper", "shoveling snow", "shuffling cards", "singing", "stomping grapes", "tap dancing",
+    "tapping guitar", "tapping pen", "tickling",
+)  # fmt: skip
+"""The 31, in the order of the published label numbers"""
+RENAMED: Mapping[str, str] = {
+    "blowing out": "blowing out candles",
+    "dribbling ball": "dribbling basketball",
+    "mowing the lawn by pushing lawnmower": "mowing lawn",
+    "stomping": "stomping grapes",
+}
+"""A class of the paper -> the same in the released Kinetics"""
+UNRELEASED = ("fingerpicking", "patting", "typing")
+"""Classes of the paper that the released Kinetics does not have"""
+
+_CLIP = re.compile(r"^(?P<video>[\w-]{11})(?:_(?P<start>\d+)(?:_\d+)?)?$", re.ASCII)
+_VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+_FOLDERS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+}  # fmt: skip
+_TRAIN_LISTS = ("my_train.txt", "ogm_train.txt", "train.txt")
+_TEST_LISTS = ("my_test.txt", "ogm_test.txt", "test.txt")
+_CARVED = {"train": 0.9, "val": 0.1}
+_LATER = ("test", "val", "train")  # which split keeps a video that is in several
+
+
+class _Listed(NamedTuple):
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class KineticsSounds:
+    """Kinetics-Sounds below `source`.
+
+    Args:
+        classes: 31, 34, or a file with one class on a line; spaces and underscores are alike.
+        lists: the folder of the published lists, if not in the source.
+        preset: what is kept of a clip.
+        seed: of videos that are drawn.
+
+    Raises:
+        ConfigError: `classes` is none of these, or the preset asks for other modalities than audio and video.
+    """
+
+    name: ClassVar[str] = "kinetics-sounds"
+
+    source: Source
+    classes: int | Path = 31
+    lists: Path | None = None
+    preset: Preset = PRESETS["kinetics_sounds"]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, int) and self.classes not in (31, 34):
+            raise ConfigError(f"`classes` must be 31, 34 or a file with one class on a line, but is {self.classes}.")
+        if set(self.preset.modalities) - {AUDIO, VIDEO}:
+            raise ConfigError(f"Kinetics-Sounds has audio and video, but `preset` {self.preset.name} asks for others.")
+
+    def find(self) -> Found:
+        """The clips of the classes, by id.
+
+        Raises:
+            ManifestError: the root has neither layout, or lists have mistakes.
+        """
+        classes = self._classes()
+        files = self.source.list()
+        notes: list[str] = []
+        train, test = (find_list(names, self.source, files, self.lists) for names in (_TRAIN_LISTS, _TEST_LISTS))
+        if train is not None and test is not None:
+            listed, words = self._as_listed(train, test, classes, notes)
+            paths = _by_lists(files, listed, notes)
+        elif train is not None or test is not None or self.lists is not None:
+            raise ManifestError(
+                f"the published lists must be two, such as {_TRAIN_LISTS[0]} and {_TEST_LISTS[0]}, but of training "
+                f"{'none' if train is None else 'one'} is there, and of test {'none' if test is None else 'one'}."
+            )
+        else:
+            listed, paths, words = self._in_folders(files, classes, notes)
+        absent = {each: listed[each].label for each in sorted(listed) if each not in paths}
+        clips = tuple(
+            Clip(
+                id=SampleId(each),
+                paths=dict.fromkeys(self.preset.modalities, paths[each]),
+                label=listed[each].label,
+                split=listed[each].split,
+                group=_video(each),
+            )
+            for each in sorted(paths)
+        )
+        notes += absence(absent, collections.Counter(of.label for of in listed.values()))
+        if empty := [label for label in classes if label not in {clip.label for clip in clips}]:
+            notes.append(listing(f"of {len(classes)} classes, those without a clip", empty))
+        notes += unrepresented(clips)
+        facts = {
+            "corpus": f"Kinetics-Sounds, {len({clip.label for clip in clips})} classes",
+            "licence": "annotations of Kinetics: CC BY 4.0; the videos belong to those who uploaded them",
+            "citation": "Arandjelovic, Zisserman, ICCV 2017, arXiv:1705.08168; Kay et al., 2017, arXiv:1705.06950",
+            "split": f"{words}: {sizes(clips)}",
+        }
+        return Found(clips, facts, tuple(notes), absent)
+
+    def _classes(self) -> tuple[str, ...]:
+        if self.classes == 31:
+            return CLASSES
+        if self.classes == 34:
+            return tuple(sorted((*CLASSES, *UNRELEASED)))
+        path = Path(str(self.classes))
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"`classes` must be 31, 34 or a text file, but {path} cannot be read.") from error
+        named = sorted({_plain(line) for line in lines if line.strip()})
+        if not named:
+            raise ManifestError(f"{path} must name one class on each line, but is empty.")
+        return tuple(named)
+
+    # --- lists -------------------------------------------------------------------------------------------------------
+
+    def _as_listed(
+        self, train: PublishedList, test: PublishedList, classes: Sequence[str], notes: list[str]
+    ) -> tuple[dict[str, _Listed], str]:
+        """Clip -> class and split, of the classes that are wanted."""
+        labels = {"train": _labels_of(train), "test": _labels_of(test)}
+        tested = {_video(each) for each in labels["test"]}
+        if twice := sorted(each for each in labels["train"] if _video(each) in tested):
+            notes.append(listing("training clips of videos that are tested too, left out", twice))
+        # Drawn of all that is listed, so that vanished videos change nothing.
+        rest = sorted(labels["train"].keys() - set(twice))
+        drawn = draw_splits(
+            rest, [labels["train"][each] for each in rest], list(map(_video, rest)), parts=_CARVED, seed=self.seed
+        )
+        listed = {each: _Listed(labels["train"][each], split) for each, split in zip(rest, drawn, strict=True)}
+        listed |= {each: _Listed(label, "test") for each, label in labels["test"].items()}
+        known = {each: of for each, of in listed.items() if of.label in classes}
+        return known, f"as published, a tenth of the training videos for validation (seed {self.seed})"
+
+    # --- folders -----------------------------------------------------------------------------------------------------
+
+    def _in_folders(
+        self, files: Sequence[str], classes: Sequence[str], notes: list[str]
+    ) -> tuple[dict[str, _Listed], dict[str, str], str]:
+        """Clip -> class and split, and its file."""
+        found, strange = _of_folders(files, set(classes))
+        if strange:
+            notes.append(listing("names that are no clips of Kinetics, left out", strange))
+        if not found:
+            raise ManifestError(
+                f"the files below {self.source.root} must be train/<class>/<clip>.mp4 or <class>/<clip>.mp4, with "
+                f"clips such as --4-0ihtnBU_000058_000068 of classes such as {shown(classes, 3)}; or published lists "
+                "must name them (`--lists`); but neither is so."
+            )
+        given = {each.folder for each in found}
+        if "train" in given and given & {"val", "test"}:
+            kept, splits, words = self._given_splits(found, notes)
+        else:
+            kept = _one_each(found, notes)
+            ids = sorted(kept)
+            drawn = draw_splits(ids, [kept[each][0] for each in ids], list(map(_video, ids)), seed=self.seed)
+            splits = dict(zip(ids, drawn, strict=True))
+            words = f"drawn by video (seed {self.seed})"
+        listed = {each: _Listed(label, splits[each]) for each, (label, _) in kept.items()}
+        return listed, {each: path for each, (_, path) in kept.items()}, words
+
+    def _given_splits(
+        self, found: Sequence["_Filed"], notes: list[str]
+    ) -> tuple[dict[str, tuple[str, str]], dict[str, str], str]:
+        """Those of the folders; a video that is in several stays where it is tested, else where it validates."""
+        if loose := [each.path for each in found if each.folder is None]:
+            notes.append(listing("clips in no folder of a split, left out", loose))
+        place: dict[str, str] = {}
+        for split in reversed(_LATER):
+            place |= {_video(_id(each.path)): split for each in found if each.folder == split}
+        kept = _one_each([each for each in found if place.get(_video(_id(each.path))) == each.folder], notes)
+        twice = {_id(each.path) for each in found if each.folder is not None} - kept.keys()
+        if twice:
+            notes.append(listing("clips of videos that are in another split too, where alone they stay", sorted(twice)))
+        splits = {each: place[_video(each)] for each in kept}
+        if {"val", "test"} <= set(splits.values()):
+            return kept, splits, "as the folders say"
+        rest = sorted(each for each, split in splits.items() if split == "train")
+        drawn = draw_splits(
+            rest, [kept[each][0] for each in rest], list(map(_video, rest)), parts=_CARVED, seed=self.seed
+        )
+        tested = dict.fromkeys(splits.keys() - set(rest), "test")
+        (other,) = set(splits.values()) - {"train"}
+        words = f"the folder {other} tests, a tenth of the training videos validate (seed {self.seed})"
+        return kept, tested | dict(zip(rest, drawn, strict=True)), words
+
+
+class _Filed(NamedTuple):
+    """A clip's file in the folder of its class; `folder`: of which split."""
+
+    folder: str | None
+    label: str
+    path: str
+
+
+def _plain(name: str) -> str:
+    """A class as it is called here: `Playing_Drums` -> `playing drums`; one of the paper's by its released name."""
+    plain = " ".join(name.replace("_", " ").split()).lower()
+    return RENAMED.get(plain, plain)
+
+
+def _id(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _video(clip: str) -> str:
+    """The YouTube id."""
+    return clip[:11]
+
+
+def _place(clip: str) -> tuple[str, int | None] | None:
+    """Video and second, in which both grammars agree; None for what is no clip."""
+    match = _CLIP.match(clip)
+    return None if match is None else (match["video"], None if match["start"] is None else int(match["start"]))
+
+
+def _videos(files: Iterable[str]) -> list[str]:
+    return [file for file in files if PurePosixPath(file).suffix.lower() in _VIDEOS]
+
+
+def _labels_of(listed: PublishedList) -> dict[str, str]:
+    """Clip -> class, of a list with lines such as `--4-0ihtnBU_000058_000068,10,4`."""
+    mistakes: list[str] = []
+    labels: dict[str, str] = {}
+    for number, line in listed.lines():
+        clip, *others = (cell.strip() for cell in line.split(","))
+        said = others[-1] if others else ""
+        label = CLASSES[int(said)] if said.isascii() and said.isdigit() and int(said) < len(CLASSES) else _plain(said)
+        if _place(clip) is None:
+            mistakes.append(
+                f"line {number}: {clip!r} must be a clip such as --4-0ihtnBU_000058_000068 or -3Mwkq-7TV4_2"
+            )
+        elif label not in CLASSES:
+            mistakes.append(
+                f"line {number}: the label must be 0 to {len(CLASSES) - 1} or one of the classes, but is {said!r}"
+            )
+        elif labels.setdefault(clip, label) != label:
+            mistakes.append(
+                f"line {number}: {clip} must have one label, but has {labels[clip]!r} before and {label!r} here"
+            )
+    if not labels and not mistakes:
+        mistakes.append("it has no clips")
+    refuse(mistakes, listed.where)
+    return labels
+
+
+def _by_lists(files: Sequence[str], listed: Mapping[str, _Listed], notes: list[str]) -> dict[str, str]:
+    """Clip -> file: by its name, else by video and second."""
+    named: dict[str, str] = {}
+    placed: dict[tuple[str, int], set[str]] = collections.defaultdict(set)
+    copies: list[str] = []
+    for file in _videos(files):
+        clip = _id(file)
+        if named.setdefault(clip, file) != file:
+            copies.append(file)
+        elif (place := _place(clip)) is not None and place[1] is not None:
+            placed[place[0], place[1]].add(clip)
+    if copies:
+        notes.append(listing("files with the name of another, not used", copies))
+    paths: dict[str, str] = {}
+    for each in listed:
+        place = _place(each)
+        same = placed.get((place[0], place[1]), set()) if place is not None and place[1] is not None else set()
+        if each in named:
+            paths[each] = named[each]
+        elif len(same) == 1:
+            paths[each] = named[next(iter(same))]
+    return paths
+
+
+def _of_folders(files: Sequence[str], classes: set[str]) -> tuple[list[_Filed], list[str]]:
+    """Files in folders of the classes; and the names of those that are no clips."""
+    found: list[_Filed] = []
+    strange: list[str] = []
+    for file in _videos(files):
+        parts = PurePosixPath(file).parts
+        if len(parts) < 2 or (label := _plain(parts[-2])) not in classes:
+            continue
+        if _place(_id(file)) is None:
+            strange.append(file)
+        else:
+            found.append(_Filed(_FOLDERS.get(parts[-3].lower()) if len(parts) > 2 else None, label, file))
+    return found, strange
+
+
+def _one_each(found: Iterable[_Filed], notes: list[str]) -> dict[str, tuple[str, str]]:
+    """Clip -> class and file; of files with one name, the first.
+
+    Raises:
+        ManifestError: files with one name are in folders of two classes.
+    """
+    kept: dict[str, tuple[str, str]] = {}
+    copies: list[str] = []
+    mistakes: list[str] = []
+    for _, label, path in found:
+        first, where = kept.setdefault(_id(path), (label, path))
+        if first != label:
+            mistakes.append(f"{path} must be in the folder of one class, but is {where} too")
+        elif where != path:
+            copies.append(path)
+    refuse(mistakes, "the class folders")
+    if copies:
+        notes.append(listing("files with the name of another, not used", copies))
+    return kept

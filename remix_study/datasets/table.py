@@ -1,0 +1,554 @@
+"""Anyone's own clips: a table with one line per clip, as CSV, JSON Lines or Parquet
+
+    path                 a file with picture and sound; or, instead,
+    audio, video, ...    a file for each modality: media, an image or a folder of frames for video, a ready array
+                         (`.npy`, or row 17 of one: `features.npy#17`); the column may also be called `audio_path`
+    label                the class
+    split                train, val or test; without this column, parts are drawn
+    group                what must not be in two parts, such as a person or a place
+    id                   a name of its own; by default the file's name without its ending
+    start, end           seconds within the file
+
+A manifest (datasets/manifest.py) is such a table. Other columns are left out, unless they are asked for (`keep`): then
+every clip carries them. Paths are relative to the root of the source, and stay below it.
+"""
+
+import collections
+import csv
+import difflib
+import functools
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from remix_study.datasets.corpus import Found
+from remix_study.datasets.manifest import SPLITS, checked, clip_of, json_row
+from remix_study.datasets.splits import draw_splits
+from remix_study.errors import ManifestError, MediaError
+from remix_study.media.features import open_array
+from remix_study.media.presets import FeaturePreset, FlowPreset, Part, Preset
+from remix_study.media.source import Source, row_of
+from remix_study.modality import AUDIO, FLOW, VIDEO, canonical_order
+from remix_study.sample import Clip
+
+_MEDIA = (AUDIO, VIDEO, FLOW)
+_FACTS = ("id", "label", "split", "group", "start", "end")
+_OURS = (*_FACTS, "path", "paths", "truth")  # the last two only where a cell can be an object
+_SYNONYMS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "eval": "test", "testing": "test"}
+_ARRAYS_LOOKED_AT = 200
+_NAMED = 10
+
+Row = dict[str, Any]
+
+
+class Line(NamedTuple):
+    """Where in the table, and column -> value; an empty cell is None."""
+
+    place: str
+    row: Row
+
+
+class Raw(NamedTuple):
+    """A table as it is written. `mistakes`: of lines that are not in `lines`, each with its place."""
+
+    columns: list[str]
+    lines: list[Line]
+    mistakes: list[str]
+
+
+class Columns(NamedTuple):
+    """Which column is what: our name -> the table's, modality -> the table's, and what is left."""
+
+    facts: dict[str, str]
+    paths: dict[str, str]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of clips at `path` of `source`, as a corpus.
+
+    `base`: the preset of its media. `columns`: our name -> the table's. `keep`: further columns that clips carry, as
+    numbers where all are numbers. `lengths`: steps of sequences, by modality; by default the 95th percentile of those
+    that there are. `images`: modalities whose arrays are spectrograms or pictures (F, T), not sequences. `seed`: of
+    parts that are drawn.
+
+    `find` and `preset` raise ManifestError: the table cannot be read, or has mistakes, of which all are named.
+    """
+
+    source: Source
+    path: str
+    base: Preset
+    columns: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.source.root.rstrip("/")).name or "clips"
+
+    @property
+    def preset(self) -> Preset:
+        return self._read[1]
+
+    def find(self) -> Found:
+        return self._read[0]
+
+    @functools.cached_property
+    def _read(self) -> tuple[Found, Preset]:
+        warnings: list[str] = []
+        raw = read_raw(self.path, self._content())
+        columns = self._columns(raw)
+        warnings += _left_out(columns)
+        rows = self._rows(raw, columns, warnings)
+        drawn = all(row.get("split") is None for _, row in rows)
+        mistakes, clips = list(raw.mistakes), list[tuple[str, Clip]]()
+        for line, (place, row) in zip(raw.lines, rows, strict=True):
+            found: list[str] = []
+            clip = clip_of({**row, "split": "train"} if drawn else row, self.source.root, found)
+            if "label" not in row:
+                near = difflib.get_close_matches("label", [key for key in columns.left_out if line.row.get(key)], n=1)
+                found += [f"is {name!r} the label?" for name in near]
+            mistakes += [f"{place}: {mistake}" for mistake in found]
+            if clip is not None:
+                clips.append((place, clip))
+        mistakes += self._without_files(clips)
+        mistakes.sort(key=_number_of)
+        whole = checked(self.path, clips, mistakes)
+        said = "as the table says"
+        if drawn:
+            whole, said = self._drawn(whole), f"drawn by {_by(whole)}, 70 / 10 / 20 percent, seed {self.seed}"
+            warnings.append(f"the table names no splits: parts are {said}")
+        preset = self._preset(whole, warnings)
+        return Found(tuple(whole), {"corpus": self.name, "split": said}, tuple(warnings)), preset
+
+    def _drawn(self, clips: Sequence[Clip]) -> list[Clip]:
+        labels, groups = [clip.label for clip in clips], [clip.group for clip in clips]
+        splits = draw_splits([clip.id for clip in clips], labels, groups, seed=self.seed)
+        return [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]
+
+    def _content(self) -> bytes:
+        try:
+            return self.source.read(self.path)
+        except OSError as error:
+            raise ManifestError(
+                f"{self.source.root}/{self.path} must be a table of clips (.csv, .jsonl or .parquet), but cannot be "
+                f"read: {error.strerror or 'there is no such file'}."
+            ) from error
+
+    # --- columns -----------------------------------------------------------------------------------------------------
+
+    def _columns(self, raw: Raw) -> Columns:
+        self._require_named(raw.columns)
+        taken = set(self.columns.values())
+        facts = {name: name for name in _OURS if name in raw.columns and name not in taken}
+        facts |= {ours: theirs for ours, theirs in self.columns.items() if ours in _OURS}
+        paths = self._named_paths(raw)
+        for column in raw.columns:
+            modality = column.removesuffix("_path")
+            if not modality or column in {*facts.values(), *taken, *self.keep}:
+                continue
+            if modality in _MEDIA or _all_arrays(raw, column):
+                if modality in paths and modality not in self.columns:
+                    raise ManifestError(
+                        f"{self.path} must have one column for {modality}, but has {paths[modality]} and {column}. "
+                        f"Say which it is: `--column {modality}={column}`."
+                    )
+                paths.setdefault(modality, column)
+        used = {*facts.values(), *paths.values(), *self.keep, ""}
+        found = Columns(facts, paths, [name for name in raw.columns if name not in used])
+        self._require_enough(raw, found)
+        return found
+
+    def _require_named(self, columns: Sequence[str]) -> None:
+        absent = [theirs for theirs in [*self.columns.values(), *self.keep] if theirs not in columns]
+        if absent:
+            raise ManifestError(
+                f"{self.path} must have the column{'s' * (len(absent) > 1)} {', '.join(absent)}, but has "
+                f"{', '.join(columns) or 'none'}."
+            )
+
+    def _named_paths(self, raw: Raw) -> dict[str, str]:
+        """Columns that `columns` says hold files of a modality."""
+        named = {ours: theirs for ours, theirs in self.columns.items() if ours not in _OURS}
+        for ours, theirs in named.items():
+            if ours not in _MEDIA and not _all_arrays(raw, theirs):
+                raise ManifestError(
+                    f"`{ours}={theirs}` must give one of {', '.join(_OURS[:-2])}, audio, video and flow, or a modality "
+                    f"of ready arrays (.npy), but {theirs} holds none of these."
+                )
+        return named
+
+    def _require_enough(self, raw: Raw, found: Columns) -> None:
+        if not raw.lines:
+            return
+        has = ", ".join(name for name in raw.columns if name)
+        if "label" not in found.facts:
+            raise ManifestError(
+                f"{self.path} must have a column `label` (the class), but has {has}. If it has another name: "
+                "`--column label=NAME`."
+            )
+        if not found.paths and not {"path", "paths"} & set(found.facts):
+            raise ManifestError(
+                f"{self.path} must have a column `path` (a file with picture and sound), or one for each modality such "
+                f"as `audio` and `video`, but has {has}. If it has another name: `--column path=NAME`."
+            )
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _rows(self, raw: Raw, columns: Columns, warnings: list[str]) -> list[Line]:
+        """The lines in the manifest's words."""
+        understood: dict[str, str] = {}
+        kept = _numbers_where_all_are(raw, self.keep)
+        found = [
+            Line(line.place, _row(line.row, columns, kept[number], understood)) for number, line in enumerate(raw.lines)
+        ]
+        if understood:
+            said = ", ".join(f"{given} as {ours}" for given, ours in understood.items())
+            warnings.append(f"names of splits were understood: {said}")
+        return _with_ids(found)
+
+    def _without_files(self, clips: Sequence[tuple[str, Clip]]) -> list[str]:
+        """Of what other clips have, and the store would keep."""
+        every = canonical_order({m for _, clip in clips for m in clip.paths})
+        mistakes = []
+        for m in every:
+            lacking = [place for place, clip in clips if m not in clip.paths]
+            if lacking and (m in self.base.parts or m not in (AUDIO, VIDEO)):
+                more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+                mistakes.append(
+                    f"every clip must have a file of {m}, but {len(lacking)} of {len(clips)} have none "
+                    f"({', '.join(lacking[:_NAMED])}{more}); complete these lines, or remove them"
+                )
+        return mistakes
+
+    # --- preset ------------------------------------------------------------------------------------------------------
+
+    def _preset(self, clips: Sequence[Clip], warnings: list[str]) -> Preset:
+        """The base preset's parts for media, and what arrays turn out to be."""
+        parts: dict[str, Part] = {}
+        alike = [clip for clip in clips if AUDIO in clip.paths and clip.paths[AUDIO] == clip.paths.get(VIDEO)]
+        if any(_is_array(clip.paths[AUDIO]) for clip in alike):
+            raise ManifestError(
+                f"{self.path}: `path` must be a file with picture and sound, not an array (.npy); call the column "
+                "after its modality."
+            )
+        for m in canonical_order({m for clip in clips for m in clip.paths}):
+            paths = [clip.paths[m] for clip in clips if m in clip.paths]
+            if all(_is_array(path) for path in paths):
+                parts[m] = self._feature_part(m, paths, warnings)
+            elif m in self.base.parts:
+                parts[m] = self.base.parts[m]
+            elif m == FLOW:
+                parts[m] = FlowPreset(3, 224, 224, source="given")
+            elif m not in (AUDIO, VIDEO):
+                raise ManifestError(
+                    f"{self.path}: {m} must be ready arrays (.npy); only audio, video and flow are made from media."
+                )
+        if not parts:
+            raise ManifestError(f"the preset {self.base.name!r} keeps nothing of what {self.path} has.")
+        self._require_used(parts)
+        missed = [m for m in canonical_order(self.base.parts) if m not in parts]
+        if missed and set(parts) & set(self.base.parts):
+            warnings.append(f"the table has no {' and no '.join(missed)}: only {' and '.join(parts)} will be kept")
+        name = self.base.name if parts == dict(self.base.parts) else f"{self.base.name} of {self.name}"
+        return Preset(name, parts)
+
+    def _require_used(self, parts: Mapping[str, Part]) -> None:
+        """An option for a modality that does not exist is a misspelt one."""
+        layouts = {m: part.layout for m, part in parts.items() if isinstance(part, FeaturePreset)}
+        for option, given, wanted in (("length", self.lengths, "sequence"), ("image", self.images, "image")):
+            fitting = [m for m, layout in layouts.items() if layout == wanted]
+            wrong = [m for m in given if m not in fitting]
+            if wrong:
+                raise ManifestError(
+                    f"`--{option}` must name a modality of ready arrays with two dimensions, but names "
+                    f"{', '.join(wrong)}; {self.path} has {' and '.join(fitting) or 'none'}."
+                )
+
+    def _feature_part(self, modality: str, paths: Sequence[str], warnings: list[str]) -> FeaturePreset:
+        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), _ARRAYS_LOOKED_AT)).astype(int)]
+        if len({clip.partition("#")[0] for clip in chosen}) == 1:
+            chosen = chosen[:1]  # rows of one array
+        shapes = self._shapes(modality, chosen)
+        ndim = collections.Counter(len(shape) for shape in shapes).most_common(1)[0][0]
+        alike = [shape for shape in shapes if len(shape) == ndim]
+        usual = collections.Counter(alike).most_common(1)[0][0]
+        if ndim == 1:
+            return FeaturePreset("vector", usual)
+        if ndim != 2:
+            raise ManifestError(
+                f"{self.path}: an array of {modality} must be a vector (D) or a sequence (T, D), but has {ndim} "
+                "dimensions."
+            )
+        if modality in self.images:
+            return FeaturePreset("image", usual)
+        width = collections.Counter(shape[1] for shape in alike).most_common(1)[0][0]
+        lengths = [shape[0] for shape in alike]
+        length = self.lengths.get(modality) or int(np.percentile(lengths, 95, method="inverted_cdf"))
+        if min(lengths) < max(lengths):
+            seen = f" (of {len(lengths)} that were looked at)" if len(lengths) < len(paths) else ""
+            warnings.append(
+                f"sequences of {modality} have {min(lengths)} to {max(lengths)} steps{seen}; {length} are kept of each "
+                f"(`--length {modality}=N` changes that)"
+            )
+        return FeaturePreset("sequence", (length, width))
+
+    def _shapes(self, modality: str, paths: Sequence[str]) -> list[tuple[int, ...]]:
+        """Of those that can be read; the others will be in the quarantine, each with its reason."""
+        shapes, why = [], ""
+        for path in paths:
+            name, row = row_of(path)
+            with self.source.local(name) as local:
+                try:
+                    shape = open_array(local).shape
+                except MediaError as error:
+                    why = why or f"{name}: {error}"
+                    continue
+            shape = shape if row is None else shape[1:]
+            if 0 not in shape:
+                shapes.append(shape)
+        if not shapes:
+            raise ManifestError(
+                f"{self.path} must name arrays of {modality} that can be read, but none of the first {len(paths)} can "
+                f"({why or 'they are empty'})."
+            )
+        return shapes
+
+
+# --- what a table says -----------------------------------------------------------------------------------------------
+
+
+def _row(raw: Row, columns: Columns, kept: Row, understood: dict[str, str]) -> Row:
+    """One line in the manifest's words; `understood` collects synonyms."""
+    row: Row = {name: raw[column] for name, column in columns.facts.items() if raw.get(column) is not None}
+    row |= {name: _text(row[name]) for name in ("id", "label", "group") if name in row}
+    row |= {name: _number(row[name]) for name in ("start", "end") if name in row}
+    if isinstance(word := row.get("split"), str):
+        row["split"] = _split(word, understood)
+    paths = {m: raw[column] for m, column in columns.paths.items() if raw.get(column) is not None}
+    if paths and "path" in row and not {AUDIO, VIDEO} & set(paths):  # a clip with features besides
+        row["paths"] = {AUDIO: row["path"], VIDEO: row.pop("path"), **paths}
+    elif paths:
+        given = row.get("paths")
+        row["paths"] = {**given, **paths} if isinstance(given, dict) else paths
+    if kept:
+        truth = row.get("truth")
+        row["truth"] = {**truth, **kept} if isinstance(truth, dict) else kept
+    return row
+
+
+def _split(word: str, understood: dict[str, str]) -> str:
+    lower = word.strip().lower()
+    if lower in _SYNONYMS:
+        understood[word] = _SYNONYMS[lower]
+    return _SYNONYMS.get(lower, lower if lower in SPLITS else word)
+
+
+def _text(value: Any) -> Any:
+    """Numbers and truth values as words: a class may be called 3."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return value
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str | Decimal):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value  # told as a mistake, with its line
+
+
+def _numbers_where_all_are(raw: Raw, keep: Sequence[str]) -> list[Row]:
+    """The kept columns of each line. Texts that all spell numbers are numbers, as in CSV; 007 is a name."""
+    kept = [{column: line.row[column] for column in keep if line.row.get(column) is not None} for line in raw.lines]
+    for column in keep:
+        numbers = [_spelt(row[column]) for row in kept if column in row]
+        if all(number is not None for number in numbers):
+            for row, number in zip([row for row in kept if column in row], numbers, strict=True):
+                row[column] = number
+    return kept
+
+
+def _spelt(text: object) -> int | float | None:
+    if not isinstance(text, str) or (text.lstrip("-").startswith("0") and text.lstrip("-").partition(".")[0] != "0"):
+        return None
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else None
+    return None
+
+
+def _all_arrays(raw: Raw, column: str) -> bool:
+    values = [value for _, row in raw.lines if (value := row.get(column)) is not None]
+    return bool(values) and all(_is_array(value) for value in values)
+
+
+def _is_array(path: object) -> bool:
+    return isinstance(path, str) and row_of(path)[0].endswith(".npy")
+
+
+def _left_out(columns: Columns) -> list[str]:
+    if not columns.left_out:
+        return []
+    hints = []
+    for name in columns.left_out:
+        near = difflib.get_close_matches(name.lower(), _OURS[:-2], n=1, cutoff=0.8)
+        if near and near[0] not in columns.facts:
+            hints.append(f"; if {name} is the {near[0]}: `--column {near[0]}={name}`")
+    return [f"columns that mean nothing here are left out: {', '.join(columns.left_out)} (`--keep`){''.join(hints)}"]
+
+
+def _with_ids(lines: list[Line]) -> list[Line]:
+    """Where there is no id: the file's name without its ending; where those are not unique, its path, and seconds."""
+    if any("id" in line.row for line in lines):
+        return lines
+    for name_of in (_stem, _file, _file_and_times):
+        names = [name_of(line.row) for line in lines]
+        if len(set(names)) == len(names):
+            break
+    return [Line(line.place, {"id": name or line.place, **line.row}) for line, name in zip(lines, names, strict=True)]
+
+
+def _file(row: Row) -> str | None:
+    paths = row.get("paths")
+    file = row.get("path") or (next(iter(paths.values()), None) if isinstance(paths, dict) else None)
+    return None if file is None else str(file)
+
+
+def _stem(row: Row) -> str | None:
+    file = _file(row)
+    if file is None:
+        return None
+    name, number = row_of(file)
+    stem = PurePosixPath(name).stem
+    return stem if number is None else f"{stem}-{number}"
+
+
+def _file_and_times(row: Row) -> str | None:
+    file = _file(row)
+    times = "-".join("" if row.get(key) is None else str(row[key]) for key in ("start", "end"))
+    return None if file is None else f"{file} {times}" if times != "-" else file
+
+
+def _by(clips: Sequence[Clip]) -> str:
+    return "group" if any(clip.group is not None for clip in clips) else "clip"
+
+
+def _number_of(mistake: str) -> int:
+    """Mistakes by line; those of the whole table last."""
+    place = mistake.partition(":")[0].rpartition(" ")[2]
+    return int(place) if place.isdigit() else 2**62
+
+
+# --- three ways to write it ------------------------------------------------------------------------------------------
+
+
+def read_raw(path: str, content: bytes) -> Raw:
+    """
+    Raises:
+        ManifestError: it cannot be read as what its name says.
+    """
+    match PurePosixPath(path).suffix.lower():
+        case ".csv" | ".tsv" | ".txt":
+            return _csv(path, _decoded(path, content))
+        case ".jsonl" | ".json" | ".ndjson":
+            return _json_lines(_decoded(path, content))
+        case ".parquet" | ".pq":
+            return _parquet(path, content)
+        case _:
+            raise ManifestError(
+                f"{path or 'it'} must be a table of clips: its name must end in .csv, .jsonl or .parquet."
+            )
+
+
+def _decoded(path: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ManifestError(
+            f"{path} must be UTF-8 text, but has another byte on line {line}. Save it as UTF-8."
+        ) from error
+
+
+def _json_lines(text: str) -> Raw:
+    lines, mistakes = list[Line](), list[str]()
+    for number, line in enumerate(text.split("\n"), start=1):
+        found: list[str] = []
+        row = json_row(line, found) if line.strip() else None
+        mistakes += [f"line {number}: {mistake}" for mistake in found]
+        if row is not None:
+            lines.append(Line(f"line {number}", row))
+    return Raw(list(dict.fromkeys(key for _, row in lines for key in row)), lines, mistakes)
+
+
+def _csv(path: str, text: str) -> Raw:
+    head = text.lstrip("\r\n").partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    header, lines, mistakes = list[str](), list[Line](), list[str]()
+    for place, cells in _csv_lines(reader, mistakes):
+        if not header:
+            header = [cell.strip() for cell in cells]
+            twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
+            if twice:
+                raise ManifestError(f"{path} must name each column once, but {', '.join(twice)} is there twice.")
+        elif len(cells) != len(header):
+            mistakes.append(
+                f"{place}: it must have {len(header)} cells as the first line, but has {len(cells)}; a cell with a "
+                "comma in it needs quotes"
+            )
+        else:
+            row = {name: cell.strip() or None for name, cell in zip(header, cells, strict=True) if name}
+            lines.append(Line(place, row))
+    return Raw(header, lines, mistakes)
+
+
+def _csv_lines(reader: Any, mistakes: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Lines that are not empty, each with the number of its first line: a quoted cell may have several."""
+    while True:
+        place = f"line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            mistakes.append(f"{place}: from here on it is no CSV ({error}); is a quote missing?")
+            return
+        if any(cell.strip() for cell in cells):
+            yield place, cells
+
+
+def _parquet(path: str, content: bytes) -> Raw:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pa.BufferReader(content))
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ManifestError(f"{path} must be a Parquet file, but is not one that can be read.") from error
+    lines = [
+        Line(f"row {number}", {name: None if _is_gap(value) else value for name, value in row.items()})
+        for number, row in enumerate(rows, start=1)
+    ]
+    return Raw(list(table.column_names), lines, [])
+
+
+def _is_gap(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""

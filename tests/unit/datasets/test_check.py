@@ -1,0 +1,318 @@
+"""What a look at a corpus finds, each kind once, and that it writes nothing"""
+
+import collections
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from remix_study.datasets.check import Bad, CheckReport, Spread, check_clips, spread
+from remix_study.datasets.corpus import Found
+from remix_study.media.build import build_store
+from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset, preset_named
+from remix_study.media.source import LocalSource, Source
+from remix_study.prepare_view import check_report
+from remix_study.sample import Clip, SampleId
+from tests.faulty import LFS, Picture, Sound, cut, whole
+from tests.treacherous import Treacherous
+
+SPLITS = ("train", "val", "test")
+TINY = PRESETS["tiny"]
+
+
+def clip(name: str, label: str = "dog", split: str = "train", **others: Any) -> Clip:
+    paths = others.pop("paths", {"audio": f"{name}.mp4", "video": f"{name}.mp4"})
+    return Clip(SampleId(name), paths, label, split, **others)
+
+
+def looked(clips: Sequence[Clip], source: Source | Path, preset: Preset = TINY, **options: Any) -> CheckReport:
+    where = LocalSource(source) if isinstance(source, Path) else source
+    found = options.pop("found", Found(tuple(clips), {}))
+    return check_clips("corpus", found, where, preset, workers=1, **options)
+
+
+def bad_of(report: CheckReport) -> dict[str, str]:
+    return {bad.id: bad.stage for bad in report.bad}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
+    """A clip of each of two classes in each split, of two seconds each."""
+    folder = tmp_path_factory.mktemp("healthy")
+    clips = []
+    for number, (split, label) in enumerate((split, label) for split in SPLITS for label in ("cat", "dog")):
+        whole(folder / f"{number}.mp4", [Picture(shade=number)], [Sound(seconds=2.2 if number == 0 else 2.0)])
+        clips.append(clip(str(number), label, split, group=f"place {split} {number}"))
+    return folder, clips
+
+
+@pytest.fixture(scope="module")
+def healthy(corpus: tuple[Path, list[Clip]]) -> CheckReport:
+    folder, clips = corpus
+    return looked(clips, folder)
+
+
+# --- a corpus that is well -------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_corpus_is_counted_and_measured(healthy: CheckReport) -> None:
+    assert healthy.clips_by_split_and_class == {split: {"cat": 1, "dog": 1} for split in SPLITS}
+    assert healthy.groups_by_split == dict.fromkeys(SPLITS, 2)
+    assert (healthy.clips, healthy.decoded, healthy.bad, healthy.bad_fraction) == (6, 6, (), 0.0)
+    assert healthy.durations["video"] == Spread(2.0, 2.0, 2.0)
+    sound, gap = healthy.durations["audio"], healthy.durations["gap"]
+    assert sound.high == pytest.approx(2.2, abs=0.07)  # AAC comes in blocks of 64 ms
+    assert sound.median == pytest.approx(2.0, abs=0.07)
+    assert gap.high == pytest.approx(0.2, abs=0.07)
+    assert healthy.sizes == {"64 x 48": 6}
+    assert healthy.frame_rates == {"10 / s": 6}
+    assert healthy.sample_rates == {"16000 Hz": 6}
+    assert healthy.imbalance == 1.0
+    assert healthy.seconds is not None
+    assert healthy.seconds > 0
+    assert healthy.problems == ()
+    assert healthy.warnings == ()
+
+
+def test_the_size_of_the_store_is_exact(corpus: tuple[Path, list[Clip]], healthy: CheckReport, tmp_path: Path) -> None:
+    folder, clips = corpus
+    build_store(clips, folder, tmp_path, preset=TINY, name="corpus", manifest_digest="", workers=1)
+    arrays = list((tmp_path / "store").glob("*.npy"))
+    assert healthy.bytes == sum(path.stat().st_size for path in arrays)
+
+
+def test_nothing_is_written(corpus: tuple[Path, list[Clip]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clips = corpus
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.chdir(tmp_path)
+    looked(clips[:2], folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_is_plain_data(healthy: CheckReport) -> None:
+    plain = json.loads(json.dumps(healthy.plain()))
+    assert plain["clips_by_split_and_class"]["val"] == {"cat": 1, "dog": 1}
+    assert plain["durations"]["video"]["median"] == 2.0
+    assert plain["bad_by_reason"] == plain["bad_by_class"] == {}
+
+
+def test_many_clips_of_one_file_are_looked_at_once_and_measured_each(corpus: tuple[Path, list[Clip]]) -> None:
+    both = {"audio": "1.mp4", "video": "1.mp4"}
+    cuts = [clip(f"cut {n}", paths=both, start=n / 2, end=n / 2 + 0.5) for n in range(3)]
+    cuts += [clip("the rest", paths=both, start=0.25), clip("too late", paths=both, start=7)]
+    said: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+    report = looked(
+        cuts, corpus[0], sample=0, progress=lambda title: lambda done, total: said[title].append((done, total))
+    )
+    assert said == {"opening files": [(1, 1)]}
+    assert report.durations["video"].high == 1.75
+    assert report.durations["video"].median == 0.5
+    assert bad_of(report) == {"too late": "duration"}
+    assert report.duplicates == ()
+    assert (report.decoded, report.seconds) == (0, None)
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
+    for name in ("fine", "cut"):
+        whole(tmp_path / f"{name}.mp4", options={"movflags": "faststart"})
+    cut(tmp_path / "cut.mp4", 0.6)
+    whole(tmp_path / "mute.mp4", sounds=())
+    whole(tmp_path / "deaf.mp4", pictures=())
+    whole(tmp_path / "silent.mp4", [Picture(shade=3)], [Sound(loud=0)])
+    (tmp_path / "pointer.mp4").write_bytes(LFS)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("no media")
+    names = ("fine", "cut", "mute", "deaf", "silent", "pointer", "empty", "text", "gone")
+    report = looked([clip(name, label=name[0]) for name in names], tmp_path)
+    assert bad_of(report) == {
+        "cut": "audio", "mute": "audio", "deaf": "video", "silent": "silent", "pointer": "lfs-pointer",
+        "empty": "empty", "text": "open", "gone": "missing",
+    }  # fmt: skip
+    assert report.decoded == 3
+    assert report.bad_fraction == pytest.approx((6 + 3 * 2 / 3) / 9)
+    assert report.bad_by_class == {name[0]: 1 for name in sorted(names) if name != "fine"}
+    assert report.bad_by_reason["missing"] == 1
+    assert report.problems[0].startswith("at most 1.0% of the clips may be unusable, but about 88.9% are; mend")
+    assert not any(
+        "unusable" in problem for problem in looked([clip("fine"), clip("gone")], tmp_path, max_bad=0.5).problems
+    )
+
+
+def test_pictures_folders_and_flow_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "still.png").write_bytes(b"")
+    (tmp_path / "frames").mkdir()
+    preset = preset_named("none+1x224")
+    clips = [clip(name, paths={"video": name}) for name in ("still.png", "frames", "lost", "lost.jpg")]
+    assert bad_of(looked(clips, tmp_path, preset)) == {
+        "still.png": "empty", "frames": "frames", "lost": "missing", "lost.jpg": "missing",
+    }  # fmt: skip
+    given_flow = Preset("flow", {"flow": FlowPreset(1, 16, 16, source="given")})
+    assert bad_of(looked([clip("f", paths={"flow": "nowhere"})], tmp_path, given_flow)) == {"f": "missing"}
+
+
+def test_arrays_are_looked_at(tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", np.arange(12, dtype=np.float32).reshape(3, 4))
+    np.save(tmp_path / "short.npy", np.ones(3, np.float32))
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
+    preset = Preset("text", {"text": FeaturePreset("vector", (4,))})
+    names = ("many.npy#0", "many.npy#1", "many.npy#2", "many.npy#3", "short.npy", "broken.npy")
+    report = looked([clip(name, paths={"text": name}) for name in names], tmp_path, preset)
+    assert bad_of(report) == {"many.npy#3": "shape", "short.npy": "shape", "broken.npy": "format"}
+    assert report.duplicates == ()  # rows of one file are not the same content
+    assert report.durations == {}
+
+
+def test_a_modality_that_clips_lack_is_a_problem(corpus: tuple[Path, list[Clip]]) -> None:
+    report = looked([clip("0", paths={"audio": "0.mp4"})], corpus[0], sample=0)
+    assert (
+        "the preset 'tiny' needs audio and video of every clip, but 1 lack one of them, 0 first" in report.problems[0]
+    )
+
+
+def test_files_that_kill_or_hang_their_process_are_told(corpus: tuple[Path, list[Clip]]) -> None:
+    clips = [clip("0"), clip("deadly"), clip("endless"), clip("1")]
+    report = looked(clips, Treacherous(corpus[0]), sample=0, timeout_s=1.0)
+    assert bad_of(report) == {"deadly": "died", "endless": "timeout"}
+    assert "looking at it took more than 1 s, twice" in {bad.message for bad in report.bad}
+
+
+def test_a_sample_that_kills_its_process_is_told(tmp_path: Path) -> None:
+    for name in ("later", "fine"):
+        whole(tmp_path / f"{name}.mp4")
+    report = looked([clip("later"), clip("fine")], Treacherous(tmp_path))
+    assert [(bad.id, bad.stage, bad.message) for bad in report.bad] == [
+        ("later", "died", "decoding it ended its process, twice")
+    ]
+    assert report.decoded == 2
+    assert report.seconds is not None
+
+
+# --- leaks, duplicates, balance --------------------------------------------------------------------------------------
+
+
+def test_the_same_content_is_found_whatever_its_name(corpus: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+    source = corpus[0] / "0.mp4"
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.mp4").write_bytes(source.read_bytes())
+    (tmp_path / "e.mp4").write_bytes((corpus[0] / "1.mp4").read_bytes())
+    (tmp_path / "f.mp4").write_bytes((corpus[0] / "1.mp4").read_bytes())
+    clips = [
+        clip("a"), clip("b", split="val"), clip("c", start=0.5), clip("d", split="test", start=0.25), clip("e"),
+        clip("f", label="cat"),
+    ]  # fmt: skip
+    report = looked(clips, tmp_path, sample=0)
+    assert report.duplicates == (("a", "b"), ("e", "f"))
+    assert report.crossing == 1
+    assert any("content must not be in two splits, but is 1 times: a (train) = b (val)" in p for p in report.problems)
+    assert "1 times clips of one split have the same content" in report.warnings
+    assert "1 times the same content has two classes: e = f" in report.warnings
+
+
+def test_groups_in_two_splits_and_absent_classes_are_problems(corpus: tuple[Path, list[Clip]]) -> None:
+    clips = [clip("0", group="ann"), clip("1", "cat", group="bob"), clip("2", split="val", group="ann")]
+    report = looked(clips, corpus[0], sample=0)
+    assert report.leaking == ("ann",)
+    assert report.groups_by_split == {"train": 2, "val": 1}
+    assert any("a group must stay in one split, but 1 do not: ann" in problem for problem in report.problems)
+    assert any("every split, but val has no clip of: cat" in problem for problem in report.problems)
+    assert report.warnings == ("there is no split test: a study's replicates need one",)
+    alone = looked([clip("0", split="test")], corpus[0], sample=0)
+    assert "a corpus must have the splits train and val, but has no train and no val" in alone.problems
+
+
+def test_imbalance_is_told(corpus: tuple[Path, list[Clip]]) -> None:
+    clips = [clip(f"c{n}", paths={"audio": "0.mp4", "video": "0.mp4"}, start=n / 100) for n in range(22)]
+    clips += [clip("cat", "cat", paths={"audio": "1.mp4", "video": "1.mp4"})]
+    report = looked(clips, corpus[0], sample=0, found=Found(tuple(clips), {}, ("heed this",), {"x": "cat", "y": "fox"}))
+    assert report.imbalance == 22
+    assert report.warnings[0] == "heed this"
+    assert "the largest class has 22 times as many clips as the smallest" in report.warnings[1]
+    assert report.absent_by_class == {"cat": 1, "fox": 1}
+
+
+# --- the sample ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(SPLITS), st.sampled_from("abcd")), max_size=60), st.integers(0, 70))
+def test_the_sample_is_as_even_as_can_be(kinds: list[tuple[str, str]], wanted: int) -> None:
+    clips = [clip(str(number), label, split) for number, (split, label) in enumerate(kinds)]
+    chosen = spread(clips, range(len(clips)), wanted)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(wanted, len(clips))
+    there, taken = collections.Counter(kinds), collections.Counter(kinds[row] for row in chosen)
+    fullest = max(taken.values(), default=0)
+    assert all(taken[kind] >= min(there[kind], fullest - 1) for kind in there)
+
+
+def test_a_sample_reaches_from_the_first_to_the_last_clips() -> None:
+    clips = [clip(str(number)) for number in range(100)]
+    assert spread(clips, range(100), 4) == [0, 25, 50, 75]
+
+
+# --- as a person reads it --------------------------------------------------------------------------------------------
+
+
+def shown(report: CheckReport) -> str:
+    console = Console(width=80, force_terminal=False, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(check_report(report))
+    return console.export_text()
+
+
+def test_a_healthy_corpus_is_shown_as_ready(healthy: CheckReport) -> None:
+    text = shown(healthy)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for said in ("corpus: 6 clips", "2.00 s", "64 x 48 (6)", "16000 Hz (6)", "6 of 6", "Ready to be prepared"):
+        assert said in text
+    assert "unusable" in text
+    assert "none seen" in text
+
+
+def report_of(**changes: Any) -> CheckReport:
+    given: dict[str, Any] = {
+        "name": "c", "clips": 3, "clips_by_split_and_class": {"train": {"a": 2}, "val": {"a": 1}},
+        "groups_by_split": {}, "absent_by_class": {}, "durations": {}, "sizes": {}, "frame_rates": {},
+        "sample_rates": {}, "bad": (), "bad_fraction": 0.0, "decoded": 3, "leaking": (), "duplicates": (),
+        "crossing": 0, "imbalance": 1.0, "bytes": 5 * 10**11, "seconds": 9000.0, "cores": 2, "problems": (),
+        "warnings": (),
+    }  # fmt: skip
+    return CheckReport(**{**given, **changes})
+
+
+def test_what_is_wrong_is_shown_by_name_and_fits() -> None:
+    bad = tuple(Bad(f"[red]clip {'x' * 60} {n}", "a", "open", "no [b]media[/b] " * 9) for n in range(25))
+    text = shown(
+        report_of(
+            bad=bad, bad_fraction=0.5, absent_by_class={"a": 4, "z": 1}, groups_by_split={"train": 2},
+            leaking=("ann",), duplicates=(("p", "q"),), crossing=1,
+            problems=("mend [this]",), warnings=("see [that]",),
+        )
+    )  # fmt: skip
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for said in (
+        "Unusable clips: 25 open", "[red]clip", "and 5 more; --json has all", "warning: see [that]", "500.00 GB",
+        "problem: mend [this]", "Not ready: 1 problem to be mended first.", "about 2.5 h on 2 cores",
+        "50.0% of the clips", "1 time, 1 of them across splits",
+    ):  # fmt: skip
+        assert said in text
+    row = next(line for line in text.splitlines() if line.startswith("│ z"))
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["z", "0", "0", "0", "1"]
+
+
+def test_many_classes_are_shown_in_part() -> None:
+    text = shown(report_of(clips_by_split_and_class={"train": {f"class {n:03d}": 1 for n in range(101)}}))
+    assert "and 61 more" in text
+    assert "class 039" in text
+    assert "class 040" not in text
+    assert "101" in text

@@ -1,0 +1,151 @@
+"""A pickle from a stranger gives arrays and containers, or is refused: whatever it asks for, nothing is run"""
+
+import builtins
+import collections
+import datetime
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from remix_study.datasets.pickled_arrays import load
+from remix_study.errors import ManifestError
+
+CONTENT: dict[str, Any] = {
+    "float64": np.random.default_rng(0).standard_normal((4, 3, 2)),
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big endian": np.arange(3, dtype=">i4"),
+    "booleans": np.array([True, False]),
+    "texts": np.array(["one", "three"]),
+    "bytes": np.array([b"one", b"three"]),
+    "empty": np.zeros((0, 3)),
+    "none": None,
+    "number": np.float32(2.5),
+    "plain": [1, 2.5, "text", b"\x00\xff", (True, {3})],
+}
+
+
+def written(folder: Path, content: object, protocol: int = 4) -> Path:
+    path = folder / "content.pkl"
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_and_containers_are_read_back(tmp_path: Path, protocol: int) -> None:
+    read = load(written(tmp_path, CONTENT, protocol))
+    assert read.keys() == CONTENT.keys()
+    for key, value in CONTENT.items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(read[key], value, strict=True)
+        else:
+            assert read[key] == value
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_objects_are_lists(tmp_path: Path, protocol: int) -> None:
+    objects = np.array([["a", 1], ["b", None]], dtype=object)
+    assert load(written(tmp_path, {"id": objects}, protocol)) == {"id": [["a", 1], ["b", None]]}
+    assert load(written(tmp_path, collections.OrderedDict(a=1), protocol)) == {"a": 1}
+
+
+def test_a_thing_in_two_places_is_there_twice(tmp_path: Path) -> None:
+    array = np.arange(3)
+    read = load(written(tmp_path, [array, {"same": array}]))
+    assert read[0].tolist() == read[1]["same"].tolist() == [0, 1, 2]
+
+
+class Runs:
+    """Whose pickle calls `function`."""
+
+    def __init__(self, function: Any, *given: Any) -> None:
+        self.call = (function, given)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_malicious_pickle_runs_nothing(tmp_path: Path, protocol: int, deep: bool) -> None:
+    proof = tmp_path / "it ran"
+    for evil in (
+        Runs(os.system, f"touch '{proof}'"),
+        Runs(builtins.eval, f"open({str(proof)!r}, 'w')"),
+        Runs(Path.touch, proof),
+        Runs(np.save, str(proof), np.zeros(1)),
+    ):
+        content = {"train": [np.zeros(3), ({"x": evil},)]} if deep else evil
+        with pytest.raises(ManifestError, match=r"but it asks for `.+`, and was not opened further") as raised:
+            load(written(tmp_path, content, protocol))
+        assert "save its arrays anew as .npy files" in str(raised.value)
+        assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        datetime.date(2020, 1, 1),
+        np.array([1 + 2j, 3]).view([("re", "f8"), ("im", "f8")]),  # named columns
+        np.array(["2020-01-01"], "datetime64[D]"),
+        b"cnumpy\ndtype\n.",  # a name without its call
+        b"cnumpy\ndtype\n(dVmake\nc_codecs\nencode\nsb.",  # BUILD: would change what reads it
+        b"c_codecs\nencode\n(dS'__defaults__'\nNsb.",
+        b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.",
+        b"P1\n.",  # an object that lies elsewhere
+    ],
+)
+def test_anything_else_is_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(ManifestError, match="must hold arrays in plain containers only"):
+        load(written(tmp_path, content))
+
+
+def test_arrays_that_claim_more_than_they_have_are_damaged(tmp_path: Path) -> None:
+    array = np.zeros((2, 3))
+    good = pickle.dumps(array, protocol=2)
+    wrong = good.replace(b"K\x02K\x03\x86", b"K\x02K\x7f\x86")
+    assert wrong != good
+    with pytest.raises(ManifestError, match="is damaged"):
+        load(written(tmp_path, wrong))
+
+
+def test_what_is_no_pickle_is_said_to_be_none(tmp_path: Path) -> None:
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1", b"\x80\x04."):
+        with pytest.raises(ManifestError, match="must be a pickle of arrays, but is damaged"):
+            load(written(tmp_path, content))
+    with pytest.raises(ManifestError, match="cannot be read: No such file"):
+        load(tmp_path / "absent.pkl")
+
+
+def test_a_thing_within_itself_ends(tmp_path: Path) -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    with pytest.raises(ManifestError, match="is damaged"):
+        load(written(tmp_path, itself))
+
+
+def test_doubling_lists_take_no_time(tmp_path: Path) -> None:
+    """Fifty lists, each twice the one before: 2**50 entries, if they were gone through one by one."""
+    doubled: list[Any] = [1]
+    for _ in range(50):
+        doubled = [doubled, doubled]
+    assert len(load(written(tmp_path, doubled))) == 2
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damage_is_refused_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(pickle.dumps(CONTENT, protocol=data.draw(st.sampled_from([0, 2, 4, 5]))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(1, len(content)))] if data.draw(st.booleans()) else content
+    try:
+        load(written(tmp_path, bytes(content)))
+    except ManifestError:
+        return
