@@ -5,6 +5,7 @@
     reading_vs_decoding   (c) batches out of the clip store against decoding each time
     epoch_vs_joint        (d) a Remix epoch against a joint epoch of the same samples
     two_workers_vs_one    (e) two processes against one
+    preparing             (f) decoding a corpus with two processes against one, against plain loops, and its memory
 
 Every result is a ratio of two things measured in turns within one run: what else the machine does meets both. Absolute
 times of a CPU say more about the machine than about this code, and are not reported.

@@ -13,6 +13,7 @@ from benchmarks import (
     decisions,
     epoch_vs_joint,
     epoch_vs_released,
+    preparing,
     reading_vs_decoding,
     studies,
     two_workers_vs_one,
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "reading_vs_decoding": reading_vs_decoding.measure,
     "epoch_vs_joint": epoch_vs_joint.measure,
     "two_workers_vs_one": two_workers_vs_one.measure,
+    "preparing": preparing.measure,
     "studies": studies.measure,
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_study.config import StudyConfig, load_study
+from remix_study.media.urls import corpus_at
 from remix_study.study.storage import study_folder
 from remix_study.study.survey import Best, Survey, ask_to_stop, best_run, existing, method_of, names, survey
 
@@ -33,7 +34,7 @@ class Study:
 
     Args:
         study: a YAML file (see search_spaces/), or a `StudyConfig` made in Python.
-        corpus: another corpus than the file names; relative to where you are.
+        corpus: another corpus than the file names: a folder, relative to where you are, or a URL.
         workspace: where the study's folder, its runs and MLflow's database lie.
 
     Raises:
@@ -45,10 +46,10 @@ class Study:
         workspace: Path | str = DEFAULT_WORKSPACE,
     ) -> None:  # fmt: skip
         self.workspace = Path(workspace)
-        given = {} if corpus is None else {"corpus": str(Path(corpus).resolve())}
+        given = {} if corpus is None else {"corpus": corpus_at(corpus)}
         self.config = study if isinstance(study, StudyConfig) else _read(Path(study), given)
         place = str(self.config.base.get("corpus", ""))
-        self._settings = given or {"corpus": str(Path(place).resolve())}
+        self._settings = given or {"corpus": corpus_at(place)}
 
     @classmethod
     def open(cls, name: str, workspace: Path | str = DEFAULT_WORKSPACE) -> "Study":
@@ -62,6 +63,11 @@ class Study:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def corpus(self) -> str:
+        """What its runs train on: a folder or a URL."""
+        return self._settings["corpus"]
 
     @property
     def folder(self) -> Path:

@@ -399,9 +399,7 @@ def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) ->
 
 
 def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
-    """Every transform must have something to act on."""
-    if isinstance(config.method, c.UnimodalConfig):  # a ceiling has the study's transforms, of which it needs some
-        return []
+    """Every transform must have something to act on: in the corpus, since a run of one modality shares a recipe."""
     augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
     pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
     sounds = any(isinstance(part, AudioPreset) for part in parts)
@@ -412,18 +410,35 @@ def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
         "frequency_mask": (augment.frequency_mask > 0, sounds, "spectrograms"),
         "shift": (augment.shift > 0, sounds, "spectrograms"),
     }
-    have = ", ".join(f"{m} ({store.preset.parts[m].kind})" for m in store.modalities)
+    kinds = {m: store.preset.parts[m].kind for m in store.modalities}
+    have = ", ".join(m if m == kind else f"{m} ({kind})" for m, kind in kinds.items())
     problems = [
         f"`augment.{name}` is for {of}, but the corpus has {have}; leave it out"
         for name, (asked, there, of) in needs.items()
         if asked and not there
     ]
+    for part in parts:
+        if isinstance(part, AudioPreset):
+            problems += _mask_problems(augment, part)
     if augment.frames == "random" and not any(isinstance(p, VideoPreset) and p.candidates > 1 for p in parts):
         problems.append(
             "`augment.frames: random` needs several frames of each segment, but the store has one; prepare it with a "
             "preset such as 3x224r, or leave it out"
         )
     return problems
+
+
+def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[str]:
+    frames, bands = part.shape[part.time_axis], part.shape[1 - part.time_axis]
+    masks = (
+        ("time_mask", augment.time_mask, frames, "frames"),
+        ("frequency_mask", augment.frequency_mask, bands, "bands"),
+    )
+    return [
+        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}; a mask could hide all of it"
+        for name, most, there, of in masks
+        if most >= there
+    ]
 
 
 def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:

@@ -4,12 +4,14 @@
     crop     RandomResizedCrop of every frame by itself (Szegedy et al., CVPR 2015, arXiv 1409.4842; as torchvision
              defines it: area 0.08 to 1, aspect 3/4 to 4/3, ten attempts, then the central crop)
     flip     left and right, every frame by itself; flow then runs the other way
-    masks    SpecAugment (Park et al., Interspeech 2019, arXiv 1904.08779): a band of time or frequency becomes the mean
+    masks    SpecAugment (Park et al., Interspeech 2019, arXiv 1904.08779): a band of time and one of frequency become
+             the mean of the spectrogram
     shift    a spectrogram starts earlier or later, what leaves on one side comes in on the other
 
 All chance is drawn from (seed, epoch, sample): a sample looks the same whichever rank, batch or restart it is in. Crops
-are of the stored picture, where the published programs crop the original frame and then resize: a little softer.
-Flow is not cropped: enlarging it would change what it says.
+are of the stored picture, where the published programs crop the original frame and then resize: ours are a little
+softer, and of a picture that was made square before. Flow is not cropped: enlarging it would change what it says, and
+the UCF-101 protocol crops nothing.
 """
 
 # N training samples, B samples of a batch, n rows of one modality, T frames, C channels, H x W pixels, K draws
@@ -87,12 +89,9 @@ def move_pictures(frames_nTHWC: torch.Tensor, draws: Draws, what: str, *, flow: 
     pictures_FCHW = frames_nTHWC.reshape(n * T, H, W, C).permute(0, 3, 1, 2)
     if crop:
         uniforms_FK = draws.uniforms(f"{what} crop", T * (2 * _ATTEMPTS + 2)).reshape(n * T, -1)
-        boxes_F4 = crop_boxes(uniforms_FK, H, W)
-        grid = torch.nn.functional.affine_grid(
-            torch.from_numpy(_affine(boxes_F4, flips_F, H, W)).to(device), [n * T, C, H, W], align_corners=False
-        )
+        grid_FHW2 = _grid(crop_boxes(uniforms_FK, H, W), flips_F, H, W, device)
         pictures_FCHW = torch.nn.functional.grid_sample(
-            pictures_FCHW, grid, mode="bilinear", padding_mode="border", align_corners=False
+            pictures_FCHW, grid_FHW2, mode="bilinear", padding_mode="border", align_corners=False
         )
     else:  # exactly: no interpolation
         turned = torch.from_numpy(flips_F).to(device)
@@ -135,15 +134,23 @@ def _central(height: int, width: int) -> tuple[float, float, float, float]:
     return float((height - h) // 2), float((width - w) // 2), float(h), float(w)
 
 
-def _affine(boxes_F4: NDArray[np.float64], flips_F: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:
-    """From places in the result to places in the picture, both from -1 to 1."""
+def _grid(
+    boxes_F4: NDArray[np.float64], flips_F: NDArray[np.bool_], height: int, width: int, device: torch.device
+) -> torch.Tensor:
+    """(F, H, W, 2): where in its picture each pixel of a crop comes from, both from -1 to 1."""
     top_F, left_F, h_F, w_F = boxes_F4.T
-    affine = np.zeros((len(boxes_F4), 2, 3), np.float32)
-    affine[:, 0, 0] = w_F / width * np.where(flips_F, -1, 1)
-    affine[:, 0, 2] = (2 * left_F + w_F) / width - 1
-    affine[:, 1, 1] = h_F / height
-    affine[:, 1, 2] = (2 * top_F + h_F) / height - 1
-    return affine
+    y_FH, x_FW = _places(top_F, h_F, height), _places(left_F, w_F, width)
+    x_FW[flips_F] = x_FW[flips_F, ::-1]
+    y, x = (torch.from_numpy(places).to(device, torch.float32) for places in (y_FH, x_FW))
+    shape = (len(boxes_F4), height, width)
+    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
+
+
+def _places(first_F: NDArray[np.float64], length_F: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """`length` pixels from `first` on, enlarged to `size`; as in torchvision, none beyond the crop is mixed in."""
+    centres_FS = (np.arange(size) + 0.5) * length_F[:, None] / size - 0.5
+    within_FS = first_F[:, None] + np.clip(centres_FS, 0, length_F[:, None] - 1)
+    return np.asarray((2 * within_FS + 1) / size - 1)
 
 
 def mask_spectrograms(values_nFT: torch.Tensor, time_axis: int, draws: Draws, what: str) -> torch.Tensor:
@@ -153,8 +160,11 @@ def mask_spectrograms(values_nFT: torch.Tensor, time_axis: int, draws: Draws, wh
     values = values_nFT
     if settings.shift > 0:
         values = _rolled(values, axes["time"], draws.uniforms(f"{what} shift", 1)[:, 0], settings.shift)
-    mean = values.mean(dim=(1, 2), keepdim=True)
-    for name, most in (("time", settings.time_mask), ("frequency", settings.frequency_mask)):
+    widths = {"time": settings.time_mask, "frequency": settings.frequency_mask}
+    if any(widths.values()):
+        # In double precision: how a sum is split over threads depends on the batch, and must not be seen.
+        mean = values.mean(dim=(1, 2), keepdim=True, dtype=torch.float64).to(values.dtype)
+    for name, most in widths.items():
         if most > 0:
             hidden = _bands(values.shape[axes[name]], most, draws.uniforms(f"{what} {name} mask", 2))
             mask = torch.from_numpy(hidden).to(values.device).unsqueeze(3 - axes[name])

@@ -268,7 +268,7 @@ RateConfig = Annotated[
 class AugmentConfig(Part):
     """What training does to a sample before each look at it; evaluation and scoring see it as it is stored."""
 
-    crop: bool = Field(default=False, description="of every frame by itself: RandomResizedCrop")
+    crop: bool = Field(default=False, description="RandomResizedCrop of every video frame by itself; not of flow")
     flip: bool = Field(default=False, description="left and right, of every frame by itself")
     frames: Literal["middle", "random"] = Field(
         default="middle", description="random: one of each segment's candidates (presets such as 3x224r)"
@@ -303,7 +303,7 @@ class TrackingConfig(Part):
 class RunConfig(Part):
     """One run: a method, on a corpus, with a recipe and a seed."""
 
-    corpus: str = Field(description="a folder made by `remix-study prepare`")
+    corpus: str = Field(description="a folder or URL made by `remix-study prepare`")
     method: MethodConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = AdamConfig()

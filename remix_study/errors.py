@@ -26,6 +26,10 @@ class MediaError(RemixStudyError):
         self.stage = stage
 
 
+class SourceError(RemixStudyError):
+    """A folder or URL of files that cannot be reached, or does not let us in."""
+
+
 class StoreError(RemixStudyError):
     """A clip store that is missing, unfinished, damaged, or not of this manifest."""
 

@@ -1,9 +1,10 @@
 """Launching: one run as a Ray Train job
 
-run.py      RunConfig -> a finished run: its folder, its lock, its ceilings, its trainer
-worker.py   what every Ray Train worker does; in local mode, what this process does
-cluster.py  which Ray that is: the one that RAY_ADDRESS names, or our own
-folder.py   the run's own folder: configuration, lock, result
+run.py        RunConfig -> a finished run: its folder, its lock, its ceilings, its trainer
+worker.py     what every Ray Train worker does; in local mode, what this process does
+cluster.py    which Ray that is: the one that RAY_ADDRESS names, or our own
+folder.py     the run's own folder: configuration, lock, result
+preparing.py  decoding a corpus on all machines of a Ray
 """
 
 import os

@@ -19,6 +19,7 @@ from remix_study.launch.cluster import join_or_start
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.media.store import ClipStore
+from remix_study.media.urls import corpus_at
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri
 from remix_study.tracking.signals import handlers_kept
@@ -43,7 +44,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
     name = name or f"{config.method.name}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)
     # Workers have another working directory.
-    content = config.model_dump(mode="json") | {"corpus": str(Path(config.corpus).resolve())}
+    content = config.model_dump(mode="json") | {"corpus": corpus_at(config.corpus)}
     return Job(
         config=content,
         folder=str(folder.path),
@@ -68,7 +69,7 @@ def run_one(
     Raises:
         RemixStudyError: anything that a person can mend, before training where possible.
     """
-    store = open_corpus(Path(config.corpus))
+    store = open_corpus(config.corpus)
     check(config, store)
     uri = tracking_uri(config, workspace)
     if uri is not None:

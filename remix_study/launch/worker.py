@@ -31,6 +31,7 @@ from remix_study.launch.decisions import write_decisions
 from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
+from remix_study.media.urls import is_url, shown
 from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
@@ -76,7 +77,7 @@ def work(job: Job, judge: Judge | None = None) -> Record | None:
     device = _device(config)
     collectives: Collectives = TorchCollectives(_meeting_place(device)) if dist.is_initialized() else Solo()
     folder = RunFolder(Path(job.folder))
-    store = open_corpus(Path(config.corpus))
+    store = open_corpus(config.corpus)
     leads = collectives.world.leads
     tracker: Tracker = NullTracker()
     if leads and job.tracking_uri is not None:
@@ -144,7 +145,7 @@ def _info(job: Job, config: RunConfig, store: ClipStore) -> RunInfo:
         config_yaml=config.to_yaml(),
         dataset_name=store.name,
         dataset_digest=store.digest,
-        dataset_source=str(store.path),
+        dataset_source=shown(config.corpus) if is_url(config.corpus) else str(store.path),
         dataset_profile=store.card,
         parent_run_id=job.parent_run_id,
     )

@@ -8,12 +8,15 @@
 Kill it at any moment and give the same command: it goes on where it was and ends in the same bytes.
 """
 
+import dataclasses
+import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, RemixStudyError, StoreError, cause_of
@@ -40,7 +43,7 @@ def build_store(
     preset: Preset,
     name: str,
     manifest_digest: str,
-    decoder: DecoderName = "decord",
+    decoder: DecoderName = "pyav",
     checks: Checks | None = None,
     workers: int | None = None,
     chunk: int = 32,
@@ -115,10 +118,30 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class PackedClips:
+    """Clips as one piece of memory: a million of them as objects, in every worker, would be gigabytes."""
+
+    content: NDArray[np.uint8]
+    ends_N: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip]) -> "PackedClips":
+        content, ends = bytearray(), np.zeros(len(clips), np.int64)
+        for row, clip in enumerate(clips):
+            content += pickle.dumps(dataclasses.replace(clip, truth={}))
+            ends[row] = len(content)
+        return cls(np.frombuffer(content, np.uint8), ends)
+
+    def __getitem__(self, row: int) -> Clip:
+        clip: Clip = pickle.loads(self.content[self.ends_N[row - 1] if row else 0 : self.ends_N[row]].data)
+        return clip
+
+
+@dataclass(frozen=True)
 class DecodeRow:
     """The work of a worker process: decode clip `row`, and write its rows where there are `writers` for them."""
 
-    clips: tuple[Clip, ...]
+    clips: PackedClips
     source: Source
     preset: Preset
     decoder: DecoderName
@@ -179,7 +202,7 @@ def _decode(
         record(RowStatus(row=row, stage=reason, message=told[reason], meta={}))
 
     writers = partial.writers if run is run_jobs else {}
-    work = DecodeRow(plan.clips, plan.source, plan.preset, plan.decoder, plan.checks, writers)
+    work = DecodeRow(PackedClips.of(plan.clips), plan.source, plan.preset, plan.decoder, plan.checks, writers)
     if progress is not None:
         progress(total - len(todo), total)
     try:

@@ -4,12 +4,37 @@ As plain data it is what MLflow shows as the dataset of a run; as `card.md` it i
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
 
 SPLITS = ("train", "val", "test")
+_WARNINGS_SHOWN = 20
+
+
+@dataclass
+class Census:
+    """Who is in a store, counted row by row."""
+
+    clips: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)  # (split, class)
+    groups: dict[str, set[str]] = field(default_factory=dict)
+    left_out: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    def count(self, row: Mapping[str, Any]) -> None:
+        """A row of index.jsonl."""
+        self.clips[row["split"], row["label"]] += 1
+        if row["group"] is not None:
+            self.groups.setdefault(row["split"], set()).add(row["group"])
+
+    @property
+    def splits(self) -> list[str]:
+        return [split for split in SPLITS if any(split == seen for seen, _ in self.clips)]
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted({label for _, label in self.clips})
 
 
 def make_card(
@@ -19,41 +44,39 @@ def make_card(
     fingerprint: str,
     preset: Preset,
     decoder: str,
-    index: Sequence[Mapping[str, Any]],
-    quarantined: Sequence[Mapping[str, Any]],
+    census: Census,
     size: int,
 ) -> dict[str, Any]:
     """`facts`: what the corpus says of itself (licence, citation, split in words ...); kept, and put first."""
-    counts = collections.Counter((row["split"], row["label"]) for row in index)
-    classes = sorted({label for _, label in counts})
-    splits = [split for split in SPLITS if any(split == seen for seen, _ in counts)]
-    by_split = {split: {label: counts[split, label] for label in classes} for split in splits}
-    groups: dict[str, set[str]] = {split: set() for split in splits}
-    for row in index:
-        if row["group"] is not None:
-            groups[row["split"]].add(row["group"])
-    of_class = collections.Counter(row["label"] for row in index)
+    splits, classes = census.splits, census.classes
+    by_split = {split: {label: census.clips[split, label] for label in classes} for split in splits}
+    of_class = [sum(by_split[split][label] for split in splits) for label in classes]
     return {
         **facts,
         "name": name,
         "digest": fingerprint,
-        "clips": len(index),
+        "clips": sum(of_class),
         "classes": len(classes),
         "clips_by_split": {split: sum(by_split[split].values()) for split in splits},
         "clips_by_split_and_class": by_split,
-        "groups_by_split": {split: len(found) for split, found in groups.items() if found},
-        "imbalance": round(max(of_class.values()) / min(of_class.values()), 3) if of_class else 1.0,
+        "groups_by_split": {split: len(census.groups[split]) for split in splits if split in census.groups},
+        "imbalance": round(max(of_class) / min(of_class), 3) if of_class else 1.0,
         "preset": preset.name,
         "modalities": {m: in_words(preset.parts[m]) for m in preset.modalities},
         "decoder": decoder,
-        "quarantined": len(quarantined),
-        "quarantined_by_reason": dict(sorted(collections.Counter(str(q["stage"]) for q in quarantined).items())),
+        "quarantined": census.left_out.total(),
+        "quarantined_by_reason": dict(sorted(census.left_out.items())),
         "bytes": size,
     }
 
 
 def in_words(part: Part) -> str:
-    """What is kept of a modality."""
+    """What is kept of a modality, and how it is normalised."""
+    normalised = {"train": "the training split", "imagenet": "ImageNet"}.get(part.normalise)
+    return _kept(part) + (f"; mean and deviation of {normalised}" if normalised else "")
+
+
+def _kept(part: Part) -> str:
     shape = " x ".join(map(str, part.shape))
     match part:
         case AudioPreset():
@@ -76,8 +99,8 @@ def in_words(part: Part) -> str:
 def markdown(card: Mapping[str, Any]) -> str:
     """The card as a page."""
     lines = [f"# {card.get('corpus', card['name'])}", ""]
-    told = ("licence", "citation", "split", "fold")
-    lines += [f"- **{key.capitalize()}**: {card[key]}" for key in told if card.get(key)]
+    told = {"licence": "Licence", "citation": "To cite", "split": "Split", "fold": "Fold"}
+    lines += [f"- **{title}**: {card[key]}" for key, title in told.items() if card.get(key)]
     lines += [
         f"- **Clips**: {card['clips']} of {card['classes']} classes; the largest class has {card['imbalance']:g} times "
         "as many as the smallest",
@@ -87,14 +110,16 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "| modality | what is kept |",
         "|---|---|",
-        *(f"| {m} | {words} |" for m, words in card["modalities"].items()),
+        *(_row(m, words) for m, words in card["modalities"].items()),
         "",
     ]
     lines += _counts(card)
-    if card.get("warnings"):
-        lines += ["## Warnings", "", *(f"- {warning}" for warning in card["warnings"]), ""]
+    if warnings := list(card.get("warnings", [])):
+        lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings[:_WARNINGS_SHOWN])]
+        more = len(warnings) - _WARNINGS_SHOWN
+        lines += [f"- and {more} more, in card.json", ""] if more > 0 else [""]
     lines += ["## Use", "", "In a run or a study: `corpus:` and the folder that holds this store. In Python:", ""]
-    lines += ["```python", "from remix_study.media.store import ClipStore", "", 'store = ClipStore.open(Path("..."))']
+    lines += ["```python", "from remix_study.datasets.corpus import open_corpus", "", 'store = open_corpus("FOLDER")']
     lines += ["```", ""]
     return "\n".join(lines)
 
@@ -110,14 +135,18 @@ def _counts(card: Mapping[str, Any]) -> list[str]:
     splits = list(card["clips_by_split"])
     absent = card.get("absent_by_class", {})
     head = ["class", *splits, *(["absent"] if absent else [])]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---|" * (len(head) - 1)]
+    lines = [_row(*head), "|---|" + "---|" * (len(head) - 1)]
     classes = sorted({label for split in splits for label in card["clips_by_split_and_class"][split]} | set(absent))
     for label in classes:
         cells = [str(card["clips_by_split_and_class"][split].get(label, 0)) for split in splits]
-        lines.append("| " + " | ".join([label, *cells, *([str(absent.get(label, 0))] if absent else [])]) + " |")
+        lines.append(_row(label, *cells, *([str(absent.get(label, 0))] if absent else [])))
     totals = [str(card["clips_by_split"][split]) for split in splits]
-    lines.append("| all | " + " | ".join([*totals, *([str(sum(absent.values()))] if absent else [])]) + " |")
+    lines.append(_row("all", *totals, *([str(sum(absent.values()))] if absent else [])))
     if card["groups_by_split"]:
         groups = [str(card["groups_by_split"].get(split, 0)) for split in splits]
-        lines.append("| groups | " + " | ".join([*groups, *([""] if absent else [])]) + " |")
+        lines.append(_row("groups", *groups, *([""] if absent else [])))
     return [*lines, ""]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

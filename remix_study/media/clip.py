@@ -41,6 +41,7 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
         MediaError: the clip is not whole; `stage` is the reason.
     """
     rows: dict[str, NDArray[Any]] = {}
+    only_arrays = all(isinstance(part, FeaturePreset) for part in preset.parts.values())
     meta: dict[str, float | int] = {}
     with contextlib.ExitStack() as stack:
         names = {row_of(clip.paths[m])[0] for m in preset.modalities}
@@ -59,7 +60,8 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
                     container = None if part.source == "given" else files.container(local)
                     rows[m] = flow_row(clip, local, container, part, decoder, checks, meta)
                 case FeaturePreset() as part:
-                    _refuse_times(clip, "ready arrays")
+                    if only_arrays:  # beside sound or video, `start` and `end` are theirs: an array is the clip's own
+                        _refuse_times(clip, "ready arrays")
                     rows[m] = feature_row(local, row, part)
                 case unreachable:
                     assert_never(unreachable)

@@ -41,6 +41,7 @@ class Container:
     frame_s: float  # how long the last frame is shown
     audio_rate: int | None  # Hz; None: no audio track
     audio_start_s: float
+    audio_end_s: float
     audio_tracks: int
 
     @property
@@ -129,13 +130,15 @@ def _read(file: Any) -> Container:
     shown: list[int | None] = []
     last, last_lasts = -1, 0
     first_audio: float | None = None
+    last_audio = 0  # where its last packet ends
     for packet in _packets(file, video, audio):
         if video is not None and packet.stream_index == video.index:
             shown.append(packet.dts if one_rate else packet.pts)
             if packet.pts is not None and packet.pts > last:
                 last, last_lasts = packet.pts, packet.duration or 0
-        elif first_audio is None and packet.pts is not None:
-            first_audio = float(packet.pts * packet.time_base)
+        elif packet.pts is not None:
+            first_audio = float(packet.pts * packet.time_base) if first_audio is None else first_audio
+            last_audio = max(last_audio, packet.pts + (packet.duration or 0))
     frame_s = float(1 / video.average_rate) if video is not None and video.average_rate else 0.04
     last_s = float(last_lasts * video.time_base) if video is not None and last_lasts > 0 else frame_s
     times: NDArray[np.float64] | None = None
@@ -154,6 +157,7 @@ def _read(file: Any) -> Container:
         frame_s=last_s,
         audio_rate=int(audio.rate) if audio is not None else None,
         audio_start_s=max((first_audio or 0.0) - start_s, 0.0),
+        audio_end_s=max(float(last_audio * audio.time_base) - start_s, 0.0) if audio is not None else 0.0,
         audio_tracks=len(file.streams.audio),
     )
 

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,14 @@ def holder(lock: Path) -> str | None:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """All of the file or nothing of it, even if the machine stops."""
+    write_pieces(path, [content.encode() if isinstance(content, str) else content])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """`write_whole` for what is not to be in memory at once."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -1,8 +1,9 @@
 """Ready arrays: one `.npy` file for a clip, or a row of one that holds many (`features.npy#17`)
 
-Arrays are read without pickle: a corpus must not be able to run code. Infinities and not-a-number stand for what a
-front end could not measure (COVAREP gives -inf for the logarithm of silence); they become not-a-number, which a model
-receives as the mean.
+Arrays are read without pickle: a corpus must not be able to run code. In vectors and sequences, infinities and
+not-a-number stand for what a front end could not measure (COVAREP gives -inf for the logarithm of silence); they become
+not-a-number, which a model receives as its column's mean. An image has one mean for all: a gap would look like sound of
+middling loudness, so an image with gaps is refused.
 """
 
 # T steps of D values
@@ -22,7 +23,8 @@ def feature_row(path: Path, row: int | None, preset: FeaturePreset) -> NDArray[n
     """An array of `preset.shape`.
 
     Raises:
-        MediaError: stages of `check_file`; `format` (no array of numbers), `shape`, `not-finite` (nothing but gaps).
+        MediaError: stages of `check_file`; `format` (no array of numbers), `shape`, `not-finite` (nothing but gaps, or
+            an image with any).
     """
     array = open_array(path)
     if row is not None:
@@ -33,7 +35,10 @@ def feature_row(path: Path, row: int | None, preset: FeaturePreset) -> NDArray[n
         values = np.array(array, dtype=np.float32)
     values = _fitted(values, preset)
     values[~np.isfinite(values)] = np.nan
-    if np.isnan(values).all():
+    gaps = int(np.isnan(values).sum())
+    if preset.layout == "image" and gaps:
+        raise MediaError(f"an image must hold finite numbers, but {gaps} of its values are not", stage="not-finite")
+    if gaps == values.size:
         raise MediaError("it holds no number that is finite", stage="not-finite")
     return values
 
@@ -46,9 +51,10 @@ def open_array(path: Path) -> NDArray[Any]:
     """
     check_file(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not `np.load`, which by content also opens archives and pickles; this reads one format, and no objects.
+        array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        why = "pickled objects, which could run code" if "allow_pickle" in str(error) else "cut short or damaged"
+        why = "pickled objects, which could run code" if "objects" in str(error) else "cut short or damaged"
         raise MediaError(f"it must be a .npy file of numbers, but is not one ({why})", stage="format") from error
     if not isinstance(array, np.ndarray) or not (
         np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_

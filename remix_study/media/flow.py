@@ -4,10 +4,10 @@ Computed: dense inverse search (Kroeger, Timofte, Dai, Van Gool; ECCV 2016, arXi
 between the middle frame of each segment and the frame after it, both at the stored size. Stored as bytes: 128 is no
 motion, 1 and 255 are -bound and bound pixels.
 
-Given: grey pictures of flow, two for each pair of frames, as two-stream networks keep them. They lie in one folder for a
-clip (`flow_x_00001.jpg` and `flow_y_00001.jpg`; also `x_`, `y_` or `u_`, `v_`), or in two of the same name below `u` and
-`v` (`u/CLIP/frame000001.jpg`), of which a manifest names the one below `u`. Grey 128 is no motion in them, too; what a
-level is in pixels is up to who made them, and of the pictures' own size: levels are stored as they are.
+Given: grey pictures of flow, two for each pair of frames, as two-stream networks keep them. They lie in one folder for
+a clip (`flow_x_00001.jpg` and `flow_y_00001.jpg`; also `x_`, `y_` or `u_`, `v_`), or in two of the same name below `u`
+and `v` (`u/CLIP/frame000001.jpg`), of which a manifest names the one below `u`. Grey 128 is no motion in them, too; how
+many pixels a level is, of the pictures' own size, is up to who made them: levels are stored as they are.
 """
 
 # T chosen frames of H x W pixels
@@ -29,6 +29,7 @@ from remix_study.media.presets import FlowPreset, VideoPreset
 from remix_study.modality import VIDEO
 from remix_study.sample import Clip
 
+SMALLEST = 16  # pixels; OpenCV 5 reads outside of smaller pictures
 _ACROSS = re.compile(r"^(flow_)?(x|u)_?\d+\.")
 _DOWN = re.compile(r"^(flow_)?(y|v)_?\d+\.")
 
@@ -45,11 +46,15 @@ def flow_row(
     """uint8 (T, H, W, 2).
 
     Raises:
-        MediaError: the clip is not whole; stage `flow` where pictures of the two directions do not belong together.
+        MediaError: the clip is not whole; stage `flow` where pictures of the two directions do not belong together, or
+            the stored size is below `SMALLEST`.
         StoreError: OpenCV is not installed.
     """
     if preset.source == "given" or container is None:
         return _given(path, preset, meta)
+    if min(preset.height, preset.width) < SMALLEST:
+        size = f"{preset.height} x {preset.width}"
+        raise MediaError(f"flow is computed at {SMALLEST} x {SMALLEST} pixels or more, not at {size}", stage="flow")
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)

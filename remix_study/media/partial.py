@@ -1,22 +1,31 @@
 """A store that is being built: rows on disk, and a journal of which of them are done
 
-    store.partial/plan.json         fingerprint of what is being built
-    store.partial/<modality>-*.npy  space for a row per clip, reserved at once: a full disk shows before the work
-    store.partial/journal.jsonl     one line per finished clip, written only after its rows have reached the disk
+    store.partial/plan.json                fingerprint of what is being built, and the folder of its rows
+    store.partial/rows-*/<modality>-*.npy  space for a row per clip, reserved at once: a full disk shows before the work
+    store.partial/journal.jsonl            one line per finished clip, written only after its rows have reached the disk
 
-A kill at any moment loses the rows since the last journal line, and nothing else.
+A kill at any moment loses the rows since the last journal line, and nothing else. A worker that outlives a killed build
+by one clip finds its folder again if the same build goes on (and writes the same bytes), else it finds none: each new
+build has a folder of another name.
 """
+
+# N rows, one per clip
 
 import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
 from remix_study.media.disk import sync_folder, write_whole
 from remix_study.media.plan import Plan, canonical_json
-from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard
+from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
 
 _RETRIED = ("timeout", "died", "memory")  # may have been the machine's fault: tried again by the next build
 _MARGIN_BYTES = 16 * 2**20
@@ -32,7 +41,7 @@ class RowStatus(TypedDict):
 
 
 class Partial:
-    """The folder above. What is known of a row is kept as its journal line: a million of them are not many bytes."""
+    """The folder above. Of a finished row only its place in the journal is in memory."""
 
     def __init__(self, folder: Path, plan: Plan, shard_bytes: int) -> None:
         self.folder = folder
@@ -40,27 +49,27 @@ class Partial:
             m: Layout(m, part, len(plan.clips), rows_per_shard(part, shard_bytes))
             for m, part in plan.preset.parts.items()
         }
-        self._lines: dict[int, str] = {}
+        self.rows_folder = self._kept(plan) or self._begin(plan)
+        self.writers = {m: RowWriter(self.rows_folder, layout) for m, layout in self.layouts.items()}
+        self._at_N = np.full(len(plan.clips), -1, np.int64)  # where its line begins
         self._bad: set[int] = set()
-        self._waiting: list[str] = []
-        if not self._is_of(plan):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            self._reserve()
-            write_whole(folder / "plan.json", canonical_json({"fingerprint": plan.fingerprint}))
-        self.writers = {m: RowWriter(folder, layout) for m, layout in self.layouts.items()}
-        self._read_journal()
-        self._journal = (folder / "journal.jsonl").open("a", encoding="utf-8")
+        self._done = 0
+        self._waiting: list[tuple[int, bytes]] = []
+        self._journal = (folder / "journal.jsonl").open("a+b")
+        self._end = self._read_journal()
+        self._journal.truncate(self._end)
 
     def __contains__(self, row: int) -> bool:
         """Whether the row is done, this time or before."""
-        return row in self._lines
+        return bool(self._at_N[row] >= 0)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return self._done
 
     def status(self, row: int) -> RowStatus:
-        found: RowStatus = json.loads(self._lines[row])
+        """Of a row that is done and flushed."""
+        self._journal.seek(int(self._at_N[row]))
+        found: RowStatus = json.loads(self._journal.readline())
         return found
 
     @property
@@ -69,28 +78,47 @@ class Partial:
         return [self.status(row) for row in sorted(self._bad)]
 
     @property
-    def good(self) -> list[int]:
-        return [row for row in sorted(self._lines) if row not in self._bad]
+    def good_n(self) -> NDArray[np.int64]:
+        """Numbers of the rows that are to be published, ascending."""
+        good_N = self._at_N >= 0
+        good_N[list(self._bad)] = False
+        return np.flatnonzero(good_N)
 
     def reader(self, modality: str) -> RowReader:
-        return RowReader(self.folder, self.layouts[modality])
+        return RowReader(self.rows_folder, self.layouts[modality])
 
-    def _is_of(self, plan: Plan) -> bool:
+    def _kept(self, plan: Plan) -> Path | None:
+        """The folder of rows that an earlier build of the same plan left."""
         try:
             kept = json.loads((self.folder / "plan.json").read_text())
-        except (OSError, ValueError):
-            return False
+            same, folder = kept["fingerprint"] == plan.fingerprint, self.folder / Path(kept["rows"]).name
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
         sizes = {
-            self.folder / name: layout.size(shard)
+            folder / name: layout.size(shard)
             for layout in self.layouts.values()
             for shard, name in enumerate(layout.names)
         }
         whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-        return whole and isinstance(kept, dict) and kept.get("fingerprint") == plan.fingerprint
+        return folder if same and whole else None
 
-    def _reserve(self) -> None:
+    def _begin(self, plan: Plan) -> Path:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        rows = self.folder / f"rows-{secrets.token_hex(4)}"
+        rows.mkdir(parents=True)
+        try:
+            self._reserve(rows)
+        except (OSError, StoreError):
+            shutil.rmtree(self.folder, ignore_errors=True)  # nothing is done yet, and it may fill the disk
+            raise
+        sync_folder(rows)
+        write_whole(self.folder / "plan.json", canonical_json({"fingerprint": plan.fingerprint, "rows": rows.name}))
+        sync_folder(self.folder)
+        return rows
+
+    def _reserve(self, rows: Path) -> None:
         needed = sum(layout.bytes for layout in self.layouts.values())
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(rows).free
         if free < needed + _MARGIN_BYTES:
             raise StoreError(
                 f"the store needs {needed / 1e9:.2f} GB in {self.folder.parent}, but {free / 1e9:.2f} GB are free. "
@@ -98,37 +126,44 @@ class Partial:
             )
         for layout in self.layouts.values():
             for shard, name in enumerate(layout.names):
-                with (self.folder / name).open("wb") as file:
+                with (rows / name).open("wb") as file:
                     file.write(layout.header(shard))
                     file.flush()
                     if hasattr(os, "posix_fallocate"):
                         os.posix_fallocate(file.fileno(), 0, layout.size(shard))
                     else:
                         file.truncate(layout.size(shard))
+                    os.fsync(file.fileno())
 
-    def _read_journal(self) -> None:
-        path = self.folder / "journal.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text(encoding="utf-8").splitlines():
+    def _read_journal(self) -> int:
+        """Where the next line goes: after the last one that is whole."""
+        end = 0
+        self._journal.seek(0)
+        for line in self._journal:
+            if not line.endswith(b"\n"):  # the kill cut it short
+                break
             try:
                 status: RowStatus = json.loads(line)
-            except ValueError:
-                continue  # the line that the kill cut short
-            if status["stage"] not in _RETRIED:
-                self._keep(status, line)
-        write_whole(path, "".join(f"{line}\n" for line in self._lines.values()))
+                if status["stage"] not in _RETRIED:
+                    self._keep(status, end)
+            except (ValueError, TypeError, KeyError, IndexError):
+                break  # what the machine's end has made of it; all after it is done again
+            end += len(line)
+        return end
 
-    def _keep(self, status: RowStatus, line: str) -> None:
-        self._lines[status["row"]] = line
+    def _keep(self, status: RowStatus, at: int) -> None:
+        row = status["row"]
+        self._done += row not in self
+        self._at_N[row] = at
         if status["stage"] is not None:
-            self._bad.add(status["row"])
+            self._bad.add(row)
 
     def record(self, status: RowStatus) -> None:
         """Take note of a finished row; durable after `flush`."""
-        line = canonical_json(status)
-        self._keep(status, line)
-        self._waiting.append(line)
+        line = canonical_json(status).encode() + b"\n"
+        self._keep(status, self._end)
+        self._end += len(line)
+        self._waiting.append((status["row"], line))
 
     @property
     def waiting(self) -> int:
@@ -136,17 +171,22 @@ class Partial:
 
     def flush(self) -> None:
         """First the rows, then the lines that say they are there."""
-        for layout in self.layouts.values():
-            for name in layout.names:
-                descriptor = os.open(self.folder / name, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-        self._journal.writelines(line + "\n" for line in self._waiting)
+        for path in self._written():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._journal.writelines(line for _, line in self._waiting)
         self._journal.flush()
         os.fsync(self._journal.fileno())
         self._waiting.clear()
+
+    def _written(self) -> Iterator[Path]:
+        """Files that hold rows which wait for their lines."""
+        for modality, layout in self.layouts.items():
+            for shard in sorted({row // layout.per_shard for row, _ in self._waiting}):
+                yield self.rows_folder / shard_name(modality, shard)
 
     def close(self) -> None:
         self._journal.close()

@@ -1,7 +1,8 @@
 """What a store is made of, as one fingerprint
 
-The fingerprint is the sha256 of canonical JSON: schema, decoder and its version, preset, checks, and for each clip its
-manifest row with path, size and content sha256 of its files. Not their times: a copied corpus is the same corpus.
+The fingerprint is the sha256 of canonical JSON, by lines: schema, decoder and its version, preset, checks; and for each
+clip its manifest row with path, size and content sha256 of its files. Not their times: a copied corpus is the same
+corpus.
 """
 
 import concurrent.futures
@@ -22,6 +23,7 @@ from remix_study.media.workers import available_cores
 from remix_study.sample import Clip
 
 SCHEMA = 2
+_AT_ONCE = 512  # files asked for: a promise of each of a million would take more memory than the plan
 Progress = Callable[[int, int], None]
 """(done, total)"""
 
@@ -39,20 +41,20 @@ class Plan:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        content = {
+        settings = {
             "schema": SCHEMA,
             "decoder": decoder_version(self.decoder),
             "preset": self.preset.plain(),
             "checks": dataclasses.asdict(self.checks),
-            "clips": [
-                {**describe(clip), "start": clip.start, "end": clip.end, "sources": self._sources(clip)}
-                for clip in self.clips
-            ],
         }
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        digest = hashlib.sha256(canonical_json(settings).encode())
+        for clip in self.clips:  # one by one: as text, a million of them are half a gigabyte
+            digest.update(b"\n" + canonical_json(self._content(clip)).encode())
+        return digest.hexdigest()
 
-    def _sources(self, clip: Clip) -> dict[str, Any]:
-        return {m: [clip.paths[m], self.sources[row_of(clip.paths[m])[0]]] for m in self.preset.modalities}
+    def _content(self, clip: Clip) -> dict[str, Any]:
+        sources = {m: [clip.paths[m], self.sources[row_of(clip.paths[m])[0]]] for m in self.preset.modalities}
+        return {**describe(clip), "start": clip.start, "end": clip.end, "sources": sources}
 
 
 def plan_store(
@@ -78,10 +80,12 @@ def plan_store(
     paths = sorted({row_of(clip.paths[m])[0] for clip in clips for m in preset.modalities})
     sources: dict[str, tuple[int, str] | None] = {}
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
-        for path, identity in zip(paths, pool.map(source.identity, paths), strict=True):
-            sources[path] = identity
-            if progress is not None:
-                progress(len(sources), len(paths))
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            for path, identity in zip(some, pool.map(source.identity, some), strict=True):
+                sources[path] = identity
+                if progress is not None:
+                    progress(len(sources), len(paths))
     return Plan(tuple(clips), source, preset, decoder, checks, sources)
 
 

@@ -88,7 +88,10 @@ class VideoPreset:
     """Frames of `frames` equal segments, resized to (height, width): `candidates` of each, its middle among them.
 
     Stored is (frames * candidates, height, width, 3), in order of time; evaluation sees the middle candidate of each
-    segment, training may draw one (`augment.frames: random`). `candidates` is odd.
+    segment, training may draw one (`augment.frames: random`).
+
+    Raises:
+        ConfigError: `candidates` is not odd.
     """
 
     kind: ClassVar[str] = "video"
@@ -99,6 +102,13 @@ class VideoPreset:
     resize: Literal["area", "bilinear"]
     candidates: int = 1
     normalise: Normalise = "train"
+
+    def __post_init__(self) -> None:
+        if self.candidates % 2 == 0:
+            raise ConfigError(
+                f"`candidates` must be odd, so that one is the middle of its segment, but is {self.candidates}. "
+                f"Use {self.candidates + 1}."
+            )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

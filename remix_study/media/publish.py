@@ -12,10 +12,11 @@ The folder appears under its name at once and whole, by rename.
 # N rows
 
 import collections
+import concurrent.futures
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
-from remix_study.media.card import make_card, markdown
+from remix_study.media.card import Census, make_card, markdown
 from remix_study.media.decoders import decoder_version
-from remix_study.media.disk import checksum, sync_folder, write_whole
+from remix_study.media.disk import checksum, sync_folder, write_pieces, write_whole
 from remix_study.media.partial import Partial, RowStatus
 from remix_study.media.plan import SCHEMA, Plan, canonical_json, describe
 from remix_study.media.presets import Preset
 from remix_study.media.shards import Layout, RowReader
 from remix_study.media.statistics import statistics_of
-
-_BLOCK = 256  # rows copied at a time
+from remix_study.media.workers import available_cores
 
 
 def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
     """
     if not bad:
         return
-    write_whole(report, _lines(quarantine_row(plan, status) for status in bad))
+    write_pieces(report, _lines(quarantine_row(plan, status) for status in bad))
     reasons = collections.Counter(str(status["stage"]) for status in bad)
     counted = ", ".join(f"{count} {stage}" for stage, count in sorted(reasons.items()))
     if len(bad) > max_bad_fraction * len(plan.clips):
@@ -77,9 +77,9 @@ def publish(
 ) -> None:
     """Write `folder` from the partial build; an older store there is replaced. The partial build is removed."""
     fresh = fresh_folder(folder)
-    good = partial.good
+    good_n = partial.good_n
     for modality in plan.preset.modalities:
-        _compact(partial, modality, np.array(good, dtype=np.int64), fresh)
+        _compact(partial, modality, good_n, fresh)
     seal(
         fresh,
         Content(
@@ -89,7 +89,8 @@ def publish(
             decoder=decoder_version(plan.decoder),
             preset=plan.preset,
             per_shard={m: layout.per_shard for m, layout in partial.layouts.items()},
-            index=[{**describe(plan.clips[row]), "meta": partial.status(row)["meta"]} for row in good],
+            rows=len(good_n),
+            index=({**describe(plan.clips[row]), "meta": partial.status(row)["meta"]} for row in good_n),
             quarantine=[quarantine_row(plan, status) for status in partial.bad],
             facts=card,
         ),
@@ -101,7 +102,7 @@ def publish(
 
 @dataclass(frozen=True)
 class Content:
-    """A store but for its arrays. `index`: one entry per row, as in index.jsonl."""
+    """A store but for its arrays. `index`: one entry for each of the `rows`, as in index.jsonl; it is read once."""
 
     name: str
     fingerprint: str
@@ -109,26 +110,34 @@ class Content:
     decoder: str
     preset: Preset
     per_shard: Mapping[str, int]
-    index: Sequence[Mapping[str, Any]]
+    rows: int
+    index: Iterable[Mapping[str, Any]]
     quarantine: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
+    base: str | None = None  # fingerprint of the store that this one is derived from
 
 
 def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Write all but the arrays, which lie in `folder` already. `known`: checksums of files that were taken before."""
-    write_whole(folder / "index.jsonl", _lines(content.index))
-    write_whole(folder / "quarantine.jsonl", _lines(content.quarantine))
-    train_N = np.array([row["split"] == "train" for row in content.index], dtype=np.bool_)
-    rows_n = np.flatnonzero(train_N) if train_N.any() else np.arange(len(content.index))
-    layouts = {m: Layout(m, part, len(content.index), content.per_shard[m]) for m, part in content.preset.parts.items()}
+    layouts = {m: Layout(m, part, content.rows, content.per_shard[m]) for m, part in content.preset.parts.items()}
+    census, train_N = Census(), np.zeros(content.rows, np.bool_)
+
+    def counted() -> Iterator[Mapping[str, Any]]:
+        for number, row in enumerate(content.index):
+            census.count(row)
+            train_N[number] = row["split"] == "train"
+            yield row
+
+    write_pieces(folder / "index.jsonl", _lines(counted()))
+    write_pieces(folder / "quarantine.jsonl", _lines(content.quarantine))
+    census.left_out.update(str(row["stage"]) for row in content.quarantine)
     card = make_card(
         content.facts, name=content.name, fingerprint=content.fingerprint, preset=content.preset,
-        decoder=content.decoder, index=content.index, quarantined=content.quarantine,
-        size=sum(layout.bytes for layout in layouts.values()),
+        decoder=content.decoder, census=census, size=sum(layout.bytes for layout in layouts.values()),
     )  # fmt: skip
-    write_whole(folder / "card.json", json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_whole(folder / "card.json", _pretty(card))
     write_whole(folder / "card.md", markdown(card))
-    files = {path.name: dict((known or {}).get(path.name) or checksum(path)) for path in sorted(folder.iterdir())}
+    rows_n = np.flatnonzero(train_N) if train_N.any() else np.arange(content.rows)
     statistics = {m: statistics_of(RowReader(folder, layout), rows_n) for m, layout in sorted(layouts.items())}
     whole = {
         "schema": SCHEMA,
@@ -138,35 +147,49 @@ def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] 
         "decoder": content.decoder,
         "preset": content.preset.plain(),
         "modalities": list(content.preset.modalities),
-        "rows": len(content.index),
+        "rows": content.rows,
         "per_shard": dict(content.per_shard),
-        "classes": sorted({row["label"] for row in content.index}),
-        "splits": list(card["clips_by_split"]),
+        "classes": census.classes,
+        "splits": census.splits,
         "statistics": {m: [np.asarray(each).tolist() for each in of] for m, of in statistics.items()},
         "card": card,
-        "files": files,
+        "files": _checksums(folder, known or {}),
     }
-    write_whole(folder / "manifest.json", json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    if content.base is not None:
+        whole["derived_from"] = content.base
+    write_whole(folder / "manifest.json", _pretty(whole))
 
 
-def _lines(rows: Any) -> str:
-    return "".join(f"{canonical_json(row)}\n" for row in rows)
+def _checksums(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    paths = sorted(folder.iterdir())
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
+        found = pool.map(lambda path: dict(known.get(path.name) or checksum(path)), paths)
+        return {path.name: each for path, each in zip(paths, found, strict=True)}
 
 
-def _compact(partial: Partial, modality: str, rows_N: NDArray[np.int64], target: Path) -> None:
+def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    return (canonical_json(row).encode() + b"\n" for row in rows)
+
+
+def _pretty(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _compact(partial: Partial, modality: str, rows_n: NDArray[np.int64], target: Path) -> None:
     before = partial.layouts[modality]
-    if len(rows_N) == before.count:
-        for name in before.names:
-            link_or_copy(partial.folder / name, target / name)
-        return
-    after = Layout(modality, before.part, len(rows_N), before.per_shard)
+    after = Layout(modality, before.part, len(rows_n), before.per_shard)
     reader = partial.reader(modality)
     for shard, name in enumerate(after.names):
         first = shard * after.per_shard
+        here_n = rows_n[first : first + after.per_shard]
+        # Up to the first clip that was left out, shards stay as they are.
+        if len(here_n) == before.rows_of(shard) and here_n[-1] == first + len(here_n) - 1:
+            link_or_copy(partial.rows_folder / name, target / name)
+            continue
         with (target / name).open("wb") as file:
             file.write(after.header(shard))
-            for block in reader.blocks(rows_N[first : first + after.per_shard], _BLOCK):
-                file.write(block.tobytes())
+            for block in reader.blocks(here_n):
+                file.write(block.data)
             file.flush()
             os.fsync(file.fileno())
 
@@ -177,6 +200,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def fresh_folder(folder: Path) -> Path:

@@ -5,9 +5,10 @@ Row r lies in shard r // rows_per_shard. Every shard is a plain `.npy` file, whi
 
 # n rows asked for, T chosen frames
 
+import collections
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from remix_study.media.presets import Part
 
 SHARD_BYTES = 2**30
+_BLOCK_BYTES = 2**22  # of rows that are read one after the other
+_MAPS_OPEN = 128  # of a modality: each map holds a file descriptor, of which a process often may have 1024
 
 
 def shard_name(modality: str, number: int) -> str:
@@ -97,15 +100,18 @@ class RowWriter:
 
 
 class RowReader:
-    """Read-only memory maps, opened when they are first used in a process; a copy maps the files anew."""
+    """Read-only memory maps, opened when they are first used in a process; a copy maps the files anew.
+
+    What is read stays in memory only as long as the system has no better use for it.
+    """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder = folder
         self.layout = layout
-        self._maps: dict[int, NDArray[Any]] = {}
+        self._maps: collections.OrderedDict[int, NDArray[Any]] = collections.OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+        return {**self.__dict__, "_maps": collections.OrderedDict()}
 
     def gather(self, rows_n: NDArray[np.int64], frames_nT: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """A copy of these rows in this order; of each only its frames `frames_nT`, where they are given.
@@ -116,22 +122,32 @@ class RowReader:
         part = self.layout.part
         shape = part.shape if frames_nT is None else (frames_nT.shape[1], *part.shape[1:])
         gathered = np.empty((len(rows_n), *shape), part.dtype)
-        order = np.argsort(rows_n, kind="stable")  # one sweep over the files
-        shards_n = rows_n[order] // self.layout.per_shard
-        for shard in np.unique(shards_n):
-            here = order[slice(*np.searchsorted(shards_n, [shard, shard + 1]))]
-            places = rows_n[here] - shard * self.layout.per_shard
-            stored = self.shard(int(shard))
-            gathered[here] = stored[places] if frames_nT is None else stored[places[:, None], frames_nT[here]]
+        for at in np.argsort(rows_n, kind="stable").tolist():  # one sweep over the files
+            shard, place = divmod(int(rows_n[at]), self.layout.per_shard)
+            row = self.shard(shard)[place]  # rows are large: one by one, each is copied once
+            gathered[at] = row if frames_nT is None else row[frames_nT[at]]
         return gathered
 
-    def blocks(self, rows_n: Sequence[int] | NDArray[np.int64], block: int) -> Any:
-        """`gather` for so many rows at a time."""
-        rows = np.asarray(rows_n, dtype=np.int64)
-        for first in range(0, len(rows), block):
-            yield self.gather(rows[first : first + block])
+    def blocks(self, rows_n: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """`gather`, a few megabytes at a time."""
+        block = max(1, _BLOCK_BYTES // row_bytes(self.layout.part))
+        for first in range(0, len(rows_n), block):
+            yield self.gather(rows_n[first : first + block])
 
     def shard(self, number: int) -> NDArray[Any]:
-        if number not in self._maps:
-            self._maps[number] = np.load(self.folder / shard_name(self.layout.modality, number), mmap_mode="r")
-        return self._maps[number]
+        """
+        Raises:
+            OSError, ValueError: the file is gone, or is not what the layout says.
+        """
+        stored = self._maps.pop(number, None)
+        if stored is None:
+            name = shard_name(self.layout.modality, number)
+            # A plain view: indexing a `memmap` makes another one each time, which costs more than the row.
+            stored = np.load(self.folder / name, mmap_mode="r").view(np.ndarray)
+            wanted = (self.layout.rows_of(number), *self.layout.part.shape)
+            if stored.shape != wanted or stored.dtype != self.layout.part.dtype:  # replaced since the store was opened
+                raise ValueError(f"{name} holds {stored.dtype} {stored.shape}, not {self.layout.part.dtype} {wanted}")
+        self._maps[number] = stored  # the last one used is the last one closed
+        while len(self._maps) > _MAPS_OPEN:
+            self._maps.popitem(last=False)
+        return stored

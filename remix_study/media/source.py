@@ -4,16 +4,26 @@ Everything that reads a corpus reads it through a `Source`, by paths relative to
 row of an array in a `.npy` file; and it may be a folder, whose files are the frames of one clip.
 """
 
+import collections
 import contextlib
 import hashlib
+import os
+import posixpath
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from remix_study.errors import SourceError
+from remix_study.media.scratch import scratch
+from remix_study.media.urls import is_url, no_bucket, open_url, path_of, shown, tag_of, url_errors
 
 _ROW = re.compile(r"^(.*\.npy)#(\d+)$")
-_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_ARRAYS_KEPT = 4  # an array of each modality: rows of one file follow each other
 
 
 class Source(Protocol):
@@ -51,13 +61,7 @@ def source_at(where: str | Path) -> Source:
     Raises:
         SourceError: it is a URL that fsspec does not know, or whose package is not installed.
     """
-    if isinstance(where, str) and is_url(where):
-        raise NotImplementedError(where)
-    return LocalSource(Path(where))
-
-
-def is_url(where: str | Path) -> bool:
-    return isinstance(where, str) and _URL.match(where) is not None
+    return RemoteSource(str(where)) if is_url(where) else LocalSource(path_of(where))
 
 
 def row_of(path: str) -> tuple[str, int | None]:
@@ -107,3 +111,175 @@ def _of_folder(folder: Path) -> tuple[int, str]:
         digest.update(hashlib.sha256(content).digest())
         size += len(content)
     return size, digest.hexdigest()
+
+
+class RemoteSource:
+    """A folder at a URL, such as `s3://bucket/corpus`.
+
+    The identity of a file is what its service says of it (bytes, and ETag or checksum): nothing is downloaded for it,
+    and the same content stored in another way can count as another. It is that of the first look.
+
+    Raises:
+        SourceError: every method, where the service does not answer, does not let us in, or has no such bucket.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.root = url.rstrip("/")
+        self._forget()
+        self._connect()  # a misspelt protocol and a missing package show at once
+
+    def _forget(self) -> None:
+        self._connections: dict[tuple[int, int], tuple[Any, str]] = {}
+        self._guard = threading.Lock()
+        self._known: dict[str, tuple[int, str]] = {}
+        self._looked_into: set[str] = set()
+        self._arrays: collections.OrderedDict[str, Path] = collections.OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.root = state["root"]
+        self._forget()
+
+    def _connect(self) -> tuple[Any, str]:
+        """A connection is neither shared with a forked process nor between threads."""
+        mine = (os.getpid(), threading.get_ident())
+        if mine not in self._connections:
+            self._connections[mine] = open_url(self.root)
+        return self._connections[mine]
+
+    def list(self, below: str = "") -> Sequence[str]:
+        with url_errors(self.root):
+            found = self._files(_inside(below))
+        self._known |= found
+        self._looked_into |= {posixpath.dirname(path) for path in found}
+        return sorted(found)
+
+    def exists(self, path: str) -> bool:
+        path = _inside(row_of(path)[0])
+        system, root = self._connect()
+        with url_errors(self.root):
+            return path in self._known or bool(system.exists(f"{root}/{path}"))
+
+    def identity(self, path: str) -> tuple[int, str] | None:
+        path = _inside(row_of(path)[0])
+        with url_errors(self.root):
+            self._look_into(posixpath.dirname(path))
+            if path in self._known:
+                return self._known[path]
+            system, root = self._connect()
+            try:
+                info = system.info(f"{root}/{path}")
+            except FileNotFoundError:
+                return None
+            return self._of_folder(path) if info["type"] == "directory" else self._of_file(info, path)
+
+    def read(self, path: str) -> bytes:
+        system, root = self._connect()
+        content: bytes | None = None
+        with url_errors(self.root), contextlib.suppress(FileNotFoundError):  # said below
+            content = system.cat_file(f"{root}/{_inside(path)}")
+        if content is None:
+            raise FileNotFoundError(f"there is no file {path!r} at {shown(self.root)}")
+        return content
+
+    @contextlib.contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        path = _inside(row_of(path)[0])
+        if path.endswith(".npy"):
+            yield self._array(path)
+            return
+        place = Path(tempfile.mkdtemp(dir=scratch()))
+        try:
+            yield self._download(path, place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _look_into(self, folder: str) -> None:
+        """One question about all files of a folder, instead of one for each."""
+        with self._guard:
+            if folder in self._looked_into:
+                return
+            system, root = self._connect()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotImplementedError):
+                for info in system.ls(posixpath.join(root, folder), detail=True):
+                    name = posixpath.join(folder, posixpath.basename(str(info["name"])))
+                    if info["type"] == "file" and info.get("size") is not None and tag_of(info) is not None:
+                        self._known[name] = self._of_file(info, name)
+            self._looked_into.add(folder)
+
+    def _files(self, below: str) -> dict[str, tuple[int, str]]:
+        """Identities of all files below a folder."""
+        system, root = self._connect()
+        start = posixpath.join(root, below).rstrip("/")
+        try:
+            found = system.find(start, detail=True)
+        except FileNotFoundError as error:
+            if no_bucket(error):
+                raise
+            return {}
+        paths = {posixpath.relpath(name, root): info for name, info in found.items() if name != start}
+        return {path: self._of_file(info, path) for path, info in paths.items() if _is_plain(path)}
+
+    def _of_file(self, info: Mapping[str, Any], path: str) -> tuple[int, str]:
+        tag = tag_of(info)
+        if tag is None or info.get("size") is None:  # a service that says nothing: then the content must
+            content = self.read(path)
+            return len(content), hashlib.sha256(content).hexdigest()
+        return int(info["size"]), tag
+
+    def _of_folder(self, folder: str) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        for path, (length, tag) in sorted(self._files(folder).items()):
+            digest.update(f"{posixpath.relpath(path, folder)} {length} {tag}\n".encode())
+            size += length
+        return size, digest.hexdigest()
+
+    def _download(self, path: str, place: Path) -> Path:
+        """The file or folder in `place`; where there is none, a path to nothing."""
+        system, root = self._connect()
+        target = place / (posixpath.basename(path) or "root")
+        with url_errors(self.root):
+            try:
+                system.get_file(f"{root}/{path}", str(target))
+            except (FileNotFoundError, IsADirectoryError):
+                target.unlink(missing_ok=True)
+            if target.is_file():
+                return target
+            if target.is_dir():  # what some file systems make of a folder
+                shutil.rmtree(target)
+            names = sorted(self._files(path))
+            targets = [target / posixpath.relpath(name, path) for name in names]
+            for folder in {each.parent for each in targets}:
+                folder.mkdir(parents=True, exist_ok=True)
+            if names:
+                system.get([f"{root}/{name}" for name in names], [str(each) for each in targets])
+        return target
+
+    def _array(self, path: str) -> Path:
+        """A `.npy` file is kept for the next rows, until others have been asked for."""
+        with self._guard:
+            if path not in self._arrays:
+                self._arrays[path] = self._download(path, Path(tempfile.mkdtemp(dir=scratch())))
+            self._arrays.move_to_end(path)
+            while len(self._arrays) > _ARRAYS_KEPT:
+                _, oldest = self._arrays.popitem(last=False)
+                shutil.rmtree(oldest.parent, ignore_errors=True)
+            return self._arrays[path]
+
+
+def _is_plain(path: str) -> bool:
+    """Services allow names that would lead out of a folder of this machine."""
+    return not {"", ".", ".."} & set(path.split("/"))
+
+
+def _inside(path: str) -> str:
+    """
+    Raises:
+        SourceError: the path leads out of the root.
+    """
+    normal = posixpath.normpath(path) if path else ""
+    if normal == ".." or normal.startswith(("/", "../")):
+        raise SourceError(f"a path must lead to a file below the root of its corpus, but is {path!r}.")
+    return "" if normal == "." else normal

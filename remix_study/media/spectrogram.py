@@ -13,7 +13,10 @@ import functools
 import torch
 import torchaudio
 
+from remix_study.errors import MediaError
 from remix_study.media.presets import AudioPreset
+
+_WINDOW_S = 0.025  # of `fbank`; Kaldi's default
 
 
 @functools.cache
@@ -33,19 +36,32 @@ def _transform(preset: AudioPreset) -> torch.nn.Module:
 
 
 def spectrogram(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
-    """(S,) mono at the preset's rate -> float32 of `preset.shape`: (F, T), or (T, F) for `fbank`; natural logarithm."""
+    """(S,) mono at the preset's rate -> float32 of `preset.shape`: (F, T), or (T, F) for `fbank`; natural logarithm.
+
+    Raises:
+        MediaError: stage `duration` where the wave is shorter than one window of `fbank`; stage `not-finite` where it
+            is louder than float32 can square.
+    """
     if preset.transform == "fbank":
         logs = _fbank(wave_S, preset)
     else:
         logs = torch.log(_transform(preset)(wave_S) + preset.floor)
+    if not torch.isfinite(logs).all():
+        raise MediaError("its audio is too loud for numbers: its spectrogram is infinite", stage="not-finite")
     return (logs - preset.shift) / preset.scale
 
 
 def _fbank(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
     assert preset.frames is not None
+    if len(wave_S) < (window := round(_WINDOW_S * preset.sample_rate)):
+        raise MediaError(
+            f"its sound must last {1000 * _WINDOW_S:.0f} ms, one window, but has {len(wave_S)} of {window} samples",
+            stage="duration",
+        )
     bands: torch.Tensor = torchaudio.compliance.kaldi.fbank(
         (wave_S - wave_S.mean())[None], htk_compat=True, sample_frequency=preset.sample_rate, use_energy=False,
         window_type="hanning", num_mel_bins=preset.mels, dither=0.0, frame_shift=1000 * preset.hop / preset.sample_rate,
+        frame_length=1000 * _WINDOW_S,
     )  # fmt: skip
     missing = preset.frames - len(bands)
     return torch.nn.functional.pad(bands, (0, 0, 0, missing)) if missing > 0 else bands[: preset.frames]

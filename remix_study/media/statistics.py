@@ -6,6 +6,7 @@ are of the training split, in one pass over it, with memory for a few rows. Gaps
 
 # K columns (or one for all), n rows of a block
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,6 @@ Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and deviation; they broadcast against the last axis of a row. Of bytes: in units of value / 255"""
 
 IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
-_BLOCK = 256  # rows read at a time
 
 
 def statistics_of(reader: RowReader, rows_n: NDArray[np.int64]) -> Statistics:
@@ -29,19 +29,20 @@ def statistics_of(reader: RowReader, rows_n: NDArray[np.int64]) -> Statistics:
         return np.float64(0), np.float64(1)  # type: ignore[return-value]  # NumPy scalars broadcast as arrays do
     if part.normalise == "imagenet":
         return IMAGENET
-    blocks = reader.blocks(rows_n, _BLOCK)
+    blocks = reader.blocks(rows_n)
     return _of_bytes(blocks) if part.dtype == np.uint8 else _of_numbers(blocks, part)
 
 
 def _of_bytes(blocks: Iterator[NDArray[Any]]) -> Statistics:
-    """256 possible values: count them, and the result is exact."""
-    histogram = np.zeros(256, np.int64)
+    """Exact: sums of so few whole numbers are whole in float64 (below 2**53), and are added up as Python's."""
+    count, total, squares = 0, 0, 0
     for block in blocks:
-        histogram += np.bincount(block.reshape(-1), minlength=256)
-    values, weights = np.arange(256) / 255, histogram / max(1, histogram.sum())
-    mean = values @ weights
-    deviation = np.sqrt((values - mean) ** 2 @ weights)
-    return np.asarray(mean), np.asarray(deviation if deviation > 0 else 1.0)
+        values = block.reshape(-1).astype(np.float64)
+        count, total, squares = count + values.size, total + int(values.sum()), squares + int(values @ values)
+    if not count:
+        return np.asarray(0.0), np.asarray(1.0)
+    deviation = math.sqrt((count * squares - total**2) / (255 * count) ** 2)
+    return np.asarray(total / (255 * count)), np.asarray(deviation or 1.0)
 
 
 def _of_numbers(blocks: Iterator[NDArray[Any]], part: Part) -> Statistics:

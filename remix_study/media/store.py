@@ -5,8 +5,9 @@ Processes that read one store share its pages; nothing has to be coordinated.
 
 # N rows of the store, n rows asked for, F bands and T frames of a spectrogram, T frames of H x W pixels
 
+import array
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ _REBUILD = "Build it again (`remix-study prepare`, with `--replace` if it asks f
 class ClipStore:
     """A published store; picklable (a copy maps the files anew). Make one with `ClipStore.open`."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], index: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], index: Iterable[Mapping[str, Any]]) -> None:
         self.path = path
         self.name: str = manifest["name"]
         self.digest: str = manifest["fingerprint"]
+        self.base: str | None = manifest.get("derived_from")
         self.preset = Preset.from_plain(manifest["preset"])
         self.modalities: tuple[str, ...] = tuple(manifest["modalities"])
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
@@ -40,18 +42,30 @@ class ClipStore:
             m: (np.asarray(mean, np.float64), np.asarray(deviation, np.float64))
             for m, (mean, deviation) in manifest["statistics"].items()
         }
-        self.ids: Sequence[SampleId] = [row["id"] for row in index]
-        self.groups: Sequence[str | None] = [row["group"] for row in index]
-        self.truth: Sequence[Mapping[str, Truth]] = [row["truth"] for row in index]
-        number = {label: position for position, label in enumerate(self.classes)}
-        self.labels_N: NDArray[np.int64] = np.array([number[row["label"]] for row in index], dtype=np.int64)
-        split_of_N = np.array([row["split"] for row in index])
-        self._rows = {split: np.flatnonzero(split_of_N == split).astype(np.int64) for split in self.splits}
+        self._read(index)
         self._manifest_digest: str = manifest["manifest_digest"]
         self._readers = {
-            m: RowReader(path, Layout(m, part, len(index), manifest["per_shard"][m]))
+            m: RowReader(path, Layout(m, part, len(self), manifest["per_shard"][m]))
             for m, part in self.preset.parts.items()
         }
+
+    def _read(self, index: Iterable[Mapping[str, Any]]) -> None:
+        """Row by row: a million of them as they are would be a gigabyte in every process."""
+        self.ids: list[SampleId] = []
+        self.groups: list[str | None] = []
+        self.truth: list[Mapping[str, Truth]] = []
+        number = {label: position for position, label in enumerate(self.classes)}
+        labels, nothing, known = array.array("q"), dict[str, Truth](), dict[str, str]()
+        rows = {split: array.array("q") for split in self.splits}
+        for row in index:
+            rows[row["split"]].append(len(self.ids))
+            labels.append(number[row["label"]])
+            group = row["group"]
+            self.groups.append(group if group is None else known.setdefault(group, group))
+            self.truth.append(row["truth"] or nothing)
+            self.ids.append(row["id"])
+        self.labels_N: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        self._rows = {split: np.array(found, dtype=np.int64) for split, found in rows.items()}
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = False) -> "ClipStore":
@@ -69,8 +83,8 @@ class ClipStore:
                 raise StoreError(f"{folder} has schema {manifest['schema']}, but {SCHEMA} is needed. {_REBUILD}")
             for name, promised in manifest["files"].items():
                 _check_file(folder / name, promised, verify=verify)
-            lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
-            store = cls(folder, manifest, [json.loads(line) for line in lines])
+            with (folder / "index.jsonl").open(encoding="utf-8") as lines:
+                store = cls(folder, manifest, map(json.loads, lines))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{folder} is damaged: it cannot be read ({type(error).__name__}: {error}). {_REBUILD}"

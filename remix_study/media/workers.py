@@ -18,13 +18,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
 
-from remix_study.errors import StoreError
+from remix_study.errors import RemixStudyError, StoreError
 
 _START_LIMIT_S = 300.0  # a first import of torch from a slow network disk
 # Beyond what it has when it starts: a clip of 3840 x 2160 needs 0.3 GB, decord's libraries 0.3 (0.6 with CUDA).
@@ -80,15 +80,27 @@ def run_jobs(
 
     Raises:
         OSError: as raised by `work` (its number and text).
+        RemixStudyError: as raised by `work`.
         RuntimeError: any other exception of `work`, with its traceback.
         StoreError: processes cannot be started at all.
     """
     if not jobs:
         return
     count = max(1, min(workers or available_cores(), len(jobs)))
-    chunk = max(1, min(chunk, -(-len(jobs) // (count * 2))))
-    chunks = collections.deque(list(jobs[i : i + chunk]) for i in range(0, len(jobs), chunk))
+    chunks = collections.deque(in_chunks(jobs, count, chunk))
     _Crew(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
+
+
+def in_chunks(jobs: Sequence[int], workers: int, most: int) -> Iterator[list[int]]:
+    """All jobs, in order; chunks get smaller towards the end, so that no worker has a long one left when others rest.
+
+    That is guided self-scheduling (Polychronopoulos, Kuck; IEEE Trans. Computers C-36(12), 1987), with half its sizes.
+    """
+    first = 0
+    while first < len(jobs):
+        size = max(1, min(most, (len(jobs) - first) // (2 * workers)))
+        yield list(jobs[first : first + size])
+        first += size
 
 
 class _Crew:
@@ -152,6 +164,8 @@ class _Crew:
                     self._give_chunk(worker)
             case ("os error", number, text):
                 raise OSError(number, text)
+            case ("refused", error):
+                raise error
             case ("bug", text):
                 raise RuntimeError(f"a worker process failed:\n{text}")
 
@@ -201,7 +215,7 @@ def _end(worker: _Worker, *, politely: bool = False) -> None:
 
 
 def _main(pipe: Connection, pickled: bytes) -> None:
-    _be_quiet()
+    be_quiet()
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
@@ -209,7 +223,7 @@ def _main(pipe: Connection, pickled: bytes) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             work = pickle.loads(pickled)
-            _limit_memory()
+            limit_memory()
             pipe.send(("ready",))
             while True:
                 for job in pipe.recv():
@@ -217,20 +231,24 @@ def _main(pipe: Connection, pickled: bytes) -> None:
                     pipe.send(("done", job, work(job)))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
+        except RemixStudyError as error:
+            pipe.send(("refused", error))
         except OSError as error:
             pipe.send(("os error", error.errno, error.strerror))
         except Exception:
             pipe.send(("bug", traceback.format_exc()))
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
+    """What this process and its libraries print goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # the descriptors, not `sys.stderr`: C code writes to them
         os.dup2(nowhere, stream)
     os.close(nowhere)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """A damaged header can ask for any amount: this process may take some GB beyond what it has."""
     if sys.platform != "linux":  # elsewhere this limit does not hold, or counts other things
         return
     import resource

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remix_study.launch.decisions import DECISIONS
 from remix_study.launch.folder import RunFolder
 from remix_study.study.ledger import SEARCH, Ledger, ReplicateRecord, TrialRecord, read_ledger
 
@@ -76,7 +77,7 @@ def export(
     out: Path,
     progress: Progress = lambda done, total: None,  # noqa: ARG005
 ) -> list[Path]:
-    """`trials` and `epochs`, each as Parquet and CSV, in `out`; the files written."""
+    """`trials` and `epochs`, each as Parquet and CSV, and the replicates' `decisions`, in `out`; the files written."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -90,7 +91,28 @@ def export(
         pyarrow.parquet.write_table(table, parquet)
         pyarrow.csv.write_csv(table, csv)
         written += [parquet, csv]
+    decided = decisions(rows)
+    if decided is not None:
+        pyarrow.parquet.write_table(decided, out / "decisions.parquet")
+        written.append(out / "decisions.parquet")
     return written
+
+
+def decisions(rows: Sequence[Row]) -> Any | None:
+    """What Remix decided about every training sample (launch/decisions.py), of all replicates, as one Arrow table."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    tables = []
+    for row in rows:
+        path = Path(row["folders"][0]) / DECISIONS if row["folders"] else None
+        if row["stage"] != SEARCH and path is not None and path.exists():
+            table = pyarrow.parquet.read_table(path)
+            named = {"method": row["method"], "stage": row["stage"], "number": row["number"]}
+            for place, (name, value) in enumerate(named.items()):
+                table = table.add_column(place, name, pa.array([value] * len(table)))
+            tables.append(table)
+    return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ from remix_study.config import NoPrunerConfig, RemixConfig, RunConfig, StudyConf
 from remix_study.datasets.corpus import open_corpus
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
+from remix_study.media.urls import is_url, shown
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.question import CONFIG, require_same_question
@@ -110,7 +111,8 @@ def make_plan(
     """
     check_storage(config.storage)
     configs = check_study(config, settings)
-    store = open_corpus(Path(configs[0].corpus))
+    where = configs[0].corpus
+    store = open_corpus(where)
     for run in configs:
         check(run, store)
     folder = study_folder(workspace.resolve(), config.name)
@@ -139,7 +141,7 @@ def make_plan(
     return Plan(
         name=config.name,
         question=config.question,
-        corpus=f"{store.path}: {len(store.rows('train'))} training clips",
+        corpus=f"{shown(where) if is_url(where) else store.path}: {len(store.rows('train'))} training clips",
         sampler=config.sampler,
         pruner=config.pruner.name,
         concurrency=at_once,

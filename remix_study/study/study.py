@@ -127,7 +127,7 @@ class StudyRun:
     def _checked(self) -> tuple[list[RunConfig], ClipStore]:
         check_storage(self._config.storage)
         configs = check_study(self._config, self._settings)
-        store = open_corpus(Path(configs[0].corpus))
+        store = open_corpus(configs[0].corpus)
         for config in configs:
             check(config, store)
         uri = tracking_uri(configs[0], self._workspace)

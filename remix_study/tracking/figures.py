@@ -19,8 +19,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+
+from remix_study.modality import canonical_order
 
 History = Sequence[Mapping[str, float]]  # one record of metrics per epoch, names of docs/metrics.md
 
@@ -249,9 +252,9 @@ def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform"
     groups = len(data.counts)
     wide = min(groups, 4)
     high = math.ceil(groups / wide)
-    figure = Figure(figsize=(8.0, 4.2) if groups == 1 else (2.6 * wide + 0.6, 2.0 * high + 1.1), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(data.title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    size = (8.0, 4.2) if groups == 1 else (max(8.0, 2.6 * wide + 0.6), 2.0 * high + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    _title(figure, data.title)
     grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
     modalities = list(data.medians)
     for axes, (group, counts) in zip(grid.flat, data.counts.items(), strict=False):
@@ -273,7 +276,7 @@ def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform"
     if groups == 1:
         grid.flat[0].legend(handles, labels, frameon=False, fontsize=11)
     else:
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=10)
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
     return figure
 
 
@@ -302,11 +305,10 @@ def comparison(results: Sequence[MethodResults]) -> Comparison:
 
 def draw_comparison(data: Comparison) -> Figure:
     """Fit for a README: one row per method, one dot per seed, mean ± standard deviation; heads' means beside."""
-    modalities = list(dict.fromkeys(m for result in data.methods for m in result.heads))
+    modalities = list(canonical_order({m for result in data.methods for m in result.heads}))
     rows = len(data.methods)
     figure = Figure(figsize=(9.0, 1.7 + 0.72 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(data.title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=_INK)
+    _title(figure, data.title, size=14)
     panels = figure.subplots(
         1, 2 if modalities else 1, sharey=True, squeeze=False, width_ratios=[3, 2][: 2 if modalities else 1]
     )[0]
@@ -350,8 +352,8 @@ def draw_comparison(data: Comparison) -> Figure:
         for handle, label in zip(*panels[1].get_legend_handles_labels(), strict=True):
             seen.setdefault(label, handle)
         panels[1].legend(
-            list(seen.values()), list(seen), loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(seen),
-            frameon=False, fontsize=11, handletextpad=0.2, borderaxespad=0.0,
+            list(seen.values()), list(seen), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(seen),
+            columnspacing=1.2, frameon=False, fontsize=11, handletextpad=0.2, borderaxespad=0.0,
         )  # fmt: skip
         panels[1].margins(x=0.12)
     return figure
@@ -359,11 +361,26 @@ def draw_comparison(data: Comparison) -> Figure:
 
 def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    _title(figure, title)
     axes = figure.subplots()
     _plain(axes)
     return figure, axes
+
+
+def _title(figure: Figure, said: str, size: float = 13) -> None:
+    """In as many lines as its words need, for which the figure becomes higher."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
+    font = FontProperties(size=size, weight="bold")
+    room = 0.97 * figure.bbox.width
+    lines = [""]
+    for word in said.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if renderer.get_text_width_height_descent(longer, font, False)[0] <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    figure.set_figheight(figure.get_figheight() + (len(lines) - 1) * 1.3 * size / 72)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=size, fontweight="bold", color=_INK)
 
 
 def _plain(axes: Axes) -> None:

@@ -165,6 +165,40 @@ def test_an_encoder_that_was_chosen_must_fit(recipe: Recipe, small_store: ClipSt
     )
 
 
+def test_a_transform_must_have_something_to_act_on(
+    recipe: Recipe, small_store: ClipStore, audio_store: ClipStore
+) -> None:
+    everything = {"crop": True, "flip": True, "time_mask": 5, "frequency_mask": 5, "shift": 0.1}
+    check(recipe({"augment": everything}), small_store)
+    alone = {"method": {"name": "unimodal", "modality": "audio"}}
+    check(recipe({"augment": everything, **alone}), small_store)  # the recipe of a study, for one of its ceilings
+    one, other = problems(recipe({"augment": everything, **alone}), audio_store)
+    assert "`augment.crop` is for video, but the corpus has audio; leave it out" in one
+    assert "`augment.flip` is for video or flow, but the corpus has audio; leave it out" in other
+
+    flow = Preset("flow", {"flow": FlowPreset(3, 8, 8), "text": FeaturePreset("vector", (6,))})
+    silent = changed(small_store, modalities=("flow", "text"), preset=flow)
+    lines = problems(recipe({"augment": everything}), silent)
+    names = [line.split("`")[1] for line in lines]
+    assert names == ["augment.crop", "augment.time_mask", "augment.frequency_mask", "augment.shift"]
+    assert "but the corpus has flow, text (features); leave it out" in lines[0]
+
+
+def test_a_mask_must_leave_something(recipe: Recipe, small_store: ClipStore) -> None:
+    check(recipe({"augment": {"time_mask": 31, "frequency_mask": 31}}), small_store)
+    one, other = problems(recipe({"augment": {"time_mask": 32, "frequency_mask": 40}}), small_store)
+    assert "`augment.time_mask` must be below the 32 frames of a spectrogram, but is 32" in one
+    assert "`augment.frequency_mask` must be below the 32 bands of a spectrogram, but is 40" in other
+
+
+def test_random_frames_need_a_store_that_has_them(recipe: Recipe, small_store: ClipStore) -> None:
+    config = recipe({"augment": {"frames": "random"}})
+    (line,) = problems(config, small_store)
+    assert "`augment.frames: random` needs several frames of each segment, but the store has one" in line
+    preset = preset_named("stft188+2x224r")
+    check(config, changed(small_store, preset=preset))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is told where there is no GPU")
 def test_a_gpu_that_is_not_there_is_told_with_everything_else(recipe: Recipe, audio_store: ClipStore) -> None:
     assert len(problems(recipe({"device": "cuda", "method": {"name": "joint"}}), audio_store)) == 2

@@ -58,6 +58,15 @@ def test_an_epoch_trains_half_of_the_samples_through_each_modality(tmp_path: Pat
     assert np.isclose(time.scoring_every(2), time.score_s / 2 + time.train_s)
 
 
+@pytest.mark.slow
+def test_preparing_is_measured_by_cores_loops_and_memory(tmp_path: Path) -> None:
+    run.main(["preparing", "--quick", "--json", str(tmp_path / "bench.json")])
+    results = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert [result["unit"] for result in results].count("s") == 1
+    assert len(results) == 7
+    assert all(result["measured"] > 0 for result in results)
+
+
 def test_turns_alternate_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
 

@@ -101,6 +101,8 @@ def test_several_impossibilities_are_told_together() -> None:
         ("method.share", "kind", "progress", {}),
         ("model.encoder", "name", "tiny", {}),
         ("model.encoder", "name", "resnet18", {"width": 8}),
+        ("model.encoder", "name", "vector", {"hidden": 8, "width": 4}),
+        ("model.encoder", "name", "sequence", {"width": 8, "layers": 1}),
         ("optimizer", "name", "sgd", {"learning_rate": 0.1}),
         ("optimizer", "name", "adam", {}),
         ("optimizer", "name", "adamw", {"learning_rate": 0.1}),
@@ -117,6 +119,24 @@ def test_every_kind_is_reached_by_its_word(part: str, key: str, word: str, other
         found = getattr(found, step)
     assert getattr(found, key) == word
     assert {k: getattr(found, k) for k in others} == others
+
+
+def test_heads_of_attention_share_the_width_of_a_sequence() -> None:
+    with pytest.raises(ConfigError, match=r"`model.encoder.width`: .*multiple of 4"):
+        parse_run(plain(model={"encoder": {"name": "sequence", "width": 10}}), "run.yaml")
+
+
+def test_training_transforms_are_off_unless_asked_for_and_impossible_ones_are_told_at_once() -> None:
+    run = parse_run(plain(), "run.yaml")
+    assert run.augment == c.AugmentConfig(
+        crop=False, flip=False, frames="middle", time_mask=0, frequency_mask=0, shift=0.0
+    )
+    wrong = {"crop": "often", "frames": "any", "time_mask": -1, "frequency_mask": 1.5, "shift": 1.5, "flp": True}
+    with pytest.raises(ConfigError) as raised:
+        parse_run(plain(augment=wrong), "run.yaml")
+    told = str(raised.value)
+    assert all(f"augment.{name}" in told for name in wrong)
+    assert "flip" in told  # what was probably meant
 
 
 def test_a_part_without_its_tag_is_of_the_default_kind() -> None:
@@ -216,7 +236,11 @@ def test_the_digest_is_of_configuration_and_corpus_but_not_of_places(recipe: Cal
     assert run.digest("data") == recipe({"corpus": "elsewhere"}).digest("data")
     assert run.digest("data") == recipe({"tracking": {"uri": "http://elsewhere", "experiment": "x"}}).digest("data")
     assert run.digest("data") != run.digest("other data")
-    for change in ({"seed": 1}, {"epochs": 3}, {"method.warmup": 0}, {"workers": 2}, {"evaluation.test": True}):
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"epochs": 3}, {"method.warmup": 0}, {"workers": 2}, {"evaluation.test": True},
+        {"augment.flip": True},
+    ]  # fmt: skip
+    for change in changes:
         assert run.digest("data") != recipe(change).digest("data")
 
 

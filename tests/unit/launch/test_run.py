@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 
 from remix_study import config as c
-from remix_study.config import RunConfig
+from remix_study.config import RunConfig, load_run
+from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import TrainingError
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_twin
 from remix_study.launch.worker import Job, flat, work
+from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.tracking import default_uri
 
 Recipe = Callable[..., RunConfig]
@@ -56,6 +58,32 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (tmp_path / "runs").glob("unimodal-*")}
     run_one(recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}, "method.warmup": 0}), tmp_path)
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
+
+
+def test_an_augmented_run_on_a_store_of_several_frames_goes_the_whole_way(
+    recipe: Recipe, small_corpus: Path, tmp_path: Path
+) -> None:
+    """Prepared, trained with its ceilings and tested; the same bits twice, and others than without."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "clips").symlink_to(small_corpus / "clips")
+    (corpus / "manifest.jsonl").write_bytes((small_corpus / "manifest.jsonl").read_bytes())
+    frames = VideoPreset(2, 16, 16, "area", candidates=3)
+    preset = Preset("tiny, six frames", {"audio": PRESETS["tiny"].parts["audio"], "video": frames})
+    prepare_corpus(corpus / "manifest.jsonl", preset=preset, name="frames")
+    augment = {"crop": True, "flip": True, "frames": "random", "time_mask": 8, "frequency_mask": 8, "shift": 0.2}
+    base = {"corpus": str(corpus), "evaluation": {"ceilings": "train", "probe": False, "test": True}}
+    found = [
+        run_one(recipe({**base, "augment": transforms}), tmp_path / place)
+        for place, transforms in (("one", augment), ("two", augment), ("plain", {}))
+    ]
+    one, two, plain = ({k: v for k, v in summary.items() if not k.startswith("time/")} for summary in found)
+    assert one == two
+    assert one.keys() == plain.keys()
+    assert one["best/val_cross_entropy"] != plain["best/val_cross_entropy"]
+    assert "sufficiency/ratio/video" in one
+    (config,) = (tmp_path / "one" / "runs").glob("remix-*/config.yaml")
+    assert load_run(config).augment == recipe({"augment": augment}).augment
 
 
 def test_a_failed_run_leaves_no_result_and_frees_its_lock(recipe: Recipe, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
+import concurrent.futures
+import contextlib
 import json
 import os
+import pickle
+import random
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -93,38 +96,124 @@ def test_a_copied_corpus_has_the_same_fingerprint_and_bytes(corpus: Path, copy: 
     assert contents(tmp_path / "a" / "store") == contents(tmp_path / "b" / "store")
 
 
+SHARD_BYTES = 4000  # one row of audio, five of video
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.media.presets import PRESETS
 
-def die(done, total):
-    if done >= 9:
+last = int(sys.argv[3])
+
+def tell(done, total):
+    print(done, flush=True)
+    if done >= last:
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
     prepare_corpus(Path(sys.argv[1]), Path(sys.argv[2]), preset=PRESETS["tiny"], name="test", decoder="pyav",
-                   workers=2, chunk=2, max_bad_fraction=0.2, progress=die)
+                   workers=2, chunk=2, max_bad_fraction=0.2, progress=tell, shard_bytes=4000)
 """
 
 
 def test_a_killed_build_goes_on_where_it_was_and_ends_in_the_same_bytes(copy: Path, tmp_path: Path) -> None:
     damage(copy / "clips/train/train-00002.mp4", "empty")  # so that rows are compacted, too
-    undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", max_bad_fraction=0.2)
+    sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
+    undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", **sharded)
+    assert len(list(undisturbed.path.glob("video-*.npy"))) == 3
     script = tmp_path / "killed.py"
-    script.write_text(textwrap.dedent(KILLED))
-    ended = subprocess.run([sys.executable, str(script), str(copy / "manifest.jsonl"), str(tmp_path / "killed")])
+    script.write_text(KILLED)
+    arguments = [str(copy / "manifest.jsonl"), str(tmp_path / "killed"), "9"]
+    ended = subprocess.run([sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL)
     assert ended.returncode == -signal.SIGKILL
     with pytest.raises(StoreError, match="not finished"):
         ClipStore.open(tmp_path / "killed")
     seen: list[int] = []
-    resumed = build(
-        copy / "manifest.jsonl", tmp_path / "killed", max_bad_fraction=0.2, progress=lambda done, _: seen.append(done)
-    )
+    resumed = build(copy / "manifest.jsonl", tmp_path / "killed", progress=lambda done, _: seen.append(done), **sharded)
     assert seen[0] >= 8  # a journal line for each chunk of two
     assert resumed.digest == undisturbed.digest
     assert contents(resumed.path) == contents(undisturbed.path)
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_again_and_again_at_any_moment_ends_in_the_same_bytes(
+    copy: Path, tmp_path: Path
+) -> None:
+    """From outside, after so many lines of its output and some more: also while it publishes."""
+    damage(copy / "clips/train/train-00002.mp4", "empty")
+    sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
+    undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", **sharded)
+    (script := tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(script), str(copy / "manifest.jsonl"), str(tmp_path / "killed"), "99"]
+    draw = random.Random(0)
+    for lines in (1, 2, 4, 1, 3, 99):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for number, _ in enumerate(process.stdout, 1):
+                if number >= lines:
+                    break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(draw.uniform(0, 0.05))
+            process.kill()
+    resumed = build(copy / "manifest.jsonl", tmp_path / "killed", **sharded)
+    assert contents(resumed.path) == contents(undisturbed.path)
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [".store.lock", "store"]
+
+
+def here(work: Any, jobs: Any, *, on_result: Any, on_lost: Any, **_: Any) -> None:
+    """As a cluster does it: the work and its results travel, and nothing else; in any order."""
+    work = pickle.loads(pickle.dumps(work))
+    for job in sorted(jobs, key=lambda job: -job):
+        on_result(job, pickle.loads(pickle.dumps(work(job))))
+
+
+def test_workers_that_share_no_disk_send_rows_and_the_bytes_are_the_same(copy: Path, tmp_path: Path) -> None:
+    damage(copy / "clips/train/train-00002.mp4", "empty")
+    sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
+    ours = build(copy / "manifest.jsonl", tmp_path / "ours", **sharded)
+    theirs = build(copy / "manifest.jsonl", tmp_path / "theirs", run=here, **sharded)
+    assert contents(theirs.path) == contents(ours.path)
+
+
+def test_shards_before_the_first_clip_that_was_left_out_are_not_copied(
+    corpus: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(copy / "clips/train/train-00006.mp4", "empty")
+    linked: list[str] = []
+    link = os.link
+
+    def spy(source: Path, target: Path) -> None:
+        linked.append(target.name)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", spy)
+    build(copy / "manifest.jsonl", tmp_path / "some", max_bad_fraction=0.2, shard_bytes=SHARD_BYTES)
+    assert linked == [*(f"audio-{number:05}.npy" for number in range(6)), "video-00000.npy"]
+    linked.clear()
+    store = build(corpus / "manifest.jsonl", tmp_path / "all", shard_bytes=SHARD_BYTES)
+    assert linked == sorted(path.name for path in store.path.glob("*.npy"))
+
+
+def test_a_store_lies_in_several_files_and_is_read_as_one(corpus: Path, tmp_path: Path) -> None:
+    whole = build(corpus / "manifest.jsonl", tmp_path / "one")
+    sharded = build(corpus / "manifest.jsonl", tmp_path / "many", shard_bytes=SHARD_BYTES)
+    assert sharded.digest == whole.digest
+    rows = np.random.default_rng(0).permutation(16)
+    for modality in whole.modalities:
+        np.testing.assert_array_equal(sharded.gather(modality, rows), whole.gather(modality, rows))
+        assert sharded.statistics[modality] == whole.statistics[modality]
+    zeros_nT = np.zeros((16, 2), np.int64)
+    np.testing.assert_array_equal(sharded.gather("video", rows, zeros_nT), whole.gather("video", rows)[:, [0, 0]])
+
+
+def test_the_card_lies_beside_the_arrays_and_is_what_is_tracked(corpus: Path, tmp_path: Path) -> None:
+    store = build(corpus / "manifest.jsonl", tmp_path, card={"corpus": "Tones", "citation": "Nobody (2020)"})
+    assert json.loads((store.path / "card.json").read_text()) == store.card
+    assert store.card["digest"] == store.digest
+    page = (store.path / "card.md").read_text()
+    assert page.startswith("# Tones\n")
+    assert "Nobody (2020)" in page
+    assert store.digest in page
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "lfs-pointer", "open"])
@@ -167,6 +256,21 @@ def test_a_class_that_loses_all_its_clips_of_a_split_is_an_error(copy: Path) -> 
     damage(copy / "clips/val/val-00003.mp4", "empty")
     with pytest.raises(StoreError, match="class 'tone-and-grating-03' in split 'val'"):
         build(copy / "manifest.jsonl", copy, max_bad_fraction=0.5)
+
+
+def test_another_build_is_waited_for_on_request(corpus: Path, tmp_path: Path) -> None:
+    first = build(corpus / "manifest.jsonl", tmp_path)
+    reading: list[int] = []
+    with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as held:
+        held.enter_context(sole_writer(tmp_path / ".store.lock"))
+        waiting = pool.submit(
+            build, corpus / "manifest.jsonl", tmp_path, wait=True, reading=lambda done, _: reading.append(done)
+        )
+        with pytest.raises(concurrent.futures.TimeoutError):
+            waiting.result(timeout=0.2)
+        assert not reading, "it waits before it begins"
+        held.close()
+        assert waiting.result().digest == first.digest
 
 
 def test_two_builds_of_one_store_do_not_meet(corpus: Path, tmp_path: Path) -> None:

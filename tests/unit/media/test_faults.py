@@ -157,6 +157,22 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     assert refused.value.stage == "unreadable"
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_clip_that_asks_for_too_much_memory_is_refused(
+    decoder: DecoderName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FAULTS["plain"].make(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise av.MemoryError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(av, "open", refuse)
+    for read in (lambda: probe(path), lambda: decoder_named(decoder).frames(path, [0], 1)):
+        with pytest.raises(MediaError) as refused:
+            read()
+        assert refused.value.stage == "memory"
+
+
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     FAULTS["plain"].make(tmp_path).rename(tmp_path / "b.mp4")
     with pytest.raises(MediaError, match="of another kind"):

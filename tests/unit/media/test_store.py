@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from remix_study.datasets.corpus import open_corpus, prepare_corpus
 from remix_study.errors import StoreError
-from remix_study.media.presets import PRESETS
+from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.media.store import ClipStore
 
 
@@ -29,6 +30,32 @@ def test_gather_keeps_the_order_asked_for_and_repeats(store: ClipStore) -> None:
     assert audio.shape == (5, 32, 32)
     got[:] = 0  # a copy: the store stays what it is
     assert store.gather("video", rows).any()
+
+
+def test_frames_are_picked_for_each_row(corpus: Path, tmp_path: Path) -> None:
+    preset = Preset("three", {"video": VideoPreset(frames=3, height=8, width=8, resize="area")})
+    store = prepare_corpus(
+        corpus / "manifest.jsonl", tmp_path, preset=preset, name="test", decoder="pyav", workers=2, shard_bytes=2000
+    )
+    rows_n, frames_nT = np.array([9, 0, 9]), np.array([[2, 0], [1, 1], [0, 2]])
+    whole = store.gather("video", rows_n)
+    picked = store.gather("video", rows_n, frames_nT)
+    assert picked.shape == (3, 2, 8, 8, 3)
+    np.testing.assert_array_equal(picked, whole[np.arange(3)[:, None], frames_nT])
+
+
+def test_a_file_that_another_store_has_replaced_is_one_sentence(store: ClipStore) -> None:
+    size = (store.path / "video-00000.npy").stat().st_size
+    (store.path / "video-00000.npy").write_bytes(bytes(size))
+    with pytest.raises(StoreError, match=r"the arrays of video in .* are damaged .*Build it again"):
+        store.gather("video", np.array([0]))
+
+
+def test_a_store_of_an_older_version_is_to_be_built_again(store: ClipStore) -> None:
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    (store.path / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(StoreError, match=r"has schema 1, but 2 is needed\. Build it again .*--replace"):
+        ClipStore.open(store.path)
 
 
 def test_a_pickled_store_maps_its_files_anew(store: ClipStore) -> None:

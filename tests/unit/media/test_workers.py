@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from remix_study.errors import StoreError
-from remix_study.media.workers import run_jobs
+from remix_study.errors import SourceError, StoreError
+from remix_study.media.workers import in_chunks, run_jobs
 
 
 class Record:
@@ -30,6 +30,16 @@ def test_every_job_is_done_once() -> None:
     run_jobs(operator.neg, range(50), workers=2, chunk=7, on_result=record.on_result, on_lost=record.on_lost)
     assert record.results == {job: -job for job in range(50)}
     assert not record.lost
+
+
+@pytest.mark.parametrize(("jobs", "workers", "most"), [(0, 2, 32), (1, 2, 32), (50, 2, 7), (1000, 3, 32), (5, 8, 1)])
+def test_chunks_hold_every_job_once_and_shrink_towards_the_end(jobs: int, workers: int, most: int) -> None:
+    chunks = list(in_chunks(range(jobs), workers, most))
+    assert [job for chunk in chunks for job in chunk] == list(range(jobs))
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(1 <= size <= most for size in sizes)
+    assert set(sizes[-workers:]) <= {1}, "whoever takes the last ones ends with the others"
 
 
 def test_a_job_that_hangs_is_ended_twice_and_reported_and_all_others_are_done() -> None:
@@ -63,6 +73,16 @@ def test_a_bug_of_the_work_reaches_the_caller_with_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run_jobs((1).__floordiv__, [0], workers=1,
                  on_result=record.on_result, on_lost=record.on_lost)  # fmt: skip
+
+
+def refuse(job: int) -> None:
+    raise SourceError(f"s3://bucket must answer clip {job}, but does not.")
+
+
+def test_what_a_person_can_mend_reaches_the_caller_as_it_is() -> None:
+    record = Record()
+    with pytest.raises(SourceError, match="must answer clip 7"):
+        run_jobs(refuse, [7], workers=1, on_result=record.on_result, on_lost=record.on_lost)
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever() -> None:

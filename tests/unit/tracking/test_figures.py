@@ -109,6 +109,36 @@ def test_the_comparison_orders_methods_and_says_what_it_shows() -> None:
     assert png(figure).startswith(b"\x89PNG")
 
 
+def test_three_modalities_are_drawn_in_one_order_and_every_title_fits() -> None:
+    """Titles that name every modality were cut at the right; probes had other colours than shares had."""
+    names = ("audio", "video", "text")
+    history = [
+        {
+            "val/accuracy": 0.8,
+            **{f"val/accuracy_uni/{m}": 0.5 for m in names},
+            **{f"remix/share/{m}": 0.3 for m in names},
+        }
+    ] * 2
+    scores_NM = np.random.default_rng(0).random((40, 3))
+    methods = [MethodResults("remix", [0.9], {m: [0.8] for m in sorted(names)})]
+    figures = [
+        draw_learning_curves(learning_curves(history, names)),
+        draw_assignment(assignment(history, names)),
+        draw_score_histograms(score_histograms(scores_NM, names)),
+        draw_score_histograms(score_histograms(scores_NM, names, np.arange(40) % 2, ["no", "yes"])),
+        draw_comparison(comparison(methods)._replace(title="remix: level with " + " and ".join(["another one"] * 8))),
+    ]
+    for figure in figures:
+        png(figure)
+        title = figure._suptitle  # type: ignore[attr-defined]  # matplotlib has no other way
+        box = title.get_window_extent()
+        assert box.x1 <= figure.bbox.width
+        assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends)
+    legend = figures[-1].axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["audio", "video", "text"]
+
+
 def test_a_lead_within_the_noise_of_seeds_is_not_called_one() -> None:
     close = [MethodResults("remix", [0.80, 0.90], {}), MethodResults("joint", [0.84, 0.84], {})]
     assert "are level" in comparison(close).title

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from remix_study.augment import Draws
 from remix_study.config import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.remix import RemixPlan
+from remix_study.sample import Batch
 from remix_study.tracking.tracker import RecordingTracker
 from remix_study.training import loop
 from remix_study.training.checkpoint import BEST, LAST
@@ -26,6 +28,7 @@ HARD = {
     "rate": {"name": "cosine", "warmup": 1},
     "optimizer.learning_rate": 0.003,
     "clip_norm": 1.0,
+    "augment": {"crop": True, "flip": True, "time_mask": 8, "frequency_mask": 8, "shift": 0.2},
 }  # fmt: skip
 
 
@@ -192,6 +195,7 @@ def test_two_runs_of_one_configuration_have_the_same_bits_and_another_seed_has_o
         {"method.filter": {"rule": "band", "lower": 0.0, "upper": 1.0}},
         {"method.score": "true_class", "method.filter": {"rule": "margin", "threshold": 0.05, "close": "each"}},
         {"evaluation.clash_every": 2},
+        {"augment": {"crop": True, "flip": True, "time_mask": 8, "frequency_mask": 8, "shift": 0.2}},
     ],
     ids=lambda change: " ".join(f"{k}={v.get('name', '') if isinstance(v, dict) else v}" for k, v in change.items()),
 )
@@ -239,6 +243,112 @@ def test_only_what_is_trained_is_read(recipe: Recipe, assembled: Assembled) -> N
     assert audio + video == 96
     assert 0 < audio < 96
     assert read == {False: {"audio": audio, "video": video}, True: {"audio": 96, "video": 96}}
+
+
+Looks = dict[tuple[str, int, int], torch.Tensor]
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    """(modality, epoch, row of the store) -> what any run of the test has trained on."""
+    seen: Looks = {}
+
+    def watched(model: Any, method: Any, batch: Batch, *args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+        epoch = int(where.split(",", 1)[0].removeprefix("epoch "))
+        for column, m in enumerate(batch.modalities):
+            rows = batch.samples_B[batch.active_BM[:, column]].tolist()
+            for row, x in zip(rows, batch.inputs.get(m, ()), strict=True):
+                seen[m, epoch, row] = x.clone()
+        return train_step(model, method, batch, *args, where=where, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    return seen
+
+
+def assert_same_looks(one: Looks, other: Looks) -> None:
+    assert one.keys() == other.keys()
+    for key, x in one.items():
+        assert torch.equal(x, other[key]), key
+
+
+AUGMENT = {"augment": HARD["augment"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "seen"),
+    [
+        ({"name": "joint_unimodal"}, 2 * 2 * 96),
+        # By lot: scores, which BatchNorm makes differ between one rank and two, decide nothing.
+        ({"name": "remix", "warmup": 0, "filter": {"rule": "random"}, "order": "mixed"}, 2 * 96),
+    ],
+    ids=["joint", "mixed"],
+)
+def test_two_ranks_see_what_one_sees(
+    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], looks: Looks,
+    method: dict[str, Any], seen: int,
+) -> None:  # fmt: skip
+    """Bit for bit, for each sample, modality and epoch."""
+    config = recipe({**AUGMENT, "method": method, "workers": 2, "global_batch": 28})
+    train(assembled(config, "one"))
+    one = dict(looks)
+    assert len(one) == seen
+    looks.clear()
+    together(2, lambda collectives: train(assembled(config, "two", collectives=collectives)))
+    assert_same_looks(looks, one)
+
+
+def test_a_sample_looks_the_same_whatever_the_method_and_the_batch_and_new_in_each_epoch(
+    recipe: Recipe, assembled: Assembled, looks: Looks
+) -> None:
+    """So that methods, and a modality alone, differ by what they do."""
+    train(assembled(recipe({**AUGMENT, "method": {"name": "joint"}}), "joint"))
+    joint = dict(looks)
+    for m in ("audio", "video"):
+        changes = [not torch.equal(joint[m, 0, row], joint[m, 1, row]) for row in range(96) if (m, 0, row) in joint]
+        assert len(changes) == 96
+        assert sum(changes) > 90
+    others: list[dict[str, Any]] = [
+        {"method": {"name": "unimodal", "modality": "video"}},
+        {"method": {"name": "remix", "warmup": 0, "filter": {"rule": "random"}, "order": "mixed"}, "global_batch": 20},
+    ]
+    for number, change in enumerate(others):
+        looks.clear()
+        train(assembled(recipe({**AUGMENT, **change}), f"other {number}"))
+        assert len(looks) >= 2 * 96
+        assert_same_looks(looks, {key: joint[key] for key in looks})
+    looks.clear()
+    train(assembled(recipe({**AUGMENT, "method": {"name": "joint"}, "seed": 1}), "seed"))
+    assert not any(torch.equal(x, joint[key]) for key, x in looks.items() if key[0] == "audio")
+
+
+def test_only_training_is_augmented(
+    recipe: Recipe, assembled: Assembled, looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scoring, validation, test, probes and ceilings see clips as they are stored."""
+    run = assembled(recipe({**AUGMENT, "evaluation": {"test": True, "probe": True}}))
+    kinds: list[tuple[bool, bool]] = []
+    read = run.reader.read
+
+    def watched(*args: Any, draws: Draws | None = None, **kwargs: Any) -> Batch:
+        kinds.append((run.model.training, draws is not None))
+        return read(*args, draws=draws, **kwargs)
+
+    monkeypatch.setattr(run.reader, "read", watched)
+    train(run)
+    assert set(kinds) == {(True, True), (False, False)}
+    stored = read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
+    same = [torch.equal(x, stored[m][row]) for (m, _, row), x in looks.items()]
+    assert sum(same) < 0.1 * len(same)
+
+
+def test_without_augment_training_sees_clips_as_they_are_stored(
+    recipe: Recipe, assembled: Assembled, looks: Looks
+) -> None:
+    run = assembled(recipe())
+    train(run)
+    stored = run.reader.read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
+    assert len(looks) >= 2 * 96
+    assert all(torch.equal(x, stored[m][row]) for (m, _, row), x in looks.items())
 
 
 def test_the_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: Assembled) -> None:

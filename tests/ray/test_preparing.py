@@ -1,0 +1,197 @@
+"""Decoding on a Ray of several CPUs, some of whose actors hang or die"""
+
+import ctypes
+import operator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util.state import list_actors
+
+from remix_study.datasets.manifest import read_manifest
+from remix_study.datasets.synthetic import SyntheticSpec, render
+from remix_study.errors import SourceError, StoreError
+from remix_study.launch import preparing
+from remix_study.launch.preparing import ray_jobs
+from remix_study.media.build import build_store
+from remix_study.media.plan import manifest_digest
+from remix_study.media.presets import PRESETS
+from remix_study.media.store import ClipStore
+from remix_study.media.workers import RunJobs, run_jobs
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cpus() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Record:
+    def __init__(self) -> None:
+        self.results: dict[int, object] = {}
+        self.lost: dict[int, str] = {}
+
+    def on_result(self, job: int, result: object) -> None:
+        assert job not in self.results
+        self.results[job] = result
+
+    def on_lost(self, job: int, reason: str) -> None:
+        assert job not in self.lost
+        self.lost[job] = reason
+
+    def run(self, work: Callable[[int], object], jobs: list[int], timeout_s: float = 60.0, chunk: int = 32) -> None:
+        ray_jobs(work, jobs, on_result=self.on_result, on_lost=self.on_lost, chunk=chunk, timeout_s=timeout_s)
+
+
+def actors_alive() -> list[int]:
+    """Processes of decoders."""
+    found = list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "_Decoder")])
+    return [actor.pid for actor in found if actor.pid is not None]
+
+
+def until_all_ended() -> None:
+    """Ray ends actors in processes of its own: there is no event to await."""
+    end = time.monotonic() + 30
+    while actors_alive():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def hang_with_the_interpreter_locked(job: int) -> int:
+    """As a decoder that loops in native code: no other thread of this process gets a turn."""
+    if job == 3:
+        ctypes.PyDLL(None).sleep(3600)
+    return job
+
+
+def die(job: int) -> int:
+    if job == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job
+
+
+def refuse(job: int) -> int:
+    raise StoreError(f"clip {job} must not be touched, but was.")
+
+
+def test_every_job_is_done_once_and_actors_end() -> None:
+    record = Record()
+    record.run(operator.neg, list(range(100)), chunk=7)
+    assert record.results == {job: -job for job in range(100)}
+    assert not record.lost
+    until_all_ended()
+
+
+def test_a_job_that_hangs_is_ended_from_outside_twice_and_all_others_are_done() -> None:
+    record = Record()
+    record.run(hang_with_the_interpreter_locked, list(range(12)), timeout_s=2, chunk=4)
+    assert record.lost == {3: "timeout"}
+    assert record.results == {job: job for job in range(12) if job != 3}
+    until_all_ended()
+
+
+def test_an_actor_that_dies_is_replaced_and_its_job_reported_after_another_chance() -> None:
+    record = Record()
+    record.run(die, list(range(12)), chunk=4)
+    assert record.lost == {3: "died"}
+    assert record.results == {job: job for job in range(12) if job != 3}
+
+
+def test_what_the_work_raises_reaches_the_caller() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Record().run(os.close, [999])
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        Record().run((1).__floordiv__, [0])
+    with pytest.raises(StoreError, match="clip 0 must not be touched"):
+        Record().run(refuse, [0])
+    until_all_ended()
+
+
+def test_actors_that_cannot_start_are_not_started_for_ever() -> None:
+    with pytest.raises(StoreError, match="three in a row did not"):
+        Record().run(_Unloadable(), [1])
+
+
+class _Unloadable:
+    def __call__(self, job: int) -> None: ...
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (3,)  # loading it ends the process
+
+
+def test_a_cluster_without_a_free_cpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    @ray.remote(num_cpus=2)
+    class Other:
+        def ready(self) -> None: ...
+
+    other = Other.remote()  # type: ignore[attr-defined]  # Ray's gap
+    ray.get(other.ready.remote())
+    monkeypatch.setattr(preparing, "_START_LIMIT_S", 0.5)
+    with pytest.raises(StoreError, match="must have a free CPU for decoding, but none came free"):
+        Record().run(operator.neg, [1])
+    ray.kill(other)
+
+
+def test_an_interruption_ends_the_actors() -> None:
+    def interrupt(_job: int, _result: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ray_jobs(operator.neg, range(10), on_result=interrupt, on_lost=Record().on_lost)
+    until_all_ended()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("clips"), SyntheticSpec(train=24, val=8, test=8, classes=4), workers=2)
+
+
+def build(manifest: Path, out: Path, run: RunJobs, **options: Any) -> ClipStore:
+    return build_store(
+        read_manifest(manifest), manifest.parent, out, preset=PRESETS["tiny"], name="c",
+        manifest_digest=manifest_digest(manifest), run=run, **options,
+    )  # fmt: skip
+
+
+def contents(store: ClipStore) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.path.iterdir()}
+
+
+def test_the_store_has_the_same_bytes_as_one_of_this_machine_also_when_an_actor_is_killed(
+    manifest: Path, tmp_path: Path
+) -> None:
+    here = build(manifest, tmp_path / "here", run_jobs)
+    killed: list[int] = []
+
+    def kill_one(done: int, _total: int) -> None:
+        if done == 5 and not killed:
+            killed.append(actors_alive()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    there = build(manifest, tmp_path / "there", ray_jobs, chunk=4, progress=kill_one)
+    assert len(killed) == 1
+    assert len(there) == 40
+    assert contents(there) == contents(here)
+
+
+def test_clips_that_the_cluster_does_not_see_are_one_sentence_and_not_forty_missing_ones(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver sees them: it has taken their checksums."""
+    moved = tmp_path / "moved"
+    render(moved, SyntheticSpec(train=4, val=4, test=4, classes=4), workers=1)
+
+    def hidden(*given: Any, **options: Any) -> None:
+        moved.rename(tmp_path / "hidden")
+        ray_jobs(*given, **options)
+
+    with pytest.raises(SourceError, match=r"every machine of the cluster must see the clips in .*moved"):
+        build(moved / "manifest.jsonl", tmp_path / "out", hidden)

@@ -1,0 +1,364 @@
+"""Clips and stores on a real S3 server"""
+
+import json
+import pickle
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import s3fs
+
+from remix_study.datasets.corpus import open_corpus
+from remix_study.errors import SourceError, StoreError
+from remix_study.media.derive import derive_store
+from remix_study.media.remote import cache_folder, local_copy, require_writable, upload_store
+from remix_study.media.source import RemoteSource, source_at
+from remix_study.media.store import ClipStore
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Bucket
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    (folder / "clips").mkdir(parents=True)
+    (folder / "frames" / "a").mkdir(parents=True)
+    (folder / "clips" / "a.mp4").write_bytes(b"a clip")
+    (folder / "clips" / "b.mp4").write_bytes(b"another")
+    for number in range(3):
+        (folder / "frames" / "a" / f"{number}.png").write_bytes(bytes([number]) * 10)
+    np.save(folder / "text.npy", np.arange(6.0).reshape(3, 2))
+    return folder
+
+
+@pytest.fixture
+def source(bucket: "Bucket", files: Path) -> RemoteSource:
+    source = source_at(bucket.put(files, "corpus"))
+    assert isinstance(source, RemoteSource)
+    return source
+
+
+@pytest.fixture
+def built(small_corpus: Path, tmp_path: Path) -> Path:
+    """A corpus folder with a store, to be changed at will."""
+    folder = tmp_path / "built"
+    shutil.copytree(small_corpus / "store", folder / "store")
+    shutil.copy(small_corpus / "manifest.jsonl", folder)
+    return folder
+
+
+def requests_of(files: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is asked of S3 from now on: the operation and its key."""
+    asked: list[tuple[str, str]] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def recording(self: Any, method: str, *args: Any, **given: Any) -> Any:
+        asked.append((method, str(given.get("Key", ""))))
+        return await call(self, method, *args, **given)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", recording)
+    return asked
+
+
+def test_a_source_lists_what_lies_below_it(source: RemoteSource) -> None:
+    frames = [f"frames/a/{number}.png" for number in range(3)]
+    assert source.list() == ["clips/a.mp4", "clips/b.mp4", *frames, "text.npy"]
+    assert source.list("frames/a") == frames
+    assert source.list("nothing/here") == []
+    assert all(source.exists(path) for path in ("clips/a.mp4", "clips", "text.npy#1"))
+    assert not source.exists("c.mp4")
+
+
+def test_identity_is_what_the_service_says_and_changes_with_the_content(source: RemoteSource, bucket: "Bucket") -> None:
+    size, tag = source.identity("clips/a.mp4") or (0, "")
+    assert (size, tag) == (6, "etag:" + str(bucket.files.info("bucket/corpus/clips/a.mp4")["ETag"]).strip('"'))
+    assert source.identity("text.npy#1") == source.identity("text.npy")
+    assert source.identity("c.mp4") is None
+    whole = source.identity("frames/a")
+    assert whole is not None
+    assert whole[0] == 30
+    bucket.files.pipe_file("bucket/corpus/clips/a.mp4", b"a clap")
+    bucket.files.pipe_file("bucket/corpus/frames/a/1.png", b"x" * 10)
+    later = pickle.loads(pickle.dumps(source))
+    assert later.identity("clips/a.mp4") != (size, tag)
+    assert later.identity("frames/a") not in (None, whole)
+    assert later.identity("clips/b.mp4") == source.identity("clips/b.mp4")
+
+
+def test_identities_cost_one_question_per_folder_and_no_download(
+    bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests_of(bucket.files, monkeypatch)
+    names = [f"clips/{name}.mp4" for name in ("a", "b")] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert None not in list(pool.map(source.identity, names))
+    assert all(method != "get_object" for method, _ in asked)
+    assert len(asked) <= 1
+
+
+def test_files_and_folders_are_local_in_the_block_and_gone_after_it(source: RemoteSource, files: Path) -> None:
+    with source.local("clips/a.mp4") as path:
+        assert (path.name, path.read_bytes()) == ("a.mp4", b"a clip")
+    assert not path.exists()
+    with source.local("frames/a") as folder:
+        assert {each.name: each.read_bytes() for each in folder.iterdir()} == {
+            each.name: each.read_bytes() for each in (files / "frames" / "a").iterdir()
+        }
+    assert not folder.exists()
+    with source.local("clips/none.mp4") as path:
+        assert not path.exists()
+    assert source.read("clips/b.mp4") == b"another"
+    with pytest.raises(FileNotFoundError, match="none"):
+        source.read("none")
+
+
+def test_rows_of_an_array_are_downloaded_once(
+    bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests_of(bucket.files, monkeypatch)
+    for row in range(3):
+        with source.local(f"text.npy#{row}") as path:
+            assert np.load(path)[row].tolist() == [2 * row, 2 * row + 1]
+    assert [method for method, _ in asked].count("get_object") == 1
+
+
+@pytest.mark.parametrize("path", ["../other/secret", "clips/../../secret", "/etc/passwd"])
+def test_no_path_leads_out_of_the_root(source: RemoteSource, path: str) -> None:
+    for look in (source.identity, source.read, source.exists, source.list):
+        with pytest.raises(SourceError, match="below the root"):
+            look(path)
+
+
+def test_a_key_that_would_lead_out_of_a_folder_is_no_file(bucket: "Bucket", source: RemoteSource) -> None:
+    bucket.files.pipe_file("bucket/corpus/frames/a/../../../escaped.png", b"x")
+    with source.local("frames/a") as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert all(".." not in path for path in source.list())
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(bucket: "Bucket") -> None:
+    source = source_at("s3://nowhere/corpus")
+    with pytest.raises(SourceError, match=r"s3://nowhere/corpus must exist, but there is no such bucket"):
+        source.list()
+    with pytest.raises(SourceError, match="no such bucket"):
+        open_corpus("s3://nowhere/corpus")
+
+
+def test_credentials_that_are_missing_or_wrong_are_one_sentence_without_them(
+    bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.refuse_strangers()
+    with pytest.raises(SourceError, match=r"must let us in, but refuses .*Check the credentials") as caught:
+        pickle.loads(pickle.dumps(source)).read("clips/a.mp4")
+    assert "someone" not in str(caught.value)
+    assert "a-secret" not in str(caught.value)
+    with pytest.raises(SourceError, match="refuses"):
+        require_writable(f"{bucket.url}/new")
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(SourceError, match="needs credentials, but there are none"):
+        source_at(source.root).list()
+
+
+def test_a_server_that_is_gone_is_one_sentence(source: RemoteSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SourceError, match="must answer, but does not"):
+        source_at(source.root).list()
+
+
+def test_a_store_goes_up_and_comes_down_as_it_was(
+    bucket: "Bucket", built: Path, small_store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/stores/small"
+    told: list[tuple[int, int]] = []
+    require_writable(url)
+    upload_store(built, url, lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1] >= 1
+    copy = open_corpus(url, verify=True)
+    assert copy.path != built / "store"
+    assert copy.digest == small_store.digest
+    rows = np.arange(len(copy))
+    np.testing.assert_array_equal(copy.gather("video", rows), small_store.gather("video", rows))
+    assert (copy.path.parent / "manifest.jsonl").read_bytes() == (built / "manifest.jsonl").read_bytes()
+    asked = requests_of(bucket.files, monkeypatch)
+    upload_store(built, url)
+    assert not [each for each in asked if each[0] not in ("get_object", "head_object")]
+    asked.clear()
+    assert open_corpus(url).path == copy.path
+    assert open_corpus(f"{url}/store").digest == copy.digest
+    assert {Path(key).suffix for _, key in asked[:2]} == {".json"}
+
+
+def test_a_store_built_on_this_machine_is_not_downloaded_to_it(bucket: "Bucket", built: Path) -> None:
+    url = f"{bucket.url}/stores/small"
+    shutil.copytree(built, cache_folder(url))
+    upload_store(cache_folder(url), url)
+    assert open_corpus(url).path == cache_folder(url) / "store"
+
+
+def test_an_interrupted_upload_is_no_store_and_goes_on(
+    bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/stores/small"
+
+    def stop(done: int, total: int) -> None:
+        if bucket.files.exists(f"{url}/store/card.json"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upload_store(built, url, stop)
+    with pytest.raises(StoreError, match="must hold a finished clip store, but does not"):
+        local_copy(url)
+    bucket.files.pipe_file(f"{url}/store/audio-00000.npy", b"somebody else was here")
+    asked = requests_of(bucket.files, monkeypatch)
+    upload_store(built, url)
+    written = [Path(key).name for method, key in asked if method == "put_object"]
+    assert "card.json" not in written
+    assert written[0] == "audio-00000.npy"
+    assert written[-1] == "manifest.json"
+    assert open_corpus(url, verify=True).digest == ClipStore.open(built).digest
+
+
+def change(folder: Path) -> ClipStore:
+    """Another store at the same place: two training clips have moved to the test split."""
+    old = ClipStore.open(folder)
+    moved = set(np.array(old.ids)[old.rows("train")][-2:])
+    was = {id_: split for split in old.splits for id_ in np.array(old.ids)[old.rows(split)]}
+    splits = {id_: "test" if id_ in moved else split for id_, split in was.items()}
+    new = folder.with_name("changed")
+    derive_store(old, new, splits)
+    shutil.rmtree(folder / "store")
+    shutil.copytree(new / "store", folder / "store")
+    return ClipStore.open(folder)
+
+
+def test_a_changed_store_is_uploaded_and_fetched_anew_and_its_reader_keeps_the_old_one(
+    bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    before = open_corpus(url)
+    after = change(built)
+    assert after.digest != before.digest
+    asked = requests_of(bucket.files, monkeypatch)
+    upload_store(built, url)
+    changed = [(method, Path(key).name) for method, key in asked if method in ("put_object", "delete_object")]
+    assert changed[0] == ("delete_object", "manifest.json")
+    assert changed[-1] == ("put_object", "manifest.json")
+    fetched = open_corpus(url)
+    assert (fetched.digest, fetched.path != before.path) == (after.digest, True)
+    assert len(before.gather("video", np.arange(3))) == 3  # its copy stays while this process reads it
+
+
+def test_a_copy_that_was_cut_short_is_completed(bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    copy = open_corpus(url)
+    (copy.path / "video-00000.npy").write_bytes(b"cut short")
+    asked = requests_of(bucket.files, monkeypatch)
+    assert len(open_corpus(url).gather("video", np.arange(2))) == 2
+    fetched = {Path(key).name for method, key in asked if method == "get_object" and key.endswith(".npy")}
+    assert fetched == {"video-00000.npy"}
+
+
+def test_damage_that_keeps_the_size_is_mended_by_verify(bucket: "Bucket", built: Path) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    path = open_corpus(url).path / "video-00000.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    open_corpus(url)
+    assert path.read_bytes() != content
+    open_corpus(url, verify=True)
+    assert path.read_bytes() == content
+
+
+def test_a_remote_store_that_is_damaged_is_said_to_be(bucket: "Bucket", built: Path) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    bucket.files.pipe_file(f"{url}/store/video-00000.npy", b"cut short")
+    with pytest.raises(SourceError, match=r"video-00000\.npy of the store at .* is damaged"):
+        open_corpus(url)
+
+
+@pytest.mark.parametrize("seal", [b"not json", b"[]", b'{"files": {"../../escaped": {"bytes": 1, "sha256": ""}}}'])
+def test_a_manifest_that_is_of_no_store_is_refused(bucket: "Bucket", seal: bytes) -> None:
+    bucket.files.pipe_file(f"{bucket.url}/odd/store/manifest.json", seal)
+    with pytest.raises(StoreError, match=r"its manifest\.json is of none"):
+        local_copy(f"{bucket.url}/odd")
+
+
+def test_several_who_open_a_store_wait_for_one_download(
+    bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    asked = requests_of(bucket.files, monkeypatch)
+    together = threading.Barrier(4)
+
+    def look(_: int) -> str:
+        together.wait(10)
+        return open_corpus(url).digest
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(look, range(4)))) == 1
+    arrays = [key for method, key in asked if method == "get_object" and key.endswith(".npy")]
+    assert len(arrays) == len(set(arrays)) == 2
+
+
+def test_folds_go_up_with_their_corpus(bucket: "Bucket", built: Path) -> None:
+    url = f"{bucket.url}/stores/small"
+    store = ClipStore.open(built)
+    ids = np.array(store.ids)
+    splits = {id_: split for split in store.splits for id_ in ids[store.rows(split)]}
+    names = dict(zip(("train", "val", "test"), ("train", "test", "val"), strict=True))
+    fold = derive_store(store, built / "fold-0", {id_: names[split] for id_, split in splits.items()})
+    upload_store(built, url)
+    copy = open_corpus(f"{url}/fold-0")
+    assert copy.digest == fold.digest
+    np.testing.assert_array_equal(copy.rows("val"), store.rows("test"))
+    assert open_corpus(url).digest == store.digest
+
+
+def test_a_folder_without_a_store_is_not_uploaded(bucket: "Bucket", tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="must hold a finished store"):
+        upload_store(tmp_path, f"{bucket.url}/none")
+    assert not bucket.files.exists(f"{bucket.url}/none")
+
+
+def test_too_little_disk_is_said_before_the_download(
+    bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    with pytest.raises(StoreError, match="REMIX_STUDY_CACHE"):
+        local_copy(url)
+
+
+def test_a_run_trains_on_a_store_at_a_url(
+    bucket: "Bucket", built: Path, recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    from remix_study.launch.run import run_one
+
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    config = recipe({"corpus": url})
+    away = run_one(config, tmp_path / "away")
+    here = run_one(recipe(), tmp_path / "here")
+    same = {key for key in here if not key.startswith("time/")}
+    assert {key: away[key] for key in same} == {key: here[key] for key in same}
+    (folder,) = (tmp_path / "away" / "runs").iterdir()
+    assert f"corpus: {url}" in (folder / "config.yaml").read_text()
+    assert json.loads((folder / "result.json").read_text()) == away
