@@ -240,7 +240,8 @@ def _turn(frame: Any) -> NDArray[np.int32] | None:
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
     """RGB (H, W, 3), turned and mirrored as the file says: FFmpeg leaves that to the player."""
-    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    # One thread: FFmpeg's own choice is a dozen, which cost more than they help, and cores are shared out by process.
+    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", threads=1)
     if (turn := _turn(frame)) is not None:
         # x' = turn[0, 0] x + turn[1, 0] y and y' = turn[0, 1] x + turn[1, 1] y; a negative one runs backwards.
         picture = picture if turn[0, 0] else picture.swapaxes(0, 1)

@@ -78,7 +78,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             frame = next(file.decode(video=0))
             if frame.is_corrupt:
                 raise MediaError("the picture is damaged", stage="video")
-            pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+            pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", threads=1)
     except (av.FFmpegError, StopIteration, ValueError, LookupError, OSError, MemoryError) as error:
         raise MediaError(f"it is not a picture that can be read ({type(error).__name__})", stage="video") from error
     return pixels

@@ -17,7 +17,8 @@ from typing import Any
 from remix_study.errors import StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.decoders import DecoderName, decoder_version
-from remix_study.media.presets import Preset
+from remix_study.media.flow import opencv_version
+from remix_study.media.presets import FlowPreset, Preset
 from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores
 from remix_study.sample import Clip
@@ -47,6 +48,8 @@ class Plan:
             "preset": self.preset.plain(),
             "checks": dataclasses.asdict(self.checks),
         }
+        if any(isinstance(part, FlowPreset) and part.source == "computed" for part in self.preset.parts.values()):
+            settings["flow"] = f"opencv {opencv_version()}"
         digest = hashlib.sha256(canonical_json(settings).encode())
         for clip in self.clips:  # one by one: as text, a million of them are half a gigabyte
             digest.update(b"\n" + canonical_json(self._content(clip)).encode())
