@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.errors import StoreError
 from remix_study.media import disk
+from remix_study.media.decoders import _upright
 from remix_study.media.disk import sole_writer
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
@@ -342,3 +344,16 @@ def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         disk.write_whole(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_decoding_takes_no_more_threads_than_its_process_has(corpus: Path) -> None:
+    """Processes share out the cores; FFmpeg would start a dozen threads for each frame that it makes RGB."""
+    path = next(corpus.rglob("*.mp4"))
+    with av.open(str(path)) as file:
+        file.streams.video[0].codec_context.thread_count = 1
+        frames = list(file.decode(video=0))
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
+    pixels = [_upright(frame) for frame in frames]  # a frame keeps the threads that it was given
+    assert len(list(tasks.iterdir())) <= before
+    assert len(pixels) == 8
