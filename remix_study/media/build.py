@@ -24,7 +24,7 @@ from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.disk import sole_writer, storage_errors
-from remix_study.media.partial import Partial, RowStatus
+from remix_study.media.partial import Partial, RowStatus, refuse_other_settings
 from remix_study.media.plan import Plan, Progress, plan_store
 from remix_study.media.presets import Preset
 from remix_study.media.publish import check_quarantine, publish
@@ -79,6 +79,8 @@ def build_store(
             if (kept := _kept(folder, plan, replace=replace)) is not None:
                 shutil.rmtree(out / "store.partial", ignore_errors=True)
                 return kept
+            if not replace:
+                refuse_other_settings(out / "store.partial", plan)
             partial = Partial(out / "store.partial", plan, shard_bytes)
             try:
                 _decode(plan, partial, run, workers, chunk, timeout_s, progress)

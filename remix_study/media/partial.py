@@ -40,6 +40,26 @@ class RowStatus(TypedDict):
     meta: dict[str, float | int]
 
 
+def refuse_other_settings(folder: Path, plan: Plan) -> None:
+    """A mistyped option must not cost the hours of an unfinished build.
+
+    Raises:
+        StoreError: clips are done there under other settings: another preset, decoder or other checks.
+    """
+    try:
+        settings = json.loads((folder / "plan.json").read_text())["settings"]
+        done = (folder / "journal.jsonl").read_bytes().count(b"\n")
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    now = json.loads(canonical_json(plan.settings))
+    if done and settings != now:
+        other = ", ".join(key for key in now if settings.get(key) != now[key])
+        raise StoreError(
+            f"{folder} holds an unfinished build with other settings ({other}), of which {done} clips are done. Give "
+            "the settings of that build to go on with it, choose another folder, or replace it (`--replace`)."
+        )
+
+
 class Partial:
     """The folder above. Of a finished row only its place in the journal is in memory."""
 
@@ -112,7 +132,8 @@ class Partial:
             shutil.rmtree(self.folder, ignore_errors=True)  # nothing is done yet, and it may fill the disk
             raise
         sync_folder(rows)
-        write_whole(self.folder / "plan.json", canonical_json({"fingerprint": plan.fingerprint, "rows": rows.name}))
+        known = {"fingerprint": plan.fingerprint, "rows": rows.name, "settings": plan.settings}
+        write_whole(self.folder / "plan.json", canonical_json(known))
         sync_folder(self.folder)
         return rows
 

@@ -41,7 +41,8 @@ class Plan:
     sources: dict[str, tuple[int, str] | None]
 
     @functools.cached_property
-    def fingerprint(self) -> str:
+    def settings(self) -> dict[str, Any]:
+        """What is done with every clip."""
         settings = {
             "schema": SCHEMA,
             "decoder": decoder_version(self.decoder),
@@ -50,7 +51,11 @@ class Plan:
         }
         if any(isinstance(part, FlowPreset) and part.source == "computed" for part in self.preset.parts.values()):
             settings["flow"] = f"opencv {opencv_version()}"
-        digest = hashlib.sha256(canonical_json(settings).encode())
+        return settings
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(canonical_json(self.settings).encode())
         for clip in self.clips:  # one by one: as text, a million of them are half a gigabyte
             digest.update(b"\n" + canonical_json(self._content(clip)).encode())
         return digest.hexdigest()

@@ -13,6 +13,8 @@ from remix_study.errors import ConfigError, ManifestError
 from remix_study.media.source import source_at
 from tests.miniature import ucf101
 
+pytestmark = pytest.mark.slow  # computes optical flow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

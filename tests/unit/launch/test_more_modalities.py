@@ -14,6 +14,8 @@ from remix_study.launch.run import run_one
 from remix_study.media.source import source_at
 from tests.miniature import mosei, ucf101
 
+pytestmark = pytest.mark.slow  # whole runs
+
 Recipe = Callable[..., RunConfig]
 REMIX = {"name": "remix", "warmup": 1, "order": "alternate", "filter": {"rule": "margin", "threshold": 0.1}}
 

@@ -357,3 +357,20 @@ def test_decoding_takes_no_more_threads_than_its_process_has(corpus: Path) -> No
     pixels = [_upright(frame) for frame in frames]  # a frame keeps the threads that it was given
     assert len(list(tasks.iterdir())) <= before
     assert len(pixels) == 8
+
+
+def test_an_unfinished_build_with_other_settings_is_not_thrown_away(corpus: Path, tmp_path: Path) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(corpus / "manifest.jsonl", tmp_path, progress=stop)
+    with pytest.raises(
+        StoreError, match=r"unfinished build with other settings \(checks\), of which \d+ clips are done"
+    ):
+        build(corpus / "manifest.jsonl", tmp_path, checks=_tolerant())
+    seen: list[int] = []
+    build(corpus / "manifest.jsonl", tmp_path, progress=lambda done, _: seen.append(done))
+    assert seen[0] >= 4
+    assert len(build(corpus / "manifest.jsonl", tmp_path, checks=_tolerant(), replace=True)) == 16

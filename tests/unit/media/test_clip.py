@@ -102,9 +102,7 @@ def test_a_tone_lights_its_own_mel_band_and_louder_is_larger() -> None:
     ]
     assert peaks == sorted(set(peaks))
     tone = torch.sin(2 * torch.pi * 500 * seconds)
-    assert spectrogram(2 * tone, preset).max() - spectrogram(tone, preset).max() == pytest.approx(
-        np.log(4), abs=0.01
-    )
+    assert spectrogram(2 * tone, preset).max() - spectrogram(tone, preset).max() == pytest.approx(np.log(4), abs=0.01)
 
 
 def test_a_spectrogram_is_the_stft_by_definition() -> None:

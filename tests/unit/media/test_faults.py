@@ -21,6 +21,8 @@ from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
 from tests.faulty import FAULTS, LFS, Fault, Picture, picture_of, sound_of
 
+pytestmark = pytest.mark.slow  # some 370 clips in two decoders: ten seconds and more together
+
 USABLE = [
     pytest.param(name, marks=pytest.mark.slow) if name == "large" else name
     for name, fault in FAULTS.items()

@@ -61,6 +61,7 @@ def test_decisions_by_lot_are_not() -> None:
     assert "does not follow" in people.title([found])
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     inside = 0
     for repeat in range(60):
