@@ -212,9 +212,7 @@ def _read(run: Run, part: RankBatch, epoch: int) -> Batch:
     draws = None
     if run.augmentation:
         draws = Draws(run.augmentation, run.settings.seed, epoch, len(rows_N), part.samples_b)
-    return run.reader.read(
-        rows_N[part.samples_b], part.active_bM, read_inactive=run.settings.zero_feature, draws=draws
-    )
+    return run.reader.read(rows_N[part.samples_b], part.active_bM, read_inactive=run.settings.zero_feature, draws=draws)
 
 
 def _note_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:
