@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from remix_study.datasets.manifest import read_manifest, write_manifest
+from remix_study.datasets.manifest import read_manifest, row_of_clip, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import ManifestError, StoreError
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
 from remix_study.media.disk import storage_errors, write_whole
-from remix_study.media.plan import Progress, manifest_digest
+from remix_study.media.plan import Progress, manifest_digest, rows_digest
 from remix_study.media.presets import Preset, preset_named
 from remix_study.media.remote import local_copy
 from remix_study.media.source import Source
@@ -77,29 +77,35 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
     found = corpus.find() if found is None else found
     if not found.clips:
         raise ManifestError(f"{corpus.source.root} must hold clips of {corpus.name}, but none was found.")
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        _write_manifest(out / "manifest.jsonl", found.clips, corpus.source.root)
-        write_absent(out / "absent.csv", found.absent)
+    manifest = out / "manifest.jsonl"
+    own = _is_the_owners(manifest, found.clips, corpus.source.root)
+    digest = manifest_digest(manifest) if own else rows_digest(row_of_clip(clip) for clip in found.clips)
     store = build_store(
-        found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name,
-        manifest_digest=manifest_digest(out / "manifest.jsonl"), card=_facts(found), **options,
+        found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name, manifest_digest=digest,
+        card=_facts(found), **options,
     )  # fmt: skip
+    with storage_errors(out):  # after the store: where that is refused, another one is there with a manifest of its own
+        if not own:
+            write_manifest(manifest, found.clips)
+        write_absent(out / "absent.csv", found.absent)
     for number, splits in enumerate(found.folds):
         derive_store(store, out / f"fold-{number}", splits, card={"fold": f"{number} of {len(found.folds)}"})
     return store
 
 
-def _write_manifest(path: Path, clips: Sequence[Clip], root: str) -> None:
-    """The clips as a manifest; one that lies among the corpus's own files is the owner's, and is not touched."""
+def _is_the_owners(path: Path, clips: Sequence[Clip], root: str) -> bool:
+    """Whether a manifest is there that lies among the corpus's own files: it is not touched.
+
+    Raises:
+        ManifestError: it is, and tells of other clips.
+    """
     own = path.exists() and str(path.parent.absolute()) == root and not _made_here(path)
     if own and read_manifest(path) != list(clips):
         raise ManifestError(
             f"{path} is the corpus's own, and would be overwritten with other splits or keys. Choose another folder "
             "with `--out`."
         )
-    if not own:
-        write_manifest(path, clips)
+    return own
 
 
 def _made_here(manifest: Path) -> bool:

@@ -78,10 +78,11 @@ def refuse(name: str, mistakes: Sequence[str]) -> None:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """All of it or nothing; `read_manifest` gives the same clips back."""
-    write_whole(path, "".join(json.dumps(_row(clip), ensure_ascii=False) + "\n" for clip in clips))
+    write_whole(path, "".join(json.dumps(row_of_clip(clip), ensure_ascii=False) + "\n" for clip in clips))
 
 
-def _row(clip: Clip) -> dict[str, Any]:
+def row_of_clip(clip: Clip) -> dict[str, Any]:
+    """A line of the manifest."""
     row: dict[str, Any] = {"id": clip.id}
     if set(clip.paths) == {AUDIO, VIDEO} and clip.paths[AUDIO] == clip.paths[VIDEO]:
         row["path"] = clip.paths[AUDIO]

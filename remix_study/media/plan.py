@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,16 @@ def manifest_digest(manifest: Path) -> str:
     Raises:
         StoreError: the manifest cannot be read as JSON Lines.
     """
-    digest = hashlib.sha256()
     try:
         with manifest.open(encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    digest.update(canonical_json(json.loads(line)).encode() + b"\n")
+            return rows_digest(json.loads(line) for line in file if line.strip())
     except (OSError, ValueError) as error:
         raise StoreError(f"{manifest} must be a readable manifest (JSON Lines), but it is not: {error}") from error
+
+
+def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What `manifest_digest` gives for a manifest of these rows."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json(row).encode() + b"\n")
     return digest.hexdigest()

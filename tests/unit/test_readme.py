@@ -112,8 +112,10 @@ def test_one_run_can_be_followed(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_manifest_can_be_prepared(folder: Path) -> None:
-    (words,) = [w[1:] for w in commands(README, "Your own clips") if w[:3] == ["remix-study", "prepare", "manifest"]]
-    assert "160 train, 80 val, 80 test" in " ".join(remix_study(words, folder).split())
+    told = [w[1:] for w in commands(README, "Your own clips") if w[:3] == ["remix-study", "prepare", "manifest"]]
+    (check, prepare) = told
+    assert "Ready to be prepared" in remix_study(check, folder)
+    assert "160 train, 80 val, 80 test" in " ".join(remix_study(prepare, folder).split())
 
 
 def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:
