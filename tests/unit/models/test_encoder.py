@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from remix_study.models.encoder import Encoder, ImageEncoder, fold_frames
-from remix_study.models.resnet import ResNet18
+from remix_study.models.resnet import BasicBlock, ResNet18
 from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.tiny import TinyEncoder
 from remix_study.models.vector import VectorEncoder
@@ -163,3 +163,19 @@ def test_vectors_are_encoded_row_by_row_even_one_alone() -> None:
 def test_a_wrong_shape_is_named(encoder: Encoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the input must be .* but is"):
         encoder(torch.randn(shape))
+
+
+def test_a_narrow_resnet_learns_from_large_pictures() -> None:
+    """A 1x1 convolution of stride 2 from 8 to 16 channels, channels last, ended the process in its backward."""
+    block = BasicBlock(8, 16, stride=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
+    block(torch.randn(192, 8, 56, 56).to(memory_format=torch.channels_last)).sum().backward()
+    assert all(parameter.grad is not None for parameter in block.parameters())
+
+
+def test_the_shortcut_of_a_stage_is_a_1x1_convolution_of_stride_2() -> None:
+    block = BasicBlock(6, 12, stride=2).eval()
+    x = torch.randn(2, 6, 9, 7)
+    conv = block.shortcut[0]  # type: ignore[index]  # a Sequential here
+    strided = torch.nn.functional.conv2d(x, conv.weight, stride=2)
+    torch.testing.assert_close(conv(x[:, :, ::2, ::2]), strided)
+    assert block(x).shape == strided.shape

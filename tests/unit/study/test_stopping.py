@@ -25,12 +25,12 @@ print("and to the end", flush=True)
 def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
     """The status of a process whose terminal leaves it, and what the terminal showed."""
     ours, theirs = pty.openpty()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if ignoring else None
+    # A child inherits what is ignored: the tests themselves may run under nohup.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignoring else signal.SIG_DFL)
     try:
         done = subprocess.run([sys.executable, "-c", LEAVES, str(folder)], stdout=theirs, stderr=theirs, timeout=60)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, before)
     os.close(theirs)
     shown = os.read(ours, 4096).decode().replace("\r", "")
     os.close(ours)
