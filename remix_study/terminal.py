@@ -235,6 +235,8 @@ def _space(found: "Plan") -> Table:
     several = len(found.methods) > 1
     rows = [("all", row) for row in everyone if several]
     rows += [(m.name, row) for m in found.methods for row in m.space if not several or row not in everyone]
+    if not rows:
+        table.add_row("[dim]nothing is searched[/dim]")
     before = ""
     for method, row in rows:
         values = row.range + (f", {row.scale}" if row.scale else "")
