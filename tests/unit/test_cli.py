@@ -266,9 +266,15 @@ def test_a_terminated_run_is_recorded_as_killed_and_goes_on(
     workspace, moment = tmp_path / "w", threading.Event()
     path = written(tracking={"uri": None, "experiment": "e", "model": False}, epochs=2000)
     command = [sys.executable, "-m", "remix_study", "train", str(path), "--workspace", str(workspace), "--name", "one"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    # A child inherits what is ignored, and a shell lets what it starts in the background ignore Ctrl-C.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    finally:
+        signal.signal(number, before)
     history = workspace / "runs" / "one" / "history.jsonl"
     for _ in range(12_000):
         if (history.exists() and history.read_bytes().count(b"\n") > 1) or process.poll() is not None:
