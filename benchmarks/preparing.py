@@ -155,7 +155,7 @@ def peaks(root: Path, clips: int) -> tuple[int, int]:
         for pid in _family(driver.pid):
             role = "driver" if pid == driver.pid else "worker"
             most[role] = max(most[role], _own_bytes(pid))
-        time.sleep(_SAMPLED_S)
+        time.sleep(_SAMPLED_S)  # memory is sampled: the system tells of no peak of what is not shared
     if driver.returncode:
         raise RuntimeError(f"the preparation must end well, but ended with {driver.returncode}")
     return most["driver"], most["worker"]

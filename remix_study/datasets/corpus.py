@@ -48,7 +48,7 @@ class Found:
 
 
 class Corpus(Protocol):
-    """One corpus, with its options; a frozen dataclass. `preset`: what is kept of its clips."""
+    """One corpus, with its options. `preset`: what is kept of its clips."""
 
     @property
     def name(self) -> str: ...

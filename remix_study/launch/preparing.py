@@ -89,7 +89,7 @@ class _Decoder:
             yield "refused", error
         except OSError as error:
             yield "os error", error.errno, error.strerror or str(error)
-        except Exception:
+        except Exception:  # a fault of ours: the driver raises it, with this traceback
             yield "bug", traceback.format_exc()
 
 

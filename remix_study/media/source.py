@@ -202,6 +202,7 @@ class RemoteSource:
             if folder in self._looked_into:
                 return
             system, root = self._connect()
+            # Where nothing is listed (plain https cannot), files are asked for one by one.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotImplementedError):
                 for info in system.ls(posixpath.join(root, folder), detail=True):
                     name = posixpath.join(folder, posixpath.basename(str(info["name"])))

@@ -82,7 +82,7 @@ def url_errors(url: str) -> Iterator[None]:
         yield
     except RemixStudyError:
         raise
-    except Exception as error:
+    except Exception as error:  # every protocol has exceptions of its own, with no base in common
         ours = type(error).__module__ == "builtins" and not isinstance(error, OSError | ValueError)
         here = isinstance(error, OSError) and (error.errno in _OF_THIS_DISK or _is_local_denial(error))
         if ours or here:
