@@ -29,8 +29,8 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from remix_study.datasets.corpus import Found
-from remix_study.datasets.manifest import SPLITS
-from remix_study.datasets.published import PublishedList, absence, find_list, listing, refuse, sizes, unrepresented
+from remix_study.datasets.manifest import SPLITS, refuse
+from remix_study.datasets.published import PublishedList, absence, find_list, listing, sizes, unrepresented
 from remix_study.errors import ConfigError, ManifestError
 from remix_study.media.presets import PRESETS, Preset
 from remix_study.media.source import Source
@@ -151,7 +151,7 @@ def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
             events.append(_Event(clip, video, label, split, quality, int(start), int(end)))
         if len(events) == before and not mistakes:
             mistakes.append("it has no clips")
-        refuse(mistakes, listed.where)
+        refuse(listed.where, mistakes)
     return events
 
 

@@ -54,13 +54,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from remix_study.datasets.corpus import Found
-from remix_study.datasets.manifest import SPLITS
+from remix_study.datasets.manifest import SPLITS, refuse
 from remix_study.datasets.published import (
     PublishedList,
     absence,
     find_list,
     listing,
-    refuse,
     shown,
     sizes,
     unrepresented,
@@ -254,7 +253,7 @@ class Cremad:
     def _published(self, there: Sequence[str]) -> "_Drawn":
         train, test = (self._published_list(part) for part in ("train", "test"))
         both = sorted(set(train) & set(test))
-        refuse([f"{each} must be in one of the lists, but is in both" for each in both], "the published lists")
+        refuse("the published lists", [f"{each} must be in one of the lists, but is in both" for each in both])
         val = carved(train, round(len(train) * PUBLISHED_VAL / PUBLISHED_TRAIN), self.seed)
         splits = {**{each: "val" if each in val else "train" for each in train}, **dict.fromkeys(test, "test")}
         absent = {each: _emotion(each) for each in sorted(set(splits).difference(there))}
@@ -498,7 +497,7 @@ def _clips_of(listed: PublishedList) -> tuple[str, ...]:
             found[clip] = number
     if not found and not mistakes:
         mistakes.append("it has no clips")
-    refuse(mistakes, listed.where)
+    refuse(listed.where, mistakes)
     return tuple(found)
 
 

@@ -39,12 +39,12 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
 
 from remix_study.datasets.corpus import Found
+from remix_study.datasets.manifest import refuse
 from remix_study.datasets.published import (
     PublishedList,
     absence,
     find_list,
     listing,
-    refuse,
     shown,
     sizes,
     unrepresented,
@@ -306,7 +306,7 @@ def _labels_of(listed: PublishedList) -> dict[str, str]:
             )
     if not labels and not mistakes:
         mistakes.append("it has no clips")
-    refuse(mistakes, listed.where)
+    refuse(listed.where, mistakes)
     return labels
 
 
@@ -364,7 +364,7 @@ def _one_each(found: Iterable[_Filed], notes: list[str]) -> dict[str, tuple[str,
             mistakes.append(f"{path} must be in the folder of one class, but is {where} too")
         elif where != path:
             copies.append(path)
-    refuse(mistakes, "the class folders")
+    refuse("the class folders", mistakes)
     if copies:
         notes.append(listing("files with the name of another, not used", copies))
     return kept

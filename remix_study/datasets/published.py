@@ -18,7 +18,6 @@ from remix_study.media.source import Source
 from remix_study.sample import Clip
 
 _SHOWN = 10
-_MISTAKES_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -78,17 +77,6 @@ def _text(where: str, read: Callable[[], bytes]) -> str:
         raise ManifestError(f"{where} must be UTF-8 text, but is not. Save it again as UTF-8.") from error
     except OSError as error:
         raise ManifestError(f"{where} must be a file that can be read, but is not ({error.strerror}).") from error
-
-
-def refuse(mistakes: Sequence[str], where: str) -> None:
-    """
-    Raises:
-        ManifestError: there are mistakes; says all of them.
-    """
-    if mistakes:
-        shown = "\n".join(f"  {mistake}" for mistake in mistakes[:_MISTAKES_SHOWN])
-        more = f"\n  and {len(mistakes) - _MISTAKES_SHOWN} more" if len(mistakes) > _MISTAKES_SHOWN else ""
-        raise ManifestError(f"{where} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{shown}{more}")
 
 
 def shown(names: Iterable[str], most: int = _SHOWN) -> str:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.datasets.published import PublishedList, absence, find_list, listing, refuse, shown, unrepresented
+from remix_study.datasets.manifest import refuse
+from remix_study.datasets.published import PublishedList, absence, find_list, listing, shown, unrepresented
 from remix_study.errors import ManifestError
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
@@ -54,9 +55,9 @@ def test_a_list_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_said_but_no_more_than_a_screen_of_them() -> None:
-    refuse([], "a.csv")
+    refuse("a.csv", [])
     with pytest.raises(ManifestError) as refused:
-        refuse([f"line {n}: no" for n in range(1, 41)], "a.csv")
+        refuse("a.csv", [f"line {n}: no" for n in range(1, 41)])
     lines = str(refused.value).splitlines()
     assert lines[0] == "a.csv has 40 mistakes:"
     assert lines[-1] == "  and 10 more"
