@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_study.config import StudyConfig, load_study
+from remix_study.media.mirror import workspace_at
 from remix_study.media.urls import corpus_at
 from remix_study.study.storage import study_folder
 from remix_study.study.survey import Best, Survey, ask_to_stop, best_run, existing, method_of, names, survey
@@ -35,7 +36,7 @@ class Study:
     Args:
         study: a YAML file (see search_spaces/), or a `StudyConfig` made in Python.
         corpus: another corpus than the file names: a folder, relative to where you are, or a URL.
-        workspace: where the study's folder, its runs and MLflow's database lie.
+        workspace: where the study's folder, its runs and MLflow's database lie: a folder or a URL.
 
     Raises:
         ConfigError: the file is not a study; all mistakes at once.
@@ -45,7 +46,7 @@ class Study:
         self, study: StudyConfig | Path | str, *, corpus: Path | str | None = None,
         workspace: Path | str = DEFAULT_WORKSPACE,
     ) -> None:  # fmt: skip
-        self.workspace = Path(workspace)
+        self.workspace = workspace_at(workspace)
         given = {} if corpus is None else {"corpus": corpus_at(corpus)}
         self.config = study if isinstance(study, StudyConfig) else _read(Path(study), given)
         place = str(self.config.base.get("corpus", ""))
@@ -58,7 +59,7 @@ class Study:
         Raises:
             StudyError: there is none of this name in the workspace.
         """
-        return cls(load_study(existing(Path(workspace), name) / "study.yaml"), workspace=workspace)
+        return cls(load_study(existing(workspace_at(workspace), name) / "study.yaml"), workspace=workspace)
 
     @property
     def name(self) -> str:
@@ -163,7 +164,7 @@ class Study:
 
 def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[Survey]:
     """How every study of a workspace stands."""
-    place = Path(workspace)
+    place = workspace_at(workspace)
     return [survey(existing(place, name)) for name in names(place)]
 
 

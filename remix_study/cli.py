@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from remix_study import __version__, prepare, terminal
-from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
+from remix_study import __version__, prepare, submit, terminal
+from remix_study.errors import ConfigError, RemixStudyError, StudyStopped, TrackingError
 
 if TYPE_CHECKING:
     from remix_study.study.results import StudyResult
+    from remix_study.tracking.review import Links
 
 app = typer.Typer(
     help="Data Remixing for multimodal models: train it, search it, see whether it worked.",
@@ -30,12 +32,33 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(prepare.app, name="prepare")
+app.command("submit")(submit.submit)
 
 out, err = Console(), Console(stderr=True)
 
+
+
+def _workspace(where: str | Path) -> Path:
+    from remix_study.media.mirror import workspace_at
+
+    return workspace_at(where)
+
+
+def _place(folder: Path) -> str:
+    """As a person would name it: a copy by the URL of what it is a copy of."""
+    from remix_study.media.mirror import place_of
+
+    return place_of(folder)
+
+
 Workspace = Annotated[
     Path,
-    typer.Option(envvar="REMIX_STUDY_WORKSPACE", help="Where runs, studies, corpora and MLflow's database live."),
+    typer.Option(
+        envvar="REMIX_STUDY_WORKSPACE",
+        parser=_workspace,
+        metavar="PATH|URL",
+        help="Where runs, studies, corpora and MLflow's database live: a folder, or a URL such as s3://bucket/here.",
+    ),
 ]
 DEFAULT_WORKSPACE = Path("workspace")
 # What a person can mend without reading our code: no room, no permission, a file where a folder should be.
@@ -76,7 +99,7 @@ def _train(
         summary = run_one(parsed, workspace, name, on_start=watch)
     out.print(terminal.summary_table(summary))
     if parsed.tracking.uri != "off":
-        out.print(f"Look at it with: remix-study ui --workspace {workspace}", soft_wrap=True)
+        out.print(f"Look at it with: remix-study ui --workspace {_place(workspace)}", soft_wrap=True)
 
 
 @app.command("demo")
@@ -115,7 +138,7 @@ def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
         err.print(f"[yellow]failed:[/yellow] and {len(failures) - _FAILURES_SHOWN} more, in the report")
     if result is None:
         err.print("No method has a result yet.")
-    out.print(f"\nReport: {folder / 'report' / 'report.html'}", soft_wrap=True, highlight=False)
+    out.print(f"\nReport: {_place(folder)}/report/report.html", soft_wrap=True, highlight=False)
     out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
@@ -127,14 +150,29 @@ def _where_in_mlflow(folder: Path, workspace: Path) -> str:
     uri, experiment = tracking.get("uri"), tracking.get("experiment", "remix")
     if uri in ("off", False):
         return "not tracked (`tracking.uri` is off)"
-    if uri is not None and str(uri).startswith("http"):
-        from remix_study.tracking.review import links_of
+    from remix_study.tracking.address import tracking_address
+    from remix_study.tracking.review import links_of
 
-        links = links_of(str(uri), experiment)
-        if links is not None:
-            return links.table
-    given = f" --uri {uri}" if uri is not None else ""
-    return f"remix-study ui --workspace {workspace} --experiment {experiment}{given}"
+    links = links_of(tracking_address(uri, workspace), experiment)
+    if links is not None:
+        return links.table
+    given = f" --uri '{uri}'" if uri is not None else ""
+    return f"remix-study ui --workspace {_place(workspace)} --experiment {experiment}{given}"
+
+
+def _looked_up(workspace: Path, name: str) -> Path:
+    """The folder of a study that has begun; of a workspace at a URL, what is new there is fetched under a bar."""
+    from remix_study.study.survey import existing
+
+    with terminal.bars(err) as bar:
+        return existing(workspace, name, bar("fetching files"))
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """Where to write what is read from a study: into it; of a study at a URL, where the person is."""
+    from remix_study.media.mirror import home_of
+
+    return folder / name if home_of(folder) is None else Path(f"{folder.name}-{name}")
 
 
 _FAILURES_SHOWN = 10
@@ -163,7 +201,7 @@ def _plan(
     else:
         out.print(terminal.planned(found))
         out.print(f"Start it with: remix-study run {file}{'' if corpus is None else f' --corpus {corpus}'} "
-                  f"--workspace {workspace}", soft_wrap=True, highlight=False)  # fmt: skip
+                  f"--workspace {_place(workspace)}", soft_wrap=True, highlight=False)  # fmt: skip
 
 
 @app.command("run")
@@ -236,16 +274,20 @@ def _status(
     name: Name,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it anew until nobody works on it.")] = False,
+    cluster: submit.ClusterFile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """How a study stands: runs by state, best so far, what trains now, the time left."""
+    if cluster is not None:
+        submit.status_there(cluster, name, _place(workspace), as_json=as_json, watch=watch)
+        return
     from remix_study.study.survey import existing, survey
 
-    folder = existing(workspace, name)
+    folder = _looked_up(workspace, name)
     if as_json:
         out.print_json(json.dumps(survey(folder).plain()))
     elif watch:
-        terminal.follow(out, lambda: survey(folder))
+        terminal.follow(out, lambda: survey(existing(workspace, name)))
     else:
         out.print(terminal.standing(survey(folder)))
         out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
@@ -265,12 +307,19 @@ def _list(
     elif found:
         out.print(terminal.studies_table(found))
     else:
-        out.print(f"No study has begun in {workspace}. Start one with: remix-study run FILE", soft_wrap=True)
+        out.print(f"No study has begun in {_place(workspace)}. Start one with: remix-study run FILE", soft_wrap=True)
 
 
 @app.command("stop")
-def _stop(name: Name, workspace: Workspace = DEFAULT_WORKSPACE) -> None:
+def _stop(
+    name: Name,
+    cluster: submit.ClusterFile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
     """End the runs after the epochs under way, and begin none. The command that started the study goes on later."""
+    if cluster is not None:
+        submit.stop_there(cluster, name, _place(workspace))
+        return
     from remix_study.study.survey import ask_to_stop, existing
 
     by = ask_to_stop(existing(workspace, name))
@@ -285,11 +334,11 @@ def _best(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Write the best point so far as a run, and print the command that trains it."""
-    from remix_study.study.survey import best_run, existing, survey
+    from remix_study.study.survey import best_run, survey
 
-    folder = existing(workspace, name)
+    folder = _looked_up(workspace, name)
     best = best_run(folder, method)
-    path = folder / f"best-{best.method}.yaml" if out_ is None else out_
+    path = _beside(folder, f"best-{best.method}.yaml") if out_ is None else out_
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(best.run.to_yaml())
     objectives = survey(folder).objectives
@@ -297,7 +346,7 @@ def _best(
     out.print(f"{best.method}, trial {best.number}: {values} (validation)", soft_wrap=True, highlight=False)
     for key, value in best.params.items():
         out.print(f"  {key}: {value}", highlight=False)
-    out.print(f"remix-study train {path} --workspace {workspace}", soft_wrap=True, highlight=False)
+    out.print(f"remix-study train {path} --workspace {_place(workspace)}", soft_wrap=True, highlight=False)
 
 
 @app.command("retrain")
@@ -326,15 +375,18 @@ def _retrain(
 def _report(
     name: Name,
     out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `report` in the study's.")] = None,
+    cluster: submit.ClusterFile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """One page that answers the study's question, with its pictures and tables as files; also while it runs."""
+    if cluster is not None:
+        submit.report_there(cluster, name, _place(workspace), out_)
+        return
     from remix_study.report.page import write_report
-    from remix_study.study.survey import existing
 
-    folder = existing(workspace, name)
+    folder = _looked_up(workspace, name)
     with terminal.busy(err, "writing the report"):
-        page, *others = write_report(folder, out_)
+        page, *others = write_report(folder, _beside(folder, "report") if out_ is None else out_)
     out.print(str(page), soft_wrap=True, highlight=False)
     out.print(f"and {len(others)} pictures and tables beside it", highlight=False)
 
@@ -347,11 +399,10 @@ def _export(
 ) -> None:
     """All trials and all epochs as Parquet and CSV."""
     from remix_study.study.export import export
-    from remix_study.study.survey import existing
 
-    folder = existing(workspace, name)
+    folder = _looked_up(workspace, name)
     with terminal.bars(err) as bar:
-        written = export(folder, folder / "export" if out_ is None else out_, bar("reading runs"))
+        written = export(folder, _beside(folder, "export") if out_ is None else out_, bar("reading runs"))
     for path in written:
         out.print(str(path), soft_wrap=True, highlight=False)
 
@@ -371,28 +422,126 @@ def _ui(
     workspace: Workspace = DEFAULT_WORKSPACE,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5000,
     experiment: Annotated[str | None, typer.Option(help="Default: the one that was used last.")] = None,
-    uri: Annotated[str | None, typer.Option(help="Another tracking database than the workspace's.")] = None,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="A tracking database or server; default: MLFLOW_TRACKING_URI, else the workspace's."),
+    ] = None,
 ) -> None:
     """Open MLflow on the loopback address, and print links that land on the runs with columns and charts ready."""
     with terminal.busy(err, "starting MLflow"):
         from remix_study.launch.review import experiment_to_show, open_views, settle
-        from remix_study.tracking.address import default_uri
+        from remix_study.tracking.address import check, default_uri, tracking_address
         from remix_study.tracking.server import MLflowServer
-    address = uri or default_uri(workspace)
-    if uri is None and not (workspace / "mlflow.db").exists():
+    _require_no_password("--uri", uri)
+    address = tracking_address(uri, workspace)
+    if address == default_uri(workspace) and not (workspace / "mlflow.db").exists():
         raise ConfigError(
             f"the workspace must hold runs, but {workspace} has no mlflow.db. Run `remix-study demo` or `train` first, "
             "or name another --workspace."
         )
+    check(address)
     settle(address)
     shown = experiment_to_show(address, experiment)
+    if address.startswith(("http:", "https:")):  # a server that runs already
+        _show_links(shown, open_views(address, shown, address.rstrip("/")))
+        return
     with MLflowServer(address, port=port) as server:
         links = open_views(address, shown, server.url)
-        out.print(f"Experiment [bold]{shown}[/bold]")
-        for what, link in (("runs  ", links.table), ("charts", links.charts)):
-            out.print(f"{what}  {link}", soft_wrap=True, highlight=False)
+        _show_links(shown, links)
         err.print("Ctrl-C ends the server.")
         server.wait()
+
+
+def _show_links(experiment: str, links: "Links") -> None:
+    out.print(f"Experiment [bold]{escape(experiment)}[/bold]")
+    for what, link in (("runs  ", links.table), ("charts", links.charts)):
+        out.print(f"{what}  {link}", soft_wrap=True, highlight=False)
+
+
+@app.command("serve")
+def _serve(
+    backend: Annotated[
+        str | None,
+        typer.Option(help="MLflow's database, such as 'postgresql+psycopg://me:$DB_PASSWORD@host/mlflow'; $NAME is "
+                     "taken from the environment; default: mlflow.db in the workspace."),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Where artifacts lie: a folder, or s3://bucket/mlflow and the like. Only the server needs "
+                     "credentials for it. Default: mlartifacts in the workspace."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; 0.3 GB each.")] = 2,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that clients and browsers call it by; may be given several times. This machine's own "
+                     "name, loopback and private addresses are known."),
+    ] = None,
+    auth: Annotated[
+        bool | None,
+        typer.Option("--auth/--no-auth", help="Ask for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; default: "
+                     "on every address but loopback."),
+    ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:  # fmt: skip
+    """MLflow's tracking server for a cluster, until Ctrl-C or SIGTERM: database, artifacts, and a password."""
+    from remix_study.media.mirror import home_of
+    from remix_study.tracking.address import default_uri, redact
+    from remix_study.tracking.server import MLflowServer, admin_from_environment, is_loopback, names_of
+
+    _require_no_password("--backend", backend)
+    if backend is None and home_of(workspace.resolve()) is not None:
+        raise ConfigError(
+            f"MLflow's database cannot lie at {_place(workspace)}, so `--backend` must name one. For example: "
+            "--backend 'postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/mlflow'"
+        )
+    address = backend or default_uri(workspace)
+    alone = is_loopback(host)
+    admin = admin_from_environment() if auth or (auth is None and not alone) else None
+    if admin is None and not alone:
+        err.print("[yellow]anybody who reaches this address can read, change and delete everything on it[/yellow]")
+    names = names_of(host, allowed_host or ())
+
+    def leave(number: int, frame: object) -> None:  # noqa: ARG001 - Python's signature
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with terminal.busy(err, "starting MLflow"):
+            server = MLflowServer(
+                address, port=port, host=host, workers=workers, artifacts=artifacts, admin=admin, names=names,
+                tell=lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
+            )  # fmt: skip
+            server.start()
+        try:
+            called = server.url if alone else f"http://{names[0]}:{server.port}"
+            out.print(f"MLflow serves {redact(address)} at {called}", soft_wrap=True, highlight=False)
+            out.print(f"export MLFLOW_TRACKING_URI={called}", soft_wrap=True, highlight=False)
+            if admin is not None:
+                out.print(f"export MLFLOW_TRACKING_USERNAME={admin.name} MLFLOW_TRACKING_PASSWORD=...", soft_wrap=True,
+                          highlight=False)  # fmt: skip
+            err.print("Ctrl-C ends the server.")
+            status = server.wait()
+        finally:
+            server.stop()
+    except KeyboardInterrupt:
+        err.print("the server has ended; the same command starts it again")
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    raise TrackingError(f"MLflow's server must run until it is told to end, but ended by itself with status {status}.")
+
+
+def _require_no_password(option: str, url: str | None) -> None:
+    from remix_study.credentials import holds_password
+    from remix_study.tracking.address import redact
+
+    if url is not None and holds_password(url):
+        raise ConfigError(
+            f"`{option}` must not hold a password, which every user of this machine could read, but is {redact(url)}. "
+            "Write $DB_PASSWORD in its place, in single quotes, and set that in the environment."
+        )
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class How:
 
     def work(self) -> Path:
         """Where a corpus may unpack what it cannot read in place: with its store; nowhere that stays, to check."""
-        from remix_study.media.remote import cache_folder
+        from remix_study.media.site import cache_folder
         from remix_study.media.scratch import scratch
         from remix_study.media.urls import is_url
 
@@ -256,7 +256,8 @@ def _preset(name: str) -> "Preset":
 def _prepare(make: Callable[[], "Corpus"], how: How) -> None:
     with terminal.busy(err, "looking at the files"):
         from remix_study.datasets.corpus import prepare
-        from remix_study.media.remote import cache_folder, require_writable, upload_store
+        from remix_study.media.remote import require_writable, upload_store
+        from remix_study.media.site import cache_folder
         from remix_study.media.urls import is_url, path_of
 
         corpus = make()

@@ -118,13 +118,24 @@ def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder],
 def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
     """While the study in `folder` runs in this process: how it stands, anew every few moments; quiet elsewhere.
 
-    What has to be said is said beside it, and without a terminal as plain lines.
+    What has to be said is said beside it, and without a terminal as plain lines: a log is all that somebody far away
+    sees of it.
     """
     from remix_study.study.study import Watch
     from remix_study.study.survey import survey
 
     if not console.is_terminal:
-        yield Watch(say=console.print)
+
+        def line(words: str) -> None:
+            console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+        yield Watch(
+            begin=lambda ended, total: line(f"{ended} of {total} runs ended"),
+            done=lambda task, outcome, ended, total: line(
+                f"{ended} of {total} runs ended: {task.name} is {outcome.state}"
+            ),
+            say=line,
+        )
         return
     ended = threading.Event()
     with Live(console=console, auto_refresh=False) as live:
@@ -256,10 +267,12 @@ def _cost(found: "Plan") -> str:
         gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
         said += f", {'at most ' if found.at_most else ''}about {_duration(found.seconds)}"
         said += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
-        said += f" and {found.bytes / 1e9:.2f} GB of disk, of which {found.bytes_free / 1e9:.0f} GB are free"
+        said += f" and {found.bytes / 1e9:.2f} GB of disk"
+        if found.bytes_free is not None:
+            said += f", of which {found.bytes_free / 1e9:.0f} GB are free"
     for name, (used, allowed) in found.budget.items():
         said += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
-    if found.bytes is not None and found.bytes > found.bytes_free:
+    if found.bytes is not None and found.bytes_free is not None and found.bytes > found.bytes_free:
         said += "\n[bold red]There is not enough disk.[/bold red] Use another --workspace."
     return said
 

@@ -19,6 +19,8 @@ from remix_study.errors import ConfigError, RunPruned, StudyStopped
 from remix_study.media.disk import holder, sole_writer
 from remix_study.tracking.spool import run_id_of
 
+CHECKPOINTS = "checkpoints"
+
 
 class RunFolder:
     """One run on disk."""

@@ -4,8 +4,10 @@ One worker runs in Ray Train's local mode, in this process: it starts in under a
 Ray cluster, with gloo on CPUs and NCCL on GPUs. Either way the run lives in its folder, and the same command resumes.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +16,43 @@ import torch
 from remix_study.assemble import check, modalities_of
 from remix_study.config import RunConfig, parse_run
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import ConfigError, RemixStudyError
-from remix_study.launch.cluster import join_or_start
+from remix_study.errors import ConfigError, RemixStudyError, TrackingError
+from remix_study.launch.cluster import join_or_start, room
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.nodes import on_a_cluster, require_alike
 from remix_study.launch.worker import Job, work, worker_threads
+from remix_study.launch.working_copy import working_copy
+from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
-from remix_study.media.urls import corpus_at
+from remix_study.media.urls import corpus_at, shown
 from remix_study.tracking.address import check as check_tracking
-from remix_study.tracking.address import default_uri
+from remix_study.tracking.address import default_uri, tracking_address
 from remix_study.tracking.signals import handlers_kept
 from remix_study.training.loop import Judge
 from remix_study.training.state import Record
 
 OFF = "off"
+log = logging.getLogger(__name__)
 
 
 def tracking_uri(config: RunConfig, workspace: Path) -> str | None:
-    """Where this run is tracked; None: nowhere."""
+    """Where this run is tracked, as it is written down: the values of `$NAME`s are not in it. None: nowhere."""
     if config.tracking.uri == OFF:
         return None
-    return config.tracking.uri or default_uri(workspace)
+    return tracking_address(config.tracking.uri, workspace)
+
+
+def require_lasting(uri: str, workspace: Path) -> None:
+    """
+    Raises:
+        TrackingError: the workspace is at a URL, and MLflow's database would lie in this machine's copy of it.
+    """
+    home = home_of(workspace.resolve())
+    if home is not None and uri == default_uri(workspace):
+        raise TrackingError(
+            f"the workspace {shown(home)} cannot hold MLflow's database, so a tracking server must be named, but none "
+            "is. Set MLFLOW_TRACKING_URI (docs/tracking.md starts one), or `tracking: {uri: off}`."
+        )
 
 
 def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = None) -> Job:
@@ -52,6 +71,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         name=name,
         tracking_uri=tracking_uri(config, workspace),
         experiment=config.tracking.experiment,
+        home=home_of(folder.path),
         log_model=config.tracking.model,
     )
 
@@ -71,13 +91,22 @@ def run_one(
     """
     store = open_corpus(config.corpus)
     check(config, store)
+    if config.workers > 1 and on_a_cluster():
+        join_or_start()
+        require_alike(workspace.resolve(), config.corpus)
     uri = tracking_uri(config, workspace)
     if uri is not None:
+        require_lasting(uri, workspace)
         check_tracking(uri)
     job = make_job(config, store.digest, workspace, name)
     job = replace(job, ceilings=_ceilings(config, store, workspace, on_start))
-    on_start(job.name, RunFolder(Path(job.folder)))
-    return launch(job)
+    return _watched(job, on_start)
+
+
+def _watched(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
+    with working_copy(Path(job.folder), job.home) as copy:
+        on_start(job.name, RunFolder(copy.folder))
+        return launch(job)
 
 
 def launch(job: Job, judge: Judge | None = None) -> Record:
@@ -87,18 +116,28 @@ def launch(job: Job, judge: Judge | None = None) -> Record:
         RunPruned, StudyStopped: the judge ended it early, now or (pruned) before.
     """
     config = RunConfig.model_validate(job.config)
-    folder = RunFolder(Path(job.folder))
-    folder.prepare(config, job.digest)
-    with folder.lock(wait=job.wait):
-        done = folder.result()
-        if done is not None:
-            return done
-        folder.forget_stop()
-        if (pruned := folder.ended_early()) is not None:
-            raise pruned
-        if config.workers > 1 and job.threads is None:
-            job = replace(job, threads=worker_threads(config.workers))
-        return _fit(job, judge, config, folder)
+    with working_copy(Path(job.folder), job.home) as copy:
+        copy.pull(checkpoints=False)
+        folder = RunFolder(copy.folder)
+        folder.prepare(config, job.digest)
+        with folder.lock(wait=job.wait):
+            done = folder.result()
+            if done is not None:
+                return done
+            folder.forget_stop()
+            if (pruned := folder.ended_early()) is not None:
+                raise pruned
+            if config.workers > 1 and job.threads is None:
+                job = replace(job, threads=worker_threads(config.workers))
+            copy.push()  # before workers pull it
+
+            def epochs() -> int:
+                copy.pull(checkpoints=False)
+                return len(folder.history)
+
+            _fit(job, judge, config, folder, epochs)
+            copy.pull(checkpoints=False)
+            return _found(job, folder)
 
 
 def unimodal_twin(config: RunConfig, modality: str) -> RunConfig:
@@ -125,12 +164,11 @@ def _ceilings(
     for m in modalities_of(config, store):
         # Its folder is named by its digest: other runs of the same recipe find it complete.
         job = make_job(unimodal_twin(config, m), store.digest, workspace)
-        on_start(job.name, RunFolder(Path(job.folder)))
-        found[m] = launch(job)[split]
+        found[m] = _watched(job, on_start)[split]
     return found
 
 
-def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder) -> Record:
+def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder, epochs: Callable[[], int]) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -140,13 +178,15 @@ def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder) ->
     if local and judge is not None:
         # Nothing of Ray Train is needed in one process of a study, and its fit takes longer than a small epoch.
         work(job, judge)
-        return _found(job, folder)
+        return
     gpus = 0.0
     if not local:
+        join_or_start()
         gpus = _gpus(job, config)
         _require_room(config.workers, job.cpus, gpus)
     gpu = config.device != "cpu" and torch.cuda.is_available() if local else gpus > 0
-    trainer = TorchTrainer(
+    make_trainer = partial(
+        TorchTrainer,
         _loop,
         train_loop_config={"job": asdict(job), "judge": judge},
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
@@ -163,10 +203,9 @@ def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder) ->
     )
     with handlers_kept():
         if local:
-            trainer.fit()  # in this process: exceptions come as they are
+            make_trainer().fit()  # in this process: exceptions come as they are
         else:
-            _fit_workers(trainer)
-    return _found(job, folder)
+            _fit_workers(make_trainer, epochs)
 
 
 def _found(job: Job, folder: RunFolder) -> Record:
@@ -189,24 +228,41 @@ def _gpus(job: Job, config: RunConfig) -> float:
         return 0.0
     if job.gpus is not None:
         return job.gpus
-    import ray
-
-    join_or_start()
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
-    return 1.0 if resources.get("GPU", 0) > 0 else 0.0
+    return 1.0 if room().most_gpus > 0 else 0.0
 
 
-def _fit_workers(trainer: Any) -> None:
+def _fit_workers(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> None:
+    """Ray Train restarts workers twice; machines that are lent may be taken away more often than that.
+
+    As long as the run comes further between losses, it is not the run that kills its workers.
+    """
     from ray.train import TrainingFailedError
 
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        cause = _root(error).rstrip(".")
-        raise RemixStudyError(
-            f"a worker failed, and again when restarted: {cause}. Its last checkpoint is kept; run the same command "
-            "to go on from it."
-        ) from error
+    reached = epochs()
+    while True:
+        try:
+            make_trainer().fit()
+        except TrainingFailedError as error:
+            before, reached = reached, epochs()
+            if _is_loss(error) and reached > before:
+                log.warning("workers were lost again after epoch %d; others go on from there", reached - 1)
+                continue
+            cause = _root(error).rstrip(".")
+            raise RemixStudyError(
+                f"a worker failed, and again when restarted: {cause}. Its last checkpoint is kept; run the same "
+                "command to go on from it."
+            ) from error
+        return
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether workers died with their machine or process, rather than of an exception of ours."""
+    from ray.exceptions import RayActorError, WorkerCrashedError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    losses = (RayActorError, WorkerCrashedError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    return any(isinstance(each, losses) or isinstance(each.__cause__, losses) for each in failures)
 
 
 def _root(error: BaseException) -> str:
@@ -220,12 +276,9 @@ def _root(error: BaseException) -> str:
 
 def _require_room(workers: int, cpus: float, gpus: float) -> None:
     """Ray Train waits for ever where there is no room for its workers; we say so."""
-    import ray
-
-    join_or_start()
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
-    for what, name, each in (("CPU cores", "CPU", cpus), ("GPUs", "GPU", gpus)):
-        need, have = workers * each, resources.get(name, 0)
+    most = room()
+    for what, have, each in (("CPU cores", most.most_cpus, cpus), ("GPUs", most.most_gpus, gpus)):
+        need = workers * each
         if have < need:
             raise RemixStudyError(
                 f"`workers: {workers}` needs {need:g} {what}, but Ray sees {have:g}. Use fewer workers, or a cluster."

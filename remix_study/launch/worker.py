@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from remix_study.errors import RunPruned, StudyStopped
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
 from remix_study.media.urls import is_url, shown
 from remix_study.remix import RemixPlan
@@ -53,6 +54,7 @@ class Job:
     name: str
     tracking_uri: str | None
     experiment: str
+    home: str | None = None  # the run's URL, where `folder` is only the driver's copy of it
     tags: Mapping[str, str] = field(default_factory=dict)
     parent_run_id: str | None = None
     ceilings: Mapping[str, float] | None = None
@@ -74,14 +76,23 @@ def work(job: Job, judge: Judge | None = None) -> Record | None:
     config = RunConfig.model_validate(job.config)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
+    with working_copy(Path(job.folder), job.home) as copy:
+        copy.pull()
+        return _work(replace(job, folder=str(copy.folder)), judge, config, copy)
+
+
+def _work(job: Job, judge: Judge | None, config: RunConfig, copy: WorkingCopy) -> Record | None:
     device = _device(config)
     collectives: Collectives = TorchCollectives(_meeting_place(device)) if dist.is_initialized() else Solo()
-    folder = RunFolder(Path(job.folder))
+    folder = RunFolder(copy.folder)
     store = open_corpus(config.corpus)
     leads = collectives.world.leads
     tracker: Tracker = NullTracker()
-    if leads and job.tracking_uri is not None:
-        tracker = _tracker(job, folder)
+    if leads:
+        copy.take()
+        judge = copy.judged(judge)
+        if job.tracking_uri is not None:
+            tracker = _tracker(job, folder)
     try:
         with _termination_is_an_exception():
             if leads:
@@ -97,7 +108,14 @@ def work(job: Job, judge: Judge | None = None) -> Record | None:
     except (RunPruned, StudyStopped) as early:
         if leads:
             folder.write_ended_early(early)
+            copy.push()
         return None
+    except BaseException:
+        if leads:
+            copy.push_in_passing(at_once=True)  # how it ended, and the epochs so far
+        raise
+    if leads:
+        copy.push()
     return result.summary
 
 
@@ -133,7 +151,7 @@ def _info(job: Job, config: RunConfig, store: ClipStore) -> RunInfo:
         "remix_study.version": __version__,
         "remix_study.method": config.method.name,
         "remix_study.seed": str(config.seed),
-        "remix_study.folder": job.folder,
+        "remix_study.folder": job.home or job.folder,
         "remix_study.host": socket.gethostname(),
         "remix_study.digest": config.digest(store.digest),
         **job.tags,

@@ -12,10 +12,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import posixpath
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,8 @@ from typing import IO, Any
 from remix_study.errors import SourceError, StoreError
 from remix_study.media.disk import checksum, sole_writer, storage_errors, write_whole
 from remix_study.media.plan import Progress
-from remix_study.media.urls import no_bucket, open_url, shown, tag_of, url_errors
+from remix_study.media.site import Site, cache_folder
+from remix_study.media.urls import shown, tag_of
 
 _SEAL = "manifest.json"
 _BESIDE = ("manifest.jsonl", "absent.csv")  # of a corpus folder, beside its store
@@ -33,74 +32,15 @@ _MB = 10**6
 _in_use: dict[Path, IO[str]] = {}  # locks on copies that this process reads, until it ends
 
 
-def cache_folder(url: str) -> Path:
-    """Where the store for `url` is built on this machine; it need not exist."""
-    cache = Path(os.environ.get("REMIX_STUDY_CACHE") or "~/.cache/remix_study").expanduser().absolute()
-    return cache / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-
-
 def require_writable(url: str) -> None:
     """Before hours of work: whether something can be written there.
 
     Raises:
         SourceError: it cannot.
     """
-    site = _Site(url)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(b"remix_study looked whether it may write here\n")
-        file.flush()
-        site.upload(Path(file.name), ".writable")
+    site = Site(url)
+    site.put(".writable", b"remix_study looked whether it may write here\n")
     site.remove(".writable")
-
-
-class _Site:
-    """The files below a URL, by paths relative to it; every method raises `SourceError` as `url_errors`."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.system, self.root = open_url(url)
-
-    def path(self, *parts: str) -> str:
-        return posixpath.join(self.root, *parts)
-
-    def content(self, *parts: str) -> bytes | None:
-        """None where there is no such file."""
-        with url_errors(self.url):
-            try:
-                found: bytes = self.system.cat_file(self.path(*parts))
-            except FileNotFoundError as error:
-                if no_bucket(error):
-                    raise
-                return None
-        return found
-
-    def info(self, path: str) -> Mapping[str, Any] | None:
-        """None where there is no such file."""
-        with url_errors(self.url), contextlib.suppress(FileNotFoundError):
-            found: Mapping[str, Any] = self.system.info(self.path(path))
-            return found
-        return None
-
-    def remove(self, path: str) -> None:
-        with url_errors(self.url), contextlib.suppress(FileNotFoundError):
-            self.system.rm_file(self.path(path))
-
-    def upload(self, source: Path, path: str) -> None:
-        with url_errors(self.url):
-            try:
-                self.system.put_file(str(source), self.path(path))
-            except FileNotFoundError as error:  # where folders are real, they come first
-                if no_bucket(error):  # a misspelt one must not be made
-                    raise
-                self.system.makedirs(posixpath.dirname(self.path(path)), exist_ok=True)
-                self.system.put_file(str(source), self.path(path))
-
-    def download(self, path: str, target: Path) -> None:
-        """The whole file, or nothing of it; nothing where there is none."""
-        part = target.with_name(f".{target.name}.part")
-        with url_errors(self.url), contextlib.suppress(FileNotFoundError):
-            self.system.get_file(self.path(path), str(part))
-            part.replace(target)
 
 
 @dataclass(frozen=True)
@@ -124,7 +64,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
     if not (folder / "store" / _SEAL).exists():
         raise StoreError(f"{folder} must hold a finished store to be uploaded, but does not. Prepare it first.")
     places = [folder, *sorted(path for path in folder.glob("fold-*") if (path / "store" / _SEAL).exists())]
-    site, journal = _Site(url), cache_folder(url).with_suffix(".uploaded")
+    site, journal = Site(url), cache_folder(url).with_suffix(".uploaded")
     with storage_errors(journal.parent):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with sole_writer(journal.with_suffix(".uploading"), wait=True):
@@ -138,7 +78,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
             journal.unlink(missing_ok=True)
 
 
-def _is_there(site: _Site, folder: Path, place: Path) -> bool:
+def _is_there(site: Site, folder: Path, place: Path) -> bool:
     """A manifest.json says all about the files of its store, and was written after what lies beside it."""
     names = [f"store/{_SEAL}", *(name for name in _BESIDE if (place / name).exists())]
     return all(site.content(_below(folder, place / name)) == (place / name).read_bytes() for name in names)
@@ -151,7 +91,7 @@ def _pieces(folder: Path, place: Path) -> list[_Piece]:
     return [_Piece(_below(folder, path), of["bytes"], of["sha256"]) for path, of in {**beside, **inside}.items()]
 
 
-def _upload(site: _Site, folder: Path, pieces: Sequence[_Piece], journal: Path, progress: Progress | None) -> None:
+def _upload(site: Site, folder: Path, pieces: Sequence[_Piece], journal: Path, progress: Progress | None) -> None:
     before = _uploaded(journal)
     count = _Megabytes(sum(piece.bytes for piece in pieces), progress)
     with journal.open("a", encoding="utf-8") as file:
@@ -175,7 +115,7 @@ def _uploaded(journal: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _arrived(site: _Site, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
+def _arrived(site: Site, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
     if known is None or known["sha256"] != piece.sha256 or known["tag"] is None:
         return False
     info = site.info(piece.path)
@@ -192,7 +132,7 @@ def local_copy(url: str, *, verify: bool = False, progress: Progress | None = No
         SourceError: the service does not answer or refuses; the store there is damaged, or changes all the time.
         StoreError: there is no finished store, or this machine's disk is full.
     """
-    site, copies = _Site(url), cache_folder(url).with_suffix(".copies")
+    site, copies = Site(url), cache_folder(url).with_suffix(".copies")
     for _ in range(_TRIES):
         remote = _find(site)
         if _is_whole(built := cache_folder(url), remote, verify=verify):
@@ -222,7 +162,7 @@ class _Remote:
         return hashlib.sha256(self.seal).hexdigest()[:16]
 
 
-def _find(site: _Site) -> _Remote:
+def _find(site: Site) -> _Remote:
     for below in ("store", ""):
         seal = site.content(below, _SEAL)
         if seal is None:
@@ -253,7 +193,7 @@ def _fits(path: Path, promised: Mapping[str, Any], *, verify: bool) -> bool:
     return not verify or checksum(path)["sha256"] == promised["sha256"]
 
 
-def _fetch(site: _Site, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
+def _fetch(site: Site, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
     """Whether the store was still the same at the end; if not, nothing here counts as a store."""
     place = folder / remote.below
     place.mkdir(exist_ok=True)
@@ -276,7 +216,7 @@ def _fetch(site: _Site, remote: _Remote, folder: Path, progress: Progress | None
     return True
 
 
-def _require_change(site: _Site, remote: _Remote, name: str) -> None:
+def _require_change(site: Site, remote: _Remote, name: str) -> None:
     if _find(site).seal == remote.seal:
         raise SourceError(
             f"{name} of the store at {shown(site.url)} must be what its {_SEAL} says, but is not: the store is "

@@ -22,12 +22,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from remix_study.media.disk import holder, storage_errors, write_whole
+from remix_study.media.disk import storage_errors, write_whole
 from remix_study.modality import canonical_order
 from remix_study.report.chart import INK, QUIET, Key, Style, styles
 from remix_study.report.sections import Report, make_report
 from remix_study.report.tables import comparison_table, to_csv, to_markdown
 from remix_study.report.web import spec
+from remix_study.study.home import driver_of
 from remix_study.study.ledger import read_ledger
 from remix_study.study.results import StudyResult, headline, result_of
 
@@ -67,7 +68,7 @@ def write_report(
     place = folder / "report" if out is None else out
     ledger = read_ledger(folder, intermediate=True)
     result = result_of(ledger)
-    report = make_report(ledger, result, at_work=holder(folder / "lock") is not None)
+    report = make_report(ledger, result, at_work=driver_of(folder) is not None)
     steps = len(report.charts) + 2
     say(1, steps)
     with storage_errors(place):

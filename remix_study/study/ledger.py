@@ -97,8 +97,8 @@ def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
         if found is None:
             continue
         rows = _rows(storage, found._study_id, intermediate)
-        trials[method] = tuple(_records(method, rows))
-        replicates[method] = tuple(_replicates(method, storage.get_study_user_attrs(found._study_id)))
+        trials[method] = tuple(_records(method, rows, folder))
+        replicates[method] = tuple(_replicates(method, storage.get_study_user_attrs(found._study_id), folder))
     return Ledger(study, folder, trials, replicates)
 
 
@@ -178,9 +178,9 @@ def _row(t: FrozenTrial, intermediate: bool) -> _Row:
     )
 
 
-def records_of(method: str, trials: Sequence[FrozenTrial]) -> tuple[TrialRecord, ...]:
+def records_of(method: str, trials: Sequence[FrozenTrial], folder: Path) -> tuple[TrialRecord, ...]:
     """The same of trials that somebody has read already; without intermediate values."""
-    return tuple(_records(method, [_row(trial, False) for trial in trials]))
+    return tuple(_records(method, [_row(trial, False) for trial in trials], folder))
 
 
 def _rows_of_database(storage: RDBStorage, study_id: int, intermediate: bool) -> Iterator[_Row]:
@@ -236,7 +236,7 @@ def _state(row: _Row) -> State:
     return cast(State, row.state.name.lower())
 
 
-def _records(method: str, rows: list[_Row]) -> Iterator[TrialRecord]:
+def _records(method: str, rows: list[_Row], folder: Path) -> Iterator[TrialRecord]:
     retried = {row.attrs.get("retries") for row in rows}
     for row in rows:
         runs: Mapping[str, str] = row.attrs.get("folders", {})
@@ -253,18 +253,18 @@ def _records(method: str, rows: list[_Row]) -> Iterator[TrialRecord]:
             seconds=row.attrs.get("seconds", 0.0),
             started=row.started,
             ended=row.ended,
-            folders=tuple(runs[key] for key in sorted(runs, key=int)),
+            folders=tuple(str(folder / runs[key]) for key in sorted(runs, key=int)),
             seed_values=tuple(seeds[key] for key in sorted(seeds, key=int)),
             intermediate=row.intermediate,
         )
 
 
-def _replicates(method: str, attrs: Mapping[str, Any]) -> Iterator[ReplicateRecord]:
+def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator[ReplicateRecord]:
     for stage in (REPLICATE, FINAL):
         numbers = sorted(int(key.split()[1]) for key in attrs if key.startswith(f"{stage} "))
         for number in numbers:
             told = attrs[f"{stage} {number}"]
             yield ReplicateRecord(
-                method, stage, number, told["state"], told["params"], told["folder"], told.get("seconds", 0.0),
-                told.get("reason"), told.get("cause"),
+                method, stage, number, told["state"], told["params"], str(folder / told["folder"]),
+                told.get("seconds", 0.0), told.get("reason"), told.get("cause"),
             )  # fmt: skip

@@ -16,9 +16,11 @@ from remix_study.assemble import assemble, check
 from remix_study.config import NoPrunerConfig, RemixConfig, RunConfig, StudyConfig, parse_run
 from remix_study.datasets.corpus import open_corpus
 from remix_study.launch.worker import worker_threads
+from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
 from remix_study.media.urls import is_url, shown
 from remix_study.study.budget import Rates, Used, read_clock
+from remix_study.study.home import look_in
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.search_space import SpaceRow, check_study, configure, effective_space, grid, space_of
@@ -63,7 +65,10 @@ class MethodPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """seconds: of the clock; at_most: a pruner or a budget may end it sooner. bytes_free: where it would write."""
+    """seconds: of the clock; at_most: a pruner or a budget may end it sooner.
+
+    bytes_free: where it would write; None at a URL.
+    """
 
     name: str
     question: str
@@ -79,7 +84,7 @@ class Plan(NamedTuple):
     budget: dict[str, tuple[float, float]]
     at_most: bool
     bytes: int | None
-    bytes_free: int
+    bytes_free: int | None
 
     def plain(self) -> dict[str, Any]:
         """For machines: what `--json` prints."""
@@ -109,13 +114,14 @@ def make_plan(
     Raises:
         ConfigError, StudyError: what `run` would refuse.
     """
-    check_storage(config.storage)
+    folder = study_folder(workspace.resolve(), config.name)
+    check_storage(config.storage, home_of(folder))
+    look_in(folder)
     configs = check_study(config, settings)
     where = configs[0].corpus
     store = open_corpus(where)
     for run in configs:
         check(run, store)
-    folder = study_folder(workspace.resolve(), config.name)
     require_same_question(config, store.digest, folder)
     needs = needs_of(config, configs)
     at_once, gpus = slots(needs, worker_threads(1), torch.cuda.device_count())
@@ -153,7 +159,7 @@ def make_plan(
         budget=used.limits(config.budget),
         at_most=not isinstance(config.pruner, NoPrunerConfig) or bool(used.limits(config.budget)),
         bytes=disk,
-        bytes_free=shutil.disk_usage(_existing(folder)).free,
+        bytes_free=None if home_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
 
 

@@ -28,7 +28,9 @@ from remix_study.config import (
     StudyConfig,
 )
 from remix_study.errors import RemixStudyError, RunPruned, StudyStopped
-from remix_study.study.storage import STOP, open_storage
+from remix_study.media.mirror import home_of
+from remix_study.study.home import stop_asked
+from remix_study.study.storage import open_storage
 
 log = logging.getLogger(__name__)
 PRUNED_AFTER = "pruned_after"  # of a trial: the verdict, before the run acts on it
@@ -39,7 +41,7 @@ _MARKED = "marked"  # of a trial: the epoch at which a pruner left its mark of t
 class Judge:
     """The judge of one run, as plain values: it may sit on another machine.
 
-    folder: the study's, where a stop is asked for.
+    folder: the study's, where a stop is asked for; home: its URL, if that is where it is.
     trial: of Optuna; None for runs that no pruner ends early (replicates, further seeds of a trial).
     epochs: of the longest run of the study.
     """
@@ -51,6 +53,7 @@ class Judge:
     pruner: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
     last: int = 0
+    home: str | None = None
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
         """
@@ -60,7 +63,7 @@ class Judge:
         """
         if self.trial is not None:
             self._report(self.trial, history)
-        if len(history) < self.last and (Path(self.folder) / STOP).exists():
+        if len(history) < self.last and stop_asked(Path(self.folder), self.home):
             raise StudyStopped(f"stopped as asked after epoch {len(history) - 1}; it goes on from there")
 
     def _report(self, trial: int, history: Sequence[Mapping[str, float]]) -> None:
@@ -158,7 +161,8 @@ def make_pruner(config: PrunerConfig, epochs: int) -> BasePruner:
 
 def judge_of(study: StudyConfig, folder: Path, *, optuna_name: str, trial: int | None, epochs: int, last: int) -> Judge:
     """`last`: epochs of this run; `epochs`: of the longest run of the study."""
-    return Judge(str(folder), study.storage, optuna_name, trial, study.pruner.model_dump(mode="json"), epochs, last)
+    pruner = study.pruner.model_dump(mode="json")
+    return Judge(str(folder), study.storage, optuna_name, trial, pruner, epochs, last, home_of(folder))
 
 
 @cache

@@ -32,10 +32,11 @@ class Replicates:
         """Of the chosen point; what is complete of it is not run again, what is of an earlier point is superseded."""
         self.point = dict(point)
         for number in range(self.wanted):
+            folder = self._folder_of(number, self.point)
             told = self._search.remembered().get(f"{self._stage} {number}")
             if told is not None and told["params"] != self.point:
-                self.superseded.append(Path(told["folder"]))
-            result = RunFolder(self._folder_of(number, self.point)).result()
+                self.superseded.append(folder.with_name(Path(told["folder"]).name))
+            result = RunFolder(folder).result()
             if result is not None:
                 self.summaries[number] = result
                 self.note(number, "complete")
@@ -72,5 +73,10 @@ class Replicates:
     def note(self, number: int, state: str, **attributes: Any) -> None:
         assert self.point is not None, "settle comes first"
         folder = self._folder_of(number, self.point)
-        told = {"state": state, "folder": str(folder), "params": self.point, "seconds": RunFolder(folder).seconds}
+        told = {
+            "state": state,
+            "folder": f"{folder.parent.name}/{folder.name}",  # within the study's, wherever that is seen
+            "params": self.point,
+            "seconds": RunFolder(folder).seconds,
+        }
         self._search.remember(f"{self._stage} {number}", told | {k: v for k, v in attributes.items() if v is not None})

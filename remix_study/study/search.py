@@ -8,7 +8,7 @@ seed, the trial's number and the trials on record alone: every trial has a sampl
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import optuna
 from optuna.storages import BaseStorage
@@ -16,8 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from remix_study.config import StudyConfig
 from remix_study.errors import StudyError
+from remix_study.media.mirror import home_of
 from remix_study.seeds import stream
-from remix_study.study.ledger import STOPPED, TrialRecord, choose, records_of
+from remix_study.study.driver_storage import DriverStorage
+from remix_study.study.ledger import STOPPED, TrialRecord, choose, pareto_front, records_of
 from remix_study.study.pruning import make_pruner
 from remix_study.study.search_space import Params, grid, space_of, suggest
 from remix_study.study.storage import optuna_name
@@ -31,10 +33,10 @@ class Search:
     """The trials of `method`. `epochs`: of the study's longest run, which hyperband divides."""
 
     def __init__(self, config: StudyConfig, method: str, folder: Path, storage: BaseStorage, epochs: int) -> None:
-        self._config, self._method = config, method
+        self._config, self._method, self._folder = config, method, folder
         self._study = optuna.create_study(
             study_name=optuna_name(config.name, method),
-            storage=storage,
+            storage=cast(BaseStorage, DriverStorage(storage)),
             directions=[objective.direction for objective in config.objectives_of(method)],
             load_if_exists=True,
             sampler=self._sampler(0),
@@ -44,14 +46,15 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         self._unfinished: list[int] = []
         self._ends: Counter[str] = Counter()
+        self._front: tuple[TrialRecord, ...] | None = None  # None: not looked at yet
         self.work_s = 0.0
 
     def _claim(self, folder: Path) -> None:
         """A database may be shared: a study of this name that lies elsewhere is another's."""
-        home = self._study.user_attrs.get("folder")
+        home, here = self._study.user_attrs.get("folder"), home_of(folder) or str(folder)
         if home is None:
-            self._study.set_user_attr("folder", str(folder))
-        elif home != str(folder):
+            self._study.set_user_attr("folder", here)
+        elif home != here:
             raise StudyError(
                 f"the database of `storage` must not hold another study named {self._config.name!r}, but holds that of "
                 f"{home}. Give this study another `name`."
@@ -151,6 +154,9 @@ class Search:
         del self._running[number]
         if end in ("complete", "pruned", "failed"):
             self._ends[end] += 1
+        if end == "complete" and self._front is not None:
+            ended = self._study._storage.get_trial(trial._trial_id)
+            self._front = pareto_front(self._config, (*self._front, *self._records_of([ended])))
 
     def remember(self, key: str, told: Mapping[str, Any]) -> None:
         """Write down a replicate; its truth is the result in its folder."""
@@ -160,11 +166,19 @@ class Search:
         return self._study.user_attrs
 
     def best(self) -> TrialRecord | None:
-        """The trial whose point is replicated; None where none is complete."""
-        return choose(self._config, self.records())
+        """The trial whose point is replicated; None where none is complete.
+
+        Asked after every trial, of every method: it is chosen from the front, and not from all trials.
+        """
+        if self._front is None:
+            self._front = pareto_front(self._config, self.records())
+        return choose(self._config, self._front)
 
     def records(self) -> tuple[TrialRecord, ...]:
-        return records_of(self._method, self._trials())
+        return self._records_of(self._trials())
+
+    def _records_of(self, trials: Sequence[FrozenTrial]) -> tuple[TrialRecord, ...]:
+        return records_of(self._method, trials, self._folder)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

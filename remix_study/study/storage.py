@@ -7,18 +7,31 @@
 A password is never written down: a URL that holds one is refused, and `$NAME` is resolved only where it is used.
 """
 
-import os
-import re
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from remix_study.credentials import holds_password, resolve
 from remix_study.errors import ConfigError, StudyError
+from remix_study.media.urls import shown
+from remix_study.tracking.address import redact
 
+log = logging.getLogger(__name__)
 JOURNAL = "journal"
+PATIENCE_S = 600.0  # of a study's driver, with a database that is being restarted; runs train on meanwhile
+_EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 STOP = "stop"  # while this file lies in a study's folder, its runs end after their epoch and none begins
 _BUSY_S = 60  # several processes write: SQLite's own five seconds are short on a disk that is busy
 
@@ -32,25 +45,33 @@ def optuna_name(study: str, method: str) -> str:
     return f"{study}/{method}"
 
 
-def check_storage(storage: str | None) -> None:
+def check_storage(storage: str | None, home: str | None = None) -> None:
     """
+    Args:
+        home: the study's URL, where its workspace is at one.
+
     Raises:
         ConfigError: it cannot be a storage, whatever runs there.
     """
     if storage in (None, JOURNAL):
+        if home is not None:
+            raise ConfigError(
+                f"`storage` must be a database where the workspace is at a URL ({shown(home)}), but is "
+                f"{storage or 'a file of the study'}. For example: storage: {_EXAMPLE}"
+            )
         return
     try:
         url = make_url(str(storage))
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigError(
-            f"`storage` must be `journal` or the URL of a database, but is {storage!r}. For example: "
-            "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
+            f"`storage` must be `journal` or the URL of a database, but is "
+            f"{redact(str(storage))!r}. For example: {_EXAMPLE}"
         ) from None
-    if url.password and "$" not in url.password:
+    if holds_password(str(storage)):
+        named = url.set(password="DB_PASSWORD", query={}).render_as_string(hide_password=False)
         raise ConfigError(
             "`storage` must not hold a password: it would be copied wherever the study is. Write "
-            f"{url.set(password='DB_PASSWORD').render_as_string(hide_password=False).replace(':DB_', ':$DB_', 1)} "
-            "and set DB_PASSWORD."
+            f"{named.replace(':DB_', ':$DB_', 1)} and set DB_PASSWORD."
         )
 
 
@@ -65,8 +86,11 @@ def has_begun(storage: str | None, folder: Path) -> bool:
             return True
 
 
-def open_storage(storage: str | None, folder: Path) -> BaseStorage:
+def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) -> BaseStorage:
     """
+    Args:
+        patience_s: how long a database that has answered once is waited for while it is restarted.
+
     Raises:
         ConfigError: see `check_storage`; or a `$NAME` of the URL is not in the environment.
         StudyError: the database does not answer.
@@ -76,13 +100,10 @@ def open_storage(storage: str | None, folder: Path) -> BaseStorage:
     if storage == JOURNAL:
         return JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     check_storage(storage)
-    missing = [name for name in re.findall(r"\$\{?(\w+)", storage) if name not in os.environ]
-    if missing:
-        raise ConfigError(f"`storage` needs {', '.join(missing)} in the environment; set it and run again.")
-    url = os.path.expandvars(storage)
+    url = resolve(storage, "`storage`")
     shown = make_url(url).render_as_string(hide_password=True)
     try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as error:  # Optuna says which only in the error that its own came from
         missing_package = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
         raise ConfigError(
@@ -93,4 +114,55 @@ def open_storage(storage: str | None, folder: Path) -> BaseStorage:
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         raise StudyError(
             f"the study's storage {shown} must answer, but: {cause}. Start it, or mend `storage`."
+        ) from None
+    if patience_s > 0:
+        _sit_out_restarts(opened.engine, shown, patience_s)
+    return opened
+
+
+def _sit_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:
+    """A connection that was lost is made again as soon as the database takes one; one outage has one patience."""
+    down_since: float | None = None
+
+    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy's names
+        nonlocal down_since
+        while True:
+            try:
+                made = dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if down_since is None:
+                    down_since = time.monotonic()
+                    log.warning("the study's storage %s does not answer; it is waited for, up to %.0f s", shown,
+                                patience_s)  # fmt: skip
+                if time.monotonic() >= down_since + patience_s:
+                    raise
+            else:
+                if down_since is not None:
+                    log.warning("the study's storage %s answers again; nothing is missing", shown)
+                down_since = None
+                return made
+            # A database says only by taking a connection that it is back. Those who wait do not all come at once.
+            threading.Event().wait(0.5 + random.random())
+
+    event.listen(engine, "do_connect", connect)
+
+
+@contextmanager
+def answering(storage: str | None) -> Iterator[None]:
+    """
+    Raises:
+        StudyError: the database that keeps the study does not take what it is told.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        if storage in (None, JOURNAL):  # files: what is wrong with a disk is told where it is known (media/disk.py)
+            raise
+        cause: BaseException | None = error
+        while cause is not None and getattr(cause, "orig", None) is None:
+            cause = cause.__cause__
+        words = " ".join(redact(str(getattr(cause, "orig", None) or error)).split())[:300].rstrip("?. ")
+        raise StudyError(
+            f"the study's storage {redact(str(storage))} must answer, but: {words}. Nothing is lost: start it, and run "
+            "the same command."
         ) from None

@@ -21,11 +21,15 @@ from remix_study.assemble import check
 from remix_study.config import NoPrunerConfig, RunConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
+from remix_study.launch.cluster import join_or_start
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.run import make_job, tracking_uri
+from remix_study.launch.nodes import on_a_cluster, require_alike
+from remix_study.launch.run import make_job, require_lasting, tracking_uri
 from remix_study.media.disk import sole_writer, storage_errors
+from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
+from remix_study.study.home import StudyHome, at_home, look_in
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
 from remix_study.study.pruning import judge_of
 from remix_study.study.question import CONFIG, require_same_question, write_question
@@ -35,7 +39,15 @@ from remix_study.study.results import StudyResult, result_of
 from remix_study.study.search import Search
 from remix_study.study.search_space import Params, check_study, configure
 from remix_study.study.stopping import leavable, stoppable
-from remix_study.study.storage import STOP, check_storage, open_storage, optuna_name, study_folder
+from remix_study.study.storage import (
+    PATIENCE_S,
+    STOP,
+    answering,
+    check_storage,
+    open_storage,
+    optuna_name,
+    study_folder,
+)
 from remix_study.study.tasks import Needs, Outcome, Place, Task, execute
 from remix_study.tracking.address import check as check_tracking
 
@@ -75,6 +87,7 @@ class StudyRun:
         self._searches: dict[str, Search] = {}
         self._replicates: dict[str, Replicates] = {}
         self._parent: StudyRecord | None = None
+        self._home = StudyHome(self.folder, None)  # until the study is at work
         self._searching = True
         self._replicated_s = 0.0
         self._epochs = 0
@@ -125,14 +138,19 @@ class StudyRun:
     # --- before ------------------------------------------------------------------------------------------------------
 
     def _checked(self) -> tuple[list[RunConfig], ClipStore]:
-        check_storage(self._config.storage)
+        check_storage(self._config.storage, home_of(self.folder))
         configs = check_study(self._config, self._settings)
         store = open_corpus(configs[0].corpus)
         for config in configs:
             check(config, store)
+        look_in(self.folder, whole=False)
         uri = tracking_uri(configs[0], self._workspace)
         if uri is not None:
+            require_lasting(uri, self._workspace)
             self._check_tracking(uri)
+        if on_a_cluster():
+            join_or_start()
+            require_alike(self._workspace, configs[0].corpus)
         self._data = store.digest
         self._epochs = max(config.epochs for config in configs)
         with storage_errors(self.folder):
@@ -153,13 +171,17 @@ class StudyRun:
         """The study's lock, clock and MLflow run, held while this process works on it."""
         self._needs = needs_of(self._config, configs)
         uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
-        with _room_needed(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder):
+        with (
+            _room_needed(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder),
+            at_home(self.folder, self._watch.say) as self._home, answering(self._config.storage),
+        ):  # fmt: skip
             # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
             require_same_question(self._config, self._data, self.folder)
             write_question(self._config, self._settings, self._data, self.folder)
             self._clock = Clock(self.folder, Rates(self._needs.workers * self._needs.cpus, 0.0, 1))
             with recording(uri, experiment, self._config, store, self.folder) as record:
                 self._parent = record
+                self._home.push()  # what ended with the driver before is told so, ahead of those who go on with it
                 try:
                     yield record
                 finally:
@@ -167,7 +189,7 @@ class StudyRun:
 
     def _begin_searches(self, *, retry_failed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = open_storage(self._config.storage, self.folder)
+        storage = open_storage(self._config.storage, self.folder, patience_s=PATIENCE_S)
         for method in self._config.methods:
             search = Search(self._config, method, self.folder, storage, self._epochs)
             search.settle(retry_failed=retry_failed)
@@ -195,12 +217,25 @@ class StudyRun:
         self._watch.begin(self._ended, self._total)
         if self._ended < self._total:
             with stoppable(self.folder, self._watch.say):
-                execute(self._ask, self._tell, self._needs, self.folder, self._placed)
+                execute(self._ask, self._tell, self._needs, self.folder, self._placed, self._epochs_of)
 
     def _placed(self, place: Place) -> None:
         workers = self._needs.workers
+        if place.machines:
+            more = "; more as machines join" if place.concurrency > place.now else ""
+            self._watch.say(
+                f"{self._config.name} has begun on a cluster of {_counted(place.machines, 'machine')}: "
+                f"{_counted(max(0, min(place.now, place.concurrency)), 'run')} at once{more}"
+            )
         self._clock.rates = Rates(workers * self._needs.cpus, workers * place.gpus, place.concurrency)
         self._clock.write()
+
+    def _epochs_of(self, task: Task) -> int:
+        """How far a task has come, over all its runs."""
+        for job in task.jobs:
+            self._home.fetch(Path(job.folder))
+            self._home.watch(Path(job.folder))
+        return sum(len(RunFolder(Path(job.folder)).history) for job in task.jobs)
 
     @property
     def _total(self) -> int:
@@ -217,6 +252,7 @@ class StudyRun:
 
     def _ask(self) -> Task | None:
         """The next task: a trial of the method that has had fewest, else a replicate of a method that is searched."""
+        self._home.require_ours()
         if self._disk_full or (self.folder / STOP).exists():
             raise StopIteration  # what runs now ends after its epoch
         if (reached := self._used().exceeds(self._config.budget)) is not None:
@@ -263,7 +299,7 @@ class StudyRun:
         number, point = search.next()
         seeds = [self._config.seed + n for n in range(self._config.seeds_per_trial)]
         jobs = tuple(self._job(SEARCH, method, number, point, seed) for seed in seeds)
-        search.note(number, folders={str(n): job.folder for n, job in enumerate(jobs)})
+        search.note(number, folders={str(n): self._within(job.folder) for n, job in enumerate(jobs)})
         pruned = not isinstance(self._config.pruner, NoPrunerConfig)
         judges = tuple(
             judge_of(
@@ -286,8 +322,14 @@ class StudyRun:
         judge = judge_of(self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=last)
         return self._watched(Task(stage, method, number, (job,), (judge,)))
 
+    def _within(self, run_folder: str) -> str:
+        """As it is recorded: whoever looks may see the study in another place."""
+        return Path(run_folder).relative_to(self.folder).as_posix()
+
     def _watched(self, task: Task) -> Task:
         self._clock.write()
+        for job in task.jobs:
+            self._home.watch(Path(job.folder))
         if self._parent is not None:
             for job in task.jobs:
                 self._parent.watch(Path(job.folder))
@@ -303,9 +345,11 @@ class StudyRun:
         name = f"{trial}-seed{seed - self._config.seed}" if several else trial
         job = make_job(config, self._data, self._workspace)
         shown = looks and number == 0  # the pictures and the model of one replicate stand for all
+        folder = self.folder / "runs" / f"{name}-{job.digest}"
         return replace(
             job,
-            folder=str(self.folder / "runs" / f"{name}-{job.digest}"),
+            folder=str(folder),
+            home=home_of(folder),
             name=name,
             tags={
                 "remix_study.study": self._config.name,
@@ -327,6 +371,8 @@ class StudyRun:
 
     def _tell(self, task: Task, outcome: Outcome) -> None:
         self._disk_full |= outcome.cause == "disk full"  # every further run would only fail, too
+        for job in task.jobs:
+            self._home.fetch(Path(job.folder))
         if task.stage == SEARCH:
             self._tell_trial(task, outcome)
             self._choose_where_searched()
@@ -429,6 +475,10 @@ class StudyRun:
             )
         record.conclude(result, files, ledger)
         return result
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

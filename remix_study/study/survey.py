@@ -4,7 +4,7 @@ Imports no Ray and no torch: `remix-study status` answers at once, also while th
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ import yaml
 from remix_study.config import RunConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
-from remix_study.media.disk import holder
+from remix_study.media.mirror import home_of, place_of
+from remix_study.media.site import Site
 from remix_study.study.budget import Rates, Used, read_clock
+from remix_study.study.home import driver_of, leave_stop, look_in
 from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, chosen_replicates, read_ledger
 from remix_study.study.question import CONFIG
 from remix_study.study.search_space import configure
@@ -90,17 +92,20 @@ class Survey(NamedTuple):
         return {**self._asdict(), **nested}
 
 
-def existing(workspace: Path, name: str) -> Path:
-    """The folder of a study that has begun.
+def existing(workspace: Path, name: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of a study that has begun; of a workspace at a URL a copy, as it is now.
 
     Raises:
         StudyError: there is none of this name in the workspace.
+        SourceError: the workspace's service does not answer or refuses.
     """
     folder = study_folder(workspace.resolve(), name)
+    look_in(folder, on_progress=on_progress)
     if not (folder / CONFIG).exists():
         known = ", ".join(names(workspace)) or "none"
         raise StudyError(
-            f"the study must have begun in the workspace {workspace}, but there is no {name!r}; there: {known}. "
+            f"the study must have begun in the workspace {place_of(workspace.resolve())}, but there is no {name!r}; "
+            f"there: {known}. "
             "Start it with `remix-study run FILE`, or name another --workspace."
         )
     return folder
@@ -108,6 +113,9 @@ def existing(workspace: Path, name: str) -> Path:
 
 def names(workspace: Path) -> list[str]:
     """Of all studies of the workspace, in alphabetical order."""
+    home = home_of(workspace.resolve())
+    if home is not None:
+        return sorted(path.split("/")[-2] for path in Site(home).matching(f"studies/*/{CONFIG}"))
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
@@ -115,7 +123,7 @@ def survey(folder: Path) -> Survey:
     """How the study in `folder` stands now."""
     ledger = read_ledger(folder)
     study = ledger.study
-    by = holder(folder / "lock")
+    by = driver_of(folder)
     methods = tuple(_progress(ledger, method) for method in study.methods)
     running = tuple(_running_runs(ledger)) if by is not None else ()
     runs = len(study.methods) * (study.trials + study.replicates)
@@ -240,10 +248,10 @@ def ask_to_stop(folder: Path) -> str:
     Raises:
         StudyError: nobody works on the study.
     """
-    by = holder(folder / "lock")
+    by = driver_of(folder)
     if by is None:
         raise StudyError(f"the study must be running to be stopped, but nobody works on {folder.name} now.")
-    (folder / STOP).touch()
+    leave_stop(folder)
     return by
 
 

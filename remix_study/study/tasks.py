@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,11 +26,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
-from remix_study.launch.cluster import join_or_start
+from remix_study.launch.cluster import join_or_start, room
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
 from remix_study.study.meeting import Meeting, meet
 from remix_study.study.pruning import Judge
+from remix_study.study.question import CONFIG
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,12 +92,17 @@ class Needs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where tasks run: how many at once, what Tune reserves for each, torch's threads and GPUs of each worker."""
+    """Where tasks run: how many at once, what Tune reserves for each, torch's threads and GPUs of each worker.
+
+    now: how many at once before an autoscaler adds machines. machines: of the Ray we joined; 0: it is our own.
+    """
 
     concurrency: int
     share: dict[str, float]
     threads: int
     gpus: float
+    now: int
+    machines: int = 0
 
 
 class _Handout(Searcher):
@@ -105,13 +112,23 @@ class _Handout(Searcher):
     other it is not given one: what is suggested must follow from all that ended before, killed or not.
     """
 
-    def __init__(self, ask: Ask, tell: Tell, errors: "_Errors", at_once: int, no_more_now: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        tell: Tell,
+        errors: "_Errors",
+        at_once: int,
+        no_more_now: Callable[[], None],
+        epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005
+    ) -> None:
         super().__init__(metric="finished", mode="max")
         self._ask, self._tell, self._errors, self._no_more_now = ask, tell, errors, no_more_now
+        self._epochs_of = epochs_of
         self._one_by_one = at_once == 1
         self._given: dict[str, Task] = {}
         self._again: list[Task] = []
         self._lost: Counter[str] = Counter()
+        self._reached: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         if self._one_by_one and self._given:
@@ -143,14 +160,21 @@ class _Handout(Searcher):
         self._tell(task, Outcome(**{**content, "summaries": tuple(content["summaries"])}))
 
     def _process_lost(self, task: Task, words: str) -> None:
-        """Nobody knows why a process died; another one takes its run up, but not for ever."""
+        """Nobody knows why a process died; another one takes its run up, but not for ever.
+
+        A machine that is lent may be taken away again and again, and a run that comes further each time is none that
+        kills its process: only losses without an epoch between them count.
+        """
+        epochs = self._epochs_of(task)
+        if epochs > self._reached[task.name]:
+            self._reached[task.name], self._lost[task.name] = epochs, 0
         self._lost[task.name] += 1
         if self._lost[task.name] < ATTEMPTS:
             log.warning("the process of %s died; another one goes on from its last checkpoint", task.name)
             self._again.append(task)
             return
         memory = "memory" in words.lower()
-        reason = f"its process died {ATTEMPTS} times ({words or 'killed'}). Its last checkpoint is kept"
+        reason = f"its process died {ATTEMPTS} times and came no further ({words or 'killed'}); its checkpoint is kept"
         self._tell(task, Outcome("failed", (), reason, "out of memory" if memory else "lost worker"))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,8 +205,21 @@ def _trial(config: dict[str, Any]) -> None:
     place = config["place"]
     meet(place["meeting"])
     jobs = [replace(Job(**job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
-    outcome = run_jobs(jobs, [Judge(**judge) for judge in content["judges"]])
+    judges = [Judge(**judge) for judge in content["judges"]]
+    outcome = blind(judges) or run_jobs(jobs, judges)
     tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
+
+
+def blind(judges: list[Judge]) -> Outcome | None:
+    """A failure where this machine does not see the study: one that an autoscaler has added, and nobody looked at."""
+    for judge in judges:
+        if judge.home is None and not (Path(judge.folder) / CONFIG).exists():
+            reason = (
+                f"the machine {socket.gethostname()} must see the workspace, but there is no {judge.folder}. Mount the "
+                "shared disk there, too, or use a workspace at a URL"
+            )
+            return Outcome("failed", (), reason, "other")
+    return None
 
 
 def run_jobs(jobs: list[Job], judges: list[Judge]) -> Outcome:
@@ -218,8 +255,11 @@ def execute(
     needs: Needs,
     folder: Path,
     on_place: Callable[[Place], None],
+    epochs_of: Callable[[Task], int],
 ) -> None:
     """Run tasks, as many at once as there is room for, until `ask` has no more; `on_place` is told where, first.
+
+    `epochs_of(task)` says how far a task has come whose process was lost.
 
     Tune's processes are reused from trial to trial: importing torch, Ray and MLflow takes longer than a small run.
 
@@ -237,7 +277,7 @@ def execute(
     errors = _Errors()
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)
-        meeting = Meeting(place.concurrency) if place.concurrency > 1 else None
+        meeting = Meeting(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if meeting is None else meeting.open
         tuner = tune.Tuner(
             tune.with_resources(_trial, place.share),
@@ -249,7 +289,7 @@ def execute(
                 }
             },
             tune_config=tune.TuneConfig(
-                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency, no_more_now),
+                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency, no_more_now, epochs_of),
                 scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,
@@ -273,15 +313,22 @@ def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:
     """
     each = (1.0 if gpus > 0 else 0.0) if needs.gpus is None else needs.gpus
     each = each if needs.may_use_gpu else 0.0
-    fit = math.floor(cpus / (needs.workers * needs.cpus))
-    if each > 0:
-        fit = min(fit, math.floor(gpus / (needs.workers * each) + 1e-9))
+    fit = fitting(needs, cpus, gpus, each)
     if fit < 1 and needs.concurrency is None:
         raise StudyError(
             f"one run needs {needs.workers} x {needs.cpus:g} CPU cores and {needs.workers} x {each:g} GPUs, but there "
-            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster."
+            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster; on one that an "
+            "autoscaler fills, say with `concurrency` how many runs shall be at work at once."
         )
     return needs.concurrency or fit, each
+
+
+def fitting(needs: Needs, cpus: float, gpus: float, each: float) -> int:
+    """How many runs fit at once, if each of their workers takes `each` GPUs."""
+    fit = math.floor(cpus / (needs.workers * needs.cpus))
+    if each > 0:
+        fit = min(fit, math.floor(gpus / (needs.workers * each) + 1e-9))
+    return fit
 
 
 @contextlib.contextmanager
@@ -300,16 +347,18 @@ def _place(needs: Needs) -> Iterator[Place]:
     )
     try:
         if ours:
+            now, machines = at_once, 0
             share = {SLOT: 1.0} if needs.workers > 1 or gpus == 0 else {SLOT: 1.0, "gpu": gpus}
             threads = max(1, worker_threads(at_once * needs.workers))
         else:
-            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
-            at_once, gpus = slots(needs, have.get("CPU", 0), have.get("GPU", 0))
+            have = room()
+            at_once, gpus = slots(needs, have.most_cpus, have.most_gpus)
+            now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
             # With several workers the trial only waits for them, and must not take a core of theirs; but Tune refuses a
             # trial that takes nothing: one byte.
             share = {"memory": 1.0} if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
             threads = max(1, int(needs.cpus))
-        yield Place(at_once, share, threads, gpus)
+        yield Place(at_once, share, threads, gpus, now, machines)
     finally:
         if ours:
             ray.shutdown()

@@ -16,7 +16,7 @@ import pytest
 
 from remix_study.errors import SourceError, StoreError
 from remix_study.media import scratch
-from remix_study.media.remote import cache_folder
+from remix_study.media.site import cache_folder
 from remix_study.media.source import LocalSource, RemoteSource, Source, row_of, source_at
 from remix_study.media.urls import corpus_at, is_url, shown, tag_of, url_errors
 

@@ -37,8 +37,15 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
 
     def run(work: Callable[[Ask, Tell], None], *, retry_failed: bool = False) -> None:
-        def execute(ask: Ask, tell: Tell, needs: object, folder: Path, on_place: Callable[[Place], None]) -> None:
-            on_place(Place(1, {}, 1, 0.0))
+        def execute(
+            ask: Ask,
+            tell: Tell,
+            needs: object,
+            folder: Path,
+            on_place: Callable[[Place], None],
+            epochs_of: Callable[[Task], int],
+        ) -> None:
+            on_place(Place(1, {}, 1, 0.0, 1))
             work(ask, tell)
 
         monkeypatch.setattr(study_module, "execute", execute)

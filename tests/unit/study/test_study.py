@@ -29,7 +29,7 @@ from remix_study.tracking import default_uri
 
 RATE = "optimizer.learning_rate"
 ONE = {"kind": "float", "low": 1, "high": 1}
-PLACE = Place(2, {}, 1, 0.0)
+PLACE = Place(2, {}, 1, 0.0, 2)
 
 
 class DriverDied(Exception):  # noqa: N818 - a kill is not an error
@@ -59,6 +59,7 @@ class Runner:
         needs: Needs,  # noqa: ARG002
         folder: Path,  # noqa: ARG002
         on_place: Callable[[Place], None],
+        epochs_of: Callable[[Task], int],  # noqa: ARG002
     ) -> None:
         on_place(PLACE)
         at_work: list[Task] = []

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
+from remix_study.launch.cluster import Room
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
 from remix_study.study.pruning import Judge
-from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Handout, _trial, run_jobs, slots
+from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Handout, _trial, blind, run_jobs, slots
 
 JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
 JUDGE = Judge("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
@@ -106,8 +107,59 @@ def test_a_process_that_is_lost_is_replaced_but_not_for_ever(
     ((task, outcome),) = desk.told
     assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
     assert outcome.reason is not None
-    assert outcome.reason.startswith(f"its process died {ATTEMPTS} times ({words or 'killed'})")
+    assert outcome.reason.startswith(f"its process died {ATTEMPTS} times and came no further ({words or 'killed'})")
     assert handout.suggest("another") == Searcher.FINISHED
+
+
+def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_further() -> None:
+    desk = Desk(TASK)
+    epochs = iter([2, 3, 5, 8, 8, 8])
+    handout = _Handout(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda task: next(epochs))
+    losses = 0
+    while not desk.told:
+        assert handout.suggest(f"trial {losses}")["task"]
+        handout.on_trial_complete(f"trial {losses}", None, error=True)
+        losses += 1
+    ((_, outcome),) = desk.told
+    assert losses == 6  # three of them since the last epoch
+    assert outcome.cause == "lost worker"
+
+
+def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
+    judge = Judge(str(tmp_path / "w" / "studies" / "s"))
+    outcome = blind([judge])
+    assert outcome is not None
+    assert outcome.state == "failed"
+    assert str(tmp_path / "w" / "studies" / "s") in (outcome.reason or "")
+    assert "URL" in (outcome.reason or "")
+    (tmp_path / "w" / "studies" / "s").mkdir(parents=True)
+    (tmp_path / "w" / "studies" / "s" / "study.yaml").touch()
+    assert blind([judge]) is None
+    assert blind([replace(judge, folder="elsewhere", home="s3://bucket/w/studies/s")]) is None
+
+
+@pytest.mark.parametrize(
+    ("needs", "now", "most", "expected"),
+    [
+        (Needs(), (0, 0), (16, 2), (2, 1.0, 0)),
+        (Needs(gpus=0.5), (8, 1), (64, 8), (16, 0.5, 2)),
+        (Needs(concurrency=3), (0, 0), (0, 0), (3, 0.0, 0)),
+        (Needs(workers=2, cpus=2, may_use_gpu=False), (4, 1), (9, 1), (2, 0.0, 1)),
+    ],
+)
+def test_room_counts_what_an_autoscaler_may_add(
+    monkeypatch: pytest.MonkeyPatch,
+    needs: Needs,
+    now: tuple[float, float],
+    most: tuple[float, float],
+    expected: tuple[int, float, int],
+) -> None:
+    monkeypatch.setattr(tasks, "join_or_start", lambda **own: False)
+    monkeypatch.setattr(tasks.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(tasks, "room", lambda: Room(*now, *most, machines=3))
+    with tasks._place(needs) as place:
+        assert (place.concurrency, place.gpus, place.now) == expected
+        assert place.machines == 3
 
 
 @pytest.mark.parametrize(
@@ -161,7 +213,7 @@ def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest
     assert ran == ["one", "two"]
 
 
-def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
     given: list[Job] = []
     monkeypatch.setattr(tune, "report", reported.append)
@@ -171,7 +223,8 @@ def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.Monk
         return {"x": 1.0}
 
     monkeypatch.setattr(tasks, "launch", completes)
-    content = {"jobs": [asdict(JOB)], "judges": [asdict(JUDGE)]}
+    (tmp_path / "study.yaml").touch()
+    content = {"jobs": [asdict(JOB)], "judges": [asdict(replace(JUDGE, folder=str(tmp_path)))]}
     _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "meeting": None}})
     outcome = json.loads(reported[0]["outcome"])
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])

@@ -1,0 +1,203 @@
+"""Folders of this machine and their twins in S3"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remix_study.errors import SourceError
+from remix_study.media import mirror as mirrors
+from remix_study.media.mirror import Mirror, home_of, place_of, workspace_at
+from remix_study.media.site import Site
+
+pytestmark = pytest.mark.server
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")}  # fmt: skip
+
+
+@pytest.fixture
+def pair(bucket: Any, tmp_path: Path) -> Callable[[str], Mirror]:
+    """Copies of one place, each as another machine has it."""
+    return lambda name: Mirror(f"{bucket.url}/w", tmp_path / name)
+
+
+def test_what_is_pushed_here_is_pulled_there(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    assert not two.pull()
+    write(one.folder, a_dot_txt="a", deep__er__b_dot_txt="b")
+    assert one.push() == 2
+    assert one.push() == 0
+    assert two.pull()
+    assert content(two.folder) == {"a.txt": "a", "deep/er/b.txt": "b"}
+    write(two.folder, a_dot_txt="changed")
+    (two.folder / "deep" / "er" / "b.txt").unlink()
+    assert two.push() == 2
+    one.pull()
+    assert content(one.folder) == {"a.txt": "changed"}
+
+
+def test_only_what_has_changed_travels_also_after_a_restart(
+    pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, **{f"f{n}": str(n) for n in range(20)})
+    one.push()
+    two.pull()
+    two.close()
+    travelled: list[str] = []
+    for verb in ("upload", "fetch"):
+        real = getattr(Site, verb)
+        monkeypatch.setattr(
+            Site, verb, lambda self, *of, real=real: (travelled.append(str(of)), real(self, *of))[1]
+        )  # fmt: skip
+    again = pair("two")
+    again.pull()
+    assert again.push() == 0
+    assert travelled == []
+    write(one.folder, f3="three")
+    one.push()
+    again.pull()
+    assert len(travelled) == 2
+    assert content(again.folder)["f3"] == "three"
+
+
+def test_where_both_changed_what_is_there_wins(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, a="first")
+    one.push()
+    two.pull()
+    write(one.folder, a="of one")
+    write(two.folder, a="of two, which is not pushed")
+    one.push()
+    two.pull()
+    assert content(two.folder) == {"a": "of one"}
+
+
+def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there(
+    pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`result.json` says that all else is there; a spool names artifacts."""
+    one, two = pair("one"), pair("two")
+    write(one.folder, result_dot_json="1", spool_dot_jsonl="plot.png", **{"plot_dot_png": "p", "history_dot_jsonl": "h"})
+    (one.folder / "checkpoints").mkdir()
+    write(one.folder, checkpoints__last_dot_pt="l", checkpoints__best_dot_pt="b")
+    order: list[str] = []
+    real = Site.upload
+    monkeypatch.setattr(Site, "upload", lambda self, source, path: (order.append(path), real(self, source, path))[1])
+    one.push()
+    assert order.index("plot.png") < order.index("spool.jsonl") < order.index("checkpoints/last.pt")
+    assert order[-1] == "result.json"
+    assert order.index("checkpoints/best.pt") < order.index("checkpoints/last.pt")
+
+    listing = Site.listing
+    looks = iter([0, 1])
+
+    def pushed_meanwhile(self: Site, *how: Any, **more: Any) -> Any:
+        found = listing(self, *how, **more)
+        if next(looks) == 0:
+            write(one.folder, spool_dot_jsonl="plot.png new.png", new_dot_png="n")
+            one.push()
+        return found
+
+    monkeypatch.setattr(Site, "listing", pushed_meanwhile)
+    two.pull()
+    found = content(two.folder)
+    assert all(name in found for name in found["spool.jsonl"].split())
+
+
+def test_a_part_is_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, top="t", runs__a__x="x", runs__b__x="x", runs__a__checkpoints__last_dot_pt="l")
+    one.push("runs/a")
+    assert sorted(Site(one.url).listing()) == ["runs/a/checkpoints/last.pt", "runs/a/x"]
+    one.push(flat=True)
+    assert "top" in Site(one.url).listing()
+    assert "runs/b/x" not in Site(one.url).listing()
+    two.pull(flat=True)
+    assert content(two.folder) == {"top": "t"}
+    two.pull("runs/a", skip=lambda path: "checkpoints/" in path)
+    assert content(two.folder) == {"top": "t", "runs/a/x": "x"}
+
+
+def test_what_is_being_written_or_is_of_this_machine_alone_stays_here(pair: Callable[[str], Mirror]) -> None:
+    one = pair("one")
+    write(one.folder, lock="1", last_dot_partial="p", run_dot_new="n", _dot_hidden="h", a="a")
+    one.push()
+    assert sorted(Site(one.url).listing()) == ["a"]
+
+
+def test_a_file_removed_here_is_not_brought_back_before_it_is_removed_there(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, stop="", a="a")
+    one.push()
+    two.pull()
+    (two.folder / "stop").unlink()
+    two.pull()
+    assert not (two.folder / "stop").exists()
+    two.push()
+    assert sorted(Site(one.url).listing()) == ["a"]
+    (two.folder / "a").unlink()  # who only reads wants it back
+    two.pull(restore=True)
+    assert content(two.folder) == {"a": "a"}
+
+
+def test_a_service_that_is_away_for_a_while_is_asked_again(
+    pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = pair("one")
+    write(one.folder, a="a")
+    real, answers = Site.upload, iter([SourceError("it does not answer."), SourceError("it does not answer."), None])
+
+    def upload(self: Site, source: Path, path: str) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+        real(self, source, path)
+
+    monkeypatch.setattr(Site, "upload", upload)
+    pauses: list[float] = []
+    one.push_patiently(pauses.append)
+    assert pauses == [1.0, 2.0]
+    assert sorted(Site(one.url).listing()) == ["a"]
+    assert "tried again" in caplog.text
+    monkeypatch.setattr(Site, "upload", lambda *of: (_ for _ in ()).throw(SourceError("gone for good")))
+    write(one.folder, b="b")
+    with pytest.raises(SourceError, match="gone for good"):
+        one.push_patiently(pauses.append)
+    assert sum(pauses) > 200
+
+
+def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
+    url = f"{bucket.url}/workspace"
+    here = workspace_at(f"{url}/")
+    assert here == workspace_at(url)
+    assert os.environ["REMIX_STUDY_CACHE"] in str(here)
+    assert home_of(here) == url
+    assert home_of(here / "studies" / "s") == f"{url}/studies/s"
+    assert place_of(here / "studies" / "s") == f"{url}/studies/s"
+    assert home_of(tmp_path) is None
+    assert workspace_at("relative/folder") == Path("relative/folder")
+    assert workspace_at(f"file://{tmp_path}") == tmp_path
+
+
+def test_an_index_that_is_damaged_costs_a_second_download_and_no_more(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, a="a")
+    one.push()
+    two.pull()
+    two.close()
+    (two.folder / mirrors._INDEX).write_text("{half")
+    again = pair("two")
+    assert again.pull()
+    assert content(again.folder) == {"a": "a"}

@@ -1,0 +1,208 @@
+"""Studies whose workspace is at a URL: their driver may die, and another machine takes them up
+
+A machine is a cache folder here: what is in another one cannot be seen.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from remix_study.launch.folder import RunFolder
+from remix_study.media.site import Site
+
+pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+# A driver's silence is noticed after two seconds, and files travel every half second.
+HASTY = (
+    "import remix_study.study.home as h; h._PERIOD_S, h._BEAT_S, h._SILENCE_S = 0.5, 0.5, 4.0; h._FRESH_S = 8.0; "
+    "from remix_study.cli import main; main()"
+)
+EPOCHS = 150  # long enough for other commands to find a run at work
+_POLL_S = 0.1  # other processes write what we wait for: there is no event to await
+
+
+class Afar:
+    """Commands on machines that share nothing but a bucket and a database."""
+
+    def __init__(self, bucket: Any, corpus: Path, place: Path) -> None:
+        self.url, self.place = f"{bucket.url}/workspace", place
+        self.corpus = bucket.put(corpus, "corpus")
+        self.site = Site(f"{self.url}/studies/s")
+        self.begun: list[subprocess.Popen[str]] = []
+        self.storage = f"sqlite:///{place / 'storage.db'}"
+
+    def study(self, **changes: Any) -> Path:
+        content: dict[str, Any] = {
+            "name": "s",
+            "question": "does it survive?",
+            "base": {"corpus": self.corpus, "epochs": EPOCHS, "global_batch": 16, "device": "cpu",
+                     "evaluation": {"probe": False}, "tracking": {"uri": "off"}},
+            "space": {"optimizer.learning_rate": {"kind": "float", "low": 0.0005, "high": 0.02, "log": True}},
+            "methods": {
+                "joint": {"set": {"method": {"name": "joint"}}},
+                "remix": {"set": {"method": {"name": "remix", "warmup": 1}}},
+            },
+            "reference": "remix", "trials": 1, "replicates": 1, "concurrency": 1, "storage": self.storage,
+        }  # fmt: skip
+        path = self.place / "s.yaml"
+        path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+        return path
+
+    def begin(self, machine: str, *words: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", HASTY, *words, "--workspace", self.url]
+        environment = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
+        process = subprocess.Popen(command, env=environment, cwd=self.place, text=True, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        self.begun.append(process)
+        return process
+
+    def run(self, machine: str, *words: str) -> tuple[int, str]:
+        process = self.begin(machine, *words)
+        said = process.communicate(timeout=600)[0]
+        assert "Traceback" not in said, said
+        return process.returncode, said
+
+    def until(self, holds: Callable[[], Any], while_: "subprocess.Popen[str] | None" = None) -> Any:
+        end, pause = time.monotonic() + 300, threading.Event()
+        while not (found := holds()):
+            assert time.monotonic() < end
+            assert while_ is None or while_.poll() is None, while_.communicate()[0]
+            pause.wait(_POLL_S)
+        return found
+
+    def lines(self, run: str) -> list[str]:
+        """Whole epochs of the run whose name begins so, as they are at the URL."""
+        for path in self.site.listing("runs"):
+            if path.startswith(f"runs/{run}") and path.endswith("history.jsonl"):
+                return (self.site.content(path) or b"").decode().split("\n")[:-1]
+        return []
+
+    def end_all(self) -> None:
+        for process in self.begun:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+
+@pytest.fixture
+def afar(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Afar]:
+    made = Afar(bucket, small_corpus, tmp_path)
+    yield made
+    made.end_all()
+
+
+def test_a_study_goes_on_on_another_machine_where_its_driver_was_killed(afar: Afar) -> None:
+    study = afar.study()
+    driver = afar.begin("one", "run", str(study))
+    afar.until(lambda: len(afar.lines("joint-search-0-")) >= 5, driver)
+    code, said = afar.run("two", "status", "s", "--json")
+    assert (code, json.loads(said)["state"]) == (0, "running")
+    code, said = afar.run("two", "run", str(study))
+    assert code == 1
+    assert "one process at a time may drive the study" in " ".join(said.split())
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = afar.lines("joint-search-0-")
+    code, said = afar.run("two", "run", str(study))
+    assert code == 0, said
+    assert "looking for" in said  # whether the one before still lives
+    after = afar.lines("joint-search-0-")
+    assert len(after) == EPOCHS
+    assert after[: len(before)] == before  # not one epoch that was pushed is trained again
+    code, said = afar.run("three", "status", "s", "--json")
+    found = json.loads(said)
+    assert (found["state"], found["runs_ended"], found["failures"]) == ("complete", 4, [])
+    assert [(m["complete"], m["replicated"]) for m in found["methods"]] == [(1, 1), (1, 1)]
+    listed = afar.site.listing()
+    assert "report/report.html" in listed
+    assert "lease.json" not in listed
+    assert not any(path.startswith(("tune/", "ray_train/")) or path.endswith("lock") for path in listed)
+    # Where it was trained nothing is left but what the driver reads.
+    assert not list((afar.place / "two").rglob("*.pt"))
+
+    code, said = afar.run("three", "report", "s")
+    assert code == 0
+    assert (afar.place / "s-report" / "report.html").exists()
+    code, said = afar.run("three", "export", "s")
+    assert len((afar.place / "s-export" / "epochs.csv").read_text().splitlines()) == 4 * EPOCHS + 1
+    code, said = afar.run("three", "best", "s")
+    assert "s-best-remix.yaml" in said
+    assert afar.url in said
+    code, said = afar.run("three", "list")
+    assert "complete" in said
+
+
+def test_a_stop_is_asked_for_from_elsewhere_and_the_study_goes_on_later(afar: Afar) -> None:
+    study = afar.study(trials=2)
+    driver = afar.begin("one", "run", str(study))
+    afar.until(lambda: len(afar.lines("joint-search-0-")) >= 2, driver)
+    code, said = afar.run("two", "stop", "s")
+    assert code == 0, said
+    assert "of" in said
+    said = driver.communicate(timeout=120)[0]
+    assert driver.returncode == 130, said
+    assert "the same command goes on" in " ".join(said.split())
+    assert 2 <= len(afar.lines("joint-search-0-")) < EPOCHS
+    code, said = afar.run("two", "stop", "s")
+    assert code == 1
+    assert "nobody works on s" in " ".join(said.split())
+    code, said = afar.run("two", "run", str(study))
+    assert code == 0, said
+    assert len(afar.lines("joint-search-0-")) == EPOCHS
+    assert afar.site.content("stop") is None
+
+
+def test_what_a_workspace_at_a_url_needs_is_said_before_anything_starts(afar: Afar) -> None:
+    study = afar.study(storage=None)
+    code, said = afar.run("one", "run", str(study))
+    assert code == 1
+    assert "`storage` must be a database" in " ".join(said.split())
+    base = {**yaml.safe_load(afar.study().read_text())["base"], "tracking": {}}
+    code, said = afar.run("one", "run", str(afar.study(base=base)))
+    assert code == 1
+    assert "MLFLOW_TRACKING_URI" in said
+    assert afar.site.listing() == {}
+    code, said = afar.run("one", "status", "nothing")
+    assert code == 1
+    assert "there is no 'nothing'" in " ".join(said.split())
+
+
+def test_one_run_is_trained_into_a_workspace_at_a_url(afar: Afar) -> None:
+    config = {**yaml.safe_load(afar.study().read_text())["base"], "epochs": 2, "method": {"name": "joint"}}
+    (afar.place / "run.yaml").write_text(yaml.safe_dump(config))
+    code, said = afar.run("one", "train", "run.yaml", "--name", "r")
+    assert code == 0, said
+    listed = Site(f"{afar.url}/runs/r").listing()
+    assert {"config.yaml", "history.jsonl", "result.json", "checkpoints/best.pt", "checkpoints/last.pt"} <= set(listed)
+    code, again = afar.run("two", "train", "run.yaml", "--name", "r")  # it is complete: reported, not trained again
+    assert code == 0
+    assert Site(f"{afar.url}/runs/r").listing()["result.json"] == listed["result.json"]
+
+
+def test_a_run_that_was_taken_up_elsewhere_is_not_written_over(afar: Afar, tmp_path: Path) -> None:
+    from remix_study.errors import RemixStudyError
+    from remix_study.launch.working_copy import working_copy
+
+    home = f"{afar.url}/studies/s/runs/r"
+    with working_copy(tmp_path / "r", home) as mine:
+        mine.take()
+        RunFolder(mine.folder).path.mkdir(parents=True)
+        (mine.folder / "history.jsonl").write_text("mine\n")
+        mine.push()
+        Site(home).put("owner", b"another")
+        (mine.folder / "history.jsonl").write_text("mine, too late\n")
+        with pytest.raises(RemixStudyError, match="taken up by another process"):
+            mine.push()
+        place = mine.folder
+    assert Site(home).content("history.jsonl") == b"mine\n"
+    assert not place.exists()
