@@ -21,7 +21,10 @@ from remix_study.study.search_space import read_study
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), *(ROOT / "clusters").glob("*.md"), ROOT / "CHANGELOG.md"])
-OTHER_TOOLS = {"source", "ray", "ssh-keygen", "cat", "export"}
+OTHER_TOOLS = {
+    "source", "export", "echo", "cat", "cp", "touch", "chmod", "python3", "pip", "ray", "ssh", "ssh-keygen",
+    "ssh-copy-id", "aws", "gcloud", "az", "docker", "kubectl", "sbatch", "squeue",
+}  # fmt: skip
 
 
 class Block(NamedTuple):
