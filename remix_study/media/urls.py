@@ -16,10 +16,16 @@ from urllib.parse import unquote, urlsplit
 from remix_study.errors import RemixStudyError, SourceError
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
-_EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> extra of this project that brings its package
+# Protocol -> extra of this project that brings its package.
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+_CREDENTIALS = {  # by extra
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a machine's role",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or a machine's service account",
+    "azure": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or a managed identity",
+}
 # What services call the digest, or at least the version, of a content.
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "contentHash", "checksum", "LastModified", "mtime", "last_modified")
-_NO_CREDENTIALS = re.compile("Credential|TokenRetrieval|SSOToken")
+_NO_CREDENTIALS = re.compile("Credential|ClientAuthentication|TokenRetrieval|SSOToken")
 _NO_ANSWER = re.compile("Connect|Timeout|ClientPayload|Disconnected")
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -96,10 +102,11 @@ def _is_local_denial(error: OSError) -> bool:
 
 def _told(url: str, error: Exception) -> str:
     kind, code = type(error).__name__, _code(error)
+    how = _CREDENTIALS.get(_EXTRAS.get(url.partition("://")[0].lower(), ""))
     if _NO_CREDENTIALS.search(kind):
         return (
-            f"{url} needs credentials, but there are none. Give them as the service's own tools take them; for S3: "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+            f"{url} needs credentials, but there are none. Give them as the service's own tools take them"
+            f"{'' if how is None else f': {how}'}."
         )
     if isinstance(error, PermissionError):
         return f"{url} must let us in, but refuses{code}. Check the credentials, and what they may do."

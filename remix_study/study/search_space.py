@@ -1,6 +1,7 @@
 """Search space: what a study varies, as Optuna distributions and as run configurations"""
 
 import copy
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from remix_study.study.dimensions import all_values, corners, is_searched, label
 from remix_study.written import Keys, Written, dotted, read
 
 Params = dict[str, str | int | float | bool | None]
+STORAGE = "REMIX_STUDY_STORAGE"
 
 
 def space_of(study: StudyConfig, method: MethodSpace) -> dict[str, Dimension]:
@@ -160,6 +162,9 @@ def _content(
 def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
     """A study from a YAML file, checked as far as can be without its corpus; `settings` as for `configure`.
 
+    Where its trials are kept is the place's rather than the question's: a file that does not say it is kept where
+    REMIX_STUDY_STORAGE says, so that the same file runs on a laptop and on a cluster.
+
     Raises:
         ConfigError: the mistakes of its shape and those that `check_study` finds, all at once, each with its line.
     """
@@ -171,7 +176,8 @@ def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
         mistakes += _examine_methods(study, settings)[1]
     if study is None or mistakes:
         refuse(written, mistakes)
-    return study
+    elsewhere = os.environ.get(STORAGE)
+    return study if study.storage is not None or not elsewhere else study.model_copy(update={"storage": elsewhere})
 
 
 def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConfig]:

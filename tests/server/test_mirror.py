@@ -90,7 +90,9 @@ def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there
 ) -> None:
     """`result.json` says that all else is there; a spool names artifacts."""
     one, two = pair("one"), pair("two")
-    write(one.folder, result_dot_json="1", spool_dot_jsonl="plot.png", **{"plot_dot_png": "p", "history_dot_jsonl": "h"})
+    write(
+        one.folder, result_dot_json="1", spool_dot_jsonl="plot.png", **{"plot_dot_png": "p", "history_dot_jsonl": "h"}
+    )
     (one.folder / "checkpoints").mkdir()
     write(one.folder, checkpoints__last_dot_pt="l", checkpoints__best_dot_pt="b")
     order: list[str] = []

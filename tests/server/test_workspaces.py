@@ -27,7 +27,7 @@ HASTY = (
     "import remix_study.study.home as h; h._PERIOD_S, h._BEAT_S, h._SILENCE_S = 0.5, 0.5, 4.0; h._FRESH_S = 8.0; "
     "from remix_study.cli import main; main()"
 )
-EPOCHS = 150  # long enough for other commands to find a run at work
+EPOCHS = 60  # long enough for other commands to find a run at work
 _POLL_S = 0.1  # other processes write what we wait for: there is no event to await
 
 

@@ -1,12 +1,13 @@
 """Which Ray we start, and what its processes inherit"""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from remix_study.launch.cluster import join_or_start
+from remix_study.launch.cluster import join_or_start, room
 
 
 def blocked() -> set[signal.Signals]:
@@ -30,3 +31,39 @@ def test_a_ray_of_our_own_is_no_other_and_does_not_hear_a_hangup(monkeypatch: py
     assert started[0]["num_cpus"] == 2
     assert masks[0] == before | {signal.SIGHUP}
     assert blocked() == before
+
+
+LAUNCHER = """
+max_workers: 6
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 2}}
+  gpu_spot: {resources: {CPU: 8, GPU: 1}, max_workers: 4}
+  cpu: {resources: {CPU: 32}, max_workers: 10}
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "have", "expected"),
+    [
+        (LAUNCHER, {"CPU": 2.0}, (2, 0, 2 + 4 * 8 + 2 * 32, 4)),
+        (LAUNCHER, {"CPU": 500.0, "GPU": 9.0}, (500, 9, 500, 9)),
+        (None, {"CPU": 4.0}, (4, 0, 4, 0)),
+        ("{half a file", {"CPU": 4.0}, (4, 0, 4, 0)),
+        ("head_node_type: nobody\navailable_node_types: {}", {}, (0, 0, 0, 0)),
+        ("just words", {}, (0, 0, 0, 0)),
+    ],
+)
+def test_room_is_what_the_autoscaler_may_come_to(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    launcher: str | None,
+    have: dict[str, float],
+    expected: tuple[float, ...],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if launcher is not None:
+        (tmp_path / "ray_bootstrap_config.yaml").write_text(launcher)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
+    assert tuple(room()) == (*expected, 2)

@@ -1,0 +1,106 @@
+"""What a machine of a cluster must have; several real ones are in tests/cluster"""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from remix_study.errors import SourceError, StudyError
+from remix_study.launch import nodes
+from remix_study.launch.nodes import Demands, code_digest, on_a_cluster, problems_here, require_alike, versions
+from remix_study.media.site import Site
+
+HERE = Demands(seen={}, urls={}, versions=versions(), code=code_digest())
+
+
+def test_a_machine_that_has_everything_has_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "token").touch()
+    assert problems_here(replace(HERE, seen={str(tmp_path / "token"): "the workspace"})) == []
+
+
+def test_a_disk_that_is_another_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (problem,) = problems_here(replace(HERE, seen={str(tmp_path / "token"): "the workspace /w"}))
+    assert problem.startswith(f"{socket.gethostname()} does not see the workspace /w.")
+    assert "s3://" in problem
+
+
+def test_a_url_that_cannot_be_used_from_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Site, pattern: str) -> list[str]:
+        raise SourceError("memory://b must let us in, but refuses.")
+
+    monkeypatch.setattr(Site, "matching", refused)
+    (problem,) = problems_here(replace(HERE, urls={"memory://b/w": "the workspace"}))
+    assert problem == f"{socket.gethostname()} cannot use the workspace: memory://b must let us in, but refuses."
+
+
+def test_other_versions_and_other_code_are_told() -> None:
+    older = {**versions(), "torch": "1.0", "Python": "3.9"}
+    found = problems_here(replace(HERE, versions=older, code="another"))
+    assert len(found) == 2
+    assert f"torch {versions()['torch']} (not 1.0)" in found[0]
+    assert "(not 3.9)" in found[0]
+    assert "remix-study submit" in found[1]
+
+
+def test_the_digest_of_the_code_follows_every_file_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import remix_study
+
+    package = tmp_path / "remix_study"
+    (package / "deep").mkdir(parents=True)
+    for name in ("__init__.py", "deep/one.py"):
+        (package / name).write_text("x = 1\n")
+    monkeypatch.setattr(remix_study, "__file__", str(package / "__init__.py"))
+    before = code_digest()
+    (package / "deep" / "one.py").write_text("x = 2\n")
+    changed = code_digest()
+    (package / "deep" / "one.py").rename(package / "deep" / "two.py")
+    assert len({before, changed, code_digest()}) == 3
+
+
+def nodes_of(*ids: str) -> list[dict[str, Any]]:
+    return [{"NodeID": each, "Alive": True, "NodeManagerAddress": f"address-of-{each}"} for each in ids]
+
+
+class Context:
+    def get_node_id(self) -> str:
+        return "head"
+
+
+def test_one_machine_alone_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes_of("head"), {**nodes_of("gone")[0], "Alive": False}])
+    assert require_alike(tmp_path / "w", "corpus") == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_is_wrong_is_told_of_all_machines_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes_of("head", "w1", "w2"))
+    asked: list[Demands] = []
+
+    def ask(others: list[dict[str, Any]], demands: Demands) -> list[str]:
+        asked.append(demands)
+        assert [node["NodeID"] for node in others] == ["w1", "w2"]
+        assert all(Path(path).exists() for path in demands.seen)
+        return ["w1: does not see it", "w2: has other code"]
+
+    monkeypatch.setattr(nodes, "_ask", ask)
+    (tmp_path / "corpus" / "store").mkdir(parents=True)
+    (tmp_path / "corpus" / "store" / "manifest.json").touch()
+    with pytest.raises(StudyError, match="same files, code and versions") as raised:
+        require_alike(tmp_path / "w", str(tmp_path / "corpus"))
+    assert str(raised.value).splitlines()[1:] == ["  - w1: does not see it", "  - w2: has other code"]
+    (demands,) = asked
+    assert set(demands.seen.values()) == {f"the workspace {tmp_path / 'w'}", f"the corpus {tmp_path / 'corpus'}"}
+    assert list((tmp_path / "w").iterdir()) == []  # nothing of the look is left
+
+
+def test_a_ray_of_our_own_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not on_a_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert on_a_cluster()
