@@ -58,45 +58,52 @@ def _hangups_kept_from_children() -> Iterator[None]:
 
 
 class Room(NamedTuple):
-    """CPU cores and GPUs of the Ray that we are on: now, and as far as its autoscaler may add machines."""
+    """CPU cores and GPUs of the Ray that we are on: now, and as far as its autoscaler may add machines.
+
+    untold: whether there may come more, and nobody knows how much.
+    """
 
     cpus: float
     gpus: float
     most_cpus: float
     most_gpus: float
     machines: int
+    untold: bool = False
 
 
 def room() -> Room:
     """What the Ray that we are on has, and may come to have.
 
-    How far an open-source autoscaler goes is told by nobody but the launcher's file on the head, where drivers run;
-    on Kubernetes it is not to be learnt, and what is there now counts.
+    How far an open-source autoscaler goes is told by nobody but the launcher's file on the head, where drivers run.
+    Machines of one's own are there without their resources, and on Kubernetes there is no such file.
     """
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    most = _may_become(Path("~/ray_bootstrap_config.yaml").expanduser())
+    most, untold = _may_become(Path("~/ray_bootstrap_config.yaml").expanduser())
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's gap
     alive = sum(bool(node["Alive"]) for node in nodes)
-    return Room(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive)
+    return Room(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive, untold)
 
 
-def _may_become(launcher: Path) -> dict[str, float]:
-    """Of all machines that a launcher's file allows at once, the head's own resources included."""
+def _may_become(launcher: Path) -> tuple[dict[str, float], bool]:
+    """Of all machines that a launcher's file allows at once, the head included; whether there may come more than that."""
+    on_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
         content = yaml.safe_load(launcher.read_text(encoding="utf-8"))
         kinds, head = content["available_node_types"], content["head_node_type"]
         left = int(content.get("max_workers", 0))
+        untold = False
         found = Counter(_resources(kinds[head]))
         # The richest first: a limit on all workers together leaves the choice to the autoscaler.
         workers = sorted((k for name, k in kinds.items() if name != head), key=_richness, reverse=True)
         for kind in workers:
             count = min(left, int(kind.get("max_workers", 0)))
             left -= count
+            untold |= count > 0 and not kind.get("resources")
             found.update({name: count * value for name, value in _resources(kind).items()})
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in found.items()}, untold or on_kubernetes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return {}  # another Ray, or a file that somebody has edited: what is there now counts
+        return {}, on_kubernetes  # another Ray, or a file that somebody has edited: what is there now counts
 
 
 def _resources(kind: Mapping[str, Any]) -> dict[str, float]:

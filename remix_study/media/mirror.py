@@ -221,10 +221,13 @@ class Mirror:
     # --- both --------------------------------------------------------------------------------------------------------
 
     def _left_out(self, path: str) -> bool:
-        name = PurePosixPath(path).name
-        return name in ("lock", LEASE, OWNER) or name.startswith(".") or name.endswith((".partial", ".new")) or (
-            self._skip(path)
-        )  # fmt: skip
+        parts = PurePosixPath(path).parts
+        if not parts or ".." in parts or path.startswith("/"):
+            return True  # a bucket may hold any name, and nobody's may lead out of the folder here
+        name = parts[-1]
+        if name in ("lock", LEASE, OWNER) or name.startswith(".") or name.endswith((".partial", ".new")):
+            return True
+        return self._skip(path)
 
     def _is_of(self, path: str, below: str, flat: bool) -> bool:
         parent = str(PurePosixPath(path).parent)

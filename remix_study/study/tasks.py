@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Any, Literal, TypeVar
 import ray
 import torch
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -36,6 +38,7 @@ from remix_study.study.question import CONFIG
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SLOT = "trial_slot"
+_LOOK_EVERY_S = 5.0
 ATTEMPTS = 3  # of a task whose process was lost: each goes on from the run's last checkpoint
 End = Literal["complete", "pruned", "failed", "stopped"]
 
@@ -117,13 +120,14 @@ class _Handout(Searcher):
         ask: Ask,
         tell: Tell,
         errors: "_Errors",
-        at_once: int,
+        at_once: int | None,
         no_more_now: Callable[[], None],
         epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005
+        limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(metric="finished", mode="max")
         self._ask, self._tell, self._errors, self._no_more_now = ask, tell, errors, no_more_now
-        self._epochs_of = epochs_of
+        self._epochs_of, self._limit = epochs_of, limit
         self._one_by_one = at_once == 1
         self._given: dict[str, Task] = {}
         self._again: list[Task] = []
@@ -131,7 +135,7 @@ class _Handout(Searcher):
         self._reached: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
-        if self._one_by_one and self._given:
+        if (self._one_by_one and self._given) or len(self._given) >= self._limit():
             return None
         if self._again:
             task: Task | None = self._again.pop(0)
@@ -186,6 +190,29 @@ class _Handout(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+class _Growing:
+    """How many runs may be at work at once on a cluster: machines join it and leave it."""
+
+    def __init__(self, needs: Needs, gpus: float) -> None:
+        self._needs, self._gpus = needs, gpus
+        self._known, self._until_s = 0, 0.0
+
+    def __call__(self) -> int:
+        """As of some seconds ago.
+
+        An autoscaler that does not tell how far it goes adds machines for what waits, and for nothing else: so one waits.
+        """
+        if time.monotonic() >= self._until_s:
+            have = room()
+            now = fitting(self._needs, have.cpus, have.gpus, self._gpus)
+            most = fitting(self._needs, have.most_cpus, have.most_gpus, self._gpus)
+            waiting = 1 if have.untold else 0
+            # One at least: where the last machine has just gone, a run that waits for the next one is what brings it.
+            self._known = max(1, most, now + waiting)
+            self._until_s = time.monotonic() + _LOOK_EVERY_S
+        return self._known
 
 
 class _Errors(FIFOScheduler):
@@ -274,9 +301,16 @@ def execute(
         # Of a disk that is full, or a process that died, they show tracebacks; we have a sentence.
         for name in ("execution.experiment_state", "execution.tune_controller", "tune"):
             logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+    # Tune would hand the driver's keys on in the runtime environment, which Ray writes into its logs and shows in its
+    # dashboard. Every machine has its own, in the environment that Ray was started in.
+    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
     errors = _Errors()
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)
+        at_once = place.concurrency if not place.machines else needs.concurrency
+        limit: Callable[[], float] = lambda: math.inf if at_once is None or not place.machines else at_once
+        if at_once is None:
+            limit = _Growing(needs, place.gpus)
         meeting = Meeting(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if meeting is None else meeting.open
         tuner = tune.Tuner(
@@ -289,11 +323,12 @@ def execute(
                 }
             },
             tune_config=tune.TuneConfig(
-                search_alg=_Handout(aloud(ask), aloud(tell), errors, place.concurrency, no_more_now, epochs_of),
+                search_alg=_Handout(
+                    aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit
+                ),
                 scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=None if SLOT in place.share else place.concurrency,
                 metric="finished",
                 mode="max",
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -352,7 +387,10 @@ def _place(needs: Needs) -> Iterator[Place]:
             threads = max(1, worker_threads(at_once * needs.workers))
         else:
             have = room()
-            at_once, gpus = slots(needs, have.most_cpus, have.most_gpus)
+            growing = needs if needs.concurrency is not None or not have.untold else replace(needs, concurrency=1)
+            at_once, gpus = slots(growing, have.most_cpus, have.most_gpus)
+            if growing is not needs:
+                at_once = max(1, fitting(needs, have.most_cpus, have.most_gpus, gpus))
             now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
             # With several workers the trial only waits for them, and must not take a core of theirs; but Tune refuses a
             # trial that takes nothing: one byte.

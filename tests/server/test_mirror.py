@@ -173,7 +173,11 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
     assert pauses == [1.0, 2.0]
     assert sorted(Site(one.url).listing()) == ["a"]
     assert "tried again" in caplog.text
-    monkeypatch.setattr(Site, "upload", lambda *of: (_ for _ in ()).throw(SourceError("gone for good")))
+
+    def gone(self: Site, source: Path, path: str) -> None:
+        raise SourceError("gone for good")
+
+    monkeypatch.setattr(Site, "upload", gone)
     write(one.folder, b="b")
     with pytest.raises(SourceError, match="gone for good"):
         one.push_patiently(pauses.append)
@@ -191,6 +195,15 @@ def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
     assert home_of(tmp_path) is None
     assert workspace_at("relative/folder") == Path("relative/folder")
     assert workspace_at(f"file://{tmp_path}") == tmp_path
+
+
+def test_no_name_in_a_bucket_leads_out_of_the_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
+    one = pair("deep/er")
+    for name in ("../outside", "a/../../outside", "inside"):
+        Site(one.url).system.call_s3("put_object", Bucket="bucket", Key=f"w/{name}", Body=b"x")
+    one.pull()
+    assert content(one.folder) == {"inside": "x"}
+    assert not list(one.folder.parent.parent.rglob("outside"))
 
 
 def test_an_index_that_is_damaged_costs_a_second_download_and_no_more(pair: Callable[[str], Mirror]) -> None:

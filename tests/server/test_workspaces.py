@@ -61,8 +61,16 @@ class Afar:
     def begin(self, machine: str, *words: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", HASTY, *words, "--workspace", self.url]
         environment = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
-        process = subprocess.Popen(command, env=environment, cwd=self.place, text=True, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=self.place,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         self.begun.append(process)
         return process
 
@@ -184,7 +192,7 @@ def test_one_run_is_trained_into_a_workspace_at_a_url(afar: Afar) -> None:
     assert code == 0, said
     listed = Site(f"{afar.url}/runs/r").listing()
     assert {"config.yaml", "history.jsonl", "result.json", "checkpoints/best.pt", "checkpoints/last.pt"} <= set(listed)
-    code, again = afar.run("two", "train", "run.yaml", "--name", "r")  # it is complete: reported, not trained again
+    code, _ = afar.run("two", "train", "run.yaml", "--name", "r")  # it is complete: reported, not trained again
     assert code == 0
     assert Site(f"{afar.url}/runs/r").listing()["result.json"] == listed["result.json"]
 

@@ -66,4 +66,7 @@ def test_room_is_what_the_autoscaler_may_come_to(
         (tmp_path / "ray_bootstrap_config.yaml").write_text(launcher)
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
-    assert tuple(room()) == (*expected, 2)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert tuple(room()) == (*expected, 2, False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert room().untold

@@ -13,13 +13,18 @@ from remix_study.launch.cluster import Room
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
 from remix_study.study.pruning import Judge
-from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Handout, _trial, blind, run_jobs, slots
+from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Growing, _Handout, _trial, blind, run_jobs, slots
 
 JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
 JUDGE = Judge("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
 TASK = Task("search", "remix", 3, (JOB,), (JUDGE,))
 OTHER = Task("search", "joint", 1, (JOB,), (JUDGE,))
 DONE = Outcome("complete", ({"x": 1.0},))
+
+
+def joined(**own: object) -> bool:  # noqa: ARG001 - as `join_or_start` is called
+    """A Ray that others have started."""
+    return False
 
 
 class Desk:
@@ -42,7 +47,7 @@ class Desk:
     def nobody_else(self) -> None:
         self.alone += 1
 
-    def handout(self, at_once: int = 2) -> _Handout:
+    def handout(self, at_once: int | None = 2) -> _Handout:
         return _Handout(self.ask, self.tell, self.errors, at_once, self.nobody_else)
 
 
@@ -138,6 +143,38 @@ def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
     assert blind([replace(judge, folder="elsewhere", home="s3://bucket/w/studies/s")]) is None
 
 
+def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers join minutes after the head, and leave again."""
+    now = [0.0]
+    monkeypatch.setattr(tasks.time, "monotonic", lambda: now[0])
+    rooms = {0.0: Room(1, 0, 1, 0, 1), 6.0: Room(3, 0, 3, 0, 3), 12.0: Room(0, 0, 0, 0, 1)}
+    monkeypatch.setattr(tasks, "room", lambda: rooms[now[0]])
+    desk = Desk(TASK, OTHER, TASK, OTHER)
+    handout = _Handout(desk.ask, desk.tell, desk.errors, None, desk.nobody_else, limit=_Growing(Needs(), 0.0))
+    assert handout.suggest("one")
+    assert handout.suggest("two") is None
+    now[0] = 6.0
+    assert handout.suggest("two")
+    assert handout.suggest("three")
+    assert handout.suggest("four") is None
+    now[0] = 12.0  # all machines are gone: one run waits, for which an autoscaler brings another
+    for trial in ("one", "two"):
+        handout.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
+    assert handout.suggest("four") is None
+    handout.on_trial_complete("three", {"outcome": json.dumps(asdict(DONE))})
+    assert handout.suggest("four")
+
+
+def test_where_an_autoscaler_does_not_say_how_far_it_goes_one_run_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "room", lambda: Room(4, 0, 4, 0, 2, untold=True))
+    assert _Growing(Needs(cpus=2), 0.0)() == 3
+    monkeypatch.setattr(tasks, "join_or_start", joined)
+    monkeypatch.setattr(tasks.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(tasks, "room", lambda: Room(0, 0, 0, 0, 1, untold=True))
+    with tasks._place(Needs(gpus=1)) as place:
+        assert (place.concurrency, place.gpus, place.now) == (1, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("needs", "now", "most", "expected"),
     [
@@ -154,7 +191,7 @@ def test_room_counts_what_an_autoscaler_may_add(
     most: tuple[float, float],
     expected: tuple[int, float, int],
 ) -> None:
-    monkeypatch.setattr(tasks, "join_or_start", lambda **own: False)
+    monkeypatch.setattr(tasks, "join_or_start", joined)
     monkeypatch.setattr(tasks.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(tasks, "room", lambda: Room(*now, *most, machines=3))
     with tasks._place(needs) as place:
