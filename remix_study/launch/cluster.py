@@ -86,7 +86,7 @@ def room() -> Room:
 
 
 def _may_become(launcher: Path) -> tuple[dict[str, float], bool]:
-    """Of all machines that a launcher's file allows at once, the head included; whether there may come more than that."""
+    """Of all machines that a launcher's file allows at once, the head included; whether more than that may come."""
     on_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
         content = yaml.safe_load(launcher.read_text(encoding="utf-8"))

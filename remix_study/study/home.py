@@ -138,7 +138,8 @@ class StudyHome:
     def _tell(self) -> None:
         assert self._mirror is not None
         self._beat += 1
-        content = {"by": _me(), "machine": _machine(self.folder), "token": self._token, "beat": self._beat, "at": time.time()}
+        machine, at = _machine(self.folder), time.time()
+        content = {"by": _me(), "machine": machine, "token": self._token, "beat": self._beat, "at": at}
         self._mirror.write(LEASE, json.dumps(content).encode())
         self._beat_s = time.monotonic() + _BEAT_S
 

@@ -202,7 +202,7 @@ class _Growing:
     def __call__(self) -> int:
         """As of some seconds ago.
 
-        An autoscaler that does not tell how far it goes adds machines for what waits, and for nothing else: so one waits.
+        An autoscaler that does not tell how far it goes adds machines for what waits alone: so one waits.
         """
         if time.monotonic() >= self._until_s:
             have = room()
@@ -308,9 +308,8 @@ def execute(
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)
         at_once = place.concurrency if not place.machines else needs.concurrency
-        limit: Callable[[], float] = lambda: math.inf if at_once is None or not place.machines else at_once
-        if at_once is None:
-            limit = _Growing(needs, place.gpus)
+        fixed = math.inf if at_once is None or not place.machines else at_once
+        limit = _Growing(needs, place.gpus) if at_once is None else lambda: fixed
         meeting = Meeting(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if meeting is None else meeting.open
         tuner = tune.Tuner(

@@ -254,7 +254,8 @@ def test_every_extra_is_pinned() -> None:
 def test_a_study_learns_how_many_machines_there_may_be(name: str) -> None:
     """They begin with none; and the head, where the driver is, trains nothing."""
     launcher = load(CLUSTERS / name)
-    most = _may_become(CLUSTERS / name)
+    most, untold = _may_become(CLUSTERS / name)
+    assert not untold
     each = launcher["available_node_types"]["gpu_spot"]["resources"]
     assert most["GPU"] == launcher["max_workers"] * each["GPU"]
     assert most["CPU"] == launcher["max_workers"] * each["CPU"]

@@ -369,8 +369,15 @@ def test_whatever_is_written_is_a_study_or_a_mistake(path: Path, tmp_path: Path)
 def test_where_trials_are_kept_is_the_place_s_word_where_the_file_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content: dict[str, Any] = {"name": "s", "question": "q", "base": BASE, "reference": "remix", "trials": 1, "replicates": 1,
-                               "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}}}  # fmt: skip
+    content: dict[str, Any] = {
+        "name": "s",
+        "question": "q",
+        "base": BASE,
+        "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
+        "reference": "remix",
+        "trials": 1,
+        "replicates": 1,
+    }
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(content))
     monkeypatch.delenv("REMIX_STUDY_STORAGE", raising=False)

@@ -13,7 +13,19 @@ from remix_study.launch.cluster import Room
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
 from remix_study.study.pruning import Judge
-from remix_study.study.tasks import ATTEMPTS, Needs, Outcome, Task, _Errors, _Growing, _Handout, _trial, blind, run_jobs, slots
+from remix_study.study.tasks import (
+    ATTEMPTS,
+    Needs,
+    Outcome,
+    Task,
+    _Errors,
+    _Growing,
+    _Handout,
+    _trial,
+    blind,
+    run_jobs,
+    slots,
+)
 
 JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
 JUDGE = Judge("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
@@ -22,7 +34,7 @@ OTHER = Task("search", "joint", 1, (JOB,), (JUDGE,))
 DONE = Outcome("complete", ({"x": 1.0},))
 
 
-def joined(**own: object) -> bool:  # noqa: ARG001 - as `join_or_start` is called
+def joined(**own: object) -> bool:
     """A Ray that others have started."""
     return False
 
@@ -119,7 +131,7 @@ def test_a_process_that_is_lost_is_replaced_but_not_for_ever(
 def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_further() -> None:
     desk = Desk(TASK)
     epochs = iter([2, 3, 5, 8, 8, 8])
-    handout = _Handout(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda task: next(epochs))
+    handout = _Handout(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda _: next(epochs))
     losses = 0
     while not desk.told:
         assert handout.suggest(f"trial {losses}")["task"]
