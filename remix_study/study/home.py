@@ -102,6 +102,7 @@ class StudyHome:
         """
         assert self._mirror is not None
         self._take(say)
+        self._mirror.remove(STOP)  # which ended the start before; from now on it is looked for
         self._mirror.pull()
         self._thread.start()
 
