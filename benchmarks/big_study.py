@@ -55,8 +55,7 @@ def simulate(workspace: Path, trials: int = 10_000, epochs: int = 50) -> Path:
     rng = np.random.default_rng(0)
     with sa.create_engine(f"sqlite:///{folder / 'optuna.db'}").begin() as connection:
         for place, of in enumerate(made):
-            rows = _tables(of._study_id, place * each, each, epochs, rng)
-            for table, content in rows:
+            for table, content in rows_of(of._study_id, place * each, each, epochs, rng):
                 connection.execute(sa.insert(table), content)
     return folder
 
@@ -79,10 +78,11 @@ def _config(trials: int, epochs: int) -> StudyConfig:
     return StudyConfig.model_validate(content)
 
 
-def _tables(
-    study: int, first: int, trials: int, epochs: int, rng: np.random.Generator
+def rows_of(
+    study: int, first: int, trials: int, epochs: int, rng: np.random.Generator | None = None
 ) -> Iterator[tuple[Any, Sequence[dict[str, Any]]]]:
     """Rows of every table of Optuna's, in parts that a database takes at once; trial ids begin after `first`."""
+    rng = rng or np.random.default_rng(0)
     begun = datetime(2026, 1, 1)
     heads, params, values, attrs, steps = [], [], [], [], []
     for number in range(trials):

@@ -13,8 +13,10 @@ from benchmarks import (
     decisions,
     epoch_vs_joint,
     epoch_vs_released,
+    overheads,
     preparing,
     reading_vs_decoding,
+    simulated_study,
     studies,
     two_workers_vs_one,
 )
@@ -28,6 +30,8 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "two_workers_vs_one": two_workers_vs_one.measure,
     "preparing": preparing.measure,
     "studies": studies.measure,
+    "overheads": overheads.measure,
+    "simulated_study": simulated_study.measure,
 }
 
 

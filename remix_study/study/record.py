@@ -17,12 +17,13 @@ import yaml
 
 from remix_study import __version__
 from remix_study.config import StudyConfig
+from remix_study.credentials import redact
 from remix_study.launch.folder import RunFolder
 from remix_study.media.disk import write_whole
 from remix_study.media.store import ClipStore
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
 from remix_study.study.results import StudyResult
-from remix_study.tracking.address import explain, redact
+from remix_study.tracking.address import explain
 from remix_study.tracking.mlflow import close_stale, send
 from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE
 from remix_study.tracking.spool import Spool, SpoolTracker, end_open, run_id_of

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from remix_study.errors import StoreError, TrackingError
 from remix_study.media.disk import sole_writer, write_whole
-from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, redact
+from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, redact, resolved
 from remix_study.tracking.signals import stop_deferred
 from remix_study.tracking.spool import (
     MODEL,
@@ -80,6 +80,16 @@ class Sender:
         if not waits:
             self._seen = size
         return waits
+
+    @property
+    def size(self) -> int:
+        """Bytes that the run has told so far."""
+        return self._spool.size
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run had ended, as far as it was sent."""
+        return self._ended
 
     def send(self) -> bool:
         """Send all that waits; False: another sender is at it.
@@ -151,9 +161,12 @@ class Sender:
         for line, end in self._spool.read():
             if end > offset:
                 break
-            if line is not None and "metrics" in line:
-                for key, _ in line["metrics"]:
-                    steps[key].add(line["step"])
+            if line is None:
+                continue
+            if "start" in line or "status" in line:
+                self._ended = "status" in line
+            for key, _ in line.get("metrics", ()):
+                steps[key].add(line["step"])
         self._steps = dict(steps)
 
     def _known(self, client: "MlflowClient", key: str) -> set[int]:
@@ -413,7 +426,7 @@ def client_of(uri: str) -> "MlflowClient":
 
     if uri.startswith("sqlite:"):
         prepare(uri)
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=resolved(uri))
 
 
 def ensure_experiment(uri: str, name: str) -> str:

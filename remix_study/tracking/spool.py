@@ -11,6 +11,7 @@ the process died before the offset moved): what a line does must be idempotent, 
 Imports no MLflow: a study's trials start sooner without it.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -21,7 +22,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remix_study.media.disk import write_whole
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, STATE, RunInfo, Status
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # as in tracker.py
 Line = dict[str, Any]
 MODEL, MODEL_NOTES = "model", "model.json"  # beside the spool: the trained model's folder, its id on the server
 _RUN = "run.json"
+_BLOCK = 1 << 14
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,10 @@ class Spool:
 
     @property
     def size(self) -> int:
-        return self._lines.stat().st_size if self._lines.exists() else 0
+        try:
+            return self._lines.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def waits(self) -> bool:
@@ -109,13 +114,27 @@ class Spool:
     @property
     def is_open(self) -> bool:
         """Whether the run was started and not ended since, as far as it was told."""
-        last = b""
-        if self._lines.exists():
-            with self._lines.open("rb") as file:
-                for raw in file:  # not parsed: a study looks at thousands of these when it starts
-                    if raw.startswith((b'{"start"', b'{"status"')) and raw.endswith(b"\n"):
-                        last = raw
-        return last.startswith(b'{"start"')
+        # From the end, and not parsed: a study looks at thousands of these when it starts, and most have ended.
+        with contextlib.suppress(FileNotFoundError), self._lines.open("rb") as file:
+            for raw in _backwards(file):
+                if raw.startswith((b'{"start"', b'{"status"')):
+                    return raw.startswith(b'{"start"')
+        return False
+
+
+def _backwards(file: BinaryIO) -> Iterator[bytes]:
+    """Whole lines, the last one first, without their ends."""
+    begin, first, whole = file.seek(0, os.SEEK_END), b"", False
+    while begin > 0:
+        end, begin = begin, max(0, begin - _BLOCK)
+        file.seek(begin)
+        first, *lines = (file.read(end - begin) + first).split(b"\n")
+        if lines and not whole:
+            del lines[-1]  # nothing, or a line that somebody is writing
+            whole = True
+        yield from reversed(lines)
+    if whole:
+        yield first
 
 
 class SpoolTracker:

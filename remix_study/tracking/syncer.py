@@ -1,8 +1,11 @@
 """The one who sends what all runs of a study have written
 
-A thread of the study's driver looks into every run's spool about once a second. While the server is down the runs
-train on, the spools grow, and the thread asks again after 1, 2, 4 ... 30 seconds. What is still waiting when the study
-ends is sent at its next start.
+A thread of the study's driver looks into the spool of every run at work about once a second. While the server is down
+the runs train on, the spools grow, and the thread asks again after 1, 2, 4 ... 30 seconds. What is still waiting when
+the study ends is sent at its next start.
+
+A run that has ended, and whose end has arrived, is only looked at again when it is watched anew, and once when the
+study ends: a large study has a hundred ended runs for each that is at work.
 """
 
 import logging
@@ -10,8 +13,10 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from remix_study.tracking.address import explain, redact
+from remix_study.credentials import redact
+from remix_study.tracking.address import explain
 from remix_study.tracking.mlflow import Sender
+from remix_study.tracking.spool import Spool
 
 _PERIOD_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _log = logging.getLogger(__name__)
@@ -26,16 +31,17 @@ class Syncer:
 
     def __init__(self, uri: str, *, parent: Path | None = None, period_s: float = _PERIOD_S) -> None:
         self._uri = uri
-        self._parent = parent
+        self._parent = None if parent is None else parent.resolve()
         self._period_s = period_s
         self._pause_s = period_s
         self._senders: dict[Path, Sender] = {}
+        self._ended: dict[Path, int] = {}  # sent to its end: the size of its spool then
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._closing = self._abandoned = self._late = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        if parent is not None:
-            self._senders[parent.resolve()] = Sender(uri, parent.resolve())
+        if self._parent is not None:
+            self._senders[self._parent] = Sender(uri, self._parent)
 
     def __enter__(self) -> "Syncer":
         self._thread.start()
@@ -45,9 +51,12 @@ class Syncer:
         self.close()
 
     def watch(self, folder: Path) -> None:
-        """Send what is there and what will be written, also after the run's end: it may be taken up again."""
+        """Send what is there and what will be written. What is written after the run's end waits for another `watch`,
+        or for `close`.
+        """
         folder = folder.resolve()
         with self._lock:
+            self._ended.pop(folder, None)
             if folder not in self._senders:
                 self._senders[folder] = Sender(self._uri, folder, parent=self._parent)
 
@@ -65,6 +74,7 @@ class Syncer:
 
     def close(self, patience_s: float = 20.0) -> int:
         """Send what is left, for at most `patience_s`; how many run folders still wait for the next start."""
+        self._look_again()
         self._closing = True
         self._woken.set()
         if self._thread.is_alive():
@@ -94,7 +104,10 @@ class Syncer:
         for folder, sender in self._watched():
             if self._abandoned:
                 return False
+            size = sender.size  # before the look: what is written after it is found by `_look_again`
             if not sender.waits:
+                if sender.ended and folder != self._parent:
+                    self._leave(folder, size)
                 continue
             try:
                 complete = sender.send()
@@ -124,6 +137,19 @@ class Syncer:
                 explain(self._uri, error),
                 folder / "tracking",
             )
+
+    def _leave(self, folder: Path, size: int) -> None:
+        with self._lock:
+            del self._senders[folder]
+            self._ended[folder] = size
+
+    def _look_again(self) -> None:
+        """Into the spools of the runs that have ended: something may have been told of them since."""
+        with self._lock:
+            ended = list(self._ended.items())
+        for folder, size in ended:
+            if Spool(folder / "tracking").size != size:
+                self.watch(folder)
 
     def _watched(self) -> list[tuple[Path, Sender]]:
         with self._lock:

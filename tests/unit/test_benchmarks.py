@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decisions, epochs, run
+from benchmarks import decisions, epochs, overheads, run
 from benchmarks.measure import Result, in_turns
+from benchmarks.simulation.costs import Costs, read
 from remix_study.epoch import NO_SAMPLE
 
 
@@ -65,6 +66,20 @@ def test_preparing_is_measured_by_cores_loops_and_memory(tmp_path: Path) -> None
     assert [result["unit"] for result in results].count("s") == 1
     assert len(results) == 7
     assert all(result["measured"] > 0 for result in results)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.server
+def test_a_quick_measurement_is_what_the_simulation_takes_in(tmp_path: Path) -> None:
+    overheads.main(["--quick", "--json", str(tmp_path / "measured.json")])
+    measured = read(tmp_path / "measured.json")
+    assert measured["quick"] is True
+    assert {row["ask_statements"] for row in measured["driver"]["sqlite"]} == {40}, "not more with more on record"
+    found = Costs.of(measured, "sqlite")
+    assert min(*found.ask_s.y, *found.tell_s.y, found.judge_s, found.look_s, *found.tune_s.y) > 0
+    assert Costs.of(measured, "journal").ask_statements == 0
+    assert len(list(overheads.ratios(measured))) > 10
 
 
 def test_turns_alternate_and_the_first_round_does_not_count() -> None:

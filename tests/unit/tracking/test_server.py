@@ -7,7 +7,7 @@ import pytest
 
 from remix_study.errors import TrackingError
 from remix_study.tracking import check
-from remix_study.tracking.server import MLflowServer
+from remix_study.tracking.server import Admin, MLflowServer, is_loopback, names_of
 
 
 def test_a_port_in_use_is_named(uri: str) -> None:
@@ -39,3 +39,19 @@ def test_a_server_answers_and_ends_with_all_its_workers(uri: str) -> None:
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{server.url}/health", timeout=2)
     server.stop()
+
+
+def test_only_loopback_is_this_machines_alone() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("localhost")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("10.1.2.3")
+
+
+def test_a_server_knows_the_names_that_were_given_and_its_own() -> None:
+    assert names_of("0.0.0.0", ["mlflow.example.org"])[:2] == ("mlflow.example.org", socket.gethostname())
+    assert names_of("10.1.2.3", [])[0] == "10.1.2.3"
+
+
+def test_a_password_is_not_shown_by_chance() -> None:
+    assert "hunter2" not in repr(Admin("me", "hunter2hunter2"))

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -6,8 +7,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from remix_study.tracking import RunInfo
+from remix_study.tracking import spool as module
 from remix_study.tracking.spool import Line, Spool, SpoolTracker, end_open, run_id_of
 from remix_study.tracking.tracker import STATE
 
@@ -94,6 +98,15 @@ def test_a_run_is_open_from_its_start_to_its_end(tmp_path: Path, info: Make) -> 
     assert not is_open()
     tracker.start(info())
     assert is_open()
+
+
+@given(st.lists(st.text("ab\n", max_size=12)), st.integers(1, 20))
+def test_lines_from_the_end_are_the_lines_from_the_beginning(texts: list[str], block: int) -> None:
+    content = "".join(texts).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        found = list(module._backwards(io.BytesIO(content)))
+    assert found[::-1] == content.split(b"\n")[:-1]
 
 
 def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:

@@ -69,7 +69,7 @@ class Down:
     """Stands in for a sender whose server does not answer until it is `up`."""
 
     def __init__(self) -> None:
-        self.up, self.asked, self.waits = False, 0, True
+        self.up, self.asked, self.waits, self.ended, self.size = False, 0, True, False, 0
 
     def send(self) -> bool:
         self.asked += 1
@@ -156,3 +156,33 @@ def test_closing_waits_no_longer_than_it_may(uri: str, tmp_path: Path) -> None:
         assert syncer.close(patience_s=0.1) == 1
         assert time.monotonic() - begin < PATIENCE_S / 2
         go_on.set()
+
+
+def test_a_run_whose_end_has_arrived_is_looked_at_again_only_when_something_is_told_of_it(
+    uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
+) -> None:
+    study, run, other = tmp_path / "study", tmp_path / "study" / "runs" / "one", tmp_path / "study" / "runs" / "two"
+    parent = written(study, experiment, info(name="study"))
+    tracker = written(run, experiment, info(name="one"))
+    with Syncer(uri, parent=study, period_s=0.02) as syncer:
+        syncer.watch(run)
+        syncer.watch(other)
+        until(lambda: not Sender(uri, run).waits)
+        assert set(syncer._senders) == {study, run, other}, "it is at work"
+        tracker.finish("FINISHED")
+        until(lambda: set(syncer._senders) == {study, other})
+        tracker.set_tags({"is_best": "true"})
+        syncer.watch(run)
+        until(lambda: not Sender(uri, run).waits and set(syncer._senders) == {study, other})
+        tracker.start(info(name="one"))  # taken up again
+        syncer.watch(run)
+        until(lambda: client.get_run(str(run_id_of(run))).info.status == "RUNNING")
+        assert set(syncer._senders) == {study, run, other}
+        tracker.finish("FINISHED")
+        until(lambda: set(syncer._senders) == {study, other})
+        tracker.set_tags({"told": "late"})  # and nobody says so
+        parent.finish("FINISHED")
+        assert syncer.close() == 0
+    found = client.get_run(str(run_id_of(run)))
+    assert (found.info.status, found.data.tags["is_best"], found.data.tags["told"]) == ("FINISHED", "true", "late")
+    assert client.get_run(str(run_id_of(study))).info.status == "FINISHED"

@@ -1,0 +1,65 @@
+"""Secrets by name: what is written down says `$NAME`; its value is taken from the environment where it is used
+
+Files, logs, tags and reports copy what was written, so a password that nobody wrote is in none of them.
+"""
+
+import os
+import re
+from urllib.parse import quote
+
+from remix_study.errors import ConfigError
+
+_NAME = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
+_URL = re.compile(r"^([a-z][\w+.-]*://)(?:([^/?#]*)@)?([^?#]*)(.*)$", re.IGNORECASE | re.DOTALL)
+_SECRET_VALUE = re.compile(
+    r"[?&;](?:\w*password|passwd|pwd|\w*token|secret|api_?key|x-amz-signature|signature|sig)=([^&;#]*)", re.IGNORECASE
+)
+
+
+def names_in(text: str) -> list[str]:
+    """Of the environment, as `$NAME` or `${NAME}`."""
+    return list(dict.fromkeys(found[1] or found[2] for found in _NAME.finditer(text)))
+
+
+def resolve(url: str, where: str) -> str:
+    """`url` with the environment's value for every `$NAME`; user, password and options may hold any character.
+
+    Args:
+        where: what it is called where it was written, for the message.
+
+    Raises:
+        ConfigError: a name is not in the environment.
+    """
+    missing = [name for name in names_in(url) if name not in os.environ]
+    if missing:
+        raise ConfigError(f"{where} needs {', '.join(missing)} in the environment; set it and run again.")
+    parts = _URL.match(url)
+    if parts is None:
+        return _fill(url)
+    scheme, user, place, options = parts.groups()
+    known = "" if user is None else f"{_fill(user, escaped=True)}@"
+    return f"{scheme}{known}{_fill(place)}{_fill(options, escaped=True)}"
+
+
+def holds_password(url: str) -> bool:
+    """Whether a secret is written in it, rather than named. A user of http alone is one: tokens are given so."""
+    parts = _URL.match(url)
+    if parts is None:
+        return False
+    user, colon, password = (parts[2] or "").partition(":")
+    secret = password if colon or not parts[1].lower().startswith("http") else user
+    return any(_NAME.sub("", each) for each in (secret, *_SECRET_VALUE.findall(url)))
+
+
+def redact(text: str) -> str:
+    """`text` without the credentials of any URI in it: user info and secret-looking query values become ***."""
+    text = re.sub(r"(?P<scheme>[a-z][\w+.-]*://)[^/\s'\"]*@", r"\g<scheme>***@", text, flags=re.IGNORECASE)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|signature|key)=)[^&\s'\"]+", r"\1***", text)
+
+
+def _fill(text: str, *, escaped: bool = False) -> str:
+    def value(found: re.Match[str]) -> str:
+        known = os.environ[found[1] or found[2]]
+        return quote(known, safe="") if escaped else known
+
+    return _NAME.sub(value, text)

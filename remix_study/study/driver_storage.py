@@ -1,0 +1,67 @@
+"""The driver's view of one search: its own writes are remembered, so that an ask does not read every running trial
+
+Optuna reads all running trials, with the value of every epoch, three times for each suggestion: with a thousand of them
+that was seconds, in the one process that everybody waits for. But the driver alone makes, suggests and ends the trials
+of its study. What the runs write meanwhile (a value per epoch, a pruner's marks) no sampler looks at before the trial
+has ended, and then it is read.
+"""
+
+import copy
+from collections.abc import Container, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+_MANY = 32  # trials written since the last look, beyond which one reading of all is cheaper
+
+
+class DriverStorage:
+    """A storage of one study, whose trials nobody else makes, suggests or ends."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = optuna.storages.get_storage(storage)
+        self._trials: dict[int, FrozenTrial] = {}  # by Optuna's id, which grows with a trial's number
+        self._written: set[int] | None = None  # since they were read last; None: never read
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_storage":  # of an object that is being unpickled, say
+            raise AttributeError(name)
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """In the order of their numbers. Running trials as the driver wrote them, without what their runs reported."""
+        if self._written is None or len(self._written) > _MANY:
+            self._trials = {t._trial_id: t for t in self._storage.get_all_trials(study_id, deepcopy=False)}
+        else:
+            for trial_id in sorted(self._written):
+                self._trials[trial_id] = self._storage.get_trial(trial_id)
+        self._written = set()
+        trials = [t for t in self._trials.values() if states is None or t.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        return self._noted(self._storage.create_new_trial(study_id, template_trial))
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        self._storage.set_trial_param(self._noted(trial_id), param_name, param_value_internal, distribution)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        return self._storage.set_trial_state_values(self._noted(trial_id), state, values)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._noted(trial_id), key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_system_attr(self._noted(trial_id), key, value)
+
+    def _noted(self, trial_id: int) -> int:
+        if self._written is not None:
+            self._written.add(trial_id)
+        return trial_id
