@@ -217,12 +217,13 @@ class StudyRun:
         self._watch.begin(self._ended, self._total)
         if self._ended < self._total:
             with stoppable(self.folder, self._watch.say):
-                execute(self._ask, self._tell, self._needs, self.folder, self._placed, self._epochs_of)
+                stop = self.folder / STOP
+                execute(self._ask, self._tell, self._needs, self.folder, self._placed, self._epochs_of, stop.exists)
 
     def _placed(self, place: Place) -> None:
         workers = self._needs.workers
         if place.machines:
-            more = "; more as machines join" if place.concurrency > place.now else ""
+            more = "; more as machines join" if self._needs.concurrency is None else ""
             self._watch.say(
                 f"{self._config.name} has begun on a cluster of {_counted(place.machines, 'machine')}: "
                 f"{_counted(max(0, min(place.now, place.concurrency)), 'run')} at once{more}"

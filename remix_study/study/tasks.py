@@ -26,6 +26,7 @@ from ray import tune
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
 from remix_study.launch.cluster import join_or_start, room
@@ -181,6 +182,12 @@ class _Handout(Searcher):
         reason = f"its process died {ATTEMPTS} times and came no further ({words or 'killed'}); its checkpoint is kept"
         self._tell(task, Outcome("failed", (), reason, "out of memory" if memory else "lost worker"))
 
+    def give_back(self) -> None:
+        """What was handed out and has not begun when the study was stopped: it goes on at the next start."""
+        for task in self._given.values():
+            self._tell(task, Outcome("stopped", (), "stopped as asked before there was room for it"))
+        self._given.clear()
+
     def __getstate__(self) -> dict[str, Any]:
         """Tune writes its searcher down for a restore that we never ask for."""
         return {}
@@ -190,6 +197,38 @@ class _Handout(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+class _Leaving(tune.Callback, Stopper):
+    """Ends Tune where the study was asked to stop, and nobody is at work
+
+    Runs at work end by themselves, after their epoch. One that waits for a machine would be waited for instead, on a
+    cluster that has none any more: for ever.
+    """
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        super().__init__()
+        self._stopping = stopping
+        self._at_work: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
+        self._at_work.add(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self._at_work.discard(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self._at_work.discard(trial.trial_id)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return not self._at_work and self._stopping()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As for the searcher."""
+        return {}
 
 
 class _Growing:
@@ -283,10 +322,11 @@ def execute(
     folder: Path,
     on_place: Callable[[Place], None],
     epochs_of: Callable[[Task], int],
+    stopping: Callable[[], bool],
 ) -> None:
     """Run tasks, as many at once as there is room for, until `ask` has no more; `on_place` is told where, first.
 
-    `epochs_of(task)` says how far a task has come whose process was lost.
+    `epochs_of(task)` says how far a task has come whose process was lost; `stopping`, whether to end without more.
 
     Tune's processes are reused from trial to trial: importing torch, Ray and MLflow takes longer than a small run.
 
@@ -312,6 +352,8 @@ def execute(
         limit = _Growing(needs, place.gpus) if at_once is None else lambda: fixed
         meeting = Meeting(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if meeting is None else meeting.open
+        handout = _Handout(aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit)
+        leaving = _Leaving(stopping)
         tuner = tune.Tuner(
             tune.with_resources(_trial, place.share),
             param_space={
@@ -322,9 +364,7 @@ def execute(
                 }
             },
             tune_config=tune.TuneConfig(
-                search_alg=_Handout(
-                    aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit
-                ),
+                search_alg=handout,
                 scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,
@@ -333,10 +373,16 @@ def execute(
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(folder.resolve()), verbose=0, callbacks=[], log_to_file=True
+                name="tune",
+                storage_path=str(folder.resolve()),
+                verbose=0,
+                callbacks=[leaving],
+                stop=leaving,
+                log_to_file=True,
             ),
         )
         tuner.fit()
+        handout.give_back()
 
 
 def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:

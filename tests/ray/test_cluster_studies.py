@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 if TYPE_CHECKING:
-    from tests.ray.conftest import AccidentsBench
+    from tests.ray.conftest import AccidentsBench, Begun
 
 # Several starts of a study each: on a machine that has other work they take many minutes.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -112,3 +112,44 @@ def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", clu
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
     assert {len(begun.lines()[Path(t.folders[0]).name]) for t in trials} == {12}
     assert all(begun.finals().values())
+
+
+def waits(begun: "Begun") -> bool:
+    """Whether a trial was handed out; nobody trains it yet."""
+    if not (begun.folder / "study.yaml").exists():
+        return False
+    return any(t.state == "running" for ts in begun.ledger().trials.values() for t in ts)
+
+
+def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_has_joined(
+    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+) -> None:
+    made = cluster(0)
+    study = bench.write(base={"epochs": 3}, trials=1)
+    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    begun.until(lambda: waits(begun))
+    os.kill(begun.process.pid, signal.SIGTERM)
+    assert begun.ends(60) == 130, begun.said
+    assert "the same command goes on" in " ".join(begun.said.split())
+    assert begun.epochs() == 0
+    again = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    again.until(lambda: "has begun" in again.said)
+    made.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    assert again.ends() == 0, again.said
+    trials = [trial for trials in again.ledger().trials.values() for trial in trials]
+    assert [(t.number, t.state) for t in trials] == [(0, "complete")] * 2
+
+
+def test_more_runs_are_at_work_when_a_machine_joins(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
+    """Without `concurrency`: workers of a launcher join minutes after the head, where the study may have begun."""
+    made = cluster(1)
+    begun = bench.begin(
+        bench.write(base={"epochs": 400}, trials=3, concurrency=None), env={"RAY_ADDRESS": made.address}
+    )
+    begun.until(lambda: begun.epochs() >= 2)
+    assert sum(run.is_held() for run in begun.runs.values()) == 1
+    made.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
+    assert "has begun on a cluster of 1 machine: 1 run at once; more as machines join" in " ".join(begun.said.split())
+    os.kill(begun.process.pid, signal.SIGTERM)
+    assert begun.ends(120) == 130, begun.said

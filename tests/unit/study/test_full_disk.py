@@ -44,6 +44,7 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             folder: Path,
             on_place: Callable[[Place], None],
             epochs_of: Callable[[Task], int],
+            stopping: Callable[[], bool],
         ) -> None:
             on_place(Place(1, {}, 1, 0.0, 1))
             work(ask, tell)

@@ -60,6 +60,7 @@ class Runner:
         folder: Path,  # noqa: ARG002
         on_place: Callable[[Place], None],
         epochs_of: Callable[[Task], int],  # noqa: ARG002
+        stopping: Callable[[], bool],  # noqa: ARG002
     ) -> None:
         on_place(PLACE)
         at_work: list[Task] = []
