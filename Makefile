@@ -26,7 +26,7 @@ ui: $(READY)  ## open MLflow on the demo's runs
 	$(BIN)/remix-study ui
 
 # Without a cluster, a server, a browser or worker processes: as many at once as there are cores.
-FAST := not ray and not gloo and not server and not browser and not slow
+FAST := not ray and not gloo and not server and not browser and not slow and not cluster
 
 test: lint types contracts test-fast $(READY)  ## everything that CI checks
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not ($(FAST))"

@@ -153,3 +153,43 @@ def test_more_runs_are_at_work_when_a_machine_joins(bench: "AccidentsBench", clu
     assert "has begun on a cluster of 1 machine: 1 run at once; more as machines join" in " ".join(begun.said.split())
     os.kill(begun.process.pid, signal.SIGTERM)
     assert begun.ends(120) == 130, begun.said
+
+
+def test_two_runs_share_a_gpu(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
+    """What Ray believes to be one: who trains where there is none, as here, does so on the CPU."""
+    made = cluster(0)
+    made.add_node(num_cpus=4, num_gpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
+    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
+    assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]
+    assert begun.ends() == 0, begun.said
+    assert "2 runs at once" in begun.said  # and not four, for which there are cores
+    trials = [trial for trials in begun.ledger().trials.values() for trial in trials]
+    assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
+    assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]
+
+
+def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
+    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+) -> None:
+    """Twice, as spot machines do; each time there is another one to go on with."""
+    made = cluster(0, 1, 1, 1, 1)
+    remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
+    study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
+    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    reached = 0
+    for _ in range(2):
+        begun.until(lambda reached=reached: begun.epochs("remix-search-0-") >= reached + 3)
+        at_work = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
+        assert len(at_work) == 2  # a worker on each: one core is all that a machine has
+        made.remove_node(at_work[-1], allow_graceful=False)
+        reached = begun.epochs("remix-search-0-")
+    before = begun.lines()
+    assert begun.ends() == 0, begun.said
+    for name, lines in before.items():
+        assert begun.lines()[name][: len(lines)] == lines
+    (trial,) = begun.ledger().trials["remix"]
+    assert trial.state == "complete"
+    assert {len(lines) for lines in begun.lines().values()} == {40}
+    assert held() == []

@@ -1,0 +1,27 @@
+"""Machines, made once for all tests that need them, with a corpus on their disk"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from remix_study.datasets.corpus import prepare_synthetic
+from remix_study.datasets.synthetic import SyntheticSpec
+from tests.cluster.laptop import Laptop
+from tests.cluster.machines import Machines, why_not
+
+
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with Machines(tmp_path_factory.mktemp("machines")) as made:
+        spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
+        prepare_synthetic(made.shared / "corpus", spec, preset="tiny")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def laptop(machines: Machines) -> Laptop:
+    made = Laptop(machines)
+    made.settle()
+    return made

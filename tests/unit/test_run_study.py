@@ -1,0 +1,93 @@
+"""The script that `ray submit` brings to the head: what it tells Ray, and what it does without a checkout"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.runtime_env.packaging import _zip_files
+
+ROOT = Path(__file__).parents[2]
+# Stands for the command: what it was told, and from where.
+COMMAND = """
+import json, os, sys
+from pathlib import Path
+def main():
+    told = {"argv": sys.argv[1:], "cwd": os.getcwd(), "path": sys.path, "env": dict(os.environ)}
+    print(json.dumps(told))
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home directory of a head: the script, a checkout, and what happens to lie there."""
+    checkout = tmp_path / "remix-study"
+    (checkout / "remix_study" / "__pycache__").mkdir(parents=True)
+    (checkout / "remix_study" / "__init__.py").touch()
+    (checkout / "remix_study" / "cli.py").write_text(COMMAND)
+    (checkout / "remix_study" / "__pycache__" / "cli.pyc").touch()
+    for name in ("workspace/studies/s/optuna.db", "search_spaces/s.yaml", ".gitignore", ".git/config", "clip.mp4"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    (tmp_path / "remix_study.py").write_text("raise AssertionError('imported from the home directory')")
+    shutil.copy(ROOT / "run_study.py", tmp_path)
+    return tmp_path
+
+
+def run(home: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    around = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, str(home / "run_study.py"), *words]
+    return subprocess.run(command, cwd=home, env=around | {"HOME": str(home)} | env, capture_output=True, text=True)
+
+
+def test_the_command_runs_in_the_checkout_and_its_exit_status_is_ours(home: Path) -> None:
+    done = run(home, "run", "a b.yaml", "--workspace", "/mnt/it's here")
+    assert done.returncode == 3, done.stderr
+    told = json.loads(done.stdout)
+    assert told["argv"] == ["run", "a b.yaml", "--workspace", "/mnt/it's here"]
+    assert told["cwd"] == str(home / "remix-study")
+    assert told["path"][0] == str(home / "remix-study")
+    assert str(home) not in told["path"]
+    assert told["env"]["RAY_ADDRESS"] == "auto"
+
+
+def test_workers_are_sent_the_package_and_nothing_else(home: Path) -> None:
+    told = json.loads(run(home, "status").stdout)
+    runtime = json.loads(told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR])["runtime_env"]
+    assert runtime["working_dir"] == str(home / "remix-study")
+    package = home / "package.zip"
+    # As `upload_working_dir_if_needed` does it.
+    excludes = get_runtime_env_default_excludes() + runtime["excludes"]
+    _zip_files(runtime["working_dir"], excludes, str(package), include_gitignore=True)
+    assert sorted(zipfile.ZipFile(package).namelist()) == ["remix_study/__init__.py", "remix_study/cli.py"]
+
+
+def test_what_ray_has_said_already_holds(home: Path) -> None:
+    """As within `ray job submit --working-dir . -- python run_study.py`, which has sent the code itself."""
+    told = json.loads(run(home, RAY_ADDRESS="10.0.0.1:6379", **{RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"}).stdout)
+    assert told["env"]["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR] == "{}"
+
+
+def test_the_checkout_beside_the_script_comes_first(home: Path) -> None:
+    project = home / "project"
+    shutil.copytree(home / "remix-study", project)
+    shutil.copy(ROOT / "run_study.py", project)
+    assert json.loads(run(project, HOME=str(home)).stdout)["cwd"] == str(project)
+
+
+def test_a_missing_checkout_is_one_sentence(home: Path) -> None:
+    shutil.rmtree(home / "remix-study")
+    done = run(home, "run", "s.yaml")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the checkout must lie at ~/remix-study on the head, but does not.")
+    assert "`ray up`" in line
