@@ -82,20 +82,14 @@ def test_a_study_runs_on_all_nodes_of_a_job_and_leaves_nothing(machines: Machine
     assert not list((machines.state / "w1" / "tmp").glob("ray-*"))
 
 
-def test_the_job_fails_where_the_study_does(machines: Machines, login: dict[str, str]) -> None:
-    code, said = batch(machines, login, "no_such.yaml", "--workspace", str(SHARED / "w"))
-    assert code != 0
-    assert "no_such.yaml" in said
-    assert "Traceback" not in said
-    assert ray_left(machines) == []
-
-
 def test_a_folder_that_only_one_node_has_is_refused_before_anything_starts(
     machines: Machines, login: dict[str, str]
 ) -> None:
     file = write_study(machines.shared / "slurm", "private", trials=1)
     code, said = batch(machines, login, file, "--corpus", CORPUS, "--workspace", "/root/workspace")
-    assert code != 0
+    assert code != 0  # and so fails the job
+    assert "Traceback" not in said
+    assert ray_left(machines) == []
     told = " ".join(said.split())
     assert "every machine of the cluster must have the same files" in told
     assert "w1 does not see the workspace /root/workspace" in told
