@@ -463,6 +463,10 @@ def _files(place: Path, folders: int) -> dict[str, float]:
 # --- Tune ------------------------------------------------------------------------------------------------------------
 
 
+def _ignore(_: object) -> None:
+    """Where tasks run is of no interest here."""
+
+
 def _tune(place: Path, counts: Sequence[int]) -> list[dict[str, float]]:
     """Trials without a run, through `execute`, in two processes that are reused: what Tune costs the driver."""
     times: list[dict[str, float]] = []
@@ -481,7 +485,7 @@ def _tune(place: Path, counts: Sequence[int]) -> list[dict[str, float]]:
 
         folder = place / f"tune-{trials}"
         folder.mkdir()
-        execute(ask, tell, Needs(concurrency=2), folder, lambda place: None, lambda task: 0)  # noqa: ARG005
+        execute(ask, tell, Needs(concurrency=2), folder, _ignore, lambda _: 0, lambda: False)
         assert len(ends) == trials, f"{trials} trials must end, but {len(ends)} did"
         last = ends[len(ends) // 2 :]
         wall, cpu = (end - begin for begin, end in zip(last[0], last[-1], strict=True))

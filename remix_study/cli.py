@@ -37,7 +37,6 @@ app.command("submit")(submit.submit)
 out, err = Console(), Console(stderr=True)
 
 
-
 def _workspace(where: str | Path) -> Path:
     from remix_study.media.mirror import workspace_at
 
@@ -486,8 +485,9 @@ def _serve(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:  # fmt: skip
     """MLflow's tracking server for a cluster, until Ctrl-C or SIGTERM: database, artifacts, and a password."""
+    from remix_study.credentials import redact
     from remix_study.media.mirror import home_of
-    from remix_study.tracking.address import default_uri, redact
+    from remix_study.tracking.address import default_uri
     from remix_study.tracking.server import MLflowServer, admin_from_environment, is_loopback, names_of
 
     _require_no_password("--backend", backend)
@@ -534,8 +534,7 @@ def _serve(
 
 
 def _require_no_password(option: str, url: str | None) -> None:
-    from remix_study.credentials import holds_password
-    from remix_study.tracking.address import redact
+    from remix_study.credentials import holds_password, redact
 
     if url is not None and holds_password(url):
         raise ConfigError(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from remix_study.credentials import holds_password
 from remix_study.errors import ConfigError
 from remix_study.mistakes import ImpossibleError, Mistake, examine, meant, parse, refuse
 from remix_study.written import Written, read
@@ -292,9 +293,32 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
+def _no_password(helps: str) -> AfterValidator:
+    """A configuration is copied wherever its runs are: to their folders, to MLflow, into the report."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and holds_password(value):
+            raise ValueError(f"must not hold a password, which would be copied wherever the run is. {helps}")
+        return value
+
+    return AfterValidator(check)
+
+
+_TRACKING_SECRETS = _no_password(
+    "For a server, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; for a database, write $DB_PASSWORD in "
+    "its place, and set that."
+)
+_CORPUS_SECRETS = _no_password(
+    "Give credentials as the service's own tools take them; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a "
+    "profile."
+)
+
+
 class TrackingConfig(Part):
-    uri: Annotated[str | None, BeforeValidator(_off)] = Field(
-        default=None, description="default: mlflow.db in the workspace; `off` tracks nothing"
+    uri: Annotated[str | None, BeforeValidator(_off), _TRACKING_SECRETS] = Field(
+        default=None,
+        description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` tracks nothing; "
+        "`$NAME` is taken from the environment",
     )
     experiment: str = "remix"
     model: bool = Field(default=True, description="log the best model")
@@ -303,7 +327,7 @@ class TrackingConfig(Part):
 class RunConfig(Part):
     """One run: a method, on a corpus, with a recipe and a seed."""
 
-    corpus: str = Field(description="a folder or URL made by `remix-study prepare`")
+    corpus: Annotated[str, _CORPUS_SECRETS] = Field(description="a folder or URL made by `remix-study prepare`")
     method: MethodConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = AdamConfig()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from remix_study.credentials import redact
 from remix_study.errors import ConfigError
 from remix_study.written import Keys, Written, dotted, number_in
 
@@ -121,7 +122,7 @@ def _mistakes(shape: type[BaseModel], problem: Any, content: Mapping[str, Any]) 
             message = problem["msg"].removeprefix("Value error, ")
             plain = isinstance(given, str | int | float | bool | None)
             number = number_in(given) if kind in ("int_parsing", "float_parsing") else None
-            said = message + (f" (is {given!r})" if plain else "") + (f"; write {number}" if number else "")
+            said = message + (f" (is {redact(repr(given))})" if plain else "") + (f"; write {number}" if number else "")
             return [Mistake(keys, f": {said}" if keys else said, kind=kind)]
 
 

@@ -55,8 +55,8 @@ class How:
 
     def work(self) -> Path:
         """Where a corpus may unpack what it cannot read in place: with its store; nowhere that stays, to check."""
-        from remix_study.media.site import cache_folder
         from remix_study.media.scratch import scratch
+        from remix_study.media.site import cache_folder
         from remix_study.media.urls import is_url
 
         if self.out is None or self.check:

@@ -7,6 +7,7 @@
 A password is never written down: a URL that holds one is refused, and `$NAME` is resolved only where it is used.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -23,10 +24,10 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from remix_study.credentials import holds_password, resolve
+from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, StudyError
 from remix_study.media.urls import shown
-from remix_study.tracking.address import redact
+from remix_study.tracking.address import sole_starter
 
 log = logging.getLogger(__name__)
 JOURNAL = "journal"
@@ -89,7 +90,7 @@ def has_begun(storage: str | None, folder: Path) -> bool:
 def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) -> BaseStorage:
     """
     Args:
-        patience_s: how long a database that has answered once is waited for while it is restarted.
+        patience_s: of a study's driver: how long a database that has answered once is waited for while it is restarted.
 
     Raises:
         ConfigError: see `check_storage`; or a `$NAME` of the URL is not in the environment.
@@ -102,8 +103,12 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
     check_storage(storage)
     url = resolve(storage, "`storage`")
     shown = make_url(url).render_as_string(hide_password=True)
+    # Two studies that begin at once on an empty database would both make Optuna's tables, and one would fail. Their
+    # runs only open what a driver has made, and there may be thousands of them: they wait for nobody.
+    alone = sole_starter(url) if patience_s > 0 else contextlib.nullcontext()
     try:
-        opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        with alone:
+            opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as error:  # Optuna says which only in the error that its own came from
         missing_package = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
         raise ConfigError(

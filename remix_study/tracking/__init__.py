@@ -11,7 +11,8 @@ review.py    the link that opens MLflow on the training runs, with columns and c
 server.py    MLflow's server on the loopback address
 """
 
-from remix_study.tracking.address import check, default_uri, redact
+from remix_study.credentials import redact
+from remix_study.tracking.address import check, default_uri
 from remix_study.tracking.tracker import NullTracker, RecordingTracker, RunInfo, Status, Tracker, finishing
 
 __all__ = [

@@ -19,9 +19,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remix_study.credentials import redact
 from remix_study.errors import StoreError, TrackingError
 from remix_study.media.disk import sole_writer, write_whole
-from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, redact, resolved
+from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, resolved
 from remix_study.tracking.signals import stop_deferred
 from remix_study.tracking.spool import (
     MODEL,

@@ -5,6 +5,7 @@ killed, or it never had Ray around it. Loading executes no code (`weights_only`)
 """
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,21 @@ class Checkpoints:
             ) from error
 
     def load(self, name: str, device: torch.device) -> dict[str, Any] | None:
-        """The checkpoint `name`, or None if there is none."""
+        """The checkpoint `name`, or None if there is none.
+
+        Raises:
+            TrainingError: it is damaged, or would run code.
+        """
         path = self._folder / name
         if not path.exists():
             return None
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise TrainingError(
+                f"the checkpoint {path} must be one that this program has written, but is damaged, or holds something "
+                "that could run code; nothing of it was run. Remove it, and the same command begins this run anew."
+            ) from error
         return content

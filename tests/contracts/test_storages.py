@@ -1,9 +1,5 @@
 """A study is the same study whatever keeps its trials: a file, a journal, PostgreSQL"""
 
-import os
-import pwd
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,8 @@ from remix_study.study.ledger import read_ledger
 from remix_study.study.storage import check_storage, open_storage
 from remix_study.study.study import StudyRun
 from remix_study.study.survey import survey
+from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
-
-BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("/nowhere"), key=str).parent
 
 
 def told(folder: Path) -> Any:
@@ -86,38 +81,21 @@ class TestJournal(StorageContract):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A PostgreSQL of our own behind a socket in this folder; its files belong to whoever may run it."""
-    place = tmp_path_factory.mktemp("postgres")
-    as_whom: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses root
-        user = next((p.pw_name for p in pwd.getpwall() if p.pw_name == "postgres"), "nobody")
-        as_whom = ["runuser", "-u", user, "--"]
-        for folder in (place, *place.parents[:-1]):
-            if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
-                folder.chmod(0o755)
-        shutil.chown(place, user)
-
-    def run(*words: str) -> None:
-        subprocess.run([*as_whom, str(BINARIES / words[0]), *words[1:]], check=True, capture_output=True, cwd=place)
-
-    run("initdb", "--pgdata", str(place / "data"), "--auth", "trust", "--username", "study", "--no-sync")
-    options = f"-k {place} -c listen_addresses= -c fsync=off"
-    run("pg_ctl", "--pgdata", str(place / "data"), "--wait", "--log", str(place / "log"), "--options", options, "start")
-    try:
-        yield place
-    finally:
-        run("pg_ctl", "--pgdata", str(place / "data"), "--wait", "--mode", "immediate", "stop")
+def server() -> Iterator[PostgreSQL]:
+    with a_postgresql() as made:
+        yield made
 
 
 @pytest.mark.server
 @pytest.mark.slow
-@pytest.mark.skipif(not BINARIES.exists(), reason="needs PostgreSQL: apt-get install postgresql")
+@needs_postgresql
 class TestPostgreSQL(StorageContract):
     @pytest.fixture
-    def storage(self, server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setenv("STUDY_SOCKET", str(server))
-        return "postgresql+psycopg://study@/postgres?host=$STUDY_SOCKET"
+    def storage(self, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Through its socket, whose folder is a name of the environment, too."""
+        monkeypatch.setenv("DB_PASSWORD", server.password)
+        monkeypatch.setenv("STUDY_SOCKET", str(server.place))
+        return f"postgresql+psycopg://study:$DB_PASSWORD@/postgres?host=$STUDY_SOCKET&port={server.port}"
 
     def test_two_studies_share_a_database(
         self, storage: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

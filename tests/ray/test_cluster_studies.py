@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,10 @@ def test_two_runs_share_a_gpu(bench: "AccidentsBench", cluster: Callable[..., Cl
     assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]
 
 
+def has_come_to(begun: "Begun", epochs: int) -> bool:
+    return begun.epochs("remix-search-0-") >= epochs
+
+
 def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
     bench: "AccidentsBench", cluster: Callable[..., Cluster]
 ) -> None:
@@ -180,7 +185,7 @@ def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
     reached = 0
     for _ in range(2):
-        begun.until(lambda reached=reached: begun.epochs("remix-search-0-") >= reached + 3)
+        begun.until(partial(has_come_to, begun, reached + 3))
         at_work = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
         assert len(at_work) == 2  # a worker on each: one core is all that a machine has
         made.remove_node(at_work[-1], allow_graceful=False)

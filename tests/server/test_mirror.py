@@ -27,6 +27,16 @@ def content(folder: Path) -> dict[str, str]:
             if path.is_file() and not path.name.startswith(".")}  # fmt: skip
 
 
+def noted(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    """`real` of a site, which writes down the last word that it is given."""
+
+    def call(self: Site, *of: Any) -> Any:
+        names.append(str(of[0] if isinstance(of[0], str) else of[1]))
+        return real(self, *of)
+
+    return call
+
+
 @pytest.fixture
 def pair(bucket: Any, tmp_path: Path) -> Callable[[str], Mirror]:
     """Copies of one place, each as another machine has it."""
@@ -58,10 +68,7 @@ def test_only_what_has_changed_travels_also_after_a_restart(
     two.close()
     travelled: list[str] = []
     for verb in ("upload", "fetch"):
-        real = getattr(Site, verb)
-        monkeypatch.setattr(
-            Site, verb, lambda self, *of, real=real: (travelled.append(str(of)), real(self, *of))[1]
-        )  # fmt: skip
+        monkeypatch.setattr(Site, verb, noted(getattr(Site, verb), travelled))
     again = pair("two")
     again.pull()
     assert again.push() == 0
@@ -97,7 +104,7 @@ def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there
     write(one.folder, checkpoints__last_dot_pt="l", checkpoints__best_dot_pt="b")
     order: list[str] = []
     real = Site.upload
-    monkeypatch.setattr(Site, "upload", lambda self, source, path: (order.append(path), real(self, source, path))[1])
+    monkeypatch.setattr(Site, "upload", noted(real, order))
     one.push()
     assert order.index("plot.png") < order.index("spool.jsonl") < order.index("checkpoints/last.pt")
     assert order[-1] == "result.json"

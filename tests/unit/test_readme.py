@@ -24,6 +24,7 @@ PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), *(ROOT / "clusters").glob
 OTHER_TOOLS = {
     "source", "export", "echo", "cat", "cp", "touch", "chmod", "python3", "pip", "ray", "ssh", "ssh-keygen",
     "ssh-copy-id", "aws", "gcloud", "az", "docker", "kubectl", "sbatch", "squeue",
+    "createdb",
 }  # fmt: skip
 
 

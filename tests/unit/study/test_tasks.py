@@ -1,10 +1,12 @@
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -158,7 +160,7 @@ def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
 def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers join minutes after the head, and leave again."""
     now = [0.0]
-    monkeypatch.setattr(tasks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     rooms = {0.0: Room(1, 0, 1, 0, 1), 6.0: Room(3, 0, 3, 0, 3), 12.0: Room(0, 0, 0, 0, 1)}
     monkeypatch.setattr(tasks, "room", lambda: rooms[now[0]])
     desk = Desk(TASK, OTHER, TASK, OTHER)
@@ -181,7 +183,7 @@ def test_where_an_autoscaler_does_not_say_how_far_it_goes_one_run_waits(monkeypa
     monkeypatch.setattr(tasks, "room", lambda: Room(4, 0, 4, 0, 2, untold=True))
     assert _Growing(Needs(cpus=2), 0.0)() == 3
     monkeypatch.setattr(tasks, "join_or_start", joined)
-    monkeypatch.setattr(tasks.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(tasks, "room", lambda: Room(0, 0, 0, 0, 1, untold=True))
     with tasks._place(Needs(gpus=1)) as place:
         assert (place.concurrency, place.gpus, place.now) == (1, 1, 0)
@@ -204,7 +206,7 @@ def test_room_counts_what_an_autoscaler_may_add(
     expected: tuple[int, float, int],
 ) -> None:
     monkeypatch.setattr(tasks, "join_or_start", joined)
-    monkeypatch.setattr(tasks.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(tasks, "room", lambda: Room(*now, *most, machines=3))
     with tasks._place(needs) as place:
         assert (place.concurrency, place.gpus, place.now) == expected

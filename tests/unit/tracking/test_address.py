@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from remix_study.errors import TrackingError
 from remix_study.tracking import check, default_uri, redact
+from remix_study.tracking.address import artifact_root, resolved, tracking_address, without_secrets
 
 
 @pytest.fixture
@@ -109,3 +110,46 @@ def test_a_database_whose_making_was_killed_is_made_again(tmp_path: Path) -> Non
     check(uri)
     assert [each.name for each in MlflowClient(tracking_uri=uri).search_experiments()] == ["Default"]
     assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def test_an_address_that_is_written_comes_first_then_the_environment_then_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_address(None, tmp_path) == default_uri(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_address(None, tmp_path) == "http://host:5000"
+    assert tracking_address("http://other:5000", tmp_path) == "http://other:5000"
+
+
+def test_an_environments_database_is_named_and_never_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = "postgresql://me:hunter2@host/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    address = tracking_address(None, tmp_path)
+    assert "hunter2" not in address
+    assert resolved(address) == given
+
+
+def test_an_environments_server_with_a_password_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host:5000")
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as caught:
+        tracking_address(None, tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_named_place_is_used_and_a_missing_name_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path / "a b"))
+    uri = "sqlite:///$PLACE/mlflow.db"
+    check(uri)
+    assert (tmp_path / "a b" / "mlflow.db").exists()
+    assert artifact_root(uri) == tmp_path / "a b" / "mlartifacts"
+    monkeypatch.delenv("PLACE")
+    with pytest.raises(TrackingError, match="needs PLACE in the environment"):
+        check(uri)
+
+
+def test_a_named_password_is_in_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "p@ss word")
+    uri = "postgresql://me:$DB_PASSWORD@host/mlflow"
+    for quoted in ("p@ss word", "p%40ss%20word"):
+        assert without_secrets(uri, f"cannot log in with {quoted}") == "cannot log in with ***"

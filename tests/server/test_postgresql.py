@@ -1,0 +1,180 @@
+"""One PostgreSQL for everything: the trials of studies, and MLflow's runs; with artifacts in S3, behind a password"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from remix_study.errors import StudyError, TrackingError
+from remix_study.study import study as study_module
+from remix_study.study.ledger import read_ledger
+from remix_study.study.storage import open_storage
+from remix_study.study.study import StudyRun
+from remix_study.study.survey import survey
+from remix_study.tracking import check
+from remix_study.tracking.server import MLflowServer
+from tests.ray.conftest import AccidentsBench
+from tests.server.conftest import Bucket
+from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
+from tests.server.serving import PASSWORD, USER, serving
+from tests.unit.study.test_study import Runner, config, nothing_to_show
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, needs_postgresql]
+
+
+@pytest.fixture
+def postgresql(monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
+    with a_postgresql() as server:
+        monkeypatch.setenv("DB_PASSWORD", server.password)
+        yield server
+
+
+@pytest.fixture
+def bench(small_corpus: Path, tmp_path: Path) -> Iterator[AccidentsBench]:
+    made = AccidentsBench(small_corpus, tmp_path)
+    yield made
+    made.end_all()
+
+
+def test_what_is_wrong_with_a_database_is_said_at_once(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrackingError, match=rf"createdb -h 127.0.0.1 -p {postgresql.port} -U study mlflow$"):
+        check(postgresql.uri("mlflow"))
+    with pytest.raises(TrackingError, match="needs a driver that is not installed"):
+        check(postgresql.uri("mlflow", "postgresql+pg8000"))
+    monkeypatch.setenv("DB_PASSWORD", "wrong-one")
+    with pytest.raises(TrackingError, match=r"let us in, but: .*password authentication failed") as said:
+        check(postgresql.uri("postgres"))
+    assert "wrong-one" not in str(said.value)
+    monkeypatch.delenv("DB_PASSWORD")
+    with pytest.raises(TrackingError, match="needs DB_PASSWORD in the environment"):
+        check(postgresql.uri("postgres"))
+
+
+@pytest.mark.timeout(600)
+def test_two_servers_may_start_at_once_and_outlive_their_database(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    """As replicas of a Kubernetes deployment do, on a database that is still empty."""
+    uri, artifacts = postgresql.make("mlflow"), str(tmp_path / "artifacts")
+    servers = [MLflowServer(uri, artifacts=artifacts) for _ in range(2)]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(MLflowServer.start, servers))
+        one, two = (MlflowClient(tracking_uri=server.url) for server in servers)
+        run = one.create_run(one.create_experiment("e")).info.run_id
+        two.log_metric(run, "m", 1.0)
+        postgresql.stop()
+        with pytest.raises(MlflowException):
+            two.get_run(run)
+        postgresql.start()
+        assert one.get_run(run).data.metrics == two.get_run(run).data.metrics == {"m": 1.0}
+    finally:
+        for server in servers:
+            server.stop()
+    with postgresql.connect("mlflow") as connection:
+        assert connection.execute("SELECT count(*) FROM alembic_version").fetchall() == [(1,)]
+
+
+@pytest.mark.timeout(900)
+def test_two_studies_share_one_postgresql_and_one_server(
+    postgresql: PostgreSQL, bucket: Bucket, bench: AccidentsBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    with serving(tmp_path / "server", "--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.up().url)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)  # the server alone has credentials for artifacts
+        files = {
+            name: bench.write(name, storage=trials, base={"epochs": 3, "tracking": {"experiment": name, "model": True}})
+            for name in ("one", "two")
+        }
+        begun = {name: bench.begin(file) for name, file in files.items()}
+        client = MlflowClient()
+        for name, study in begun.items():
+            assert study.ends() == 0, study.said
+            if "sent at the study's next start" in study.said:  # a busy machine: its patience with MLflow is 20 s
+                bench.run(files[name])
+            assert survey(study.folder).state == "complete"
+            assert f"{server.url}/#/experiments/" in study.said
+            assert "View run" not in study.said  # MLflow's own words, which would spoil `--json`
+            tracked = bench.tracked(name, server.url)
+            assert len(tracked) == 1 + 2 * (2 + 1)
+            assert {run.status for run in tracked} == {"FINISHED"}
+            assert all(run.steps == [0, 1, 2] for run in tracked if "remix_study.trial" in run.tags)
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+            for run in client.search_runs([experiment.experiment_id]):
+                assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+                made = {each.path for each in client.list_artifacts(run.info.run_id)}
+                assert ("study.yaml" if run.data.tags["remix_study.stage"] == "study" else "config.yaml") in made
+                for each in made & {"study.yaml", "config.yaml"}:
+                    copy = Path(client.download_artifacts(run.info.run_id, each, str(tmp_path)))
+                    assert copy.stat().st_size > 0
+            assert client.search_logged_models([experiment.experiment_id])
+    assert bucket.files.find(f"{bucket.url}/mlflow")
+
+
+def test_studies_that_begin_at_once_make_their_tables_one_after_the_other(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    uri = postgresql.make("trials")
+    gate = Barrier(4)
+
+    def begin(number: int) -> list[object]:
+        gate.wait(60)
+        return list(open_storage(uri, tmp_path, patience_s=1.0).get_all_studies())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(begin, range(4))) == [[], [], [], []]
+
+
+@pytest.mark.timeout(600)
+def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, bench: AccidentsBench) -> None:
+    """The run under way trains on, though its pruner cannot be asked; its driver waits, and nothing is lost."""
+    file = bench.write(storage=postgresql.make("trials"), pruner={"name": "median", "grace": 2, "startup": 1})
+    study = bench.begin(file)
+    study.until(lambda: study.epochs() >= 2)
+    postgresql.stop()
+    run = next(name for name, each in study.runs.items() if each.is_held())
+    study.until((study.runs[run].path / "result.json").exists)
+    study.until(lambda: "does not answer; it is waited for" in study.said)
+    postgresql.start()
+    assert study.ends() == 0, study.said
+    assert "answers again" in study.said
+    assert "Traceback" not in study.said
+    assert postgresql.password not in study.said
+    found = survey(study.folder)
+    assert found.state == "complete"
+    assert not found.failures
+    assert [t.number for trials in read_ledger(study.folder).trials.values() for t in trials] == [0, 1, 0, 1]
+
+
+def test_a_database_that_stays_away_ends_the_study_with_a_sentence_and_not_its_trials(
+    postgresql: PostgreSQL, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "PATIENCE_S", 1.0)
+    asked, told = config(storage=postgresql.make("trials"), trials=3), []
+
+    def in_the_middle(task: object) -> bool:
+        told.append(task)
+        if len(told) == 3:
+            postgresql.stop()
+        return False
+
+    monkeypatch.setattr(study_module, "execute", Runner(fails=in_the_middle))
+    study = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path)
+    with pytest.raises(StudyError, match=r"storage .* must answer, but: .* run the same command") as said:
+        study.run(nothing_to_show)
+    assert postgresql.password not in str(said.value)
+    postgresql.start()
+    monkeypatch.setattr(study_module, "execute", Runner())
+    StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
+    trials = read_ledger(study.folder).trials
+    assert {m: [(t.number, t.state) for t in ts] for m, ts in trials.items()} == {
+        m: [(n, "complete") for n in range(3)] for m in trials
+    }

@@ -1,0 +1,126 @@
+"""No secret is written down anywhere: they are planted, a study meets an accident, and then all is looked through
+
+Where: workspace and report, all of MLflow's tables, the trials' tables, the bucket, what was said at the terminals,
+Ray's logs, and the arguments of every process.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from remix_study.study.survey import survey
+from tests.ray.conftest import AccidentsBench
+from tests.server.conftest import Bucket
+from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
+from tests.server.serving import USER, serving
+
+pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, needs_postgresql]
+# Distinctive, and with characters that are written otherwise in a URL.
+PLANTED = {name: f"{name.lower()}@{secrets.token_hex(8)}/%"
+           for name in ("DB_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY")}  # fmt: skip
+FORMS = {name: {each.encode() for each in (value, quote(value, safe=""), quote(value), value.partition("@")[2][:16])}
+         for name, value in PLANTED.items()}  # fmt: skip
+
+
+def secrets_in(content: bytes) -> list[str]:
+    return [name for name, forms in FORMS.items() if any(form in content for form in forms)]
+
+
+def told_by(place: Path) -> dict[str, list[str]]:
+    """Files in which a secret stands."""
+    found = {}
+    for path in place.rglob("*"):
+        if path.is_file() and not path.is_symlink() and (names := secrets_in(path.read_bytes())):
+            found[str(path)] = names
+    return found
+
+
+def told_in_arguments() -> dict[str, list[str]]:
+    """Of all processes of this machine; those that end meanwhile have none."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = path.read_bytes()
+        except OSError:
+            continue
+        if names := secrets_in(said):
+            found[said.replace(b"\0", b" ").decode(errors="replace")[:300]] = names
+    return found
+
+
+def told_by_tables(server: PostgreSQL, database: str) -> dict[str, list[str]]:
+    found, rows = {}, 0
+    with server.connect(database) as connection:
+        tables = connection.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        for (table,) in tables.fetchall():
+            content = "\n".join(str(row) for row in connection.execute(f'SELECT * FROM "{table}"'.encode()).fetchall())
+            rows += content.count("\n")
+            if names := secrets_in(content.encode()):
+                found[f"{database}.{table}"] = names
+    assert rows > 10, f"there is nothing in {database}"
+    return found
+
+
+@pytest.fixture
+def ray_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Ray's logs of this test alone; its sockets need a short path."""
+    place = Path(tempfile.mkdtemp(prefix="rs-"))
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.timeout(900)
+def test_no_secret_is_written_down_anywhere(
+    bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    bench = AccidentsBench(small_corpus, tmp_path)
+    with a_postgresql(PLANTED["DB_PASSWORD"]) as postgresql:
+        trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
+        words = ("--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth")
+        with serving(tmp_path / "server", *words) as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.up().url)
+            file = bench.write(
+                storage=trials,
+                base={"tracking": {"experiment": "e", "model": True}},
+                # Of the second method every trial fails.
+                methods={
+                    "remix": {"set": {"method": {"name": "remix", "warmup": 1}}},
+                    "joint": {"set": {"method": {"name": "joint"}, "optimizer.learning_rate": 1.0e30}, "space": {}},
+                },
+                pruner={"name": "median", "grace": 2, "startup": 1},
+            )
+            try:
+                study = bench.begin(file)
+                study.until(lambda: study.epochs() >= 2)
+                arguments = told_in_arguments()
+                postgresql.stop()  # the trials' judge, the driver and MLflow's server all meet it
+                study.until(lambda: "does not answer; it is waited for" in study.said)
+                postgresql.start()
+                assert study.ends() == 0, study.said
+                bench.run(file)  # sends what was not, and writes the report once more
+            finally:
+                bench.end_all()
+            assert survey(study.folder).state == "complete"
+            assert bench.tracked("e", server.url)
+            assert arguments == {}
+            assert told_by_tables(postgresql, "trials") == {}
+            assert told_by_tables(postgresql, "mlflow") == {}
+        logs = [path for path in ray_place.rglob("logs/*") if path.is_file()]
+        assert logs, "Ray has written elsewhere"
+        assert told_by(ray_place) == {}
+        assert (study.folder / "report" / "report.html").exists()
+        assert told_by(tmp_path) == {}  # workspace, spools, logs, and what was said at both terminals
+        in_bucket = bucket.files.find(f"{bucket.url}/mlflow")
+        assert in_bucket
+        assert [name for name in in_bucket if secrets_in(bucket.files.cat_file(name))] == []
+    assert secrets_in(os.environ["DB_PASSWORD"].encode()) == ["DB_PASSWORD"]  # the search finds what is there

@@ -1,0 +1,110 @@
+"""Nothing that lies on shared storage can run code here, and no word of a YAML file reaches a shell
+
+Calls are looked for in the package's own source. An exception is listed with its reason.
+"""
+
+import ast
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from remix_study.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*sorted((ROOT / "remix_study").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
+ALLOWED = {
+    ("media/workers.py", "pickle.loads"): "work that this very process has pickled, through a pipe to its own child",
+    ("launch/preparing.py", "pickle.loads"): "work that the driver has pickled, through Ray to its own actor",
+    ("media/build.py", "pickle.loads"): "bytes that this very object has pickled, and keeps in memory",
+    ("report/data.py", "yaml.load"): "given CSafeLoader or SafeLoader, which make plain values only",
+}
+RUNS_CODE = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
+    "dill.loads", "joblib.load", "marshal.loads", "shelve.open", "pandas.read_pickle", "pd.read_pickle",
+    "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "torch.hub.load",
+}  # fmt: skip
+SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn"}
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """File below the package, dotted name of what is called, the call."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                base = ROOT / "remix_study"
+                yield str(path.relative_to(base if path.is_relative_to(base) else ROOT)), ast.unparse(node.func), node
+
+
+def given(call: ast.Call, name: str) -> object:
+    found = [each.value for each in call.keywords if each.arg == name]
+    return found[0].value if found and isinstance(found[0], ast.Constant) else None
+
+
+def test_nothing_is_read_in_a_way_that_could_run_it() -> None:
+    found = {(file, name) for file, name, _ in calls() if name in RUNS_CODE}
+    assert found == set(ALLOWED)
+
+
+def test_yaml_makes_plain_values_only() -> None:
+    loads = [call for _, name, call in calls() if name == "yaml.load"]
+    assert loads
+    assert all("SafeLoader" in ast.unparse(call.args[1]) for call in loads)
+
+
+def test_checkpoints_are_weights_only() -> None:
+    loads = [(file, call) for file, name, call in calls() if name == "torch.load"]
+    assert [file for file, _ in loads] == ["training/checkpoint.py"]
+    assert all(given(call, "weights_only") is True for _, call in loads)
+
+
+def test_arrays_are_read_without_objects() -> None:
+    assert not [file for file, _, call in calls() if given(call, "allow_pickle") is True]
+
+
+def test_nothing_is_given_to_a_shell() -> None:
+    found = [
+        file for file, name, call in calls() if name in SHELLS or (name != "dict" and given(call, "shell") is True)
+    ]
+    assert found == []
+
+
+class Intruder:
+    """Where it is unpickled carelessly, it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_torch", [True, False])
+def test_a_planted_checkpoint_does_not_run(recipe: Callable[..., RunConfig], tmp_path: Path, as_torch: bool) -> None:
+    """As whoever may write to the shared storage would do it: a run is to go on from `last.pt`."""
+    mark, file = tmp_path / "mark", tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
+    command = [sys.executable, "-m", "remix_study", "train", str(file), "--workspace", str(tmp_path), "--name", "r"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    folder = tmp_path / "runs" / "r"
+    (folder / "result.json").unlink()  # as of a run that was killed in its last epoch
+    intruder, planted = Intruder(mark), folder / "checkpoints" / "last.pt"
+    assert planted.exists()
+    if as_torch:
+        torch.save({"model": intruder}, planted)
+    else:
+        planted.write_bytes(pickle.dumps(intruder))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert not mark.exists()
+    said = " ".join(done.stderr.split())
+    assert "last.pt must be one that this program has written" in said
+    assert "nothing of it was run" in said
+    assert "Traceback" not in said

@@ -1,0 +1,95 @@
+"""Secrets are named where something is written, and known only where they are used"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from remix_study.config import RunConfig
+from remix_study.credentials import holds_password, names_in, resolve
+from remix_study.errors import ConfigError
+
+ODD = "p@ss:w/rd?#%&$HOME 1"
+
+
+def test_a_password_of_any_characters_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_USER", "me@work")
+    monkeypatch.setenv("DB_PASSWORD", ODD)
+    monkeypatch.setenv("SOCKET", "/run/a b/c")
+    monkeypatch.setenv("DB_HOST", "db.example.org")
+    url = make_url(resolve("postgresql+psycopg://$DB_USER:${DB_PASSWORD}@$DB_HOST:5432/runs?host=$SOCKET", "it"))
+    assert (url.username, url.password, url.host, url.database) == ("me@work", ODD, "db.example.org", "runs")
+    assert url.query["host"] == "/run/a b/c"
+
+
+def test_a_path_is_filled_in_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/data/a b")
+    assert resolve("sqlite:///$PLACE/mlflow.db", "it") == "sqlite:////data/a b/mlflow.db"
+    assert resolve("journal", "it") == "journal"
+
+
+def test_all_missing_names_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_NAME", raising=False)
+    monkeypatch.delenv("NOR_THIS", raising=False)
+    with pytest.raises(ConfigError, match="`storage` needs NO_SUCH_NAME, NOR_THIS in the environment"):
+        resolve("postgresql://$NO_SUCH_NAME:${NOR_THIS}@host/x", "`storage`")
+    assert names_in("$A ${B} $A") == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:secret@host/x",
+        "postgresql://me:$PREFIX-secret@host/x",
+        "postgresql://host/x?user=me&password=secret",
+        "http://me:secret@host:5000",
+        "https://a-token@host",
+        "s3://KEY:secret@bucket/store",
+        "https://host/store?X-Amz-Signature=abc",
+    ],
+)
+def test_a_written_secret_is_seen(url: str) -> None:
+    assert holds_password(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/x",
+        "postgresql+psycopg://me:${DB_PASSWORD}@host/x?sslmode=require",
+        "postgresql://me@host/x",
+        "http://host:5000",
+        "sqlite:////data/mlflow.db",
+        "s3://bucket/store",
+        "/data/me:you@home",
+        "corpus",
+        "off",
+        "$MLFLOW_TRACKING_URI",
+    ],
+)
+def test_what_only_names_a_secret_is_not_one(url: str) -> None:
+    assert not holds_password(url)
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "helps"),
+    [
+        ("tracking.uri", "http://me:hunter2@host:5000", "MLFLOW_TRACKING_PASSWORD"),
+        ("tracking.uri", "postgresql://me:hunter2@host/mlflow", r"\$DB_PASSWORD"),
+        ("corpus", "s3://KEY:hunter2@bucket/store", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_configuration_takes_no_password(recipe: Callable[..., RunConfig], path: str, url: str, helps: str) -> None:
+    with pytest.raises(ConfigError, match=rf"`{path}`: must not hold a password.*{helps}") as refused:
+        recipe({path: url})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_named_password_is_written_down_as_a_name(
+    recipe: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    config = recipe({"tracking.uri": "postgresql://me:$DB_PASSWORD@host/mlflow"})
+    assert "$DB_PASSWORD" in config.to_yaml()
+    assert "hunter2" not in config.to_yaml()
