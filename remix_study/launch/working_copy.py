@@ -18,7 +18,7 @@ from pathlib import Path
 
 from remix_study.errors import RemixStudyError, SourceError
 from remix_study.launch.folder import CHECKPOINTS
-from remix_study.media.mirror import OWNER, Mirror
+from remix_study.media.mirror import OWNER, Mirror, patiently
 from remix_study.media.scratch import scratch
 from remix_study.training.loop import Judge
 from remix_study.training.state import Record
@@ -65,7 +65,7 @@ class WorkingCopy:
             return
         started = time.monotonic()
         self._require_ours()
-        self.mirror.push_patiently(threading.Event().wait)
+        patiently(self.mirror.push, threading.Event().wait)
         self._next_s = time.monotonic() + (_SHARE - 1) * (time.monotonic() - started)
 
     def push_in_passing(self, *, at_once: bool = False) -> None:

@@ -122,8 +122,9 @@ class Mirror:
             if late:
                 for part, known in sorted(parts, key=lambda each: _LATE.index(PurePosixPath(each[1][0]).name)):
                     self._settle(part, known)
+            # What is left out of this look is not gone.
             gone = [path for path in self._index if self._is_of(path, below, flat) and path not in there
-                    and not (skip is not None and skip(path))]  # fmt: skip
+                    and not self._left_out(path) and not (skip is not None and skip(path))]  # fmt: skip
             for path in gone:
                 if self._known_now(path) == self._index[path][1:]:
                     (self.folder / path).unlink(missing_ok=True)
@@ -182,17 +183,6 @@ class Mirror:
             if changed or gone:
                 self._write_index()
             return len(changed) + len(gone)
-
-    def push_patiently(self, wait: Callable[[float], object]) -> None:
-        """`push`, tried again for minutes: what is to be sent took hours, and services come back. `wait(seconds)`."""
-        for pause in _PATIENCE_S:
-            try:
-                self.push()
-                return
-            except SourceError as error:
-                _log.warning("%s; tried again in %.0f s", str(error).rstrip("."), pause)
-                wait(pause)
-        self.push()
 
     def _upload(self, path: str) -> tuple[str, _Known | None]:
         now = self._known_now(path)  # before it is read: what is appended meanwhile is sent the next time
@@ -262,6 +252,24 @@ class Mirror:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / _INDEX, json.dumps(self._index))
         self._next_index_s = time.monotonic() + 50 * (time.monotonic() - started)
+
+
+def patiently(what: Callable[[], object], wait: Callable[[float], object]) -> None:
+    """`what` with a service, tried again for minutes: what it is about took hours, and services come back.
+
+    `wait(seconds)` is called between tries.
+
+    Raises:
+        SourceError: after the last of them.
+    """
+    for pause in _PATIENCE_S:
+        try:
+            what()
+            return
+        except SourceError as error:
+            _log.warning("%s; tried again in %.0f s", str(error).rstrip("."), pause)
+            wait(pause)
+    what()
 
 
 LEASE = "lease.json"  # who drives a study (study/home.py)

@@ -14,13 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from remix_study.errors import SourceError, StudyError
 from remix_study.launch.folder import CHECKPOINTS
 from remix_study.media.disk import holder
-from remix_study.media.mirror import LEASE, Mirror, home_of
+from remix_study.media.mirror import LEASE, Mirror, home_of, patiently
 from remix_study.media.site import Site
 from remix_study.media.urls import shown
 from remix_study.study.storage import STOP
@@ -64,13 +65,13 @@ class StudyHome:
         """A run has ended: all of it is here when this returns, but for its checkpoints.
 
         Raises:
-            SourceError: the service does not answer or refuses.
+            SourceError: the service does not answer or refuses, for minutes.
         """
         if self._mirror is None:
             return
         if run_folder.name in self._at_work:
             self._at_work.remove(run_folder.name)
-        self._mirror.pull(f"{_RUNS}/{run_folder.name}")
+        patiently(partial(self._mirror.pull, f"{_RUNS}/{run_folder.name}"), self._ended.wait)
 
     def require_ours(self) -> None:
         """
@@ -90,7 +91,7 @@ class StudyHome:
             SourceError: the service does not take it, for minutes.
         """
         if self._mirror is not None:
-            self._mirror.push_patiently(self._ended.wait)
+            patiently(self._mirror.push, self._ended.wait)
 
     # --- its life ----------------------------------------------------------------------------------------------------
 
@@ -158,21 +159,29 @@ class StudyHome:
 
     def _round(self) -> None:
         assert self._mirror is not None
-        if time.monotonic() >= self._beat_s:
-            found = _lease(self._mirror.read(LEASE))
-            if found is not None and found.get("token") != self._token:
-                self._taken_by = str(found.get("by"))
-                self._ended.set()
-                return
-            self._tell()
+        self._say_that_we_live()
         if not (self.folder / STOP).exists() and self._mirror.read(STOP) is not None:
             (self.folder / STOP).touch()
         for name in list(self._at_work):
+            self._say_that_we_live()  # a thousand runs take a while
+            if self._ended.is_set():
+                return
             self._mirror.pull(f"{_RUNS}/{name}")
             self._mirror.push(f"{_RUNS}/{name}")  # what the sender noted
         for below in ("tracking", "report"):
             self._mirror.push(below)
         self._mirror.push(flat=True)
+
+    def _say_that_we_live(self) -> None:
+        assert self._mirror is not None
+        if time.monotonic() < self._beat_s:
+            return
+        found = _lease(self._mirror.read(LEASE))
+        if found is not None and found.get("token") != self._token:
+            self._taken_by = str(found.get("by"))
+            self._ended.set()
+            return
+        self._tell()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from remix_study.errors import SourceError
 from remix_study.media import mirror as mirrors
-from remix_study.media.mirror import Mirror, home_of, place_of, workspace_at
+from remix_study.media.mirror import Mirror, home_of, patiently, place_of, workspace_at
 from remix_study.media.site import Site
 
 pytestmark = pytest.mark.server
@@ -140,6 +140,17 @@ def test_a_part_is_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> Non
     assert content(two.folder) == {"top": "t", "runs/a/x": "x"}
 
 
+def test_who_looks_at_a_part_does_not_take_the_rest_for_gone(pair: Callable[[str], Mirror]) -> None:
+    one, two = pair("one"), pair("two")
+    write(one.folder, a="a", tracking__spool_dot_jsonl="s")
+    one.push()
+    two.pull()
+    two.close()
+    reader = Mirror(two.url, two.folder, skip=lambda path: path.startswith("tracking/"))
+    reader.pull(restore=True)
+    assert content(two.folder) == {"a": "a", "tracking/spool.jsonl": "s"}
+
+
 def test_what_is_being_written_or_is_of_this_machine_alone_stays_here(pair: Callable[[str], Mirror]) -> None:
     one = pair("one")
     write(one.folder, lock="1", last_dot_partial="p", run_dot_new="n", _dot_hidden="h", a="a")
@@ -176,7 +187,7 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
 
     monkeypatch.setattr(Site, "upload", upload)
     pauses: list[float] = []
-    one.push_patiently(pauses.append)
+    patiently(one.push, pauses.append)
     assert pauses == [1.0, 2.0]
     assert sorted(Site(one.url).listing()) == ["a"]
     assert "tried again" in caplog.text
@@ -187,7 +198,7 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
     monkeypatch.setattr(Site, "upload", gone)
     write(one.folder, b="b")
     with pytest.raises(SourceError, match="gone for good"):
-        one.push_patiently(pauses.append)
+        patiently(one.push, pauses.append)
     assert sum(pauses) > 200
 
 
