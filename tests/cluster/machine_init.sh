@@ -48,6 +48,7 @@ rmdir /mnt/venv /mnt/python /mnt/own
 hostname "$name"
 ip link set lo up
 mkdir /run/sshd
+# As where nobody keeps names: a machine finds its own address by its name no better than by the internet.
 printf '127.0.0.1 localhost %s\n' "$name" >/run/hosts
 mount --bind /run/hosts /etc/hosts
 export HOME=/root USER=root

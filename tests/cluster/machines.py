@@ -148,7 +148,7 @@ class Machines:
             raise MachinesError("; ".join(left))
 
     def is_up(self, name: str) -> bool:
-        return name in self._pids and Path(f"/proc/{self._pids[name]}").exists()
+        return name in self._pids and _is_first(self._pids[name])
 
     # --- what runs on them -------------------------------------------------------------------------------------------
 
@@ -239,10 +239,12 @@ class Machines:
     def _end(self, name: str) -> str | None:
         """What is left of it, as a sentence: nothing must be."""
         pid = self._pids.pop(name)
+        if not _is_first(pid):
+            return None  # it has ended by itself, and another process may have its number
         spaces = {kind: _namespace(pid, kind) for kind in ("pid", "net")}
         try:
-            # Its guard has the same network, and ends right after it.
-            ends = [os.pidfd_open(number) for number in (pid, _parent(pid))]
+            # Its guard has the same network, and ends right after it. (A machine without one is ending already.)
+            ends = [os.pidfd_open(number) for number in (pid, _parent(pid)) if number > 1]
         except (OSError, ValueError):
             ends = []  # it has ended by itself
         if ends:
@@ -280,6 +282,16 @@ def _await_end(handle: int) -> None:
             raise MachinesError("the first process of a machine must end when it is killed, but did not")
     finally:
         os.close(handle)
+
+
+def _is_first(pid: int) -> bool:
+    """Whether it is process 1 of a pid namespace other than ours."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
+    return len(numbers) > 1 and numbers[-1] == "1"
 
 
 def _parent(pid: int) -> int:

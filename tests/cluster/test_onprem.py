@@ -134,6 +134,33 @@ def test_a_job_brings_its_own_code(cluster: Laptop, machines: Machines, dashboar
     assert "6 of 6 runs ended" in said
 
 
+def test_submit_follows_a_study_to_its_end_and_fetches_the_report(cluster: Laptop, machines: Machines) -> None:
+    change_code(cluster, "9.9.3")
+    file = write_study(cluster.project, "submitted", trials=2)
+    workspace = SHARED / "it's submitted"
+    place = ["--cluster", LAUNCHER, "--workspace", str(workspace)]
+    said = cluster("remix-study", "submit", file, *place, "--corpus", CORPUS)
+    assert "6 of 6 runs ended" in said
+    disk = OnDisk(machines.shared / workspace.name / "studies" / "submitted")
+    assert {tags["remix_study.version"] for run in disk.runs() for tags in disk.tags(run)} == {"9.9.3"}
+    assert "complete, 6 of 6 runs ended" in cluster("remix-study", "status", "submitted", *place)
+    cluster("remix-study", "report", "submitted", *place, "--out", "report of it")
+    assert "<html" in (cluster.project / "report of it" / "report.html").read_text()
+
+
+def test_a_study_that_was_left_running_is_stopped_from_the_laptop(cluster: Laptop, machines: Machines) -> None:
+    file = write_study(cluster.project, "left", base={"epochs": 2000})
+    workspace = SHARED / "left"
+    place = ["--cluster", LAUNCHER, "--workspace", str(workspace)]
+    cluster("remix-study", "submit", file, *place, "--corpus", CORPUS, "--detach")
+    disk = OnDisk(machines.shared / workspace.name / "studies" / "left")
+    until(lambda: any(disk.epochs(run) for run in disk.runs()), "the first epoch")
+    assert "left: running" in cluster("remix-study", "status", "left", *place)
+    cluster("remix-study", "stop", "left", *place)
+    until(lambda: "left: incomplete" in cluster("remix-study", "status", "left", *place), "the study to stop")
+    assert not any((run / "result.json").exists() for run in disk.runs())
+
+
 def test_without_the_token_nobody_gets_in(cluster: Laptop, dashboard: str) -> None:
     said = cluster("ray", "job", "list", "--address", dashboard, check=False, RAY_AUTH_MODE="disabled")
     assert "401" in said or "Unauthorized" in said
