@@ -63,4 +63,5 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     files = s3fs.S3FileSystem(use_listings_cache=False)
     files.mkdir("bucket")
     yield Bucket("s3://bucket", s3_server, files)
+    _post(f"{s3_server}/moto-api/reset-auth", b"inf")  # it is this process's, and other tests use moto, too
     s3fs.S3FileSystem.clear_instance_cache()
