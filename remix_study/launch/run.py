@@ -16,7 +16,7 @@ import torch
 from remix_study.assemble import check, modalities_of
 from remix_study.config import RunConfig, parse_run
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import ConfigError, RemixStudyError, TrackingError
+from remix_study.errors import ConfigError, RemixStudyError, TrackingError, cause_of
 from remix_study.launch.cluster import join_or_start, room
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
@@ -26,8 +26,9 @@ from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
 from remix_study.media.urls import corpus_at, shown
 from remix_study.tracking.address import check as check_tracking
-from remix_study.tracking.address import default_uri, tracking_address
+from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import handlers_kept
+from remix_study.tracking.spool import end_open
 from remix_study.training.loop import Judge
 from remix_study.training.state import Record
 
@@ -135,9 +136,32 @@ def launch(job: Job, judge: Judge | None = None) -> Record:
                 copy.pull(checkpoints=False)
                 return len(folder.history)
 
-            _fit(job, judge, config, folder, epochs)
+            try:
+                _fit(job, judge, config, folder, epochs)
+            except RemixStudyError as error:
+                if config.workers > 1:
+                    copy.pull(checkpoints=False)
+                    _tell_the_end(job, folder, error)
+                    copy.push()
+                raise
             copy.pull(checkpoints=False)
             return _found(job, folder)
+
+
+def _tell_the_end(job: Job, folder: RunFolder, error: RemixStudyError) -> None:
+    """To MLflow, of workers that have failed: where one fails, Ray Train ends the others, maybe before they told it.
+
+    In a study its driver does so.
+    """
+    if job.tracking_uri is None or job.spool:
+        return
+    from remix_study.tracking.mlflow import send
+
+    end_open(folder.path, str(error), cause_of(error))
+    try:
+        send(job.tracking_uri, folder.path)
+    except Exception as unsent:  # MLflow's, or of whatever database it keeps; what fails the run is `error`
+        log.warning("MLflow is not told that %s has failed: %s", job.name, explain(job.tracking_uri, unsent))
 
 
 def unimodal_twin(config: RunConfig, modality: str) -> RunConfig:

@@ -2,16 +2,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from remix_study import config as c
 from remix_study.config import RunConfig, load_run
 from remix_study.datasets.corpus import prepare_corpus
-from remix_study.errors import TrainingError
+from remix_study.errors import RemixStudyError, TrainingError
+from remix_study.launch import run as runs
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_twin
 from remix_study.launch.worker import Job, flat, work
 from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.tracking import default_uri
+from remix_study.tracking.spool import SpoolTracker
+from remix_study.tracking.tracker import RunInfo
 
 Recipe = Callable[..., RunConfig]
 
@@ -40,6 +44,29 @@ def test_a_twin_differs_in_its_method_and_its_evidence_only(recipe: Recipe) -> N
     assert twin.method == c.UnimodalConfig(name="unimodal", modality="video")
     assert twin.evaluation == c.EvaluationConfig(batch=7, probe=False)
     assert twin.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_workers_that_were_ended_before_they_told_it_have_failed_in_mlflow_all_the_same(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Ray Train ends the others where one fails; whether they had written their end down, or not even that."""
+
+    def fail(job: Job, judge: object, config: RunConfig, folder: RunFolder, epochs: object) -> None:
+        tracker = SpoolTracker(folder.path, job.experiment)
+        tracker.start(RunInfo("pair", {}, {}, "", "", "", "", {}))
+        if told:
+            tracker.finish("FAILED", "it was said already")
+        raise RemixStudyError("a worker failed, and again when restarted: the loss must be a number")
+
+    monkeypatch.setattr(runs, "_fit", fail)
+    with pytest.raises(RemixStudyError, match="a worker failed"):
+        run_one(recipe({"workers": 2, "tracking.uri": None}), tmp_path, "pair")
+    client = MlflowClient(tracking_uri=default_uri(tmp_path))
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert run.info.status == "FAILED"
+    expected = "it was said already" if told else "a worker failed, and again when restarted"
+    assert run.data.tags["failure_reason"].startswith(expected)
 
 
 def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:
