@@ -86,7 +86,7 @@ def costs(quick: bool) -> Costs:
             found["driver"] = {
                 "sqlite": [_driver(place, None, n, running[0], quick) for n in on_record],
                 **{
-                    name: [_driver(place, _storage(name, server, place), on_record[1], running[0], quick)]
+                    name: [_driver(place, _storage(name, server), on_record[1], running[0], quick)]
                     for name in stores[1:]
                 },
             }
@@ -97,8 +97,7 @@ def costs(quick: bool) -> Costs:
                 for name in samplers
             }
             found["judge"] = {
-                name: _judging(place, _storage(name, server, place), server, on_record[1], running, quick)
-                for name in stores
+                name: _judging(place, _storage(name, server), server, on_record[1], running, quick) for name in stores
             }
             found["mlflow"] = _sending(place, server, 3 if quick else 30)
         found["restart"] = [_restarting(place, n) for n in on_record]
@@ -140,7 +139,7 @@ class _Counted:
 
     def close(self) -> None:
         sa.event.remove(sa.Engine, "before_cursor_execute", self._statement)
-        requests.Session.send = self._send  # type: ignore[method-assign]
+        requests.Session.send = self._send  # type: ignore[method-assign]  # as it was
 
 
 @contextmanager
@@ -220,7 +219,7 @@ def _driver(place: Path, storage: str | None, trials: int, running: int, quick: 
         raise _EnoughError
 
     with mock.patch.object(study_module, "execute", timed), contextlib.suppress(_EnoughError):
-        run.run(lambda folder: [])  # noqa: ARG005 - as a study asks
+        run.run(lambda _: [])
     shutil.rmtree(run.folder)
     return {
         "trials": trials,
@@ -480,7 +479,7 @@ def _tune(place: Path, counts: Sequence[int]) -> list[dict[str, float]]:
                 raise StopIteration
             return Task("search", _JOINT, number, (), ())
 
-        def tell(task: Task, outcome: Outcome, ends: list[tuple[float, float]] = ends) -> None:  # noqa: ARG001
+        def tell(task: Task, outcome: Outcome, ends: list[tuple[float, float]] = ends) -> None:  # noqa: ARG001 - as told
             ends.append((time.perf_counter(), time.process_time()))
 
         folder = place / f"tune-{trials}"
@@ -569,7 +568,7 @@ def _postgresql(place: Path) -> Iterator[_Server | None]:
         run("pg_ctl", "--pgdata", data, "--wait", "--mode", "immediate", "stop")
 
 
-def _storage(name: str, server: _Server | None, place: Path) -> str | None:  # noqa: ARG001
+def _storage(name: str, server: _Server | None) -> str | None:
     match name:
         case "sqlite":
             return None

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from remix_study import __version__, prepare, submit, terminal
+from remix_study import __version__, afar, prepare, submit, terminal
 from remix_study.errors import ConfigError, RemixStudyError, StudyStopped, TrackingError
 
 if TYPE_CHECKING:
@@ -273,12 +273,12 @@ def _status(
     name: Name,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it anew until nobody works on it.")] = False,
-    cluster: submit.ClusterFile = None,
+    cluster: afar.ClusterFile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """How a study stands: runs by state, best so far, what trains now, the time left."""
     if cluster is not None:
-        submit.status_there(cluster, name, _place(workspace), as_json=as_json, watch=watch)
+        afar.status_there(cluster, name, _place(workspace), as_json=as_json, watch=watch)
         return
     from remix_study.study.survey import existing, survey
 
@@ -312,12 +312,12 @@ def _list(
 @app.command("stop")
 def _stop(
     name: Name,
-    cluster: submit.ClusterFile = None,
+    cluster: afar.ClusterFile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """End the runs after the epochs under way, and begin none. The command that started the study goes on later."""
     if cluster is not None:
-        submit.stop_there(cluster, name, _place(workspace))
+        afar.stop_there(cluster, name, _place(workspace))
         return
     from remix_study.study.survey import ask_to_stop, existing
 
@@ -374,12 +374,12 @@ def _retrain(
 def _report(
     name: Name,
     out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `report` in the study's.")] = None,
-    cluster: submit.ClusterFile = None,
+    cluster: afar.ClusterFile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """One page that answers the study's question, with its pictures and tables as files; also while it runs."""
     if cluster is not None:
-        submit.report_there(cluster, name, _place(workspace), out_)
+        afar.report_there(cluster, name, _place(workspace), out_)
         return
     from remix_study.report.page import write_report
 
@@ -429,7 +429,7 @@ def _ui(
     """Open MLflow on the loopback address, and print links that land on the runs with columns and charts ready."""
     with terminal.busy(err, "starting MLflow"):
         from remix_study.launch.review import experiment_to_show, open_views, settle
-        from remix_study.tracking.address import check, default_uri, tracking_address
+        from remix_study.tracking.address import check, default_uri, is_server, tracking_address
         from remix_study.tracking.server import MLflowServer
     _require_no_password("--uri", uri)
     address = tracking_address(uri, workspace)
@@ -441,7 +441,7 @@ def _ui(
     check(address)
     settle(address)
     shown = experiment_to_show(address, experiment)
-    if address.startswith(("http:", "https:")):  # a server that runs already
+    if is_server(address):  # a server that runs already
         _show_links(shown, open_views(address, shown, address.rstrip("/")))
         return
     with MLflowServer(address, port=port) as server:

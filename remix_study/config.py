@@ -18,6 +18,8 @@ from remix_study.errors import ConfigError
 from remix_study.mistakes import ImpossibleError, Mistake, examine, meant, parse, refuse
 from remix_study.written import Written, read
 
+STORAGE = "REMIX_STUDY_STORAGE"  # of the environment: where trials are kept, for studies that do not say it
+
 
 class Part(BaseModel):
     """A part of a configuration: unchangeable, and without room for misspelt keys."""
@@ -588,7 +590,8 @@ class StudyConfig(Part):
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = Field(
         default=None,
-        description="of the trials: default a file of the study; `journal` for a shared disk; or a database's URL",
+        description="of the trials: default a file of the study; `journal` for a shared disk; or a database's URL; "
+        f"where it is not said, ${STORAGE}",
     )
     seed: int = Field(default=0, ge=0)
 

@@ -1,4 +1,4 @@
-"""`remix-study submit`: a study to a cluster by one command; and status, stop and report of one from afar
+"""`remix-study submit`: a study to a cluster by one command
 
     check      the study, what would be uploaded, workspace, corpus, addresses: all mistakes at once, nothing started
     reach      the dashboard of the cluster's head, by a forward that ends with this command
@@ -13,15 +13,10 @@ closed laptop or a lost connection leave it running, and the same command follow
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -33,26 +28,19 @@ from rich.markup import escape
 
 from remix_study import terminal
 from remix_study.errors import ConfigError, RemixStudyError
+from remix_study.link import Link, end, executable, last_words, ray_environment, say, show
 
 if TYPE_CHECKING:
     from remix_study.config import StudyConfig
     from remix_study.launch.dashboard import Dashboard, JobState
     from remix_study.launch.submission import Findings, Launcher, Submission
 
-out, err = Console(), Console(stderr=True)
-_FORWARD_PATIENCE_S = 150.0  # Ray's ssh tries for two minutes
-_LOOK_S, _TRIES, _PAUSE_S = 0.2, 6, 2.0
-_END_S = 5.0
+err = Console(stderr=True)
+_TRIES, _PAUSE_S = 6, 2.0
 # What `ray job` says itself, without a terminal: time, level, file of its source.
 _OF_RAY = re.compile(r"^[\d-]+ [\d:,]+\t\w+ cli\.py:\d+ -- ")
 # What a study says once all machines of its cluster have been looked at (study/study.py).
 _BEGUN = "has begun on a cluster of"
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-ClusterFile = Annotated[
-    Path | None,
-    typer.Option("--cluster", help="A file for Ray's cluster launcher: look on that cluster's head."),
-]
 
 
 def submit(
@@ -99,7 +87,7 @@ def submit(
         _require_fitting(dashboard)
         job = dashboard.job_of(study.name, str(sent.workspace))
         if job is not None:
-            _say(f"{study.name} is at work there already, as job {job}; it is not started twice.")
+            say(f"{study.name} is at work there already, as job {job}; it is not started twice.")
         else:
             job = job_name(study.name)
             _submit(sent, found, link, job)
@@ -188,21 +176,21 @@ def _submit(sent: "Submission", found: "Findings", link: "Link", job: str) -> No
     from remix_study.launch.upload import MB
 
     words = submit_words(sent, found, link.url, job)
-    _show(words)
+    show(words)
     try:
         with terminal.busy(err, f"uploading {found.bytes / MB:.1f} MB"):
             done = subprocess.run(
-                _executable(words), env=_environment(), capture_output=True, text=True, errors="replace", check=False
+                executable(words), env=ray_environment(), capture_output=True, text=True, errors="replace", check=False
             )
     except KeyboardInterrupt:
         if _is_there(link, job):
-            _say(f"Job {job} was submitted already, and goes on there.")
+            say(f"Job {job} was submitted already, and goes on there.")
             _tell_how(sent, link, job)
         raise typer.Exit(130) from None
     if done.returncode != 0 and not _is_there(link, job):
         raise RemixStudyError(
             f"the cluster must take the job, but `ray job submit` ends with {done.returncode}: "
-            f"{_last_words(done.stderr, done.stdout)} Mend that, and run it again; nothing has begun."
+            f"{last_words(done.stderr, done.stdout)} Mend that, and run it again; nothing has begun."
         )
 
 
@@ -222,15 +210,15 @@ def _attend(sent: "Submission", link: "Link", job: str, *, detach: bool) -> None
     try:
         state = _follow(link, job, f"{sent.study.name} {_BEGUN}" if detach else None)
     except KeyboardInterrupt:
-        _say(f"\nYou have left; {sent.study.name} goes on there, as job {job}.")
+        say(f"\nYou have left; {sent.study.name} goes on there, as job {job}.")
         _tell_how(sent, link, job)
         raise typer.Exit(130) from None
     except _Left as left:
-        _say(f"\n{left} {sent.study.name} goes on there, as job {job}.")
+        say(f"\n{left} {sent.study.name} goes on there, as job {job}.")
         _tell_how(sent, link, job)
         raise typer.Exit(left.code) from None
     if state is None:
-        _say(f"{sent.study.name} runs there as job {job}, and needs nobody here.")
+        say(f"{sent.study.name} runs there as job {job}, and needs nobody here.")
         _tell_how(sent, link, job)
         return
     _conclude(sent, link, job, state)
@@ -284,9 +272,9 @@ def _log(link: "Link", job: str) -> Iterator[str]:
     from remix_study.launch.submission import log_words
 
     words = log_words(link.url, job)
-    _show(words)
+    show(words)
     process = subprocess.Popen(
-        _executable(words), env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        executable(words), env=ray_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -297,7 +285,7 @@ def _log(link: "Link", job: str) -> Iterator[str]:
             elif number > 0:
                 return  # it has ended: what follows repeats its last lines
     finally:
-        _end(process)
+        end(process)
         process.stdout.close()
 
 
@@ -307,16 +295,16 @@ def _conclude(sent: "Submission", link: "Link", job: str, state: "JobState") -> 
     if state.status == "SUCCEEDED":
         if link.launcher is not None:
             report = _ours("report", sent, link)
-            _say(f"{name} is at its end. Fetch its report with: {report}")
+            say(f"{name} is at its end. Fetch its report with: {report}")
         return
     if state.status == "STOPPED" or state.exit_code == 130:
-        _say(f"{name} was stopped; the same command goes on with it.")
+        say(f"{name} was stopped; the same command goes on with it.")
         raise typer.Exit(130)
     if state.exit_code is None:
         raise RemixStudyError(
-            f"job {job} must begin, but did not: {_last_words(state.message)} Mend that, and run it again."
+            f"job {job} must begin, but did not: {last_words(state.message)} Mend that, and run it again."
         )
-    _say(f"job {job} has ended with exit status {state.exit_code}; what it said is above.")
+    say(f"job {job} has ended with exit status {state.exit_code}; what it said is above.")
     raise typer.Exit(state.exit_code if state.exit_code > 0 else 1)
 
 
@@ -336,7 +324,7 @@ def _tell_how(sent: "Submission", link: "Link", job: str) -> None:
         ("stop after the epochs under way", _ours("stop", sent, link)),
         ("stop at once", kill),
     ):
-        _say(f"  {what}: {command}")
+        say(f"  {what}: {command}")
 
 
 def _ours(command: str, sent: "Submission", link: "Link") -> str:
@@ -346,245 +334,6 @@ def _ours(command: str, sent: "Submission", link: "Link") -> str:
     assert sent.study is not None
     on = [] if link.launcher is None else ["--cluster", link.launcher.word]
     return shown_words(["remix-study", command, sent.study.name, *on, "--workspace", str(sent.workspace)], os.environ)
-
-
-# --- reaching the dashboard ------------------------------------------------------------------------------------------
-
-
-class Link:
-    """The way to a cluster's dashboard: an address, or a forward to its head that lasts as long as the block."""
-
-    def __init__(self, launcher: "Launcher | None", address: str | None) -> None:
-        self.launcher = launcher
-        self.url = "" if address is None else address
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "Link":
-        self.renew()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def dashboard(self) -> "Dashboard":
-        from remix_study.launch.dashboard import Dashboard
-
-        return Dashboard(self.url)
-
-    def renew(self) -> None:
-        """Make the forward, or make it again where it has ended.
-
-        Raises:
-            RemixStudyError: the cluster is not up, or cannot be reached.
-        """
-        if self.launcher is None or (self._process is not None and self._process.poll() is None and _answers(self.url)):
-            return
-        self._close()
-        from remix_study.launch.submission import forward_words
-
-        port = _free_port()
-        words = forward_words(self.launcher, port)
-        _show(words)
-        self.url = f"http://127.0.0.1:{port}"
-        with tempfile.TemporaryFile() as said, terminal.busy(err, "reaching the head"):
-            self._process = subprocess.Popen(
-                _executable(words), env=_environment(), stdin=subprocess.DEVNULL, stdout=said,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-            try:
-                reached = self._await(self._process)
-            except BaseException:  # Ctrl-C, say: the forward ends with us
-                self._close()
-                raise
-            if not reached:
-                ended = self._process.poll() is not None
-                self._close()
-                said.seek(0)
-                raise RemixStudyError(_unreached(self.launcher, said.read().decode(errors="replace"), ended=ended))
-
-    def _await(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Whether the forward leads to a dashboard; a process of another program says so by answering alone."""
-        pause, end = threading.Event(), time.monotonic() + _FORWARD_PATIENCE_S
-        while process.poll() is None and time.monotonic() < end:
-            if _answers(self.url):
-                return True
-            pause.wait(_LOOK_S)
-        return False
-
-    def _close(self) -> None:
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
-
-
-def _unreached(launcher: "Launcher", said: str, *, ended: bool) -> str:
-    if _NO_HEAD.search(said):
-        return f"the cluster {launcher.name} must be up, but has no head that runs. Start it with: {launcher.up}"
-    if not ended:
-        return (
-            f"the dashboard must answer at port {launcher.dashboard_port} of the head of {launcher.name}, but does not "
-            f"within {_FORWARD_PATIENCE_S:.0f} s. See `ray exec {launcher.word} 'ray status'`, or start the cluster "
-            f"again with: {launcher.up}"
-        )
-    return (
-        f"the head of {launcher.name} must be reached by ssh, but `ray dashboard` ends: {_last_words(said)} Mend "
-        f"that, or start the cluster with: {launcher.up}"
-    )
-
-
-_NO_HEAD = re.compile(r"Head node of cluster \(.*?\) not found", re.DOTALL)
-
-
-def _answers(url: str) -> bool:
-    """Whether a dashboard is there, even one that asks for a token."""
-    try:
-        urllib.request.urlopen(f"{url}/api/version", timeout=_END_S).close()
-    except urllib.error.HTTPError as refused:
-        refused.close()
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-# --- on the head -----------------------------------------------------------------------------------------------------
-
-
-def status_there(cluster: Path, name: str, workspace: Path | str, *, as_json: bool, watch: bool) -> None:
-    """`status` on the cluster's head."""
-    if watch and not as_json:
-        _on_head(cluster, workspace, ["status", name, "--watch"], attached=True)
-        return
-    said = _on_head(cluster, workspace, ["status", name, *(["--json"] if as_json else [])])
-    sys.stdout.write(said)
-
-
-def stop_there(cluster: Path, name: str, workspace: Path | str) -> None:
-    """`stop` on the cluster's head."""
-    sys.stdout.write(_on_head(cluster, workspace, ["stop", name]))
-
-
-def report_there(cluster: Path, name: str, workspace: Path | str, folder: Path | None) -> None:
-    """`report` on the cluster's head; its files come into a folder of this machine, by default NAME-report."""
-    from remix_study.launch.submission import fetch_words, read_launcher, remove_words, scratch_on_head
-
-    launcher, scratch = read_launcher(cluster), scratch_on_head()
-    _on_head(cluster, workspace, ["report", name, "--out", scratch])
-    target = Path(f"{Path(name).name}-report") if folder is None else folder
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        _run(launcher, fetch_words(launcher, f"{scratch}/", target.resolve()))
-    finally:
-        _run(launcher, remove_words(launcher, scratch))
-    page = target / "report.html"
-    if not page.exists():
-        raise RemixStudyError(
-            f"the report must have come into {target}, but there is no report.html. See rsync_exclude in {cluster}."
-        )
-    out.print(str(page), soft_wrap=True, highlight=False)
-    out.print(f"and {len(list(target.iterdir())) - 1} pictures and tables beside it", highlight=False)
-
-
-def _on_head(cluster: Path, workspace: Path | str, words: Sequence[str], *, attached: bool = False) -> str:
-    """What `remix-study WORDS` says on the head; attached: it says it to our terminal itself.
-
-    Raises:
-        ConfigError, RemixStudyError: the workspace is none of a cluster's; the head is not reached; it complains there.
-    """
-    from remix_study.launch.submission import SAYS, on_head_words, read_launcher
-    from remix_study.media.urls import is_url
-
-    place = str(workspace)
-    if not is_url(place) and not Path(place).is_absolute():
-        raise ConfigError(
-            f"`--workspace` must be that of the study on the cluster, but {place} is relative. Use the one that it was "
-            "submitted with, such as /shared/workspace."
-        )
-    launcher = read_launcher(cluster)
-    variables = {} if attached else {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": str(out.width)}
-    command = on_head_words(launcher, [*words, "--workspace", place], variables, marked=not attached)
-    said = _run(launcher, command, attached=attached)
-    return said.partition(f"{SAYS}\n")[2]
-
-
-def _run(launcher: "Launcher", words: Sequence[str], *, attached: bool = False) -> str:
-    """A command of the cluster launcher; what it says, with the line ends of this machine."""
-    from remix_study.launch.submission import SAYS
-
-    _show(words)
-    done = subprocess.run(
-        _executable(words), env=_environment(), stdin=None if attached else subprocess.DEVNULL,
-        stdout=None if attached else subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    said = _ANSI.sub("", done.stdout or "").replace("\r\n", "\n")
-    if done.returncode == 0:
-        return said
-    if _NO_HEAD.search(done.stderr + said):
-        raise RemixStudyError(_unreached(launcher, done.stderr + said, ended=True))
-    before, _, ours = said.partition(f"{SAYS}\n")
-    complaint = re.search(r"^error: +(.*?)(?=\n\d{4}-|\n *SSH command|\nError:|\Z)", ours, re.DOTALL | re.MULTILINE)
-    if complaint is not None:  # it is a sentence of ours already
-        raise RemixStudyError(" ".join(complaint[1].split()))
-    raise RemixStudyError(
-        f"`{words[0]} {words[1]}` must succeed on the head of {launcher.name}, but ends with {done.returncode}: "
-        f"{_last_words(ours or before, done.stderr)}"
-    )
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-
-def _show(words: Sequence[str]) -> None:
-    from remix_study.launch.submission import shown_words
-
-    err.print(f"$ {shown_words(words, os.environ)}", markup=False, highlight=False, soft_wrap=True, style="dim")
-
-
-def _say(words: str) -> None:
-    err.print(words, markup=False, highlight=False, soft_wrap=True)
-
-
-def _executable(words: Sequence[str]) -> list[str]:
-    """With `ray` as its file: that of the PATH, or that beside our Python where no environment is activated.
-
-    Raises:
-        RemixStudyError: there is neither.
-    """
-    beside = Path(sys.executable).with_name(words[0])
-    found = shutil.which(words[0]) or (str(beside) if beside.exists() else None)
-    if found is None:
-        raise RemixStudyError(
-            f"the command `{words[0]}` must be on the PATH, but is not. Activate the environment of remix_study."
-        )
-    return [found, *words[1:]]
-
-
-def _environment() -> dict[str, str]:
-    """Ours, but for what would be stronger than the address that we give, and with lines that come as they are said."""
-    from remix_study.launch.dashboard import OVERRIDING
-
-    return {**{k: v for k, v in os.environ.items() if k not in OVERRIDING}, "PYTHONUNBUFFERED": "1"}
-
-
-def _end(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
-    """With all that it started: it has a session of its own."""
-    if process.poll() is None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            try:
-                process.wait(_END_S)
-                return
-            except subprocess.TimeoutExpired:
-                continue
 
 
 @contextlib.contextmanager
@@ -604,13 +353,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _last_words(*said: str) -> str:
-    """The last line that tells something, without a traceback's frames."""
-    for text in said:
-        lines = [line.strip() for line in _ANSI.sub("", text).splitlines()]
-        told = [line for line in lines if re.search(r"\w", line) and not line.startswith(("File ", "^", "~"))]
-        if told:
-            return f"{told[-1][:400].rstrip('.')}."
-    return "it says nothing."

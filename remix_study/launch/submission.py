@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from remix_study.config import NoPrunerConfig, StudyConfig
+from remix_study.config import STORAGE, NoPrunerConfig, StudyConfig
 from remix_study.credentials import holds_password, names_in, redact
 from remix_study.errors import ConfigError
 from remix_study.launch.dashboard import OVERRIDING, STUDY, WORKSPACE, Versions
@@ -35,7 +35,7 @@ SECRETS = ".remix-study.env"  # in the home directory of every node: KEY=VALUE l
 DASHBOARD_PORT = 8265
 SAYS = "remix-study-says"  # what the cluster launcher has to say itself ends before it
 PACKAGE = "remix_study"
-TRACKING, STORAGE = "MLFLOW_TRACKING_URI", "REMIX_STUDY_STORAGE"  # go along by themselves
+TRACKING = "MLFLOW_TRACKING_URI"  # goes along by itself, as STORAGE does
 PYTHON = (3, 11)  # pyproject.toml
 _LARGEST_SHOWN = 3
 # On each machine another disk, whatever the cluster shares.

@@ -138,7 +138,7 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
         for name, figure in run_figures(RunConfig.model_validate(job.config), run, result).items():
             tracker.log_figure(figure, name)
     if job.log_model:
-        best = run.checkpoints.load(BEST, run.reader.device)
+        best = run.checkpoints.load(BEST)
         assert best is not None
         run.model.load_state_dict(best["model"])
         rows = run.rows["val"][:2]

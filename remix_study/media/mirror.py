@@ -78,7 +78,7 @@ class Mirror:
     Every method raises `SourceError` where the service does not answer or refuses.
     """
 
-    def __init__(self, url: str, folder: Path, *, skip: Callable[[str], bool] = lambda path: False) -> None:  # noqa: ARG005
+    def __init__(self, url: str, folder: Path, *, skip: Callable[[str], bool] = lambda _: False) -> None:
         self.url, self.folder = url, folder
         self._skip = skip
         self._site = Site(url)

@@ -78,7 +78,7 @@ def study_mistakes(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
     yield from _resources(study, configs)
 
 
-def home_of(study: StudyConfig, method: str, path: str) -> Keys:
+def written_at(study: StudyConfig, method: str, path: str) -> Keys:
     """Where a dimension of a method is written: with the method, or with what all search."""
     return ("methods", method, "space", path) if path in study.methods[method].space else ("space", path)
 
@@ -117,7 +117,7 @@ def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) ->
     earlier: dict[str, Dimension] = {}
     for path, dimension in space.items():
         for on, values in dimension.when.items():
-            at = (*home_of(study, name, path), "when", on)
+            at = (*written_at(study, name, path), "when", on)
             if on not in earlier:
                 said = (
                     f" must name a dimension of `{name}` that is searched before `{path}`; before it: "
@@ -146,7 +146,7 @@ def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
             of = dimension.of
             for key, value in of.items() if isinstance(of, dict) else enumerate(of):
                 if number_in(value) is not None:
-                    yield _word((*home_of(study, name, path), "of", key), value)
+                    yield _word((*written_at(study, name, path), "of", key), value)
 
 
 def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
@@ -179,7 +179,7 @@ def shown(value: Any) -> str:
 
 def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
     for path, dimension in space.items():
-        at = home_of(study, name, path)
+        at = written_at(study, name, path)
         if study.sampler == "cmaes" and isinstance(dimension, ChoiceDimension):
             yield Mistake(
                 at, " is a choice, which `sampler: cmaes` cannot model and draws at random; use tpe, gp or nsga2"

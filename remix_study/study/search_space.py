@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from remix_study.config import (
+    STORAGE,
     ChoiceDimension,
     Dimension,
     FloatDimension,
@@ -23,12 +24,11 @@ from remix_study.config import (
 )
 from remix_study.errors import ConfigError
 from remix_study.mistakes import Mistake, examine, moved, refuse
-from remix_study.study.check import conditions, extent, home_of, shown, study_mistakes
+from remix_study.study.check import conditions, extent, shown, study_mistakes, written_at
 from remix_study.study.dimensions import all_values, corners, is_searched, labels_of, value_of
 from remix_study.written import Keys, Written, dotted, read
 
 Params = dict[str, str | int | float | bool | None]
-STORAGE = "REMIX_STUDY_STORAGE"
 
 
 def space_of(study: StudyConfig, method: MethodSpace) -> dict[str, Dimension]:
@@ -235,7 +235,7 @@ def _grid_mistakes(study: StudyConfig, name: str, space: Mapping[str, Dimension]
     endless = [path for path, dimension in space.items() if grid_size({path: _always(dimension)}) is None]
     if endless:
         said = " has no end of values, but `sampler: grid` tries all; give it a `step`, or use another sampler"
-        return [Mistake(home_of(study, name, path), said) for path in endless]
+        return [Mistake(written_at(study, name, path), said) for path in endless]
     points = len(grid(space))
     if study.trials > points:
         said = f" must be at most the {points} points of the grid of `{name}`, but is {study.trials}"

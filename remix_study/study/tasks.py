@@ -123,7 +123,7 @@ class _Handout(Searcher):
         errors: "_Errors",
         at_once: int | None,
         no_more_now: Callable[[], None],
-        epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005
+        epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005 - as it is called
         limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(metric="finished", mode="max")
@@ -214,13 +214,13 @@ class _Leaving(tune.Callback, Stopper):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
         self._at_work.add(trial.trial_id)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
         self._at_work.discard(trial.trial_id)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
         self._at_work.discard(trial.trial_id)
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Tune's
         return False
 
     def stop_all(self) -> bool:

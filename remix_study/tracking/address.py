@@ -62,7 +62,7 @@ def tracking_address(written: str | None, workspace: Path) -> str:
         return default_uri(workspace)
     if not holds_password(given):
         return given
-    if _is_server(given):
+    if is_server(given):
         raise TrackingError(
             f"{_ENVIRONMENT} must not hold a password, but is {redact(given)}. Leave only the address in it, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
@@ -82,7 +82,7 @@ def resolved(uri: str) -> str:
         raise TrackingError(str(error)) from None
 
 
-def _is_server(uri: str) -> bool:
+def is_server(uri: str) -> bool:
     return uri.lower().startswith(("http:", "https:"))
 
 

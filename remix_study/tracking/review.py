@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from remix_study.errors import TrackingError
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.tracking.address import be_brief, check
+from remix_study.tracking.address import be_brief, check, is_server
 from remix_study.tracking.mlflow import client_of, ensure_experiment
 from remix_study.tracking.tracker import FAILURE_CAUSE, STATE
 
@@ -110,7 +110,7 @@ def share_view(uri: str, experiment: str, host: str, params: Sequence[str] = ())
 
 def links_of(uri: str, experiment: str) -> Links | None:
     """Links to an experiment on a server; None where `uri` is a database, or there is nothing to look at, or nobody."""
-    if not uri.startswith(("http:", "https:")):
+    if not is_server(uri):
         return None
     be_brief()
     try:

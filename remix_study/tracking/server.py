@@ -29,6 +29,7 @@ from remix_study.tracking.address import (
     be_brief,
     check,
     explain,
+    is_server,
     resolved,
     sole_starter,
     sqlite_path,
@@ -168,7 +169,7 @@ class MLflowServer:
                 not come up.
         """
         known = resolved(self._uri)
-        if known.startswith(("http:", "https:")):
+        if is_server(known):
             raise TrackingError(
                 f"a server can be started for a database, but {redact(known)} is a server already: open it."
             )

@@ -46,8 +46,8 @@ class Checkpoints:
                 "it goes on from the checkpoint before."
             ) from error
 
-    def load(self, name: str, device: torch.device) -> dict[str, Any] | None:
-        """The checkpoint `name`, or None if there is none.
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The checkpoint `name`, its tensors on the CPU, or None if there is none.
 
         Raises:
             TrainingError: it is damaged, or would run code.
@@ -56,10 +56,11 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        except torch.cuda.OutOfMemoryError:
-            raise
+            # On the CPU: a GPU that fails or is full says nothing about the file.
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            if "allocate" in str(error):  # torch says of a machine without memory that it is a RuntimeError
+                raise
             raise TrainingError(
                 f"the checkpoint {path} must be one that this program has written, but is damaged, or holds something "
                 "that could run code; nothing of it was run. Remove it, and the same command begins this run anew."

@@ -46,7 +46,7 @@ def evidence(
     found: dict[str, float] = {}
     if test:
         found["test/accuracy_last"] = evaluate(model, reader, rows["test"], collectives, **how).accuracy
-    best = checkpoints.load(BEST, reader.device)
+    best = checkpoints.load(BEST)
     assert best is not None  # saved in the first epoch at the latest
     model.load_state_dict(best["model"])
     split = "test" if test else "val"

@@ -159,7 +159,7 @@ def _require_numbers(found: Evaluation, epoch: int) -> None:
 
 
 def _resume(run: Run) -> Progress:
-    content = run.checkpoints.load(LAST, run.reader.device)
+    content = run.checkpoints.load(LAST)
     progress = Progress()
     if content is not None:
         if content["digest"] != run.settings.digest:

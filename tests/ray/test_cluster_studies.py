@@ -40,7 +40,7 @@ def cluster() -> Iterator[Callable[..., Cluster]]:
     yield start
     ray.shutdown()
     for each in made:
-        each.shutdown()  # type: ignore[no-untyped-call]
+        each.shutdown()  # type: ignore[no-untyped-call]  # Ray's gap
 
 
 def parent(pid: int) -> int:
@@ -95,7 +95,7 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
     assert all(begun.finals().values())
     assert len(placement_group_table()) >= 5
     assert held() == []
-    assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]
+    assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]  # Ray's gap
 
 
 def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
@@ -163,12 +163,12 @@ def test_two_runs_share_a_gpu(bench: "AccidentsBench", cluster: Callable[..., Cl
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
     begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
-    assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]
+    assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]  # Ray's gap
     assert begun.ends() == 0, begun.said
     assert "2 runs at once" in begun.said  # and not four, for which there are cores
     trials = [trial for trials in begun.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
-    assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]
+    assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]  # Ray's gap
 
 
 def has_come_to(begun: "Begun", epochs: int) -> bool:

@@ -33,7 +33,6 @@ from remix_study.launch.submission import (
     version_mistakes,
 )
 from remix_study.launch.upload import excludes_of, measure, pattern_of
-from remix_study.study.search_space import STORAGE
 
 HOSTILE = [
     "a b",
@@ -225,7 +224,6 @@ def test_sqlite_is_no_storage_of_a_workspace_at_a_url(make: Make) -> None:
 
 
 def test_the_storage_may_come_from_the_environment_of_the_nodes(make: Make, folder: Path) -> None:
-    assert submission.STORAGE == STORAGE
     file = folder / "env"
     launcher = Launcher(folder / "lab.yaml", "lab", "aws", 2, secrets=file)
     sent = make(workspace="s3://bucket/w", launcher=launcher, study={"pruner": {"name": "asha", "grace": 2}})

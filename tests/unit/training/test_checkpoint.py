@@ -13,10 +13,10 @@ CPU = torch.device("cpu")
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     saved = Checkpoints(tmp_path / "runs" / "one" / "checkpoints")
-    assert saved.load(LAST, CPU) is None
+    assert saved.load(LAST) is None
     saved.save(LAST, {"weights": torch.arange(3.0), "history": [{"val/accuracy": 0.5}]})
     saved.save(BEST, {"weights": torch.zeros(1)})
-    loaded = saved.load(LAST, CPU)
+    loaded = saved.load(LAST)
     assert loaded is not None
     assert torch.equal(loaded["weights"], torch.arange(3.0))
     assert loaded["history"] == [{"val/accuracy": 0.5}]
@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(TrainingError, match=r"must be written, but: .*Free some space and run the same command again"):
         saved.save(LAST, {"epoch": 2})
     monkeypatch.undo()
-    assert saved.load(LAST, CPU) == {"epoch": 1}
+    assert saved.load(LAST) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -53,6 +53,6 @@ def test_a_kill_before_the_rename_leaves_the_one_before(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         saved.save(LAST, {"epoch": 2})
     monkeypatch.undo()
-    assert saved.load(LAST, CPU) == {"epoch": 1}
+    assert saved.load(LAST) == {"epoch": 1}
     saved.save(LAST, {"epoch": 3})  # over what was left half-written
-    assert saved.load(LAST, CPU) == {"epoch": 3}
+    assert saved.load(LAST) == {"epoch": 3}

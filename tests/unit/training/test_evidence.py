@@ -32,7 +32,7 @@ def found(
 
 
 def test_evidence_speaks_of_the_best_epoch_and_not_of_the_last(run: Run) -> None:
-    best = run.checkpoints.load("best.pt", torch.device("cpu"))
+    best = run.checkpoints.load("best.pt")
     assert best is not None
     for parameter in run.model.parameters():  # as if a last epoch had ruined everything
         torch.nn.init.zeros_(parameter)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from remix_study.config import RunConfig
 from remix_study.errors import RunPruned, StudyStopped
@@ -33,7 +32,7 @@ class Referee:
 
 
 def kept_epochs(run: Run) -> int:
-    content = run.checkpoints.load(LAST, torch.device("cpu"))
+    content = run.checkpoints.load(LAST)
     assert content is not None
     return len(json.loads(content["history"]))
 

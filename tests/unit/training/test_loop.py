@@ -52,7 +52,7 @@ def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
-    content = run.checkpoints.load(name, torch.device("cpu"))
+    content = run.checkpoints.load(name)
     assert content is not None
     found: dict[str, torch.Tensor] = content["model"]
     return found
@@ -135,7 +135,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(
     assert untimed(result.history) == untimed(expected.history)
     for name in (LAST, BEST):
         assert_same_bits(weights(whole, name), weights(second, name))
-    contents = [run.checkpoints.load(LAST, torch.device("cpu")) for run in (whole, second)]
+    contents = [run.checkpoints.load(LAST) for run in (whole, second)]
     assert contents[0] is not None
     assert contents[1] is not None
     assert_same_bits(contents[0], contents[1])  # optimizer and plan too
