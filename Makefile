@@ -29,7 +29,7 @@ ui: $(READY)  ## open MLflow on the demo's runs
 FAST := not ray and not gloo and not server and not browser and not slow and not cluster
 
 test: lint types contracts test-fast $(READY)  ## everything that CI checks
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not ($(FAST))"
+	$(TEST_ENV) $(BIN)/python -m pytest --durations=40 --durations-min=5 -m "not ($(FAST))"
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "$(FAST)"

@@ -509,12 +509,13 @@ def _objects(count: int) -> dict[str, float]:
             endpoint_url=f"http://{host}:{port}", key="someone", secret="a-secret", use_listings_cache=False,
             skip_instance_cache=True,
         )  # fmt: skip
-        files.mkdir("bucket")
+        bucket = f"overheads-{uuid.uuid4().hex}"  # all of moto's servers in one process share their buckets
+        files.mkdir(bucket)
         content = os.urandom(100_000)
         names = iter(range(10**6))
-        put = seconds(lambda: files.pipe_file(f"bucket/runs/{next(names)}/history.jsonl", content), count)
-        get = seconds(lambda: files.cat_file("bucket/runs/0/history.jsonl"), count)
-        listing = seconds(lambda: files.ls("bucket/runs/0", refresh=True), max(5, count // 4))
+        put = seconds(lambda: files.pipe_file(f"{bucket}/runs/{next(names)}/history.jsonl", content), count)
+        get = seconds(lambda: files.cat_file(f"{bucket}/runs/0/history.jsonl"), count)
+        listing = seconds(lambda: files.ls(f"{bucket}/runs/0", refresh=True), max(5, count // 4))
     finally:
         server.stop()
     return {"put_s": put, "get_s": get, "list_s": listing}

@@ -1,6 +1,7 @@
 """Where a person sits: a laptop with a checkout that brings a cluster up; and a study as the cluster's disk shows it"""
 
 import json
+import secrets
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 CORPUS = str(SHARED / "corpus")
 LAUNCHER = "clusters/local-onprem.yaml"
 RATE = "optimizer.learning_rate"
-SECRET = "planted-7f3a91c2"
+SECRET = f"planted-{secrets.token_hex(8)}"  # in no file of ours, so that each file that has it is a leak
 _POLL_S = 0.05  # other machines write the files that we wait for: there is no event to await
 
 
@@ -116,9 +117,9 @@ class Laptop:
             assert placeholder in text
             text = text.replace(placeholder, value)
         launcher.write_text(text)
-        secrets = self.home / ".remix-study.env"
-        secrets.write_text(f"PLANTED={SECRET}\n")
-        secrets.chmod(0o600)
+        planted = self.home / ".remix-study.env"
+        planted.write_text(f"PLANTED={SECRET}\n")
+        planted.chmod(0o600)
         self("ray", "get-auth-token", "--generate")
         self("pip", "install", "--quiet", "-c", "constraints.txt", "-e", ".[s3,postgresql]")
 
