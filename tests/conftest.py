@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,10 @@ from remix_study.media.store import ClipStore
 from remix_study.tracking.tracker import NullTracker, Tracker
 from remix_study.training.loop import Run
 from remix_study.world import Collectives, Solo, World
+
+# Started behind another command (`make test &`), tests would hand on to all they start that Ctrl-C is ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Networks this small are fastest on one thread, and far faster where others use the cores.
 torch.set_num_threads(1)
