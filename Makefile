@@ -25,14 +25,16 @@ demo: $(READY)  ## render clips, run the demo study, print the comparison
 ui: $(READY)  ## open MLflow on the demo's runs
 	$(BIN)/remix-study ui
 
-# Without a cluster, a server, a browser or worker processes: as many at once as there are cores.
-FAST := not ray and not gloo and not server and not browser and not slow and not cluster
+# A cluster, a server, a browser or worker processes want the machine for themselves; of all others as many run at once
+# as there are cores.
+ALONE := ray or gloo or server or browser or cluster
 
 test: lint types contracts test-fast $(READY)  ## everything that CI checks
-	$(TEST_ENV) $(BIN)/python -m pytest --durations=40 --durations-min=5 -m "not ($(FAST))"
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "slow and not ($(ALONE))"
+	$(TEST_ENV) $(BIN)/python -m pytest --durations=40 --durations-min=5 -m "$(ALONE)"
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "$(FAST)"
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "not slow and not ($(ALONE))"
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

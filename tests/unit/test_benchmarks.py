@@ -11,6 +11,7 @@ from benchmarks.simulation.costs import Costs, read
 from remix_study.epoch import NO_SAMPLE
 
 
+@pytest.mark.slow
 def test_quick_decisions_give_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run.main(["decisions", "--quick", "--json", str(tmp_path / "bench.json")])
     written = json.loads((tmp_path / "bench.json").read_text())

@@ -78,6 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_remix_fits_into_forty_lines_of_pytorch(tmp_path: Path) -> None:
     (block,) = [b for b in of("python") if "40 lines" in b.section]
     assert len(block.text.splitlines()) <= 40

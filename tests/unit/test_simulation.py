@@ -36,6 +36,7 @@ def small(**changes: object) -> Setting:
     return Setting(**{**known, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [0.3, 0.7, 0.9])
 def test_a_station_makes_work_wait_as_an_m_d_1_queue_does(busy: float) -> None:
     clock, rng = Clock(), np.random.default_rng(0)

@@ -369,6 +369,7 @@ def test_a_connection_that_is_lost_for_good_leaves_the_job(
     assert bench.forward_has_ended()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_who_leaves_leaves_the_job_running_and_no_process_here(bench: Bench, number: signal.Signals, code: int) -> None:
     bench.put("log", "one\nwaits\n")

@@ -180,6 +180,7 @@ def test_a_modality_that_clips_lack_is_a_problem(corpus: tuple[Path, list[Clip]]
     )
 
 
+@pytest.mark.slow
 def test_files_that_kill_or_hang_their_process_are_told(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip("0"), clip("deadly"), clip("endless"), clip("1")]
     report = looked(clips, Treacherous(corpus[0]), sample=0, timeout_s=1.0)

@@ -16,6 +16,7 @@ from remix_study.seeds import stream
 SPEC = SyntheticSpec(train=6, val=3, test=3, classes=3, muted=0.5, seed=4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_rendering_goes_on_and_keeps_what_is_done(tmp_path: Path) -> None:
     manifest = render(tmp_path, SPEC, workers=2)
     clips = sorted(tmp_path.rglob("*.mp4"))

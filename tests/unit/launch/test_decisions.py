@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
+import pytest
 
 from remix_study.config import RunConfig
 from remix_study.launch.decisions import DECISIONS, decisions, write_decisions
@@ -13,6 +14,7 @@ from remix_study.remix import RemixPlan
 from remix_study.training.loop import Run, train
 
 
+@pytest.mark.slow
 def test_every_training_clip_has_its_decision_and_what_is_known_of_it(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], small_store: ClipStore, tmp_path: Path
 ) -> None:

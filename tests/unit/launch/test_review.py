@@ -23,6 +23,7 @@ def begun(folder: Path, uri: str) -> SpoolTracker:
     return tracker
 
 
+@pytest.mark.slow
 def test_only_runs_that_nobody_works_on_are_ended_and_as_what_they_were(tmp_path: Path, uri: str) -> None:
     for name in ("gone", "at_work", "ended"):
         begun(tmp_path / name, uri)

@@ -87,6 +87,7 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
 
 
+@pytest.mark.slow
 def test_an_augmented_run_on_a_store_of_several_frames_goes_the_whole_way(
     recipe: Recipe, small_corpus: Path, tmp_path: Path
 ) -> None:

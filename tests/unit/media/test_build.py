@@ -118,6 +118,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_where_it_was_and_ends_in_the_same_bytes(copy: Path, tmp_path: Path) -> None:
     damage(copy / "clips/train/train-00002.mp4", "empty")  # so that rows are compacted, too
     sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}

@@ -109,6 +109,7 @@ def _told(outcome: Outcome, true: Outcome) -> str:
     return "ok" if same else "ok, changed"
 
 
+@pytest.mark.slow
 def test_damaged_clips_are_used_or_refused(tmp_path: Path) -> None:
     counted = fuzz(tmp_path, 128)
     assert counted["ok, shorter"] == 0

@@ -61,6 +61,7 @@ def test_its_blocks_begin_from_different_weights(encoder: SequenceEncoder) -> No
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_it_learns_which_of_two_steps_came_first(encoder: SequenceEncoder) -> None:
     """What a mean over time alone cannot tell."""
     generator = torch.Generator().manual_seed(1)

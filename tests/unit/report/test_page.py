@@ -250,6 +250,7 @@ def test_tables_hold_the_numbers_of_the_page(whole: Whole) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "answer", "more"),
     [
@@ -278,6 +279,7 @@ def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path, make_study: MakeS
     assert not (tmp_path / "comparison.md").exists()
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_front(begin: Begin) -> None:
     objective = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
     folder = begin(objective=objective, trials=3)
@@ -287,6 +289,7 @@ def test_several_objectives_have_a_front(begin: Begin) -> None:
     assert any("it is the first, validation accuracy, best epoch (maximized)" in words for words in parts.words["p"])
 
 
+@pytest.mark.slow
 def test_folders_that_are_gone_are_no_failure_of_the_report(begin: Begin) -> None:
     folder = begin()
     for path in folder.glob("runs/joint-*/*"):
@@ -304,6 +307,7 @@ def test_a_study_at_work_is_said_to_be(begin: Begin) -> None:
     assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates have ended."
 
 
+@pytest.mark.slow
 def test_an_interrupted_report_leaves_the_old_page(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin(trials=2, replicates=1)
     (before, *_) = write_report(folder)
@@ -319,6 +323,7 @@ def test_an_interrupted_report_leaves_the_old_page(begin: Begin, monkeypatch: py
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_another_folder_may_be_named(begin: Begin, tmp_path: Path) -> None:
     folder = begin(trials=1, replicates=1)
     files = write_report(folder, tmp_path / "elsewhere" / "deep")

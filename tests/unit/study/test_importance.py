@@ -52,6 +52,7 @@ def trials(number: int) -> list[TrialRecord]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [60, FANOVA_UP_TO + 200])
 def test_what_decides_is_the_most_important(number: int) -> None:
     found = importances(study(), "m", trials(number))
@@ -63,6 +64,7 @@ def test_what_decides_is_the_most_important(number: int) -> None:
     assert found["depth"] > found["noise"]  # judged where there is one
 
 
+@pytest.mark.slow
 def test_pruned_and_failed_trials_say_nothing() -> None:
     complete = trials(40)
     others = [trial(100 + n, None, params={"rate": 0.1, "noise": 0.5, "kind": "plain"}) for n in range(40)]
@@ -77,6 +79,7 @@ def test_the_answer_is_the_same_every_time_and_says_nothing_on_the_way(capfd: py
     assert optuna.logging.get_verbosity() == level
 
 
+@pytest.mark.slow
 def test_smaller_may_be_better() -> None:
     flipped = [t._replace(values=(-t.values[0],)) for t in trials(FANOVA_UP_TO + 100)]
     less = study(objective={"metric": "best/val_cross_entropy", "direction": "minimize"})

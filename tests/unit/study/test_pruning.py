@@ -66,6 +66,7 @@ def test_a_verdict_is_remembered(study: optuna.Study, tmp_path: Path) -> None:
     assert study.trials[1].state == TrialState.RUNNING  # the driver tells its end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["asha", "hyperband"])
 @pytest.mark.parametrize("value", [0.1, 0.85])
 def test_a_process_that_dies_amid_a_verdict_meets_it_again(

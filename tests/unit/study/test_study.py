@@ -252,6 +252,7 @@ def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, lif
 SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "cmaes", "nsga2")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", *SLOW_SAMPLERS])
 def test_a_study_that_was_killed_again_and_again_has_the_trials_of_one_that_was_not(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
@@ -492,6 +493,7 @@ def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(condu
     assert [r.state for r in ledger.replicates["remix"]] == ["complete", "complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
 def test_a_killed_study_meets_the_same_verdicts(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
