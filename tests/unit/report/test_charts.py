@@ -296,6 +296,7 @@ def test_a_picture_has_every_panel_with_names_and_units() -> None:
     assert figure.legends[0].get_texts()[1].get_text() == "b"
 
 
+@pytest.mark.slow
 def test_the_plain_picture_is_the_titled_one_without_its_title() -> None:
     titled, plain = pictures(CHART)
     assert titled.startswith(b"\x89PNG")

@@ -228,6 +228,7 @@ def test_a_report_that_cannot_be_written_costs_no_study(
     assert said == ["the report could not be written (no picture of s); write it with: remix-study report s"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("life", [1, 3, 5, 7, 9])
 def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, life: int) -> None:
     first = Runner(life=life)
@@ -414,6 +415,7 @@ def test_another_question_under_the_same_name_is_refused_with_the_difference(
     assert runner.ran == []
 
 
+@pytest.mark.slow
 def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> None:
     tracked = {"tracking": {"uri": None, "experiment": "e", "model": False}}
     conduct(Runner(), **tracked)
@@ -433,6 +435,7 @@ def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> 
     assert "failure_reason" not in parent().data.tags
 
 
+@pytest.mark.slow
 def test_only_a_new_study_insists_on_its_tracking_server(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

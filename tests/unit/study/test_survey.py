@@ -199,6 +199,7 @@ def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
     assert survey(folder).holder is None
 
 
+@pytest.mark.slow
 def test_the_commands_show_it(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

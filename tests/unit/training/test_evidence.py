@@ -83,6 +83,7 @@ def test_ranks_find_the_same_evidence(
     )
 
 
+@pytest.mark.slow
 def test_more_ranks_than_samples_still_find_evidence(
     run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
 ) -> None:
