@@ -27,7 +27,7 @@ from remix_study.report.chart import (
     method_keys,
 )
 from remix_study.report.words import Unit, duration, listed, plural, unit_of
-from remix_study.study.results import Spread, StudyResult, headline, p_text
+from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
 
 Look = dict[str, Style]
 _EPOCH = Axis("epoch", whole=True)
@@ -93,13 +93,12 @@ def differences(found: Sequence[data.Difference], result: StudyResult, look: Loo
     for d in found:
         a, style = d.ahead, look[d.method]
         holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
-        said = (
-            f"{d.method}: {a.mean:+.1f} points, 95 % interval {a.low:+.1f} to {a.high:+.1f}, {a.wins}/{a.seeds} seeds"
-        )
+        said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a)}, {a.wins}/{a.seeds} seeds"
         marks.append(
             Points(
                 (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict == "open",
-                error=((a.mean - a.low, a.high - a.mean),), labels=(said + holm,), method=d.method,
+                error=() if a.all_equal else ((a.mean - a.low, a.high - a.mean),), labels=(said + holm,),
+                method=d.method,
             )
         )  # fmt: skip
     shown = [d.method for d in found if d.ahead.verdict != "open"]

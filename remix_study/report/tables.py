@@ -92,7 +92,7 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 _percent(c, "test/accuracy"),
                 _percent(c, "test/macro_f1"),
                 "" if a is None or a.seeds == 0 else f"{a.mean:+.1f} ± {a.std:.1f}" if tested else f"{a.mean:+.1f}",
-                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and tested else "",
+                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and tested and not a.all_equal else "",
                 "" if a is None or a.seeds == 0 else f"{a.wins}/{a.seeds}",
                 _p(a.p) if a is not None else "",
                 _p(a.p_holm) if a is not None else "",

@@ -23,6 +23,7 @@ from remix_study.errors import StudyError
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates
 
 CONFIDENCE = 0.95
+_EQUAL = 1e-9  # points by which equal differences of rounded numbers may differ
 
 
 class Spread(NamedTuple):
@@ -37,6 +38,9 @@ class Paired(NamedTuple):
 
     `low`, `high`: the t interval of the mean at 95 %; infinite for fewer than two seeds.
     p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
+    Where all differences are equal, as on a small test split they may well be, a t interval has no width and its p is
+    0, whatever was found. There the sign test stands in: p = 2^(1 - seeds), or 1 if they are 0; its interval is
+    infinite while that is not below 5 %, with fewer than six seeds.
     p_holm: the same, adjusted for the number of rivals; None where p is, and for a ceiling, which is no rival.
     """
 
@@ -55,6 +59,11 @@ class Paired(NamedTuple):
         if self.p_holm is not None and self.p_holm >= 1 - CONFIDENCE:
             return "open"
         return self._alone
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether the seeds leave no spread to hold the difference against."""
+        return self.seeds >= 2 and self.std == 0
 
     @property
     def corrected_away(self) -> bool:
@@ -240,10 +249,13 @@ def _paired(reference: Mapping[int, Mapping[str, float]], other: Mapping[int, Ma
     wins = int((difference_S > 0).sum())
     if seeds == 1:
         return Paired(mean, 0.0, -np.inf, np.inf, wins, 1)
+    if np.ptp(difference_S) < _EQUAL:
+        p = 2.0 ** (1 - seeds) if abs(mean) > _EQUAL else 1.0
+        low, high = (mean, mean) if p < 1 - CONFIDENCE else (-np.inf, np.inf)
+        return Paired(mean, 0.0, low, high, wins, seeds, p)
     std = float(difference_S.std(ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * std / np.sqrt(seeds))
-    # Seeds that differ by nothing at all: no t, and no evidence either.
-    p = 1.0 if mean == std == 0 else float(2 * stats.t.sf(abs(mean) / std * np.sqrt(seeds), seeds - 1)) if std else 0.0
+    p = float(2 * stats.t.sf(abs(mean) / std * np.sqrt(seeds), seeds - 1))
     return Paired(mean, std, mean - half, mean + half, wins, seeds, p)
 
 
@@ -303,7 +315,14 @@ def _confidence(ahead: Paired) -> str:
     won = f"{ahead.wins}/{ahead.seeds} seeds"
     if ahead.p_holm is None:
         return won
-    return f"95 % interval {ahead.low:+.1f} to {ahead.high:+.1f}, {won}, Holm {p_text(ahead.p_holm)}"
+    return f"{interval_text(ahead)}, {won}, Holm {p_text(ahead.p_holm)}"
+
+
+def interval_text(ahead: Paired) -> str:
+    """`95 % interval -1.2 to +3.4`, or why there is none."""
+    if ahead.all_equal:
+        return "the same in every seed, so no interval"
+    return f"95 % interval {ahead.low:+.1f} to {ahead.high:+.1f}"
 
 
 def p_text(p: float) -> str:

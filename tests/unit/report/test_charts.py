@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, get_args
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -106,6 +107,14 @@ def test_differences_are_filled_where_they_stand(look: charts.Look) -> None:
     assert points(chart)[0].error == ((2.0, 2.0),)
     assert "Holm p = 0.002" in points(chart)[0].labels[0]
     assert charts.differences([], RESULT, look) is None
+
+
+def test_a_difference_without_a_spread_has_no_interval(look: charts.Look) -> None:
+    equal = data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
+    chart = charts.differences([equal], RESULT, look)
+    assert chart is not None
+    assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
+    assert points(chart)[0].labels[0].endswith("the same in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
 
 
 def test_the_weakest_modality_is_named_by_its_probe() -> None:

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 
 import pytest
 
@@ -96,6 +97,14 @@ def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult
     # Of one seed there is a difference, and no more.
     alone = by_name["audio_alone"]
     assert [alone[k] for k in ("role", "remix ahead by", "95 % interval", "p")] == ["audio alone", "-3.0", "", ""]
+
+
+def test_an_interval_that_is_not_known_is_not_shown(result: StudyResult) -> None:
+    equal = Paired(2.5, 0.0, -math.inf, math.inf, 2, 2, 0.5, 0.5)
+    contenders = tuple(c._replace(ahead=equal) if c.name == "joint" else c for c in result.contenders)
+    table = methods_table(result._replace(contenders=contenders), {})
+    (row,) = [dict(zip(table.header, row, strict=True)) for row in table.rows if row[0] == "joint"]
+    assert [row[k] for k in ("remix ahead by", "95 % interval", "p")] == ["+2.5 ± 0.0", "", "0.500"]
 
 
 def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:

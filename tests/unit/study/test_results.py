@@ -57,6 +57,27 @@ def test_differences_are_paired_seed_by_seed() -> None:
     assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one rival: nothing to correct
 
 
+@pytest.mark.parametrize(("number", "verdict"), [(2, "open"), (3, "open"), (5, "open"), (6, "ahead"), (8, "ahead")])
+def test_seeds_that_all_say_the_same_are_no_proof_while_they_are_few(number: int, verdict: str) -> None:
+    """On 80 clips three seeds may well differ by two clips each; a t-test would call that certain (p = 0)."""
+    reference = [(68 + n % 3) / 80 for n in range(number)]
+    found = result(seeds(*reference), joint=seeds(*(value - 2 / 80 for value in reference)))
+    ahead = found.contenders[1].ahead
+    assert ahead is not None
+    assert ahead.all_equal
+    assert ahead.p == pytest.approx(stats.binomtest(number, number).pvalue)
+    assert (ahead.verdict, ahead.wins) == (verdict, number)
+    assert ("beats joint by 2.5 points" in found.sentence) == (verdict == "ahead")
+    assert f"the same in every seed, so no interval, {number}/{number} seeds" in found.sentence
+    assert "inf" not in found.sentence
+
+
+def test_methods_that_never_differ_are_not_told_apart() -> None:
+    ahead = result(seeds(*[0.8] * 7), joint=seeds(*[0.8] * 7)).contenders[1].ahead
+    assert ahead is not None
+    assert (ahead.verdict, ahead.p, ahead.mean) == ("open", 1.0, 0.0)
+
+
 def test_only_seeds_that_both_have_are_compared() -> None:
     remix = {0: {"test/accuracy": 0.9}, 2: {"test/accuracy": 0.8}, 3: {"test/accuracy": 0.1}}
     ahead = (
@@ -85,13 +106,13 @@ def test_one_seed_or_none_leaves_the_question_open() -> None:
     ("other", "verdict", "sentence", "title"),
     [
         (
-            (0.70, 0.71, 0.69), "ahead",
-            "remix beats joint by 10.0 points (95 % interval +10.0 to +10.0, 3/3 seeds, Holm p < 0.001), so choosing "
+            (0.701, 0.71, 0.689), "ahead",
+            "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001), so choosing "
             "does help", "remix: ahead of joint",
         ),
         (
-            (0.90, 0.91, 0.89), "behind",
-            "remix loses to joint by 10.0 points (95 % interval -10.0 to -10.0, 0/3 seeds, Holm p < 0.001), so "
+            (0.901, 0.91, 0.889), "behind",
+            "remix loses to joint by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001), so "
             "choosing does harm here", "remix: behind joint",
         ),
         (
@@ -115,15 +136,16 @@ def test_the_sentence_says_what_the_numbers_say_and_no_more(
 def test_what_is_no_control_is_only_beaten() -> None:
     found = result(
         seeds(0.80, 0.81, 0.79),
-        joint=seeds(0.70, 0.71, 0.69),
-        other=seeds(0.90, 0.91, 0.89),
+        joint=seeds(0.701, 0.71, 0.689),
+        other=seeds(0.901, 0.91, 0.889),
         same=seeds(0.8, 0.81, 0.79),
     )
     assert found.sentence == (
         "Over 3 seeds, on a test split that chose nothing: "
-        "remix beats joint by 10.0 points (95 % interval +10.0 to +10.0, 3/3 seeds, Holm p < 0.001); "
-        "remix loses to other by 10.0 points (95 % interval -10.0 to -10.0, 0/3 seeds, Holm p < 0.001); "
-        "remix and same cannot be told apart (+0.0 points, 95 % interval +0.0 to +0.0, 0/3 seeds, Holm p = 1.00)."
+        "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001); "
+        "remix loses to other by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001); "
+        "remix and same cannot be told apart (+0.0 points, the same in every seed, so no interval, 0/3 seeds, "
+        "Holm p = 1.00)."
     )
     assert headline(found) == "remix: ahead of joint; level with same; behind other"
 
