@@ -114,6 +114,7 @@ def differences(found: Sequence[data.Difference], result: StudyResult, look: Loo
         f"Mean paired difference over the seeds and its 95 % t interval; right of 0 {result.reference} is ahead. "
         f"Filled: told from luck also after Holm's correction for {plural(len(found), 'comparison')}; hollow: not. "
         "The intervals themselves are of one comparison each."
+        + (" Without one: the same in every seed." if any(d.ahead.all_equal for d in found) else "")
     )
     return Chart("differences", title, caption, (panel,))
 

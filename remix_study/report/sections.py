@@ -150,17 +150,17 @@ def _confidence(result: StudyResult | None) -> str:
         return "Nothing can be tested with fewer than two seeds in common."
     seeds = sorted({c.ahead.seeds for c in tested if c.ahead is not None})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    equal = [c.name for c in tested if c.ahead is not None and c.ahead.all_equal]
-    signs = (
-        f" The difference to {', '.join(equal)} is the same in every seed, which leaves a t-test no spread to go by: "
-        "its p is that of a sign test."
-    )
-    return (
+    said = (
         f"Two-sided paired t-tests over {over} seeds, n = {over}; p values adjusted by Holm's method over "
         f"{plural(len(tested), 'comparison')} with {result.reference}; a difference counts below 0.05. The intervals "
         "are t intervals at 95 %, each of one comparison. With few seeds only large differences can be seen."
-        + (signs if equal else "")
     )
+    if equal := [c.name for c in tested if c.ahead is not None and c.ahead.all_equal]:
+        said += (
+            f" {listed(equal)}: the same difference in every seed, which leaves a t-test no spread to go by; p is that "
+            "of a sign test."
+        )
+    return said
 
 
 def _state(ledger: Ledger, budgets: Sequence[data.Budget], at_work: bool) -> str:

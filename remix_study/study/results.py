@@ -38,10 +38,11 @@ class Paired(NamedTuple):
 
     `low`, `high`: the t interval of the mean at 95 %; infinite for fewer than two seeds.
     p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
-    Where all differences are equal, as on a small test split they may well be, a t interval has no width and its p is
-    0, whatever was found. There the sign test stands in: p = 2^(1 - seeds), or 1 if they are 0; its interval is
-    infinite while that is not below 5 %, with fewer than six seeds.
     p_holm: the same, adjusted for the number of rivals; None where p is, and for a ceiling, which is no rival.
+
+    Where all differences are equal, as on a small test split they may well be, a t interval has no width and its p is
+    0, whatever was found. There the sign test stands in: p = 2^(1 - seeds), or 1 if they are 0; `low` and `high` are
+    the mean where that is below 5 %, from six seeds on, and infinite before.
     """
 
     mean: float

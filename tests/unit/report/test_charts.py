@@ -114,6 +114,7 @@ def test_a_difference_without_a_spread_has_no_interval(look: charts.Look) -> Non
     chart = charts.differences([equal], RESULT, look)
     assert chart is not None
     assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
+    assert chart.caption.endswith("Without one: the same in every seed.")
     assert points(chart)[0].labels[0].endswith("the same in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
 
 

@@ -307,6 +307,15 @@ def test_a_study_at_work_is_said_to_be(begin: Begin) -> None:
     assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates have ended."
 
 
+def test_a_report_says_where_a_sign_test_stands_in(begin: Begin) -> None:
+    folder = begin(trials=1, replicates=2)
+    for file in folder.glob("runs/remix-replicate-*/result.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test/accuracy": 0.75}))  # joint has one, too
+    ledger = read_ledger(folder)
+    report = make_report(ledger, result_of(ledger), at_work=False)
+    assert "joint: the same difference in every seed, which leaves a t-test no spread to go by" in report.confidence
+
+
 @pytest.mark.slow
 def test_an_interrupted_report_leaves_the_old_page(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin(trials=2, replicates=1)
