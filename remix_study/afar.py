@@ -14,7 +14,7 @@ from remix_study.errors import ConfigError, RemixStudyError
 from remix_study.link import ANSI, NO_HEAD, executable, last_words, ray_environment, show, unreached
 
 if TYPE_CHECKING:
-    from remix_study.launch.submission import Launcher
+    from remix_study.launch.launcher import Launcher
 
 out = Console()
 ClusterFile = Annotated[
@@ -39,7 +39,8 @@ def stop_there(cluster: Path, name: str, workspace: Path | str) -> None:
 
 def report_there(cluster: Path, name: str, workspace: Path | str, folder: Path | None) -> None:
     """`report` on the cluster's head; its files come into a folder of this machine, by default NAME-report."""
-    from remix_study.launch.submission import fetch_words, read_launcher, remove_words, scratch_on_head
+    from remix_study.launch.commands import fetch_words, remove_words, scratch_on_head
+    from remix_study.launch.launcher import read_launcher
 
     launcher, scratch = read_launcher(cluster), scratch_on_head()
     _on_head(cluster, workspace, ["report", name, "--out", scratch])
@@ -64,7 +65,8 @@ def _on_head(cluster: Path, workspace: Path | str, words: Sequence[str], *, atta
     Raises:
         ConfigError, RemixStudyError: the workspace is none of a cluster's; the head is not reached; it complains there.
     """
-    from remix_study.launch.submission import SAYS, on_head_words, read_launcher
+    from remix_study.launch.commands import SAYS, on_head_words
+    from remix_study.launch.launcher import read_launcher
     from remix_study.media.urls import is_url
 
     place = str(workspace)
@@ -82,7 +84,7 @@ def _on_head(cluster: Path, workspace: Path | str, words: Sequence[str], *, atta
 
 def _run(launcher: "Launcher", words: Sequence[str], *, attached: bool = False) -> str:
     """A command of the cluster launcher; what it says, with the line ends of this machine."""
-    from remix_study.launch.submission import SAYS
+    from remix_study.launch.commands import SAYS
 
     show(words)
     done = subprocess.run(

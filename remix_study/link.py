@@ -24,7 +24,7 @@ from remix_study.errors import RemixStudyError
 
 if TYPE_CHECKING:
     from remix_study.launch.dashboard import Dashboard
-    from remix_study.launch.submission import Launcher
+    from remix_study.launch.launcher import Launcher
 
 err = Console(stderr=True)
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -62,7 +62,7 @@ class Link:
         if self.launcher is None or (self._process is not None and self._process.poll() is None and _answers(self.url)):
             return
         self._close()
-        from remix_study.launch.submission import forward_words
+        from remix_study.launch.commands import forward_words
 
         port = _free_port()
         words = forward_words(self.launcher, port)
@@ -133,7 +133,7 @@ def _free_port() -> int:
 
 
 def show(words: Sequence[str]) -> None:
-    from remix_study.launch.submission import shown_words
+    from remix_study.launch.commands import shown_words
 
     err.print(f"$ {shown_words(words, os.environ)}", markup=False, highlight=False, soft_wrap=True, style="dim")
 

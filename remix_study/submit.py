@@ -33,7 +33,8 @@ from remix_study.link import Link, end, executable, last_words, ray_environment,
 if TYPE_CHECKING:
     from remix_study.config import StudyConfig
     from remix_study.launch.dashboard import Dashboard, JobState
-    from remix_study.launch.submission import Findings, Launcher, Submission
+    from remix_study.launch.launcher import Launcher
+    from remix_study.launch.submission import Findings, Submission
 
 err = Console(stderr=True)
 _TRIES, _PAUSE_S = 6, 2.0
@@ -67,7 +68,8 @@ def submit(
             "either `--cluster` (a launcher file) or `--address` (a dashboard that is reachable already) must say "
             f"where the study runs, but {'both do' if cluster else 'neither does'}. Give one of them."
         )
-    from remix_study.launch.submission import environment_of, examine, job_name
+    from remix_study.launch.commands import job_name
+    from remix_study.launch.submission import environment_of, examine
 
     with terminal.busy(err, "checking"):
         mistakes: list[str] = []
@@ -99,7 +101,7 @@ def _where(
 ) -> "tuple[Launcher | None, Dashboard | None]":
     """The launcher file or the dashboard that answers; None where there is a mistake."""
     from remix_study.launch.dashboard import Dashboard
-    from remix_study.launch.submission import read_launcher
+    from remix_study.launch.launcher import read_launcher
 
     try:
         return (None, Dashboard(str(address))) if cluster is None else (read_launcher(cluster), None)
@@ -172,7 +174,7 @@ def _require_fitting(dashboard: "Dashboard") -> None:
 
 
 def _submit(sent: "Submission", found: "Findings", link: "Link", job: str) -> None:
-    from remix_study.launch.submission import submit_words
+    from remix_study.launch.commands import submit_words
     from remix_study.launch.upload import MB
 
     words = submit_words(sent, found, link.url, job)
@@ -269,7 +271,7 @@ def _follow(link: "Link", job: str, until: str | None) -> "JobState | None":
 
 def _log(link: "Link", job: str) -> Iterator[str]:
     """The lines of the job's log from its begin, until it ends or the connection does."""
-    from remix_study.launch.submission import log_words
+    from remix_study.launch.commands import log_words
 
     words = log_words(link.url, job)
     show(words)
@@ -310,7 +312,7 @@ def _conclude(sent: "Submission", link: "Link", job: str, state: "JobState") -> 
 
 def _tell_how(sent: "Submission", link: "Link", job: str) -> None:
     """The commands that look at it, and stop it."""
-    from remix_study.launch.submission import log_words, ray_on_head_words, shown_words, stop_words
+    from remix_study.launch.commands import log_words, ray_on_head_words, shown_words, stop_words
 
     if link.launcher is not None:
         log = shown_words(ray_on_head_words(link.launcher, "job", "logs", job, "--follow"), os.environ)
@@ -329,7 +331,7 @@ def _tell_how(sent: "Submission", link: "Link", job: str) -> None:
 
 def _ours(command: str, sent: "Submission", link: "Link") -> str:
     """`remix-study COMMAND` for this study, from here; without a launcher file from where its workspace is seen."""
-    from remix_study.launch.submission import shown_words
+    from remix_study.launch.commands import shown_words
 
     assert sent.study is not None
     on = [] if link.launcher is None else ["--cluster", link.launcher.word]

@@ -1,39 +1,26 @@
-"""A study on its way to a cluster: what is wrong with it before anything starts, and the commands that send it
+"""A study on its way to a cluster: what is wrong with it before anything starts
 
-Nothing here starts anything. Mistakes and warnings are sentences; commands are lists of words, so that no value ever
-meets a shell unquoted. A shell reads only what `ray exec` runs on the head, which is quoted here, and a job's command
-line, which Ray itself joins with quotes.
+Nothing here starts anything. Mistakes and warnings are sentences.
 """
 
-import contextlib
-import io
 import ipaddress
-import json
 import os
 import re
-import secrets
 import shlex
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from remix_study.config import STORAGE, NoPrunerConfig, StudyConfig
 from remix_study.credentials import holds_password, names_in, redact
-from remix_study.errors import ConfigError
-from remix_study.launch.dashboard import OVERRIDING, STUDY, WORKSPACE, Versions
+from remix_study.launch.dashboard import Versions
+from remix_study.launch.launcher import SECRETS, Launcher
 from remix_study.launch.upload import LARGE_BYTES, MB, Upload, excludes_of, limit_bytes, measure, pattern_of
 from remix_study.media.urls import is_url, path_of, shown
 
-CHECKOUT = "~/remix-study"  # where clusters/*.yaml put it on every node
-SECRETS = ".remix-study.env"  # in the home directory of every node: KEY=VALUE lines
-DASHBOARD_PORT = 8265
-SAYS = "remix-study-says"  # what the cluster launcher has to say itself ends before it
 PACKAGE = "remix_study"
 TRACKING = "MLFLOW_TRACKING_URI"  # goes along by itself, as STORAGE does
 PYTHON = (3, 11)  # pyproject.toml
@@ -49,127 +36,7 @@ _SECRET_NAME = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|KEYS?(_|$)|(^|_)(PASS|PWD|AUTH)(_|$)", re.IGNORECASE
 )
 _SECRET_VALUE = re.compile(r"-----BEGIN|\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[oprsu]_\w{30,}|\bsk-\w{20,}")
-_PLACEHOLDER = re.compile(r"\b(?:CHANGE_ME|YOUR-)[\w-]*")  # of clusters/*.yaml
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+_=-]{32,}")
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """A file for Ray's cluster launcher.
-
-    workers: how many machines beside the head there are at most.
-    first: the variables that `ray up` needs for it.
-    secrets: the file here that every node gets as ~/.remix-study.env; None where none is mounted.
-    """
-
-    file: Path
-    name: str
-    provider: str
-    workers: int
-    dashboard_port: int = DASHBOARD_PORT
-    secrets: Path | None = None
-    first: str = ""
-
-    @property
-    def word(self) -> str:
-        """The file as a word of a command, which no tool takes for an option."""
-        return f"./{self.file}" if str(self.file).startswith("-") else str(self.file)
-
-    @property
-    def up(self) -> str:
-        """The command that starts it."""
-        return f"{self.first}{shlex.join(['ray', 'up', self.word])}"
-
-
-def read_launcher(file: Path) -> Launcher:
-    """
-    Raises:
-        ConfigError: it cannot be read, Ray does not accept it, or it is started by another tool, which is then named.
-    """
-    import ray
-
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"the cluster must be a launcher file, but {file} cannot be read: {why}.") from None
-    _require_launcher(file, text)
-    try:
-        (content,) = yaml.safe_load_all(text)
-    except ValueError:
-        content = None  # several documents, or none
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} must be YAML, but is not: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} must be a launcher file: keys and values such as cluster_name (clusters/README.md).")
-    try:
-        prepared = _prepared(content)
-    except Exception as error:  # jsonschema's, click's and Python's own: Ray's checks have no exception in common
-        at = getattr(error, "json_path", "$").removeprefix("$").lstrip(".")
-        said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{file} must be a launcher file that Ray {ray.__version__} accepts, but{f' at `{at}`' if at else ''}: "
-            f"{' '.join(str(said).split())[:300]}. See clusters/README.md."
-        ) from error
-    placeholders = sorted(set(_PLACEHOLDER.findall(yaml.safe_dump(content))))
-    if placeholders:
-        raise ConfigError(
-            f"{file} must name your own values, but still has {', '.join(placeholders)}. Put yours there "
-            "(clusters/README.md), and start the cluster."
-        )
-    starts = " ".join(prepared.get("head_start_ray_commands") or ())
-    ports = re.findall(r"--dashboard-port[= ](\d+)", starts)
-    mounts = content.get("file_mounts") or {}
-    secret = next((source for target, source in mounts.items() if str(target).endswith(f"/{SECRETS}")), None)
-    provider, workers = str(prepared["provider"]["type"]), int(prepared.get("max_workers") or 0)
-    # Autoscaler v2 starts one worker of several there (ray-project/ray#57153).
-    needs_v1 = provider == "local" and workers > 1 and "enable_autoscaler_v2=0" not in starts
-    return Launcher(
-        file=file,
-        name=str(prepared["cluster_name"]),
-        provider=provider,
-        workers=workers,
-        first="RAY_UP_enable_autoscaler_v2=0 " if needs_v1 else "",
-        dashboard_port=int(ports[-1]) if ports else DASHBOARD_PORT,
-        secrets=None if secret is None else Path(str(secret)).expanduser(),
-    )
-
-
-def _require_launcher(file: Path, text: str) -> None:
-    """
-    Raises:
-        ConfigError: the file is of Slurm or of KubeRay.
-    """
-    named = shlex.quote(str(file))
-    if re.search(r"^#SBATCH\b", text, re.MULTILINE):
-        raise ConfigError(
-            f"`--cluster` must be a file for Ray's cluster launcher, but {file} is a batch script of Slurm, which "
-            f"brings its own Ray and its study. Start it with: sbatch {named}"
-        )
-    if re.search(r"^apiVersion:\s*['\"]?ray\.io/", text, re.MULTILINE):
-        job = re.search(r"^kind:\s*['\"]?RayJob\b", text, re.MULTILINE)
-        study = " and the study that it names" if job else ""
-        raise ConfigError(
-            f"`--cluster` must be a file for Ray's cluster launcher, but {file} is a manifest of KubeRay. Start it"
-            f"{study} with: kubectl apply -f {named}. To submit to a cluster that runs: kubectl port-forward "
-            f"service/YOUR-CLUSTER-head-svc {DASHBOARD_PORT}, and --address http://127.0.0.1:{DASHBOARD_PORT} here."
-        )
-
-
-def _prepared(content: Mapping[str, Any]) -> dict[str, Any]:
-    """As `ray up` would take it: Ray's own checks, with its defaults filled in."""
-    import copy
-
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    for key in ("cluster_name", "provider"):
-        if key not in content:
-            raise ConfigError(f"`{key}` is missing")
-    # Ray also prints what it raises.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        prepared: dict[str, Any] = prepare_config(copy.deepcopy(dict(content)))
-        validate_config(prepared)
-    return prepared
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
@@ -560,94 +427,3 @@ def version_mistakes(cluster: Versions, ours: str) -> list[str]:
 def _minor(version: str) -> tuple[int, int]:
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
-
-
-# --- commands --------------------------------------------------------------------------------------------------------
-
-
-def job_name(study: str) -> str:
-    """A submission id that is new, and says which study it is."""
-    return f"remix-study-{study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-
-
-def run_words(sent: Submission) -> list[str]:
-    """What the job runs, in the uploaded folder."""
-    file = sent.inside or sent.file.name
-    words = ["python", "-m", PACKAGE, "run", f"./{file}" if file.startswith("-") else file]
-    words += ["--workspace", str(sent.workspace)]
-    if sent.corpus is not None:
-        words += ["--corpus", sent.corpus]
-    return [*words, *(["--retry-failed"] if sent.retry_failed else [])]
-
-
-def submit_words(sent: Submission, found: Findings, address: str, job: str) -> list[str]:
-    """
-    Args:
-        address: of the dashboard, as it is reached from here.
-        job: the submission id.
-    """
-    assert sent.study is not None
-    runtime: dict[str, Any] = {"excludes": list(found.excludes)}
-    if sent.environment:
-        runtime["env_vars"] = dict(sent.environment)
-    if not sent.brings_package:
-        runtime["py_modules"] = [str(package_folder())]
-    about = {STUDY: sent.study.name, WORKSPACE: str(sent.workspace)}
-    return [
-        "ray", "job", "submit", "--address", address, "--submission-id", job, "--working-dir", str(sent.working_dir),
-        "--runtime-env-json", json.dumps(runtime), "--metadata-json", json.dumps(about), "--no-wait", "--",
-        *run_words(sent),
-    ]  # fmt: skip
-
-
-def forward_words(launcher: Launcher, port: int) -> list[str]:
-    """The dashboard of the cluster's head, at a port of this machine for as long as the command runs."""
-    remote = [] if launcher.dashboard_port == DASHBOARD_PORT else ["--remote-port", str(launcher.dashboard_port)]
-    return ["ray", "dashboard", launcher.word, "-p", str(port), *remote]
-
-
-def log_words(address: str, job: str) -> list[str]:
-    return ["ray", "job", "logs", "--address", address, job, "--follow"]
-
-
-def stop_words(address: str, job: str) -> list[str]:
-    return ["ray", "job", "stop", "--address", address, job]
-
-
-def on_head_words(
-    launcher: Launcher, words: Sequence[str], variables: Mapping[str, str], *, marked: bool = True
-) -> list[str]:
-    """`remix-study WORDS` on the cluster's head, in its checkout where it has one.
-
-    marked: its output follows a line `SAYS`.
-    """
-    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-    command = " ".join([*given, shlex.join(["python", "-m", PACKAGE, *words])])
-    mark = f"echo {SAYS}; " if marked else ""
-    return ["ray", "exec", launcher.word, f"cd {CHECKOUT} 2>/dev/null; {mark}{command}"]
-
-
-def ray_on_head_words(launcher: Launcher, *words: str) -> list[str]:
-    """A command of Ray's on the head, where it finds its cluster by itself."""
-    return ["ray", "exec", launcher.word, shlex.join(["ray", *words])]
-
-
-def fetch_words(launcher: Launcher, source: str, target: Path) -> list[str]:
-    """A folder of the head to here. `source`: of our own making, because Ray gives it to shells as it is."""
-    assert re.fullmatch(r"/[\w./-]+/", source), source
-    return ["ray", "rsync-down", launcher.word, source, f"{target}/"]
-
-
-def scratch_on_head() -> str:
-    """A folder of the head that nobody else uses."""
-    return f"/tmp/remix-study-{secrets.token_hex(8)}"
-
-
-def remove_words(launcher: Launcher, folder: str) -> list[str]:
-    return ["ray", "exec", launcher.word, shlex.join(["rm", "-rf", folder])]
-
-
-def shown_words(words: Sequence[str], own: Mapping[str, str]) -> str:
-    """A command as it may be copied into a terminal with the environment `own`."""
-    hidden = [name for name in OVERRIDING if name in own] if words[:2] == ["ray", "job"] else []
-    return shlex.join([*(["env"] if hidden else []), *(part for name in hidden for part in ("-u", name)), *words])

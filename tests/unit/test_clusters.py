@@ -15,7 +15,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from remix_study.errors import ConfigError
 from remix_study.launch.cluster import _may_become
-from remix_study.launch.submission import CHECKOUT, PYTHON, SECRETS, read_launcher
+from remix_study.launch.launcher import CHECKOUT, SECRETS, read_launcher
+from remix_study.launch.submission import PYTHON
 from tests.unit.clusters_checks import (
     CLUSTERS,
     PLACEHOLDER,

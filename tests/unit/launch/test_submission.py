@@ -15,23 +15,21 @@ import yaml
 from remix_study.config import StudyConfig, load_study
 from remix_study.errors import ConfigError, RemixStudyError
 from remix_study.launch import submission, upload
-from remix_study.launch.dashboard import Dashboard, Versions
-from remix_study.launch.submission import (
-    Launcher,
-    Submission,
-    environment_of,
-    examine,
+from remix_study.launch.commands import (
+    SAYS,
     fetch_words,
     forward_words,
     job_name,
     on_head_words,
     ray_on_head_words,
-    read_launcher,
     run_words,
+    scratch_on_head,
     shown_words,
     submit_words,
-    version_mistakes,
 )
+from remix_study.launch.dashboard import Dashboard, Versions
+from remix_study.launch.launcher import Launcher, read_launcher
+from remix_study.launch.submission import Submission, environment_of, examine, version_mistakes
 from remix_study.launch.upload import excludes_of, measure, pattern_of
 
 HOSTILE = [
@@ -455,7 +453,7 @@ def test_no_value_meets_a_shell_unquoted(make: Make, value: str, tmp_path: Path)
     launcher = Launcher(Path(f"{value}.yaml"), "lab", "local", 2)
     on_head = on_head_words(launcher, ["status", value, "--workspace", f"/shared/{value}"], {"X": value})
     assert on_head[2] == (f"./{value}.yaml" if value.startswith("-") else f"{value}.yaml")
-    _, _, command = on_head[3].partition(f"echo {submission.SAYS}; ")
+    _, _, command = on_head[3].partition(f"echo {SAYS}; ")
     given, _, rest = command.partition(" python ")
     assert as_bash_reads(given) == [f"X={value}"]
     assert as_bash_reads(rest) == ["-m", "remix_study", "status", value, "--workspace", f"/shared/{value}"]
@@ -464,7 +462,7 @@ def test_no_value_meets_a_shell_unquoted(make: Make, value: str, tmp_path: Path)
 
 def test_only_folders_of_our_own_making_are_fetched(tmp_path: Path) -> None:
     launcher = Launcher(Path("lab.yaml"), "lab", "aws", 2)
-    assert fetch_words(launcher, f"{submission.scratch_on_head()}/", tmp_path)[-1] == f"{tmp_path}/"
+    assert fetch_words(launcher, f"{scratch_on_head()}/", tmp_path)[-1] == f"{tmp_path}/"
     with pytest.raises(AssertionError):
         fetch_words(launcher, "/shared/$(touch x)/", tmp_path)
 
