@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from remix_study.config import StudyConfig, load_study
 from remix_study.study.question import CONFIG
-from remix_study.study.storage import has_begun, open_storage, optuna_name
+from remix_study.study.storage import open_to_read, optuna_name
 
 SEARCH, REPLICATE, FINAL = "search", "replicate", "final"
 
@@ -87,9 +87,9 @@ def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
     """Everything that the study in `folder` has recorded, methods in the order of its file."""
     study = load_study(folder / CONFIG)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not has_begun(study.storage, folder):
+    storage = open_to_read(study.storage, folder)
+    if storage is None:
         return Ledger(study, folder, {}, {})
-    storage = open_storage(study.storage, folder)
     begun = {s.study_name: s for s in storage.get_all_studies()}
     trials, replicates = {}, {}
     for method in study.methods:

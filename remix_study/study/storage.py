@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -26,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, StudyError
+from remix_study.media.disk import sync_folder
 from remix_study.media.urls import shown
 from remix_study.tracking.address import sole_starter
 
@@ -76,19 +78,9 @@ def check_storage(storage: str | None, home: str | None = None) -> None:
         )
 
 
-def has_begun(storage: str | None, folder: Path) -> bool:
-    """Whether there is anything to read; a database elsewhere is asked itself."""
-    match storage:
-        case None:
-            return (folder / "optuna.db").exists()
-        case "journal":
-            return (folder / "optuna.journal").exists()
-        case _:
-            return True
-
-
 def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) -> BaseStorage:
-    """
+    """To write to; made where it does not exist yet. Who only looks must use `open_to_read`.
+
     Args:
         patience_s: of a study's driver: how long a database that has answered once is waited for while it is restarted.
 
@@ -97,18 +89,77 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
         StudyError: the database does not answer.
     """
     if storage is None:
-        return RDBStorage(f"sqlite:///{folder / 'optuna.db'}", engine_kwargs={"connect_args": {"timeout": _BUSY_S}})
+        path = folder / "optuna.db"
+        if not path.exists():
+            _make_whole(path)
+        return _sqlite(path)
     if storage == JOURNAL:
         return JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
-    check_storage(storage)
-    url = resolve(storage, "`storage`")
-    shown = make_url(url).render_as_string(hide_password=True)
+    url = _resolved(storage)
     # Two studies that begin at once on an empty database would both make Optuna's tables, and one would fail. Their
     # runs only open what a driver has made, and there may be thousands of them: they wait for nobody.
     alone = sole_starter(url) if patience_s > 0 else contextlib.nullcontext()
+    with _reached(url), alone:
+        opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    if patience_s > 0:
+        _sit_out_restarts(opened.engine, make_url(url).render_as_string(hide_password=True), patience_s)
+    return opened
+
+
+def open_to_read(storage: str | None, folder: Path) -> BaseStorage | None:
+    """None where there is nothing to read yet.
+
+    Whoever opens a database with Optuna makes the tables that it misses. One who only looks must not: the study's
+    driver may be making them at this moment, and of two who do, one fails.
+
+    Raises:
+        ConfigError, StudyError: as `open_storage`.
+    """
+    match storage:
+        case None:
+            begun = (folder / "optuna.db").exists()
+        case "journal":
+            begun = (folder / "optuna.journal").exists()
+        case _:
+            begun = _has_tables(_resolved(storage))
+    return open_storage(storage, folder) if begun else None
+
+
+def _sqlite(path: Path) -> RDBStorage:
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_S}})
+
+
+def _make_whole(path: Path) -> None:
+    """With all of its tables, or not there at all: Optuna makes them in several steps, and somebody may be looking."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # of one that was killed here
+    made = _sqlite(part)
+    made.remove_session()
+    made.engine.dispose()
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def _has_tables(url: str) -> bool:
+    with _reached(url):
+        engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+        with engine.connect() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return False
+            # Optuna writes this row when all tables are made.
+            return connection.execute(sa.text("SELECT 1 FROM alembic_version")).first() is not None
+
+
+def _resolved(storage: str) -> str:
+    check_storage(storage)
+    return resolve(storage, "`storage`")
+
+
+@contextmanager
+def _reached(url: str) -> Iterator[None]:
+    shown = make_url(url).render_as_string(hide_password=True)
     try:
-        with alone:
-            opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        yield
     except ImportError as error:  # Optuna says which only in the error that its own came from
         missing_package = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
         raise ConfigError(
@@ -120,9 +171,6 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
         raise StudyError(
             f"the study's storage {shown} must answer, but: {cause}. Start it, or mend `storage`."
         ) from None
-    if patience_s > 0:
-        _sit_out_restarts(opened.engine, shown, patience_s)
-    return opened
 
 
 def _sit_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages._rdb import storage as versions
 
 from remix_study.config import StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.study import pruning
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
-from remix_study.study.storage import check_storage, open_storage
+from remix_study.study.storage import check_storage, open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from remix_study.study.survey import survey
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
@@ -138,6 +139,47 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(
 def test_a_driver_that_is_not_installed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the package oracledb, but it is not installed"):
         open_storage("oracle+oracledb://me@host/studies", tmp_path)
+
+
+@pytest.fixture(params=[None, "sqlite:///{folder}/shared.db"], ids=["file", "database"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return request.param and str(request.param).format(folder=tmp_path)
+
+
+def test_who_looks_while_a_study_makes_its_tables_does_not_disturb_it(
+    empty: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna makes its tables, stamps them in `_init_alembic`, and fails where somebody else has stamped them."""
+    make = versions._VersionManager._init_alembic
+    looked = []
+
+    def stamped(manager: Any) -> None:
+        monkeypatch.setattr(versions._VersionManager, "_init_alembic", make)  # those who look do not make
+        looked.append(open_to_read(empty, tmp_path))
+        make(manager)
+
+    monkeypatch.setattr(versions._VersionManager, "_init_alembic", stamped)
+    assert open_to_read(empty, tmp_path) is None
+    optuna.create_study(study_name="s/remix", storage=open_storage(empty, tmp_path))
+    assert looked == [None]
+    read = open_to_read(empty, tmp_path)
+    assert read is not None
+    assert [s.study_name for s in read.get_all_studies()] == ["s/remix"]
+
+
+def test_a_study_that_was_killed_while_it_made_its_tables_makes_them_again(
+    empty: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(manager: Any) -> None:
+        raise DriverDied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions._VersionManager, "_init_alembic", killed)
+        with pytest.raises(DriverDied):
+            open_storage(empty, tmp_path)
+    assert open_to_read(empty, tmp_path) is None
+    assert open_storage(empty, tmp_path).get_all_studies() == []
+    assert list(tmp_path.glob(".optuna*")) == []
 
 
 def test_optunas_own_reader_and_ours_agree(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,9 @@ def raylet_of(node: Any) -> int:
 
 
 def vanish(cluster: Cluster, node: Any) -> None:
-    """All processes of a machine at once, as without power: workers notice only after a second that their raylet is gone.
+    """All processes of a machine at once, as without power.
 
-    The tiny model trains several epochs in that second.
+    Ray ends the raylet only. Workers notice that seconds later, and train several epochs of a tiny model meanwhile.
     """
     workers = train_workers(raylet_of(node))
     cluster.remove_node(node, allow_graceful=False)

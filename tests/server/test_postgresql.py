@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 from mlflow import MlflowClient
@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from remix_study.errors import StudyError, TrackingError
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
-from remix_study.study.storage import open_storage
+from remix_study.study.storage import open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from remix_study.study.survey import survey
 from remix_study.tracking import check
@@ -131,6 +131,30 @@ def test_studies_that_begin_at_once_make_their_tables_one_after_the_other(
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(begin, range(4))) == [[], [], [], []]
+
+
+def test_who_looks_at_an_empty_database_makes_no_tables_in_it(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    """So neither disturbs the other: `remix-study status` in a loop, and the study that begins meanwhile."""
+    uri = postgresql.make("trials")
+    looked, over = Barrier(4), Event()
+
+    def look(number: int) -> None:
+        assert open_to_read(uri, tmp_path) is None
+        looked.wait(60)
+        while not over.is_set():
+            open_to_read(uri, tmp_path)
+
+    with ThreadPoolExecutor(3) as pool:
+        looking = pool.map(look, range(3))
+        looked.wait(60)
+        try:
+            with postgresql.connect("trials") as connection:
+                assert connection.execute("SELECT 1 FROM pg_tables WHERE tablename = 'trials'").fetchall() == []
+            assert open_storage(uri, tmp_path, patience_s=1.0).get_all_studies() == []
+        finally:
+            over.set()
+        list(looking)
+    assert open_to_read(uri, tmp_path) is not None
 
 
 @pytest.mark.timeout(600)
