@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from remix_study.errors import StoreError
 
@@ -45,7 +45,7 @@ def sole_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with lock.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _take(file, wait)
         except BlockingIOError:
             file.seek(0)
             raise StoreError(
@@ -56,6 +56,22 @@ def sole_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _take(file: IO[str], wait: bool) -> None:
+    """
+    Raises:
+        BlockingIOError: somebody holds it. One who looks (`holder`) shares it for a moment, and keeps nobody out.
+    """
+    if wait:
+        return fcntl.flock(file, fcntl.LOCK_EX)
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            os.sched_yield()
 
 
 def holder(lock: Path) -> str | None:
