@@ -68,6 +68,9 @@ def read_launcher(file: Path) -> Launcher:
         raise ConfigError(f"{file} must be YAML, but is not: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must be a launcher file: keys and values such as cluster_name (clusters/README.md).")
+    for key in ("cluster_name", "provider"):  # Ray's own words for it are a KeyError
+        if key not in content:
+            raise ConfigError(f"{file} must be a launcher file, but `{key}` is missing. See clusters/README.md.")
     try:
         prepared = _prepared(content)
     except Exception as error:  # jsonschema's, click's and Python's own: Ray's checks have no exception in common
@@ -75,7 +78,7 @@ def read_launcher(file: Path) -> Launcher:
         said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"{file} must be a launcher file that Ray {ray.__version__} accepts, but{f' at `{at}`' if at else ''}: "
-            f"{' '.join(str(said).split())[:300]}. See clusters/README.md."
+            f"{' '.join(str(said).split())[:300].rstrip('. ')}. See clusters/README.md."
         ) from error
     placeholders = sorted(set(_PLACEHOLDER.findall(yaml.safe_dump(content))))
     if placeholders:
@@ -128,9 +131,6 @@ def _prepared(content: Mapping[str, Any]) -> dict[str, Any]:
 
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    for key in ("cluster_name", "provider"):
-        if key not in content:
-            raise ConfigError(f"`{key}` is missing")
     # Ray also prints what it raises.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepared: dict[str, Any] = prepare_config(copy.deepcopy(dict(content)))
