@@ -3,15 +3,16 @@
 Heavy imports (torch, Ray, MLflow) are inside the commands: `--help` and a misspelt option answer at once.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,7 @@ from remix_study.errors import ConfigError, RemixStudyError, StudyStopped, Track
 if TYPE_CHECKING:
     from remix_study.study.results import StudyResult
     from remix_study.tracking.review import Links
+    from remix_study.tracking.server import MLflowServer
 
 app = typer.Typer(
     help="Data Remixing for multimodal models: train it, search it, see whether it worked.",
@@ -444,11 +446,28 @@ def _ui(
     if is_server(address):  # a server that runs already
         _show_links(shown, open_views(address, shown, address.rstrip("/")))
         return
-    with MLflowServer(address, port=port) as server:
+    with _until_ended(), MLflowServer(address, port=port) as server:
         links = open_views(address, shown, server.url)
         _show_links(shown, links)
-        err.print("Ctrl-C ends the server.")
-        server.wait()
+        _stay(server)
+
+
+@contextlib.contextmanager
+def _until_ended() -> Iterator[None]:
+    """A server's command ends by Ctrl-C, SIGTERM or with its terminal, and its server's processes with it."""
+    from remix_study.tracking.signals import ended_by
+
+    try:
+        with ended_by(KeyboardInterrupt):
+            yield
+    except KeyboardInterrupt:
+        err.print("the server has ended; the same command starts it again")
+
+
+def _stay(server: "MLflowServer") -> NoReturn:
+    err.print("Ctrl-C ends the server.")
+    status = server.wait()
+    raise TrackingError(f"MLflow's server must run until it is told to end, but ended by itself with status {status}.")
 
 
 def _show_links(experiment: str, links: "Links") -> None:
@@ -503,11 +522,7 @@ def _serve(
         err.print("[yellow]anybody who reaches this address can read, change and delete everything on it[/yellow]")
     names = names_of(host, allowed_host or ())
 
-    def leave(number: int, frame: object) -> None:  # noqa: ARG001 - Python's signature
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with _until_ended():
         with terminal.busy(err, "starting MLflow"):
             server = MLflowServer(
                 address, port=port, host=host, workers=workers, artifacts=artifacts, admin=admin, names=names,
@@ -521,16 +536,9 @@ def _serve(
             if admin is not None:
                 out.print(f"export MLFLOW_TRACKING_USERNAME={admin.name} MLFLOW_TRACKING_PASSWORD=...", soft_wrap=True,
                           highlight=False)  # fmt: skip
-            err.print("Ctrl-C ends the server.")
-            status = server.wait()
+            _stay(server)
         finally:
             server.stop()
-    except KeyboardInterrupt:
-        err.print("the server has ended; the same command starts it again")
-        return
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    raise TrackingError(f"MLflow's server must run until it is told to end, but ended by itself with status {status}.")
 
 
 def _require_no_password(option: str, url: str | None) -> None:

@@ -13,13 +13,11 @@ closed laptop or a lost connection leave it running, and the same command follow
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -29,6 +27,7 @@ from rich.markup import escape
 from remix_study import terminal
 from remix_study.errors import ConfigError, RemixStudyError
 from remix_study.link import Link, end, executable, last_words, ray_environment, say, show
+from remix_study.tracking.signals import ended_by
 
 if TYPE_CHECKING:
     from remix_study.config import StudyConfig
@@ -84,7 +83,8 @@ def submit(
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
     if found.mistakes or study is None:
         _refuse(found.mistakes)
-    with _ended_by_signals(), Link(launcher, address) as link:
+    # The forward to the cluster is a process of ours, and ends with us.
+    with ended_by(lambda number: _Left("This command was ended.", 128 + number)), Link(launcher, address) as link:
         dashboard = link.dashboard()
         _require_fitting(dashboard)
         job = dashboard.job_of(study.name, str(sent.workspace))
@@ -336,22 +336,3 @@ def _ours(command: str, sent: "Submission", link: "Link") -> str:
     assert sent.study is not None
     on = [] if link.launcher is None else ["--cluster", link.launcher.word]
     return shown_words(["remix-study", command, sent.study.name, *on, "--workspace", str(sent.workspace)], os.environ)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """In the block, a terminal that goes away or a SIGTERM ends us by an exception, so that the forward ends, too."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature of a handler
-        raise _Left("This command was ended.", 128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

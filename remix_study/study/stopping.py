@@ -8,14 +8,13 @@ a terminal that is closed          the study goes on, and writes what it has to 
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from remix_study.study.storage import STOP
-from remix_study.tracking.signals import STOPS
+from remix_study.tracking.signals import STOPS, handled
 
 LOG = "terminal.log"
 
@@ -34,7 +33,7 @@ def stoppable(folder: Path, say: Callable[[str], None] = lambda words: None) -> 
         (folder / STOP).touch()
         say("stopping after the epochs under way; once more to stop at once")
 
-    with _handled(dict.fromkeys(STOPS, ask)):
+    with handled(dict.fromkeys(STOPS, ask)):
         yield
 
 
@@ -51,22 +50,5 @@ def leavable(folder: Path) -> Iterator[None]:
                     os.dup2(log.fileno(), stream.fileno())
 
     seen_to = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup, say
-    with _handled({} if seen_to else {signal.SIGHUP: leave}):
+    with handled({} if seen_to else {signal.SIGHUP: leave}):
         yield
-
-
-@contextmanager
-def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in handlers}
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # the terminal has gone, and does not come back
-            signal.signal(number, signal.SIG_DFL if old is None else old)

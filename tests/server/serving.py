@@ -1,4 +1,4 @@
-"""`remix-study serve` in a process of its own, as somebody at a terminal starts it"""
+"""`remix-study serve` or `ui` in a process of its own, as somebody at a terminal starts it"""
 
 import os
 import re
@@ -8,18 +8,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+_ADDRESS = re.compile(r"(?:export MLFLOW_TRACKING_URI=|charts +)(\S+)\n")
 USER, PASSWORD = "boss", "twelve letters % and more"
 
 
 class Served:
-    """`url` is what it says its clients need."""
+    """`url` is what it says its clients need; of `ui`, the last link."""
 
-    def __init__(self, place: Path, *words: str) -> None:
+    def __init__(self, place: Path, *words: str, command: str = "serve", before: tuple[str, ...] = ()) -> None:
         self._told, self._complained = place / "serve.out", place / "serve.err"
         with self._told.open("w") as out, self._complained.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "remix_study", "serve", "--port", "0", *words],
+                [*before, sys.executable, "-m", "remix_study", command, "--port", "0", *words],
                 cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
                 env=os.environ | {"COLUMNS": "200"},
             )  # fmt: skip
@@ -29,7 +31,7 @@ class Served:
 
     def up(self) -> "Served":
         """Returns when it has said its address."""
-        while "export MLFLOW_TRACKING_URI" not in self._told.read_text():
+        while not _ADDRESS.search(self._told.read_text()):
             try:
                 # Another process writes the file that is waited for: there is no event. Its end is awaited.
                 self.process.wait(0.2)
@@ -40,7 +42,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        found = re.search(r"MLFLOW_TRACKING_URI=(\S+)", self._told.read_text())
+        found = _ADDRESS.search(self._told.read_text())
         assert found is not None
         return found[1]
 
@@ -71,9 +73,9 @@ class Served:
 
 
 @contextmanager
-def serving(place: Path, *words: str) -> Iterator[Served]:
+def serving(place: Path, *words: str, **how: Any) -> Iterator[Served]:
     place.mkdir(exist_ok=True)
-    served = Served(place, *words)
+    served = Served(place, *words, **how)
     try:
         yield served
     finally:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from remix_study.errors import TrackingError
-from remix_study.tracking import check
+from remix_study.tracking import check, default_uri
 from tests.server.serving import PASSWORD, USER, serving
 
 pytestmark = [pytest.mark.server]
@@ -88,6 +88,28 @@ def test_a_server_for_others_asks_who_they_are_and_keeps_everything(
     with serving(tmp_path / "third", *words) as refused:
         assert refused.process.wait(200) == 1
         assert f"must be that of the user '{USER}'" in str(refused)
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_mlflow_on_a_workspace_ends_with_its_command_or_its_terminal(tmp_path: Path, way: signal.Signals) -> None:
+    """A server that outlives its terminal would keep the port."""
+    uri = default_uri(tmp_path / "w")
+    check(uri)
+    client = MlflowClient(tracking_uri=uri)
+    client.create_run(client.create_experiment("remix"))
+    with serving(tmp_path / "one", "--workspace", str(tmp_path / "w"), command="ui") as server:
+        assert "/#/experiments/" in server.up().url
+        assert len(server.family) > 1
+        assert server.end(way) == 0
+        assert "the server has ended" in str(server)
+        assert "Traceback" not in str(server)
+
+
+def test_a_server_that_was_started_with_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    with serving(tmp_path / "one", "--workspace", str(tmp_path / "w"), before=("nohup",)) as server:
+        server.up().process.send_signal(signal.SIGHUP)
+        assert status(server.url, "/health") == 200
+        assert server.end() == 0
 
 
 def serve(*words: str) -> str:
