@@ -44,7 +44,7 @@ def main() -> None:
     os.environ.setdefault("RAY_ADDRESS", "auto")
     # Without a `working_dir`, workers would import what lies in a folder of this name on their own disk.
     os.environ.setdefault(JOB, json.dumps({"runtime_env": {"working_dir": str(place), "excludes": EXCLUDES}}))
-    from remix_study.cli import main as command
+    from remix_study.cli.main import main as command
 
     command()
     sys.exit(0)

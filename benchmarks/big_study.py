@@ -21,7 +21,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, dis
 from optuna.storages._rdb import models as m
 from optuna.trial import TrialState
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.study.question import write_question
 from remix_study.study.storage import open_storage, optuna_name
 

@@ -41,7 +41,9 @@ from optuna.storages._rdb import models as m
 
 from benchmarks.big_study import SPACE, rows_of
 from benchmarks.measure import Result, seconds, this_machine
-from remix_study.config import RunConfig, StudyConfig, parse_run
+from remix_study.config.load import parse_run
+from remix_study.config.run import RunConfig
+from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.launch.folder import RunFolder
@@ -51,9 +53,9 @@ from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
 from remix_study.study.pruning import judge_of
 from remix_study.study.search import Search
+from remix_study.study.status import survey
 from remix_study.study.storage import open_storage, optuna_name
 from remix_study.study.study import StudyRun
-from remix_study.study.survey import survey
 from remix_study.study.tasks import Needs, Outcome, Task, execute
 from remix_study.tracking.address import default_uri
 from remix_study.tracking.mlflow import Sender

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.big_study import simulate
 from benchmarks.measure import Result, seconds
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.launch.folder import RunFolder

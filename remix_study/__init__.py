@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from remix_study.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from remix_study.api import Study as Study
     from remix_study.api import studies as studies
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remix_study.config import StudyConfig, load_study
-from remix_study.media.mirror import workspace_at
-from remix_study.media.urls import corpus_at
+from remix_study.config.load import load_study
+from remix_study.config.study import StudyConfig
+from remix_study.files.mirror import workspace_at
+from remix_study.files.urls import corpus_at
+from remix_study.study.status import Best, Survey, ask_to_stop, best_run, existing, method_of, names, survey
 from remix_study.study.storage import study_folder
-from remix_study.study.survey import Best, Survey, ask_to_stop, best_run, existing, method_of, names, survey
 
 if TYPE_CHECKING:
     import pandas as pd

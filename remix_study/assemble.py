@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remix_study import config as c
 from remix_study.augment import Augmentation
 from remix_study.balancing import FusedLoss, LossRule, Method, UnimodalLosses
+from remix_study.config import run as c
 from remix_study.datasets.clips import ClipReader
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
@@ -60,7 +60,7 @@ from remix_study.remix.assignment import column_order
 from remix_study.remix.share import ShareRule
 from remix_study.seeds import torch_stream
 from remix_study.tracking.tracker import Tracker
-from remix_study.training import rates
+from remix_study.training import learning_rate as rates
 from remix_study.training.checkpoint import Checkpoints
 from remix_study.training.loop import Judge, LoopSettings, Run
 from remix_study.world import Collectives

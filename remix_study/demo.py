@@ -5,7 +5,8 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from remix_study.config import StudyConfig, load_study
+from remix_study.config.load import load_study
+from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.errors import ConfigError

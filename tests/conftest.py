@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.assemble import assemble
-from remix_study.config import RunConfig, parse_run, put
+from remix_study.config.load import parse_run, put
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus, prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.media.store import ClipStore

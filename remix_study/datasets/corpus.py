@@ -20,15 +20,15 @@ from typing import Any, Protocol
 from remix_study.datasets.manifest import read_manifest, row_of_clip, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import ManifestError, StoreError
+from remix_study.files.disk import storage_errors, write_whole
+from remix_study.files.urls import is_url, path_of
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
-from remix_study.media.disk import storage_errors, write_whole
 from remix_study.media.plan import Progress, manifest_digest, rows_digest
 from remix_study.media.presets import Preset, preset_named
-from remix_study.media.remote import local_copy
+from remix_study.media.remote_store import local_copy
 from remix_study.media.source import Source
 from remix_study.media.store import ClipStore
-from remix_study.media.urls import is_url, path_of
 from remix_study.sample import Clip, SampleId
 
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from remix_study.errors import ManifestError
-from remix_study.media.disk import write_whole
-from remix_study.media.urls import is_url
+from remix_study.files.disk import write_whole
+from remix_study.files.urls import is_url
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.sample import Clip, SampleId
 

@@ -45,7 +45,7 @@ from remix_study.datasets import pickled_arrays
 from remix_study.datasets.corpus import Found
 from remix_study.datasets.manifest import SPLITS
 from remix_study.errors import ManifestError, MediaError
-from remix_study.media.disk import sole_writer, storage_errors, write_whole
+from remix_study.files.disk import sole_writer, storage_errors, write_whole
 from remix_study.media.features import open_array
 from remix_study.media.presets import FeaturePreset, Preset
 from remix_study.media.source import Source, source_at

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from remix_study.datasets.manifest import SPLITS, write_manifest
 from remix_study.errors import ConfigError, StoreError
-from remix_study.media.disk import sole_writer, storage_errors, write_whole
+from remix_study.files.disk import sole_writer, storage_errors, write_whole
 from remix_study.media.plan import Progress
 from remix_study.media.workers import run_jobs
 from remix_study.sample import Clip, SampleId

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.media.disk import write_whole
+from remix_study.files.disk import write_whole
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
 

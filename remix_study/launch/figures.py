@@ -4,9 +4,9 @@
 
 from matplotlib.figure import Figure
 
-from remix_study.config import RemixConfig, RunConfig
+from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.figures import run as f
 from remix_study.remix import RemixPlan
-from remix_study.tracking import figures as f
 from remix_study.training.loop import Run, RunResult
 
 UNITS = {

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, RunPruned, StudyStopped
-from remix_study.media.disk import holder, sole_writer
+from remix_study.files.disk import holder, sole_writer
 from remix_study.tracking.spool import run_id_of
 
 CHECKPOINTS = "checkpoints"

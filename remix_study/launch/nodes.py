@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from remix_study.errors import RemixStudyError, StudyError
-from remix_study.media.mirror import home_of
-from remix_study.media.site import Site
-from remix_study.media.urls import is_url, path_of
+from remix_study.files.mirror import home_of
+from remix_study.files.remote_folder import Site
+from remix_study.files.urls import is_url, path_of
 
 _PATIENCE_S = 180.0  # a machine's first process imports Ray from a disk that may be slow
 # Of other versions, numbers are others, or checkpoints cannot be read.
@@ -149,11 +149,8 @@ def versions() -> dict[str, str]:
     return {"Python": f"{major}.{minor}", **found}
 
 
-def code_digest() -> str:
-    """Of this package's own files, as this process would import them."""
-    import remix_study
-
-    root = Path(remix_study.__file__).parent
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """A digest of all Python files below `root`; by default, of this package as this process would import it."""
     content = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import RayError
 
 from remix_study.errors import RemixStudyError, SourceError, StoreError
-from remix_study.launch.cluster import join_or_start
+from remix_study.launch.ray_init import join_or_start
 from remix_study.media.build import DecodeRow
 from remix_study.media.source import LocalSource
 from remix_study.media.workers import be_quiet, in_chunks, limit_memory

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from remix_study.errors import TrackingError
 from remix_study.launch.folder import RunFolder
-from remix_study.tracking.mlflow import client_of, kill, send
+from remix_study.tracking.client import GONE, client_of, kill
+from remix_study.tracking.mlflow import send
 from remix_study.tracking.review import Links, share_view
 from remix_study.tracking.spool import end_open, run_id_of
 
 COLUMNS = ("optimizer.learning_rate",)  # of runs that belong to no study
-_GONE = "the process that ran it is gone"
 
 
 def experiment_to_show(uri: str, wanted: str | None) -> str:
@@ -50,7 +50,7 @@ def settle(uri: str) -> None:
         if not folder.is_absolute() or not folder.exists() or RunFolder(folder).is_held():
             continue
         if run_id_of(folder) == run.info.run_id:
-            end_open(folder, _GONE)
+            end_open(folder, GONE)
             send(uri, folder)
         if client.get_run(run.info.run_id).info.status == "RUNNING":
-            kill(client, run.info.run_id, _GONE)
+            kill(client, run.info.run_id, GONE)

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from remix_study.assemble import check, modalities_of
-from remix_study.config import RunConfig, parse_run
+from remix_study.config.load import parse_run
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, TrackingError, cause_of
-from remix_study.launch.cluster import join_or_start, room
+from remix_study.files.mirror import home_of
+from remix_study.files.urls import corpus_at, shown
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
+from remix_study.launch.ray_init import join_or_start, room
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
-from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
-from remix_study.media.urls import corpus_at, shown
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import handlers_kept

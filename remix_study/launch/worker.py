@@ -22,23 +22,23 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from remix_study import __version__
 from remix_study.assemble import assemble
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import RunPruned, StudyStopped
+from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
-from remix_study.media.urls import is_url, shown
 from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
 from remix_study.training.checkpoint import BEST
 from remix_study.training.loop import Judge, Run, RunResult, train
 from remix_study.training.state import Record
+from remix_study.version import __version__
 from remix_study.world import Collectives, Solo, TorchCollectives
 
 log = logging.getLogger(__name__)

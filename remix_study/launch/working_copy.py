@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remix_study.errors import RemixStudyError, SourceError
+from remix_study.files.mirror import OWNER, Mirror, patiently
+from remix_study.files.scratch import scratch
 from remix_study.launch.folder import CHECKPOINTS
-from remix_study.media.mirror import OWNER, Mirror, patiently
-from remix_study.media.scratch import scratch
 from remix_study.training.loop import Judge
 from remix_study.training.state import Record
 

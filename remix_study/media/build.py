@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, RemixStudyError, StoreError, cause_of
+from remix_study.files.disk import sole_writer, storage_errors
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
-from remix_study.media.disk import sole_writer, storage_errors
 from remix_study.media.partial import Partial, RowStatus, refuse_other_settings
 from remix_study.media.plan import Plan, Progress, plan_store
 from remix_study.media.presets import Preset

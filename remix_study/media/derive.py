@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.errors import StoreError
+from remix_study.files.disk import sole_writer, storage_errors
 from remix_study.media.card import SPLITS
-from remix_study.media.disk import sole_writer, storage_errors
 from remix_study.media.plan import canonical_json
 from remix_study.media.publish import Content, fresh_folder, link_or_copy, replace_folder, seal
 from remix_study.media.store import ClipStore

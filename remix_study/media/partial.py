@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
-from remix_study.media.disk import sync_folder, write_whole
+from remix_study.files.disk import sync_folder, write_whole
 from remix_study.media.plan import Plan, canonical_json
 from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
 

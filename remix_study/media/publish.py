@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
+from remix_study.files.disk import checksum, sync_folder, write_pieces, write_whole
 from remix_study.media.card import Census, make_card, markdown
 from remix_study.media.decoders import decoder_version
-from remix_study.media.disk import checksum, sync_folder, write_pieces, write_whole
 from remix_study.media.partial import Partial, RowStatus
 from remix_study.media.plan import SCHEMA, Plan, canonical_json, describe
 from remix_study.media.presets import Preset

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from remix_study.errors import SourceError
-from remix_study.media.scratch import scratch
-from remix_study.media.urls import is_url, no_bucket, open_url, path_of, shown, tag_of, url_errors
+from remix_study.files.scratch import scratch
+from remix_study.files.urls import is_url, no_bucket, open_url, path_of, shown, tag_of, url_errors
 
 _ROW = re.compile(r"^(.*\.npy)#(\d+)$")
 _ARRAYS_KEPT = 4  # an array of each modality: rows of one file follow each other

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
-from remix_study.media.disk import checksum
+from remix_study.files.disk import checksum
 from remix_study.media.plan import SCHEMA, manifest_digest
 from remix_study.media.presets import Preset
 from remix_study.media.shards import Layout, RowReader

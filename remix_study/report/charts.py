@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from remix_study.report import data
-from remix_study.report.chart import (
+from remix_study.figures.chart import (
     INK,
     QUIET,
     Area,
@@ -26,6 +25,7 @@ from remix_study.report.chart import (
     Text,
     method_keys,
 )
+from remix_study.report import data
 from remix_study.report.words import Unit, duration, listed, plural, unit_of
 from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from remix_study.config import ChoiceDimension, Dimension, StudyConfig
+from remix_study.config.study import ChoiceDimension, Dimension, StudyConfig
 from remix_study.modality import canonical_order
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, chosen_replicates, pareto_front
 from remix_study.study.results import Paired, Spread, StudyResult

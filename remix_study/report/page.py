@@ -22,14 +22,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from remix_study.media.disk import storage_errors, write_whole
+from remix_study.figures.chart import INK, QUIET, Key, Style, styles
+from remix_study.figures.web import spec
+from remix_study.files.disk import storage_errors, write_whole
 from remix_study.modality import canonical_order
-from remix_study.report.chart import INK, QUIET, Key, Style, styles
 from remix_study.report.sections import Report, make_report
 from remix_study.report.tables import comparison_table, to_csv, to_markdown
-from remix_study.report.web import spec
-from remix_study.study.home import driver_of
 from remix_study.study.ledger import read_ledger
+from remix_study.study.remote import driver_of
 from remix_study.study.results import StudyResult, headline, result_of
 
 PAGE = "report.html"
@@ -62,7 +62,7 @@ def write_report(
     Raises:
         StoreError: the disk is full, or `out` cannot be written.
     """
-    from remix_study.report.png import pictures
+    from remix_study.figures.png import pictures
 
     say = on_progress or (lambda done, total: None)  # noqa: ARG005
     place = folder / "report" if out is None else out
@@ -92,7 +92,7 @@ def write_report(
 
 def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
     """The comparison as a table, as text for a README, and as a picture."""
-    from remix_study.tracking.figures import MethodResults, comparison, draw_comparison
+    from remix_study.figures.run import MethodResults, comparison, draw_comparison
 
     table = comparison_table(result)
     prefix = "probe/accuracy/"

@@ -20,8 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from remix_study.report import charts, data, people
-from remix_study.report.chart import Chart, styles
+from remix_study.figures.chart import Chart, styles
+from remix_study.report import charts, data
+from remix_study.report import human_ratings as people
 from remix_study.report.tables import (
     BALANCE,
     Table,

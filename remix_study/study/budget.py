@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from remix_study.config import BudgetConfig
-from remix_study.media.disk import write_whole
+from remix_study.config.study import BudgetConfig
+from remix_study.files.disk import write_whole
 
 CLOCK = "clock.json"
 _HOUR = 3600.0

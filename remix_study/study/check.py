@@ -10,22 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remix_study.config import (
+from remix_study.config.problems import Mistake, meant
+from remix_study.config.run import JointConfig, RemixConfig, RunConfig, UnimodalConfig
+from remix_study.config.study import (
     OBJECTIVES,
     SETTLED,
     ChoiceDimension,
     Dimension,
     EarlyEnd,
-    JointConfig,
     MethodSpace,
-    RemixConfig,
-    RunConfig,
     StudyConfig,
-    UnimodalConfig,
 )
-from remix_study.mistakes import Mistake, meant
+from remix_study.config.yaml_source import Keys, number_in
 from remix_study.study.dimensions import holds
-from remix_study.written import Keys, number_in
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
 Configs = Mapping[str, Sequence[RunConfig]]

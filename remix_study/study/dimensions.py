@@ -7,7 +7,7 @@ searched only where that holds, so points of one space may have different dimens
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from remix_study.config import ChoiceDimension, Dimension, FloatDimension, IntDimension
+from remix_study.config.study import ChoiceDimension, Dimension, FloatDimension, IntDimension
 from remix_study.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
-from remix_study.config import ChoiceDimension, Dimension, FloatDimension, IntDimension, StudyConfig
+from remix_study.config.study import ChoiceDimension, Dimension, FloatDimension, IntDimension, StudyConfig
 from remix_study.study.dimensions import holds
 from remix_study.study.ledger import TrialRecord
 from remix_study.study.search_space import space_of

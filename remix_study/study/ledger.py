@@ -20,7 +20,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from remix_study.config import StudyConfig, load_study
+from remix_study.config.load import load_study
+from remix_study.config.study import StudyConfig
 from remix_study.study.question import CONFIG
 from remix_study.study.storage import open_to_read, optuna_name
 

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 import torch
 
 from remix_study.assemble import assemble, check
-from remix_study.config import NoPrunerConfig, RemixConfig, RunConfig, StudyConfig, parse_run
+from remix_study.config.load import parse_run
+from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
+from remix_study.files.mirror import home_of
+from remix_study.files.urls import is_url, shown
 from remix_study.launch.worker import worker_threads
-from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
-from remix_study.media.urls import is_url, shown
 from remix_study.study.budget import Rates, Used, read_clock
-from remix_study.study.home import look_in
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.question import CONFIG, require_same_question
+from remix_study.study.remote import look_in
 from remix_study.study.search_space import SpaceRow, check_study, configure, effective_space, grid, space_of
 from remix_study.study.storage import check_storage, study_folder
 from remix_study.study.study import needs_of

@@ -19,7 +19,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
-from remix_study.config import (
+from remix_study.config.study import (
     AshaConfig,
     HyperbandConfig,
     MedianConfig,
@@ -28,8 +28,8 @@ from remix_study.config import (
     StudyConfig,
 )
 from remix_study.errors import RemixStudyError, RunPruned, StudyStopped
-from remix_study.media.mirror import home_of
-from remix_study.study.home import stop_asked
+from remix_study.files.mirror import home_of
+from remix_study.study.remote import stop_asked
 from remix_study.study.storage import open_storage
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from remix_study.config import StudyConfig, put
+from remix_study.config.load import put
+from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.media.disk import write_whole
+from remix_study.files.disk import write_whole
 
 CONFIG = "study.yaml"  # the study as it was last run, its corpus included
 QUESTION = "question.json"

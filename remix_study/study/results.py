@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates
 

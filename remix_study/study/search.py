@@ -14,9 +14,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.media.mirror import home_of
+from remix_study.files.mirror import home_of
 from remix_study.seeds import stream
 from remix_study.study.driver_storage import DriverStorage
 from remix_study.study.ledger import STOPPED, TrialRecord, choose, pareto_front, records_of

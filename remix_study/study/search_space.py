@@ -9,24 +9,22 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from remix_study.config import (
+from remix_study.config.load import examine_study, parse_run, put
+from remix_study.config.problems import Mistake, examine, moved, refuse
+from remix_study.config.run import RunConfig
+from remix_study.config.study import (
     STORAGE,
     ChoiceDimension,
     Dimension,
     FloatDimension,
     IntDimension,
     MethodSpace,
-    RunConfig,
     StudyConfig,
-    examine_study,
-    parse_run,
-    put,
 )
+from remix_study.config.yaml_source import Keys, Written, dotted, read
 from remix_study.errors import ConfigError
-from remix_study.mistakes import Mistake, examine, moved, refuse
 from remix_study.study.check import conditions, extent, shown, study_mistakes, written_at
 from remix_study.study.dimensions import all_values, corners, is_searched, labels_of, value_of
-from remix_study.written import Keys, Written, dotted, read
 
 Params = dict[str, str | int | float | bool | None]
 

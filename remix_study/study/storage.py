@@ -27,8 +27,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, StudyError
-from remix_study.media.disk import sync_folder
-from remix_study.media.urls import shown
+from remix_study.files.disk import sync_folder
+from remix_study.files.urls import shown
 from remix_study.tracking.address import sole_starter
 
 log = logging.getLogger(__name__)

@@ -18,22 +18,22 @@ from typing import Any
 import optuna
 
 from remix_study.assemble import check
-from remix_study.config import NoPrunerConfig, RunConfig, StudyConfig
+from remix_study.config.run import RunConfig
+from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
-from remix_study.launch.cluster import join_or_start
+from remix_study.files.disk import sole_writer, storage_errors
+from remix_study.files.mirror import home_of
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
+from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import make_job, require_lasting, tracking_uri
-from remix_study.media.disk import sole_writer, storage_errors
-from remix_study.media.mirror import home_of
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
-from remix_study.study.home import StudyHome, at_home, look_in
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
 from remix_study.study.pruning import judge_of
 from remix_study.study.question import CONFIG, require_same_question, write_question
-from remix_study.study.record import StudyRecord, recording
+from remix_study.study.remote import StudyHome, at_home, look_in
 from remix_study.study.replicates import FIRST_SEED, Replicates
 from remix_study.study.results import StudyResult, result_of
 from remix_study.study.search import Search
@@ -48,6 +48,7 @@ from remix_study.study.storage import (
     optuna_name,
     study_folder,
 )
+from remix_study.study.study_tracker import StudyRecord, recording
 from remix_study.study.tasks import Needs, Outcome, Place, Task, execute
 from remix_study.tracking.address import check as check_tracking
 

@@ -29,12 +29,12 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
-from remix_study.launch.cluster import join_or_start, room
+from remix_study.launch.ray_init import join_or_start, room
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
-from remix_study.study.meeting import Meeting, meet
 from remix_study.study.pruning import Judge
 from remix_study.study.question import CONFIG
+from remix_study.study.start_barrier import Meeting, meet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 
 from remix_study.credentials import redact
 from remix_study.errors import StoreError, TrackingError
-from remix_study.media.disk import sole_writer, write_whole
-from remix_study.tracking.address import artifact_root, be_brief, check, explain, prepare, resolved
+from remix_study.files.disk import sole_writer, write_whole
+from remix_study.tracking.address import check, explain
+from remix_study.tracking.client import client_of, ensure_experiment, reopen
+from remix_study.tracking.review import store_view
 from remix_study.tracking.signals import stop_deferred
 from remix_study.tracking.spool import (
     MODEL,
@@ -35,7 +37,7 @@ from remix_study.tracking.spool import (
     run_id_of,
     write_notes,
 )
-from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, REASON, STATE, RunInfo, Status
+from remix_study.tracking.tracker import STATE, RunInfo, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -236,8 +238,6 @@ class Sender:
         elif "model" in line:
             self._send_model(client)
         elif "view" in line:
-            from remix_study.tracking.review import store_view  # review.py needs this file
-
             store_view(client, client.get_run(self._run_id).info.experiment_id)
         elif "status" in line:
             client.set_terminated(self._run_id, line["status"], line["time"])
@@ -419,98 +419,6 @@ class MLflowTracker(SpoolTracker):
         # A server that hangs costs training a few seconds, and then nothing for a while.
         if self._started and (not self._pause_s or time.monotonic() >= self._next_try):
             self.flush()
-
-
-def client_of(uri: str) -> "MlflowClient":
-    be_brief()
-    from mlflow import MlflowClient
-
-    if uri.startswith("sqlite:"):
-        prepare(uri)
-    return MlflowClient(tracking_uri=resolved(uri))
-
-
-def ensure_experiment(uri: str, name: str) -> str:
-    """The experiment's id; whoever comes second to create it finds the first one's.
-
-    Raises:
-        TrackingError: an experiment of this name was deleted, or `uri` is a database that does not say where
-            artifacts go.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = client_of(uri)
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        root = artifact_root(uri)
-        if root is None and not uri.startswith(("http", "databricks")):
-            raise TrackingError(
-                f"artifacts must have a place, but {redact(uri)} is a database that names none for the experiment "
-                f"{name!r}. Put an MLflow server before it, or run `mlflow experiments create` with an artifact "
-                "location."
-            )
-        # Explicit, because a database's default is ./mlruns of whatever directory this happens to be.
-        place = None if root is None else (root / "".join(c if c.isalnum() else "-" for c in name)).as_uri()
-        try:
-            return client.create_experiment(name, artifact_location=place)
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise error
-    if found.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"the experiment {name!r} must be active, but was deleted. Bring it back with `mlflow experiments restore "
-            f"-x {found.experiment_id}`, or choose another name."
-        )
-    return found.experiment_id
-
-
-def close_stale(
-    uri: str,
-    experiment: str,
-    tags: Mapping[str, str],
-    keep: set[str] | frozenset[str] = frozenset(),
-    reason: str = "the process that ran it is gone",
-) -> list[str]:
-    """End as KILLED all runs left RUNNING that carry all of `tags`, but for those in `keep`; returns their ids."""
-    client = client_of(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    stale = [
-        run.info.run_id
-        for run in _runs(client, found.experiment_id, tags)
-        if run.info.status == "RUNNING" and run.info.run_id not in keep
-    ]
-    for run_id in stale:
-        kill(client, run_id, reason)
-    return stale
-
-
-def kill(client: "MlflowClient", run_id: str, reason: str) -> None:
-    """End a run that nobody works on, and whose spool nobody has."""
-    client.set_tag(run_id, FAILURE_REASON, reason)
-    client.set_tag(run_id, STATE, "stopped")
-    client.set_terminated(run_id, "KILLED")
-
-
-def reopen(client: "MlflowClient", run: "Run") -> None:
-    client.update_run(run.info.run_id, status="RUNNING")
-    client.set_tag(run.info.run_id, STATE, "running")
-    for tag in {FAILURE_REASON, FAILURE_CAUSE, REASON} & run.data.tags.keys():
-        client.delete_tag(run.info.run_id, tag)
-
-
-def _runs(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "list[Run]":
-    # Compared here and not in MLflow's filter language, which has no way to quote a quote.
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], page_token=token, max_results=1000)
-        found += [run for run in page if tags.items() <= run.data.tags.items()]
-        token = page.token
-        if not token:
-            return found
 
 
 def _log_head(client: "MlflowClient", run: "Run", info: RunInfo) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from remix_study.errors import TrackingError
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.tracking.address import be_brief, check, is_server
-from remix_study.tracking.mlflow import client_of, ensure_experiment
+from remix_study.tracking.client import client_of, ensure_experiment
 from remix_study.tracking.tracker import FAILURE_CAUSE, STATE
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import IO
 
 from remix_study.credentials import holds_password, redact
 from remix_study.errors import TrackingError
-from remix_study.media.urls import is_url
+from remix_study.files.urls import is_url
 from remix_study.tracking.address import (
     artifact_root,
     be_brief,

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from remix_study.media.disk import write_whole
+from remix_study.files.disk import write_whole
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, STATE, RunInfo, Status
 
 if TYPE_CHECKING:  # as in tracker.py

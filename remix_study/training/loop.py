@@ -31,7 +31,7 @@ from remix_study.tracking.tracker import Tracker
 from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.evidence import evidence
-from remix_study.training.rates import RateFactor
+from remix_study.training.learning_rate import RateFactor
 from remix_study.training.scoring import look_at
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import train_step

@@ -20,8 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from remix_study.errors import RunPruned
+from remix_study.figures.run import draw_learning_curves, learning_curves
 from remix_study.tracking import RunInfo, default_uri, finishing
-from remix_study.tracking.figures import draw_learning_curves, learning_curves
 from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE, Links, columns, links_of, share_view
 from remix_study.tracking.server import MLflowServer
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of

@@ -50,7 +50,7 @@ def dashboard(cluster: Laptop) -> Iterator[str]:
 
 def change_code(laptop: Laptop, fresh: str) -> None:
     """Every run tells the version of the package that trained it."""
-    path = laptop.project / "remix_study" / "__init__.py"
+    path = laptop.project / "remix_study" / "version.py"
     text = path.read_text()
     version = text.partition('__version__ = "')[2].partition('"')[0]
     assert version

@@ -8,14 +8,14 @@ import optuna
 import pytest
 from optuna.storages._rdb import storage as versions
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.study import pruning
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
+from remix_study.study.status import survey
 from remix_study.study.storage import check_storage, open_storage, open_to_read
 from remix_study.study.study import StudyRun
-from remix_study.study.survey import survey
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
 

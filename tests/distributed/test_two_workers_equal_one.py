@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from remix_study.assemble import assemble
-from remix_study.config import parse_run
+from remix_study.config.load import parse_run
 from remix_study.datasets.corpus import open_corpus
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training import loop

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from remix_study.files.disk import holder
 from remix_study.launch.folder import RunFolder
-from remix_study.media.disk import holder
 from remix_study.study.ledger import Ledger, read_ledger
 from remix_study.tracking import default_uri
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.study.survey import existing, survey
+from remix_study.study.status import existing, survey
 
 pytestmark = pytest.mark.ray
 
@@ -170,7 +170,7 @@ def test_a_study_is_left_running_found_again_and_followed_to_its_end(cluster: Cl
     assert again.stdout.count("Report:") == 1  # Ray repeats the end of a job's log
     assert survey(existing(cluster.workspace, "second")).state == "complete"
     # What was uploaded, not what is installed, was run: Ray keeps packages below its folder.
-    assert list(cluster.scratch.glob("session_*/runtime_resources/py_modules_files/*/remix_study/submit.py"))
+    assert list(cluster.scratch.glob("session_*/runtime_resources/py_modules_files/*/remix_study/cli/submit.py"))
 
 
 def test_a_study_that_the_cluster_cannot_run_ends_the_command(cluster: Cluster) -> None:

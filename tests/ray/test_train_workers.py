@@ -10,7 +10,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.errors import RemixStudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import run_one

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from remix_study.errors import SourceError
-from remix_study.media import mirror as mirrors
-from remix_study.media.mirror import Mirror, home_of, patiently, place_of, workspace_at
-from remix_study.media.site import Site
+from remix_study.files import mirror as mirrors
+from remix_study.files.mirror import Mirror, home_of, patiently, place_of, workspace_at
+from remix_study.files.remote_folder import Site
 
 pytestmark = pytest.mark.server
 

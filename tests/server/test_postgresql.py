@@ -13,9 +13,9 @@ from mlflow.exceptions import MlflowException
 from remix_study.errors import StudyError, TrackingError
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
+from remix_study.study.status import survey
 from remix_study.study.storage import open_storage, open_to_read
 from remix_study.study.study import StudyRun
-from remix_study.study.survey import survey
 from remix_study.tracking import check
 from remix_study.tracking.server import MLflowServer
 from tests.ray.conftest import AccidentsBench

@@ -15,9 +15,9 @@ import s3fs
 
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import SourceError, StoreError
+from remix_study.files.remote_folder import cache_folder
 from remix_study.media.derive import derive_store
-from remix_study.media.remote import local_copy, require_writable, upload_store
-from remix_study.media.site import cache_folder
+from remix_study.media.remote_store import local_copy, require_writable, upload_store
 from remix_study.media.source import RemoteSource, source_at
 from remix_study.media.store import ClipStore
 

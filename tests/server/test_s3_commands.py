@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from remix_study.datasets.synthetic import SyntheticSpec, render
-from remix_study.media.site import cache_folder
+from remix_study.files.remote_folder import cache_folder
 from remix_study.media.store import ClipStore
 
 if TYPE_CHECKING:

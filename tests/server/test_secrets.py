@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from remix_study.study.survey import survey
+from remix_study.study.status import survey
 from tests.ray.conftest import AccidentsBench
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import yaml
 
+from remix_study.files.remote_folder import Site
 from remix_study.launch.folder import RunFolder
-from remix_study.media.site import Site
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # A driver's silence is noticed after five seconds, and files travel every second.
 HASTY = (
-    "import remix_study.study.home as h; h._PERIOD_S, h._BEAT_S, h._SILENCE_S = 1.0, 1.0, 5.0; h._FRESH_S = 15.0; "
-    "from remix_study.cli import main; main()"
+    "import remix_study.study.remote as h; h._PERIOD_S, h._BEAT_S, h._SILENCE_S = 1.0, 1.0, 5.0; h._FRESH_S = 15.0; "
+    "from remix_study.cli.main import main; main()"
 )
 EPOCHS = 40  # long enough for other commands to find a run at work
 _POLL_S = 0.5  # other processes write what we wait for: there is no event to await

@@ -10,7 +10,7 @@ import torch
 
 from remix_study import models, remix
 from remix_study.assemble import assemble, build_model, check, modalities_of, training_order
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.errors import ConfigError

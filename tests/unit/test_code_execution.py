@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "remix_study").rglob("*.py")), *sorted(ROOT.glob("*.py"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.credentials import holds_password, names_in, resolve
 from remix_study.errors import ConfigError
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
-from remix_study.config import RunConfig, load_study
+from remix_study.config.load import load_study
+from remix_study.config.run import RunConfig
 from remix_study.media.store import ClipStore
 from remix_study.study.results import compare
 from remix_study.tracking.tracker import RecordingTracker

@@ -13,8 +13,8 @@ import pytest
 import typer
 import yaml
 
-from remix_study.cli import app
-from remix_study.config import parse_run
+from remix_study.cli.main import app
+from remix_study.config.load import parse_run
 from remix_study.datasets.manifest import read_manifest
 from remix_study.study.search_space import read_study
 

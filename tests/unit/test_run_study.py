@@ -31,8 +31,10 @@ def home(tmp_path: Path) -> Path:
     checkout = tmp_path / "remix-study"
     (checkout / "remix_study" / "__pycache__").mkdir(parents=True)
     (checkout / "remix_study" / "__init__.py").touch()
-    (checkout / "remix_study" / "cli.py").write_text(COMMAND)
-    (checkout / "remix_study" / "__pycache__" / "cli.pyc").touch()
+    (checkout / "remix_study" / "cli").mkdir()
+    (checkout / "remix_study" / "cli" / "__init__.py").touch()
+    (checkout / "remix_study" / "cli" / "main.py").write_text(COMMAND)
+    (checkout / "remix_study" / "__pycache__" / "main.pyc").touch()
     for name in ("workspace/studies/s/optuna.db", "search_spaces/s.yaml", ".gitignore", ".git/config", "clip.mp4"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
@@ -66,7 +68,11 @@ def test_workers_are_sent_the_package_and_nothing_else(home: Path) -> None:
     # As `upload_working_dir_if_needed` does it.
     excludes = get_runtime_env_default_excludes() + runtime["excludes"]
     _zip_files(runtime["working_dir"], excludes, str(package), include_gitignore=True)
-    assert sorted(zipfile.ZipFile(package).namelist()) == ["remix_study/__init__.py", "remix_study/cli.py"]
+    assert sorted(zipfile.ZipFile(package).namelist()) == [
+        "remix_study/__init__.py",
+        "remix_study/cli/__init__.py",
+        "remix_study/cli/main.py",
+    ]
 
 
 def test_what_ray_has_said_already_holds(home: Path) -> None:

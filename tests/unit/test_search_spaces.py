@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from remix_study import config as c
 from remix_study.assemble import assemble, check
-from remix_study.config import StudyConfig, load_study
+from remix_study.config.load import load_study
+from remix_study.config.run import AdamConfig, RandomConfig, RemixConfig, ResNet18Config, StepRateConfig
+from remix_study.config.study import AshaConfig, StudyConfig
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
 from remix_study.media.publish import Content, seal
 from remix_study.media.shards import shard_name
@@ -119,10 +120,10 @@ def test_a_study_of_a_real_corpus_is_honest_and_says_what_it_compares_with(name:
 def test_the_recipe_of_the_paper_is_what_its_code_released() -> None:
     study = load_study(FOLDER / "cremad_ogm.yaml")
     run = configure(study, "remix", {}, 0, {})
-    assert isinstance(run.method, c.RemixConfig)
-    assert run.model.encoder == c.ResNet18Config(name="resnet18")
-    assert run.optimizer == c.AdamConfig(learning_rate=5e-5, weight_decay=1e-4)
-    assert run.rate == c.StepRateConfig(every=0.5, factor=0.1)
+    assert isinstance(run.method, RemixConfig)
+    assert run.model.encoder == ResNet18Config(name="resnet18")
+    assert run.optimizer == AdamConfig(learning_rate=5e-5, weight_decay=1e-4)
+    assert run.rate == StepRateConfig(every=0.5, factor=0.1)
     assert (run.epochs, run.global_batch, run.method.warmup, run.masking) == (60, 64, 10, "zero_feature")
     assert (run.method.warmup_weight, run.method.weight, run.method.order) == (0.5, 1.0, "blocks")
     assert study.trials == 1
@@ -154,7 +155,7 @@ def test_every_study_has_a_control_by_lot_honest_baselines_and_ceilings(path: Pa
     by_lot = [
         name
         for name, run in runs.items()
-        if isinstance(run.method, c.RemixConfig) and isinstance(run.method.filter, c.RandomConfig)
+        if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig)
     ]
     assert by_lot
     assert all(study.methods[name].control_of for name in by_lot)
@@ -166,7 +167,7 @@ def test_every_study_has_a_control_by_lot_honest_baselines_and_ceilings(path: Pa
 def test_noise_and_time_are_thought_of_somewhere() -> None:
     studies = [load_study(path) for path in FILES]
     assert any(study.seeds_per_trial > 1 for study in studies)
-    assert any(isinstance(study.pruner, c.AshaConfig) for study in studies)
+    assert any(isinstance(study.pruner, AshaConfig) for study in studies)
 
 
 def runs_of(study: StudyConfig) -> int:
@@ -207,9 +208,9 @@ def test_every_contender_trains(
     }
     first = (study.methods[name].first or [{}])[0]
     given = configure(study, name, first, 0, short | {"epochs": 60})
-    if isinstance(given.model.encoder, c.ResNet18Config):
+    if isinstance(given.model.encoder, ResNet18Config):
         short["model.encoder"] = {"name": "resnet18", "width": 4}
-    remix = isinstance(given.method, c.RemixConfig)
+    remix = isinstance(given.method, RemixConfig)
     config = configure(study, name, first, 0, short | ({"method.warmup": 1} if remix else {}))
     check(config, store)
     result = train(assemble(config, store, Solo(), torch.device("cpu"), NullTracker(), tmp_path))

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from remix_study.cli.prepare_view import check_report
 from remix_study.datasets.check import Bad, CheckReport, Spread, check_clips, spread
 from remix_study.datasets.corpus import Found
 from remix_study.media.build import build_store
 from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset, preset_named
 from remix_study.media.source import LocalSource, Source
-from remix_study.prepare_view import check_report
 from remix_study.sample import Clip, SampleId
-from tests.faulty import LFS, Picture, Sound, cut, whole
-from tests.treacherous import Treacherous
+from tests.corrupt_media import LFS, Picture, Sound, cut, whole
+from tests.hostile_source import Treacherous
 
 SPLITS = ("train", "val", "test")
 TINY = PRESETS["tiny"]

@@ -11,7 +11,7 @@ import pytest
 from remix_study.datasets.corpus import prepare
 from remix_study.datasets.mosei import CLASSES, Mosei, class_of, mosei_at, unpack
 from remix_study.errors import ManifestError, StoreError
-from remix_study.media.disk import sole_writer
+from remix_study.files.disk import sole_writer
 from remix_study.media.presets import FeaturePreset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip

@@ -20,7 +20,7 @@ from remix_study.datasets.table import Table, read_raw
 from remix_study.errors import ManifestError
 from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, FlowPreset, preset_named
 from remix_study.media.source import LocalSource
-from tests.faulty import Picture, Sound, whole
+from tests.corrupt_media import Picture, Sound, whole
 
 SPLITS = ("train", "val", "test")
 Write = Callable[..., Table]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.launch.decisions import DECISIONS, decisions, write_decisions
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.config import RunConfig, load_run
+from remix_study.config.load import load_run
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, RunPruned, StoreError, StudyStopped
 from remix_study.launch.folder import RunFolder
 

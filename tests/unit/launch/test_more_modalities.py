@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare
 from remix_study.datasets.mosei import mosei_at
 from remix_study.datasets.ucf101 import Ucf101

@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from remix_study.errors import SourceError, StudyError
+from remix_study.files.remote_folder import Site
 from remix_study.launch import nodes
 from remix_study.launch.nodes import Demands, code_digest, on_a_cluster, problems_here, require_alike, versions
-from remix_study.media.site import Site
 
 HERE = Demands(seen={}, urls={}, versions=versions(), code=code_digest())
 
@@ -45,19 +45,16 @@ def test_other_versions_and_other_code_are_told() -> None:
     assert "remix-study submit" in found[1]
 
 
-def test_the_digest_of_the_code_follows_every_file_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import remix_study
-
+def test_the_digest_of_the_code_follows_every_file_of_it(tmp_path: Path) -> None:
     package = tmp_path / "remix_study"
     (package / "deep").mkdir(parents=True)
     for name in ("__init__.py", "deep/one.py"):
         (package / name).write_text("x = 1\n")
-    monkeypatch.setattr(remix_study, "__file__", str(package / "__init__.py"))
-    before = code_digest()
+    before = code_digest(package)
     (package / "deep" / "one.py").write_text("x = 2\n")
-    changed = code_digest()
+    changed = code_digest(package)
     (package / "deep" / "one.py").rename(package / "deep" / "two.py")
-    assert len({before, changed, code_digest()}) == 3
+    assert len({before, changed, code_digest(package)}) == 3
 
 
 def nodes_of(*ids: str) -> list[dict[str, Any]]:

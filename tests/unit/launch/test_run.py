@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from remix_study import config as c
-from remix_study.config import RunConfig, load_run
+from remix_study.config import run as c
+from remix_study.config.load import load_run
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
 from remix_study.launch import run as runs

@@ -18,9 +18,9 @@ import pytest
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.errors import StoreError
-from remix_study.media import disk
+from remix_study.files import disk
+from remix_study.files.disk import sole_writer
 from remix_study.media.decoders import _upright
-from remix_study.media.disk import sole_writer
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
 

@@ -8,8 +8,8 @@ import pytest
 
 from remix_study.datasets.corpus import open_corpus, prepare_corpus
 from remix_study.errors import StoreError
+from remix_study.files.disk import sole_writer
 from remix_study.media.derive import derive_store
-from remix_study.media.disk import sole_writer
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
 from remix_study.sample import SampleId

@@ -18,7 +18,7 @@ from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.media.source import source_at
 from remix_study.media.workers import run_jobs
 from remix_study.sample import Clip, SampleId
-from tests.faulty import mutated, originals
+from tests.corrupt_media import mutated, originals
 
 PRESET = Preset("fuzz", {"audio": PRESETS["tiny"].parts["audio"], "video": VideoPreset(3, 16, 16, "area")})
 KINDS = 8  # of containers

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from remix_study.errors import SourceError, StoreError
-from remix_study.media import scratch
-from remix_study.media.site import cache_folder
+from remix_study.files import scratch
+from remix_study.files.remote_folder import cache_folder
+from remix_study.files.urls import corpus_at, is_url, shown, tag_of, url_errors
 from remix_study.media.source import LocalSource, RemoteSource, Source, row_of, source_at
-from remix_study.media.urls import corpus_at, is_url, shown, tag_of, url_errors
 
 FILES = {
     "clips/a.mp4": b"a clip",
@@ -198,7 +198,7 @@ def test_each_url_has_a_folder_of_its_own_in_the_cache(tmp_path: Path, monkeypat
 
 KILLED = """
 import os, signal
-from remix_study.media.scratch import scratch
+from remix_study.files.scratch import scratch
 print(scratch(), flush=True)
 (scratch() / "clip.mp4").write_bytes(b"x")
 if {killed}:

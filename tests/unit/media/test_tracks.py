@@ -17,7 +17,7 @@ from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, 
 from remix_study.media.source import source_at
 from remix_study.media.spectrogram import spectrogram
 from remix_study.sample import Clip, SampleId
-from tests.faulty import Picture, whole
+from tests.corrupt_media import Picture, whole
 
 RATE, SECONDS = 16000, 2.0
 SOUNDS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 
 RATE = "optimizer.learning_rate"

@@ -8,8 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from remix_study.report import charts, data
-from remix_study.report.chart import (
+from remix_study.figures.chart import (
     INK,
     Area,
     Axis,
@@ -26,8 +25,9 @@ from remix_study.report.chart import (
     method_keys,
     styles,
 )
-from remix_study.report.png import draw, pictures
-from remix_study.report.web import spec
+from remix_study.figures.png import draw, pictures
+from remix_study.figures.web import spec
+from remix_study.report import charts, data
 from remix_study.study.results import Paired, Spread, StudyResult
 from tests.unit.report.conftest import MakeStudy
 

@@ -16,7 +16,7 @@ import yaml
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.report import page
 from remix_study.report.page import PAGE, write_report
 from remix_study.report.sections import git_commit, make_report

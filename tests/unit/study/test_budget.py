@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.config import BudgetConfig
+from remix_study.config.study import BudgetConfig
 from remix_study.study.budget import Clock, Rates, Used, read_clock
 
 

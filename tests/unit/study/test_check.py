@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.search_space import check_study
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.study.ledger import choose
 from remix_study.study.search import Search
 from remix_study.study.storage import open_storage, optuna_name

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import OperationalError
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import StoreError
 from remix_study.study import budget
 from remix_study.study import study as study_module

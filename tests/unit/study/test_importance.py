@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.study.importance import FANOVA_UP_TO, FEWEST, evaluator_name, importances, why_unknown
 from remix_study.study.ledger import TrialRecord
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan

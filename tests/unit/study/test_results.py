@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from remix_study.config import StudyConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.metrics import sufficiency_gap
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord

@@ -8,8 +8,8 @@ import optuna
 import pytest
 import yaml
 
-from remix_study import config as c
-from remix_study.config import StudyConfig
+from remix_study.config.run import MarginConfig, RemixConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.search_space import (
     SpaceRow,
@@ -75,8 +75,8 @@ def test_a_point_becomes_a_run_base_then_method_then_point_then_settings() -> No
     s = study()
     point = {"optimizer.learning_rate": 0.005, "epochs": 4, "method.order": "mixed", "method.filter": "close"}
     run = configure(s, "remix", point, seed=7, settings={"corpus": "elsewhere", "evaluation.test": True})
-    assert isinstance(run.method, c.RemixConfig)
-    assert (run.method.order, run.method.filter) == ("mixed", c.MarginConfig(rule="margin", threshold=0.5))
+    assert isinstance(run.method, RemixConfig)
+    assert (run.method.order, run.method.filter) == ("mixed", MarginConfig(rule="margin", threshold=0.5))
     assert (run.optimizer.learning_rate, run.epochs, run.seed) == (0.005, 4, 7)
     assert (run.corpus, run.evaluation.test, run.method.warmup) == ("elsewhere", True, 1)
 
@@ -102,7 +102,7 @@ def test_a_study_is_checked_at_its_corners_and_its_first_points() -> None:
     assert [run.epochs for run in runs if run.method.name == "joint"] == [4, 6]
     assert (first.epochs, first.optimizer.learning_rate) == (5, 0.001)
     assert [run.epochs for run in corners] == [4, 6, 4, 4]
-    assert {run.method.order for run in corners if isinstance(run.method, c.RemixConfig)} == {"blocks", "mixed"}
+    assert {run.method.order for run in corners if isinstance(run.method, RemixConfig)} == {"blocks", "mixed"}
 
 
 def test_every_label_of_a_choice_is_checked_also_one_in_the_middle_and_under_a_condition() -> None:
@@ -164,7 +164,7 @@ def test_a_conditional_dimension_is_searched_only_under_its_condition() -> None:
         assert ("method.filter.threshold" in point) == (point["method.filter.rule"] == "margin")
         assert point.get("method.filter.threshold", 0.0) in (0.0, 0.25, 0.5, 0.75)
         run = configure(s, "remix", point, 0, {})
-        assert isinstance(run.method, c.RemixConfig)
+        assert isinstance(run.method, RemixConfig)
         assert run.method.filter.rule == point["method.filter.rule"]
 
 

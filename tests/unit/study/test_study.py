@@ -13,12 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from remix_study.config import RunConfig, StudyConfig
+from remix_study.config.run import RunConfig
+from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, RunPruned, StudyError, StudyStopped, TrackingError
 from remix_study.launch.folder import RunFolder
 from remix_study.report.page import write_report
-from remix_study.study import record
 from remix_study.study import study as study_module
+from remix_study.study import study_tracker as record
 from remix_study.study.ledger import FINAL, REPLICATE, TrialRecord, read_ledger
 from remix_study.study.replicates import FIRST_SEED
 from remix_study.study.results import StudyResult

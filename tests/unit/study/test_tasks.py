@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
-from remix_study.launch.cluster import Room
+from remix_study.launch.ray_init import Room
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
 from remix_study.study.pruning import Judge

@@ -16,12 +16,13 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from remix_study.errors import TrackingError
-from remix_study.media.disk import sole_writer
+from remix_study.files.disk import sole_writer
 from remix_study.sample import Batch
 from remix_study.tracking import RunInfo
 from remix_study.tracking import mlflow as module
 from remix_study.tracking.address import be_brief
-from remix_study.tracking.mlflow import MLflowTracker, Sender, close_stale, ensure_experiment, send
+from remix_study.tracking.client import close_stale, ensure_experiment
+from remix_study.tracking.mlflow import MLflowTracker, Sender, send
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 from remix_study.tracking.tracker import STATE
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from remix_study import metrics
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.loop import Run, train
 from remix_study.world import Solo

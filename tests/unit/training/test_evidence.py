@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from remix_study import metrics
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.sample import Batch
 from remix_study.training.evaluate import evaluate
 from remix_study.training.evidence import evidence, sufficiency

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from remix_study.augment import Draws
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.remix import RemixPlan
 from remix_study.sample import Batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.remix import score
 from remix_study.remix.separability import ScoreName
 from remix_study.training.loop import Run

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from remix_study.balancing import FusedLoss, Method, UnimodalLosses
-from remix_study.config import RunConfig
+from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.sample import Batch
 from remix_study.training.loop import Run

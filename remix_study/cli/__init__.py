@@ -1,0 +1,1 @@
+"""The command line `remix-study`: one module for each group of commands"""

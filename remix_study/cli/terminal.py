@@ -1,0 +1,350 @@
+"""What a person sees in the terminal: bars on long work, tables at the end; quiet where there is no terminal"""
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from remix_study.errors import RemixStudyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from remix_study.datasets.corpus import Found
+    from remix_study.launch.folder import RunFolder
+    from remix_study.media.store import ClipStore
+    from remix_study.report.tables import Table as Plain
+    from remix_study.study.plan import Plan
+    from remix_study.study.results import StudyResult
+    from remix_study.study.status import Survey
+    from remix_study.study.study import Watch
+
+Bar = Callable[[str], Callable[[int, int], None]]
+_FOLLOW_S = 1.0
+_FAILURES_SHOWN = 5
+_LOOK_S = 0.3  # another process writes the history; a file has no event to wait for
+
+
+@contextmanager
+def busy(console: Console, what: str) -> Iterator[None]:
+    """A spinner for what has no measure, such as importing torch."""
+    with console.status(what):
+        yield
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Bar]:
+    """`bar(title)` gives a callback (done, total); its bar appears with the first call."""
+    with _progress(console) as progress:
+
+        def bar(title: str) -> Callable[[int, int], None]:
+            line: list[TaskID] = []
+
+            def update(done: int, total: int, note: str = "") -> None:
+                if not line:
+                    line.append(progress.add_task(title, total=total, note=""))
+                progress.update(line[0], completed=done, total=total, note=note)
+
+            return update
+
+        yield bar
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder], None]]":
+    """Follows the history of the run that was started last, whichever process trains it."""
+    with _progress(console) as progress:
+        ended = threading.Event()
+        current: list[tuple[TaskID, RunFolder]] = []
+
+        def start(name: str, folder: "RunFolder") -> None:
+            current.append((progress.add_task(name, total=total, note=""), folder))
+
+        def follow() -> None:
+            while not ended.wait(_LOOK_S):
+                look()
+
+        def look() -> None:
+            for line, folder in current:
+                history = folder.history
+                if history:
+                    last = history[-1]
+                    note = f"loss {last['train/loss']:.3f}  val {100 * last['val/accuracy']:.1f} %"
+                    progress.update(line, completed=len(history), note=note)
+
+        watcher = threading.Thread(target=follow, daemon=True)
+        watcher.start()
+        try:
+            yield start
+        finally:
+            ended.set()
+            watcher.join()
+            look()
+
+
+@contextmanager
+def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
+    """While the study in `folder` runs in this process: how it stands, anew every few moments; quiet elsewhere.
+
+    What has to be said is said beside it, and without a terminal as plain lines: a log is all that somebody far away
+    sees of it.
+    """
+    from remix_study.study.status import survey
+    from remix_study.study.study import Watch
+
+    if not console.is_terminal:
+
+        def line(words: str) -> None:
+            console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+        yield Watch(
+            begin=lambda ended, total: line(f"{ended} of {total} runs ended"),
+            done=lambda task, outcome, ended, total: line(
+                f"{ended} of {total} runs ended: {task.name} is {outcome.state}"
+            ),
+            say=line,
+        )
+        return
+    ended = threading.Event()
+    with Live(console=console, auto_refresh=False) as live:
+
+        def begin(done: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+            threading.Thread(target=look_on, daemon=True).start()
+
+        def look_on() -> None:
+            pause = 0.0
+            while not ended.wait(pause):
+                started = time.monotonic()
+                with contextlib.suppress(RemixStudyError, OSError):  # a file of the study may be in the making
+                    live.update(standing(survey(folder)), refresh=True)
+                # Looking at ten thousand trials must not take the driver's time.
+                pause = max(_FOLLOW_S, 9 * (time.monotonic() - started))
+
+        try:
+            yield Watch(begin=begin, say=live.console.print)
+        finally:
+            ended.set()
+            with contextlib.suppress(RemixStudyError, OSError):
+                live.update(standing(survey(folder)), refresh=True)
+
+
+def standing(found: "Survey") -> Group:
+    """A summary line, one line per method, one per running run, and what failed."""
+    table = Table()
+    table.add_column("method", no_wrap=True)
+    pruned = any(m.pruned for m in found.methods)
+    for name in ("trials", *(("pruned",) if pruned else ()), "failed", "replicates", *found.objectives):
+        table.add_column(name, justify="right")
+    for m in found.methods:
+        best = [f"{value:.4f}" for value in m.best or ()]
+        if best:
+            best[0] += f" (trial {m.best_number})"
+        early = (str(m.pruned),) if pruned else ()
+        table.add_row(m.name, f"{m.ended}/{m.trials}", *early, str(m.failed), f"{m.replicated}/{m.replicates}", *best)
+    lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures[-_FAILURES_SHOWN:]]
+    if len(found.failures) > _FAILURES_SHOWN:
+        lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs, the last of them:")
+    for run in found.running:
+        seen = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
+        left = "" if run.seconds_left is None else f"  {_clock(run.seconds_left)} left"
+        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{seen}{left}")
+    return Group(escape(found.question), _summary(found), table, *lines)
+
+
+def _summary(found: "Survey") -> str:
+    said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_ended} of {found.runs} runs ended"
+    if found.retrained:
+        said += f", {found.retrained} retrained"
+    if found.holder is not None:
+        said += f", process {found.holder}"
+    if found.seconds_left is not None:
+        said += f", about {_clock(found.seconds_left)} left"
+    limits = [f"{used:.2f} of {allowed:g} {name.replace('_', ' ')}" for name, (used, allowed) in found.budget.items()]
+    said += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
+    return said
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def follow(console: Console, look: "Callable[[], Survey]") -> None:
+    """Show a study anew every few moments, until nobody works on it."""
+    found = look()
+    with Live(standing(found), console=console, auto_refresh=False) as live:
+        pause = threading.Event()
+        while found.holder is not None:
+            pause.wait(_FOLLOW_S)
+            found = look()
+            live.update(standing(found), refresh=True)
+
+
+def planned(found: "Plan") -> Group:
+    """What would be run, over which space, at which cost."""
+    table = Table(title="Runs (ended / all)", title_justify="left", title_style="")
+    table.add_column("method", no_wrap=True)
+    for name in ("trials", "go on", "replicates", "epoch", "trial", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for m in found.methods:
+        cost = ["", "", ""]
+        if m.cost is not None:
+            cost = [_duration(m.cost.epoch_s), _duration(m.cost.trial_s), f"{m.cost.bytes / 1e6:.1f} MB"]
+        table.add_row(m.name, f"{m.ended}/{m.trials}", str(len(m.resumed)),
+                      f"{m.replicates - m.replicates_left}/{m.replicates}", *cost)  # fmt: skip
+    known = max(len(m.points) for m in found.methods)
+    first = f"the first {known} trials of a method are known-good points, then" if known else "all trials:"
+    if found.sampler == "grid":
+        first = "all points of the"
+    return Group(
+        f"[bold]{escape(found.question)}[/bold]",
+        f"[dim]corpus:[/dim] {escape(found.corpus)}",
+        table,
+        _space(found),
+        f"[dim]search:[/dim] {first} {found.sampler}; pruner: {found.pruner}; {found.concurrency} at once",
+        _cost(found),
+    )
+
+
+def _space(found: "Plan") -> Table:
+    """Every dimension once: what all methods search alike, then what each searches besides."""
+    table = Table(title="Search space", title_justify="left", title_style="")
+    for name in ("method", "parameter", "values", "tried first"):
+        table.add_column(name, no_wrap=name == "parameter")
+    everyone = [row for row in found.methods[0].space if all(row in m.space for m in found.methods)]
+    several = len(found.methods) > 1
+    rows = [("all", row) for row in everyone if several]
+    rows += [(m.name, row) for m in found.methods for row in m.space if not several or row not in everyone]
+    if not rows:
+        table.add_row("[dim]nothing is searched[/dim]")
+    before = ""
+    for method, row in rows:
+        values = row.range + (f", {row.scale}" if row.scale else "")
+        values += f" (when {row.when})" if row.when else ""
+        table.add_row(method if method != before else "", row.path, escape(values), escape(", ".join(row.first)))
+        before = method
+    return table
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 60 else _clock(seconds)
+
+
+def _cost(found: "Plan") -> str:
+    said = f"[bold]{found.runs_left} runs[/bold] are left"
+    if found.cost is not None and found.seconds is not None and found.bytes is not None:
+        gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
+        said += f", {'at most ' if found.at_most else ''}about {_duration(found.seconds)}"
+        said += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
+        said += f" and {found.bytes / 1e9:.2f} GB of disk"
+        if found.bytes_free is not None:
+            said += f", of which {found.bytes_free / 1e9:.0f} GB are free"
+    for name, (used, allowed) in found.budget.items():
+        said += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
+    if found.bytes is not None and found.bytes_free is not None and found.bytes > found.bytes_free:
+        said += "\n[bold red]There is not enough disk.[/bold red] Use another --workspace."
+    return said
+
+
+def retrained(runs: "pd.DataFrame") -> Table:
+    """The runs of `retrain`, and their mean."""
+    heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
+    known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}
+    shown = [name for name in known if name in runs.columns]
+    title = "Accuracy in %: of the best epoch on validation, of the rest on the test split"
+    table = Table(title=title, title_justify="left", title_style="")
+    for name in ("seed", *(known[name] for name in shown)):
+        table.add_column(name, justify="right")
+    for row in runs.to_dict(orient="records"):
+        table.add_row(str(row["number"]), *(f"{100 * row[name]:.1f}" for name in shown))
+    std = runs[shown].std(ddof=1).fillna(0.0)
+    table.add_row("mean ± std", *(f"{100 * runs[name].mean():.1f} ± {100 * std[name]:.1f}" for name in shown),
+                  style="bold")  # fmt: skip
+    return table
+
+
+def studies_table(found: "Sequence[Survey]") -> Table:
+    table = Table()
+    for name in ("study", "state", "runs", "question"):
+        table.add_column(name, no_wrap=name == "study")
+    for each in found:
+        table.add_row(each.name, each.state, f"{each.runs_ended}/{each.runs}", escape(each.question))
+    return table
+
+
+def store_line(store: "ClipStore") -> str:
+    counts = ", ".join(f"{len(store.rows(split))} {split}" for split in store.splits)
+    bad = store.card.get("quarantined", 0)
+    left_out = f"; {bad} clips left out, see {store.path / 'quarantine.jsonl'}" if bad else ""
+    return f"{store.path}: {counts}; {len(store.classes)} classes; {' and '.join(store.modalities)}{left_out}"
+
+
+def absent_table(found: "Found") -> Table:
+    """How many clips of each class are there, of those that the corpus's lists name."""
+    table = Table(title="Clips that the lists name", title_justify="left")
+    for column in ("class", "there", "absent"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    there = Counter(clip.label for clip in found.clips)
+    absent = Counter(found.absent.values())
+    for label in sorted(there.keys() | absent.keys()):
+        table.add_row(label, str(there[label]), str(absent[label]))
+    table.add_section()
+    table.add_row("all", str(there.total()), str(absent.total()))
+    return table
+
+
+def summary_table(summary: Mapping[str, float]) -> Table:
+    table = Table(title="The run in numbers", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    shown = ("best/", "test/", "test_balance/", "sufficiency/", "probe/", "time/")
+    for key in sorted(k for k in summary if k.startswith(shown)):
+        table.add_row(key, f"{summary[key]:.4g}")
+    return table
+
+
+def comparison(result: "StudyResult") -> Group:
+    """The comparison in two tables that fit 80 columns: does it win, and is each modality learnt?"""
+    from remix_study.report.tables import accuracy_table, sufficiency_table
+
+    return Group(*(_drawn(table, result.reference) for table in (accuracy_table(result), sufficiency_table(result))))
+
+
+def _drawn(data: "Plain", bold: str) -> Table:
+    table = Table(title=data.title, title_justify="left", title_style="")
+    for number, name in enumerate(data.header):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in data.rows:
+        table.add_row(*row, style="bold" if row[0] == bold else "")
+    return table

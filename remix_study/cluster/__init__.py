@@ -1,0 +1,1 @@
+"""What a laptop does to a cluster: check, connect, upload, submit and follow; nothing here trains"""

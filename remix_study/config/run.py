@@ -1,0 +1,396 @@
+"""RunConfig: the YAML of one run, strict at the door
+
+Unknown keys are problems, and all problems are reported at once with their paths and, where there is one, the key that
+was probably meant. What only the corpus can tell (is a threshold in the score's range?) is checked in `fit.py`.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from remix_study.config.problems import ImpossibleError
+from remix_study.credentials import holds_password
+
+
+class Part(BaseModel):
+    """A part of a configuration: unchangeable, and without room for misspelt keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def kind_or(tag: str, default: str) -> BeforeValidator:
+    """A part without its tag is of the default kind: `optimizer: {learning_rate: 0.01}` is Adam's."""
+
+    def fill(value: Any) -> Any:
+        return {tag: default, **value} if isinstance(value, dict) and tag not in value else value
+
+    return BeforeValidator(fill)
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+class TinyEncoderConfig(Part):
+    """Four strided convolutions; for small spectrograms and frames."""
+
+    name: Literal["tiny"] = "tiny"
+
+
+class ResNet18Config(Part):
+    """ResNet-18 from scratch; 64 channels in the first stage is the published width."""
+
+    name: Literal["resnet18"]
+    width: int = Field(default=64, ge=1)
+
+
+class VectorEncoderConfig(Part):
+    """One hidden layer; for features that are one vector per clip."""
+
+    name: Literal["vector"]
+    hidden: int = Field(default=256, ge=1)
+    width: int = Field(default=128, ge=1, description="of what it gives")
+
+
+class SequenceEncoderConfig(Part):
+    """A small Transformer encoder; for features that are a sequence of vectors."""
+
+    name: Literal["sequence"]
+    width: int = Field(default=64, ge=4, multiple_of=4, description="of each step, and of what it gives")
+    layers: int = Field(default=2, ge=1)
+
+
+EncoderConfig = Annotated[
+    TinyEncoderConfig | ResNet18Config | VectorEncoderConfig | SequenceEncoderConfig,
+    Field(discriminator="name"),
+    kind_or("name", "tiny"),
+]
+
+
+class ModelConfig(Part):
+    """One kind of encoder for all modalities, or one for each; features that it does not fit get the kind that does."""
+
+    encoder: EncoderConfig = TinyEncoderConfig()
+    encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="modality -> another encoder")
+    fusion: Literal["concat", "sum", "decision", "film", "gated"] = "concat"
+
+
+# --- method ----------------------------------------------------------------------------------------------------------
+
+
+class ArgminConfig(Part):
+    rule: Literal["argmin"] = "argmin"
+
+
+class InvertedConfig(Part):
+    rule: Literal["inverted"]
+
+
+class RandomConfig(Part):
+    rule: Literal["random"]
+
+
+class PermutedConfig(Part):
+    rule: Literal["permuted"]
+
+
+class TemperedConfig(Part):
+    rule: Literal["tempered"]
+    temperature: float = Field(ge=0, description="score units; 0 is argmin, .inf is random")
+
+
+class MarginConfig(Part):
+    rule: Literal["margin"]
+    threshold: float = Field(ge=0, description="score units")
+    close: Literal["joint", "each"] = "joint"
+
+
+class QuantileConfig(Part):
+    rule: Literal["quantile"]
+    fraction: float = Field(gt=0, le=1)
+    otherwise: Literal["joint", "rest"] = "joint"
+
+
+class MaxShareConfig(Part):
+    rule: Literal["max_share"]
+    share: float = Field(gt=0, le=1)
+
+
+class BandConfig(Part):
+    rule: Literal["band"]
+    lower: float = Field(description="score units")
+    upper: float = Field(description="score units")
+    otherwise: Literal["joint", "rest"] = "joint"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BandConfig":
+        if self.lower >= self.upper:
+            raise ValueError(f"`lower` must be below `upper`, but {self.lower} is not below {self.upper}")
+        return self
+
+
+FilterConfig = Annotated[
+    ArgminConfig
+    | InvertedConfig
+    | RandomConfig
+    | PermutedConfig
+    | TemperedConfig
+    | MarginConfig
+    | QuantileConfig
+    | MaxShareConfig
+    | BandConfig,
+    Field(discriminator="rule"),
+    kind_or("rule", "argmin"),
+]
+
+
+class FixedShareConfig(Part):
+    """The part of the samples that each modality gets; parts sum to 1."""
+
+    kind: Literal["fixed"]
+    parts: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "FixedShareConfig":
+        total = sum(self.parts.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"`parts` must sum to 1, but sum to {total:g}")
+        return self
+
+
+class ProgressShareConfig(Part):
+    """Shares that follow each modality's learning progress."""
+
+    kind: Literal["progress"]
+    rate: float = Field(default=0.5, gt=0, le=5)
+    lowest: float = Field(default=0.2, ge=0, lt=0.5)
+
+
+ShareConfig = Annotated[FixedShareConfig | ProgressShareConfig, Field(discriminator="kind")]
+
+
+class JointConfig(Part):
+    """Cross-entropy of the fused head only."""
+
+    name: Literal["joint"]
+
+
+class JointUnimodalConfig(Part):
+    """Joint training with unimodal losses beside it: L = CE(z) + weight * sum_m CE(h_m)."""
+
+    name: Literal["joint_unimodal"]
+    weight: float = Field(default=1.0, ge=0)
+
+
+class UnimodalConfig(Part):
+    """One modality alone: the ceiling that sufficiency is measured against."""
+
+    name: Literal["unimodal"]
+    modality: str
+
+
+class RemixConfig(Part):
+    """Data Remixing; the defaults are the released choices, but for what `masking` and `smallest_batch` say."""
+
+    name: Literal["remix"] = "remix"
+    warmup: int = Field(default=10, ge=0, description="epochs of joint training first")
+    score: Literal["kl", "kl_normalised", "cross_entropy", "true_class"] = "kl"
+    filter: FilterConfig = ArgminConfig()
+    share: ShareConfig | None = None
+    order: Literal["blocks", "alternate", "shuffled", "proportional", "mixed"] = "blocks"
+    training_order: tuple[str, ...] | None = Field(default=None, description="default: video first, as released")
+    joint_share: float = Field(default=0.0, ge=0, lt=1)
+    rescore_every: int = Field(default=1, ge=1, description="epochs")
+    warmup_weight: float = Field(default=0.5, ge=0, description="alpha = beta: unimodal losses of multimodal samples")
+    weight: float = Field(default=1.0, ge=0, description="gamma: the unimodal loss of a unimodal batch")
+
+
+MethodConfig = Annotated[JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig, Field(discriminator="name")]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class SGDConfig(Part):
+    name: Literal["sgd"]
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+
+class AdamConfig(Part):
+    """Weight decay is coupled (L2 in the gradient), as in the released code."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+
+class AdamWConfig(Part):
+    name: Literal["adamw"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+
+
+OptimizerConfig = Annotated[SGDConfig | AdamConfig | AdamWConfig, Field(discriminator="name"), kind_or("name", "adam")]
+
+
+class ConstantRateConfig(Part):
+    name: Literal["constant"]
+
+
+class StepRateConfig(Part):
+    """Times `factor` after every `every` of the training (a fraction of the epochs)."""
+
+    name: Literal["step"] = "step"
+    every: float = Field(default=0.67, gt=0, le=1)
+    factor: float = Field(default=0.1, gt=0, le=1)
+
+
+class CosineRateConfig(Part):
+    """Half a cosine from the full rate to `final` of it, after `warmup` epochs of linear rise."""
+
+    name: Literal["cosine"]
+    warmup: int = Field(default=0, ge=0)
+    final: float = Field(default=0.0, ge=0, le=1)
+
+
+RateConfig = Annotated[
+    ConstantRateConfig | StepRateConfig | CosineRateConfig, Field(discriminator="name"), kind_or("name", "step")
+]
+
+
+class AugmentConfig(Part):
+    """What training does to a sample before each look at it; evaluation and scoring see it as it is stored."""
+
+    crop: bool = Field(default=False, description="RandomResizedCrop of every video frame by itself; not of flow")
+    flip: bool = Field(default=False, description="left and right, of every frame by itself")
+    frames: Literal["middle", "random"] = Field(
+        default="middle", description="random: one of each segment's candidates (presets such as 3x224r)"
+    )
+    time_mask: int = Field(default=0, ge=0, description="greatest width, frames of the spectrogram (SpecAugment)")
+    frequency_mask: int = Field(default=0, ge=0, description="greatest width, bands of the spectrogram (SpecAugment)")
+    shift: float = Field(default=0.0, ge=0, le=1, description="of spectrograms along time, part of their length")
+
+
+class EvaluationConfig(Part):
+    batch: int = Field(default=256, ge=1)
+    test: bool = Field(default=False, description="evaluate the test split, once, after the last epoch")
+    probe: bool = Field(default=True, description="linear probe of every encoder after the last epoch")
+    clash_every: int = Field(default=0, ge=0, description="steps between gradient-conflict measurements; 0: never")
+    ceilings: Literal["none", "train"] | dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default="none", description="`train` also trains each modality alone; or accuracies that are known already"
+    )
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML reads a bare `off` as false
+
+
+def _no_password(helps: str) -> AfterValidator:
+    """A configuration is copied wherever its runs are: to their folders, to MLflow, into the report."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and holds_password(value):
+            raise ValueError(f"must not hold a password, which would be copied wherever the run is. {helps}")
+        return value
+
+    return AfterValidator(check)
+
+
+_TRACKING_SECRETS = _no_password(
+    "For a server, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; for a database, write $DB_PASSWORD in "
+    "its place, and set that."
+)
+_CORPUS_SECRETS = _no_password(
+    "Give credentials as the service's own tools take them; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a "
+    "profile."
+)
+
+
+class TrackingConfig(Part):
+    uri: Annotated[str | None, BeforeValidator(_off), _TRACKING_SECRETS] = Field(
+        default=None,
+        description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` tracks nothing; "
+        "`$NAME` is taken from the environment",
+    )
+    experiment: str = "remix"
+    model: bool = Field(default=True, description="log the best model")
+
+
+class RunConfig(Part):
+    """One run: a method, on a corpus, with a recipe and a seed."""
+
+    corpus: Annotated[str, _CORPUS_SECRETS] = Field(description="a folder or URL made by `remix-study prepare`")
+    method: MethodConfig
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = AdamConfig()
+    rate: RateConfig = StepRateConfig()
+    epochs: int = Field(default=60, ge=1)
+    global_batch: int = Field(default=64, ge=1)
+    incomplete: Literal["keep", "drop", "fill"] = "keep"
+    smallest_batch: int | None = Field(default=None, ge=1, description="default: the lesser of 8 and the global batch")
+    masking: Literal["skip_encoder", "zero_feature"] = "skip_encoder"
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    augment: AugmentConfig = AugmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def smallest(self) -> int:
+        return min(8, self.global_batch) if self.smallest_batch is None else self.smallest_batch
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RunConfig":
+        problems: list[tuple[str, str]] = []
+        if self.global_batch % self.workers:
+            fitting = [n for n in (self.global_batch // self.workers * self.workers,) if n] + [
+                (self.global_batch // self.workers + 1) * self.workers
+            ]
+            said = (
+                f"`global_batch` must be a multiple of the number of workers ({self.workers}), but is "
+                f"{self.global_batch}; use {' or '.join(map(str, fitting))}, or change `workers`"
+            )
+            problems.append(("global_batch", said))
+        if self.smallest > self.global_batch:
+            said = f"`smallest_batch` must be at most `global_batch` ({self.global_batch}), but is {self.smallest}"
+            problems.append(("smallest_batch", said))
+        if self.smallest < self.workers:
+            said = (
+                f"`smallest_batch` must be at least `workers` ({self.workers}), so that no worker's part of a batch is "
+                f"empty, but is {self.smallest}"
+            )
+            problems.append(("smallest_batch", said))
+        if isinstance(self.method, RemixConfig) and self.method.warmup >= self.epochs:
+            said = (
+                f"`method.warmup` must be below `epochs` ({self.epochs}), or nothing is ever remixed, but is "
+                f"{self.method.warmup}"
+            )
+            problems.append(("method.warmup", said))
+        if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
+            said = (
+                f"`rate.warmup` must be below `epochs` ({self.epochs}), or the full rate is never reached, but is "
+                f"{self.rate.warmup}"
+            )
+            problems.append(("rate.warmup", said))
+        if problems:
+            raise ImpossibleError(problems)
+        return self
+
+    def digest(self, data: str) -> str:
+        """What makes two runs the same run: the configuration and the digest of its clip store.
+
+        Not where the run is tracked, nor under which path its corpus lies: another corpus there is another run.
+        """
+        content = self.model_dump(mode="json", exclude={"tracking", "corpus"})
+        return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

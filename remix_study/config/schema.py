@@ -1,0 +1,204 @@
+"""JSON schemas of the YAML files, for completion and checking in editors
+
+They are made from the shapes in config.py, and published beside the search spaces. A study's `base` is a run of which
+every key may be missing, `set` may use dotted keys, and a `space` has the dotted paths of a run as its keys.
+An editor knows less than we do: what only several keys show together is checked when a file is loaded.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from remix_study.config.run import RunConfig
+from remix_study.config.study import OBJECTIVES, SETTLED, StudyConfig
+from remix_study.errors import ConfigError
+
+Schema = dict[str, Any]
+
+_DIALECT = "http://json-schema.org/draft-07/schema#"  # what editors' YAML servers know best
+
+
+def text(kind: str) -> str:
+    """The schema of a `run` or a `study` as it is published, `search_spaces/<kind>.schema.json`.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    match kind:
+        case "run":
+            schema = run_schema()
+        case "study":
+            schema = study_schema()
+        case _:
+            raise ConfigError(f"the schema must be `study` or `run`, but is {kind!r}.")
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def run_schema() -> Schema:
+    """Of a run, as `remix-study train` reads it."""
+    schema = _plain(RunConfig.model_json_schema())
+    return {"$schema": _DIALECT, **schema, "title": "A run of remix_study"}
+
+
+def study_schema() -> Schema:
+    """Of a study, as `remix-study run` reads it."""
+    schema = _plain(StudyConfig.model_json_schema())
+    whole, parts = _partial_run()
+    definitions = {**schema["$defs"], **parts}
+    paths = {path: _any(options) for path, options in sorted(_paths().items())}
+    searched = [path for path in paths if not _is_settled(path)]
+    open_ = {pattern: {"$ref": "#/$defs/Dimension"} for pattern in _open_patterns()}
+
+    definitions["Dimension"] = schema["properties"]["space"]["additionalProperties"]
+    definitions["Base"] = {**whole, "description": "A run, all of whose keys may be missing."}
+    definitions["Set"] = {
+        "type": "object",
+        "description": "Put into `base`: whole parts, or single keys with dots.",
+        "properties": {path: found for path, found in paths.items() if path in searched or path == "evaluation"},
+        "patternProperties": {pattern: {} for pattern in _open_patterns()},
+        "additionalProperties": False,
+    }
+    definitions["Space"] = {
+        "type": "object",
+        "properties": {path: {"$ref": "#/$defs/Dimension"} for path in searched},
+        "patternProperties": open_,
+        "additionalProperties": False,
+    }
+    definitions["Point"] = {
+        "type": "object",
+        "properties": {path: {} for path in searched},
+        "patternProperties": {pattern: {} for pattern in _open_patterns()},
+        "additionalProperties": False,
+    }
+    for name in ("FloatDimension", "IntDimension", "ChoiceDimension"):
+        when = definitions[name]["properties"]["when"]
+        definitions[name]["properties"]["when"] = {**_what(when), "$ref": "#/$defs/Point"}
+    method = definitions["MethodSpace"]["properties"]
+    method["set"], method["space"] = {"$ref": "#/$defs/Set"}, {"$ref": "#/$defs/Space"}
+    method["first"] = {**_what(method["first"]), "type": "array", "items": {"$ref": "#/$defs/Point"}}
+    definitions["Objective"]["properties"]["metric"] = _METRIC
+
+    top = schema["properties"]
+    top["base"], top["space"] = {"$ref": "#/$defs/Base"}, {"$ref": "#/$defs/Space"}
+    one = {"anyOf": [_METRIC, {"$ref": "#/$defs/Objective"}]}
+    top["objective"] = {
+        "description": "one, or several whose trade-off is searched",
+        "anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}],
+        "default": "best/val_accuracy",
+    }
+    pruner = top["pruner"]
+    words = [definitions[_name(each)]["properties"]["name"]["const"] for each in pruner["anyOf"]]
+    top["pruner"] = {**_what(pruner), "anyOf": [{"enum": words}, *pruner["anyOf"]], "default": "none"}
+    return {"$schema": _DIALECT, **schema, "$defs": definitions, "title": "A study of remix_study"}
+
+
+_METRIC: Schema = {
+    "description": "a number of the run's end, on validation (docs/metrics.md)",
+    "anyOf": [{"enum": list(OBJECTIVES)}, {"type": "string", "pattern": "^(best|last|time)/"}],
+}
+
+
+def _plain(schema: Schema) -> Schema:
+    """What pydantic says, but for what its validators admit besides, and for titles, which only repeat the keys."""
+    schema = _without_titles(schema)
+    definitions = schema["$defs"]
+    for name, definition in definitions.items():
+        if name == "RemixConfig":  # `name` has a default in Python; a method without one has no kind in YAML
+            definition["required"] = ["name"]
+        if name == "TrackingConfig":  # YAML 1.1 reads a bare `off` as false
+            definition["properties"]["uri"]["anyOf"].append({"const": False})
+    return schema
+
+
+def _without_titles(schema: Any, inside: str = "") -> Any:
+    """Also every `oneOf` as `anyOf`: a part without its tag would fit several."""
+    if isinstance(schema, list):
+        return [_without_titles(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    names = inside in ("properties", "$defs")
+    return {
+        "anyOf" if key == "oneOf" and not names else key: _without_titles(value, "" if names else key)
+        for key, value in schema.items()
+        if names or key not in ("title", "discriminator")
+    }
+
+
+def _partial_run() -> tuple[Schema, Schema]:
+    """A run of which every key may be missing, at any depth, and the definitions that it needs."""
+    run = _plain(RunConfig.model_json_schema())
+
+    def partial(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [partial(each) for each in schema]
+        if not isinstance(schema, dict):
+            return schema
+        kept = {key: partial(value) for key, value in schema.items() if key != "required"}
+        if isinstance(kept.get("$ref"), str):
+            kept["$ref"] = kept["$ref"].replace("#/$defs/", "#/$defs/Partial")
+        return kept
+
+    parts = {f"Partial{name}": partial(definition) for name, definition in run.pop("$defs").items()}
+    whole: Schema = partial(run)
+    return whole, parts
+
+
+# --- dotted paths ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _paths() -> Mapping[str, list[Schema]]:
+    """Every dotted path of a run -> what may stand there: of each kind of a part that has such a key."""
+    whole, parts = _partial_run()
+    found: dict[str, list[Schema]] = {}
+    for path, schema in _walk(whole, parts, ""):
+        options = found.setdefault(path, [])
+        if schema not in options:
+            options.append(schema)
+    return found
+
+
+def _walk(schema: Schema, parts: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    for each in _options(schema, parts):
+        for key, inner in each.get("properties", {}).items():
+            at = f"{path}.{key}" if path else key
+            yield at, inner
+            yield from _walk(inner, parts, at)
+
+
+def _options(schema: Schema, parts: Schema) -> list[Schema]:
+    if "$ref" in schema:
+        return [parts[_name(schema)]]
+    if "anyOf" in schema:
+        return [option for each in schema["anyOf"] for option in _options(each, parts)]
+    return [schema]
+
+
+def _open_patterns() -> list[str]:
+    """Paths with a part that the corpus names: `model.encoders.audio.width`."""
+    _, parts = _partial_run()
+    return sorted(
+        f"^{re.escape(path)}\\.[^.]+(\\.[^.]+)*$"
+        for path, schemas in _paths().items()
+        if not _is_settled(path)
+        and any(isinstance(o.get("additionalProperties"), dict) for s in schemas for o in _options(s, parts))
+    )
+
+
+def _is_settled(path: str) -> bool:
+    return any(path == each or path.startswith(f"{each}.") or each.startswith(f"{path}.") for each in SETTLED)
+
+
+def _any(schemas: list[Schema]) -> Schema:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": copy.deepcopy(schemas)}
+
+
+def _name(reference: Schema) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _what(schema: Schema) -> Schema:
+    return {"description": schema["description"]} if "description" in schema else {}

@@ -1,0 +1,105 @@
+"""The files below a URL, and where this machine keeps its copies of them"""
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remix_study.files.urls import no_bucket, open_url, url_errors
+
+
+def cache_folder(url: str) -> Path:
+    """Where the store for `url` is built on this machine; it need not exist."""
+    cache = Path(os.environ.get("REMIX_STUDY_CACHE") or "~/.cache/remix_study").expanduser().absolute()
+    return cache / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+
+
+class Site:
+    """The files below a URL, by paths relative to it; every method raises `SourceError` as `url_errors`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.system, self.root = open_url(url)
+
+    def path(self, *parts: str) -> str:
+        return posixpath.join(self.root, *parts)
+
+    def content(self, *parts: str) -> bytes | None:
+        """None where there is no such file."""
+        with url_errors(self.url):
+            try:
+                found: bytes = self.system.cat_file(self.path(*parts))
+            except FileNotFoundError as error:
+                if no_bucket(error):
+                    raise
+                return None
+        return found
+
+    def info(self, path: str) -> Mapping[str, Any] | None:
+        """None where there is no such file."""
+        with url_errors(self.url), contextlib.suppress(FileNotFoundError):
+            found: Mapping[str, Any] = self.system.info(self.path(path))
+            return found
+        return None
+
+    def remove(self, path: str) -> None:
+        with url_errors(self.url), contextlib.suppress(FileNotFoundError):
+            self.system.rm_file(self.path(path))
+
+    def listing(self, below: str = "", *, flat: bool = False) -> dict[str, Mapping[str, Any]]:
+        """The files below a folder, by their paths, each with what the service says of it. flat: not of its folders."""
+        root = self.path(below) if below else self.root
+        with url_errors(self.url):
+            try:
+                if flat:
+                    found = {info["name"]: info for info in self.system.ls(root, detail=True) if info["type"] == "file"}
+                else:
+                    found = self.system.find(root, detail=True)
+            except FileNotFoundError as error:
+                if no_bucket(error):
+                    raise
+                return {}
+        start = len(self.root.rstrip("/")) + 1
+        return {name[start:]: info for name, info in found.items() if name[start:]}
+
+    def matching(self, pattern: str) -> list[str]:
+        """Paths of files and folders; `*` stands for any part of one name."""
+        with url_errors(self.url):
+            found = self.system.glob(self.path(pattern))
+        start = len(self.root.rstrip("/")) + 1
+        return [name[start:] for name in found]
+
+    def put(self, path: str, content: bytes) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            self.upload(Path(file.name), path)
+
+    def fetch(self, path: str, target: Path) -> bool:
+        """The file as `target`, which is left in part where it breaks off; False where there is none."""
+        with url_errors(self.url):
+            try:
+                self.system.get_file(self.path(path), str(target))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def upload(self, source: Path, path: str) -> None:
+        with url_errors(self.url):
+            try:
+                self.system.put_file(str(source), self.path(path))
+            except FileNotFoundError as error:  # where folders are real, they come first
+                if no_bucket(error):  # a misspelt one must not be made
+                    raise
+                self.system.makedirs(posixpath.dirname(self.path(path)), exist_ok=True)
+                self.system.put_file(str(source), self.path(path))
+
+    def download(self, path: str, target: Path) -> None:
+        """The whole file, or nothing of it; nothing where there is none."""
+        part = target.with_name(f".{target.name}.part")
+        if self.fetch(path, part):
+            part.replace(target)

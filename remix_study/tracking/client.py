@@ -1,0 +1,107 @@
+"""MLflow's client with an explicit tracking URI: opening it, its experiments, and runs that no process works on"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from remix_study.credentials import redact
+from remix_study.errors import TrackingError
+from remix_study.tracking.address import artifact_root, be_brief, prepare, resolved
+from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, REASON, STATE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+GONE = "the process that ran it is gone"  # why a run is ended that no process works on
+
+
+def client_of(uri: str) -> "MlflowClient":
+    be_brief()
+    from mlflow import MlflowClient
+
+    if uri.startswith("sqlite:"):
+        prepare(uri)
+    return MlflowClient(tracking_uri=resolved(uri))
+
+
+def ensure_experiment(uri: str, name: str) -> str:
+    """The experiment's id; whoever comes second to create it finds the first one's.
+
+    Raises:
+        TrackingError: an experiment of this name was deleted, or `uri` is a database that does not say where
+            artifacts go.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_of(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = artifact_root(uri)
+        if root is None and not uri.startswith(("http", "databricks")):
+            raise TrackingError(
+                f"artifacts must have a place, but {redact(uri)} is a database that names none for the experiment "
+                f"{name!r}. Put an MLflow server before it, or run `mlflow experiments create` with an artifact "
+                "location."
+            )
+        # Explicit, because a database's default is ./mlruns of whatever directory this happens to be.
+        place = None if root is None else (root / "".join(c if c.isalnum() else "-" for c in name)).as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise error
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"the experiment {name!r} must be active, but was deleted. Bring it back with `mlflow experiments restore "
+            f"-x {found.experiment_id}`, or choose another name."
+        )
+    return found.experiment_id
+
+
+def close_stale(
+    uri: str,
+    experiment: str,
+    tags: Mapping[str, str],
+    keep: set[str] | frozenset[str] = frozenset(),
+    reason: str = GONE,
+) -> list[str]:
+    """End as KILLED all runs left RUNNING that carry all of `tags`, but for those in `keep`; returns their ids."""
+    client = client_of(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    stale = [
+        run.info.run_id
+        for run in runs_with(client, found.experiment_id, tags)
+        if run.info.status == "RUNNING" and run.info.run_id not in keep
+    ]
+    for run_id in stale:
+        kill(client, run_id, reason)
+    return stale
+
+
+def kill(client: "MlflowClient", run_id: str, reason: str) -> None:
+    """End a run that nobody works on, and whose spool nobody has."""
+    client.set_tag(run_id, FAILURE_REASON, reason)
+    client.set_tag(run_id, STATE, "stopped")
+    client.set_terminated(run_id, "KILLED")
+
+
+def reopen(client: "MlflowClient", run: "Run") -> None:
+    client.update_run(run.info.run_id, status="RUNNING")
+    client.set_tag(run.info.run_id, STATE, "running")
+    for tag in {FAILURE_REASON, FAILURE_CAUSE, REASON} & run.data.tags.keys():
+        client.delete_tag(run.info.run_id, tag)
+
+
+def runs_with(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "list[Run]":
+    # Compared here and not in MLflow's filter language, which has no way to quote a quote.
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], page_token=token, max_results=1000)
+        found += [run for run in page if tags.items() <= run.data.tags.items()]
+        token = page.token
+        if not token:
+            return found

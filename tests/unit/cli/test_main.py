@@ -1,0 +1,295 @@
+"""Bad input: one clear sentence, a non-zero exit, no traceback, and nothing lost"""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from remix_study import __version__
+from remix_study.cli import main as cli
+from remix_study.errors import ConfigError
+from remix_study.files.disk import sole_writer
+from remix_study.tracking import default_uri
+
+Written = Callable[..., Path]
+
+
+@pytest.fixture
+def written(small_corpus: Path, tmp_path: Path) -> Written:
+    def write(**changes: Any) -> Path:
+        content: dict[str, Any] = {
+            "corpus": str(small_corpus),
+            "method": {"name": "remix", "warmup": 1},
+            "epochs": 2,
+            "global_batch": 32,
+            "device": "cpu",
+            "evaluation": {"probe": False},
+            "tracking": {"uri": "off"},
+        }
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(content | changes))
+        return path
+
+    return write
+
+
+class Said:
+    """What a command left: exit code, output, complaint."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, " ".join(err.split())
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    def run(*words: str | Path) -> Said:
+        """The whole command line in this process, error handling included."""
+        monkeypatch.setattr(sys, "argv", ["remix-study", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_refused(said: Said, *wanted: str) -> None:
+    assert said.code == 1
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    for words in wanted:
+        assert words in said.err
+
+
+def test_the_version_is_told(say: Callable[..., Said]) -> None:
+    said = say("--version")
+    assert (said.code, said.out.strip()) == (0, __version__)
+
+
+def test_a_misspelt_key_is_named_and_nothing_is_made(
+    say: Callable[..., Said], written: Written, tmp_path: Path
+) -> None:
+    said = say("train", written(optimiser={"name": "adam"}), "--workspace", tmp_path / "w")
+    assert_refused(said, "`optimiser` is not a known key; did you mean `optimizer`?")
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_unknown_command_or_option_is_typers_own_sentence(say: Callable[..., Said]) -> None:
+    for words in (["trian"], ["train"], ["train", "x.yaml", "--wrokspace", "y"]):
+        said = say(*words)
+        assert said.code == 2
+        assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"corpus": "nowhere"}, "nowhere must hold a clip store, but there is no such folder"),
+        ({"global_batch": 33, "workers": 2}, "`global_batch` must be a multiple of the number of workers (2)"),
+        ({"method": {"name": "unimodal", "modality": "adio"}}, "`method.modality` must be one of audio, video"),
+        (
+            {"method": {"name": "remix", "warmup": 1, "filter": {"rule": "margin", "threshold": 5}}},
+            "`method.filter.threshold` must be at most 2, but is 5",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    say: Callable[..., Said], written: Written, tmp_path: Path, change: dict[str, Any], wanted: str
+) -> None:
+    assert_refused(say("train", written(**change), "--workspace", tmp_path / "w"), wanted)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_store_that_is_not_of_its_manifest_is_refused(
+    say: Callable[..., Said], written: Written, small_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "store").symlink_to(small_corpus / "store")
+    lines = (small_corpus / "manifest.jsonl").read_text().splitlines()
+    (corpus / "manifest.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    assert_refused(
+        say("train", written(corpus=str(corpus)), "--workspace", tmp_path / "w"),
+        "must be built from",
+        "has changed since",
+    )
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://user:$DB_PASSWORD@127.0.0.1:9/db"])
+def test_a_dead_tracking_uri_stops_before_training(
+    say: Callable[..., Said], written: Written, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "secret")
+    said = say("train", written(tracking={"uri": uri}), "--workspace", tmp_path / "w")
+    assert_refused(said, "must answer")
+    assert "secret" not in said.err
+    assert not (tmp_path / "w" / "runs").exists()
+
+
+@pytest.mark.parametrize("tracking", [{"uri": "off"}, {"uri": None}])
+def test_a_file_in_the_way_of_the_workspace_stays_what_it_is(
+    say: Callable[..., Said], written: Written, tmp_path: Path, tracking: dict[str, Any]
+) -> None:
+    (tmp_path / "w").write_text("precious")
+    said = say("train", written(tracking=tracking), "--workspace", tmp_path / "w")
+    assert_refused(said, "must be")
+    assert (tmp_path / "w").read_text() == "precious"
+
+
+def test_a_run_is_trained_told_and_not_trained_again(
+    say: Callable[..., Said], written: Written, tmp_path: Path
+) -> None:
+    words = ("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "epochs=3")
+    first = say(*words)
+    assert first.code == 0, first.err
+    assert "best/val_accuracy" in first.out
+    before = contents(tmp_path / "w" / "runs" / "one")
+    again = say(*words)
+    assert again.code == 0
+    assert again.out == first.out
+    after = contents(tmp_path / "w" / "runs" / "one")
+    assert {k: v for k, v in after.items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
+    # The name is taken: another configuration, or another corpus, must not write there.
+    other = say("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "seed=5")
+    assert_refused(other, "must be of one configuration and corpus", "Use another --name")
+    assert {k: v for k, v in contents(tmp_path / "w" / "runs" / "one").items() if k != "lock"} == {
+        k: v for k, v in before.items() if k != "lock"
+    }
+
+
+def test_two_processes_do_not_work_on_one_run(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
+    folder = tmp_path / "w" / "runs" / "one"
+    folder.mkdir(parents=True)
+    with sole_writer(folder / "lock"):
+        said = say("train", written(), "--workspace", tmp_path / "w", "--name", "one")
+    assert_refused(said, "one process at a time may write to", f"process {os.getpid()} does")
+    assert not (folder / "history.jsonl").exists()
+
+
+def test_a_run_that_explodes_says_where_and_keeps_its_folder(
+    say: Callable[..., Said], written: Written, tmp_path: Path
+) -> None:
+    path = written(optimizer={"name": "sgd", "learning_rate": 1e30})
+    said = say("train", path, "--workspace", tmp_path / "w", "--name", "one")
+    assert_refused(said, "epoch 0, ", "Lower `optimizer.learning_rate`")
+    assert not (tmp_path / "w" / "runs" / "one" / "result.json").exists()
+
+
+def test_the_traceback_is_there_for_who_asks(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["remix-study", "--debug", "train", str(written(epochs=0))])
+    with pytest.raises(ConfigError):
+        cli.main()
+
+
+@pytest.mark.parametrize(("number", "mendable"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.EIO, False)])
+def test_a_full_disk_anywhere_is_one_sentence(
+    say: Callable[..., Said],
+    written: Written,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: int,
+    mendable: bool,
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("remix_study.launch.run.run_one", fails)
+    if mendable:
+        said = say("train", written(), "--workspace", tmp_path / "w")
+        assert_refused(said, "the disk must be writable and have room, but at some/file", os.strerror(number))
+    else:
+        with pytest.raises(OSError, match="Input/output"):
+            say("train", written(), "--workspace", tmp_path / "w")
+
+
+def test_ui_without_runs_says_what_to_do(say: Callable[..., Said], tmp_path: Path) -> None:
+    assert_refused(say("ui", "--workspace", tmp_path), "has no mlflow.db. Run `remix-study demo` or `train` first")
+
+
+def test_a_demo_of_an_impossible_corpus_is_refused(say: Callable[..., Said], tmp_path: Path) -> None:
+    said = say("demo", "--train", "3", "--workspace", tmp_path / "w")
+    assert_refused(said, "`train` must be at least the number of classes (8), but is 3")
+    assert not (tmp_path / "w").exists()
+
+
+def test_preparing_names_what_is_wrong(say: Callable[..., Said], tmp_path: Path) -> None:
+    table = tmp_path / "m.jsonl"
+    assert_refused(say("prepare", "manifest", table), "`--out` must say where the store goes")
+    assert_refused(say("prepare", "manifest", table, "--check"), "must be a table of clips")
+    assert_refused(say("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav")
+    assert_refused(say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must look like")
+    assert_refused(
+        say("prepare", "cremad", "--root", tmp_path, "--check", "--split", "mine"), "`--split` must be one of"
+    )
+    assert_refused(
+        say("prepare", "synthetic", "--out", tmp_path / "c", "--preset", "huge"), "`preset` must be one of tiny"
+    )
+
+
+def test_an_error_leaves_the_process_with_one(written: Written, tmp_path: Path) -> None:
+    """The console's own way: a real process, its exit code and its streams."""
+    command = [
+        sys.executable,
+        "-m",
+        "remix_study",
+        "train",
+        str(written(epochs="many")),
+        "--workspace",
+        str(tmp_path / "w"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
+def test_a_terminated_run_is_recorded_as_killed_and_goes_on(
+    written: Written, tmp_path: Path, number: signal.Signals
+) -> None:
+    workspace, moment = tmp_path / "w", threading.Event()
+    path = written(tracking={"uri": None, "experiment": "e", "model": False}, epochs=2000)
+    command = [sys.executable, "-m", "remix_study", "train", str(path), "--workspace", str(workspace), "--name", "one"]
+    # A child inherits what is ignored, and a shell lets what it starts in the background ignore Ctrl-C.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    finally:
+        signal.signal(number, before)
+    history = workspace / "runs" / "one" / "history.jsonl"
+    for _ in range(12_000):
+        if (history.exists() and history.read_bytes().count(b"\n") > 1) or process.poll() is not None:
+            break
+        moment.wait(0.01)  # another process writes the file: it has no event
+    process.send_signal(number)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], complaint
+    assert "Traceback" not in complaint
+    client = MlflowClient(tracking_uri=default_uri(workspace))
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"
+    assert (workspace / "runs" / "one" / "checkpoints" / "last.pt").exists()
+    assert not (workspace / "runs" / "one" / "result.json").exists()

@@ -1,0 +1,478 @@
+"""`remix-study submit` with a `ray` that is none: what it runs, what it says, and what it leaves behind"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from remix_study.cli import main as cli
+from remix_study.cli import submit
+
+_POLL_S = 0.02  # other processes write the files that we wait for
+JOB = r"remix-study-tiny-\d{8}-\d{6}-[0-9a-f]{4}"
+
+# A `ray` that writes down its words and behaves as the real one, as far as `submit` can tell; STATE is its folder.
+# `ray dashboard` is a dashboard; `ray exec` runs the command in a shell, where `python` writes down its words, too.
+RAY = """#!PYTHON
+import http.server, json, os, pathlib, shlex, subprocess, sys, time
+state, words = pathlib.Path(STATE), sys.argv[1:]
+with (state / "ran").open("a") as file:
+    file.write(json.dumps(words) + "\\n")
+def own(text, level="INFO"):
+    print(f"2026-01-01 00:00:00,000\\t{level} cli.py:42 -- {text}", flush=True)
+job = state / "job.json"
+if words[0] == "dashboard":
+    if (state / "down").exists():
+        sys.exit("Error: Failed to forward. The exception is: Head node of cluster (lab) not found!")
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = [json.loads(job.read_text())] if job.exists() else []
+            version = (state / "version").read_text() if (state / "version").exists() else "2.60.0"
+            content = {
+                "/api/version": {"version": "4", "ray_version": "2.60.0"},
+                "/api/v0/cluster_metadata": {"data": {"rayVersion": version, "pythonVersion": "3.11.7"}},
+                "/api/jobs/": known,
+            }.get(self.path, known[0] if known else None)
+            if (state / "token").exists():
+                self.send_response(401)
+                content = "Unauthorized: Missing authentication token"
+            else:
+                self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+        def log_message(self, *_):
+            pass
+    port = int(words[words.index("-p") + 1])
+    (state / "forward").write_text(str(os.getpid()))
+    http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
+elif words[:2] == ["job", "submit"]:
+    if (state / "refuses").exists():
+        print('Traceback (most recent call last):\\n  File "x", line 1\\nRuntimeError: no room', file=sys.stderr)
+        sys.exit(1)
+    given = dict(zip(words[2:], words[3:]))
+    job.write_text(json.dumps({"type": "SUBMISSION", "status": "RUNNING", "submission_id": given["--submission-id"],
+                               "entrypoint": "x", "metadata": json.loads(given["--metadata-json"])}))
+elif words[:2] == ["job", "logs"]:
+    own("Job submission server address: x")
+    for line in (state / "log").read_text().splitlines():
+        print(line, flush=True)
+        if line == "breaks off":
+            tries = state / "tries"
+            tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+            if len(tries.read_text()) < 3:
+                sys.exit(1)
+        while line == "waits" and not (state / "go").exists():
+            time.sleep(0.02)
+    end = json.loads((state / "end").read_text())
+    job.write_text(json.dumps({**json.loads(job.read_text()), **end}))
+    own("-----", "SUCC")
+    print("repeated")
+elif words[0] == "exec":
+    print("Fetched IP: 10.0.0.1")
+    if (state / "down").exists():
+        sys.exit("Traceback (most recent call last):\\nRuntimeError: Head node of cluster (lab) not found!")
+    path = f"{state / 'bin'}:/usr/bin:/bin"
+    code = subprocess.run(["bash", "-c", words[2]], cwd=state, env={"PATH": path, "HOME": str(state)}).returncode
+    if code:
+        print("2026-01-01 00:00:00,000\\tERR x.py:1 -- SSH command failed.")
+        sys.exit(1)
+elif words[0] == "rsync-down":
+    pathlib.Path(words[3], "report.html").write_text("page")
+    pathlib.Path(words[3], "figure.png").write_text("figure")
+"""
+PYTHON = """#!/bin/bash
+printf '%s\\0' "$@" >> STATE/python-ran
+printf '\\n' >> STATE/python-ran
+cat STATE/says
+exit $(cat STATE/code)
+"""
+
+
+class Bench:
+    """A person's folder with a study in it, and a `ray` on the PATH."""
+
+    def __init__(self, place: Path) -> None:
+        self.state, self.folder = place / "state", place / "mine"
+        for path in (self.state / "bin", self.folder):
+            path.mkdir(parents=True)
+        for name, text in (("ray", RAY.replace("#!PYTHON", f"#!{sys.executable}")), ("python", PYTHON)):
+            shown = repr(str(self.state)) if name == "ray" else str(self.state)
+            (self.state / "bin" / name).write_text(text.replace("STATE", shown))
+            (self.state / "bin" / name).chmod(0o755)
+        self.put(
+            "log", "job begins\n0 of 2 runs ended\ntiny has begun on a cluster of 3 machines: 2 runs at once\nmore\n"
+        )
+        self.put("end", json.dumps({"status": "SUCCEEDED", "driver_exit_code": 0}))
+        self.put("says", "as it stands\n")
+        self.put("code", "0")
+        self.write({})
+        (self.folder / "lab.yaml").write_text(
+            yaml.safe_dump({
+                "cluster_name": "lab",
+                "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"]},
+                "auth": {"ssh_user": "me"},
+            })
+        )  # fmt: skip
+
+    def write(self, changes: dict[str, Any]) -> None:
+        content = {
+            "name": "tiny",
+            "question": "does it work?",
+            "base": {"corpus": "/shared/corpus", "tracking": {"uri": "off"}},
+            "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
+            "reference": "remix", "trials": 1, "replicates": 1,
+        }  # fmt: skip
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(content | changes))
+
+    def put(self, name: str, text: str = "") -> None:
+        (self.state / name).write_text(text)
+
+    def ran(self, *first: str) -> list[list[str]]:
+        """The words of every `ray` that was run, of those that begin so."""
+        path = self.state / "ran"
+        every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [words for words in every if tuple(words[: len(first)]) == first]
+
+    def python_ran(self) -> list[list[str]]:
+        lines = (self.state / "python-ran").read_text().split("\0\n")[:-1]
+        return [line.split("\0") for line in lines]
+
+    def forward_has_ended(self) -> bool:
+        return not Path(f"/proc/{(self.state / 'forward').read_text()}").exists()
+
+    def begin(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "remix_study", *words], cwd=self.folder, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"},
+        )  # fmt: skip
+
+
+class Said:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.state / 'bin'}:{os.environ['PATH']}")
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "REMIX_STUDY_WORKSPACE",
+        "MLFLOW_TRACKING_URI",
+        "REMIX_STUDY_STORAGE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setattr(submit, "_PAUSE_S", 0.05)
+    return made
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    def run(*words: str) -> Said:
+        """The whole command line in this process, error handling included."""
+        monkeypatch.setattr(sys, "argv", ["remix-study", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+SUBMIT = ("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+
+
+# --- submit ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, say: Say) -> None:
+    said = say(*SUBMIT)
+    assert said.code == 0, said.err
+    assert said.out.splitlines() == ["job begins", "0 of 2 runs ended",
+                                     "tiny has begun on a cluster of 3 machines: 2 runs at once", "more"]  # fmt: skip
+    (forward,), (job,), (logs,) = bench.ran("dashboard"), bench.ran("job", "submit"), bench.ran("job", "logs")
+    assert forward[:3] == ["dashboard", "lab.yaml", "-p"]
+    address = f"http://127.0.0.1:{forward[3]}"
+    given = dict(pairwise(job))
+    assert given["--address"] == address
+    assert given["--working-dir"] == str(bench.folder)
+    assert job[job.index("--") :] == ["--", "python", "-m", "remix_study", "run", "tiny.yaml", "--workspace",
+                                      "/shared/w"]  # fmt: skip
+    assert logs == ["job", "logs", "--address", address, given["--submission-id"], "--follow"]
+    shown = [line for line in said.err.splitlines() if line.startswith("$ ray ")]
+    assert [line.split()[1:3] for line in shown] == [["ray", "dashboard"], ["ray", "job"], ["ray", "job"]]
+    assert "remix-study report tiny --cluster lab.yaml --workspace /shared/w" in said.err
+    assert bench.forward_has_ended()
+
+
+def test_all_mistakes_are_told_at_once_and_nothing_is_run(bench: Bench, say: Say) -> None:
+    bench.write({"trials": 0, "replicatess": 3})
+    said = say("submit", "tiny.yaml", "--cluster", "none.yaml", "--workspace", "w", "--env", "HF_TOKEN")
+    assert said.code == 1
+    for told in ("there are 4 mistakes", "none.yaml cannot be read", "trials", "did you mean `replicates`", "HF_TOKEN",
+                 "w is relative"):  # fmt: skip
+        assert told in said.err
+    assert bench.ran() == []
+
+
+def test_where_it_runs_must_be_said_once(say: Say, bench: Bench) -> None:
+    assert "neither does" in say("submit", "tiny.yaml").err
+    assert "both do" in say(*SUBMIT, "--address", "http://127.0.0.1:1").err
+    assert "must answer at http://127.0.0.1:9" in say("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
+
+
+def test_a_study_in_a_workspace_at_a_url_needs_a_database(bench: Bench, say: Say) -> None:
+    bench.write({"storage": "journal"})
+    said = say("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
+    assert said.code == 1
+    assert "`storage` must be a database" in said.err
+
+
+def test_the_storage_of_the_environment_goes_along(bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@db/studies"
+    monkeypatch.setenv("REMIX_STUDY_STORAGE", url)
+    said = say("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
+    assert said.code == 0, said.err
+    assert "`storage` needs DB_PASSWORD, DB_USER on the cluster" in said.err
+    (job,) = bench.ran("job", "submit")
+    assert json.loads(dict(pairwise(job))["--runtime-env-json"])["env_vars"] == {"REMIX_STUDY_STORAGE": url}
+
+
+def test_a_cluster_that_is_down_is_said_with_the_command_that_starts_it(bench: Bench, say: Say) -> None:
+    bench.put("down")
+    said = say(*SUBMIT)
+    assert said.code == 1
+    assert "the cluster lab must be up, but has no head that runs. Start it with: ray up lab.yaml" in said.err
+
+
+def test_another_ray_is_refused(bench: Bench, say: Say) -> None:
+    bench.put("version", "2.44.1")
+    said = say(*SUBMIT)
+    assert said.code == 1
+    assert "must run the Ray that remix_study needs (2.60), but runs 2.44.1" in said.err
+    assert bench.ran("job") == []
+    assert bench.forward_has_ended()
+
+
+def test_a_token_that_is_asked_for_is_said(bench: Bench, say: Say) -> None:
+    bench.put("token")
+    said = say(*SUBMIT)
+    assert said.code == 1
+    assert "must let us in, but asks for a token. Set RAY_AUTH_MODE=token" in said.err
+
+
+def test_a_job_that_is_refused_is_one_sentence(bench: Bench, say: Say) -> None:
+    bench.put("refuses")
+    said = say(*SUBMIT)
+    assert said.code == 1
+    assert "`ray job submit` ends with 1: RuntimeError: no room." in said.err
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ({"status": "FAILED", "driver_exit_code": 1}, 1, "has ended with exit status 1"),
+        ({"status": "FAILED", "driver_exit_code": 7}, 7, "has ended with exit status 7"),
+        ({"status": "FAILED", "driver_exit_code": -9}, 1, "has ended with exit status -9"),
+        ({"status": "FAILED", "driver_exit_code": 130}, 130, "was stopped; the same command goes on"),
+        ({"status": "STOPPED"}, 130, "was stopped; the same command goes on"),
+        ({"status": "FAILED", "message": "Traceback\nSetupError: no disk"}, 1, "SetupError: no disk."),
+    ],
+)  # fmt: skip
+def test_the_exit_status_is_the_jobs(bench: Bench, say: Say, end: dict[str, Any], code: int, told: str) -> None:
+    bench.put("end", json.dumps(end))
+    said = say(*SUBMIT)
+    assert said.code == code
+    assert told in said.err
+
+
+def test_detached_it_leaves_as_soon_as_the_study_has_begun(bench: Bench, say: Say) -> None:
+    bench.put("log", "job begins\ntiny has begun on a cluster of 3 machines: 2 runs at once\nwaits\n")
+    said = say(*SUBMIT, "--detach")
+    assert said.code == 0
+    assert said.out.splitlines()[-1].startswith("tiny has begun")
+    for told in ("needs nobody here", "status: remix-study status tiny --cluster lab.yaml --workspace /shared/w",
+                 "log: ray exec lab.yaml 'ray job logs remix-study-tiny-", "stop at once: ray exec lab.yaml 'ray job s",
+                 "remix-study stop tiny --cluster lab.yaml"):  # fmt: skip
+        assert told in said.err
+    assert bench.forward_has_ended()
+
+
+def test_detached_a_study_that_fails_before_it_begins_is_shown(bench: Bench, say: Say) -> None:
+    bench.put("log", "error: the corpus must be there, but is not\n")
+    bench.put("end", json.dumps({"status": "FAILED", "driver_exit_code": 1}))
+    said = say(*SUBMIT, "--detach")
+    assert said.code == 1
+    assert "error: the corpus must be there" in said.out
+
+
+def test_a_study_at_work_is_not_started_twice_but_followed(bench: Bench, say: Say) -> None:
+    bench.put("job.json", json.dumps({
+        "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
+        "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
+    }))  # fmt: skip
+    said = say(*SUBMIT)
+    assert said.code == 0
+    assert "as job the-first; it is not started twice" in said.err
+    assert bench.ran("job", "submit") == []
+    assert bench.ran("job", "logs")[0][4] == "the-first"
+
+
+@pytest.mark.parametrize(
+    "change", [{"status": "FAILED"}, {"metadata": {"remix_study.study": "tiny"}}, {"metadata": None}]
+)
+def test_other_jobs_are_not_in_the_way(bench: Bench, say: Say, change: dict[str, Any]) -> None:
+    bench.put("job.json", json.dumps({
+        "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
+        "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
+    } | change))  # fmt: skip
+    assert say(*SUBMIT).code == 0
+    assert len(bench.ran("job", "submit")) == 1
+
+
+def test_a_log_that_breaks_off_goes_on_where_it_was(bench: Bench, say: Say) -> None:
+    bench.put("log", "one\nbreaks off\ntwo\n")
+    said = say(*SUBMIT)
+    assert said.code == 0
+    assert said.out.splitlines() == ["one", "breaks off", "two"]
+    assert len(bench.ran("job", "logs")) == 3
+
+
+def test_a_connection_that_is_lost_for_good_leaves_the_job(
+    bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_TRIES", 2)
+    bench.put("log", "one\nbreaks off\n")
+    said = say(*SUBMIT)
+    assert said.code == 1
+    assert "The connection to the cluster is lost" in said.err
+    assert "tiny goes on there, as job remix-study-tiny-" in said.err
+    assert bench.forward_has_ended()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_who_leaves_leaves_the_job_running_and_no_process_here(bench: Bench, number: signal.Signals, code: int) -> None:
+    bench.put("log", "one\nwaits\n")
+    process = bench.begin(*SUBMIT)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["one\n", "waits\n"]
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code, err
+    assert "tiny goes on there, as job remix-study-tiny-" in err
+    assert "remix-study status tiny --cluster lab.yaml --workspace /shared/w" in err
+    assert "Traceback" not in err
+    assert json.loads((bench.state / "job.json").read_text())["status"] == "RUNNING"
+    assert bench.ran("job", "stop") == []
+    end, pause = time.monotonic() + 20, threading.Event()
+    while not bench.forward_has_ended():
+        assert time.monotonic() < end
+        pause.wait(_POLL_S)
+
+
+def test_an_address_in_the_environment_does_not_lead_elsewhere(
+    bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray takes them rather than its option --address
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    said = say(*SUBMIT)
+    assert said.code == 0
+    assert "$ env -u RAY_API_SERVER_ADDRESS -u RAY_ADDRESS ray job submit" in said.err
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:9"
+
+
+# --- on the head -----------------------------------------------------------------------------------------------------
+
+HOSTILE = ["a b", "it's", 'say "x"', "; touch x", "$(touch x)", "`touch x`", "a&b|c>d"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_is_read_by_the_shell_of_the_head(bench: Bench, say: Say, value: str) -> None:
+    said = say("status", value, "--cluster", "lab.yaml", "--workspace", f"/shared/{value}")
+    assert (said.code, said.out) == (0, "as it stands\n")
+    assert bench.python_ran() == [["-m", "remix_study", "status", value, "--workspace", f"/shared/{value}"]]
+    assert not (bench.state / "x").exists()
+
+
+def test_only_what_the_study_says_is_shown(bench: Bench, say: Say) -> None:
+    bench.put("says", '{"state": "running"}\r\n')
+    said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--json")
+    assert json.loads(said.out) == {"state": "running"}
+    assert bench.python_ran()[0][2:5] == ["status", "tiny", "--json"]
+    bench.put("says", "tiny stops\n")
+    assert say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w").out == "tiny stops\n"
+    assert bench.python_ran()[1][2:4] == ["stop", "tiny"]
+
+
+def test_who_watches_is_at_the_head(bench: Bench) -> None:
+    process = bench.begin("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--watch")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.splitlines() == ["Fetched IP: 10.0.0.1", "as it stands"]
+    assert bench.python_ran()[0][2:5] == ["status", "tiny", "--watch"]
+
+
+def test_a_complaint_of_the_head_is_ours(bench: Bench, say: Say) -> None:
+    bench.put("says", "error: the study must have begun,\r\nbut has not. Start it.\r\n")
+    bench.put("code", "1")
+    said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert said.code == 1
+    assert said.err.endswith("error: the study must have begun, but has not. Start it.\n")
+    bench.put("says", "bash: python: command not found\n")
+    said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert "`ray exec` must succeed on the head of lab, but ends with 1" in said.err
+
+
+def test_a_head_that_is_not_there_is_said(bench: Bench, say: Say) -> None:
+    bench.put("down")
+    said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert said.code == 1
+    assert "Start it with: ray up lab.yaml" in said.err
+
+
+def test_the_workspace_of_a_cluster_is_not_relative(bench: Bench, say: Say) -> None:
+    for words in (("status", "tiny"), ("stop", "tiny"), ("report", "tiny")):
+        said = say(*words, "--cluster", "lab.yaml")
+        assert said.code == 1
+        assert "must be that of the study on the cluster, but workspace is relative" in said.err
+    assert bench.ran() == []
+
+
+def test_a_report_is_fetched(bench: Bench, say: Say) -> None:
+    said = say("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/$(touch x)")
+    assert said.code == 0, said.err
+    assert said.out.splitlines() == ["tiny-report/report.html", "and 1 pictures and tables beside it"]
+    (wrote,) = bench.python_ran()
+    scratch = wrote[wrote.index("--out") + 1]
+    ((_, _, source, target),) = bench.ran("rsync-down")
+    assert source == f"{scratch}/"
+    assert target == f"{bench.folder}/tiny-report/"
+    assert bench.ran("exec")[-1] == ["exec", "lab.yaml", f"rm -rf {scratch}"]
+    assert say("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/s", "--out", "my report").code == 0
+    assert (bench.folder / "my report" / "figure.png").exists()
+    assert not (bench.state / "x").exists()

@@ -1,0 +1,142 @@
+"""clusters/kuberay-*.yaml by their keys and KubeRay's rules; by its CRDs, too, where KUBERAY_CRDS names their folder"""
+
+import copy
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from remix_study.study.search_space import read_study
+from tests.unit.clusters.checks import CLUSTERS, ROOT, load
+from tests.unit.clusters.kuberay import RAY_JOB, key_problems, rule_problems, schema_problems
+from tests.unit.test_readme import parse
+
+CRDS = "KUBERAY_CRDS"
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    return copy.deepcopy(load(CLUSTERS / "kuberay-rayjob.yaml"))
+
+
+def problems(job: dict[str, Any]) -> list[str]:
+    return [*key_problems(job, RAY_JOB), *rule_problems(job)]
+
+
+def place(job: Any, path: str) -> Any:
+    for key in path.split("."):
+        job = job[int(key)] if isinstance(job, list) else job[key]
+    return job
+
+
+def test_kuberay_would_take_it(job: dict[str, Any]) -> None:
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert problems(job) == []
+
+
+CLUSTER = "spec.rayClusterSpec"
+GPU = f"{CLUSTER}.workerGroupSpecs.0"
+POD = f"{GPU}.template.spec"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value", "problem"),
+    [
+        ("spec", "entryPoint", "x", "spec has no key entryPoint"),
+        (CLUSTER, "autoscalerOption", {}, f"{CLUSTER} has no key autoscalerOption"),
+        (f"{POD}.containers.0", "volumeMount", [], "containers[0] has no key volumeMount"),
+        (f"{POD}.tolerations.0", "operater", "Exists", "tolerations[0] has no key operater"),
+        (CLUSTER, "workerGroupSpecs", {}, "workerGroupSpecs must be a list"),
+        ("metadata", "name", "Remix_Study", "metadata.name must be a label of DNS"),
+        ("spec", "shutdownAfterJobFinishes", False, "machines go on costing"),
+        (f"{CLUSTER}.authOptions", "mode", "disabled", "Ray must ask for the token"),
+        (f"{CLUSTER}.headGroupSpec.rayStartParams", "num-cpus", 0, "rayStartParams must be strings"),
+        (POD, "restartPolicy", "Always", "restartPolicy must be Never"),
+        (f"{POD}.containers.0", "image", "other", "head and workers must run the same image"),
+        (f"{POD}.containers.0.volumeMounts.0", "name", "shard", "no volume is named shard"),
+        (f"{POD}.containers.0", "env", [{"name": "DB_PASSWORD", "value": "x"}], "DB_PASSWORD must come from a Secret"),
+        (f"{POD}.containers.0.resources.limits", "nvidia.com/gpu", 2, "GPUs that are requested and their limit"),
+        (GPU, "replicas", 9, "minReplicas <= replicas <= maxReplicas"),
+    ],
+)
+def test_a_mistake_would_be_found(job: dict[str, Any], path: str, key: str, value: Any, problem: str) -> None:
+    place(job, path)[key] = value
+    assert any(problem in each for each in problems(job))
+
+
+def test_what_it_runs_is_a_command_of_ours_on_a_study_of_the_image(job: dict[str, Any]) -> None:
+    python, module, package, *words = shlex.split(job["spec"]["entrypoint"])
+    assert (python, module, package) == ("python", "-m", "remix_study")
+    study = words[1].removeprefix("/home/ray/remix-study/")
+    parse([words[0], str(ROOT / study), *words[2:]])
+    assert read_study(ROOT / study, {})
+
+
+def test_workspace_and_corpus_are_on_the_disk_that_all_pods_share(job: dict[str, Any]) -> None:
+    storage = load(CLUSTERS / "kuberay-storage.yaml")
+    assert storage["spec"]["accessModes"] == ["ReadWriteMany"]
+    words = shlex.split(job["spec"]["entrypoint"])
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (claim,) = [
+            v["name"]
+            for v in pod["volumes"]
+            if v.get("persistentVolumeClaim") == {"claimName": storage["metadata"]["name"]}
+        ]
+        (mount,) = [m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == claim]
+        for option in ("--workspace", "--corpus"):
+            assert Path(words[words.index(option) + 1]).is_relative_to(mount)
+
+
+def test_a_crd_is_read_strictly(tmp_path: Path) -> None:
+    """Unknown keys, wrong types and missing ones; but maps stay open, and quantities may be numbers or words."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": {
+                "type": "object",
+                "required": ["maxReplicas"],
+                "properties": {
+                    "maxReplicas": {"type": "integer"},
+                    "limits": {"type": "object", "additionalProperties": {"x-kubernetes-int-or-string": True}},
+                },
+            },
+        },
+    }
+    crd = {
+        "spec": {
+            "group": "ray.io",
+            "names": {"kind": "RayJob"},
+            "versions": [{"name": "v1", "served": True, "schema": {"openAPIV3Schema": schema}}],
+        }
+    }
+    (tmp_path / "ray.io_rayjobs.yaml").write_text(yaml.safe_dump(crd))
+
+    def check(**spec: Any) -> list[str]:
+        return schema_problems(
+            {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "x"}, "spec": spec}, tmp_path
+        )
+
+    assert check(maxReplicas=8, limits={"cpu": "500m", "nvidia.com/gpu": 1}) == []
+    assert "maxReplica" in check(maxReplicas=8, maxReplica=8)[0]
+    assert "'8' is not of type 'integer'" in check(maxReplicas="8")[0]
+    assert "'maxReplicas' is a required property" in check()[0]
+    with pytest.raises(FileNotFoundError, match=r"must hold the CRD of RayService ray\.io/v1"):
+        schema_problems({"apiVersion": "ray.io/v1", "kind": "RayService"}, tmp_path)
+
+
+@pytest.mark.skipif(
+    CRDS not in os.environ, reason=f"{CRDS} must name a folder with KubeRay's CRDs, which are not ours to ship"
+)
+def test_kuberay_s_own_schema_takes_it(job: dict[str, Any]) -> None:
+    crds = Path(os.environ[CRDS])
+    assert schema_problems(job, crds) == []
+    place(job, POD)["volumess"] = []
+    assert any("volumess" in each for each in schema_problems(job, crds))

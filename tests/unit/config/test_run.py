@@ -1,0 +1,341 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from remix_study.config.load import examine_study, load_run, load_study, parse_run, put
+from remix_study.config.run import (
+    AdamConfig,
+    AugmentConfig,
+    ConstantRateConfig,
+    MarginConfig,
+    RemixConfig,
+    RunConfig,
+    StepRateConfig,
+    TinyEncoderConfig,
+)
+from remix_study.config.study import FloatDimension, StudyConfig
+from remix_study.config.yaml_source import Written
+from remix_study.errors import ConfigError
+
+
+def mistakes(content: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        parse_run(content, "run.yaml")
+    return str(raised.value).splitlines()
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    return {"corpus": "corpus", "method": {"name": "joint"}, "epochs": 20, **changes}
+
+
+def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() -> None:
+    head, *lines = mistakes(
+        {
+            "corpus": "corpus",
+            "method": {"name": "remix", "warmpu": 3, "filter": {"rule": "argmni"}},
+            "model": {"encoders": {"audio": {"name": "resnet18", "widht": 8}}},
+            "optimizer": {"name": "sgd"},
+            "evaluation": {"ceilings": {"audio": "high"}},
+            "optimiser": {},
+            "epochs": "many",
+        }
+    )
+    assert head == "run.yaml has 7 mistakes:"
+    told = "\n".join(lines)
+    for wanted in (
+        "`method.warmpu` is not a known key; did you mean `warmup`?",
+        "`method.filter.rule` must be one of argmin, ",
+        "but is 'argmni'; did you mean `argmin`?",
+        "`model.encoders.audio.widht` is not a known key; did you mean `width`?",
+        "`optimizer.learning_rate` is missing",
+        "`evaluation.ceilings.audio`: ",
+        "`optimiser` is not a known key; did you mean `optimizer`?",
+        "`epochs`: ",
+    ):
+        assert wanted in told
+
+
+def test_a_key_with_no_near_one_gets_the_list_of_known_keys() -> None:
+    (_, line) = mistakes(plain(tracking={"zzzzz": 1}))
+    assert line.endswith("`tracking.zzzzz` is not a known key; known keys: uri, experiment, model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"global_batch": 33, "workers": 2}, "multiple of the number of workers (2), but is 33; use 32 or 34"),
+        ({"global_batch": 1, "workers": 2}, "but is 1; use 2, or change"),
+        ({"global_batch": 16, "smallest_batch": 17}, "`smallest_batch` must be at most `global_batch` (16)"),
+        ({"workers": 4, "smallest_batch": 2}, "`smallest_batch` must be at least `workers` (4)"),
+        ({"method": {"name": "remix", "warmup": 20}}, "`method.warmup` must be below `epochs` (20)"),
+        ({"rate": {"name": "cosine", "warmup": 20}}, "`rate.warmup` must be below `epochs` (20)"),
+        ({"evaluation": {"ceilings": {"audio": 85}}}, "`evaluation.ceilings.audio`: "),
+        ({"method": {"name": "remix", "filter": {"rule": "band", "lower": 1, "upper": 1}}}, "`lower` must be below"),
+        (
+            {"method": {"name": "remix", "share": {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.6}}}},
+            "`parts` must sum to 1, but sum to 1.1",
+        ),
+    ],
+)
+def test_what_cannot_be_together_is_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
+    assert wanted in "\n".join(mistakes(plain(**changes)))
+
+
+def test_several_impossibilities_are_told_together() -> None:
+    told = "\n".join(mistakes(plain(global_batch=5, workers=2, method={"name": "remix", "warmup": 99})))
+    assert "`global_batch`" in told
+    assert "`method.warmup`" in told
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "word", "others"),
+    [
+        ("method", "name", word, others)
+        for word, others in {
+            "joint": {}, "joint_unimodal": {}, "unimodal": {"modality": "audio"}, "remix": {},
+        }.items()
+    ]
+    + [
+        ("method.filter", "rule", word, others)
+        for word, others in {
+            "argmin": {}, "inverted": {}, "random": {}, "permuted": {}, "tempered": {"temperature": 0.5},
+            "margin": {"threshold": 0.1}, "quantile": {"fraction": 0.3}, "max_share": {"share": 0.6},
+            "band": {"lower": 0.1, "upper": 0.9},
+        }.items()
+    ]
+    + [
+        ("method.share", "kind", "fixed", {"parts": {"audio": 0.4, "video": 0.6}}),
+        ("method.share", "kind", "progress", {}),
+        ("model.encoder", "name", "tiny", {}),
+        ("model.encoder", "name", "resnet18", {"width": 8}),
+        ("model.encoder", "name", "vector", {"hidden": 8, "width": 4}),
+        ("model.encoder", "name", "sequence", {"width": 8, "layers": 1}),
+        ("optimizer", "name", "sgd", {"learning_rate": 0.1}),
+        ("optimizer", "name", "adam", {}),
+        ("optimizer", "name", "adamw", {"learning_rate": 0.1}),
+        ("rate", "name", "constant", {}),
+        ("rate", "name", "step", {}),
+        ("rate", "name", "cosine", {"warmup": 2}),
+    ],
+)  # fmt: skip
+def test_every_kind_is_reached_by_its_word(part: str, key: str, word: str, others: dict[str, Any]) -> None:
+    content = plain(method={"name": "remix"})
+    put(content, part, {key: word, **others})
+    found: Any = parse_run(content, "run.yaml")
+    for step in part.split("."):
+        found = getattr(found, step)
+    assert getattr(found, key) == word
+    assert {k: getattr(found, k) for k in others} == others
+
+
+def test_heads_of_attention_share_the_width_of_a_sequence() -> None:
+    with pytest.raises(ConfigError, match=r"`model.encoder.width`: .*multiple of 4"):
+        parse_run(plain(model={"encoder": {"name": "sequence", "width": 10}}), "run.yaml")
+
+
+def test_training_transforms_are_off_unless_asked_for_and_impossible_ones_are_told_at_once() -> None:
+    run = parse_run(plain(), "run.yaml")
+    assert run.augment == AugmentConfig(
+        crop=False, flip=False, frames="middle", time_mask=0, frequency_mask=0, shift=0.0
+    )
+    wrong = {"crop": "often", "frames": "any", "time_mask": -1, "frequency_mask": 1.5, "shift": 1.5, "flp": True}
+    with pytest.raises(ConfigError) as raised:
+        parse_run(plain(augment=wrong), "run.yaml")
+    told = str(raised.value)
+    assert all(f"augment.{name}" in told for name in wrong)
+    assert "flip" in told  # what was probably meant
+
+
+def test_a_part_without_its_tag_is_of_the_default_kind() -> None:
+    run = parse_run(plain(optimizer={"learning_rate": 0.5}, rate={"factor": 0.5}, model={"encoder": {}}), "run.yaml")
+    assert run.optimizer == AdamConfig(learning_rate=0.5)
+    assert run.rate == StepRateConfig(factor=0.5)
+    assert run.model.encoder == TinyEncoderConfig()
+
+
+def test_a_run_survives_yaml(recipe: Callable[..., RunConfig]) -> None:
+    run = recipe(
+        {"method.filter": {"rule": "tempered", "temperature": float("inf")}, "method.share": {"kind": "progress"}}
+    )
+    assert parse_run(yaml.safe_load(run.to_yaml()), "again") == run
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+# --- files and --set -------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_changes_are_put_into_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "corpus: corpus\nmethod: {name: remix, warmup: 2}\n")
+    run = load_run(
+        path, ["method.warmup=3", "method.filter={rule: margin, threshold: 0.5}", "rate.name=constant", "epochs = 9"]
+    )
+    assert isinstance(run.method, RemixConfig)
+    assert (run.method.warmup, run.method.filter) == (3, MarginConfig(rule="margin", threshold=0.5))
+    assert (run.rate, run.epochs) == (ConstantRateConfig(name="constant"), 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("method.warmup", "`--set` must look like a.b=value, but is 'method.warmup'"),
+        ("method.warmup=[1", "the value of `--set method.warmup` must be YAML, but is '[1'"),
+        ("corpus.name=x", "`corpus.name` cannot be set, because `corpus` is 'corpus'"),
+        ("method.warmpu=3", "`method.warmpu` is not a known key; did you mean `warmup`?"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_one_sentence(tmp_path: Path, change: str, wanted: str) -> None:
+    path = written(tmp_path, "corpus: corpus\nmethod: {name: remix}\n")
+    with pytest.raises(ConfigError) as raised:
+        load_run(path, [change])
+    assert wanted in str(raised.value)
+
+
+def test_a_mistake_is_told_with_its_line_or_with_the_change_that_brought_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "corpus: corpus\nmethod:\n  name: remix\n  oder: mixed\nepochs: 1e1\n")
+    with pytest.raises(ConfigError) as raised:
+        load_run(path, ["rate.name=stepp", "workers=3"])
+    assert str(raised.value).splitlines() == [
+        f"{path} has 3 mistakes:",
+        "  - --set: `rate.name` must be one of constant, step, cosine, but is 'stepp'; did you mean `step`?",
+        f"  - {path}:4: `method.oder` is not a known key; did you mean `order`?",
+        f"  - {path}:5: `epochs`: Input should be a valid integer, unable to parse string as an integer (is '1e1'); "
+        "write 1.0e+1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("corpus: [", "must be YAML, but: "),
+        ("a: &a\n  b: *a\n", "contains itself"),
+        ("- a\n- b\n", "must hold `key: value` lines, but holds list"),
+        ("", "must hold `key: value` lines, but holds NoneType"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, wanted: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load_run(path)
+    assert wanted in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a readable file, but: No such file"):
+        load_run(tmp_path / "absent.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa\x00")
+    with pytest.raises(ConfigError, match="must be YAML"):
+        load_run(tmp_path / "bytes.yaml")
+
+
+# --- digest ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_configuration_and_corpus_but_not_of_places(recipe: Callable[..., RunConfig]) -> None:
+    run = recipe()
+    assert run.digest("data") == recipe().digest("data")
+    assert run.digest("data") == recipe({"corpus": "elsewhere"}).digest("data")
+    assert run.digest("data") == recipe({"tracking": {"uri": "http://elsewhere", "experiment": "x"}}).digest("data")
+    assert run.digest("data") != run.digest("other data")
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"epochs": 3}, {"method.warmup": 0}, {"workers": 2}, {"evaluation.test": True},
+        {"augment.flip": True},
+    ]  # fmt: skip
+    for change in changes:
+        assert run.digest("data") != recipe(change).digest("data")
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_of_a_study_are_told_at_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        name: a b
+        question: does it work?
+        base: {}
+        methods:
+          joint: {space: {optimizer.learning_rate: {kind: flaot, low: 1, high: 2}}}
+          remix: {spaec: {}, space: {epochs: {kind: int, low: 3, high: 2}, seed: {kind: choice, of: []}}}
+        reference: remix
+        trials: 0
+        replicates: 1
+        """,
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_study(path)
+    told = str(raised.value)
+    assert told.splitlines()[0] == f"{path} has 6 mistakes:"
+    for line, wanted in (
+        (2, "`name`: "),
+        (6, "`methods.joint.space.optimizer.learning_rate.kind` must be one of float, int, choice, but is 'flaot'; "
+            "did you mean `float`?"),
+        (7, "`methods.remix.spaec` is not a known key; did you mean `space`?"),
+        (7, "`methods.remix.space.epochs`: `low` must not exceed"),
+        (7, "`methods.remix.space.seed.of`: "),
+        (9, "`trials`: "),
+    ):  # fmt: skip
+        assert f"{path}:{line}: {wanted}" in told
+
+
+def test_the_reference_must_be_a_method() -> None:
+    content = {
+        "name": "s",
+        "question": "q",
+        "base": {},
+        "methods": {"joint": {}},
+        "reference": "remix",
+        "trials": 1,
+        "replicates": 1,
+    }
+    with pytest.raises(ValueError, match="`reference` must be one of joint, but is remix"):
+        StudyConfig.model_validate(content)
+
+
+def test_all_that_contradicts_itself_in_a_study_is_told_at_once() -> None:
+    content = {
+        "name": "s", "question": "q", "base": {}, "methods": {"joint": {}}, "reference": "jiont", "trials": 1,
+        "replicates": 1, "objective": ["best/val_accuracy", "best/val_macro_f1"], "sampler": "cmaes", "pruner": "asha",
+    }  # fmt: skip
+    found, mistakes = examine_study(Written("study.yaml", content))
+    assert found is None
+    assert [each.keys for each in mistakes] == [("reference",), ("sampler",), ("pruner",)]
+    assert mistakes[0].text() == "`reference` must be one of joint, but is jiont; did you mean `joint`?"
+    assert "use tpe, gp or nsga2" in mistakes[1].text()
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ({"objective": "last/val_accuracy"}, {"objective": [{"metric": "last/val_accuracy", "direction": "maximize"}]}),
+        ({"pruner": "asha"}, {"pruner": {"name": "asha", "grace": 4, "reduction": 3, "metric": "val/accuracy"}}),
+    ],
+)
+def test_what_is_written_in_short_is_the_same(short: dict[str, Any], long: dict[str, Any]) -> None:
+    content = {"name": "s", "question": "q", "base": {}, "methods": {"joint": {}}, "reference": "joint", "trials": 1,
+               "replicates": 1}  # fmt: skip
+    assert StudyConfig.model_validate(content | short) == StudyConfig.model_validate(content | long)
+
+
+def test_equal_studies_may_come_from_two_files(tmp_path: Path) -> None:
+    lines = ["name: s", "question: q", "base: {}", "methods: {joint: {}}", "reference: joint", "trials: 1",
+             "replicates: 1"]  # fmt: skip
+    one = load_study(written(tmp_path, "\n".join(lines)))
+    other = load_study(written(tmp_path, "\n".join(["# upside down", *reversed(lines)])))
+    assert one == other == StudyConfig.model_validate(one.model_dump())
+    assert (one.written.line(("trials",)), other.written.line(("trials",))) == (6, 3)
+
+
+def test_a_logarithmic_dimension_must_be_above_zero() -> None:
+    with pytest.raises(ValueError, match="nor be 0 on a log scale"):
+        FloatDimension(kind="float", low=0, high=1, log=True)

@@ -1,0 +1,163 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from remix_study.figures.run import (
+    MethodResults,
+    assignment,
+    comparison,
+    draw_assignment,
+    draw_comparison,
+    draw_learning_curves,
+    draw_score_histograms,
+    learning_curves,
+    score_histograms,
+)
+
+MODALITIES = ("audio", "video")
+HISTORY = [
+    {"val/accuracy": 0.3, "val/accuracy_uni/audio": 0.3, "val/accuracy_uni/video": 0.2},
+    {
+        "val/accuracy": 0.6,
+        "val/accuracy_uni/audio": 0.5,
+        "val/accuracy_uni/video": 0.4,
+        "val/accuracy_late_sum": 0.55,
+        "remix/share/audio": 0.3,
+        "remix/share/video": 0.5,
+        "remix/joint_share": 0.1,
+        "remix/churn": 0.2,
+    },
+    {"val/accuracy": 0.5, "remix/share/audio": 0.25, "remix/share/video": 0.75},
+]
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def words(figure: Figure) -> str:
+    suptitle = figure.get_suptitle()
+    return " ".join([suptitle, *(text.get_text() for axes in figure.axes for text in axes.texts)])
+
+
+def test_learning_curves_mark_the_best_epoch() -> None:
+    data = learning_curves(HISTORY, MODALITIES)
+    assert data.best_epoch == 1
+    assert data.title == "Best at epoch 1: 60 % fused, 50 % from audio alone, 40 % from video alone"
+    assert data.late_sum is not None
+    assert data.late_sum.epochs == [1]
+    assert data.heads["audio"].values == [0.3, 0.5]
+    figure = draw_learning_curves(data)
+    assert all(name in words(figure) for name in ("fused", "audio head alone", "video head alone", "late sum"))
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_resumed_history_keeps_its_epochs() -> None:
+    assert learning_curves([{"epoch": 7.0, "val/accuracy": 0.1}], MODALITIES).fused.epochs == [7]
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+    history = [{"val/accuracy": 0.5, "val/accuracy_uni/audio": 0.5, "val/accuracy_uni/video": 0.5}] * 2
+    figure = draw_learning_curves(learning_curves(history, MODALITIES))
+    png(figure)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_shares_of_the_assignment_add_up_to_one() -> None:
+    data = assignment(HISTORY, MODALITIES, warmup_epochs=1)
+    assert data.epochs == [1, 2]
+    assert data.untrained == pytest.approx([0.1, 0.0])
+    assert data.churn is not None
+    assert data.churn.epochs == [1]
+    totals = np.sum([*data.shares.values(), data.joint, data.untrained], axis=0)
+    assert totals == pytest.approx([1.0, 1.0])
+    assert data.title == "Remix: audio trains 25 % of the samples in the last epoch, video 75 %"
+    assert "warm-up" in words(draw_assignment(data))
+
+
+def test_every_score_is_counted_once() -> None:
+    scores_NM = np.random.default_rng(0).random((200, 2)) * [[1.0, 2.0]]
+    scores_NM[3, 0] = np.nan
+    labels_N = np.arange(200) % 5
+    whole = score_histograms(scores_NM, MODALITIES)
+    assert (whole.counts[""]["audio"].sum(), whole.counts[""]["video"].sum()) == (199, 200)
+    assert whole.title.startswith("Video alone tells the samples apart best")
+    by_class = score_histograms(scores_NM, MODALITIES, labels_N, list("abcde"))
+    assert list(by_class.counts) == list("abcde")
+    assert sum(int(counts["video"].sum()) for counts in by_class.counts.values()) == 200
+    assert len(draw_score_histograms(whole).axes) == 1
+    assert sum(axes.get_visible() for axes in draw_score_histograms(by_class).axes) == 5
+
+
+def test_the_comparison_orders_methods_and_says_what_it_shows() -> None:
+    remix = MethodResults("remix", [0.80, 0.82, 0.81], {"audio": [0.7, 0.7, 0.7], "video": [0.6, 0.6, 0.6]})
+    joint = MethodResults("joint", [0.70, 0.71, 0.69], {})
+    data = comparison([joint, remix])
+    assert [result.method for result in data.methods] == ["remix", "joint"]
+    assert data.title == "remix leads with 81 %, 11.0 points above joint"
+    figure = draw_comparison(data)
+    assert "81.0 ± 1.0 %" in words(figure)
+    dots = [item for item in figure.axes[0].collections if isinstance(item, PathCollection)]
+    assert [np.shape(item.get_offsets()) for item in dots] == [(3, 2), (3, 2)]
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_three_modalities_are_drawn_in_one_order_and_every_title_fits() -> None:
+    """Titles that name every modality were cut at the right; probes had other colours than shares had."""
+    names = ("audio", "video", "text")
+    history = [
+        {
+            "val/accuracy": 0.8,
+            **{f"val/accuracy_uni/{m}": 0.5 for m in names},
+            **{f"remix/share/{m}": 0.3 for m in names},
+        }
+    ] * 2
+    scores_NM = np.random.default_rng(0).random((40, 3))
+    methods = [MethodResults("remix", [0.9], {m: [0.8] for m in sorted(names)})]
+    figures = [
+        draw_learning_curves(learning_curves(history, names)),
+        draw_assignment(assignment(history, names)),
+        draw_score_histograms(score_histograms(scores_NM, names)),
+        draw_score_histograms(score_histograms(scores_NM, names, np.arange(40) % 2, ["no", "yes"])),
+        draw_comparison(comparison(methods)._replace(title="remix: level with " + " and ".join(["another one"] * 8))),
+    ]
+    for figure in figures:
+        png(figure)
+        title = figure._suptitle  # type: ignore[attr-defined]  # matplotlib has no other way
+        box = title.get_window_extent()
+        assert box.x1 <= figure.bbox.width
+        assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends)
+    legend = figures[-1].axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["audio", "video", "text"]
+
+
+def test_a_lead_within_the_noise_of_seeds_is_not_called_one() -> None:
+    close = [MethodResults("remix", [0.80, 0.90], {}), MethodResults("joint", [0.84, 0.84], {})]
+    assert "are level" in comparison(close).title
+    assert "reaches" in comparison(close[:1]).title
+    assert len(draw_comparison(comparison(close)).axes) == 1
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ValueError, match="val/accuracy"):
+        learning_curves([{"train/loss": 1.0}], MODALITIES)
+    with pytest.raises(ValueError, match="none was done with Remix"):
+        assignment([{"val/accuracy": 1.0}], MODALITIES)
+    with pytest.raises(ValueError, match=r"\(N, 2\)"):
+        score_histograms(np.zeros((4, 3)), MODALITIES)
+    with pytest.raises(ValueError, match="at least one"):
+        comparison([])
+
+
+def test_no_global_figure_state_is_used() -> None:
+    draw_comparison(comparison([MethodResults("remix", [0.8], {})]))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []

@@ -1,0 +1,142 @@
+"""Remix's decisions against what people recognise: made-up decisions whose answer is known"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from remix_study.figures.chart import styles
+from remix_study.report import human_ratings as people
+from remix_study.report.sections import make_report
+from remix_study.study.ledger import ReplicateRecord
+from tests.unit.report.conftest import RATE, MakeLedger, MakeStudy, MakeTrial
+
+N = 400
+
+
+def decided(seed: int, *, follows: float) -> dict[str, Any]:
+    """Every clip trains one modality: with probability `follows` the one that people do not recognise it from."""
+    draw = np.random.default_rng(seed)
+    by_sound = np.arange(N) % 2 == 0
+    hard_to_hear = ~by_sound
+    obeys = draw.random(N) < follows
+    trains_audio = np.where(obeys, hard_to_hear, draw.random(N) < 0.5)
+    return {
+        "id": [f"clip-{i}" for i in range(N)],
+        "label": ["x"] * N,
+        "score_audio": by_sound + 0.1 * draw.standard_normal(N),
+        "score_video": hard_to_hear + 0.1 * draw.standard_normal(N),
+        "trains_audio": trains_audio,
+        "trains_video": ~trains_audio,
+        "trains_all": np.zeros(N, np.bool_),
+        "human_audio": by_sound.astype(np.float64),
+        "human_video": hard_to_hear.astype(np.float64),
+    }
+
+
+def agreement(*seeds: dict[str, Any]) -> people.Agreement:
+    found = people.agreement_of("remix", seeds)
+    assert found is not None
+    return found
+
+
+def test_decisions_that_follow_people_are_told_from_luck() -> None:
+    found = agreement(*(decided(seed, follows=0.8) for seed in range(3)))
+    assert found.lead is not None
+    assert found.lead.mean == pytest.approx(0.8, abs=0.05)
+    assert found.lead.low < found.lead.mean < found.lead.high
+    assert found.lead.low > 0.7
+    assert "it trains what people find hard" in people.sentence(found)
+    assert min(found.correlations["audio"]) > 0.8
+
+
+def test_decisions_by_lot_are_not() -> None:
+    found = agreement(*(decided(seed, follows=0.0) for seed in range(3)))
+    assert found.lead is not None
+    assert found.lead.low < 0 < found.lead.high
+    assert "cannot be told from one that knows nothing" in people.sentence(found)
+    assert "does not follow" in people.title([found])
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    inside = 0
+    for repeat in range(60):
+        found = agreement(*(decided(100 * repeat + seed, follows=0.3) for seed in range(3)))
+        assert found.lead is not None
+        inside += found.lead.low <= 0.3 <= found.lead.high
+    assert inside >= 50  # of 60; 57 expected, and a bootstrap over three seeds is a little narrow
+
+
+def test_groups_are_by_votes_and_a_tie_is_no_recognition() -> None:
+    columns = decided(0, follows=1.0)
+    columns["human_audio"][:4] = 0.5
+    groups = {g.name: g for g in agreement(columns).groups}
+    assert groups["audio only"].clips == N // 2 - 2
+    assert groups["neither"].clips == 2
+    assert "each" not in groups
+    assert groups["video only"].share is not None
+    assert groups["video only"].share.mean == 1.0
+    assert groups["audio only"].scores["audio"].mean == pytest.approx(1.0, abs=0.05)
+
+
+def test_samples_that_train_both_or_nothing_have_no_side() -> None:
+    columns = decided(0, follows=1.0)
+    columns["trains_all"] = np.arange(N) < 100
+    columns["trains_audio"] = columns["trains_audio"] & ~columns["trains_all"]
+    columns["trains_video"] = columns["trains_video"] & ~columns["trains_all"]
+    shares = {g.name: g.share for g in agreement(columns).groups}
+    assert shares["video only"] is not None
+    assert shares["video only"].mean == 1.0
+
+
+def test_clips_that_people_have_not_judged_are_left_out() -> None:
+    columns = decided(0, follows=1.0)
+    columns["human_video"][:10] = np.nan
+    assert sum(g.clips for g in agreement(columns).groups) == N - 10
+
+
+def test_without_votes_there_is_nothing_to_say() -> None:
+    columns = decided(0, follows=1.0)
+    del columns["human_video"]
+    assert people.agreement_of("remix", [columns]) is None
+    assert people.agreement_of("remix", []) is None
+
+
+def test_a_filter_without_scores_still_shows_where_clips_go() -> None:
+    columns = decided(0, follows=0.0)
+    del columns["score_audio"], columns["score_video"]
+    found = agreement(columns)
+    assert found.correlations == {}
+    assert all(g.scores == {} for g in found.groups)
+    assert "No correlation" in people.correlations_note([found])
+
+
+def test_the_report_has_the_section_where_decisions_were_kept(
+    make_ledger: MakeLedger, make_trial: MakeTrial, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    records = []
+    for number in range(2):
+        folder = tmp_path / f"replicate-{number}"
+        folder.mkdir()
+        pyarrow.parquet.write_table(pa.table(decided(number, follows=0.8)), folder / "decisions.parquet")
+        records.append(replicate(number, folder))
+    ledger = make_ledger(make_trial("remix", 0, 0.9), replicates=tuple(records))
+    report = make_report(ledger, None, at_work=False)
+    section = next(section for section in report.sections if section.key == "people")
+    assert "trains what people find hard" in section.title
+    assert "people.csv" in report.tables
+    chart = people.chart(people.agreements(ledger), styles(make_study()))
+    assert chart is not None
+    assert [panel.x.title for panel in chart.panels] == [
+        "clips that train audio alone (%)",
+        "score of audio",
+        "score of video",
+    ]
+
+
+def replicate(number: int, folder: Path) -> ReplicateRecord:
+    return ReplicateRecord("remix", "replicate", number, "complete", {RATE: 0.01}, str(folder), 1.0, None, None)

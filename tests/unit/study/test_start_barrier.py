@@ -1,0 +1,52 @@
+import asyncio
+import time
+
+from remix_study.study.start_barrier import Door, meet
+
+
+def test_nobody_goes_on_before_all_have_arrived() -> None:
+    async def three() -> list[str]:
+        door, order = Door(3, 60.0), list[str]()
+
+        async def one(name: str) -> None:
+            await door.arrive()
+            order.append(f"{name} on")
+
+        first, second = asyncio.create_task(one("first")), asyncio.create_task(one("second"))
+        await asyncio.sleep(0)  # both have come to the door
+        order.append("third comes")
+        await asyncio.gather(first, second, one("third"))
+        return order
+
+    assert asyncio.run(three())[0] == "third comes"
+
+
+def test_who_comes_later_finds_the_door_open() -> None:
+    async def later() -> None:
+        door = Door(2, 60.0)
+        await asyncio.gather(door.arrive(), door.arrive())
+        await door.arrive()
+
+    asyncio.run(later())
+
+
+def test_the_door_is_opened_when_nobody_else_comes() -> None:
+    async def alone() -> None:
+        door = Door(2, 60.0)
+        waiting = asyncio.create_task(door.arrive())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await door.open()
+        await waiting
+
+    asyncio.run(alone())
+
+
+def test_patience_ends() -> None:
+    started = time.monotonic()
+    asyncio.run(Door(2, 0.05).arrive())
+    assert 0.05 <= time.monotonic() - started < 5
+
+
+def test_without_a_meeting_nobody_waits() -> None:
+    meet(None)

@@ -1,0 +1,256 @@
+"""How a study stands, as another process sees it; with runs that are made up"""
+
+import fcntl
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from remix_study.cli import main as cli
+from remix_study.cli import terminal
+from remix_study.config.load import load_run
+from remix_study.errors import StudyError, StudyStopped
+from remix_study.files.disk import sole_writer
+from remix_study.study import study as study_module
+from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
+from remix_study.study.ledger import read_ledger
+from remix_study.study.question import CONFIG
+from remix_study.study.status import Survey, ask_to_stop, best_run, existing, names, survey
+from remix_study.study.storage import STOP
+from remix_study.study.study import StudyRun, Watch
+from remix_study.study.tasks import Outcome, Task
+from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show, records
+
+Conduct = Callable[..., StudyRun]
+
+
+@pytest.fixture
+def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conduct:
+    def run(runner: Callable[..., None], *, watch: Watch | None = None, **changes: Any) -> StudyRun:
+        monkeypatch.setattr(study_module, "execute", runner)
+        study = StudyRun(config(**changes), {"corpus": str(small_corpus)}, tmp_path, watch)
+        study.run(nothing_to_show)
+        return study
+
+    return run
+
+
+def looking_on(folder: Path, after: int) -> tuple[Watch, list[Survey]]:
+    """A watch that surveys the study from inside it, after so many runs."""
+    seen: list[Survey] = []
+
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if ended == after:
+            seen.append(survey(folder))
+
+    return Watch(done=done), seen
+
+
+def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
+    folder = conduct(Runner()).folder
+    found = survey(folder)
+    assert (found.state, found.runs, found.runs_ended, found.holder, found.seconds_left) == (
+        "complete", 10, 10, None, None,
+    )  # fmt: skip
+    assert [(m.name, m.complete, m.failed, m.replicated) for m in found.methods] == [
+        ("joint", 3, 0, 2),
+        ("remix", 3, 0, 2),
+    ]
+    for method in found.methods:
+        best = max(records(tmp_path, method.name), key=lambda t: t.values)
+        assert (method.best, method.best_number, method.best_params) == (best.values, best.number, best.params)
+    assert found.running == ()
+    json.dumps(found.plain())
+
+
+def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Conduct, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "s"
+    watch, seen = looking_on(folder, after=4)
+    conduct(Runner(), watch=watch)
+    (found,) = seen
+    assert found.state == "running"
+    assert found.runs_ended == 4
+    assert [run.name for run in found.running] == ["joint-search-2"]
+    assert found.seconds_left is not None
+    assert found.seconds_left > 0
+
+
+def test_a_dead_driver_leaves_an_incomplete_study_without_running_runs(conduct: Conduct, tmp_path: Path) -> None:
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=3))
+    found = survey(tmp_path / "studies" / "s")
+    assert (found.state, found.runs_ended, found.running) == ("incomplete", 3, ())
+
+
+def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "s"
+    asked: list[str] = []
+
+    def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+        if not asked:
+            asked.append(ask_to_stop(folder))
+            assert survey(folder).state == "stopping"
+
+    with pytest.raises(StudyStopped, match="stopped as asked"):
+        conduct(Runner(), watch=Watch(done=stop))
+    assert survey(folder).state == "incomplete"
+    conduct(Runner())
+    assert survey(folder).state == "complete"
+
+
+def test_only_a_running_study_can_be_stopped(conduct: Conduct) -> None:
+    folder = conduct(Runner()).folder
+    with pytest.raises(StudyError, match="nobody works on s now"):
+        ask_to_stop(folder)
+    assert not (folder / STOP).exists()
+
+
+def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path) -> None:
+    runner = Runner(
+        fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1), at_once=1, epochs=4
+    )
+    base = {"corpus": "", "epochs": 4, "device": "cpu", "tracking": {"uri": "off"}}
+    folder = conduct(runner, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=6, base=base).folder
+    found = survey(folder)
+    joint, remix = found.methods
+    assert (joint.failed, joint.ended, remix.ended) == (1, 6, 6)
+    assert joint.pruned == sum(t.state == "pruned" for t in records(tmp_path, "joint"))
+    assert joint.pruned + remix.pruned > 0
+    assert found.state == "complete"
+    assert found.failures == ("joint-search-1: NotANumberError: the loss must be a number",)
+
+
+def test_what_is_used_and_what_is_left_of_the_budget(conduct: Conduct, tmp_path: Path) -> None:
+    folder = conduct(Runner(seconds=36.0), budget={"cpu_hours": 1}).folder
+    found = survey(folder)
+    assert found.used.cpu_hours == pytest.approx(0.1)
+    assert found.budget["cpu_hours"] == pytest.approx((0.1, 1.0))
+    assert set(found.budget) == {"cpu_hours"}
+    assert found.used.gpu_hours == 0
+
+
+def test_the_best_point_is_a_run(conduct: Conduct, tmp_path: Path, small_corpus: Path) -> None:
+    folder = conduct(Runner()).folder
+    best = best_run(folder, None)
+    run = best.run
+    found = survey(folder).methods[1]
+    assert (best.values, best.number) == (found.best, found.best_number)
+    assert (run.method.name, run.corpus) == ("remix", str(small_corpus))
+    assert run.optimizer.learning_rate == found.best_params[RATE]
+    (tmp_path / "best.yaml").write_text(run.to_yaml())
+    assert load_run(tmp_path / "best.yaml") == run
+    assert best_run(folder, "joint").run.method.name == "joint"
+    with pytest.raises(StudyError, match=r"`--method` must be one of joint, remix, but is 'jiont'"):
+        best_run(folder, "jiont")
+
+
+def test_no_complete_trial_no_best(conduct: Conduct, tmp_path: Path) -> None:
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=0))
+    with pytest.raises(StudyError, match="at least one trial of `remix` must be complete"):
+        best_run(tmp_path / "studies" / "s", None)
+
+
+def test_the_folder_says_what_the_study_was(conduct: Conduct, small_corpus: Path) -> None:
+    content = yaml.safe_load((conduct(Runner()).folder / CONFIG).read_text())
+    assert content["base"]["corpus"] == str(small_corpus)
+
+
+def test_an_unknown_study_is_named_with_those_that_are_there(conduct: Conduct, tmp_path: Path) -> None:
+    conduct(Runner())
+    assert names(tmp_path) == ["s"]
+    with pytest.raises(StudyError, match=r"there is no 't'; there: s\."):
+        existing(tmp_path, "t")
+
+
+def test_every_run_and_every_end_is_exported(conduct: Conduct) -> None:
+    with pytest.raises(DriverDied):
+        conduct(Runner(life=3))
+    folder = conduct(Runner(fails=lambda task: task.stage == "search" and task.number == 2)).folder
+    rows = with_summaries(trial_rows(read_ledger(folder)))
+    ends = {(r["method"], r["stage"], r["number"]): r["state"] for r in rows}
+    assert sorted(ends.values()) == ["complete"] * 8 + ["failed"] * 2
+    assert sum(stage == "replicate" for _, stage, _ in ends) == 4
+    for row in rows:
+        if row["state"] == "complete":
+            assert row["summary.best/val_accuracy"] == row[f"params.{RATE}"]
+        else:
+            assert (row["values.best/val_accuracy"], row["cause"]) == (None, "not a number")
+    assert len(list(epoch_rows(rows))) == 8 * 3
+
+
+def test_columns_are_whole_and_of_one_type() -> None:
+    found = columns([{"a": 1, "b": "x", "d": [1]}, {"a": 0.5, "b": 2, "c": True}])
+    assert found == {"a": [1.0, 0.5], "b": ["x", "2"], "d": ["[1]", None], "c": [None, True]}
+
+
+def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
+    folder = conduct(Runner()).folder
+    with sole_writer(folder / "lock"):
+        assert survey(folder).holder is not None
+    with (folder / "lock").open() as looking:  # another who looks, as `status` does
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert survey(folder).holder is None
+    assert survey(folder).holder is None
+
+
+@pytest.mark.slow
+def test_the_commands_show_it(
+    conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def say(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["remix-study", *words, "--workspace", str(tmp_path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return f"{left.value.code} {said.out}{said.err}"
+
+    assert say("list").startswith("0 No study has begun")
+    conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1)))
+    assert "10/10" in say("list")
+    shown = say("status", "s")
+    assert "joint-search-1: NotANumberError: the loss must be a number" in shown
+    assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
+    assert say("status", "t").startswith("1 error: the study must have begun")
+    assert say("stop", "s").startswith("1 error: the study must be running")
+    written = tmp_path / "new" / "b.yaml"
+    assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
+    assert load_run(written).method.name == "remix"
+    assert "trials.parquet" in say("export", "s", "--out", str(tmp_path / "exported"))
+    assert len(pd.read_parquet(tmp_path / "exported" / "trials.parquet")) == 6 + 4
+    assert len(pd.read_csv(tmp_path / "exported" / "epochs.csv")) == 9 * 3
+    assert "report.html" in say("report", "s")
+    assert (tmp_path / "studies" / "s" / "report" / "report.html").exists()
+
+
+def test_retrained_runs_are_a_row_each_and_their_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = pd.DataFrame(
+        [
+            {
+                "number": 0,
+                "best/val_accuracy": 0.9,
+                "test/accuracy": 0.8,
+                "test/accuracy_uni/audio": 0.7,
+                "train/loss": 1,
+            },
+            {
+                "number": 1,
+                "best/val_accuracy": 0.9,
+                "test/accuracy": 0.6,
+                "test/accuracy_uni/audio": 0.5,
+                "train/loss": 1,
+            },
+        ]
+    )
+    Console(width=100).print(terminal.retrained(runs))
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").replace("┃", " ").split())
+    assert "seed validation test audio head" in shown
+    assert "0 90.0 80.0 70.0 1 90.0 60.0 50.0 mean ± std 90.0 ± 0.0 70.0 ± 14.1 60.0 ± 14.1" in " ".join(
+        word for word in shown.split() if not set(word) & set("─━├┤┼╇┡┩")
+    )

@@ -1,0 +1,82 @@
+"""A run that its judge ends early: all ranks leave together, with the last checkpoint whole"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from remix_study.config.run import RunConfig
+from remix_study.errors import RunPruned, StudyStopped
+from remix_study.training.checkpoint import LAST
+from remix_study.training.loop import Run, train
+from remix_study.training.state import Record
+from remix_study.world import Collectives
+
+Recipe = Callable[..., RunConfig]
+Assembled = Callable[..., Run]
+
+
+class Referee:
+    """Ends a run with `error` after `after` epochs, and remembers how many epochs it was told of, each time."""
+
+    def __init__(self, after: int, error: Exception) -> None:
+        self.after, self.error = after, error
+        self.told: list[int] = []
+
+    def __call__(self, history: Sequence[Record]) -> None:
+        self.told.append(len(history))
+        if len(history) == self.after:
+            raise self.error
+
+
+def kept_epochs(run: Run) -> int:
+    content = run.checkpoints.load(LAST)
+    assert content is not None
+    return len(json.loads(content["history"]))
+
+
+@pytest.mark.parametrize("error", [RunPruned("no promise"), StudyStopped("asked to")])
+def test_a_run_ends_where_its_judge_says_so(recipe: Recipe, assembled: Assembled, error: Exception) -> None:
+    judge = Referee(2, error)
+    run = replace(assembled(recipe({"epochs": 5})), judge=judge)
+    with pytest.raises(type(error), match=str(error)):
+        train(run)
+    assert judge.told == [1, 2]
+    assert kept_epochs(run) == 2
+
+
+def test_a_run_that_was_stopped_goes_on_and_one_that_was_pruned_meets_its_verdict_again(
+    recipe: Recipe, assembled: Assembled
+) -> None:
+    """The verdict of the last epoch may have been lost in a kill: it is asked for again before anything is trained."""
+    config = recipe({"epochs": 3})
+    with pytest.raises(StudyStopped):
+        train(replace(assembled(config), judge=Referee(1, StudyStopped("asked to"))))
+    pruning = Referee(1, RunPruned("no promise"))
+    with pytest.raises(RunPruned):
+        train(replace(assembled(config), judge=pruning))
+    assert pruning.told == [1]
+    judge = Referee(99, RunPruned("never"))
+    result = train(replace(assembled(config), judge=judge))
+    assert judge.told == [1, 2, 3]
+    assert len(result.history) == 3
+
+
+def test_every_rank_ends_with_the_leading_one(
+    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]
+) -> None:
+    judges = [Referee(1, RunPruned("no promise")), Referee(99, RunPruned("never asked"))]
+
+    def rank(collectives: Collectives) -> str:
+        number = collectives.world.rank
+        run = replace(assembled(recipe({"epochs": 3}), folder="shared", collectives=collectives), judge=judges[number])
+        try:
+            train(run)
+        except RunPruned:
+            return "pruned"
+        return "complete"
+
+    assert together(2, rank) == ["pruned", "pruned"]
+    assert judges[1].told == []  # only the leading rank asks
