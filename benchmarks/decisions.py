@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import Result, in_turns, median, seconds
-from remix_study.epoch import Look, Schedule, ScoreFunction
+from remix_study.epoch import Schedule, ScoreFunction, ScoringPass
 from remix_study.remix import Argmin, Assignment, Reassembly, RemixPlan, RemixSettings, kl_from_uniform, reassemble
 from remix_study.seeds import stream
 
@@ -46,22 +46,22 @@ def measure(quick: bool) -> Iterator[Result]:
 
 def _speed(samples: int, rounds: int) -> Iterator[Result]:
     for classes in CLASSES:
-        times = in_turns(_contenders(samples, classes), rounds)
+        times = in_turns(_methods(samples, classes), rounds)
         size = f"{samples:,} samples, {classes} classes"
         yield Result(f"(b) loop / ours: {size}", median([loop / ours for ours, _, loop in times]), at_least=100)
         yield Result("(b) loop / ours with all that is logged", median([loop / logged for _, logged, loop in times]))
 
 
-def _contenders(samples: int, classes: int) -> list[Callable[[], float]]:
+def _methods(samples: int, classes: int) -> list[Callable[[], float]]:
     """Ours, ours with what a run logs about a decision, and the loop; each gives seconds of one decision."""
     probs_NMC = random_probabilities(samples, 2, classes)
     tensor_NMC = torch.from_numpy(probs_NMC)
     labels_N = np.zeros(samples, np.int64)
     plan = _plan(samples, 2, classes)
 
-    def look(score: ScoreFunction) -> Look:
+    def look(score: ScoreFunction) -> ScoringPass:
         scores_NM = score(probs_NMC, labels_N)
-        return Look(scores_NM, np.zeros_like(scores_NM))
+        return ScoringPass(scores_NM, np.zeros_like(scores_NM))
 
     return [
         lambda: seconds(lambda: decide(probs_NMC), calls=15),

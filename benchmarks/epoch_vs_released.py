@@ -17,7 +17,7 @@ import torch
 from benchmarks.decisions import bits_of_one
 from benchmarks.epochs import Scale, Trainer, noise_store, remix, trainer
 from benchmarks.measure import Result, in_turns, median
-from remix_study.epoch import Look, ScoreFunction
+from remix_study.epoch import ScoreFunction, ScoringPass
 
 
 def measure(quick: bool) -> Iterator[Result]:
@@ -40,7 +40,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 @torch.no_grad()
-def look_one_by_one(trainer: Trainer, score: ScoreFunction) -> Look:  # noqa: ARG001 - it has its own
+def look_one_by_one(trainer: Trainer, score: ScoreFunction) -> ScoringPass:  # noqa: ARG001 - it has its own
     """The scoring pass as released; it knows no cross-entropies, which therefore are zero."""
     model, samples = trainer.model, len(trainer.reader.store)
     scores_NM = np.zeros((samples, len(model.modalities)))
@@ -53,4 +53,4 @@ def look_one_by_one(trainer: Trainer, score: ScoreFunction) -> Look:  # noqa: AR
             for m, probs_BC in enumerate(probs):
                 scores_NM[row, m] = bits_of_one(probs_BC[position])
     model.train()
-    return Look(scores_NM, np.zeros_like(scores_NM))
+    return ScoringPass(scores_NM, np.zeros_like(scores_NM))

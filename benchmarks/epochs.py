@@ -17,7 +17,7 @@ import torch
 
 from remix_study.balancing import FusedLoss, Method, UnimodalLosses
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import Look, ScoreFunction
+from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.media.presets import PRESETS, Preset
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
@@ -34,7 +34,7 @@ from remix_study.remix import (
     rank_batches,
 )
 from remix_study.seeds import stream
-from remix_study.training.scoring import look_at
+from remix_study.training.scoring import scoring_pass
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo
 
@@ -77,7 +77,7 @@ class Trainer:
     collectives: Collectives
     batch: int
     zero_feature: bool
-    look: "Callable[[Trainer, ScoreFunction], Look]"
+    look: "Callable[[Trainer, ScoreFunction], ScoringPass]"
     epochs: int = 0
 
     def epoch(self) -> EpochTime:
@@ -98,10 +98,10 @@ class Trainer:
         return EpochTime(scored - started, time.perf_counter() - scored)
 
 
-def batched_look(trainer: Trainer, score: ScoreFunction) -> Look:
+def batched_look(trainer: Trainer, score: ScoreFunction) -> ScoringPass:
     """Our scoring pass."""
     rows_N = np.arange(len(trainer.reader.store))
-    return look_at(trainer.model, trainer.reader, rows_N, trainer.collectives, score, batch=SCORING_BATCH,
+    return scoring_pass(trainer.model, trainer.reader, rows_N, trainer.collectives, score, batch=SCORING_BATCH,
                    autocast=False)  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def trainer(
     *,
     channels_last: bool = True,
     zero_feature: bool = False,
-    look: Callable[[Trainer, ScoreFunction], Look] = batched_look,
+    look: Callable[[Trainer, ScoreFunction], ScoringPass] = batched_look,
     collectives: Collectives | None = None,
 ) -> Trainer:
     """Adam as released, on ResNet-18 encoders and a concat fusion; tiny encoders where the clips are tiny."""

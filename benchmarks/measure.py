@@ -62,16 +62,16 @@ def this_machine() -> Machine:
     )
 
 
-def in_turns(contenders: Sequence[Callable[[], T]], rounds: int) -> list[tuple[T, ...]]:
-    """What each contender returned in each round, after one round that does not count.
+def in_turns(methods: Sequence[Callable[[], T]], rounds: int) -> list[tuple[T, ...]]:
+    """What each method returned in each round, after one round that does not count.
 
     Every other round goes backwards: none always follows the same one.
     """
     found = []
     for number in range(rounds + 1):
-        order = range(len(contenders)) if number % 2 == 0 else reversed(range(len(contenders)))
-        results = {index: contenders[index]() for index in order}
-        found.append(tuple(results[index] for index in range(len(contenders))))
+        order = range(len(methods)) if number % 2 == 0 else reversed(range(len(methods)))
+        results = {index: methods[index]() for index in order}
+        found.append(tuple(results[index] for index in range(len(methods))))
     return found[1:]
 
 

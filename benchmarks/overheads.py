@@ -51,7 +51,7 @@ from remix_study.launch.run import run_one
 from remix_study.study import pruning
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
-from remix_study.study.pruning import judge_of
+from remix_study.study.pruning import pruning_callback
 from remix_study.study.search import Search
 from remix_study.study.status import survey
 from remix_study.study.storage import open_storage, optuna_name
@@ -317,7 +317,7 @@ def _judging(
         for count in running if isinstance(opened, RDBStorage) else running[:-1]:
             _running(search, opened, count, points=False)  # a pruner does not
             number, _ = search.next()
-            judge = judge_of(study, folder, optuna_name=optuna_name(study.name, _JOINT),
+            judge = pruning_callback(study, folder, optuna_name=optuna_name(study.name, _JOINT),
                              trial=search.id_of(number), epochs=EPOCHS, last=EPOCHS)  # fmt: skip
             history: list[dict[str, float]] = []
             pruning._study.cache_clear()

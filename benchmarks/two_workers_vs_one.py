@@ -84,8 +84,8 @@ def _work(folder: Path, rank: int, size: int, threads: int, quick: bool) -> None
     torch.set_num_threads(threads)
     collectives: Collectives = Solo()
     if size > 1:
-        meeting = (folder / f"meeting-{size}").as_uri()
-        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+        barrier = (folder / f"barrier-{size}").as_uri()
+        dist.init_process_group("gloo", init_method=barrier, rank=rank, world_size=size)
         collectives = TorchCollectives(torch.device("cpu"))
     scale = Scale.of(quick)
     store = noise_store(folder, scale.samples, scale.preset)

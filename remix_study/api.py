@@ -17,7 +17,7 @@ from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
 from remix_study.files.mirror import workspace_at
 from remix_study.files.urls import corpus_at
-from remix_study.study.status import Best, Survey, ask_to_stop, best_run, existing, method_of, names, survey
+from remix_study.study.status import Best, StudyStatus, ask_to_stop, best_run, existing, method_of, names, survey
 from remix_study.study.storage import study_folder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Study:
         workspace: where the study's folder, its runs and MLflow's database lie: a folder or a URL.
 
     Raises:
-        ConfigError: the file is not a study; all mistakes at once.
+        ConfigError: the file is not a study; all problems at once.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Study:
         summaries = StudyRun(self.config, self._settings, self.workspace, watch).retrain(name, seeds, write_report)
         return pd.DataFrame([{"number": number, **summary} for number, summary in sorted(summaries.items())])
 
-    def status(self) -> Survey:
+    def status(self) -> StudyStatus:
         """How it stands now, whoever runs it."""
         return survey(existing(self.workspace, self.name))
 
@@ -163,7 +163,7 @@ class Study:
         return export(folder, folder / "export" if out is None else Path(out))
 
 
-def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[Survey]:
+def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[StudyStatus]:
     """How every study of a workspace stands."""
     place = workspace_at(workspace)
     return [survey(existing(place, name)) for name in names(place)]

@@ -62,7 +62,7 @@ from remix_study.seeds import torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
 from remix_study.training.checkpoint import Checkpoints
-from remix_study.training.loop import Judge, LoopSettings, Run
+from remix_study.training.loop import EpochCallback, LoopSettings, Run
 from remix_study.world import Collectives
 
 
@@ -90,7 +90,7 @@ def assemble(
     folder: Path,
     *,
     ceilings: Mapping[str, float] | None = None,
-    judge: Judge | None = None,
+    callback: EpochCallback | None = None,
     at_most: int | None = None,
 ) -> Run:
     """The run of `config` for this rank; `folder` is the run's own. `at_most`: clips of each split, to time a part."""
@@ -127,7 +127,7 @@ def assemble(
         checkpoints=Checkpoints(folder / "checkpoints"),
         tracker=tracker,
         history_file=folder / "history.jsonl",
-        judge=judge,
+        callback=callback,
     )
 
 

@@ -19,7 +19,7 @@ ScoreFunction = Callable[[NDArray[np.floating[Any]], NDArray[np.int64]], NDArray
 """(probs_BMC, labels_B) -> scores_BM; higher means that the modality knows the sample better."""
 
 
-class Look(NamedTuple):
+class ScoringPass(NamedTuple):
     """What one evaluation pass over the training samples saw, with every modality on its own."""
 
     scores_NM: NDArray[np.float64]
@@ -63,17 +63,17 @@ class PlannedEpoch:
     schedule: Schedule
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    looked: bool = False  # whether the scoring pass ran
+    scored: bool = False  # whether the scoring pass ran
 
 
 class EpochPlan(Protocol):
     """Who is trained through what, decided once per epoch and for all ranks.
 
-    `look` runs a scoring pass over the training samples; a plan that does not need one does not call it. State is
-    what an exact resume needs.
+    `run_scoring_pass` evaluates every modality alone on all training samples; a plan that does not need it does not
+    call it. `state` is what an exact resume needs.
     """
 
-    def plan(self, epoch: int, look: Callable[[ScoreFunction], Look]) -> PlannedEpoch: ...
+    def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch: ...
 
     def state(self) -> dict[str, Any]: ...
 

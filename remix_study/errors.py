@@ -11,7 +11,7 @@ class RemixStudyError(Exception):
 
 
 class ConfigError(RemixStudyError):
-    """A configuration that cannot be run: all its mistakes at once."""
+    """A configuration that cannot be run: all its problems at once."""
 
 
 class ManifestError(RemixStudyError):

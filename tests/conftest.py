@@ -105,9 +105,9 @@ class _Meeting:
 class _ThreadCollectives:
     """Ranks that are threads of this process."""
 
-    def __init__(self, rank: int, meeting: _Meeting) -> None:
-        self._world = World(rank, len(meeting.slots))
-        self._meeting = meeting
+    def __init__(self, rank: int, barrier: _Meeting) -> None:
+        self._world = World(rank, len(barrier.slots))
+        self._meeting = barrier
 
     @property
     def world(self) -> World:
@@ -134,13 +134,13 @@ class _ThreadCollectives:
 def together() -> Callable[..., list[Any]]:
     def run(size: int, work: Callable[[Collectives], Any]) -> list[Any]:
         """`work` on `size` ranks at once; what each of them returns."""
-        meeting = _Meeting(threading.Barrier(size), [None] * size)
+        barrier = _Meeting(threading.Barrier(size), [None] * size)
 
         def rank(number: int) -> Any:
             try:
-                return work(_ThreadCollectives(number, meeting))
+                return work(_ThreadCollectives(number, barrier))
             except BaseException:
-                meeting.barrier.abort()  # the others must not wait for this one
+                barrier.barrier.abort()  # the others must not wait for this one
                 raise
 
         with ThreadPoolExecutor(size) as pool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from remix_study.media.source import LocalSource
 
 
-class Treacherous(LocalSource):
+class HostileSource(LocalSource):
     """Files called `deadly` end a process, `later` when they are opened again, and `endless` keep it for ever."""
 
     @contextmanager

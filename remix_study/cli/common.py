@@ -46,9 +46,9 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 def beside(folder: Path, name: str) -> Path:
     """Where to write what is read from a study: into it; of a study at a URL, where the person is."""
-    from remix_study.files.mirror import home_of
+    from remix_study.files.mirror import url_of
 
-    return folder / name if home_of(folder) is None else Path(f"{folder.name}-{name}")
+    return folder / name if url_of(folder) is None else Path(f"{folder.name}-{name}")
 
 
 def fetch_corpus(corpus: str) -> None:

@@ -77,12 +77,12 @@ def serve(
 ) -> None:  # fmt: skip
     """MLflow's tracking server for a cluster, until Ctrl-C or SIGTERM: database, artifacts, and a password."""
     from remix_study.credentials import redact
-    from remix_study.files.mirror import home_of
+    from remix_study.files.mirror import url_of
     from remix_study.tracking.address import default_uri
     from remix_study.tracking.server import MLflowServer, admin_from_environment, is_loopback, names_of
 
     _require_no_password("--backend", backend)
-    if backend is None and home_of(workspace.resolve()) is not None:
+    if backend is None and url_of(workspace.resolve()) is not None:
         raise ConfigError(
             f"MLflow's database cannot lie at {place(workspace)}, so `--backend` must name one. For example: "
             "--backend 'postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/mlflow'"

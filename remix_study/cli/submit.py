@@ -1,6 +1,6 @@
 """`remix-study submit`: a study to a cluster by one command
 
-    check      the study, what would be uploaded, workspace, corpus, addresses: all mistakes at once, nothing started
+    check      the study, what would be uploaded, workspace, corpus, addresses: all problems at once, nothing started
     reach      the dashboard of the cluster's head, by a forward that ends with this command
     compare    versions on both ends; is somebody at work on this study there already?
     submit     `ray job submit`
@@ -71,18 +71,18 @@ def submit(
     from remix_study.cluster.preflight import environment_of, examine
 
     with terminal.busy(err, "checking"):
-        mistakes: list[str] = []
-        launcher, dashboard = _where(cluster, address, mistakes)
-        study = _study(file, corpus, workspace, mistakes)
+        problems: list[str] = []
+        launcher, dashboard = _where(cluster, address, problems)
+        study = _study(file, corpus, workspace, problems)
         environment, refused, warnings = environment_of(env or [], os.environ)
         sent = _submission(
             study, file, working_dir, workspace, corpus, launcher, dashboard, environment, retry_failed=retry_failed
         )
-        found = examine(sent, [*mistakes, *refused])
+        found = examine(sent, [*problems, *refused])
     for warning in (*warnings, *found.warnings):
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
-    if found.mistakes or study is None:
-        _refuse(found.mistakes)
+    if found.problems or study is None:
+        _refuse(found.problems)
     # The forward to the cluster is a process of ours, and ends with us.
     with ended_by(lambda number: _Left("This command was ended.", 128 + number)), Link(launcher, address) as link:
         dashboard = link.dashboard()
@@ -97,20 +97,20 @@ def submit(
 
 
 def _where(
-    cluster: Path | None, address: str | None, mistakes: list[str]
+    cluster: Path | None, address: str | None, problems: list[str]
 ) -> "tuple[Launcher | None, Dashboard | None]":
-    """The launcher file or the dashboard that answers; None where there is a mistake."""
+    """The launcher file or the dashboard that answers; None where there is a problem."""
     from remix_study.cluster.cluster_file import read_launcher
     from remix_study.cluster.dashboard import Dashboard
 
     try:
         return (None, Dashboard(str(address))) if cluster is None else (read_launcher(cluster), None)
     except RemixStudyError as error:
-        mistakes.append(str(error))
+        problems.append(str(error))
         return None, None
 
 
-def _study(file: Path, corpus: str | None, workspace: str | None, mistakes: list[str]) -> "StudyConfig | None":
+def _study(file: Path, corpus: str | None, workspace: str | None, problems: list[str]) -> "StudyConfig | None":
     from remix_study.files.urls import is_url
     from remix_study.study.search_space import read_study
     from remix_study.study.storage import check_storage
@@ -118,13 +118,13 @@ def _study(file: Path, corpus: str | None, workspace: str | None, mistakes: list
     try:
         study = read_study(file, {} if corpus is None else {"corpus": corpus})
     except ConfigError as error:
-        mistakes.append(str(error).replace("\n", "\n  "))
+        problems.append(str(error).replace("\n", "\n  "))
         return None
     try:
         # A study that names no storage may get one from the environment of the nodes, which is not ours to see.
         check_storage(study.storage, workspace if is_url(workspace or "") and study.storage is not None else None)
     except ConfigError as error:
-        mistakes.append(str(error))
+        problems.append(str(error))
     return study
 
 
@@ -148,15 +148,15 @@ def _submission(
     )
 
 
-def _refuse(mistakes: Sequence[str]) -> NoReturn:
+def _refuse(problems: Sequence[str]) -> NoReturn:
     """
     Raises:
         ConfigError: all of them.
     """
-    if len(mistakes) == 1:
-        raise ConfigError(mistakes[0])
-    lines = "\n".join(f"  - {mistake}" for mistake in mistakes)
-    raise ConfigError(f"the study must be fit for the cluster, but there are {len(mistakes)} mistakes:\n{lines}")
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    raise ConfigError(f"the study must be fit for the cluster, but there are {len(problems)} problems:\n{lines}")
 
 
 def _require_fitting(dashboard: "Dashboard") -> None:
@@ -166,9 +166,9 @@ def _require_fitting(dashboard: "Dashboard") -> None:
     """
     import ray
 
-    from remix_study.cluster.preflight import version_mistakes
+    from remix_study.cluster.preflight import version_problems
 
-    found = version_mistakes(dashboard.versions(), ray.__version__)
+    found = version_problems(dashboard.versions(), ray.__version__)
     if found:
         _refuse(found)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from remix_study.report.tables import Table as Plain
     from remix_study.study.plan import Plan
     from remix_study.study.results import StudyResult
-    from remix_study.study.status import Survey
+    from remix_study.study.status import StudyStatus
     from remix_study.study.study import Watch
 
 Bar = Callable[[str], Callable[[int, int], None]]
@@ -160,7 +160,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
                 live.update(standing(survey(folder)), refresh=True)
 
 
-def standing(found: "Survey") -> Group:
+def standing(found: "StudyStatus") -> Group:
     """A summary line, one line per method, one per running run, and what failed."""
     table = Table()
     table.add_column("method", no_wrap=True)
@@ -183,7 +183,7 @@ def standing(found: "Survey") -> Group:
     return Group(escape(found.question), _summary(found), table, *lines)
 
 
-def _summary(found: "Survey") -> str:
+def _summary(found: "StudyStatus") -> str:
     said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_ended} of {found.runs} runs ended"
     if found.retrained:
         said += f", {found.retrained} retrained"
@@ -200,7 +200,7 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def follow(console: Console, look: "Callable[[], Survey]") -> None:
+def follow(console: Console, look: "Callable[[], StudyStatus]") -> None:
     """Show a study anew every few moments, until nobody works on it."""
     found = look()
     with Live(standing(found), console=console, auto_refresh=False) as live:
@@ -294,7 +294,7 @@ def retrained(runs: "pd.DataFrame") -> Table:
     return table
 
 
-def studies_table(found: "Sequence[Survey]") -> Table:
+def studies_table(found: "Sequence[StudyStatus]") -> Table:
     table = Table()
     for name in ("study", "state", "runs", "question"):
         table.add_column(name, no_wrap=name == "study")

@@ -1,6 +1,6 @@
 """A study on its way to a cluster: what is wrong with it before anything starts
 
-Nothing here starts anything. Mistakes and warnings are sentences.
+Nothing here starts anything. Problems and warnings are sentences.
 """
 
 import ipaddress
@@ -46,7 +46,7 @@ _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+_=-]{32,}")
 class Submission:
     """One study for one cluster.
 
-    study: None where its file has mistakes.
+    study: None where its file has problems.
     file, working_dir: absolute, of this machine.
     workspace, corpus: as they are on the cluster's nodes; corpus: None for the one that the file names.
     environment: what the cluster's processes get of this machine's.
@@ -78,9 +78,9 @@ class Submission:
 
 @dataclass(frozen=True)
 class Findings:
-    """mistakes: nothing may start. warnings: to be read. excludes, uploads: what goes along, and what does not."""
+    """problems: nothing may start. warnings: to be read. excludes, uploads: what goes along, and what does not."""
 
-    mistakes: tuple[str, ...]
+    problems: tuple[str, ...]
     warnings: tuple[str, ...]
     excludes: tuple[str, ...] = ()
     uploads: tuple[Upload, ...] = ()
@@ -92,13 +92,13 @@ class Findings:
 
 @dataclass
 class _Said:
-    mistakes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def examine(sent: Submission, mistakes: Sequence[str] = ()) -> Findings:
-    """Everything that can be known before a cluster is asked; `mistakes`: what was found before."""
-    said = _Said(list(mistakes))
+def examine(sent: Submission, problems: Sequence[str] = ()) -> Findings:
+    """Everything that can be known before a cluster is asked; `problems`: what was found before."""
+    said = _Said(list(problems))
     _workspace(sent, said)
     _secrets_file(sent, said)
     if sent.study is not None:
@@ -106,19 +106,19 @@ def examine(sent: Submission, mistakes: Sequence[str] = ()) -> Findings:
         _storage(sent, sent.study, said)
         _tracking(sent, sent.study, said)
     excludes, uploads = _upload(sent, said)
-    return Findings(tuple(said.mistakes), tuple(said.warnings), excludes, uploads)
+    return Findings(tuple(said.problems), tuple(said.warnings), excludes, uploads)
 
 
 def _workspace(sent: Submission, said: _Said) -> None:
     if sent.workspace is None:
-        said.mistakes.append(
+        said.problems.append(
             "`--workspace` must say where the study goes, on a disk that all nodes share or at a URL, but is not "
             "given. For example: --workspace /shared/workspace, or --workspace s3://bucket/workspace"
         )
         return
     why = _unfit(sent.workspace, sent)
     if why is not None:
-        said.mistakes.append(
+        said.problems.append(
             f"the workspace must be where every node finds it, but {_plain(sent.workspace)} {why}. Use an absolute "
             "path on the cluster's shared disk, or a URL such as s3://bucket/workspace."
         )
@@ -132,7 +132,7 @@ def _corpus(sent: Submission, study: StudyConfig, said: _Said) -> None:
     place = corpus_of(sent, study)
     told = "`--corpus`" if sent.corpus is not None else f"`base.corpus` of {sent.file.name}"
     if not place:
-        said.mistakes.append(
+        said.problems.append(
             f"the corpus must be named, but `base.corpus` of {sent.file.name} is missing; name it with --corpus."
         )
         return
@@ -141,7 +141,7 @@ def _corpus(sent: Submission, study: StudyConfig, said: _Said) -> None:
         copy = "copy it to the cluster's shared disk"
         if sent.launcher is not None and not is_url(place):
             copy += f" ({shlex.join(['ray', 'rsync-up', sent.launcher.word, f'{place}/', '/SHARED/corpus/'])})"
-        said.mistakes.append(
+        said.problems.append(
             f"the corpus must be where every node finds it, but {_plain(place)} ({told}) {why}. Prepare it there "
             f"(`remix-study prepare ... --out s3://bucket/corpus`), or {copy}, and name it with --corpus."
         )
@@ -226,13 +226,13 @@ def _storage(sent: Submission, study: StudyConfig, said: _Said) -> None:
             )
         return
     if storage.startswith("sqlite") and is_url(sent.workspace or ""):
-        said.mistakes.append(
+        said.problems.append(
             "`storage` must be a database that outlives a node where the workspace is at a URL, but is a file of "
             "SQLite. Use one such as postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies."
         )
     _names(sent, "storage", storage, said)
     if _is_loopback(storage) and sent.several_nodes and not isinstance(study.pruner, NoPrunerConfig):
-        said.mistakes.append(
+        said.problems.append(
             "`storage` must be a database that every node reaches, because a pruner reads it there, but names the "
             "loopback address, which is each node itself. Name its host."
         )
@@ -271,7 +271,7 @@ def _tracking(sent: Submission, study: StudyConfig, said: _Said) -> None:
             )
         return
     if holds_password(uri):
-        said.mistakes.append(
+        said.problems.append(
             f"{told} must hold no credentials, which would be copied with the study, but does ({redact(uri)}). Set "
             f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in ~/{SECRETS} of the nodes."
         )
@@ -279,7 +279,7 @@ def _tracking(sent: Submission, study: StudyConfig, said: _Said) -> None:
         path = uri.partition(":///")[2]
         why = "is relative to a folder of this machine" if not path.startswith("/") else None
         if why or (why := _unfit(path, sent)):
-            said.mistakes.append(
+            said.problems.append(
                 f"{told} must be a database that the cluster keeps, but {uri} {why}. Name a server, or leave it out."
             )
     elif _is_loopback(uri):
@@ -310,10 +310,10 @@ def _is_loopback(uri: str) -> bool:
 def _upload(sent: Submission, said: _Said) -> tuple[tuple[str, ...], tuple[Upload, ...]]:
     folder = sent.working_dir
     if not folder.is_dir():
-        said.mistakes.append(f"`--working-dir` must be a folder, but {folder} is none.")
+        said.problems.append(f"`--working-dir` must be a folder, but {folder} is none.")
         return (), ()
     if folder == Path.home() or folder == Path(folder.anchor):
-        said.mistakes.append(
+        said.problems.append(
             f"the working directory is uploaded, so it must hold the study and little else, but is {folder}. Go to a "
             "folder of your own, or name one with --working-dir."
         )
@@ -321,12 +321,12 @@ def _upload(sent: Submission, said: _Said) -> tuple[tuple[str, ...], tuple[Uploa
     excludes = excludes_of(folder)
     uploads = [measure(folder, excludes)]
     if sent.inside is None:
-        said.mistakes.append(
+        said.problems.append(
             f"the study's file must lie in the working directory, which is uploaded, but {sent.file} is not in "
             f"{folder}. Copy it there, or name another --working-dir."
         )
     elif sent.inside not in uploads[0].sizes and sent.file.exists():
-        said.mistakes.append(
+        said.problems.append(
             f"the study's file must be uploaded, but {sent.inside} is left out: by .gitignore, by .rayignore, or "
             f"because what is called so always stays here ({', '.join(excludes)}). Move it, or name it otherwise."
         )
@@ -339,7 +339,7 @@ def _upload(sent: Submission, said: _Said) -> tuple[tuple[str, ...], tuple[Uploa
         lines = " ".join(pattern_of(name) for name, size in parts if size > LARGE_BYTES / 10 and name != PACKAGE)
         helps = f"{named}. Leave out what the study does not need by lines in {folder / '.rayignore'}, such as: {lines}"
         if total > limit:
-            said.mistakes.append(
+            said.problems.append(
                 f"the upload must be below {limit / MB:.0f} MB, but is {total / MB:.0f} MB; the largest parts: {helps}"
             )
         else:
@@ -357,7 +357,7 @@ def _package(excludes: Sequence[str], said: _Said) -> Upload:
     whole, kept = measure(package_folder(), ()), measure(package_folder(), excludes)
     lost = {path.partition("/")[0] for path in whole.sizes.keys() - kept.sizes.keys() if "__pycache__" not in path}
     if lost:
-        said.mistakes.append(
+        said.problems.append(
             f"what stays here must not be of the package that goes along, but {', '.join(sorted(lost))} is named as "
             "one of its folders. Give your folder another name."
         )
@@ -368,18 +368,18 @@ def _package(excludes: Sequence[str], said: _Said) -> Upload:
 
 
 def environment_of(names: Sequence[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """What goes along of this machine's environment `own`, mistakes, and warnings.
+    """What goes along of this machine's environment `own`, problems, and warnings.
 
     The addresses of MLflow's server and of the trials' storage go along by themselves; all others where they are named.
     """
     found: dict[str, str] = {}
-    mistakes: list[str] = []
+    problems: list[str] = []
     warnings: list[str] = []
     for name in names:
         if name not in own:
-            mistakes.append(f"`--env` must name a variable that is set, but {name} is not. Set it, or leave it out.")
+            problems.append(f"`--env` must name a variable that is set, but {name} is not. Set it, or leave it out.")
         elif _SECRET_NAME.search(name) or _is_secret(own[name]):
-            mistakes.append(
+            problems.append(
                 f"`--env` must not name a secret, because Ray shows such variables in its dashboard and logs, but "
                 f"{name} looks like one. Write it into ~/{SECRETS} of the nodes (clusters/README.md)."
             )
@@ -398,7 +398,7 @@ def environment_of(names: Sequence[str], own: Mapping[str, str]) -> tuple[dict[s
             )
         else:
             found[name] = own[name]
-    return found, mistakes, warnings
+    return found, problems, warnings
 
 
 def _is_secret(value: str) -> bool:
@@ -408,7 +408,7 @@ def _is_secret(value: str) -> bool:
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
-def version_mistakes(cluster: Versions, ours: str) -> list[str]:
+def version_problems(cluster: Versions, ours: str) -> list[str]:
     """What cannot work together; `ours`: the Ray here."""
     found = []
     if _minor(cluster.ray) != _minor(ours):

@@ -97,9 +97,9 @@ def _run(launcher: "Launcher", words: Sequence[str], *, attached: bool = False) 
     if NO_HEAD.search(done.stderr + said):
         raise RemixStudyError(unreached(launcher, done.stderr + said, ended=True))
     before, _, ours = said.partition(f"{SAYS}\n")
-    complaint = re.search(r"^error: +(.*?)(?=\n\d{4}-|\n *SSH command|\nError:|\Z)", ours, re.DOTALL | re.MULTILINE)
-    if complaint is not None:  # it is a sentence of ours already
-        raise RemixStudyError(" ".join(complaint[1].split()))
+    problem = re.search(r"^error: +(.*?)(?=\n\d{4}-|\n *SSH command|\nError:|\Z)", ours, re.DOTALL | re.MULTILINE)
+    if problem is not None:  # it is a sentence of ours already
+        raise RemixStudyError(" ".join(problem[1].split()))
     raise RemixStudyError(
         f"`{words[0]} {words[1]}` must succeed on the head of {launcher.name}, but ends with {done.returncode}: "
         f"{last_words(ours or before, done.stderr)}"

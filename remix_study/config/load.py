@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from remix_study.config.problems import Mistake, examine, parse, refuse
+from remix_study.config.problems import Problem, examine, parse, refuse
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.config.yaml_source import Written, read
+from remix_study.config.yaml_source import YamlSource, read
 from remix_study.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     """A run from a YAML file, with `a.b=value` changes applied to it.
 
     Raises:
-        ConfigError: with all mistakes at once, each with its line.
+        ConfigError: with all problems at once, each with its line.
     """
     written = read(path)
     for change in changes:
@@ -37,30 +37,30 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
 def parse_run(content: Mapping[str, Any], source: str) -> RunConfig:
     """
     Raises:
-        ConfigError: with all mistakes at once; `source` is named first.
+        ConfigError: with all problems at once; `source` is named first.
     """
-    return parse(RunConfig, Written(source, dict(content)))
+    return parse(RunConfig, YamlSource(source, dict(content)))
 
 
 def load_study(path: Path) -> StudyConfig:
     """A study from a YAML file. What its methods make of it is checked where it is run (study/search_space.py).
 
     Raises:
-        ConfigError: with all mistakes at once, each with its line.
+        ConfigError: with all problems at once, each with its line.
     """
     written = read(path)
-    study, mistakes = examine_study(written)
-    if study is None or mistakes:
-        refuse(written, mistakes)
+    study, problems = examine_study(written)
+    if study is None or problems:
+        refuse(written, problems)
     return study
 
 
-def examine_study(written: Written) -> tuple[StudyConfig | None, list[Mistake]]:
-    """A study, where what was written has the shape of one, and every mistake."""
-    study, mistakes = examine(StudyConfig, written)
+def examine_study(written: YamlSource) -> tuple[StudyConfig | None, list[Problem]]:
+    """A study, where what was written has the shape of one, and every problem."""
+    study, problems = examine(StudyConfig, written)
     if study is not None:
         study._written = written
-    return study, mistakes
+    return study, problems
 
 
 def put(content: dict[str, Any], dotted: str, value: Any) -> None:

@@ -1,6 +1,6 @@
-"""Mistakes in a configuration, as a person reads them: all at once, where they were written, and what was meant
+"""Problems in a configuration, as a person reads them: all at once, where they were written, and what was meant
 
-pydantic finds the mistakes; here its findings become lines with the path as it stands in the YAML (without the tags of
+pydantic finds the problems; here its findings become lines with the path as it stands in the YAML (without the tags of
 unions, which nobody wrote) and, where there is one, the key that was probably meant.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from remix_study.config.yaml_source import Keys, Written, dotted, number_in
+from remix_study.config.yaml_source import Keys, YamlSource, dotted, number_in
 from remix_study.credentials import redact
 from remix_study.errors import ConfigError
 
@@ -19,13 +19,13 @@ T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Problem:
     """Something to mend.
 
     keys: where it stands.
     says: follows the path (`is missing`), or is a sentence of its own (`whole`) that names its keys itself.
     near: the key that was probably meant, from the same group as the wrong one.
-    kind: one mistake found at two points of a search space has the same keys and kind, though it may name other values.
+    kind: one problem found at two points of a search space has the same keys and kind, though it may name other values.
     """
 
     keys: Keys
@@ -47,39 +47,39 @@ class ImpossibleError(ValueError):
         self.problems = tuple(problems)
 
 
-def parse(shape: type[T], written: Written) -> T:
+def parse(shape: type[T], written: YamlSource) -> T:
     """
     Raises:
-        ConfigError: with all mistakes at once.
+        ConfigError: with all problems at once.
     """
-    parsed, mistakes = examine(shape, written)
-    if parsed is None or mistakes:
-        refuse(written, mistakes)
+    parsed, problems = examine(shape, written)
+    if parsed is None or problems:
+        refuse(written, problems)
     return parsed
 
 
-def examine(shape: type[T], written: Written) -> tuple[T | None, list[Mistake]]:
-    """What was written in its shape, where it has one, and every mistake."""
+def examine(shape: type[T], written: YamlSource) -> tuple[T | None, list[Problem]]:
+    """What was written in its shape, where it has one, and every problem."""
     twice = [
-        Mistake(keys, f" must stand once, but stands in lines {first} and {line}; remove one of them", kind="twice")
+        Problem(keys, f" must stand once, but stands in lines {first} and {line}; remove one of them", kind="twice")
         for keys, first, line in written.twice
     ]
     try:
         return shape.model_validate(written.content), twice
     except ValidationError as error:
-        problems = _without_other_branches(error.errors())
-        return None, twice + [each for problem in problems for each in _mistakes(shape, problem, written.content)]
+        errors = _without_other_branches(error.errors())
+        return None, twice + [each for found in errors for each in _problems(shape, found, written.content)]
 
 
-def refuse(written: Written, mistakes: Iterable[Mistake]) -> NoReturn:
+def refuse(written: YamlSource, problems: Iterable[Problem]) -> NoReturn:
     """
     Raises:
-        ConfigError: all mistakes, in the order of their lines.
+        ConfigError: all problems, in the order of their lines.
     """
-    ordered = sorted(mistakes, key=lambda each: written.line(each.keys) or 0)
+    ordered = sorted(problems, key=lambda each: written.line(each.keys) or 0)
     once = {(written.spots.get(each.keys, each.keys), each.says): each for each in reversed(ordered)}
     lines = [f"  - {written.place(each.keys)}{each.text()}" for each in reversed(once.values())]
-    head = "one mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    head = "one problem" if len(lines) == 1 else f"{len(lines)} problems"
     raise ConfigError(f"{written.name} has {head}:\n" + "\n".join(lines))
 
 
@@ -89,57 +89,57 @@ def meant(word: Any, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def _mistakes(shape: type[BaseModel], problem: Any, content: Mapping[str, Any]) -> list[Mistake]:
-    location: Keys = problem["loc"]
+def _problems(shape: type[BaseModel], found: Any, content: Mapping[str, Any]) -> list[Problem]:
+    location: Keys = found["loc"]
     keys = _as_written(_keys(shape, location), content)
-    kind, given = problem["type"], problem.get("input")
+    kind, given = found["type"], found.get("input")
     match kind:
         case "extra_forbidden":
             known = _keys_at(shape, location[:-1])
             near = meant(location[-1], known)
             help_ = "" if near else f"; known keys: {', '.join(known)}"
-            return [Mistake(keys, f" is not a known key{help_}", near=near, kind=kind)]
+            return [Problem(keys, f" is not a known key{help_}", near=near, kind=kind)]
         case "missing":
-            return [Mistake(keys, " is missing", kind=kind)]
+            return [Problem(keys, " is missing", kind=kind)]
         case "union_tag_invalid":
-            context = problem["ctx"]
+            context = found["ctx"]
             words = context["expected_tags"].replace("'", "").split(", ")
             tag = context["discriminator"].strip("'")
             at = keys if isinstance(_value_at(content, keys), str) else (*keys, tag)  # `pruner: asha` has no tag
             return [_no_such_word(at, context["tag"], words)]
         case "union_tag_not_found":
-            tag = problem["ctx"]["discriminator"]
-            return [Mistake(keys, f" must have a key {tag} that says which kind it is", kind=kind)]
+            tag = found["ctx"]["discriminator"]
+            return [Problem(keys, f" must have a key {tag} that says which kind it is", kind=kind)]
         case "literal_error":
-            expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            expected = found["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return [_no_such_word(keys, given, expected)]
-        case "value_error" if isinstance(problem["ctx"]["error"], ImpossibleError):
+        case "value_error" if isinstance(found["ctx"]["error"], ImpossibleError):
             return [
-                Mistake(_as_written((*keys, *key.split(".")), content), sentence, whole=True, kind=key)
-                for key, sentence in problem["ctx"]["error"].problems
+                Problem(_as_written((*keys, *key.split(".")), content), sentence, whole=True, kind=key)
+                for key, sentence in found["ctx"]["error"].problems
             ]
         case _:
-            message = problem["msg"].removeprefix("Value error, ")
+            message = found["msg"].removeprefix("Value error, ")
             plain = isinstance(given, str | int | float | bool | None)
             number = number_in(given) if kind in ("int_parsing", "float_parsing") else None
             said = message + (f" (is {redact(repr(given))})" if plain else "") + (f"; write {number}" if number else "")
-            return [Mistake(keys, f": {said}" if keys else said, kind=kind)]
+            return [Problem(keys, f": {said}" if keys else said, kind=kind)]
 
 
-def _no_such_word(keys: Keys, given: Any, words: Sequence[str]) -> Mistake:
-    return Mistake(keys, f" must be one of {', '.join(words)}, but is {given!r}", near=meant(given, words), kind="word")
+def _no_such_word(keys: Keys, given: Any, words: Sequence[str]) -> Problem:
+    return Problem(keys, f" must be one of {', '.join(words)}, but is {given!r}", near=meant(given, words), kind="word")
 
 
-def _without_other_branches(problems: Sequence[Any]) -> list[Any]:
+def _without_other_branches(errors: Sequence[Any]) -> list[Any]:
     """Of a union without tags (a word or a group of keys) only what the branch says that was tried to write."""
     kept = []
-    for problem in problems:
-        branch = next((n for n, step in enumerate(problem["loc"]) if _is_branch(step)), None)
+    for found in errors:
+        branch = next((n for n, step in enumerate(found["loc"]) if _is_branch(step)), None)
         if branch is not None:
-            step, deeper = str(problem["loc"][branch]), len(problem["loc"]) > branch + 1
-            if not deeper and not step.startswith(_BRANCH_OF.get(type(problem["input"]), step)):
+            step, deeper = str(found["loc"][branch]), len(found["loc"]) > branch + 1
+            if not deeper and not step.startswith(_BRANCH_OF.get(type(found["input"]), step)):
                 continue
-        kept.append(problem)
+        kept.append(found)
     return kept
 
 
@@ -218,7 +218,7 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
     return None
 
 
-def moved(mistake: Mistake, keys: Keys, near: str | None) -> Mistake:
-    """The same mistake told at another place, where what was probably meant may have another name."""
-    says = f"`{dotted(keys)}`: {mistake.says}" if mistake.whole else mistake.says
-    return replace(mistake, keys=keys, says=says, near=near)
+def moved(problem: Problem, keys: Keys, near: str | None) -> Problem:
+    """The same problem told at another place, where what was probably meant may have another name."""
+    says = f"`{dotted(keys)}`: {problem.says}" if problem.whole else problem.says
+    return replace(problem, keys=keys, says=says, near=near)

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from remix_study.config.problems import ImpossibleError, meant
 from remix_study.config.run import Part, kind_or
-from remix_study.config.yaml_source import Written
+from remix_study.config.yaml_source import YamlSource
 
 STORAGE = "REMIX_STUDY_STORAGE"  # of the environment: where trials are kept, for studies that do not say it
 
@@ -84,7 +84,7 @@ Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(dis
 
 
 class MethodSpace(Part):
-    """One contender: what it sets in the base configuration, and what is searched for it."""
+    """One method: what it sets in the base configuration, and what is searched for it."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Dimension] = Field(default_factory=dict)
@@ -173,7 +173,7 @@ class ResourcesConfig(Part):
 
 
 class StudyConfig(Part):
-    """A question, its contenders, and the same budget for each of them."""
+    """A question, its methods, and the same budget for each of them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     question: str
@@ -202,7 +202,7 @@ class StudyConfig(Part):
     )
     seed: int = Field(default=0, ge=0)
 
-    _written: Written = PrivateAttr(default_factory=Written)
+    _written: YamlSource = PrivateAttr(default_factory=YamlSource)
 
     @model_validator(mode="after")
     def _possible(self) -> "StudyConfig":
@@ -234,6 +234,6 @@ class StudyConfig(Part):
         return self.objective[:1] if self.methods[method].ceiling_of is not None else self.objective
 
     @property
-    def written(self) -> Written:
+    def written(self) -> YamlSource:
         """The file that it was loaded from, with the line of each key; without lines where there was none."""
-        return self._written if self._written.name else Written(f"the study `{self.name}`", self.model_dump())
+        return self._written if self._written.name else YamlSource(f"the study `{self.name}`", self.model_dump())

@@ -1,6 +1,6 @@
 """What a person wrote: a YAML file with the line of each of its keys
 
-A mistake is told where it stands, so the lines are kept beside the content. A key that stands twice is a mistake:
+A problem is told where it stands, so the lines are kept beside the content. A key that stands twice is a problem:
 plain YAML would let the last one win without a word.
 """
 
@@ -22,7 +22,7 @@ _DEEPEST = 100  # groups within groups; only an alias of what it lies in goes de
 
 
 @dataclass(frozen=True)
-class Written:
+class YamlSource:
     """A configuration as it was written.
 
     name: the file's, or words that say where the content comes from.
@@ -50,13 +50,13 @@ class Written:
         line = self.line(keys)
         return "" if line is None else "--set: " if line == CHANGED else f"{self.name}:{line}: "
 
-    def changed(self, keys: Keys) -> "Written":
+    def changed(self, keys: Keys) -> "YamlSource":
         """The same, after `--set` has put something at these keys of the content."""
         lines = {at: line for at, line in self.lines.items() if at[: len(keys)] != keys}
         return replace(self, lines={**lines, keys: CHANGED})
 
 
-def read(path: Path) -> Written:
+def read(path: Path) -> YamlSource:
     """
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds no keys.
@@ -69,7 +69,7 @@ def read(path: Path) -> Written:
         raise ConfigError(f"{path} must be YAML, but: {error}.") from error
 
 
-def read_text(text: str, name: str) -> Written:
+def read_text(text: str, name: str) -> YamlSource:
     """
     Raises:
         ConfigError: the text is not YAML, or holds no keys.
@@ -95,7 +95,7 @@ def read_text(text: str, name: str) -> Written:
             lines[keys], spots[keys] = line, mark.index
         elif not merged and not any(keys[: len(at)] == at for at, _, _ in twice):
             twice.append((keys, lines[keys], line))
-    return Written(name, content, lines, spots, tuple(twice))
+    return YamlSource(name, content, lines, spots, tuple(twice))
 
 
 def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple[Keys, yaml.Mark, bool]]:

@@ -86,7 +86,7 @@ class Ave:
         """The listed clips that are there, by id.
 
         Raises:
-            ManifestError: a list is not there or has mistakes, or there are no videos.
+            ManifestError: a list is not there or has problems, or there are no videos.
         """
         files = self.source.list()
         events = _numbered({split: self._listed(split, files) for split in SPLITS})
@@ -136,22 +136,22 @@ def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
     events: list[_Event] = []
     seen: collections.Counter[str] = collections.Counter()
     for split, listed in lists.items():
-        mistakes: list[str] = []
+        problems: list[str] = []
         before = len(events)
         for number, line in listed.lines():
             label, *cells = (cell.strip() for cell in line.split("&"))
             if label == _HEADER:
                 continue
             if len(cells) != 4 or not label or not cells[0] or not all(cell.isdecimal() for cell in cells[2:]):
-                mistakes.append(f"line {number}: it must be such as Church bell&RUhOCu3LNXM&good&0&10, but is {line!r}")
+                problems.append(f"line {number}: it must be such as Church bell&RUhOCu3LNXM&good&0&10, but is {line!r}")
                 continue
             video, quality, start, end = cells
             seen[video] += 1
             clip = video if seen[video] == 1 else f"{video}.{seen[video]}"
             events.append(_Event(clip, video, label, split, quality, int(start), int(end)))
-        if len(events) == before and not mistakes:
-            mistakes.append("it has no clips")
-        refuse(listed.where, mistakes)
+        if len(events) == before and not problems:
+            problems.append("it has no clips")
+        refuse(listed.where, problems)
     return events
 
 

@@ -184,7 +184,7 @@ def check_clips(
 
 
 @dataclass(frozen=True)
-class Look:
+class Probe:
     """What was seen of one file without decoding it.
 
     `content`: bytes and digest. `why[modality]`: why it cannot be used for this one. `audio_s` and `video_s`: where its
@@ -209,7 +209,7 @@ class _LookAt:
     source: Source
     preset: Preset
 
-    def __call__(self, job: int) -> Look:
+    def __call__(self, job: int) -> Probe:
         name, modalities = self.files[job]
         started = time.perf_counter()
         content = self.source.identity(name)
@@ -226,7 +226,7 @@ class _LookAt:
                     raise
                 except Exception as error:  # whatever a damaged file provokes must not stop the others
                     why[m] = "open", f"it cannot be read ({type(error).__name__})"
-        return Look(content, why, seconds, **seen)
+        return Probe(content, why, seconds, **seen)
 
 
 def _seen(path: Path, part: Part) -> dict[str, Any]:
@@ -271,25 +271,25 @@ def _shown(container: Container) -> dict[str, Any]:
 
 def _look(
     clips: Sequence[Clip], source: Source, preset: Preset, workers: int | None, timeout_s: float, progress: Progress
-) -> dict[str, Look]:
+) -> dict[str, Probe]:
     """File -> what was seen. Many clips may lie in one file: it is looked at once."""
     used: dict[str, set[str]] = collections.defaultdict(set)
     for clip in clips:
         for m, path in _paths(clip, preset):
             used[row_of(path)[0]].add(m)
     files = [(name, frozenset(modalities)) for name, modalities in sorted(used.items())]
-    looks: dict[str, Look] = {}
+    looks: dict[str, Probe] = {}
 
-    def record(job: int, look: Look) -> None:
+    def record(job: int, look: Probe) -> None:
         looks[files[job][0]] = look
         progress(len(looks), len(files))
 
     def on_result(job: int, look: object) -> None:
-        assert isinstance(look, Look)
+        assert isinstance(look, Probe)
         record(job, look)
 
     def on_lost(job: int, reason: str) -> None:
-        record(job, Look(None, dict.fromkeys(files[job][1], (reason, _told(reason, "looking at", timeout_s))), 0.0))
+        record(job, Probe(None, dict.fromkeys(files[job][1], (reason, _told(reason, "looking at", timeout_s))), 0.0))
 
     run_jobs(
         _LookAt(files, source, preset), range(len(files)), on_result=on_result, on_lost=on_lost, workers=workers,
@@ -309,7 +309,7 @@ def _told(reason: str, doing: str, timeout_s: float) -> str:
     }[reason]
 
 
-def _why_unusable(clip: Clip, preset: Preset, looks: Mapping[str, Look]) -> Why | None:
+def _why_unusable(clip: Clip, preset: Preset, looks: Mapping[str, Probe]) -> Why | None:
     for m, path in _paths(clip, preset):
         name, row = row_of(path)
         look = looks[name]
@@ -323,7 +323,7 @@ def _why_unusable(clip: Clip, preset: Preset, looks: Mapping[str, Look]) -> Why 
     return None
 
 
-def _end_of(look: Look, part: Part) -> float | None:
+def _end_of(look: Probe, part: Part) -> float | None:
     """Seconds; None where a file has none."""
     return look.audio_s if isinstance(part, AudioPreset) else look.video_s
 
@@ -406,7 +406,7 @@ def _bytes(preset: Preset, clips: int) -> int:
     return sum(Layout(m, part, clips, rows_per_shard(part)).bytes for m, part in parts.items())
 
 
-def _seconds(looks: Mapping[str, Look], decoded: Mapping[int, _Decoded], clips: int, cores: int) -> float | None:
+def _seconds(looks: Mapping[str, Probe], decoded: Mapping[int, _Decoded], clips: int, cores: int) -> float | None:
     """A preparation takes checksums of all files, and decodes all clips."""
     times = [seen.seconds for seen in decoded.values() if seen.seconds is not None]
     if not times:
@@ -476,7 +476,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _duplicates(clips: Sequence[Clip], looks: Mapping[str, Look], preset: Preset) -> tuple[tuple[str, ...], ...]:
+def _duplicates(clips: Sequence[Clip], looks: Mapping[str, Probe], preset: Preset) -> tuple[tuple[str, ...], ...]:
     """Clips whose files and times are the same in every modality. Rows of one array are told apart by their number."""
     alike: dict[Any, list[str]] = collections.defaultdict(list)
     for clip in clips:
@@ -500,7 +500,7 @@ def _groups(clips: Sequence[Clip]) -> dict[str, int]:
     return {split: len(found) for split, found in groups.items() if found}
 
 
-def _durations(clips: Sequence[Clip], preset: Preset, looks: Mapping[str, Look]) -> dict[str, Spread]:
+def _durations(clips: Sequence[Clip], preset: Preset, looks: Mapping[str, Probe]) -> dict[str, Spread]:
     """Of the clips whose files can be opened, each from its `start` to its `end`."""
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     for clip in clips:

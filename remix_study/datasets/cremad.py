@@ -38,9 +38,9 @@ Votes become `truth`: `human_audio`, `human_video` and `human_both` are 1 where 
 is the label, 1/k where it is tied between k emotions of which one is the label, else 0; `human_level_audio` and so on
 is how strong the emotion that won was rated (0 to 1; the mean over a tie).
 
-Traps: a clone without Git LFS has pointers of 130 bytes for media (quarantined as `lfs-pointer`). Four clips are known
-to be faulty, by what other users of the corpus write; we have not seen them: 1076_MTI_SAD_XX.wav has no sound (`silent`
-in the quarantine); its video and 1076_MTI_NEU_XX are next to empty; 1064_TIE_SAD_XX has no duration; 1064_IEO_DIS_MD
+Traps: a clone without Git LFS has pointers of 130 bytes for media (quarantined as `lfs-pointer`). Users of the corpus
+report four corrupt clips, which we have not seen: 1076_MTI_SAD_XX.wav has no sound (`silent` in the quarantine);
+its video and 1076_MTI_NEU_XX are next to empty; 1064_TIE_SAD_XX has no duration; 1064_IEO_DIS_MD
 lasts a minute and holds every emotion, which no check can see. A warning names those that are there.
 """
 
@@ -85,7 +85,7 @@ _NAME = re.compile(
     rf"_(?P<emotion>{'|'.join(EMOTIONS)})_(?P<level>LO|MD|HI|XX)$"
 )
 _MISSPELT = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
-_FAULTY = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX")
+_CORRUPT = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX")
 _SUFFIXES = {
     "video": (".flv", ".mp4", ".avi", ".mov", ".mkv", ".webm"),
     "sound": (".wav", ".flac"),
@@ -195,8 +195,8 @@ class Cremad:
         notes += absence(drawn.absent, collections.Counter(map(_emotion, drawn.listed)))
         notes += _differences(there)
         notes += unrepresented(clips)
-        if faulty := [each for each in _FAULTY if each in drawn.splits]:
-            notes.append(listing("clips known to be faulty, kept where decoding does not refuse them", faulty))
+        if corrupt := [each for each in _CORRUPT if each in drawn.splits]:
+            notes.append(listing("clips known to be corrupt, kept where decoding does not refuse them", corrupt))
         facts = {
             "corpus": "CREMA-D",
             "licence": "ODbL 1.0 (database), DbCL 1.0 (contents)",
@@ -480,24 +480,24 @@ def _emotion(clip: str) -> str:
 
 def _clips_of(listed: PublishedList) -> tuple[str, ...]:
     """The clips of a list with lines such as `1088_IOM_NEU_XX,NEU`."""
-    mistakes: list[str] = []
+    problems: list[str] = []
     found: dict[str, int] = {}
     for number, line in listed.lines():
         clip, *label = (cell.strip(' "') for cell in line.split(","))
         if _NAME.match(clip) is None:
-            mistakes.append(f"line {number}: {clip!r} must be a name such as 1001_IEO_NEU_XX")
+            problems.append(f"line {number}: {clip!r} must be a name such as 1001_IEO_NEU_XX")
         elif label[:1] != [_emotion(clip)]:
             said = label[0] if label else "nothing"
-            mistakes.append(
+            problems.append(
                 f"line {number}: the label of {clip} must be {_emotion(clip)}, as its name says, but is {said}"
             )
         elif clip in found:
-            mistakes.append(f"line {number}: {clip} must be listed once, but line {found[clip]} has it too")
+            problems.append(f"line {number}: {clip} must be listed once, but line {found[clip]} has it too")
         else:
             found[clip] = number
-    if not found and not mistakes:
-        mistakes.append("it has no clips")
-    refuse(listed.where, mistakes)
+    if not found and not problems:
+        problems.append("it has no clips")
+    refuse(listed.where, problems)
     return tuple(found)
 
 

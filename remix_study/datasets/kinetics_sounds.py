@@ -124,7 +124,7 @@ class KineticsSounds:
         """The clips of the classes, by id.
 
         Raises:
-            ManifestError: the root has neither layout, or lists have mistakes.
+            ManifestError: the root has neither layout, or lists have problems.
         """
         classes = self._classes()
         files = self.source.list()
@@ -286,27 +286,27 @@ def _videos(files: Iterable[str]) -> list[str]:
 
 def _labels_of(listed: PublishedList) -> dict[str, str]:
     """Clip -> class, of a list with lines such as `--4-0ihtnBU_000058_000068,10,4`."""
-    mistakes: list[str] = []
+    problems: list[str] = []
     labels: dict[str, str] = {}
     for number, line in listed.lines():
         clip, *others = (cell.strip() for cell in line.split(","))
         said = others[-1] if others else ""
         label = CLASSES[int(said)] if said.isascii() and said.isdigit() and int(said) < len(CLASSES) else _plain(said)
         if _place(clip) is None:
-            mistakes.append(
+            problems.append(
                 f"line {number}: {clip!r} must be a clip such as --4-0ihtnBU_000058_000068 or -3Mwkq-7TV4_2"
             )
         elif label not in CLASSES:
-            mistakes.append(
+            problems.append(
                 f"line {number}: the label must be 0 to {len(CLASSES) - 1} or one of the classes, but is {said!r}"
             )
         elif labels.setdefault(clip, label) != label:
-            mistakes.append(
+            problems.append(
                 f"line {number}: {clip} must have one label, but has {labels[clip]!r} before and {label!r} here"
             )
-    if not labels and not mistakes:
-        mistakes.append("it has no clips")
-    refuse(listed.where, mistakes)
+    if not labels and not problems:
+        problems.append("it has no clips")
+    refuse(listed.where, problems)
     return labels
 
 
@@ -357,14 +357,14 @@ def _one_each(found: Iterable[_Filed], notes: list[str]) -> dict[str, tuple[str,
     """
     kept: dict[str, tuple[str, str]] = {}
     copies: list[str] = []
-    mistakes: list[str] = []
+    problems: list[str] = []
     for _, label, path in found:
         first, where = kept.setdefault(_id(path), (label, path))
         if first != label:
-            mistakes.append(f"{path} must be in the folder of one class, but is {where} too")
+            problems.append(f"{path} must be in the folder of one class, but is {where} too")
         elif where != path:
             copies.append(path)
-    refuse("the class folders", mistakes)
+    refuse("the class folders", problems)
     if copies:
         notes.append(listing("files with the name of another, not used", copies))
     return kept

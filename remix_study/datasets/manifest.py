@@ -29,14 +29,14 @@ _SHOWN = 30
 def read_manifest(path: Path) -> list[Clip]:
     """
     Raises:
-        ManifestError: names all mistakes at once, each with its line and what helps.
+        ManifestError: names all problems at once, each with its line and what helps.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: texts may hold U+2028 and the like
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ManifestError(f"{path} must be a manifest (JSON Lines), but cannot be read: {reason}.") from error
-    mistakes: list[str] = []
+    problems: list[str] = []
     clips: list[tuple[str, Clip]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -44,36 +44,36 @@ def read_manifest(path: Path) -> list[Clip]:
         found: list[str] = []
         row = json_row(line, found)
         clip = None if row is None else clip_of(row, path.parent, found)
-        mistakes += [f"line {number}: {mistake}" for mistake in found]
+        problems += [f"line {number}: {problem}" for problem in found]
         if clip is not None:
             clips.append((f"line {number}", clip))
-    return checked(str(path), clips, mistakes)
+    return checked(str(path), clips, problems)
 
 
-def checked(name: str, clips: Sequence[tuple[str, Clip]], mistakes: list[str]) -> list[Clip]:
+def checked(name: str, clips: Sequence[tuple[str, Clip]], problems: list[str]) -> list[Clip]:
     """The clips, each given with the place where it is told, if together they make a corpus.
 
     Raises:
-        ManifestError: with the `mistakes` found so far and all between the clips; `name` is named first.
+        ManifestError: with the `problems` found so far and all between the clips; `name` is named first.
     """
-    mistakes = mistakes + _between(clips)
-    if not clips and not mistakes:
-        mistakes.append("it has no clips")
-    if not mistakes:
-        mistakes += _absent_classes([clip for _, clip in clips])
-    refuse(name, mistakes)
+    problems = problems + _between(clips)
+    if not clips and not problems:
+        problems.append("it has no clips")
+    if not problems:
+        problems += _absent_classes([clip for _, clip in clips])
+    refuse(name, problems)
     return [clip for _, clip in clips]
 
 
-def refuse(name: str, mistakes: Sequence[str]) -> None:
+def refuse(name: str, problems: Sequence[str]) -> None:
     """
     Raises:
-        ManifestError: there are mistakes.
+        ManifestError: there are problems.
     """
-    if mistakes:
-        shown = "\n".join(f"  {mistake}" for mistake in mistakes[:_SHOWN])
-        more = f"\n  and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise ManifestError(f"{name} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:\n{shown}{more}")
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ManifestError(f"{name} has {len(problems)} problem{'s' * (len(problems) > 1)}:\n{shown}{more}")
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -93,44 +93,44 @@ def row_of_clip(clip: Clip) -> dict[str, Any]:
     return row | ({"truth": dict(clip.truth)} if clip.truth else {})
 
 
-def json_row(line: str, mistakes: list[str]) -> dict[str, Any] | None:
+def json_row(line: str, problems: list[str]) -> dict[str, Any] | None:
     """A line of JSON Lines as an object."""
     try:
         row = json.loads(line, parse_constant=_no_constant)
     except ValueError as error:
-        mistakes.append(f"it must be one JSON object, but is not ({error})")
+        problems.append(f"it must be one JSON object, but is not ({error})")
         return None
     if not isinstance(row, dict):
-        mistakes.append(f"it must be one JSON object, but is a {type(row).__name__}")
+        problems.append(f"it must be one JSON object, but is a {type(row).__name__}")
         return None
     return row
 
 
-def clip_of(row: Mapping[str, Any], root: Path | str, mistakes: list[str]) -> Clip | None:
-    """A clip from the keys of a manifest's line; None where there are mistakes, which are added.
+def clip_of(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> Clip | None:
+    """A clip from the keys of a manifest's line; None where there are problems, which are added.
 
     `root`: the folder or URL that its paths are relative to, and must not leave.
     """
     for key in row:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
-            mistakes.append(
+            problems.append(
                 f"there is no key {key!r}; " + (f"`{near[0]}` is" if near else f"keys are {', '.join(_KEYS)}")
             )
     for key in ("id", "label", "split"):
         if key not in row:
-            mistakes.append(f"`{key}` is missing")
+            problems.append(f"`{key}` is missing")
         elif not isinstance(row[key], str) or not row[key]:
-            mistakes.append(f"`{key}` must be a text that is not empty, but is {row[key]!r}")
+            problems.append(f"`{key}` must be a text that is not empty, but is {row[key]!r}")
     if isinstance(row.get("split"), str) and row["split"] and row["split"] not in SPLITS:
         near = difflib.get_close_matches(row["split"], SPLITS, n=1)
-        mistakes.append(
+        problems.append(
             f"`split` must be one of {', '.join(SPLITS)}, but is {row['split']!r}"
             + (f"; is it {near[0]}?" if near else "")
         )
-    paths = _paths(row, root, mistakes)
-    _check_optional(row, mistakes)
-    if mistakes:
+    paths = _paths(row, root, problems)
+    _check_optional(row, problems)
+    if problems:
         return None
     return Clip(
         id=SampleId(row["id"]), paths=paths, label=row["label"], split=row["split"], group=row.get("group"),
@@ -146,34 +146,34 @@ def _seconds(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _check_optional(row: Mapping[str, Any], mistakes: list[str]) -> None:
+def _check_optional(row: Mapping[str, Any], problems: list[str]) -> None:
     group, start, end, truth = (row.get(key) for key in ("group", "start", "end", "truth"))
     if group is not None and not isinstance(group, str):
-        mistakes.append(f"`group` must be a text, but is {group!r}")
+        problems.append(f"`group` must be a text, but is {group!r}")
     for key, value in (("start", start), ("end", end)):
         if value is not None and (not _is_number(value) or value < 0):
-            mistakes.append(f"`{key}` must be seconds, 0 or more, but is {value!r}")
+            problems.append(f"`{key}` must be seconds, 0 or more, but is {value!r}")
     if start is not None and end is not None and _is_number(start) and _is_number(end) and start >= end:
-        mistakes.append(f"`start` must be before `end`, but {start} is not before {end}")
+        problems.append(f"`start` must be before `end`, but {start} is not before {end}")
     if truth is not None and not (
         isinstance(truth, dict) and all(isinstance(value, str | bool) or _is_number(value) for value in truth.values())
     ):
-        mistakes.append("`truth` must be an object of finite numbers, texts and booleans")
+        problems.append("`truth` must be an object of finite numbers, texts and booleans")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _paths(row: Mapping[str, Any], root: Path | str, mistakes: list[str]) -> dict[str, str]:
+def _paths(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> dict[str, str]:
     if ("path" in row) == ("paths" in row):
-        mistakes.append(
+        problems.append(
             "one of `path` and `paths` must be given" + (", not both" if "path" in row else ", but neither is")
         )
         return {}
     given = row["paths"] if "paths" in row else {AUDIO: row["path"], VIDEO: row["path"]}
     if not isinstance(given, dict) or not given:
-        mistakes.append('`paths` must be an object such as {"audio": "a.wav", "video": "a.mp4"}')
+        problems.append('`paths` must be an object such as {"audio": "a.wav", "video": "a.mp4"}')
         return {}
     result: dict[str, str] = {}
     wrong: dict[str, None] = {}
@@ -188,7 +188,7 @@ def _paths(row: Mapping[str, Any], root: Path | str, mistakes: list[str]) -> dic
             ] = None
         else:
             result[modality] = inside
-    mistakes += wrong
+    problems += wrong
     return result
 
 
@@ -208,22 +208,22 @@ def _inside(root: Path | str, path: str) -> str | None:
 
 
 def _between(clips: Sequence[tuple[str, Clip]]) -> list[str]:
-    mistakes: list[str] = []
+    problems: list[str] = []
     first_with: dict[str, str] = {}
     split_of: dict[str, tuple[str, str]] = {}
     for place, clip in clips:
         if clip.id in first_with:
-            mistakes.append(f"{place}: the id {clip.id!r} must occur once, but {first_with[clip.id]} has it too")
+            problems.append(f"{place}: the id {clip.id!r} must occur once, but {first_with[clip.id]} has it too")
         first_with.setdefault(clip.id, place)
         if clip.group is None:
             continue
         first, split = split_of.setdefault(clip.group, (place, clip.split))
         if split != clip.split:
-            mistakes.append(
+            problems.append(
                 f"{place}: the group {clip.group!r} must stay in one split, but is in {clip.split!r} here and in "
                 f"{split!r} on {first}"
             )
-    return mistakes
+    return problems
 
 
 def _absent_classes(clips: list[Clip]) -> list[str]:

@@ -325,7 +325,7 @@ def _labels(text: str, where: str) -> tuple[_Row, ...]:
         wrong.append("it has no clips")
     if wrong:
         more = f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise ManifestError(f"{where} has mistakes:\n  " + "\n  ".join(wrong[:10]) + more)
+        raise ManifestError(f"{where} has problems:\n  " + "\n  ".join(wrong[:10]) + more)
     return tuple(row for row in rows if row is not None)
 
 

@@ -1,6 +1,6 @@
 """What published lists say, and how far the files that are there fall short of it
 
-Lists come with a corpus, or lie in a folder of their own (`--lists`). Their mistakes are reported all at once, with
+Lists come with a corpus, or lie in a folder of their own (`--lists`). Their problems are reported all at once, with
 their lines. Clips that a list names and that are not there are counted per class: two groups that trained on what was
 left of a corpus have not trained on the same corpus.
 """

@@ -55,11 +55,11 @@ class Line(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A table as it is written. `mistakes`: of lines that are not in `lines`, each with its place."""
+    """A table as it is written. `problems`: of lines that are not in `lines`, each with its place."""
 
     columns: list[str]
     lines: list[Line]
-    mistakes: list[str]
+    problems: list[str]
 
 
 class Columns(NamedTuple):
@@ -79,7 +79,7 @@ class Table:
     that there are. `images`: modalities whose arrays are spectrograms or pictures (F, T), not sequences. `seed`: of
     parts that are drawn.
 
-    `find` and `preset` raise ManifestError: the table cannot be read, or has mistakes, of which all are named.
+    `find` and `preset` raise ManifestError: the table cannot be read, or has problems, of which all are named.
     """
 
     source: Source
@@ -110,19 +110,19 @@ class Table:
         warnings += _left_out(columns)
         rows = self._rows(raw, columns, warnings)
         drawn = all(row.get("split") is None for _, row in rows)
-        mistakes, clips = list(raw.mistakes), list[tuple[str, Clip]]()
+        problems, clips = list(raw.problems), list[tuple[str, Clip]]()
         for line, (place, row) in zip(raw.lines, rows, strict=True):
             found: list[str] = []
             clip = clip_of({**row, "split": "train"} if drawn else row, self.source.root, found)
             if "label" not in row:
                 near = difflib.get_close_matches("label", [key for key in columns.left_out if line.row.get(key)], n=1)
                 found += [f"is {name!r} the label?" for name in near]
-            mistakes += [f"{place}: {mistake}" for mistake in found]
+            problems += [f"{place}: {problem}" for problem in found]
             if clip is not None:
                 clips.append((place, clip))
-        mistakes += self._without_files(clips)
-        mistakes.sort(key=_number_of)
-        whole = checked(self.path, clips, mistakes)
+        problems += self._without_files(clips)
+        problems.sort(key=_number_of)
+        whole = checked(self.path, clips, problems)
         said = "as the table says"
         if drawn:
             whole, said = self._drawn(whole), f"drawn by {_by(whole)}, 70 / 10 / 20 percent, seed {self.seed}"
@@ -219,16 +219,16 @@ class Table:
     def _without_files(self, clips: Sequence[tuple[str, Clip]]) -> list[str]:
         """Of what other clips have, and the store would keep."""
         every = canonical_order({m for _, clip in clips for m in clip.paths})
-        mistakes = []
+        problems = []
         for m in every:
             lacking = [place for place, clip in clips if m not in clip.paths]
             if lacking and (m in self.base.parts or m not in (AUDIO, VIDEO)):
                 more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-                mistakes.append(
+                problems.append(
                     f"every clip must have a file of {m}, but {len(lacking)} of {len(clips)} have none "
                     f"({', '.join(lacking[:_NAMED])}{more}); complete these lines, or remove them"
                 )
-        return mistakes
+        return problems
 
     # --- preset ------------------------------------------------------------------------------------------------------
 
@@ -368,7 +368,7 @@ def _number(value: Any) -> Any:
     try:
         return float(value)
     except ValueError:
-        return value  # told as a mistake, with its line
+        return value  # told as a problem, with its line
 
 
 def _numbers_where_all_are(raw: Raw, keep: Sequence[str]) -> list[Row]:
@@ -450,9 +450,9 @@ def _by(clips: Sequence[Clip]) -> str:
     return "group" if any(clip.group is not None for clip in clips) else "clip"
 
 
-def _number_of(mistake: str) -> int:
-    """Mistakes by line; those of the whole table last."""
-    place = mistake.partition(":")[0].rpartition(" ")[2]
+def _number_of(problem: str) -> int:
+    """Problems by line; those of the whole table last."""
+    place = problem.partition(":")[0].rpartition(" ")[2]
     return int(place) if place.isdigit() else 2**62
 
 
@@ -488,38 +488,38 @@ def _decoded(path: str, content: bytes) -> str:
 
 
 def _json_lines(text: str) -> Raw:
-    lines, mistakes = list[Line](), list[str]()
+    lines, problems = list[Line](), list[str]()
     for number, line in enumerate(text.split("\n"), start=1):
         found: list[str] = []
         row = json_row(line, found) if line.strip() else None
-        mistakes += [f"line {number}: {mistake}" for mistake in found]
+        problems += [f"line {number}: {problem}" for problem in found]
         if row is not None:
             lines.append(Line(f"line {number}", row))
-    return Raw(list(dict.fromkeys(key for _, row in lines for key in row)), lines, mistakes)
+    return Raw(list(dict.fromkeys(key for _, row in lines for key in row)), lines, problems)
 
 
 def _csv(path: str, text: str) -> Raw:
     head = text.lstrip("\r\n").partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
-    header, lines, mistakes = list[str](), list[Line](), list[str]()
-    for place, cells in _csv_lines(reader, mistakes):
+    header, lines, problems = list[str](), list[Line](), list[str]()
+    for place, cells in _csv_lines(reader, problems):
         if not header:
             header = [cell.strip() for cell in cells]
             twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
             if twice:
                 raise ManifestError(f"{path} must name each column once, but {', '.join(twice)} is there twice.")
         elif len(cells) != len(header):
-            mistakes.append(
+            problems.append(
                 f"{place}: it must have {len(header)} cells as the first line, but has {len(cells)}; a cell with a "
                 "comma in it needs quotes"
             )
         else:
             row = {name: cell.strip() or None for name, cell in zip(header, cells, strict=True) if name}
             lines.append(Line(place, row))
-    return Raw(header, lines, mistakes)
+    return Raw(header, lines, problems)
 
 
-def _csv_lines(reader: Any, mistakes: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _csv_lines(reader: Any, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Lines that are not empty, each with the number of its first line: a quoted cell may have several."""
     while True:
         place = f"line {reader.line_num + 1}"
@@ -528,7 +528,7 @@ def _csv_lines(reader: Any, mistakes: list[str]) -> Iterator[tuple[str, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            mistakes.append(f"{place}: from here on it is no CSV ({error}); is a quote missing?")
+            problems.append(f"{place}: from here on it is no CSV ({error}); is a quote missing?")
             return
         if any(cell.strip() for cell in cells):
             yield place, cells

@@ -147,7 +147,7 @@ class Ucf101:
                 wrong.append(f"the group {each.group} must be in one list, but {each.stem} puts it into both")
         if wrong:
             more = f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise ManifestError("the lists of UCF-101 have mistakes:\n  " + "\n  ".join(wrong[:10]) + more)
+            raise ManifestError("the lists of UCF-101 have problems:\n  " + "\n  ".join(wrong[:10]) + more)
         return listed
 
     def _text(self, name: str) -> str:

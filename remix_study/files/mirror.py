@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from remix_study.errors import SourceError
 from remix_study.files.disk import storage_errors, write_whole
-from remix_study.files.remote_folder import Site, cache_folder
+from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import is_url, path_of, shown, tag_of
 
 _URL, _INDEX = ".url", ".mirror.json"
@@ -47,7 +47,7 @@ def workspace_at(where: str | Path) -> Path:
     return folder
 
 
-def home_of(folder: Path) -> str | None:
+def url_of(folder: Path) -> str | None:
     """The URL of which `folder` is the copy; None: it is no copy."""
     for parent in (folder, *folder.parents):
         mark = parent / _URL
@@ -60,7 +60,7 @@ def home_of(folder: Path) -> str | None:
 
 def place_of(folder: Path) -> str:
     """Where a folder is, for a person: its path, or the URL of which it is the copy."""
-    home = home_of(folder)
+    home = url_of(folder)
     return str(folder) if home is None else shown(home)
 
 
@@ -81,7 +81,7 @@ class Mirror:
     def __init__(self, url: str, folder: Path, *, skip: Callable[[str], bool] = lambda _: False) -> None:
         self.url, self.folder = url, folder
         self._skip = skip
-        self._site = Site(url)
+        self._site = RemoteFolder(url)
         self._index: dict[str, _Known] = _read_index(folder / _INDEX)
         self._lock = threading.RLock()
         self._next_index_s = 0.0

@@ -18,7 +18,7 @@ def cache_folder(url: str) -> Path:
     return cache / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
-class Site:
+class RemoteFolder:
     """The files below a URL, by paths relative to it; every method raises `SourceError` as `url_errors`."""
 
     def __init__(self, url: str) -> None:

@@ -53,8 +53,8 @@ def decisions(
         "id": [str(store.ids[row]) for row in rows_N],
         "label": [store.classes[store.labels_N[row]] for row in rows_N],
     }
-    if plan.look is not None:
-        columns |= {f"score_{m}": plan.look.scores_NM[:, i] for i, m in enumerate(modalities)}
+    if plan.last_scoring_pass is not None:
+        columns |= {f"score_{m}": plan.last_scoring_pass.scores_NM[:, i] for i, m in enumerate(modalities)}
     columns |= {f"trains_{m}": assignment.assigned_NM[:, i] for i, m in enumerate(modalities)}
     columns["trains_all"] = assignment.joint_N
     facts = [store.truth[row] for row in rows_N]

@@ -26,7 +26,7 @@ def run_figures(config: RunConfig, run: Run, result: RunResult) -> dict[str, Fig
     over_epochs = f.assignment(result.history, modalities, config.method.warmup)
     found["figures/assignment.png"] = f.draw_assignment(over_epochs)
     plan = run.method.plan
-    look = plan.look if isinstance(plan, RemixPlan) else None
+    look = plan.last_scoring_pass if isinstance(plan, RemixPlan) else None
     if look is not None:
         unit = UNITS[config.method.score]
         overall = f.score_histograms(look.scores_NM, modalities)

@@ -21,8 +21,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from remix_study.errors import RemixStudyError, StudyError
-from remix_study.files.mirror import home_of
-from remix_study.files.remote_folder import Site
+from remix_study.files.mirror import url_of
+from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import is_url, path_of
 
 _PATIENCE_S = 180.0  # a machine's first process imports Ray from a disk that may be slow
@@ -59,7 +59,7 @@ def require_alike(workspace: Path, corpus: str) -> int:
         demands = Demands(
             seen=({} if token is None else {str(token): f"the workspace {workspace}"})
             | ({} if is_url(corpus) else {str(_seal(path_of(corpus))): f"the corpus {corpus}"}),
-            urls={url: what for url, what in ((home_of(workspace), "the workspace"), (corpus, "the corpus"))
+            urls={url: what for url, what in ((url_of(workspace), "the workspace"), (corpus, "the corpus"))
                   if url is not None and is_url(url)},
             versions=versions(),
             code=code_digest(),
@@ -76,7 +76,7 @@ def require_alike(workspace: Path, corpus: str) -> int:
 @contextmanager
 def _token(workspace: Path) -> Iterator[Path | None]:
     """A file in the workspace that no other disk has; None where the workspace is at a URL."""
-    if home_of(workspace) is not None:
+    if url_of(workspace) is not None:
         yield None
         return
     workspace.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def problems_here(demands: Demands) -> list[str]:
     ]
     for url, what in demands.urls.items():
         try:
-            Site(url).matching("*")
+            RemoteFolder(url).matching("*")
         except RemixStudyError as error:
             found.append(f"{socket.gethostname()} cannot use {what}: {error}")
     mine = versions()

@@ -18,7 +18,7 @@ from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, TrackingError, cause_of
-from remix_study.files.mirror import home_of
+from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
@@ -30,7 +30,7 @@ from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import handlers_kept
 from remix_study.tracking.spool import end_open
-from remix_study.training.loop import Judge
+from remix_study.training.loop import EpochCallback
 from remix_study.training.state import Record
 
 OFF = "off"
@@ -49,7 +49,7 @@ def require_lasting(uri: str, workspace: Path) -> None:
     Raises:
         TrackingError: the workspace is at a URL, and MLflow's database would lie in this machine's copy of it.
     """
-    home = home_of(workspace.resolve())
+    home = url_of(workspace.resolve())
     if home is not None and uri == default_uri(workspace):
         raise TrackingError(
             f"the workspace {shown(home)} cannot hold MLflow's database, so a tracking server must be named, but none "
@@ -73,7 +73,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         name=name,
         tracking_uri=tracking_uri(config, workspace),
         experiment=config.tracking.experiment,
-        home=home_of(folder.path),
+        home=url_of(folder.path),
         log_model=config.tracking.model,
     )
 
@@ -111,11 +111,11 @@ def _watched(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
         return launch(job)
 
 
-def launch(job: Job, judge: Judge | None = None) -> Record:
+def launch(job: Job, callback: EpochCallback | None = None) -> Record:
     """Train a job that has been checked; a complete run is not trained again.
 
     Raises:
-        RunPruned, StudyStopped: the judge ended it early, now or (pruned) before.
+        RunPruned, StudyStopped: the callback ended it early, now or (pruned) before.
     """
     config = RunConfig.model_validate(job.config)
     with working_copy(Path(job.folder), job.home) as copy:
@@ -138,7 +138,7 @@ def launch(job: Job, judge: Judge | None = None) -> Record:
                 return len(folder.history)
 
             try:
-                _fit(job, judge, config, folder, epochs)
+                _fit(job, callback, config, folder, epochs)
             except RemixStudyError as error:
                 if config.workers > 1:
                     copy.pull(checkpoints=False)
@@ -193,16 +193,18 @@ def _ceilings(
     return found
 
 
-def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder, epochs: Callable[[], int]) -> None:
+def _fit(
+    job: Job, callback: EpochCallback | None, config: RunConfig, folder: RunFolder, epochs: Callable[[], int]
+) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import FailureConfig  # ray.train's, but with its types
 
     local = config.workers == 1
-    if local and judge is not None:
+    if local and callback is not None:
         # Nothing of Ray Train is needed in one process of a study, and its fit takes longer than a small epoch.
-        work(job, judge)
+        work(job, callback)
         return
     gpus = 0.0
     if not local:
@@ -213,7 +215,7 @@ def _fit(job: Job, judge: Judge | None, config: RunConfig, folder: RunFolder, ep
     make_trainer = partial(
         TorchTrainer,
         _loop,
-        train_loop_config={"job": asdict(job), "judge": judge},
+        train_loop_config={"job": asdict(job), "callback": callback},
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
         scaling_config=ScalingConfig(
             num_workers=0 if local else config.workers,
@@ -244,7 +246,7 @@ def _found(job: Job, folder: RunFolder) -> Record:
 
 
 def _loop(content: dict[str, Any]) -> None:
-    work(Job(**content["job"]), content["judge"])  # its result lies in the run's folder: a new driver finds it, too
+    work(Job(**content["job"]), content["callback"])  # its result lies in the run's folder: a new driver finds it, too
 
 
 def _gpus(job: Job, config: RunConfig) -> float:

@@ -36,7 +36,7 @@ from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
 from remix_study.training.checkpoint import BEST
-from remix_study.training.loop import Judge, Run, RunResult, train
+from remix_study.training.loop import EpochCallback, Run, RunResult, train
 from remix_study.training.state import Record
 from remix_study.version import __version__
 from remix_study.world import Collectives, Solo, TorchCollectives
@@ -68,29 +68,29 @@ class Job:
     gpus: float | None = None  # of Ray, per worker; None: one where Ray has GPUs and the device may be one
 
 
-def work(job: Job, judge: Judge | None = None) -> Record | None:
+def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
     """Train the job's run on this worker; its summary, the same on every rank.
 
-    None where the judge ended it early: an exception would make Ray Train start the run again.
+    None where the callback ended it early: an exception would make Ray Train start the run again.
     """
     config = RunConfig.model_validate(job.config)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     with working_copy(Path(job.folder), job.home) as copy:
         copy.pull()
-        return _work(replace(job, folder=str(copy.folder)), judge, config, copy)
+        return _work(replace(job, folder=str(copy.folder)), callback, config, copy)
 
 
-def _work(job: Job, judge: Judge | None, config: RunConfig, copy: WorkingCopy) -> Record | None:
+def _work(job: Job, callback: EpochCallback | None, config: RunConfig, copy: WorkingCopy) -> Record | None:
     device = _device(config)
-    collectives: Collectives = TorchCollectives(_meeting_place(device)) if dist.is_initialized() else Solo()
+    collectives: Collectives = TorchCollectives(_collectives_device(device)) if dist.is_initialized() else Solo()
     folder = RunFolder(copy.folder)
     store = open_corpus(config.corpus)
     leads = collectives.world.leads
     tracker: Tracker = NullTracker()
     if leads:
         copy.take()
-        judge = copy.judged(judge)
+        callback = copy.wrap_callback(callback)
         if job.tracking_uri is not None:
             tracker = _tracker(job, folder)
     try:
@@ -99,7 +99,7 @@ def _work(job: Job, judge: Judge | None, config: RunConfig, copy: WorkingCopy) -
                 tracker.start(_info(job, config, store), folder.tracked_as())
             with finishing(tracker):
                 run = assemble(
-                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, judge=judge
+                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback
                 )
                 result = train(run)
                 if leads:
@@ -182,7 +182,7 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
     return found
 
 
-def _meeting_place(device: torch.device) -> torch.device:
+def _collectives_device(device: torch.device) -> torch.device:
     """Where ranks add up: gloo, which ranks that share a GPU use, gathers on the CPU only."""
     return device if dist.get_backend() == "nccl" else torch.device("cpu")
 

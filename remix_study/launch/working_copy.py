@@ -20,7 +20,7 @@ from remix_study.errors import RemixStudyError, SourceError
 from remix_study.files.mirror import OWNER, Mirror, patiently
 from remix_study.files.scratch import scratch
 from remix_study.launch.folder import CHECKPOINTS
-from remix_study.training.loop import Judge
+from remix_study.training.loop import EpochCallback
 from remix_study.training.state import Record
 
 _SHARE = 10  # pushing takes at most so small a part of the time
@@ -85,15 +85,15 @@ class WorkingCopy:
         if self._owns and self.mirror.read(OWNER) != self._token.encode():
             raise RemixStudyError(f"the run {self.folder.name} has been taken up by another process, which goes on.")
 
-    def judged(self, judge: Judge | None) -> Judge | None:
-        """`judge`, told after the epoch was pushed."""
+    def wrap_callback(self, callback: EpochCallback | None) -> EpochCallback | None:
+        """`callback`, told after the epoch was pushed."""
         if self.mirror is None:
-            return judge
+            return callback
 
         def push_and_judge(history: Sequence[Record]) -> None:
             self.push_in_passing()
-            if judge is not None:
-                judge(history)
+            if callback is not None:
+                callback(history)
 
         return push_and_judge
 

@@ -1,6 +1,6 @@
 """A clip that decodes is not yet a clip that is whole
 
-Every decoder "succeeds" on about half of all damaged files (specs/media.md, section 2), so what came out is compared
+Every decoder "succeeds" on about half of all damaged files (docs/platform.md), so what came out is compared
 with what the container promised. Each refusal is a `MediaError` whose `stage` is the reason in the quarantine report.
 """
 

@@ -1,7 +1,7 @@
 """Frames and wave out of a file: what a backend must do, and the two that do it
 
 Both give the same frames bit for bit and the same wave up to the last bits of a lossy codec (tests/contracts). Neither
-uses random access: on cut files and on re-ordered key frames it gives wrong frames without a word (specs/media.md).
+uses random access: on cut files and on re-ordered key frames it gives wrong frames without a word (docs/platform.md).
 """
 
 # T chosen frames of H x W pixels

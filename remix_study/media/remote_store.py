@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from remix_study.errors import SourceError, StoreError
 from remix_study.files.disk import checksum, sole_writer, storage_errors, write_whole
-from remix_study.files.remote_folder import Site, cache_folder
+from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
 from remix_study.media.plan import Progress
 
@@ -38,7 +38,7 @@ def require_writable(url: str) -> None:
     Raises:
         SourceError: it cannot.
     """
-    site = Site(url)
+    site = RemoteFolder(url)
     site.put(".writable", b"remix_study looked whether it may write here\n")
     site.remove(".writable")
 
@@ -64,7 +64,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
     if not (folder / "store" / _SEAL).exists():
         raise StoreError(f"{folder} must hold a finished store to be uploaded, but does not. Prepare it first.")
     places = [folder, *sorted(path for path in folder.glob("fold-*") if (path / "store" / _SEAL).exists())]
-    site, journal = Site(url), cache_folder(url).with_suffix(".uploaded")
+    site, journal = RemoteFolder(url), cache_folder(url).with_suffix(".uploaded")
     with storage_errors(journal.parent):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with sole_writer(journal.with_suffix(".uploading"), wait=True):
@@ -78,7 +78,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
             journal.unlink(missing_ok=True)
 
 
-def _is_there(site: Site, folder: Path, place: Path) -> bool:
+def _is_there(site: RemoteFolder, folder: Path, place: Path) -> bool:
     """A manifest.json says all about the files of its store, and was written after what lies beside it."""
     names = [f"store/{_SEAL}", *(name for name in _BESIDE if (place / name).exists())]
     return all(site.content(_below(folder, place / name)) == (place / name).read_bytes() for name in names)
@@ -91,7 +91,9 @@ def _pieces(folder: Path, place: Path) -> list[_Piece]:
     return [_Piece(_below(folder, path), of["bytes"], of["sha256"]) for path, of in {**beside, **inside}.items()]
 
 
-def _upload(site: Site, folder: Path, pieces: Sequence[_Piece], journal: Path, progress: Progress | None) -> None:
+def _upload(
+    site: RemoteFolder, folder: Path, pieces: Sequence[_Piece], journal: Path, progress: Progress | None
+) -> None:
     before = _uploaded(journal)
     count = _Megabytes(sum(piece.bytes for piece in pieces), progress)
     with journal.open("a", encoding="utf-8") as file:
@@ -115,7 +117,7 @@ def _uploaded(journal: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _arrived(site: Site, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
+def _arrived(site: RemoteFolder, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
     if known is None or known["sha256"] != piece.sha256 or known["tag"] is None:
         return False
     info = site.info(piece.path)
@@ -132,7 +134,7 @@ def local_copy(url: str, *, verify: bool = False, progress: Progress | None = No
         SourceError: the service does not answer or refuses; the store there is damaged, or changes all the time.
         StoreError: there is no finished store, or this machine's disk is full.
     """
-    site, copies = Site(url), cache_folder(url).with_suffix(".copies")
+    site, copies = RemoteFolder(url), cache_folder(url).with_suffix(".copies")
     for _ in range(_TRIES):
         remote = _find(site)
         if _is_whole(built := cache_folder(url), remote, verify=verify):
@@ -162,7 +164,7 @@ class _Remote:
         return hashlib.sha256(self.seal).hexdigest()[:16]
 
 
-def _find(site: Site) -> _Remote:
+def _find(site: RemoteFolder) -> _Remote:
     for below in ("store", ""):
         seal = site.content(below, _SEAL)
         if seal is None:
@@ -193,7 +195,7 @@ def _fits(path: Path, promised: Mapping[str, Any], *, verify: bool) -> bool:
     return not verify or checksum(path)["sha256"] == promised["sha256"]
 
 
-def _fetch(site: Site, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
+def _fetch(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
     """Whether the store was still the same at the end; if not, nothing here counts as a store."""
     place = folder / remote.below
     place.mkdir(exist_ok=True)
@@ -216,7 +218,7 @@ def _fetch(site: Site, remote: _Remote, folder: Path, progress: Progress | None,
     return True
 
 
-def _require_change(site: Site, remote: _Remote, name: str) -> None:
+def _require_change(site: RemoteFolder, remote: _Remote, name: str) -> None:
     if _find(site).seal == remote.seal:
         raise SourceError(
             f"{name} of the store at {shown(site.url)} must be what its {_SEAL} says, but is not: the store is "

@@ -11,12 +11,15 @@ of a setting here, beside its controls.
 In a training loop of your own:
     plan = RemixPlan(settings, modalities, labels_N, classes, seed)
     for epoch in range(epochs):
-        planned = plan.plan(epoch, look)                   # `look` evaluates the training samples, when asked
+        planned = plan.plan(epoch, run_scoring_pass)       # which evaluates the training samples
         for batch in rank_batches(planned.schedule, World(rank, size)):
             ...                                            # encode only what batch.active_bM says
 """
 
-from remix_study.epoch import Look, PlannedEpoch, Schedule
+import warnings
+from typing import Any
+
+from remix_study.epoch import PlannedEpoch, Schedule, ScoringPass
 from remix_study.remix.assignment import Assignment, everything_joint
 from remix_study.remix.filtering import (
     Argmin,
@@ -38,8 +41,16 @@ from remix_study.remix.share import FixedShare, ProgressShare
 from remix_study.world import World
 
 __all__ = [
-    "Argmin", "Assignment", "Band", "ConstantPlan", "Filter", "FixedShare", "Inverted", "Look", "Margin", "MaxShare",
+    "Argmin", "Assignment", "Band", "ConstantPlan", "Filter", "FixedShare", "Inverted", "Margin", "MaxShare",
     "Permuted", "PlannedEpoch", "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan",
-    "RemixSettings", "Schedule", "Tempered", "World", "everything_joint", "kl_from_uniform", "rank_batches",
-    "reassemble", "score", "score_range",
+    "RemixSettings", "Schedule", "ScoringPass", "Tempered", "World", "everything_joint", "kl_from_uniform",
+    "rank_batches", "reassemble", "score", "score_range",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """`Look`, the name of `ScoringPass` in 0.1; removed in 0.3."""
+    if name == "Look":
+        warnings.warn("`remix_study.remix.Look` is now `ScoringPass`", DeprecationWarning, stacklevel=2)
+        return ScoringPass
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,12 @@
 """Plans: what each epoch trains
 
-`RemixPlan` is Data Remixing told in order: warm-up, then at every `rescore_every`-th epoch look, score, filter and
+`RemixPlan` is Data Remixing told in order: warm-up, then at every `rescore_every`-th epoch score, filter and
 assign; and in every epoch reassemble. `ConstantPlan` never decides anything: joint training, or one modality alone.
 """
 
 # N training samples, M modalities, C classes
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.epoch import Look, PlannedEpoch, Schedule, ScoreFunction
+from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass
 from remix_study.errors import TrainingError
 from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
 from remix_study.remix.filtering import Filter
@@ -32,7 +33,11 @@ class ConstantPlan:
     how: Reassembly
     seed: int
 
-    def plan(self, epoch: int, look: Callable[[ScoreFunction], Look]) -> PlannedEpoch:  # noqa: ARG002 - never looks
+    def plan(  # a constant plan needs no scores
+        self,
+        epoch: int,
+        run_scoring_pass: Callable[[ScoreFunction], ScoringPass],  # noqa: ARG002 - the protocol's
+    ) -> PlannedEpoch:
         return PlannedEpoch(
             _some_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
         )
@@ -74,7 +79,7 @@ class RemixPlan:
         self._classes = classes
         self._seed = seed
         self._assignment: Assignment | None = None
-        self._look: Look | None = None
+        self._last_pass: ScoringPass | None = None
         self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
 
     @property
@@ -83,23 +88,29 @@ class RemixPlan:
         return self._assignment
 
     @property
-    def look(self) -> Look | None:
+    def last_scoring_pass(self) -> ScoringPass | None:
         """The last scoring pass; None if there was none."""
-        return self._look
+        return self._last_pass
 
-    def plan(self, epoch: int, look: Callable[[ScoreFunction], Look]) -> PlannedEpoch:
+    @property
+    def look(self) -> ScoringPass | None:
+        """Deprecated name of `last_scoring_pass`; removed in 0.3."""
+        warnings.warn("`RemixPlan.look` is now `last_scoring_pass`", DeprecationWarning, stacklevel=2)
+        return self._last_pass
+
+    def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch:
         settings = self._settings
         after_warmup = epoch - settings.warmup
         if after_warmup < 0:
             warmup = everything_joint(len(self._labels_N), len(self._modalities))
             return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
         metrics: dict[str, float] = {}
-        looked = False
+        scored = False
         if after_warmup % settings.rescore_every == 0 or self._assignment is None:
             before = self._assignment
-            looked = self._needs_look()
-            if looked:
-                self._see(look(partial(score, settings.score)))
+            scored = self._needs_scoring()
+            if scored:
+                self._update_scores(run_scoring_pass(partial(score, settings.score)))
                 metrics |= self._score_metrics()
             elif settings.share is not None:
                 self._shares_M = settings.share.next(None, None, self._shares_M)
@@ -109,38 +120,38 @@ class RemixPlan:
         assignment = self._assignment
         schedule = self._reassemble(assignment, epoch)
         return PlannedEpoch(
-            schedule, metrics | self._assignment_metrics(assignment), self._warnings(assignment), looked
+            schedule, metrics | self._assignment_metrics(assignment), self._warnings(assignment), scored
         )
 
     def state(self) -> dict[str, Any]:
         return {
             "assigned_NM": None if self._assignment is None else self._assignment.assigned_NM,
             "joint_N": None if self._assignment is None else self._assignment.joint_N,
-            "scores_NM": None if self._look is None else self._look.scores_NM,
-            "cross_entropy_NM": None if self._look is None else self._look.cross_entropy_NM,
+            "scores_NM": None if self._last_pass is None else self._last_pass.scores_NM,
+            "cross_entropy_NM": None if self._last_pass is None else self._last_pass.cross_entropy_NM,
             "shares_M": self._shares_M,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         assigned_NM, scores_NM = state["assigned_NM"], state["scores_NM"]
         self._assignment = None if assigned_NM is None else Assignment(assigned_NM, state["joint_N"])
-        self._look = None if scores_NM is None else Look(scores_NM, state["cross_entropy_NM"])
+        self._last_pass = None if scores_NM is None else ScoringPass(scores_NM, state["cross_entropy_NM"])
         self._shares_M = state["shares_M"]
 
-    def _needs_look(self) -> bool:
+    def _needs_scoring(self) -> bool:
         share = self._settings.share
-        return self._settings.filter.needs_scores or (share is not None and share.needs_look)
+        return self._settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
-    def _see(self, seen: Look) -> None:
-        before_M = None if self._look is None else self._look.cross_entropy_NM.mean(axis=0)
+    def _update_scores(self, seen: ScoringPass) -> None:
+        before_M = None if self._last_pass is None else self._last_pass.cross_entropy_NM.mean(axis=0)
         if self._settings.share is not None:
             self._shares_M = self._settings.share.next(seen.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
-        self._look = seen
+        self._last_pass = seen
 
     def _assign(self, epoch: int) -> Assignment:
         settings = self._settings
         columns = list(settings.how.columns)
-        seen = np.zeros((len(self._labels_N), len(columns))) if self._look is None else self._look.scores_NM
+        seen = np.zeros((len(self._labels_N), len(columns))) if self._last_pass is None else self._last_pass.scores_NM
         shares_M = None if settings.share is None else self._shares_M[columns]
         ordered = settings.filter(seen[:, columns], shares_M, stream(self._seed, "filter", epoch))
         assigned_NM = np.empty_like(ordered.assigned_NM)
@@ -172,14 +183,14 @@ class RemixPlan:
         return metrics
 
     def _score_metrics(self) -> dict[str, float]:
-        assert self._look is not None
-        scores_NM = self._look.scores_NM
+        assert self._last_pass is not None
+        scores_NM = self._last_pass.scores_NM
         metrics = {"remix/margin": mean_margin(scores_NM)}
         for m, name in enumerate(self._modalities):
             q10, q50, q90 = np.quantile(scores_NM[:, m], [0.1, 0.5, 0.9])
             metrics[f"remix/score_mean/{name}"] = float(scores_NM[:, m].mean())
             metrics |= {f"remix/score_q10/{name}": q10, f"remix/score_q50/{name}": q50, f"remix/score_q90/{name}": q90}
-            metrics[f"remix/train_cross_entropy/{name}"] = float(self._look.cross_entropy_NM[:, m].mean())
+            metrics[f"remix/train_cross_entropy/{name}"] = float(self._last_pass.cross_entropy_NM[:, m].mean())
         return metrics
 
     def _warnings(self, assignment: Assignment) -> tuple[str, ...]:

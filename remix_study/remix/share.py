@@ -1,4 +1,4 @@
-"""How many samples each modality gets: the decision that matters more than which ones (specs/evidence.md)
+"""How many samples each modality gets: the decision that matters more than which ones (docs/evidence.md)
 
 `FixedShare` keeps a given share. `ProgressShare` follows learning progress: a modality whose loss falls faster per
 sample it was given receives more of them.
@@ -17,7 +17,7 @@ class ShareRule(Protocol):
     """Mean training cross-entropy per modality (nats) at each scoring pass -> the shares until the next one."""
 
     @property
-    def needs_look(self) -> bool: ...
+    def needs_scoring(self) -> bool: ...
 
     def next(
         self, loss_M: NDArray[np.float64] | None, before_M: NDArray[np.float64] | None, shares_M: NDArray[np.float64]
@@ -29,7 +29,7 @@ class FixedShare:
     """The same shares always; they sum to 1."""
 
     shares: tuple[float, ...]
-    needs_look = False
+    needs_scoring = False
 
     def next(
         self,
@@ -46,13 +46,13 @@ class ProgressShare:
 
     g_m = max(L_m before - L_m now, 1e-3) / max(share_m, 0.1);  log share_m += rate * log g_m, then normalised, and kept
     within [lowest, 1 - (M - 1) * lowest], where `lowest` is at most 1 / M. For two modalities with rate 0.5
-    and lowest 0.2 this is the controller measured in specs/evidence.md. The first look has nothing to compare with and
+    and lowest 0.2 this is the controller measured in docs/evidence.md. The first look has nothing to compare with and
     keeps the shares.
     """
 
     rate: float = 0.5
     lowest: float = 0.2
-    needs_look = True
+    needs_scoring = True
 
     def next(
         self, loss_M: NDArray[np.float64] | None, before_M: NDArray[np.float64] | None, shares_M: NDArray[np.float64]

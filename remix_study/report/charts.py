@@ -29,7 +29,7 @@ from remix_study.report import data
 from remix_study.report.words import Unit, duration, listed, plural, unit_of
 from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
 
-Look = dict[str, Style]
+Styles = dict[str, Style]
 _EPOCH = Axis("epoch", whole=True)
 _GROUPS: dict[str, tuple[str, str, float, float]] = {  # words, colour, width, opacity; drawn in this order
     "worse": ("worse half", QUIET, 0.8, 0.35),
@@ -52,7 +52,7 @@ _PARTS: tuple[tuple[str, str, Literal["", "/", "x", "."]], ...] = (
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
-def accuracies(found: Sequence[data.Accuracies], result: StudyResult, look: Look) -> Chart | None:
+def accuracies(found: Sequence[data.Accuracies], result: StudyResult, look: Styles) -> Chart | None:
     if not found:
         return None
     unit = unit_of("test/accuracy")
@@ -86,7 +86,7 @@ def accuracies(found: Sequence[data.Accuracies], result: StudyResult, look: Look
     return Chart("accuracy", headline(result), caption, (panel,))
 
 
-def differences(found: Sequence[data.Difference], result: StudyResult, look: Look) -> Chart | None:
+def differences(found: Sequence[data.Difference], result: StudyResult, look: Styles) -> Chart | None:
     if not found:
         return None
     marks: list[Mark] = [Rule(0.0, INK, "solid")]
@@ -122,7 +122,7 @@ def differences(found: Sequence[data.Difference], result: StudyResult, look: Loo
 # --- every modality --------------------------------------------------------------------------------------------------
 
 
-def heads(found: Sequence[data.Heads], look: Look) -> Chart | None:
+def heads(found: Sequence[data.Heads], look: Styles) -> Chart | None:
     if not found:
         return None
     panels = []
@@ -149,12 +149,12 @@ def heads(found: Sequence[data.Heads], look: Look) -> Chart | None:
         legend += [Key("probe, trained alone", INK, None, "dash"), Key("own head, trained alone", QUIET, None, "dot")]
     caption = (
         "What each encoder is good for, mean ± standard deviation over the replicates. The probe is a fresh linear "
-        "classifier on the frozen encoder, so that it judges methods without own heads too."
+        "classifier on the frozen encoder, so that it callbacks methods without own heads too."
     )
     return Chart("modalities", weakest(found), caption, tuple(panels), tuple(legend))
 
 
-def _head(method: str, what: str, spread: Spread, symbol: Symbol, look: Look) -> Points:
+def _head(method: str, what: str, spread: Spread, symbol: Symbol, look: Styles) -> Points:
     mean, std = 100 * spread.mean, 100 * spread.std
     said = f"{method}, {what}: {mean:.1f} ± {std:.1f} %"
     return Points(
@@ -179,7 +179,7 @@ def weakest(found: Sequence[data.Heads]) -> str:
     return f"{method} leaves {modality} furthest behind: its probe reaches {100 * ratio:.0f} % of {modality} alone"
 
 
-def balance(found: Sequence[data.Measured], look: Look) -> Chart | None:
+def balance(found: Sequence[data.Measured], look: Styles) -> Chart | None:
     if not found:
         return None
     panels = []
@@ -216,7 +216,7 @@ def _least_balanced(found: Sequence[data.Measured]) -> str:
 
 
 def over_epochs(
-    key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[data.Band]]], look: Look,
+    key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[data.Band]]], look: Styles,
     units: Mapping[str, str] | None = None,
 ) -> Chart | None:  # fmt: skip
     """A panel per metric, a line per method. `units`: of metrics whose unit the runs decide."""
@@ -247,7 +247,7 @@ def _band(band: data.Band, style: Style, unit: Unit) -> list[Mark]:
 
 def scores(
     found: Mapping[str, Mapping[str, Sequence[data.Band]]], more: Sequence[tuple[str, Sequence[data.Band]]], unit: str,
-    look: Look,
+    look: Styles,
 ) -> Chart | None:  # fmt: skip
     """`found[modality][quantile]` are bands of the methods; `more`: margin and the like, a panel each."""
     panels, names = [], set()
@@ -304,7 +304,7 @@ def shares_title(bands: Mapping[str, Sequence[data.Band]], joint: Sequence[data.
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-def history(found: Sequence[data.Progress], metric: str, direction: str, look: Look) -> Chart | None:
+def history(found: Sequence[data.Progress], metric: str, direction: str, look: Styles) -> Chart | None:
     having = [p for p in found if p.values]
     if not having:
         return None
@@ -359,7 +359,7 @@ def _without_value(p: data.Progress) -> tuple[tuple[str, tuple[int, ...], Symbol
     return (("pruned", p.pruned, "tick"), ("failed", p.failed, "x"))
 
 
-def pruned(found: data.Pruned, metric: str, look: Look) -> Chart | None:
+def pruned(found: data.Pruned, metric: str, look: Styles) -> Chart | None:
     if not found.curves:
         return None
     unit = unit_of(metric)
@@ -376,7 +376,7 @@ def pruned(found: data.Pruned, metric: str, look: Look) -> Chart | None:
     title = f"{plural(found.total, 'trial')} pruned, most often after {plural(epoch, 'epoch')}"
     title += f" ({often} of {len(found.curves)})" if len(ends) > 1 else ""
     caption = (
-        "What pruned trials showed until their early end: the best so far of the metric that the pruner judges. "
+        "What pruned trials showed until their early end: the best so far of the metric that the pruner callbacks. "
         "Complete trials are not here, and these are in no other figure. "
         + _thinned(len(found.curves), found.total, "curves")
     )
@@ -389,7 +389,11 @@ def pruned(found: data.Pruned, metric: str, look: Look) -> Chart | None:
 
 
 def importances(
-    found: Mapping[str, Mapping[str, float]], unknown: Mapping[str, str], how: Sequence[str], metric: str, look: Look
+    found: Mapping[str, Mapping[str, float]],
+    unknown: Mapping[str, str],
+    how: Sequence[str],
+    metric: str,
+    look: Styles,
 ) -> Chart | None:
     """`found[method][parameter]` in [0, 1]; `unknown[method]`: why there are none."""
     if not found:
@@ -427,7 +431,7 @@ def without_importance(unknown: Mapping[str, str]) -> str:
     return " ".join(f"None for {listed(names)}: {why}." for why, names in by_reason.items())
 
 
-def slices(found: Sequence[data.Slice], metric: str, look: Look) -> Chart | None:
+def slices(found: Sequence[data.Slice], metric: str, look: Styles) -> Chart | None:
     if not found:
         return None
     unit = unit_of(metric)
@@ -507,7 +511,7 @@ def _broken(path: str) -> str:
     return f"{head}.\n{tail}" if dot and len(path) > 14 else path
 
 
-def fronts(found: Sequence[tuple[tuple[str, str], Sequence[data.Front]]], look: Look) -> Chart | None:
+def fronts(found: Sequence[tuple[tuple[str, str], Sequence[data.Front]]], look: Styles) -> Chart | None:
     """`found`: ((metric along x, along y), fronts of the methods) for each pair of objectives."""
     panels, names = [], set()
     for (x, y), of_methods in found:

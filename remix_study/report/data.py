@@ -405,7 +405,7 @@ def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, .
     """That any run speaks of, in the canonical order."""
     prefixes = ("val/accuracy_uni/", "val/accuracy_only/", "remix/share/", "probe/accuracy/", "test/accuracy_uni/")
     records = [h[-1] for r in runs for h in r.histories if h] + [s for r in runs for s in r.summaries]
-    records += [s for c in (result.contenders if result else ()) for s in c.seeds.values()]
+    records += [s for c in (result.methods if result else ()) for s in c.seeds.values()]
     names = {key.removeprefix(p) for record in records for key in record for p in prefixes if key.startswith(p)}
     return canonical_order(names)
 
@@ -445,7 +445,7 @@ class Accuracies(NamedTuple):
 def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
     """Best mean first, unimodal ceilings last."""
     found = []
-    for c in result.contenders:
+    for c in result.methods:
         spread = c.spread("test/accuracy")
         if spread is not None:
             seeds = tuple(n for n in sorted(c.seeds) if "test/accuracy" in c.seeds[n])
@@ -454,15 +454,15 @@ def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
 
 
 class Difference(NamedTuple):
-    """Reference minus rival, percentage points."""
+    """Reference minus other, percentage points."""
 
     method: str
     ahead: Paired
 
 
 def differences(result: StudyResult) -> tuple[Difference, ...]:
-    """Of rivals with at least two seeds in common: one has no interval. The greatest lead first."""
-    found = [Difference(c.name, c.ahead) for c in result.rivals if c.ahead is not None and c.ahead.seeds >= 2]
+    """Of others with at least two seeds in common: one has no interval. The greatest lead first."""
+    found = [Difference(c.name, c.ahead) for c in result.others if c.ahead is not None and c.ahead.seeds >= 2]
     return tuple(sorted(found, key=lambda d: -d.ahead.mean))
 
 
@@ -487,7 +487,7 @@ def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
     found = []
     for m in names:
         rows = [
-            Head(c.name, c.spread(f"test/accuracy_uni/{m}"), c.spread(f"probe/accuracy/{m}")) for c in result.contenders
+            Head(c.name, c.spread(f"test/accuracy_uni/{m}"), c.spread(f"probe/accuracy/{m}")) for c in result.methods
         ]
         ceiling = result.ceilings.get(m)
         found.append(
@@ -509,7 +509,7 @@ class Measured(NamedTuple):
 
 
 def measured(result: StudyResult, metric: str) -> Measured | None:
-    rows = [(c.name, c.spread(metric)) for c in result.contenders]
+    rows = [(c.name, c.spread(metric)) for c in result.methods]
     known = tuple((name, spread) for name, spread in rows if spread is not None)
     return Measured(metric, known) if known else None
 

@@ -97,7 +97,7 @@ def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
     table = comparison_table(result)
     prefix = "probe/accuracy/"
     methods = []
-    for c in result.rivals:
+    for c in result.others:
         heads = {key.removeprefix(prefix) for s in c.seeds.values() for key in s if key.startswith(prefix)}
         probes = {m: c.values(prefix + m).tolist() for m in canonical_order(heads)}
         methods.append(MethodResults(c.name, c.values("test/accuracy").tolist(), probes))

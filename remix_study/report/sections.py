@@ -146,7 +146,7 @@ def _confidence(result: StudyResult | None) -> str:
     """Which test stands behind the answer."""
     if result is None:
         return ""
-    tested = [c for c in result.rivals if c.ahead is not None and c.ahead.p_holm is not None]
+    tested = [c for c in result.others if c.ahead is not None and c.ahead.p_holm is not None]
     if not tested:
         return "Nothing can be tested with fewer than two seeds in common."
     seeds = sorted({c.ahead.seeds for c in tested if c.ahead is not None})
@@ -174,7 +174,9 @@ def _state(ledger: Ledger, budgets: Sequence[data.Budget], at_work: bool) -> str
     return f"Still running: {said}." if at_work else f"Not complete: {said}."
 
 
-def _methods(ledger: Ledger, result: StudyResult | None, budgets: Sequence[data.Budget], look: charts.Look) -> Section:
+def _methods(
+    ledger: Ledger, result: StudyResult | None, budgets: Sequence[data.Budget], look: charts.Styles
+) -> Section:
     blocks: list[Block | None] = []
     title = "Methods"
     if result is not None:
@@ -210,7 +212,7 @@ def _fairness(budgets: Sequence[data.Budget], planned: int) -> str:
 # --- every modality --------------------------------------------------------------------------------------------------
 
 
-def _modalities(result: StudyResult | None, names: Sequence[str], look: charts.Look) -> Section:
+def _modalities(result: StudyResult | None, names: Sequence[str], look: charts.Styles) -> Section:
     if result is None:
         waiting = Note("Sufficiency and balance are measured on replicates, and none is complete yet.")
         return _section("modalities", "Modalities", "Modalities", [waiting])
@@ -234,7 +236,7 @@ _UNITS_OF_SCORES = {"kl": "bits", "kl_normalised": "0 to 1", "true_class": "0 to
 
 
 def _training(
-    runs: Sequence[data.Runs], names: Sequence[str], look: charts.Look
+    runs: Sequence[data.Runs], names: Sequence[str], look: charts.Styles
 ) -> tuple[Section, dict[str, Sequence[data.Band]]]:
     """The section, and the bands behind it by metric."""
     curves: dict[str, Sequence[data.Band]] = {}
@@ -275,7 +277,7 @@ def _training(
     return _section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
 
 
-def _people(found: Sequence[people.Agreement], look: charts.Look) -> Section:
+def _people(found: Sequence[people.Agreement], look: charts.Styles) -> Section:
     blocks: list[Block | None] = [
         *(Note(people.sentence(a)) for a in found),
         people.chart(found, look),
@@ -314,7 +316,7 @@ def _source(runs: Sequence[data.Runs]) -> str:
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-def _search(ledger: Ledger, look: charts.Look) -> tuple[Section, dict[str, dict[str, float]]]:
+def _search(ledger: Ledger, look: charts.Styles) -> tuple[Section, dict[str, dict[str, float]]]:
     """The section, and the importances by method."""
     study = ledger.study
     metric, direction = study.objective[0].metric, study.objective[0].direction

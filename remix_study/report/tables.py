@@ -13,7 +13,7 @@ from remix_study.modality import canonical_order
 from remix_study.report.data import Band, Budget, Failure
 from remix_study.report.words import duration, unit_of
 from remix_study.study.ledger import Ledger
-from remix_study.study.results import Contender, Spread, StudyResult
+from remix_study.study.results import Method, Spread, StudyResult
 
 
 class Table(NamedTuple):
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 
 def comparison_table(result: StudyResult) -> Table:
-    """Everything in one table, for files: one row per contender, all numbers in percent."""
+    """Everything in one table, for files: one row per method, all numbers in percent."""
     one, two = accuracy_table(result), sufficiency_table(result)
     rows = (first + second[1:] for first, second in zip(one.rows, two.rows, strict=True))
     return Table(result.question, one.header + two.header[1:], tuple(rows))
@@ -102,10 +102,10 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
     return Table("Test accuracy and macro-F1 in %, differences in points; mean ± std over seeds", header, tuple(rows))
 
 
-def _role(c: Contender) -> str:
+def _role(c: Method) -> str:
     if c.ceiling_of is not None:
         return f"{c.ceiling_of} alone"
-    return "control" if c.control_of is not None else "rival"
+    return "control" if c.control_of is not None else "other"
 
 
 def _p(p: float | None) -> str:
@@ -122,9 +122,9 @@ BALANCE = (
 
 def balance_table(result: StudyResult) -> Table:
     """Is one modality ahead? All on the test split."""
-    metrics = [m for m in BALANCE if any(c.spread(m) is not None for c in result.contenders)]
+    metrics = [m for m in BALANCE if any(c.spread(m) is not None for c in result.methods)]
     metrics += [f"test_balance/{what}/{m}" for what in ("shapley", "utilisation") for m in _modalities(result)
-                if any(c.spread(f"test_balance/{what}/{m}") is not None for c in result.contenders)]  # fmt: skip
+                if any(c.spread(f"test_balance/{what}/{m}") is not None for c in result.methods)]  # fmt: skip
     header = ("method", *(unit_of(m).label.replace(", test", "") for m in metrics))
     rows = tuple(
         (c.name, *(_digits(c, m) for m in metrics))
@@ -134,7 +134,7 @@ def balance_table(result: StudyResult) -> Table:
     return Table("Balance on the test split, mean ± std over seeds", header, rows)
 
 
-def _digits(c: Contender, metric: str) -> str:
+def _digits(c: Method, metric: str) -> str:
     """Three significant digits of the mean, and as many places for the deviation."""
     spread = c.spread(metric)
     if spread is None:
@@ -228,19 +228,17 @@ def curves_table(found: Mapping[str, Sequence[Band]]) -> Table:
     return Table("Mean ± std over runs", ("metric", "method", "epoch", "mean", "low", "high", "runs"), rows)
 
 
-def _ordered(result: StudyResult) -> list[Contender]:
-    return sorted(
-        result.contenders, key=lambda c: (c.ceiling_of is not None, -float(np.mean(c.values("test/accuracy"))))
-    )
+def _ordered(result: StudyResult) -> list[Method]:
+    return sorted(result.methods, key=lambda c: (c.ceiling_of is not None, -float(np.mean(c.values("test/accuracy")))))
 
 
 def _modalities(result: StudyResult) -> tuple[str, ...]:
     prefix = "probe/accuracy/"
-    keys = {key for c in result.rivals for summary in c.seeds.values() for key in summary}
+    keys = {key for c in result.others for summary in c.seeds.values() for key in summary}
     return canonical_order({key.removeprefix(prefix) for key in keys if key.startswith(prefix)})
 
 
-def _seconds(c: Contender) -> float | None:
+def _seconds(c: Method) -> float | None:
     """Training and scoring; evaluation is the same for all. None where no replicate was timed."""
     found = [
         s["time/total_train_s"] + s.get("time/total_score_s", 0.0)
@@ -251,15 +249,15 @@ def _seconds(c: Contender) -> float | None:
 
 
 def _slowest(result: StudyResult) -> float:
-    return max((s for c in result.contenders if (s := _seconds(c)) is not None), default=0.0)
+    return max((s for c in result.methods if (s := _seconds(c)) is not None), default=0.0)
 
 
-def _relative(c: Contender, slowest: float) -> str:
+def _relative(c: Method, slowest: float) -> str:
     own = _seconds(c)
     return "" if own is None or slowest == 0 else f"{own / slowest:.2f}x"
 
 
-def _percent(c: Contender, metric: str) -> str:
+def _percent(c: Method, metric: str) -> str:
     spread = c.spread(metric, 100)
     return "" if spread is None else _shown(spread, len(c.values(metric)), 1)
 

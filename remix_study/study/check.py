@@ -1,6 +1,6 @@
 """What is wrong with a study before it starts: found in its file, not in the morning
 
-Here are the mistakes that no single key shows: a condition that never holds, a pruner that judges too early, an
+Here are the problems that no single key shows: a condition that never holds, a pruner that callbacks too early, an
 objective that some method does not have, a sampler that would draw at random what it cannot model.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remix_study.config.problems import Mistake, meant
+from remix_study.config.problems import Problem, meant
 from remix_study.config.run import JointConfig, RemixConfig, RunConfig, UnimodalConfig
 from remix_study.config.study import (
     OBJECTIVES,
@@ -29,7 +29,7 @@ Configs = Mapping[str, Sequence[RunConfig]]
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Metric:
     """A number of every epoch by which a study may choose. `heads`, `fusion`: what a method must have for it."""
 
     pattern: str
@@ -40,21 +40,21 @@ class _Judged:
 
 # Names and meaning: docs/metrics.md. At the end of a run `val/x` of the best epoch is `best/val_x`.
 _EPOCH = (
-    _Judged(r"val/(accuracy|macro_f1)"),
-    _Judged(r"val/cross_entropy", "minimize"),
-    _Judged(r"val/(accuracy|macro_f1)_uni/(?P<modality>\w+)", heads=True),
-    _Judged(r"val/cross_entropy_uni/(?P<modality>\w+)", "minimize", heads=True),
-    _Judged(r"val/accuracy_late_sum", heads=True, fusion=True),
-    _Judged(r"val/accuracy_(only|without)/\w+", fusion=True),
-    _Judged(r"balance/accuracy_ratio", heads=True, fusion=True),
-    _Judged(r"balance/(accuracy_gap|abs_log_rho)", "minimize", heads=True, fusion=True),
-    _Judged(r"balance/(imbalance|missing_drop)", "minimize", fusion=True),
-    _Judged(r"balance/(shapley|utilisation)/\w+", fusion=True),
+    _Metric(r"val/(accuracy|macro_f1)"),
+    _Metric(r"val/cross_entropy", "minimize"),
+    _Metric(r"val/(accuracy|macro_f1)_uni/(?P<modality>\w+)", heads=True),
+    _Metric(r"val/cross_entropy_uni/(?P<modality>\w+)", "minimize", heads=True),
+    _Metric(r"val/accuracy_late_sum", heads=True, fusion=True),
+    _Metric(r"val/accuracy_(only|without)/\w+", fusion=True),
+    _Metric(r"balance/accuracy_ratio", heads=True, fusion=True),
+    _Metric(r"balance/(accuracy_gap|abs_log_rho)", "minimize", heads=True, fusion=True),
+    _Metric(r"balance/(imbalance|missing_drop)", "minimize", fusion=True),
+    _Metric(r"balance/(shapley|utilisation)/\w+", fusion=True),
 )
-_END = (_Judged(r"last/val_accuracy"), _Judged(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"))
+_END = (_Metric(r"last/val_accuracy"), _Metric(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"))
 
 
-def study_mistakes(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Mistake]:
+def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Problem]:
     """`spaces`: what each method searches, `configs`: its possible runs at the corners of that; only of sound ones."""
     yield from _settled(("base",), study.base, ("seed", "evaluation.test"))
     for path in study.space:
@@ -83,11 +83,11 @@ def written_at(study: StudyConfig, method: str, path: str) -> Keys:
 # --- what a study settles itself -------------------------------------------------------------------------------------
 
 
-def _settled(at: Keys, content: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Mistake]:
+def _settled(at: Keys, content: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Problem]:
     for path in paths:
         for keys, value in _values(content, path):
             if value not in (None, False):
-                yield Mistake((*at, *keys), f" must be left out: {SETTLED[path]}", kind="settled")
+                yield Problem((*at, *keys), f" must be left out: {SETTLED[path]}", kind="settled")
 
 
 def _values(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]:
@@ -100,16 +100,16 @@ def _values(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]
                 yield (key, *keys), inner
 
 
-def _searched(at: Keys, path: str) -> Iterator[Mistake]:
+def _searched(at: Keys, path: str) -> Iterator[Problem]:
     for settled, why in SETTLED.items():
         if path == settled or path.startswith(f"{settled}.") or settled.startswith(f"{path}."):
-            yield Mistake(at, f" cannot be searched: {why}", kind="settled")
+            yield Problem(at, f" cannot be searched: {why}", kind="settled")
 
 
 # --- the space of one method -----------------------------------------------------------------------------------------
 
 
-def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     """A condition is on a dimension that comes earlier, and can hold."""
     earlier: dict[str, Dimension] = {}
     for path, dimension in space.items():
@@ -120,11 +120,11 @@ def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) ->
                     f" must name a dimension of `{name}` that is searched before `{path}`; before it: "
                     f"{', '.join(earlier) or 'none'}"
                 )
-                yield Mistake(at, said, near=meant(on, earlier), kind="when")
+                yield Problem(at, said, near=meant(on, earlier), kind="when")
                 continue
             for value in values if isinstance(values, list) else [values]:
                 if not holds(earlier[on], value):
-                    yield Mistake(at, f" waits for {value}, which never comes", near=_near(earlier[on], value))
+                    yield Problem(at, f" waits for {value}, which never comes", near=_near(earlier[on], value))
         earlier[path] = dimension
 
 
@@ -133,11 +133,11 @@ def _near(dimension: Dimension, value: Any) -> str | None:
     return meant(value, map(str, known))
 
 
-def _word(keys: Keys, word: str) -> Mistake:
-    return Mistake(keys, f" is a word to YAML 1.1, not a number: {word!r}; write {number_in(word)}", kind="word")
+def _word(keys: Keys, word: str) -> Problem:
+    return Problem(keys, f" is a word to YAML 1.1, not a number: {word!r}; write {number_in(word)}", kind="word")
 
 
-def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     for path, dimension in space.items():
         if isinstance(dimension, ChoiceDimension):
             of = dimension.of
@@ -146,18 +146,18 @@ def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
                     yield _word((*written_at(study, name, path), "of", key), value)
 
 
-def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     for number, point in enumerate(method.first):
         for path, value in point.items():
             at = ("methods", name, "first", number, path)
             if path not in space:
                 said = f" is not searched for this method; searched: {', '.join(space) or 'nothing'}"
-                yield Mistake(at, said, near=meant(path, space), kind="first")
+                yield Problem(at, said, near=meant(path, space), kind="first")
             elif not holds(space[path], value) and number_in(value) is not None:
                 yield _word(at, value)
             elif not holds(space[path], value):
                 said = f" must lie in its dimension ({extent(space[path])}), but is {value!r}"
-                yield Mistake(at, said, near=_near(space[path], value), kind="first")
+                yield Problem(at, said, near=_near(space[path], value), kind="first")
 
 
 def extent(dimension: Dimension) -> str:
@@ -174,15 +174,15 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Mistake]:
+def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     for path, dimension in space.items():
         at = written_at(study, name, path)
         if study.sampler == "cmaes" and isinstance(dimension, ChoiceDimension):
-            yield Mistake(
+            yield Problem(
                 at, " is a choice, which `sampler: cmaes` cannot model and draws at random; use tpe, gp or nsga2"
             )
         if study.sampler in ("cmaes", "gp") and dimension.when:
-            yield Mistake(
+            yield Problem(
                 at,
                 f" has a `when`, which `sampler: {study.sampler}` cannot model: where not every trial has a dimension, "
                 "it is drawn at random; use tpe",
@@ -193,20 +193,20 @@ def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
 # --- the study -------------------------------------------------------------------------------------------------------
 
 
-def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     bounds = Counter(method.ceiling_of for method in study.methods.values() if method.ceiling_of is not None)
     for name, method in study.methods.items():
         at: Keys = ("methods", name)
         if name == study.reference and (method.ceiling_of is not None or method.control_of is not None):
             key = "ceiling_of" if method.ceiling_of is not None else "control_of"
-            yield Mistake((*at, key), f" must not stand with the `reference`, but `{name}` is it; choose another")
+            yield Problem((*at, key), f" must not stand with the `reference`, but `{name}` is it; choose another")
         if method.ceiling_of is None:
             continue
         if bounds[method.ceiling_of] > 1:
             said = (
                 f" must be of one method for each modality, but {bounds[method.ceiling_of]} bound {method.ceiling_of}"
             )
-            yield Mistake((*at, "ceiling_of"), said, kind="twice")
+            yield Problem((*at, "ceiling_of"), said, kind="twice")
         for config in configs.get(name, ()):
             if not isinstance(config.method, UnimodalConfig) or config.method.modality != method.ceiling_of:
                 said = (
@@ -214,7 +214,7 @@ def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
                     f"`set: {{method: {{name: unimodal, modality: {method.ceiling_of}}}}}`, but it trains "
                     f"{_method_in_words(config)}"
                 )
-                yield Mistake((*at, "ceiling_of"), said, kind="ceiling")
+                yield Problem((*at, "ceiling_of"), said, kind="ceiling")
 
 
 def _method_in_words(config: RunConfig) -> str:
@@ -222,17 +222,17 @@ def _method_in_words(config: RunConfig) -> str:
     return f"{method.modality} alone" if isinstance(method, UnimodalConfig) else method.name
 
 
-def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     for number, objective in enumerate(study.objective):
         place = _objective_keys(study, number)
         at = place if _in_short(study, place) else (*place, "metric")
         found = _judged(objective.metric)
         if found is None:
-            yield Mistake(at, f"{_unknown(objective.metric)}, but is {objective.metric}",
+            yield Problem(at, f"{_unknown(objective.metric)}, but is {objective.metric}",
                           near=meant(objective.metric, OBJECTIVES))  # fmt: skip
             continue
         if found.better != objective.direction and "shapley" not in objective.metric:
-            yield Mistake(
+            yield Problem(
                 place if _in_short(study, place) else (*place, "direction"),
                 f" must be {found.better} for {objective.metric}, but is {objective.direction}; "
                 f"write {{metric: {objective.metric}, direction: {found.better}}}",
@@ -261,7 +261,7 @@ def _unknown(metric: str) -> str:
     return f" must be a number that every run has at its end, such as {', '.join(OBJECTIVES[:3])} (docs/metrics.md)"
 
 
-def _judged(metric: str, epoch: bool = False) -> _Judged | None:
+def _judged(metric: str, epoch: bool = False) -> _Metric | None:
     """What is known of a name, of the end of a run or of an epoch."""
     name = re.sub(r"^best/(val|balance)_", r"\1/", metric) if not epoch else metric
     if name == metric and not epoch:
@@ -269,7 +269,7 @@ def _judged(metric: str, epoch: bool = False) -> _Judged | None:
     return next((each for each in _EPOCH if re.fullmatch(each.pattern, name)), None)
 
 
-def _absent(at: Keys, metric: str, judged: _Judged, name: str, configs: Sequence[RunConfig]) -> Iterator[Mistake]:
+def _absent(at: Keys, metric: str, judged: _Metric, name: str, configs: Sequence[RunConfig]) -> Iterator[Problem]:
     """Methods that do not have the metric would only fail."""
     for config in configs:
         alone = isinstance(config.method, UnimodalConfig)
@@ -282,11 +282,11 @@ def _absent(at: Keys, metric: str, judged: _Judged, name: str, configs: Sequence
             wanted = re.sub(r".*_uni/", "", metric)
             lacks = None if wanted == config.method.modality else f"has {config.method.modality} alone"
         if lacks is not None:
-            yield Mistake(at, f" must be a number that every method has, but {metric} is none of `{name}`: it {lacks}",
+            yield Problem(at, f" must be a number that every method has, but {metric} is none of `{name}`: it {lacks}",
                           kind=f"absent {name}")  # fmt: skip
 
 
-def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     pruner = study.pruner
     if not isinstance(pruner, EarlyEnd):
         return
@@ -297,7 +297,7 @@ def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
         said = (
             f" must be below the epochs of the shortest run ({shortest}), or no trial ends early, but is {pruner.grace}"
         )
-        yield Mistake(at, said, kind="never")
+        yield Problem(at, said, kind="never")
     warmups = {
         name: max(c.method.warmup for c in runs if isinstance(c.method, RemixConfig))
         for name, runs in configs.items()
@@ -307,15 +307,15 @@ def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
     if late:
         names = ", ".join(f"`{name}` ({warmup})" for name, warmup in late.items())
         said = (
-            f" must be above every warm-up, or the pruner judges Remix before it begins, but is {pruner.grace} with "
+            f" must be above every warm-up, or the pruner callbacks Remix before it begins, but is {pruner.grace} with "
             f"the warm-up of {names}; use {max(late.values()) + 1} or more"
         )
-        yield Mistake(at, said, kind="unfair")
+        yield Problem(at, said, kind="unfair")
     at = ("pruner", "metric")
     found = _judged(pruner.metric, epoch=True) if pruner.metric.startswith("val/") else None
     if found is None:
         said = f" must be of every epoch's validation, such as val/accuracy (docs/metrics.md), but is {pruner.metric}"
-        yield Mistake(at, said, kind="metric")
+        yield Problem(at, said, kind="metric")
         return
     if found.better != study.objective[0].direction:
         said = (
@@ -323,18 +323,18 @@ def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
             f"{study.objective[0].metric}), but {pruner.metric} is not; use "
             f"{re.sub(r'^best/val_', 'val/', study.objective[0].metric)}"
         )
-        yield Mistake(at, said, kind="direction")
+        yield Problem(at, said, kind="direction")
     for name, runs in configs.items():
         yield from _absent(at, pruner.metric, found, name, runs)
 
 
-def _resources(study: StudyConfig, configs: Configs) -> Iterator[Mistake]:
+def _resources(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     gpus = study.resources.gpus
     if gpus:
         for name, runs in configs.items():
             if any(config.device == "cpu" for config in runs):
                 said = f" must be 0 where a run has `device: cpu`, as `{name}` has, but is {gpus:g}; use `device: auto`"
-                yield Mistake(("resources", "gpus"), said, kind="gpus")
+                yield Problem(("resources", "gpus"), said, kind="gpus")
     elif gpus == 0 and study.budget.gpu_hours is not None:
         said = " is never used up without GPUs; set `resources.gpus`, or give `budget.cpu_hours`"
-        yield Mistake(("budget", "gpu_hours"), said)
+        yield Problem(("budget", "gpu_hours"), said)

@@ -17,7 +17,7 @@ from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.files.mirror import home_of
+from remix_study.files.mirror import url_of
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
@@ -117,7 +117,7 @@ def make_plan(
         ConfigError, StudyError: what `run` would refuse.
     """
     folder = study_folder(workspace.resolve(), config.name)
-    check_storage(config.storage, home_of(folder))
+    check_storage(config.storage, url_of(folder))
     look_in(folder)
     configs = check_study(config, settings)
     where = configs[0].corpus
@@ -161,7 +161,7 @@ def make_plan(
         budget=used.limits(config.budget),
         at_most=not isinstance(config.pruner, NoPrunerConfig) or bool(used.limits(config.budget)),
         bytes=disk,
-        bytes_free=None if home_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
+        bytes_free=None if url_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
 
 

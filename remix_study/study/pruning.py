@@ -1,7 +1,7 @@
 """Ending a run early: what its study's pruner says, and whether somebody asked the study to stop
 
 The run itself asks, after each epoch, and ends itself. So all its workers leave together, with a checkpoint, and free
-what they hold; a trial that Ray Tune stops from outside leaks its workers' placement group (specs/platform.md). What
+what they hold; a trial that Ray Tune stops from outside leaks its workers' placement group (docs/platform.md). What
 the pruner knows lies in Optuna's storage, which every process of the study reaches: a verdict depends on the record
 alone, and a run that was killed meets the same one.
 """
@@ -28,7 +28,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.errors import RemixStudyError, RunPruned, StudyStopped
-from remix_study.files.mirror import home_of
+from remix_study.files.mirror import url_of
 from remix_study.study.remote import stop_asked
 from remix_study.study.storage import open_storage
 
@@ -38,7 +38,7 @@ _MARKED = "marked"  # of a trial: the epoch at which a pruner left its mark of t
 
 
 @dataclass(frozen=True)
-class Judge:
+class PruningCallback:
     """The judge of one run, as plain values: it may sit on another machine.
 
     folder: the study's, where a stop is asked for; home: its URL, if that is where it is.
@@ -159,10 +159,12 @@ def make_pruner(config: PrunerConfig, epochs: int) -> BasePruner:
             return optuna.pruners.NopPruner()
 
 
-def judge_of(study: StudyConfig, folder: Path, *, optuna_name: str, trial: int | None, epochs: int, last: int) -> Judge:
+def pruning_callback(
+    study: StudyConfig, folder: Path, *, optuna_name: str, trial: int | None, epochs: int, last: int
+) -> PruningCallback:
     """`last`: epochs of this run; `epochs`: of the longest run of the study."""
     pruner = study.pruner.model_dump(mode="json")
-    return Judge(str(folder), study.storage, optuna_name, trial, pruner, epochs, last, home_of(folder))
+    return PruningCallback(str(folder), study.storage, optuna_name, trial, pruner, epochs, last, url_of(folder))
 
 
 @cache

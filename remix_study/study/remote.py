@@ -20,8 +20,8 @@ from typing import Any
 
 from remix_study.errors import SourceError, StudyError
 from remix_study.files.disk import holder
-from remix_study.files.mirror import LEASE, Mirror, home_of, patiently
-from remix_study.files.remote_folder import Site
+from remix_study.files.mirror import LEASE, Mirror, patiently, url_of
+from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS
 from remix_study.study.storage import STOP
@@ -39,8 +39,8 @@ def _is_left_out(path: str) -> bool:
     return path.startswith(_ELSEWHERE) or f"/{CHECKPOINTS}/" in path
 
 
-class StudyHome:
-    """The study in `folder`, while this process drives it; `at_home` makes one."""
+class RemoteWorkspace:
+    """The study in `folder`, while this process drives it; `remote_workspace` makes one."""
 
     def __init__(self, folder: Path, url: str | None) -> None:
         self.folder, self.url = folder, url
@@ -185,14 +185,14 @@ class StudyHome:
 
 
 @contextmanager
-def at_home(folder: Path, say: Say) -> Iterator[StudyHome]:
+def remote_workspace(folder: Path, say: Say) -> Iterator[RemoteWorkspace]:
     """For the process that holds the lock in `folder`.
 
     Raises:
         StudyError: another machine's process drives the study.
         SourceError: the workspace's service does not answer or refuses.
     """
-    home = StudyHome(folder, home_of(folder))
+    home = RemoteWorkspace(folder, url_of(folder))
     if home.url is None:
         yield home
         return
@@ -212,7 +212,7 @@ def look_in(folder: Path, *, whole: bool = True, on_progress: Callable[[int, int
     Raises:
         SourceError: the workspace's service does not answer or refuses.
     """
-    url = home_of(folder)
+    url = url_of(folder)
     if url is None or holder(folder / "lock") is not None:  # whoever drives it here keeps the copy up to date
         return
     mirror = Mirror(url, folder, skip=lambda path: _is_left_out(path) or path.startswith("tracking/"))
@@ -223,10 +223,10 @@ def look_in(folder: Path, *, whole: bool = True, on_progress: Callable[[int, int
 def driver_of(folder: Path) -> str | None:
     """Who drives the study in `folder` now: a process id of this machine, or machine and process; None: nobody."""
     here = holder(folder / "lock")
-    url = home_of(folder)
+    url = url_of(folder)
     if here is not None or url is None:
         return here
-    found = _lease(Site(url).content(LEASE))
+    found = _lease(RemoteFolder(url).content(LEASE))
     if found is None or time.time() - float(found.get("at", 0)) > _FRESH_S:
         return None
     return str(found.get("by"))
@@ -234,11 +234,11 @@ def driver_of(folder: Path) -> str | None:
 
 def leave_stop(folder: Path) -> None:
     """Ask the driver, wherever it is, to stop."""
-    url = home_of(folder)
+    url = url_of(folder)
     if url is None:
         (folder / STOP).touch()
     else:
-        Site(url).put(STOP, b"")
+        RemoteFolder(url).put(STOP, b"")
 
 
 def stop_asked(folder: Path, url: str | None) -> bool:
@@ -246,7 +246,7 @@ def stop_asked(folder: Path, url: str | None) -> bool:
     if url is None:
         return (folder / STOP).exists()
     try:
-        return Site(url).content(STOP) is not None
+        return RemoteFolder(url).content(STOP) is not None
     except SourceError as error:
         _log.warning("whether the study shall stop cannot be seen now: %s", error)
         return False

@@ -3,7 +3,7 @@
 Contenders are compared with the reference seed by seed: the same seed draws the same initial weights and shuffles, so
 that the paired difference is less noisy than the difference of means. All accuracies are of the test split.
 
-Every rival is a test of its own (paired t-test), so that the p values are adjusted for how many there are (Holm's
+Every other is a test of its own (paired t-test), so that the p values are adjusted for how many there are (Holm's
 step-down, Scandinavian Journal of Statistics 6, 1979): a difference counts only if it stands after that.
 
 No torch at import time: the report and the terminal show results without it.
@@ -34,11 +34,11 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Reference minus contender, in percentage points, over the seeds that both have.
+    """Reference minus method, in percentage points, over the seeds that both have.
 
     `low`, `high`: the t interval of the mean at 95 %; infinite for fewer than two seeds.
     p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
-    p_holm: the same, adjusted for the number of rivals; None where p is, and for a ceiling, which is no rival.
+    p_holm: the same, adjusted for the number of others; None where p is, and for a ceiling, which is no other.
 
     Where all differences are equal, as on a small test split they may well be, a t interval has no width and its p is
     0, whatever was found. There the sign test stands in: p = 2^(1 - seeds), or 1 if they are 0; `low` and `high` are
@@ -83,7 +83,7 @@ class Ceiling(NamedTuple):
     probe: float | None
 
 
-class Contender(NamedTuple):
+class Method(NamedTuple):
     """`seeds[number]`: the summary of each replicate, sufficiency included. `ahead`: None for the reference."""
 
     name: str
@@ -110,15 +110,15 @@ class StudyResult(NamedTuple):
     name: str
     question: str
     reference: str
-    contenders: tuple[Contender, ...]
+    methods: tuple[Method, ...]
     ceilings: dict[str, Ceiling]
     failures: tuple[str, ...]
     sentence: str
 
     @property
-    def rivals(self) -> tuple[Contender, ...]:
+    def others(self) -> tuple[Method, ...]:
         """All but the unimodal ceilings."""
-        return tuple(c for c in self.contenders if c.ceiling_of is None)
+        return tuple(c for c in self.methods if c.ceiling_of is None)
 
 
 def compare(
@@ -140,8 +140,8 @@ def compare(
         )
     ceilings = _ceilings(study, seen)
     ahead = _ahead(study, seen)
-    contenders = tuple(
-        Contender(
+    methods = tuple(
+        Method(
             name=name,
             params=best.get(name, {}),
             seeds={n: {**s, **_sufficiency(s, ceilings)} for n, s in seeds.items()},
@@ -151,7 +151,7 @@ def compare(
         )
         for name, seeds in seen.items()
     )
-    result = StudyResult(study.name, study.question, study.reference, contenders, ceilings, tuple(failures), "")
+    result = StudyResult(study.name, study.question, study.reference, methods, ceilings, tuple(failures), "")
     return result._replace(sentence=_sentence(result, [name for name in study.methods if name not in seen]))
 
 
@@ -224,7 +224,7 @@ def _sufficiency(summary: Mapping[str, float], ceilings: Mapping[str, Ceiling]) 
 
 
 def _ahead(study: StudyConfig, replicates: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Paired]:
-    """The reference against each of the others; p values adjusted over the rivals, ceilings left out of the count."""
+    """The reference against each of the others; p values adjusted over the others, ceilings left out of the count."""
     if study.reference not in replicates:
         return {}
     reference = replicates[study.reference]
@@ -272,10 +272,10 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
 def headline(result: StudyResult) -> str:
     """The verdicts in a few words, for a picture's title: "remix: ahead of joint; level with remix_random"."""
-    if all(c.ahead is None or c.ahead.seeds < 2 for c in result.rivals):
+    if all(c.ahead is None or c.ahead.seeds < 2 for c in result.others):
         return f"{result.reference}: too few seeds to compare"
     words = {"ahead": "ahead of", "open": "level with", "behind": "behind"}
-    groups = {verdict: [c.name for c in result.rivals if c.ahead and c.ahead.verdict == verdict] for verdict in words}
+    groups = {verdict: [c.name for c in result.others if c.ahead and c.ahead.verdict == verdict] for verdict in words}
     said = [f"{words[verdict]} {' and '.join(names)}" for verdict, names in groups.items() if names]
     return f"{result.reference}: {'; '.join(said)}" if said else result.reference
 
@@ -286,18 +286,18 @@ def _sentence(result: StudyResult, missing: Sequence[str]) -> str:
     left_out = f" Without a complete replicate, and so not compared: {', '.join(missing)}." if missing else ""
     if name in missing:
         return f"{name} has no complete replicate yet, so that nothing can be compared with it.{left_out}"
-    compared = [(c, c.ahead) for c in result.rivals if c.ahead is not None]
+    compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
     seeds = max((ahead.seeds for _, ahead in compared), default=0)
     if not compared:
-        return f"Nothing can be compared with {name} yet.{left_out}" if missing else f"{name} has no rival here."
+        return f"Nothing can be compared with {name} yet.{left_out}" if missing else f"{name} has no other here."
     if seeds < 2:
         return f"One seed cannot tell a difference from luck: compare over at least two, better five or more.{left_out}"
     said = "; ".join(_finding(name, c, ahead) for c, ahead in compared)
     return f"Over {seeds} seeds, on a test split that chose nothing: {said}.{left_out}"
 
 
-def _finding(name: str, c: Contender, ahead: Paired) -> str:
-    """One rival's clause, with its confidence."""
+def _finding(name: str, c: Method, ahead: Paired) -> str:
+    """One other's clause, with its confidence."""
     by, how_sure = f"{abs(ahead.mean):.1f} points", _confidence(ahead)
     match ahead.verdict:
         case "ahead":

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.files.mirror import home_of
+from remix_study.files.mirror import url_of
 from remix_study.seeds import stream
 from remix_study.study.driver_storage import DriverStorage
 from remix_study.study.ledger import STOPPED, TrialRecord, choose, pareto_front, records_of
@@ -51,7 +51,7 @@ class Search:
 
     def _claim(self, folder: Path) -> None:
         """A database may be shared: a study of this name that lies elsewhere is another's."""
-        home, here = self._study.user_attrs.get("folder"), home_of(folder) or str(folder)
+        home, here = self._study.user_attrs.get("folder"), url_of(folder) or str(folder)
         if home is None:
             self._study.set_user_attr("folder", here)
         elif home != here:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from remix_study.config.load import examine_study, parse_run, put
-from remix_study.config.problems import Mistake, examine, moved, refuse
+from remix_study.config.problems import Problem, examine, moved, refuse
 from remix_study.config.run import RunConfig
 from remix_study.config.study import (
     STORAGE,
@@ -21,9 +21,9 @@ from remix_study.config.study import (
     MethodSpace,
     StudyConfig,
 )
-from remix_study.config.yaml_source import Keys, Written, dotted, read
+from remix_study.config.yaml_source import Keys, YamlSource, dotted, read
 from remix_study.errors import ConfigError
-from remix_study.study.check import conditions, extent, shown, study_mistakes, written_at
+from remix_study.study.check import conditions, extent, shown, study_problems, written_at
 from remix_study.study.dimensions import all_values, corners, is_searched, labels_of, value_of
 
 Params = dict[str, str | int | float | bool | None]
@@ -98,7 +98,7 @@ def effective_space(study: StudyConfig, method: str) -> list[SpaceRow]:
     Raises:
         KeyError: the study has no such method.
     """
-    contender = study.methods[method]
+    searched = study.methods[method]
     return [
         SpaceRow(
             path=path,
@@ -106,9 +106,9 @@ def effective_space(study: StudyConfig, method: str) -> list[SpaceRow]:
             range=extent(dimension),
             scale=_scale(dimension),
             when="; ".join(_condition(on, values) for on, values in dimension.when.items()),
-            first=tuple(shown(point[path]) for point in contender.first if path in point),
+            first=tuple(shown(point[path]) for point in searched.first if path in point),
         )
-        for path, dimension in space_of(study, contender).items()
+        for path, dimension in space_of(study, searched).items()
     ]
 
 
@@ -154,7 +154,7 @@ def _content(
     return content
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------------------------------
 
 
 def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
@@ -164,16 +164,16 @@ def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
     REMIX_STUDY_STORAGE says, so that the same file runs on a laptop and on a cluster.
 
     Raises:
-        ConfigError: the mistakes of its shape and those that `check_study` finds, all at once, each with its line.
+        ConfigError: the problems of its shape and those that `check_study` finds, all at once, each with its line.
     """
     written = read(path)
-    study, mistakes = examine_study(written)
+    study, problems = examine_study(written)
     if study is None:
-        mistakes += _mistakes_of_the_rest(written, mistakes, settings)
+        problems += _remaining_problems(written, problems, settings)
     else:
-        mistakes += _examine_methods(study, settings)[1]
-    if study is None or mistakes:
-        refuse(written, mistakes)
+        problems += _examine_methods(study, settings)[1]
+    if study is None or problems:
+        refuse(written, problems)
     elsewhere = os.environ.get(STORAGE)
     return study if study.storage is not None or not elsewhere else study.model_copy(update={"storage": elsewhere})
 
@@ -182,22 +182,22 @@ def check_study(study: StudyConfig, settings: Mapping[str, Any]) -> list[RunConf
     """Runs of every method, at its first points and the corners of its space: a wrong study never starts.
 
     Raises:
-        ConfigError: all mistakes of all methods, each once, with its line where the study comes from a file.
+        ConfigError: all problems of all methods, each once, with its line where the study comes from a file.
     """
-    configs, mistakes = _examine_methods(study, settings)
-    if mistakes:
-        refuse(study.written, mistakes)
+    configs, problems = _examine_methods(study, settings)
+    if problems:
+        refuse(study.written, problems)
     return [config for runs in configs.values() for config in runs]
 
 
 def _examine_methods(
     study: StudyConfig, settings: Mapping[str, Any], among: Iterable[str] | None = None
-) -> tuple[dict[str, list[RunConfig]], list[Mistake]]:
-    """The possible runs of each method at its corners, and every mistake; `among`: only of these methods."""
+) -> tuple[dict[str, list[RunConfig]], list[Problem]]:
+    """The possible runs of each method at its corners, and every problem; `among`: only of these methods."""
     names = list(study.methods if among is None else among)
     spaces = {name: space_of(study, study.methods[name]) for name in names}
     configs: dict[str, list[RunConfig]] = {name: [] for name in names}
-    found: list[Mistake] = []
+    found: list[Problem] = []
     for name in names:
         first = [
             (("methods", name, "first", number), point)
@@ -209,35 +209,35 @@ def _examine_methods(
         for at, point in [*first, *corner]:
             try:
                 content = _content(study, name, point, study.seed, settings)
-            except ConfigError as error:  # a first point that is no label is told by its own mistake
+            except ConfigError as error:  # a first point that is no label is told by its own problem
                 if not at:
-                    found.append(Mistake(("methods", name), f": {error}", kind=str(error)))
+                    found.append(Problem(("methods", name), f": {error}", kind=str(error)))
                 continue
-            config, mistakes = examine(RunConfig, Written("", content))
+            config, problems = examine(RunConfig, YamlSource("", content))
             # What a wrong condition leaves out is missing only because of that.
             found += [
                 _at_home(each, study, name, point, at)
-                for each in mistakes
+                for each in problems
                 if not (each.kind == "missing" and doubtful and dotted(each.keys) in spaces[name])
             ]
             if config is not None:
                 configs[name].append(config)
-        found += _grid_mistakes(study, name, spaces[name])
-    found += study_mistakes(study, spaces, configs)
+        found += _grid_problems(study, name, spaces[name])
+    found += study_problems(study, spaces, configs)
     return configs, list({(each.keys, each.kind or each.says): each for each in reversed(found)}.values())[::-1]
 
 
-def _grid_mistakes(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Mistake]:
+def _grid_problems(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Problem]:
     if study.sampler != "grid":
         return []
     endless = [path for path, dimension in space.items() if grid_size({path: _always(dimension)}) is None]
     if endless:
         said = " has no end of values, but `sampler: grid` tries all; give it a `step`, or use another sampler"
-        return [Mistake(written_at(study, name, path), said) for path in endless]
+        return [Problem(written_at(study, name, path), said) for path in endless]
     points = len(grid(space))
     if study.trials > points:
         said = f" must be at most the {points} points of the grid of `{name}`, but is {study.trials}"
-        return [Mistake(("trials",), said)]
+        return [Problem(("trials",), said)]
     return []
 
 
@@ -245,8 +245,8 @@ def _always(dimension: Dimension) -> Dimension:
     return dimension.model_copy(update={"when": {}})
 
 
-def _at_home(mistake: Mistake, study: StudyConfig, name: str, point: Mapping[str, Any], at: Keys) -> Mistake:
-    """A run's mistake at the key of the study that brought it.
+def _at_home(problem: Problem, study: StudyConfig, name: str, point: Mapping[str, Any], at: Keys) -> Problem:
+    """A run's problem at the key of the study that brought it.
 
     That is the one that reaches deepest, and of equals the last that was put into the run.
     """
@@ -260,17 +260,17 @@ def _at_home(mistake: Mistake, study: StudyConfig, name: str, point: Mapping[str
         (("space",), shared),
         (("base",), study.base),
     ]
-    reached = [(*_reach(content, mistake.keys), prefix) for prefix, content in sources]
+    reached = [(*_reach(content, problem.keys), prefix) for prefix, content in sources]
     depth, below, prefix = max(reached, key=lambda each: each[0])
     if depth == 0:
         prefix = ("base",)
-    rest = mistake.keys[depth:]
+    rest = problem.keys[depth:]
     keys = (*prefix, *below, *rest)
-    near = mistake.near
-    if near is not None and mistake.kind == "extra_forbidden" and not rest:
+    near = problem.near
+    if near is not None and problem.kind == "extra_forbidden" and not rest:
         *parents, _ = str(keys[-1]).split(".")
         near = ".".join([*parents, near])  # as it is to be written there
-    return moved(mistake, keys, near)
+    return moved(problem, keys, near)
 
 
 def _chosen(dimension: Dimension, label: Any) -> Any:
@@ -300,20 +300,20 @@ def _reach(content: Any, keys: Keys) -> tuple[int, Keys]:
     return best
 
 
-def _mistakes_of_the_rest(
-    written: Written,
-    known: Iterable[Mistake],
+def _remaining_problems(
+    written: YamlSource,
+    known: Iterable[Problem],
     settings: Mapping[str, Any],
     damaged: frozenset[str] = frozenset(),
-) -> list[Mistake]:
+) -> list[Problem]:
     """What is wrong besides, where the shape is wrong only in places that the rest can be understood without.
 
     `damaged`: methods that cannot be.
     """
     rest = copy.deepcopy(written.content)
-    for mistake in known:
-        match mistake.keys:
-            case _ if mistake.kind == "twice":
+    for problem in known:
+        match problem.keys:
+            case _ if problem.kind == "twice":
                 pass  # either of the two has a shape
             case (("base" | "space"), *_) | ("methods",) | ("methods", _):
                 return []
@@ -332,10 +332,10 @@ def _mistakes_of_the_rest(
     written = replace(written, content=whole, twice=())
     study, more = examine_study(written)
     if study is None:
-        return more + _mistakes_of_the_rest(written, more, settings, damaged)
+        return more + _remaining_problems(written, more, settings, damaged)
     sound = [name for name in study.methods if name not in damaged]
     return [each for each in _examine_methods(study, settings, sound)[1] if not _is_of(each, damaged)]
 
 
-def _is_of(mistake: Mistake, methods: frozenset[str]) -> bool:
-    return mistake.keys[:1] == ("methods",) and mistake.keys[1] in methods
+def _is_of(problem: Problem, methods: frozenset[str]) -> bool:
+    return problem.keys[:1] == ("methods",) and problem.keys[1] in methods

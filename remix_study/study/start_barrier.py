@@ -17,11 +17,11 @@ _PATIENCE_S = 60.0  # where others use the cluster, a slot may be free much late
 _been: set[str] = set()  # meetings that this process has been to
 
 
-class Meeting:
+class StartBarrier:
     """Of `size` processes, found by its `name`; needs a Ray. One that nobody opens opens itself after a minute."""
 
     def __init__(self, size: int) -> None:
-        self.name = f"remix-study-meeting-{uuid.uuid4().hex}"
+        self.name = f"remix-study-barrier-{uuid.uuid4().hex}"
         self._door: Any = ray.remote(num_cpus=0)(Door).options(name=self.name).remote(size, _PATIENCE_S)
         self._opened = False
 
@@ -37,7 +37,7 @@ def meet(name: str | None) -> None:
     if name is None or name in _been:
         return
     _been.add(name)
-    # The meeting's own process may be lost with its node: then there is nobody to wait for.
+    # The barrier's own process may be lost with its node: then there is nobody to wait for.
     with contextlib.suppress(RayError, ValueError):
         ray.get(ray.get_actor(name).arrive.remote())
 

@@ -13,8 +13,8 @@ import yaml
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.files.mirror import home_of, place_of
-from remix_study.files.remote_folder import Site
+from remix_study.files.mirror import place_of, url_of
+from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, chosen_replicates, read_ledger
@@ -58,7 +58,7 @@ class MethodProgress(NamedTuple):
         return self.complete + self.pruned + self.failed
 
 
-class Survey(NamedTuple):
+class StudyStatus(NamedTuple):
     """`state`: `running`, `stopping`, `complete`, or `incomplete` (nobody works on it).
 
     budget: what of the budget is limited: name -> (used, allowed), hours.
@@ -114,13 +114,13 @@ def existing(workspace: Path, name: str, on_progress: Callable[[int, int], None]
 
 def names(workspace: Path) -> list[str]:
     """Of all studies of the workspace, in alphabetical order."""
-    home = home_of(workspace.resolve())
+    home = url_of(workspace.resolve())
     if home is not None:
-        return sorted(path.split("/")[-2] for path in Site(home).matching(f"studies/*/{CONFIG}"))
+        return sorted(path.split("/")[-2] for path in RemoteFolder(home).matching(f"studies/*/{CONFIG}"))
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
-def survey(folder: Path) -> Survey:
+def survey(folder: Path) -> StudyStatus:
     """How the study in `folder` stands now."""
     ledger = read_ledger(folder)
     study = ledger.study
@@ -133,7 +133,7 @@ def survey(folder: Path) -> Survey:
     work_s = sum(t.seconds for trials in ledger.trials.values() for t in trials)
     work_s += sum(r.seconds for replicates in ledger.replicates.values() for r in replicates)
     used = rates.used(work_s, clock_s)
-    return Survey(
+    return StudyStatus(
         name=study.name,
         question=study.question,
         objectives=study.metrics,

@@ -23,7 +23,7 @@ from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
 from remix_study.files.disk import sole_writer, storage_errors
-from remix_study.files.mirror import home_of
+from remix_study.files.mirror import url_of
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
 from remix_study.launch.ray_init import join_or_start
@@ -31,9 +31,9 @@ from remix_study.launch.run import make_job, require_lasting, tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
-from remix_study.study.pruning import judge_of
+from remix_study.study.pruning import pruning_callback
 from remix_study.study.question import CONFIG, require_same_question, write_question
-from remix_study.study.remote import StudyHome, at_home, look_in
+from remix_study.study.remote import RemoteWorkspace, look_in, remote_workspace
 from remix_study.study.replicates import FIRST_SEED, Replicates
 from remix_study.study.results import StudyResult, result_of
 from remix_study.study.search import Search
@@ -48,7 +48,7 @@ from remix_study.study.storage import (
     optuna_name,
     study_folder,
 )
-from remix_study.study.study_tracker import StudyRecord, recording
+from remix_study.study.study_tracker import StudyTracker, recording
 from remix_study.study.tasks import Needs, Outcome, Place, Task, execute
 from remix_study.tracking.address import check as check_tracking
 
@@ -87,8 +87,8 @@ class StudyRun:
         self.folder = study_folder(self._workspace, config.name)
         self._searches: dict[str, Search] = {}
         self._replicates: dict[str, Replicates] = {}
-        self._parent: StudyRecord | None = None
-        self._home = StudyHome(self.folder, None)  # until the study is at work
+        self._parent: StudyTracker | None = None
+        self._home = RemoteWorkspace(self.folder, None)  # until the study is at work
         self._searching = True
         self._replicated_s = 0.0
         self._epochs = 0
@@ -139,7 +139,7 @@ class StudyRun:
     # --- before ------------------------------------------------------------------------------------------------------
 
     def _checked(self) -> tuple[list[RunConfig], ClipStore]:
-        check_storage(self._config.storage, home_of(self.folder))
+        check_storage(self._config.storage, url_of(self.folder))
         configs = check_study(self._config, self._settings)
         store = open_corpus(configs[0].corpus)
         for config in configs:
@@ -168,13 +168,13 @@ class StudyRun:
             self._watch.say(f"the study goes on without its tracking server, and sends everything later: {error}")
 
     @contextmanager
-    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[StudyRecord]:
+    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[StudyTracker]:
         """The study's lock, clock and MLflow run, held while this process works on it."""
         self._needs = needs_of(self._config, configs)
         uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
         with (
             _room_needed(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder),
-            at_home(self.folder, self._watch.say) as self._home, answering(self._config.storage),
+            remote_workspace(self.folder, self._watch.say) as self._home, answering(self._config.storage),
         ):  # fmt: skip
             # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
             require_same_question(self._config, self._data, self.folder)
@@ -303,8 +303,8 @@ class StudyRun:
         jobs = tuple(self._job(SEARCH, method, number, point, seed) for seed in seeds)
         search.note(number, folders={str(n): self._within(job.folder) for n, job in enumerate(jobs)})
         pruned = not isinstance(self._config.pruner, NoPrunerConfig)
-        judges = tuple(
-            judge_of(
+        callbacks = tuple(
+            pruning_callback(
                 self._config,
                 self.folder,
                 optuna_name=optuna_name(self._config.name, method),
@@ -314,15 +314,17 @@ class StudyRun:
             )
             for n, job in enumerate(jobs)
         )
-        return self._watched(Task(SEARCH, method, number, jobs, judges))
+        return self._watched(Task(SEARCH, method, number, jobs, callbacks))
 
     def _replicate(self, method: str) -> Task:
         number, point = self._replicates[method].next()
         stage = REPLICATE if self._searching else FINAL
         job = self._job(stage, method, number, point, FIRST_SEED[stage] + number)
         last = RunConfig.model_validate(job.config).epochs
-        judge = judge_of(self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=last)
-        return self._watched(Task(stage, method, number, (job,), (judge,)))
+        callback = pruning_callback(
+            self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=last
+        )
+        return self._watched(Task(stage, method, number, (job,), (callback,)))
 
     def _within(self, run_folder: str) -> str:
         """As it is recorded: whoever looks may see the study in another place."""
@@ -351,7 +353,7 @@ class StudyRun:
         return replace(
             job,
             folder=str(folder),
-            home=home_of(folder),
+            home=url_of(folder),
             name=name,
             tags={
                 "remix_study.study": self._config.name,
@@ -461,7 +463,7 @@ class StudyRun:
                 f"stopped as asked, with {self._ended} of {self._total} runs at their end; the same command goes on"
             )
 
-    def _conclude(self, record: StudyRecord, present: Present) -> StudyResult | None:
+    def _conclude(self, record: StudyTracker, present: Present) -> StudyResult | None:
         self._clock.write()
         ledger = read_ledger(self.folder)
         result = result_of(ledger)

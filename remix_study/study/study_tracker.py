@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class StudyRecord:
+class StudyTracker:
     """Writes nothing where the study is not tracked."""
 
     folder: Path
@@ -130,9 +130,9 @@ class StudyRecord:
 
     def _tell_sufficiency(self, result: StudyResult, ledger: Ledger) -> None:
         """Known once the ceilings are; on every replicate, where a reviewer sorts by it."""
-        for contender in result.contenders:
-            for replicate in chosen_replicates(ledger, contender.name):
-                summary = contender.seeds.get(replicate.number, {})
+        for method in result.methods:
+            for replicate in chosen_replicates(ledger, method.name):
+                summary = method.seeds.get(replicate.number, {})
                 found = {key: value for key, value in summary.items() if key.startswith("sufficiency/")}
                 folder = Path(replicate.folder)
                 if found and Spool(folder / "tracking").size:
@@ -155,14 +155,14 @@ def recording(
     store: ClipStore,
     folder: Path,
     tags: Mapping[str, str] | None = None,
-) -> Iterator[StudyRecord]:
+) -> Iterator[StudyTracker]:
     """The study's parent run, opened or found again, and ended as what it was; no child of it stays RUNNING.
 
     `folder` is the study's own: its runs lie in `runs/`, its tracking in `tracking/`. A server that is down is waited
     for while the study works, and told the rest at the study's next start.
     """
     if uri is None:
-        yield StudyRecord(folder)
+        yield StudyTracker(folder)
         return
     tracker = SpoolTracker(folder, experiment)
     tracker.start(_info(study, store, folder, tags or {}))
@@ -173,7 +173,7 @@ def recording(
     except Exception as error:
         _log.warning("%s does not take the study now (%s); it is sent later", redact(uri), explain(uri, error))
     with Syncer(uri, parent=folder) as syncer:
-        record = StudyRecord(folder, experiment, tracker, syncer, _step=_next_step(folder))
+        record = StudyTracker(folder, experiment, tracker, syncer, _step=_next_step(folder))
         record._share_view()
         _end_runs(folder)  # what a driver that was killed left open; runs that are taken up again open themselves
         syncer.adopt(folder / "runs")
@@ -302,12 +302,12 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
         for method in ledger.study.methods
         if (trial := ledger.chosen(method)) is not None
     }
-    for contender in result.contenders if result is not None else ():
-        spread = contender.spread("test/accuracy")
+    for method in result.methods if result is not None else ():
+        spread = method.spread("test/accuracy")
         if spread is not None:
             found |= {
-                f"test_accuracy_mean/{contender.name}": spread.mean,
-                f"test_accuracy_std/{contender.name}": spread.std,
+                f"test_accuracy_mean/{method.name}": spread.mean,
+                f"test_accuracy_std/{method.name}": spread.std,
             }
     return found
 

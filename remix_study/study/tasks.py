@@ -2,7 +2,7 @@
 
 Tune asks a searcher for work and tells it what came of it. Ours passes both on, so that the study alone decides what
 is next: Optuna's storage is the truth, Tune executes. (`OptunaSearch` records pruned and failed trials as something
-else, and its restore crashes: specs/platform.md.)
+else, and its restore crashes: docs/platform.md.)
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, caus
 from remix_study.launch.ray_init import join_or_start, room
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
-from remix_study.study.pruning import Judge
+from remix_study.study.pruning import PruningCallback
 from remix_study.study.question import CONFIG
-from remix_study.study.start_barrier import Meeting, meet
+from remix_study.study.start_barrier import StartBarrier, meet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Task:
     method: str
     number: int
     jobs: tuple[Job, ...] = field(repr=False)
-    judges: tuple[Judge, ...] = field(repr=False)
+    callbacks: tuple[PruningCallback, ...] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -151,7 +151,10 @@ class _Handout(Searcher):
             self._no_more_now()
             return None
         self._given[trial_id] = task
-        content = {"jobs": [asdict(job) for job in task.jobs], "judges": [asdict(judge) for judge in task.judges]}
+        content = {
+            "jobs": [asdict(job) for job in task.jobs],
+            "callbacks": [asdict(callback) for callback in task.callbacks],
+        }
         return {"task": json.dumps(content)}  # as text: Tune would search inside a dictionary
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -269,31 +272,31 @@ def _trial(config: dict[str, Any]) -> None:
     """In a Tune worker process: the runs of one task, whose ends are an outcome and not a crash of the process."""
     content = json.loads(config["task"])
     place = config["place"]
-    meet(place["meeting"])
+    meet(place["barrier"])
     jobs = [replace(Job(**job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
-    judges = [Judge(**judge) for judge in content["judges"]]
-    outcome = blind(judges) or run_jobs(jobs, judges)
+    callbacks = [PruningCallback(**callback) for callback in content["callbacks"]]
+    outcome = blind(callbacks) or run_jobs(jobs, callbacks)
     tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
 
 
-def blind(judges: list[Judge]) -> Outcome | None:
+def blind(callbacks: list[PruningCallback]) -> Outcome | None:
     """A failure where this machine does not see the study: one that an autoscaler has added, and nobody looked at."""
-    for judge in judges:
-        if judge.home is None and not (Path(judge.folder) / CONFIG).exists():
+    for callback in callbacks:
+        if callback.home is None and not (Path(callback.folder) / CONFIG).exists():
             reason = (
-                f"the machine {socket.gethostname()} must see the workspace, but there is no {judge.folder}. Mount the "
-                "shared disk there, too, or use a workspace at a URL"
+                f"the machine {socket.gethostname()} must see the workspace, but there is no {callback.folder}. Mount "
+                "the shared disk there, too, or use a workspace at a URL"
             )
             return Outcome("failed", (), reason, "other")
     return None
 
 
-def run_jobs(jobs: list[Job], judges: list[Judge]) -> Outcome:
+def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
     """One run after the other; the first that does not complete ends the task."""
     summaries: list[dict[str, float]] = []
-    for job, judge in zip(jobs, judges, strict=True):
+    for job, callback in zip(jobs, callbacks, strict=True):
         try:
-            summaries.append(launch(job, judge))
+            summaries.append(launch(job, callback))
         except RunPruned as pruned:
             return Outcome("pruned", tuple(summaries), str(pruned))
         except StudyStopped as stopped:
@@ -350,8 +353,8 @@ def execute(
         at_once = place.concurrency if not place.machines else needs.concurrency
         fixed = math.inf if at_once is None or not place.machines else at_once
         limit = _Growing(needs, place.gpus) if at_once is None else lambda: fixed
-        meeting = Meeting(place.now) if place.now > 1 else None
-        no_more_now = (lambda: None) if meeting is None else meeting.open
+        barrier = StartBarrier(place.now) if place.now > 1 else None
+        no_more_now = (lambda: None) if barrier is None else barrier.open
         handout = _Handout(aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit)
         leaving = _Leaving(stopping)
         tuner = tune.Tuner(
@@ -360,7 +363,7 @@ def execute(
                 "place": {
                     "threads": place.threads,
                     "gpus": place.gpus,
-                    "meeting": None if meeting is None else meeting.name,
+                    "barrier": None if barrier is None else barrier.name,
                 }
             },
             tune_config=tune.TuneConfig(

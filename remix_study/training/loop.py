@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import Look, PlannedEpoch, ScoreFunction
+from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
@@ -32,7 +32,7 @@ from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.evidence import evidence
 from remix_study.training.learning_rate import RateFactor
-from remix_study.training.scoring import look_at
+from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import train_step
 from remix_study.world import Collectives
@@ -40,7 +40,7 @@ from remix_study.world import Collectives
 log = logging.getLogger(__name__)
 
 # Told of all epochs so far, after each but the last; raises RunPruned or StudyStopped where the run shall end here.
-Judge = Callable[[Sequence[Record]], None]
+EpochCallback = Callable[[Sequence[Record]], None]
 _GO_ON, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 
 
@@ -78,7 +78,7 @@ class Run:
     checkpoints: Checkpoints
     tracker: Tracker
     history_file: Path
-    judge: Judge | None = None  # asked on the leading rank alone
+    callback: EpochCallback | None = None  # asked on the leading rank alone
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train(run: Run) -> RunResult:
 
     Raises:
         TrainingError: the loss is not a number, nothing is left to train, or a checkpoint is of another run.
-        RunPruned, StudyStopped: the run's judge said so; the checkpoint of the last epoch is kept.
+        RunPruned, StudyStopped: the run's callback said so; the checkpoint of the last epoch is kept.
     """
     progress = _resume(run)
     if progress.history:
@@ -119,7 +119,7 @@ def train(run: Run) -> RunResult:
             **found.metrics("val", run.method.trains_heads),
             "train/steps": float(planned.schedule.steps),
             "train/samples": samples,
-            "time/score_s": scored - started if planned.looked else 0.0,
+            "time/score_s": scored - started if planned.scored else 0.0,
             "time/train_s": ended - scored,
             "time/evaluate_s": _now(run) - ended,
             "time/samples_per_s": samples / max(ended - scored, 1e-9),
@@ -131,12 +131,12 @@ def train(run: Run) -> RunResult:
 
 
 def _obey(run: Run, progress: Progress) -> None:
-    """What the leading rank's judge says, every rank does: none waits for one that has left."""
+    """What the leading rank's callback says, every rank does: none waits for one that has left."""
     verdict = torch.full((1,), _GO_ON)
     words = ""
-    if run.collectives.world.leads and run.judge is not None:
+    if run.collectives.world.leads and run.callback is not None:
         try:
-            run.judge(progress.history)
+            run.callback(progress.history)
         except RunPruned as pruned:
             verdict[0], words = _PRUNED, str(pruned)
         except StudyStopped as stopped:
@@ -224,9 +224,9 @@ def _note_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None
             clashes.setdefault(f"{measure}/{m}", []).append(cosine)
 
 
-def _look(run: Run, score: ScoreFunction) -> Look:
+def _look(run: Run, score: ScoreFunction) -> ScoringPass:
     settings = run.settings
-    return look_at(run.model, run.reader, run.rows["train"], run.collectives, score,
+    return scoring_pass(run.model, run.reader, run.rows["train"], run.collectives, score,
                    batch=settings.evaluation_batch, autocast=settings.autocast)  # fmt: skip
 
 
@@ -272,8 +272,8 @@ def _summary(run: Run, progress: Progress) -> Record:
         heads=run.method.trains_heads,
     )
     best = progress.history[progress.best_epoch]
-    judged = {key: value for key, value in best.items() if key.startswith(("val/", "balance/"))}
-    alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in judged.items()}
+    kept = {key: value for key, value in best.items() if key.startswith(("val/", "balance/"))}
+    alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in kept.items()}
     parts = ("train_s", "score_s", "evaluate_s")
     times = {f"time/total_{part}": sum(r[f"time/{part}"] for r in progress.history) for part in parts}
     times["time/evidence_s"] = _now(run) - started

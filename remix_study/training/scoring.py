@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import Look, ScoreFunction
+from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.models import MultimodalModel
 from remix_study.remix.separability import SMALLEST_PROBABILITY
 from remix_study.training.step import mixed_precision
@@ -19,7 +19,7 @@ from remix_study.world import Collectives
 
 
 @torch.inference_mode()
-def look_at(
+def scoring_pass(
     model: MultimodalModel,
     reader: ClipReader,
     rows_N: NDArray[np.int64],
@@ -28,7 +28,7 @@ def look_at(
     *,
     batch: int,
     autocast: bool,
-) -> Look:
+) -> ScoringPass:
     """Scores and cross-entropies (nats) of the heads, both (N, M), float64, for the clips at `rows_N`."""
     world = collectives.world
     modalities = model.modalities
@@ -51,4 +51,4 @@ def look_at(
     model.train()
     whole = collectives.gather_rows(table)
     whole = whole[np.argsort(whole[:, 0], kind="stable")]
-    return Look(whole[:, 1 : 1 + len(modalities)].copy(), whole[:, 1 + len(modalities) :].copy())
+    return ScoringPass(whole[:, 1 : 1 + len(modalities)].copy(), whole[:, 1 + len(modalities) :].copy())

@@ -49,7 +49,7 @@ def train_step(
         terms |= rule(outputs, batch.labels_B, active)
     total = torch.stack([term.sum() for term in terms.values()]).sum()
     torch.autograd.backward(total / whole)
-    _add_up(model.parameters(), total.detach(), collectives, lambda: _complaint(terms, active, where))
+    _add_up(model.parameters(), total.detach(), collectives, lambda: _problem(terms, active, where))
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
@@ -64,13 +64,13 @@ def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
 
 
 def _add_up(
-    parameters: Iterable[nn.Parameter], total: torch.Tensor, collectives: Collectives, complaint: Callable[[], str]
+    parameters: Iterable[nn.Parameter], total: torch.Tensor, collectives: Collectives, problem: Callable[[], str]
 ) -> None:
     """Sum gradients over ranks; a parameter that no rank trained keeps None, so that the optimizer leaves it alone."""
     every = list(parameters)
     if collectives.world.size == 1:
         if not torch.isfinite(total):
-            raise NotANumberError(complaint())
+            raise NotANumberError(problem())
         return
     # Which parameters were trained by anyone, and whether any loss went wrong: small enough to ask in every step. Ranks
     # differ in the answer when a mixed batch gives one of them no sample of some modality.
@@ -79,7 +79,7 @@ def _add_up(
     collectives.sum_(flags)
     answers = flags.tolist()
     if answers[-1] > 0:
-        raise NotANumberError(complaint())
+        raise NotANumberError(problem())
     trained = [p for p, count in zip(every, answers[:-1], strict=True) if count > 0]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
     collectives.sum_(flat)
@@ -87,7 +87,7 @@ def _add_up(
         p.grad = summed.view_as(p).clone(memory_format=torch.preserve_format)
 
 
-def _complaint(terms: dict[str, torch.Tensor], active: dict[str, torch.Tensor], where: str) -> str:
+def _problem(terms: dict[str, torch.Tensor], active: dict[str, torch.Tensor], where: str) -> str:
     broken = [name for name, term in terms.items() if not torch.isfinite(term).all()]
     trained = [m for m, rows_B in active.items() if rows_B.any()]
     losses = ", ".join(broken) if broken else "on another worker"

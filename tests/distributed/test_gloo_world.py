@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from remix_study.epoch import Look, ScoreFunction
+from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.remix import ProgressShare, Reassembly, RemixPlan, RemixSettings, Tempered, World, rank_batches
 from remix_study.world import TorchCollectives
 
@@ -53,11 +53,11 @@ def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
     labels_N = np.arange(SAMPLES) % CLASSES
     mine = np.arange(world.rank, SAMPLES, world.size)
 
-    def look(score: ScoreFunction) -> Look:
+    def look(score: ScoreFunction) -> ScoringPass:
         scores = score(probs_NMC[mine], labels_N[mine])
         rows = collectives.gather_rows(np.concatenate([mine[:, None].astype(np.float64), scores], axis=1))
         scores_NM = rows[np.argsort(rows[:, 0]), 1:]
-        return Look(scores_NM, -scores_NM)
+        return ScoringPass(scores_NM, -scores_NM)
 
     how = Reassembly("shuffled", (1, 0), batch=8, smallest=2)
     settings = RemixSettings(
@@ -86,11 +86,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np
         for rank in range(SIZE)
     ]
     try:
-        complaints = [worker.communicate(timeout=120)[1] for worker in workers]
+        problems = [worker.communicate(timeout=120)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0] * SIZE, "\n".join(complaints)
+    assert [worker.returncode for worker in workers] == [0] * SIZE, "\n".join(problems)
     return [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(SIZE)]
 
 

@@ -88,11 +88,11 @@ def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]
     try:
-        complaints = [worker.communicate(timeout=300)[1] for worker in workers]
+        problems = [worker.communicate(timeout=300)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(complaints)
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(problems)
     return folder
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from remix_study.errors import SourceError
 from remix_study.files import mirror as mirrors
-from remix_study.files.mirror import Mirror, home_of, patiently, place_of, workspace_at
-from remix_study.files.remote_folder import Site
+from remix_study.files.mirror import Mirror, patiently, place_of, url_of, workspace_at
+from remix_study.files.remote_folder import RemoteFolder
 
 pytestmark = pytest.mark.server
 
@@ -30,7 +30,7 @@ def content(folder: Path) -> dict[str, str]:
 def noted(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     """`real` of a site, which writes down the last word that it is given."""
 
-    def call(self: Site, *of: Any) -> Any:
+    def call(self: RemoteFolder, *of: Any) -> Any:
         names.append(str(of[0] if isinstance(of[0], str) else of[1]))
         return real(self, *of)
 
@@ -68,7 +68,7 @@ def test_only_what_has_changed_travels_also_after_a_restart(
     two.close()
     travelled: list[str] = []
     for verb in ("upload", "fetch"):
-        monkeypatch.setattr(Site, verb, noted(getattr(Site, verb), travelled))
+        monkeypatch.setattr(RemoteFolder, verb, noted(getattr(RemoteFolder, verb), travelled))
     again = pair("two")
     again.pull()
     assert again.push() == 0
@@ -103,24 +103,24 @@ def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there
     (one.folder / "checkpoints").mkdir()
     write(one.folder, checkpoints__last_dot_pt="l", checkpoints__best_dot_pt="b")
     order: list[str] = []
-    real = Site.upload
-    monkeypatch.setattr(Site, "upload", noted(real, order))
+    real = RemoteFolder.upload
+    monkeypatch.setattr(RemoteFolder, "upload", noted(real, order))
     one.push()
     assert order.index("plot.png") < order.index("spool.jsonl") < order.index("checkpoints/last.pt")
     assert order[-1] == "result.json"
     assert order.index("checkpoints/best.pt") < order.index("checkpoints/last.pt")
 
-    listing = Site.listing
+    listing = RemoteFolder.listing
     looks = iter([0, 1])
 
-    def pushed_meanwhile(self: Site, *how: Any, **more: Any) -> Any:
+    def pushed_meanwhile(self: RemoteFolder, *how: Any, **more: Any) -> Any:
         found = listing(self, *how, **more)
         if next(looks) == 0:
             write(one.folder, spool_dot_jsonl="plot.png new.png", new_dot_png="n")
             one.push()
         return found
 
-    monkeypatch.setattr(Site, "listing", pushed_meanwhile)
+    monkeypatch.setattr(RemoteFolder, "listing", pushed_meanwhile)
     two.pull()
     found = content(two.folder)
     assert all(name in found for name in found["spool.jsonl"].split())
@@ -130,10 +130,10 @@ def test_a_part_is_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> Non
     one, two = pair("one"), pair("two")
     write(one.folder, top="t", runs__a__x="x", runs__b__x="x", runs__a__checkpoints__last_dot_pt="l")
     one.push("runs/a")
-    assert sorted(Site(one.url).listing()) == ["runs/a/checkpoints/last.pt", "runs/a/x"]
+    assert sorted(RemoteFolder(one.url).listing()) == ["runs/a/checkpoints/last.pt", "runs/a/x"]
     one.push(flat=True)
-    assert "top" in Site(one.url).listing()
-    assert "runs/b/x" not in Site(one.url).listing()
+    assert "top" in RemoteFolder(one.url).listing()
+    assert "runs/b/x" not in RemoteFolder(one.url).listing()
     two.pull(flat=True)
     assert content(two.folder) == {"top": "t"}
     two.pull("runs/a", skip=lambda path: "checkpoints/" in path)
@@ -155,7 +155,7 @@ def test_what_is_being_written_or_is_of_this_machine_alone_stays_here(pair: Call
     one = pair("one")
     write(one.folder, lock="1", last_dot_partial="p", run_dot_new="n", _dot_hidden="h", a="a")
     one.push()
-    assert sorted(Site(one.url).listing()) == ["a"]
+    assert sorted(RemoteFolder(one.url).listing()) == ["a"]
 
 
 def test_a_file_removed_here_is_not_brought_back_before_it_is_removed_there(pair: Callable[[str], Mirror]) -> None:
@@ -167,7 +167,7 @@ def test_a_file_removed_here_is_not_brought_back_before_it_is_removed_there(pair
     two.pull()
     assert not (two.folder / "stop").exists()
     two.push()
-    assert sorted(Site(one.url).listing()) == ["a"]
+    assert sorted(RemoteFolder(one.url).listing()) == ["a"]
     (two.folder / "a").unlink()  # who only reads wants it back
     two.pull(restore=True)
     assert content(two.folder) == {"a": "a"}
@@ -178,24 +178,27 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
 ) -> None:
     one = pair("one")
     write(one.folder, a="a")
-    real, answers = Site.upload, iter([SourceError("it does not answer."), SourceError("it does not answer."), None])
+    real, answers = (
+        RemoteFolder.upload,
+        iter([SourceError("it does not answer."), SourceError("it does not answer."), None]),
+    )
 
-    def upload(self: Site, source: Path, path: str) -> None:
+    def upload(self: RemoteFolder, source: Path, path: str) -> None:
         if (error := next(answers)) is not None:
             raise error
         real(self, source, path)
 
-    monkeypatch.setattr(Site, "upload", upload)
+    monkeypatch.setattr(RemoteFolder, "upload", upload)
     pauses: list[float] = []
     patiently(one.push, pauses.append)
     assert pauses == [1.0, 2.0]
-    assert sorted(Site(one.url).listing()) == ["a"]
+    assert sorted(RemoteFolder(one.url).listing()) == ["a"]
     assert "tried again" in caplog.text
 
-    def gone(self: Site, source: Path, path: str) -> None:
+    def gone(self: RemoteFolder, source: Path, path: str) -> None:
         raise SourceError("gone for good")
 
-    monkeypatch.setattr(Site, "upload", gone)
+    monkeypatch.setattr(RemoteFolder, "upload", gone)
     write(one.folder, b="b")
     with pytest.raises(SourceError, match="gone for good"):
         patiently(one.push, pauses.append)
@@ -207,10 +210,10 @@ def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
     here = workspace_at(f"{url}/")
     assert here == workspace_at(url)
     assert os.environ["REMIX_STUDY_CACHE"] in str(here)
-    assert home_of(here) == url
-    assert home_of(here / "studies" / "s") == f"{url}/studies/s"
+    assert url_of(here) == url
+    assert url_of(here / "studies" / "s") == f"{url}/studies/s"
     assert place_of(here / "studies" / "s") == f"{url}/studies/s"
-    assert home_of(tmp_path) is None
+    assert url_of(tmp_path) is None
     assert workspace_at("relative/folder") == Path("relative/folder")
     assert workspace_at(f"file://{tmp_path}") == tmp_path
 
@@ -218,7 +221,7 @@ def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
 def test_no_name_in_a_bucket_leads_out_of_the_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
     one = pair("deep/er")
     for name in ("../outside", "a/../../outside", "inside"):
-        Site(one.url).system.call_s3("put_object", Bucket="bucket", Key=f"w/{name}", Body=b"x")
+        RemoteFolder(one.url).system.call_s3("put_object", Bucket="bucket", Key=f"w/{name}", Body=b"x")
     one.pull()
     assert content(one.folder) == {"inside": "x"}
     assert not list(one.folder.parent.parent.rglob("outside"))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.files.remote_folder import Site
+from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch.folder import RunFolder
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,7 +37,7 @@ class Afar:
     def __init__(self, bucket: Any, corpus: Path, place: Path) -> None:
         self.url, self.place = f"{bucket.url}/workspace", place
         self.corpus = bucket.put(corpus, "corpus")
-        self.site = Site(f"{self.url}/studies/s")
+        self.site = RemoteFolder(f"{self.url}/studies/s")
         self.begun: list[subprocess.Popen[str]] = []
         self.storage = f"sqlite:///{place / 'storage.db'}"
 
@@ -190,11 +190,11 @@ def test_one_run_is_trained_into_a_workspace_at_a_url(afar: Afar) -> None:
     (afar.place / "run.yaml").write_text(yaml.safe_dump(config))
     code, said = afar.run("one", "train", "run.yaml", "--name", "r")
     assert code == 0, said
-    listed = Site(f"{afar.url}/runs/r").listing()
+    listed = RemoteFolder(f"{afar.url}/runs/r").listing()
     assert {"config.yaml", "history.jsonl", "result.json", "checkpoints/best.pt", "checkpoints/last.pt"} <= set(listed)
     code, _ = afar.run("two", "train", "run.yaml", "--name", "r")  # it is complete: reported, not trained again
     assert code == 0
-    assert Site(f"{afar.url}/runs/r").listing()["result.json"] == listed["result.json"]
+    assert RemoteFolder(f"{afar.url}/runs/r").listing()["result.json"] == listed["result.json"]
 
 
 def test_a_run_that_was_taken_up_elsewhere_is_not_written_over(afar: Afar, tmp_path: Path) -> None:
@@ -207,10 +207,10 @@ def test_a_run_that_was_taken_up_elsewhere_is_not_written_over(afar: Afar, tmp_p
         RunFolder(mine.folder).path.mkdir(parents=True)
         (mine.folder / "history.jsonl").write_text("mine\n")
         mine.push()
-        Site(home).put("owner", b"another")
+        RemoteFolder(home).put("owner", b"another")
         (mine.folder / "history.jsonl").write_text("mine, too late\n")
         with pytest.raises(RemixStudyError, match="taken up by another process"):
             mine.push()
         place = mine.folder
-    assert Site(home).content("history.jsonl") == b"mine\n"
+    assert RemoteFolder(home).content("history.jsonl") == b"mine\n"
     assert not place.exists()

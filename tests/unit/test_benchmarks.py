@@ -86,11 +86,11 @@ def test_a_quick_measurement_is_what_the_simulation_takes_in(tmp_path: Path) -> 
 def test_turns_alternate_and_the_first_round_does_not_count() -> None:
     calls: list[str] = []
 
-    def contender(name: str) -> str:
+    def method(name: str) -> str:
         calls.append(name)
         return f"{name}{len(calls)}"
 
-    found = in_turns([lambda: contender("a"), lambda: contender("b")], 2)
+    found = in_turns([lambda: method("a"), lambda: method("b")], 2)
     assert calls == ["a", "b", "b", "a", "a", "b"]
     assert found == [("a4", "b3"), ("a5", "b6")]
 

@@ -76,7 +76,7 @@ def _of_a_study(results: dict[str, RunResult]) -> set[str]:
     methods = {name: study.methods[name] for name in like}
     replicates = {name: {0: results[method].summary} for name, method in like.items()}
     found = compare(study.model_copy(update={"methods": methods}), replicates, {name: {} for name in like}, [])
-    return {k for c in found.contenders for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
+    return {k for c in found.methods for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
 
 
 def test_every_logged_metric_is_listed(logged: set[str]) -> None:

@@ -38,7 +38,7 @@ CORPORA: dict[str, dict[str, Part]] = {
     "mosei": {"audio": _SERIES, "text": _SERIES, "video": _SERIES},
 }
 GENERAL = [path for path in FILES if path.stem not in CORPORA]
-CONTENDERS = [(path, name) for path in FILES for name in load_study(path).methods]
+METHODS = [(path, name) for path in FILES for name in load_study(path).methods]
 
 every = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 general = pytest.mark.parametrize("path", GENERAL, ids=lambda path: path.name)
@@ -191,7 +191,7 @@ def test_the_table_tells_question_and_cost(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "name"), CONTENDERS, ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(("path", "name"), METHODS, ids=lambda value: getattr(value, "stem", value))
 def test_every_contender_trains(
     path: Path, name: str, small_corpus: Path, small_store: ClipStore, noise: Callable[[str], ClipStore], tmp_path: Path
 ) -> None:

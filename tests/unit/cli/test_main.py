@@ -43,7 +43,7 @@ def written(small_corpus: Path, tmp_path: Path) -> Written:
 
 
 class Said:
-    """What a command left: exit code, output, complaint."""
+    """What a command left: exit code, output, problem."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, " ".join(err.split())
@@ -283,9 +283,9 @@ def test_a_terminated_run_is_recorded_as_killed_and_goes_on(
             break
         moment.wait(0.01)  # another process writes the file: it has no event
     process.send_signal(number)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], complaint
-    assert "Traceback" not in complaint
+    _, problem = process.communicate(timeout=120)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem
+    assert "Traceback" not in problem
     client = MlflowClient(tracking_uri=default_uri(workspace))
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None

@@ -229,7 +229,7 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_run(bench: Bench, say: Say
     bench.write({"trials": 0, "replicatess": 3})
     said = say("submit", "tiny.yaml", "--cluster", "none.yaml", "--workspace", "w", "--env", "HF_TOKEN")
     assert said.code == 1
-    for told in ("there are 4 mistakes", "none.yaml cannot be read", "trials", "did you mean `replicates`", "HF_TOKEN",
+    for told in ("there are 4 problems", "none.yaml cannot be read", "trials", "did you mean `replicates`", "HF_TOKEN",
                  "w is relative"):  # fmt: skip
         assert told in said.err
     assert bench.ran() == []

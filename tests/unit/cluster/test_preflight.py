@@ -1,4 +1,4 @@
-"""A study for a cluster: every mistake is found before anything starts, and no value meets a shell unquoted"""
+"""A study for a cluster: every problem is found before anything starts, and no value meets a shell unquoted"""
 
 import json
 import re
@@ -28,7 +28,7 @@ from remix_study.cluster.commands import (
     submit_words,
 )
 from remix_study.cluster.dashboard import Dashboard, Versions
-from remix_study.cluster.preflight import Submission, environment_of, examine, version_mistakes
+from remix_study.cluster.preflight import Submission, environment_of, examine, version_problems
 from remix_study.cluster.upload import excludes_of, measure, pattern_of
 from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
@@ -162,7 +162,7 @@ def test_no_launcher_file_is_said(folder: Path) -> None:
 
 def test_a_sound_submission_has_nothing_to_say(make: Make) -> None:
     found = examine(make())
-    assert (found.mistakes, found.warnings) == ((), ())
+    assert (found.problems, found.warnings) == ((), ())
     assert found.uploads[0].sizes.keys() == {"tiny.yaml"}
 
 
@@ -183,7 +183,7 @@ def test_a_workspace_that_nodes_do_not_share_is_refused(
     make: Make, place: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submission, "_is_shared", lambda _: False)
-    sentence = only(examine(make(workspace=place)).mistakes)
+    sentence = only(examine(make(workspace=place)).problems)
     assert any(words in sentence for words in told.split("|"))
     assert "hush-hush" not in sentence
     assert "s3://bucket/workspace" in sentence  # what helps
@@ -193,27 +193,27 @@ def test_the_working_directory_is_no_shared_disk(make: Make, folder: Path, monke
     monkeypatch.setattr(submission, "_OWN_TO_A_MACHINE", ())
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/elsewhere")
     monkeypatch.setattr(submission, "_is_shared", lambda _: False)
-    assert f"is in {folder}" in only(examine(make(workspace=str(folder / "w"))).mistakes)
+    assert f"is in {folder}" in only(examine(make(workspace=str(folder / "w"))).problems)
     monkeypatch.setattr(submission, "_is_shared", lambda _: True)  # unless it is on a network's disk
-    assert examine(make(workspace=str(folder / "w"))).mistakes == ()
+    assert examine(make(workspace=str(folder / "w"))).problems == ()
 
 
 def test_one_machine_alone_shares_everything_with_itself(make: Make) -> None:
-    assert examine(make(workspace="/tmp/w", several_nodes=False)).mistakes == ()
-    assert "is relative" in only(examine(make(workspace="w", several_nodes=False)).mistakes)
+    assert examine(make(workspace="/tmp/w", several_nodes=False)).problems == ()
+    assert "is relative" in only(examine(make(workspace="w", several_nodes=False)).problems)
 
 
 def test_urls_are_seen_by_all(make: Make) -> None:
     sent = make(workspace="s3://bucket/w", corpus="s3://bucket/c", study={"storage": "postgresql+psycopg://db/x"})
-    assert examine(sent).mistakes == ()
+    assert examine(sent).problems == ()
 
 
 def test_a_corpus_of_this_machine_is_refused_with_the_command_that_copies_it(make: Make) -> None:
-    sentence = only(examine(make(study={"base": {"corpus": "my corpus", "tracking": {"uri": "off"}}})).mistakes)
+    sentence = only(examine(make(study={"base": {"corpus": "my corpus", "tracking": {"uri": "off"}}})).problems)
     assert "`base.corpus` of tiny.yaml" in sentence
     assert "(ray rsync-up lab.yaml 'my corpus/' /SHARED/corpus/)" in sentence
     assert "--out s3://bucket/corpus" in sentence
-    assert "`--corpus`" in only(examine(make(corpus="./c")).mistakes)
+    assert "`--corpus`" in only(examine(make(corpus="./c")).problems)
 
 
 # --- storage, tracking, secrets --------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_corpus_of_this_machine_is_refused_with_the_command_that_copies_it(mak
 
 def test_sqlite_is_no_storage_of_a_workspace_at_a_url(make: Make) -> None:
     sent = make(workspace="s3://bucket/w", study={"storage": "sqlite:////shared/x.db"})
-    assert "a file of SQLite" in only(examine(sent).mistakes)
+    assert "a file of SQLite" in only(examine(sent).problems)
 
 
 def test_the_storage_may_come_from_the_environment_of_the_nodes(make: Make, folder: Path) -> None:
@@ -239,8 +239,8 @@ def test_a_pruner_reads_the_storage_on_every_node(make: Make) -> None:
     assert "storage: journal" in only(examine(make(study={"pruner": pruner})).warnings)
     assert examine(make(study={"pruner": pruner, "storage": "journal"})).warnings == ()
     loopback = {"pruner": pruner, "storage": "postgresql+psycopg://localhost/x"}
-    assert "each node itself" in only(examine(make(study=loopback)).mistakes)
-    assert examine(make(study={"storage": "postgresql+psycopg://localhost/x"})).mistakes == ()  # the driver alone reads
+    assert "each node itself" in only(examine(make(study=loopback)).problems)
+    assert examine(make(study={"storage": "postgresql+psycopg://localhost/x"})).problems == ()  # the driver alone reads
 
 
 def test_variables_of_the_storage_must_be_on_the_nodes(make: Make, folder: Path) -> None:
@@ -265,14 +265,14 @@ def tracked(uri: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("uri", ["http://me:hush-hush@mlflow:5000", "postgresql://me:hush-hush@db/mlflow"])
 def test_credentials_in_a_tracking_uri_are_refused(make: Make, uri: str) -> None:
-    sentence = only(examine(make(study=tracked(uri))).mistakes)
+    sentence = only(examine(make(study=tracked(uri))).problems)
     assert "MLFLOW_TRACKING_PASSWORD" in sentence
     assert "hush-hush" not in sentence
 
 
 def test_a_password_that_is_named_is_none(make: Make) -> None:
     found = examine(make(study=tracked("postgresql://$DB_USER:$DB_PASSWORD@db/mlflow")))
-    assert found.mistakes == ()
+    assert found.problems == ()
     assert "`tracking.uri` needs DB_PASSWORD, DB_USER on the cluster" in only(found.warnings)
 
 
@@ -284,9 +284,9 @@ def test_the_loopback_address_is_the_head(make: Make) -> None:
 
 
 def test_a_tracking_database_of_this_machine_is_refused(make: Make) -> None:
-    assert "relative" in only(examine(make(study=tracked("sqlite:///mlflow.db"))).mistakes)
-    assert "/tmp" in only(examine(make(study=tracked("sqlite:////tmp/mlflow.db"))).mistakes)
-    assert examine(make(study=tracked("sqlite:////shared/mlflow.db"))).mistakes == ()
+    assert "relative" in only(examine(make(study=tracked("sqlite:///mlflow.db"))).problems)
+    assert "/tmp" in only(examine(make(study=tracked("sqlite:////tmp/mlflow.db"))).problems)
+    assert examine(make(study=tracked("sqlite:////shared/mlflow.db"))).problems == ()
 
 
 def test_a_workspace_at_a_url_needs_a_tracking_server(make: Make) -> None:
@@ -302,18 +302,18 @@ def test_named_variables_go_along_and_secrets_do_not() -> None:
         "AUTHOR": "me", "KEYBOARD": "us",
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
     }  # fmt: skip
-    found, mistakes, warnings = environment_of([*own, "ABSENT"], own)
+    found, problems, warnings = environment_of([*own, "ABSENT"], own)
     assert found.keys() == {"AWS_REGION", "LONG", "MLFLOW_TRACKING_URI", "AUTHOR", "KEYBOARD"}
-    assert len(mistakes) == 6
-    assert "hush-hush" not in " ".join(mistakes)
-    assert all("~/.remix-study.env" in sentence for sentence in mistakes[:-1])
+    assert len(problems) == 6
+    assert "hush-hush" not in " ".join(problems)
+    assert all("~/.remix-study.env" in sentence for sentence in problems[:-1])
     assert warnings == []
 
 
 def test_the_address_of_mlflow_goes_along_by_itself_without_credentials() -> None:
     assert environment_of([], {"MLFLOW_TRACKING_URI": "http://m"})[0] == {"MLFLOW_TRACKING_URI": "http://m"}
-    found, mistakes, warnings = environment_of([], {"MLFLOW_TRACKING_URI": "http://me:hush-hush@m"})
-    assert (found, mistakes) == ({}, [])
+    found, problems, warnings = environment_of([], {"MLFLOW_TRACKING_URI": "http://me:hush-hush@m"})
+    assert (found, problems) == ({}, [])
     assert "stays here" in only(tuple(warnings))
     assert "hush-hush" not in warnings[0]
 
@@ -375,9 +375,9 @@ def test_a_large_upload_is_said_and_one_too_large_refused(make: Make, folder: Pa
     assert told.endswith(f"{folder / '.rayignore'}, such as: /my[ ]data")
     fill(folder / "more" / "x", 60_000_000)
     found = examine(make())
-    assert "must be below 105 MB, but is 121 MB" in only(found.mistakes)
+    assert "must be below 105 MB, but is 121 MB" in only(found.problems)
     (folder / ".rayignore").write_text("/my[ ]data\n/more\n")
-    assert examine(make()).mistakes == examine(make()).warnings == ()
+    assert examine(make()).problems == examine(make()).warnings == ()
 
 
 def test_the_package_goes_along_where_the_working_directory_has_none(make: Make, folder: Path) -> None:
@@ -391,20 +391,20 @@ def test_the_package_goes_along_where_the_working_directory_has_none(make: Make,
 def test_a_folder_of_the_person_must_not_hide_a_folder_of_the_package(make: Make, folder: Path) -> None:
     (folder / "datasets").mkdir()
     (folder / "datasets" / "manifest.json").write_text(json.dumps({"files": {}, "fingerprint": "x"}))
-    assert "datasets" in only(examine(make()).mistakes)
+    assert "datasets" in only(examine(make()).problems)
 
 
 def test_the_study_must_be_in_the_upload(make: Make, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    assert f"is not in {other}" in only(examine(make(working_dir=other)).mistakes)
+    assert f"is not in {other}" in only(examine(make(working_dir=other)).problems)
     (folder / ".gitignore").write_text("*.yaml\n")
-    assert "must be uploaded, but tiny.yaml is left out" in only(examine(make()).mistakes)
+    assert "must be uploaded, but tiny.yaml is left out" in only(examine(make()).problems)
 
 
 def test_a_home_directory_is_no_working_directory(make: Make) -> None:
-    assert "little else" in only(examine(make(working_dir=Path.home())).mistakes)
-    assert "must be a folder" in only(examine(make(working_dir=Path("/nowhere/at/all"))).mistakes)
+    assert "little else" in only(examine(make(working_dir=Path.home())).problems)
+    assert "must be a folder" in only(examine(make(working_dir=Path("/nowhere/at/all"))).problems)
 
 
 def test_the_checkout_itself_is_small() -> None:
@@ -418,10 +418,10 @@ def test_the_checkout_itself_is_small() -> None:
 
 
 def test_versions_must_fit() -> None:
-    assert version_mistakes(Versions("3.11.7", "2.60.0"), "2.60.1") == []
-    (ray,) = version_mistakes(Versions("3.12.1", "2.59.0"), "2.60.0")
+    assert version_problems(Versions("3.11.7", "2.60.0"), "2.60.1") == []
+    (ray,) = version_problems(Versions("3.12.1", "2.59.0"), "2.60.0")
     assert "must run the Ray that remix_study needs (2.60), but runs 2.59.0" in ray
-    (python,) = version_mistakes(Versions("3.10.2", "2.60.0"), "2.60.0")
+    (python,) = version_problems(Versions("3.10.2", "2.60.0"), "2.60.0")
     assert "3.11 or newer, but runs 3.10.2" in python
 
 

@@ -153,7 +153,7 @@ def schema_problems(manifest: Mapping[str, Any], crds: Path) -> list[str]:
 
 
 def strict(schema: Any) -> Any:
-    """As Kubernetes reads it with `--validate=strict`: unknown keys are mistakes."""
+    """As Kubernetes reads it with `--validate=strict`: unknown keys are problems."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):

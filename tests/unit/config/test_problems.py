@@ -3,8 +3,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from remix_study.config.problems import ImpossibleError, Mistake, examine, meant, moved, parse, refuse
-from remix_study.config.yaml_source import Written, read_text
+from remix_study.config.problems import ImpossibleError, Problem, examine, meant, moved, parse, refuse
+from remix_study.config.yaml_source import YamlSource, read_text
 from remix_study.errors import ConfigError
 
 NO_NUMBER = "Input should be a valid {}, unable to parse string as {} (is {})"
@@ -44,9 +44,9 @@ class Shape(Strict):
 
 
 def told(content: dict[str, Any]) -> list[str]:
-    found, mistakes = examine(Shape, Written("x.yaml", content))
+    found, problems = examine(Shape, YamlSource("x.yaml", content))
     assert found is None
-    return [each.text() for each in mistakes]
+    return [each.text() for each in problems]
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_mistake_says_where_what_and_what_was_meant(content: dict[str, Any], w
 
 
 def test_a_contradiction_has_the_key_that_is_to_change() -> None:
-    _, mistakes = examine(Shape, Written("x", {"low": 20, "high": 10}))
-    assert [(each.keys, each.whole) for each in mistakes] == [(("low",), True), (("high",), True)]
+    _, problems = examine(Shape, YamlSource("x", {"low": 20, "high": 10}))
+    assert [(each.keys, each.whole) for each in problems] == [(("low",), True), (("high",), True)]
 
 
 def test_mistakes_come_in_the_order_of_their_lines() -> None:
@@ -78,29 +78,29 @@ def test_mistakes_come_in_the_order_of_their_lines() -> None:
     with pytest.raises(ConfigError) as raised:
         parse(Shape, written)
     head, *lines = str(raised.value).splitlines()
-    assert head == "x.yaml has 3 mistakes:"
+    assert head == "x.yaml has 3 problems:"
     assert [line.split(": ")[0] for line in lines] == ["  - x.yaml:1", "  - x.yaml:2", "  - x.yaml:3"]
     assert "`colour` must stand once, but stands in lines 2 and 4; remove one of them" in lines[1]
 
 
 def test_a_key_twice_is_a_mistake_though_the_last_one_would_do() -> None:
-    with pytest.raises(ConfigError, match=r"x\.yaml has one mistake"):
+    with pytest.raises(ConfigError, match=r"x\.yaml has one problem"):
         parse(Shape, read_text("low: 0\nlow: 1\n", "x.yaml"))
 
 
 def test_what_is_written_once_is_told_once() -> None:
     written = read_text("a: &a\n  b: 1\nc: *a\n", "x.yaml")
     with pytest.raises(ConfigError) as raised:
-        refuse(written, [Mistake(("a", "b"), " is wrong"), Mistake(("c", "b"), " is wrong"), Mistake(("c",), " too")])
+        refuse(written, [Problem(("a", "b"), " is wrong"), Problem(("c", "b"), " is wrong"), Problem(("c",), " too")])
     assert str(raised.value).splitlines()[1:] == ["  - x.yaml:2: `a.b` is wrong", "  - x.yaml:3: `c` too"]
 
 
 def test_a_mistake_that_is_told_elsewhere_says_where() -> None:
     here = ("methods", "remix", "set", "low")
-    assert moved(Mistake(("low",), " is wrong"), here, "high").text() == (
+    assert moved(Problem(("low",), " is wrong"), here, "high").text() == (
         "`methods.remix.set.low` is wrong; did you mean `high`?"
     )
-    assert moved(Mistake(("low",), "`low` must not", whole=True), here, None).text() == (
+    assert moved(Problem(("low",), "`low` must not", whole=True), here, None).text() == (
         "`methods.remix.set.low`: `low` must not"
     )
 

@@ -17,11 +17,11 @@ from remix_study.config.run import (
     TinyEncoderConfig,
 )
 from remix_study.config.study import FloatDimension, StudyConfig
-from remix_study.config.yaml_source import Written
+from remix_study.config.yaml_source import YamlSource
 from remix_study.errors import ConfigError
 
 
-def mistakes(content: dict[str, Any]) -> list[str]:
+def problems(content: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         parse_run(content, "run.yaml")
     return str(raised.value).splitlines()
@@ -32,7 +32,7 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 
 def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() -> None:
-    head, *lines = mistakes(
+    head, *lines = problems(
         {
             "corpus": "corpus",
             "method": {"name": "remix", "warmpu": 3, "filter": {"rule": "argmni"}},
@@ -43,7 +43,7 @@ def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() ->
             "epochs": "many",
         }
     )
-    assert head == "run.yaml has 7 mistakes:"
+    assert head == "run.yaml has 7 problems:"
     told = "\n".join(lines)
     for wanted in (
         "`method.warmpu` is not a known key; did you mean `warmup`?",
@@ -59,7 +59,7 @@ def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() ->
 
 
 def test_a_key_with_no_near_one_gets_the_list_of_known_keys() -> None:
-    (_, line) = mistakes(plain(tracking={"zzzzz": 1}))
+    (_, line) = problems(plain(tracking={"zzzzz": 1}))
     assert line.endswith("`tracking.zzzzz` is not a known key; known keys: uri, experiment, model")
 
 
@@ -81,11 +81,11 @@ def test_a_key_with_no_near_one_gets_the_list_of_known_keys() -> None:
     ],
 )
 def test_what_cannot_be_together_is_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
-    assert wanted in "\n".join(mistakes(plain(**changes)))
+    assert wanted in "\n".join(problems(plain(**changes)))
 
 
 def test_several_impossibilities_are_told_together() -> None:
-    told = "\n".join(mistakes(plain(global_batch=5, workers=2, method={"name": "remix", "warmup": 99})))
+    told = "\n".join(problems(plain(global_batch=5, workers=2, method={"name": "remix", "warmup": 99})))
     assert "`global_batch`" in told
     assert "`method.warmup`" in told
 
@@ -204,7 +204,7 @@ def test_a_mistake_is_told_with_its_line_or_with_the_change_that_brought_it(tmp_
     with pytest.raises(ConfigError) as raised:
         load_run(path, ["rate.name=stepp", "workers=3"])
     assert str(raised.value).splitlines() == [
-        f"{path} has 3 mistakes:",
+        f"{path} has 3 problems:",
         "  - --set: `rate.name` must be one of constant, step, cosine, but is 'stepp'; did you mean `step`?",
         f"  - {path}:4: `method.oder` is not a known key; did you mean `order`?",
         f"  - {path}:5: `epochs`: Input should be a valid integer, unable to parse string as an integer (is '1e1'); "
@@ -275,7 +275,7 @@ def test_all_mistakes_of_a_study_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load_study(path)
     told = str(raised.value)
-    assert told.splitlines()[0] == f"{path} has 6 mistakes:"
+    assert told.splitlines()[0] == f"{path} has 6 problems:"
     for line, wanted in (
         (2, "`name`: "),
         (6, "`methods.joint.space.optimizer.learning_rate.kind` must be one of float, int, choice, but is 'flaot'; "
@@ -307,11 +307,11 @@ def test_all_that_contradicts_itself_in_a_study_is_told_at_once() -> None:
         "name": "s", "question": "q", "base": {}, "methods": {"joint": {}}, "reference": "jiont", "trials": 1,
         "replicates": 1, "objective": ["best/val_accuracy", "best/val_macro_f1"], "sampler": "cmaes", "pruner": "asha",
     }  # fmt: skip
-    found, mistakes = examine_study(Written("study.yaml", content))
+    found, problems = examine_study(YamlSource("study.yaml", content))
     assert found is None
-    assert [each.keys for each in mistakes] == [("reference",), ("sampler",), ("pruner",)]
-    assert mistakes[0].text() == "`reference` must be one of joint, but is jiont; did you mean `joint`?"
-    assert "use tpe, gp or nsga2" in mistakes[1].text()
+    assert [each.keys for each in problems] == [("reference",), ("sampler",), ("pruner",)]
+    assert problems[0].text() == "`reference` must be one of joint, but is jiont; did you mean `joint`?"
+    assert "use tpe, gp or nsga2" in problems[1].text()
 
 
 @pytest.mark.parametrize(

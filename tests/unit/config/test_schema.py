@@ -12,7 +12,7 @@ from remix_study.config.load import examine_study
 from remix_study.config.problems import examine
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.config.yaml_source import Written
+from remix_study.config.yaml_source import YamlSource
 from remix_study.errors import ConfigError
 from tests.unit.test_readme import PAGES, of
 
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_invalid(content: dict[str, Any]) -> None:
 )
 def test_a_run_is_judged_as_it_is_when_it_loads(content: dict[str, Any], good: bool) -> None:
     assert RUN.is_valid(content) == good
-    assert (examine(RunConfig, Written("x", content))[0] is not None) == good
+    assert (examine(RunConfig, YamlSource("x", content))[0] is not None) == good
 
 
 def test_keys_of_a_space_are_completed_with_every_path_of_a_run_that_may_be_searched() -> None:
@@ -142,4 +142,4 @@ def test_keys_of_a_space_are_completed_with_every_path_of_a_run_that_may_be_sear
     for path in paths:  # each may be the key of a dimension
         content = study(space={path: {"kind": "choice", "of": [1]}})
         assert STUDY.is_valid(content), path
-        assert examine_study(Written("x", content))[0] is not None
+        assert examine_study(YamlSource("x", content))[0] is not None

@@ -109,7 +109,7 @@ def test_two_files_of_a_video_are_one_clip(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["Bark&video", "Bark&video&good&one&2", "&video&good&1&2", "Bark&&good&1&2", "Bark"])
 def test_a_line_that_is_no_event_is_refused_with_its_number(root: Path, tmp_path: Path, line: str) -> None:
-    with pytest.raises(ManifestError, match=r"valSet\.txt has 1 mistake:\n  line 4: it must be such as Church bell&"):
+    with pytest.raises(ManifestError, match=r"valSet\.txt has 1 problem:\n  line 4: it must be such as Church bell&"):
         found(root, relisted(tmp_path, ("val", line)))
 
 

@@ -21,7 +21,7 @@ from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset
 from remix_study.media.source import LocalSource, Source
 from remix_study.sample import Clip, SampleId
 from tests.corrupt_media import LFS, Picture, Sound, cut, whole
-from tests.hostile_source import Treacherous
+from tests.hostile_source import HostileSource
 
 SPLITS = ("train", "val", "test")
 TINY = PRESETS["tiny"]
@@ -183,7 +183,7 @@ def test_a_modality_that_clips_lack_is_a_problem(corpus: tuple[Path, list[Clip]]
 @pytest.mark.slow
 def test_files_that_kill_or_hang_their_process_are_told(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip("0"), clip("deadly"), clip("endless"), clip("1")]
-    report = looked(clips, Treacherous(corpus[0]), sample=0, timeout_s=1.0)
+    report = looked(clips, HostileSource(corpus[0]), sample=0, timeout_s=1.0)
     assert bad_of(report) == {"deadly": "died", "endless": "timeout"}
     assert "looking at it took more than 1 s, twice" in {bad.message for bad in report.bad}
 
@@ -191,7 +191,7 @@ def test_files_that_kill_or_hang_their_process_are_told(corpus: tuple[Path, list
 def test_a_sample_that_kills_its_process_is_told(tmp_path: Path) -> None:
     for name in ("later", "fine"):
         whole(tmp_path / f"{name}.mp4")
-    report = looked([clip("later"), clip("fine")], Treacherous(tmp_path))
+    report = looked([clip("later"), clip("fine")], HostileSource(tmp_path))
     assert [(bad.id, bad.stage, bad.message) for bad in report.bad] == [
         ("later", "died", "decoding it ended its process, twice")
     ]

@@ -164,7 +164,7 @@ def test_what_differs_from_the_whole_corpus_is_said_class_by_class(tmp_path: Pat
 
 def test_faulty_clips_of_the_release_are_named(tmp_path: Path) -> None:
     of = found(tmp_path, released([*cremad.clips(3), "1064_IEO_DIS_MD"]))
-    assert said(of, "faulty").endswith(" (1): 1064_IEO_DIS_MD.")
+    assert said(of, "corrupt").endswith(" (1): 1064_IEO_DIS_MD.")
 
 
 def test_clips_of_the_table_of_names_that_are_not_there_are_absent(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_validation_is_carved_from_each_class_in_proportion() -> None:
         ("\n", "it has no clips"),
     ],
 )
-def test_a_list_with_mistakes_is_refused_with_their_lines(tmp_path: Path, line: str, message: str) -> None:
+def test_a_list_with_problems_is_refused_with_their_lines(tmp_path: Path, line: str, message: str) -> None:
     names = cremad.clips(3)
     lists = cremad.write_lists(tmp_path / "lists", names, names[:1])
     (lists / "train.csv").write_text(line)

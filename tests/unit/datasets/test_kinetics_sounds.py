@@ -232,7 +232,7 @@ def test_lists_may_lie_in_the_root_and_classes_be_chosen_from_them(tmp_path: Pat
         ("", "it has no clips"),
     ],
 )
-def test_a_list_with_mistakes_is_refused_with_their_lines(tmp_path: Path, line: str, message: str) -> None:
+def test_a_list_with_problems_is_refused_with_their_lines(tmp_path: Path, line: str, message: str) -> None:
     lists = miniature.write_lists(tmp_path / "lists", clips(3), clips(3))
     (lists / "my_train.txt").write_text(line, encoding="utf-8")
     with pytest.raises(ManifestError, match=message):

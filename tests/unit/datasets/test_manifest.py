@@ -15,7 +15,7 @@ def row(**changes: Any) -> dict[str, Any]:
     return {"id": "a", "path": "a.mp4", "label": "dog", "split": "train"} | changes
 
 
-def mistakes(folder: Path, *rows: Any) -> str:
+def problems(folder: Path, *rows: Any) -> str:
     path = folder / "manifest.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in rows))
     with pytest.raises(ManifestError) as caught:
@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, written: list[Clip]) -> No
 
 
 def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
-    said = mistakes(
+    said = problems(
         tmp_path,
         row(),
         row(),
@@ -88,17 +88,17 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path: Path) -> None
         "line 10: `truth` must be an object",
     ]:
         assert part in said
-    assert "has 10 mistakes" in said
+    assert "has 10 problems" in said
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "..", ".", "clips/../../x.mp4", "", "a\0b"])
 def test_no_path_leaves_the_manifests_folder(tmp_path: Path, path: str) -> None:
-    assert "line 1: a path must" in mistakes(tmp_path, row(path=path))
+    assert "line 1: a path must" in problems(tmp_path, row(path=path))
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.mp4", "https://host/a.mp4"])
 def test_a_url_is_no_path_of_a_folder(tmp_path: Path, path: str) -> None:
-    assert "line 1: a path must lie within the manifest's folder" in mistakes(tmp_path, row(path=path))
+    assert "line 1: a path must lie within the manifest's folder" in problems(tmp_path, row(path=path))
 
 
 def test_texts_may_hold_what_python_takes_for_an_end_of_a_line(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_texts_may_hold_what_python_takes_for_an_end_of_a_line(tmp_path: Path) -
 
 
 def test_truth_is_finite(tmp_path: Path) -> None:
-    assert "`truth` must be an object of finite numbers" in mistakes(tmp_path, '{"id": "a", "truth": {"x": 1e999}}')
+    assert "`truth` must be an object of finite numbers" in problems(tmp_path, '{"id": "a", "truth": {"x": 1e999}}')
 
 
 def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:
@@ -118,21 +118,21 @@ def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:
 
 
 def test_a_class_absent_from_a_split_is_named(tmp_path: Path) -> None:
-    said = mistakes(tmp_path, row(), row(id="b", label="cat"), row(id="c", split="val"))
+    said = problems(tmp_path, row(), row(id="b", label="cat"), row(id="c", split="val"))
     assert "the class 'cat' has no clip in the split 'val'" in said
 
 
 def test_a_group_in_two_splits_is_named(tmp_path: Path) -> None:
-    said = mistakes(tmp_path, row(group="ann"), row(id="b", split="test", group="ann"))
+    said = problems(tmp_path, row(group="ann"), row(id="b", split="test", group="ann"))
     assert "line 2: the group 'ann' must stay in one split, but is in 'test' here and in 'train' on line 1" in said
 
 
 @pytest.mark.parametrize("line", ['{"id": "a", "path": "a", "label": "x", "split": "train", "start": NaN}', "[]", "3"])
 def test_what_is_no_object_is_refused(tmp_path: Path, line: str) -> None:
-    assert "line 1: it must be one JSON object" in mistakes(tmp_path, line)
+    assert "line 1: it must be one JSON object" in problems(tmp_path, line)
 
 
 def test_an_empty_or_absent_manifest_is_refused(tmp_path: Path) -> None:
-    assert "it has no clips" in mistakes(tmp_path, "")
+    assert "it has no clips" in problems(tmp_path, "")
     with pytest.raises(ManifestError, match="cannot be read: No such file"):
         read_manifest(tmp_path / "nowhere.jsonl")

@@ -59,7 +59,7 @@ def test_all_mistakes_are_said_but_no_more_than_a_screen_of_them() -> None:
     with pytest.raises(ManifestError) as refused:
         refuse("a.csv", [f"line {n}: no" for n in range(1, 41)])
     lines = str(refused.value).splitlines()
-    assert lines[0] == "a.csv has 40 mistakes:"
+    assert lines[0] == "a.csv has 40 problems:"
     assert lines[-1] == "  and 10 more"
     assert len(lines) == 32
 

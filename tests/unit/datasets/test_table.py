@@ -1,4 +1,4 @@
-"""Tables as people have them, and each mistake in a sentence"""
+"""Tables as people have them, and each problem in a sentence"""
 
 import contextlib
 import json
@@ -201,7 +201,7 @@ def test_ids_are_as_short_as_they_can_be(written: Write) -> None:
     assert ids("a.mp4,dog,train,0,1", "a.mp4,dog,train,1,", header=header) == ["a.mp4 0.0-1.0", "a.mp4 1.0-"]
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------------------------------
 
 
 def test_all_mistakes_are_named_at_once_in_the_order_of_lines(written: Write) -> None:
@@ -238,7 +238,7 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_lines(written: Write) ->
     places = [told.find(each) for each in expected]
     assert -1 not in places
     assert places == sorted(places)
-    assert f"has {len(expected)} mistakes" in told
+    assert f"has {len(expected)} problems" in told
 
 
 def test_no_more_than_thirty_mistakes_are_shown(written: Write) -> None:
@@ -305,7 +305,7 @@ def test_urls_below_the_sources_own_are_paths(tmp_path: Path) -> None:
         lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val", "s3://bucket/other/c.mp4,dog,test")
     )
     told = refused(Table(Bucket(), "t.csv", PRESETS["tiny"]))
-    assert "has 1 mistake:" in told
+    assert "has 1 problem:" in told
     assert "line 4: a path must lie within the manifest's folder, but 's3://bucket/other/c.mp4' does not" in told
     (tmp_path / "t.csv").write_text(lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val"))
     table = Table(Bucket(), "t.csv", PRESETS["tiny"])

@@ -107,7 +107,7 @@ def test_every_mistake_of_the_lists_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as raised:
         Ucf101(source_at(part), lists=lists).find()
     told = str(raised.value).splitlines()
-    assert told[0] == "the lists of UCF-101 have mistakes:"
+    assert told[0] == "the lists of UCF-101 have problems:"
     assert [line.strip() for line in told[1:]] == [
         "trainlist01.txt, line 3: Archery must have number 1, but has 2",
         "trainlist01.txt, line 4: it must be a class of classInd.txt, but is 'Arching/v_Archery_g09_c02.avi 1'",

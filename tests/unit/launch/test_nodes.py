@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from remix_study.errors import SourceError, StudyError
-from remix_study.files.remote_folder import Site
+from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch import nodes
 from remix_study.launch.nodes import Demands, code_digest, on_a_cluster, problems_here, require_alike, versions
 
@@ -28,10 +28,10 @@ def test_a_disk_that_is_another_is_told_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_url_that_cannot_be_used_from_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(self: Site, pattern: str) -> list[str]:
+    def refused(self: RemoteFolder, pattern: str) -> list[str]:
         raise SourceError("memory://b must let us in, but refuses.")
 
-    monkeypatch.setattr(Site, "matching", refused)
+    monkeypatch.setattr(RemoteFolder, "matching", refused)
     (problem,) = problems_here(replace(HERE, urls={"memory://b/w": "the workspace"}))
     assert problem == f"{socket.gethostname()} cannot use the workspace: memory://b must let us in, but refuses."
 

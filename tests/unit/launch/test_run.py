@@ -53,7 +53,7 @@ def test_workers_that_were_ended_before_they_told_it_have_failed_in_mlflow_all_t
 ) -> None:
     """Ray Train ends the others where one fails; whether they had written their end down, or not even that."""
 
-    def fail(job: Job, judge: object, config: RunConfig, folder: RunFolder, epochs: object) -> None:
+    def fail(job: Job, callback: object, config: RunConfig, folder: RunFolder, epochs: object) -> None:
         tracker = SpoolTracker(folder.path, job.experiment)
         tracker.start(RunInfo("pair", {}, {}, "", "", "", "", {}))
         if told:

@@ -1,4 +1,4 @@
-"""A corpus with every fault in it: each faulty clip is in the quarantine with its reason, and a kill changes nothing"""
+"""A corpus with every kind of damage: each corrupt clip is quarantined with its reason, and a kill changes nothing"""
 
 import json
 import os
@@ -24,9 +24,9 @@ BAD = {name: fault for name, fault in FAULTS.items() if fault.reason is not None
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], dict[str, str]]:
+def corrupt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], dict[str, str]]:
     """The root, its clips, and the reason for each that must be left out."""
-    root = tmp_path_factory.mktemp("faulty")
+    root = tmp_path_factory.mktemp("corrupt")
     whole(root / "good.mp4")
     clips: list[Clip] = []
     reasons: dict[str, str] = {}
@@ -48,7 +48,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], 
 
 def build(root: Path, clips: list[Clip], out: Path, **options: object) -> ClipStore:
     return build_store(
-        clips, root, out, preset=PRESETS["tiny"], name="faulty", manifest_digest="0", decoder="pyav", workers=2,
+        clips, root, out, preset=PRESETS["tiny"], name="corrupt", manifest_digest="0", decoder="pyav", workers=2,
         chunk=8, max_bad_fraction=0.2, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -65,16 +65,16 @@ def die(done, total):
 
 if __name__ == "__main__":
     root, clips, _ = pickle.loads(Path(sys.argv[1]).read_bytes())
-    build_store(clips, root, Path(sys.argv[2]), preset=PRESETS["tiny"], name="faulty", manifest_digest="0",
+    build_store(clips, root, Path(sys.argv[2]), preset=PRESETS["tiny"], name="corrupt", manifest_digest="0",
                 decoder="pyav", workers=2, chunk=8, max_bad_fraction=0.2, progress=die)
 """
 
 
 @pytest.mark.slow
 def test_each_faulty_clip_is_left_out_with_its_reason_and_a_kill_changes_nothing(
-    faulty: tuple[Path, list[Clip], dict[str, str]], tmp_path: Path
+    corrupt: tuple[Path, list[Clip], dict[str, str]], tmp_path: Path
 ) -> None:
-    root, clips, reasons = faulty
+    root, clips, reasons = corrupt
     store = build(root, clips, tmp_path / "undisturbed")
     left_out = [json.loads(line) for line in (store.path / "quarantine.jsonl").read_text().splitlines()]
     assert {line["id"]: line["stage"] for line in left_out} == reasons
@@ -83,7 +83,7 @@ def test_each_faulty_clip_is_left_out_with_its_reason_and_a_kill_changes_nothing
     assert not any(str(root) in line["message"] for line in left_out)
 
     (script := tmp_path / "killed.py").write_text(KILLED)
-    (given := tmp_path / "given").write_bytes(pickle.dumps(faulty))
+    (given := tmp_path / "given").write_bytes(pickle.dumps(corrupt))
     ended = subprocess.run([sys.executable, str(script), str(given), str(tmp_path / "killed")])
     assert ended.returncode == -signal.SIGKILL
     seen: list[int] = []

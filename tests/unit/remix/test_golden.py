@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from remix_study.epoch import Look, ScoreFunction
+from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.remix import Argmin, Reassembly, RemixPlan, RemixSettings
 from remix_study.seeds import stream
 
@@ -25,9 +25,9 @@ def released_plan(samples: int, batch: int, seed: int, classes: int) -> RemixPla
 
 
 def looking_at(probs_NMC: NDArray[np.float64]) -> Any:
-    def look(score: ScoreFunction) -> Look:
+    def look(score: ScoreFunction) -> ScoringPass:
         scores_NM = score(probs_NMC, np.zeros(len(probs_NMC), np.int64))
-        return Look(scores_NM, np.zeros_like(scores_NM))
+        return ScoringPass(scores_NM, np.zeros_like(scores_NM))
 
     return look
 
@@ -47,9 +47,9 @@ def test_golden_scores_choices_and_schedule(golden_file: Path) -> None:
     probs_NMC = np.asarray(golden["probs"])
     plan = released_plan(len(probs_NMC), golden["batch"], golden["seed"], probs_NMC.shape[2])
     batches = batches_of(plan, golden["epoch"], probs_NMC)
-    assert plan.look is not None
+    assert plan.last_scoring_pass is not None
     assert plan.assignment is not None
-    np.testing.assert_allclose(plan.look.scores_NM, golden["scores"], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(plan.last_scoring_pass.scores_NM, golden["scores"], rtol=1e-12, atol=1e-12)
     assert plan.assignment.assigned_NM.argmax(axis=1).tolist() == golden["choices"]
     assert batches == [(step["modality"], step["samples"]) for step in golden["batches"]]
 
@@ -91,9 +91,9 @@ def test_released_epoch_agrees_with_the_oracle(
     )
     plan = released_plan(samples, batch, seed, classes)
     ours = batches_of(plan, epoch, probs_NMC)
-    assert plan.look is not None
+    assert plan.last_scoring_pass is not None
     assert plan.assignment is not None
-    np.testing.assert_allclose(plan.look.scores_NM, scores, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(plan.last_scoring_pass.scores_NM, scores, rtol=0, atol=1e-11)
     assert plan.assignment.assigned_NM.argmax(axis=1).tolist() == choices
     assert ours == batches
 

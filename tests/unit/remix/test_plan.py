@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remix_study.epoch import NO_SAMPLE, Look, PlannedEpoch, ScoreFunction
+from remix_study.epoch import NO_SAMPLE, PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import TrainingError
 from remix_study.remix import (
     Argmin,
@@ -41,13 +41,13 @@ class Eye:
         self.asked: list[int] = []
         self._shape = (samples, modalities)
 
-    def __call__(self, score: ScoreFunction) -> Look:
+    def __call__(self, score: ScoreFunction) -> ScoringPass:
         self.asked.append(self.epoch)
         rng = np.random.default_rng(100 + self.epoch)
         probs_NMC = rng.dirichlet(np.full(CLASSES, 0.5), size=self._shape)
         labels_N = np.arange(len(probs_NMC)) % CLASSES
         true_NM = probs_NMC[np.arange(len(probs_NMC)), :, labels_N]
-        return Look(score(probs_NMC, labels_N), -np.log(np.clip(true_NM, 1e-9, 1)) / (1 + self.epoch))
+        return ScoringPass(score(probs_NMC, labels_N), -np.log(np.clip(true_NM, 1e-9, 1)) / (1 + self.epoch))
 
 
 def build(settings_: RemixSettings, seed: int = 0, modalities: tuple[str, ...] = ("audio", "video")) -> RemixPlan:
@@ -66,7 +66,7 @@ def assert_same(one: PlannedEpoch, other: PlannedEpoch) -> None:
     np.testing.assert_array_equal(one.schedule.active_TBM, other.schedule.active_TBM)
     assert one.metrics == other.metrics
     assert one.warnings == other.warnings
-    assert one.looked == other.looked
+    assert one.scored == other.scored
 
 
 def test_warm_up_trains_every_sample_through_every_modality_and_never_looks() -> None:
@@ -77,7 +77,7 @@ def test_warm_up_trains_every_sample_through_every_modality_and_never_looks() ->
         assert set(schedule.samples_TB[full_TB].tolist()) == set(range(SAMPLES))
         assert schedule.active_TBM[full_TB].all()
         assert planned.metrics["remix/joint_share"] == 1.0
-        assert not planned.looked
+        assert not planned.scored
     assert eye.asked == []
     assert plan.assignment is None
 
@@ -87,7 +87,7 @@ def test_re_scoring_looks_only_every_k_epochs(every: int, asked: list[int]) -> N
     plan, eye = build(replace(SETTINGS, rescore_every=every)), Eye()
     planned = run(plan, eye, range(9))
     assert eye.asked == asked
-    assert [epoch for epoch, result in enumerate(planned) if result.looked] == asked
+    assert [epoch for epoch, result in enumerate(planned) if result.scored] == asked
     assert [epoch for epoch, result in enumerate(planned) if "remix/margin" in result.metrics] == asked
 
 
@@ -147,7 +147,7 @@ def test_a_progress_share_follows_the_losses_it_saw() -> None:
 @pytest.mark.parametrize(("columns", "winner"), [((1, 0), "video"), ((0, 1), "audio")])
 def test_ties_go_to_the_first_in_training_order(columns: tuple[int, ...], winner: str) -> None:
     plan = build(replace(SETTINGS, warmup=0, how=replace(HOW, columns=columns)))
-    planned = plan.plan(0, lambda _: Look(np.ones((SAMPLES, 2)), np.ones((SAMPLES, 2))))
+    planned = plan.plan(0, lambda _: ScoringPass(np.ones((SAMPLES, 2)), np.ones((SAMPLES, 2))))
     assert planned.metrics[f"remix/share/{winner}"] == 1.0
 
 
@@ -156,7 +156,7 @@ def test_columns_of_the_decision_follow_the_modalities() -> None:
     scores_NM = np.random.default_rng(0).random((SAMPLES, 3))
     how = Reassembly("blocks", (2, 0, 1), batch=8)
     plan = build(replace(SETTINGS, warmup=0, how=how), modalities=("audio", "video", "depth"))
-    schedule = plan.plan(0, lambda _: Look(scores_NM, scores_NM)).schedule
+    schedule = plan.plan(0, lambda _: ScoringPass(scores_NM, scores_NM)).schedule
     assert plan.assignment is not None
     np.testing.assert_array_equal(plan.assignment.assigned_NM.argmax(axis=1), scores_NM.argmin(axis=1))
     modality_T = schedule.modalities_TM.argmax(axis=1).tolist()
@@ -174,8 +174,8 @@ def test_metrics_describe_the_decision() -> None:
     plan, eye = build(SETTINGS), Eye()
     metrics = run(plan, eye, range(2, 4))[1].metrics
     assert plan.assignment is not None
-    assert plan.look is not None
-    assigned_NM, scores_NM = plan.assignment.assigned_NM, plan.look.scores_NM
+    assert plan.last_scoring_pass is not None
+    assigned_NM, scores_NM = plan.assignment.assigned_NM, plan.last_scoring_pass.scores_NM
     assert metrics["remix/share/video"] == assigned_NM[:, 1].mean()
     assert metrics["remix/share_class_1/audio"] == pytest.approx(assigned_NM[LABELS == 1, 0].mean())
     assert metrics["remix/score_mean/audio"] == pytest.approx(scores_NM[:, 0].mean())
@@ -201,7 +201,7 @@ def test_an_epoch_whose_batches_are_all_dropped_is_refused(epoch: int) -> None:
 
 def test_a_starving_modality_warns() -> None:
     scores_NM = np.stack([np.zeros(SAMPLES), np.ones(SAMPLES)], axis=1)
-    planned = build(SETTINGS).plan(2, lambda _: Look(scores_NM, scores_NM))
+    planned = build(SETTINGS).plan(2, lambda _: ScoringPass(scores_NM, scores_NM))
     (warning,) = planned.warnings
     assert "only 0 of 60 samples train video alone" in warning
 

@@ -1,4 +1,4 @@
-"""Shares: the controller of specs/evidence.md, by hand"""
+"""Shares: the controller of docs/evidence.md, by hand"""
 
 import math
 
@@ -26,7 +26,7 @@ def test_fixed_share_never_changes() -> None:
     rule = FixedShare((0.3, 0.7))
     np.testing.assert_array_equal(rule.next(None, None, np.asarray([0.5, 0.5])), [0.3, 0.7])
     np.testing.assert_array_equal(rule.next(np.ones(2), np.ones(2), np.asarray([0.5, 0.5])), [0.3, 0.7])
-    assert not rule.needs_look
+    assert not rule.needs_scoring
 
 
 def test_progress_share_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_progress_share_is_the_measured_controller(
 
 def test_the_first_look_keeps_the_shares() -> None:
     np.testing.assert_array_equal(ProgressShare().next(np.ones(2), None, np.asarray([0.4, 0.6])), [0.4, 0.6])
-    assert ProgressShare().needs_look
+    assert ProgressShare().needs_scoring
 
 
 @settings(deadline=None, max_examples=100)

@@ -33,7 +33,7 @@ from tests.unit.report.conftest import MakeStudy
 
 
 @pytest.fixture
-def look(make_study: MakeStudy) -> charts.Look:
+def look(make_study: MakeStudy) -> charts.Styles:
     return styles(make_study())
 
 
@@ -63,7 +63,7 @@ def test_methods_look_the_same_everywhere_and_are_told_apart_without_colour(make
     assert keys[1].colour == many["m3"].colour
 
 
-def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.Look) -> None:
+def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.Styles) -> None:
     chart = charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
     assert chart is not None
     assert chart.title == "remix found the best point: 75.0 % in trial 2 (validation)"
@@ -76,7 +76,7 @@ def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.Lo
     assert {key.name for key in chart.legend} == {"remix", "pruned", "failed"}
 
 
-def test_history_of_what_should_be_small(look: charts.Look) -> None:
+def test_history_of_what_should_be_small(look: charts.Styles) -> None:
     other = PROGRESS._replace(method="joint", values=(0.4, 0.2), best=(0.4, 0.2), pruned=(), failed=())
     chart = charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
     assert chart is not None
@@ -85,7 +85,7 @@ def test_history_of_what_should_be_small(look: charts.Look) -> None:
     assert charts.history([nothing], "best/val_accuracy", "maximize", look) is None
 
 
-def test_thinned_charts_say_what_is_shown(look: charts.Look) -> None:
+def test_thinned_charts_say_what_is_shown(look: charts.Styles) -> None:
     chart = charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
     assert chart is not None
     assert chart.caption.endswith("Shown: 2 of 9,000 points, evenly spaced.")
@@ -95,7 +95,7 @@ def test_thinned_charts_say_what_is_shown(look: charts.Look) -> None:
     assert "Shown: 1 of 5,000 points, the best of them, and the others evenly spaced." in cut.caption
 
 
-def test_differences_are_filled_where_they_stand(look: charts.Look) -> None:
+def test_differences_are_filled_where_they_stand(look: charts.Styles) -> None:
     found = [
         data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
         data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
@@ -109,7 +109,7 @@ def test_differences_are_filled_where_they_stand(look: charts.Look) -> None:
     assert charts.differences([], RESULT, look) is None
 
 
-def test_a_difference_without_a_spread_has_no_interval(look: charts.Look) -> None:
+def test_a_difference_without_a_spread_has_no_interval(look: charts.Styles) -> None:
     equal = data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
     chart = charts.differences([equal], RESULT, look)
     assert chart is not None
@@ -126,7 +126,7 @@ def test_the_weakest_modality_is_named_by_its_probe() -> None:
     assert charts.weakest([head._replace(ceiling_probe=None)]) == "What each encoder is good for"
 
 
-def test_imbalance_is_named_only_where_it_stands_out(look: charts.Look) -> None:
+def test_imbalance_is_named_only_where_it_stands_out(look: charts.Styles) -> None:
     def title(*rows: tuple[str, Spread]) -> str:
         chart = charts.balance([data.Measured("test_balance/imbalance", rows)], look)
         assert chart is not None
@@ -138,7 +138,7 @@ def test_imbalance_is_named_only_where_it_stands_out(look: charts.Look) -> None:
     assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "How balanced each method is"  # one seed
 
 
-def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Look) -> None:
+def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Styles) -> None:
     one = data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
     several = data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
     chart = charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
@@ -152,7 +152,7 @@ def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Look) -> 
     assert charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
 
 
-def test_scores_show_the_median_with_its_quantiles(look: charts.Look) -> None:
+def test_scores_show_the_median_with_its_quantiles(look: charts.Styles) -> None:
     def band(*means: float) -> list[data.Band]:
         return [data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
 
@@ -181,7 +181,7 @@ def test_shares_are_told_of_the_last_epoch() -> None:
     assert charts.shares_title({"audio": []}, []) == "Which samples train what"
 
 
-def test_importances_name_what_they_lack(look: charts.Look) -> None:
+def test_importances_name_what_they_lack(look: charts.Styles) -> None:
     chart = charts.importances(
         {"remix": {"rate": 0.75, "order": 0.25}}, {"joint": "too few", "a": "too few"}, ["fANOVA"], "val/accuracy", look
     )
@@ -204,7 +204,7 @@ def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> N
     assert words == ["1", "2", "50.0 %", "90.0 %"]
 
 
-def test_the_front_is_joined_and_the_chosen_point_starred(look: charts.Look) -> None:
+def test_the_front_is_joined_and_the_chosen_point_starred(look: charts.Styles) -> None:
     front = data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
     chart = charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
     assert chart is not None

@@ -238,7 +238,7 @@ def test_tables_hold_the_numbers_of_the_page(whole: Whole) -> None:
     folder = whole.folder
     tables = folder / "report" / "tables"
     methods = {row["method"]: row for row in csv.DictReader((tables / "methods.csv").open())}
-    assert [methods[m]["role"] for m in ("remix", "joint", "audio_alone")] == ["reference", "rival", "audio alone"]
+    assert [methods[m]["role"] for m in ("remix", "joint", "audio_alone")] == ["reference", "other", "audio alone"]
     assert methods["joint"]["remix ahead by"] == "+10.4 ± 0.4"
     trials = list(csv.DictReader((tables / "trials.csv").open()))
     assert len(trials) == 3 * 11
@@ -257,7 +257,7 @@ def test_tables_hold_the_numbers_of_the_page(whole: Whole) -> None:
         ({"trials": 0, "replicates": 0}, "No answer yet: no method has a complete", "No trial is complete yet."),
         ({"replicates": 0}, "No answer yet", "for want of replicates"),
         ({"replicates": 1}, "One seed cannot tell a difference from luck", "fewer than two seeds in common"),
-        ({"methods": ("remix",)}, "remix has no rival here.", "it is not known what each modality"),
+        ({"methods": ("remix",)}, "remix has no other here.", "it is not known what each modality"),
         ({"methods": ("remix", "joint")}, "remix beats joint", "it is not known what each modality"),
     ],
 )

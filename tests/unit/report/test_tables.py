@@ -21,7 +21,7 @@ from remix_study.report.tables import (
     to_markdown,
     trials_table,
 )
-from remix_study.study.results import Ceiling, Contender, Paired, StudyResult
+from remix_study.study.results import Ceiling, Method, Paired, StudyResult
 from tests.unit.report.conftest import MakeLedger, MakeStudy, MakeTrial
 
 
@@ -38,12 +38,12 @@ def result() -> StudyResult:
         for n, a in ((0, 0.92), (1, 0.84))
     }
     alone = {0: summary(0.95, 2, audio=0.8)}
-    contenders = (
-        Contender("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2, 0.205, 0.41)),
-        Contender("audio_alone", {}, alone, "audio", None, Paired(-3.0, 0.0, -1, 1, 0, 1)),
-        Contender("remix", {}, remix, None, None, None),
+    methods = (
+        Method("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2, 0.205, 0.41)),
+        Method("audio_alone", {}, alone, "audio", None, Paired(-3.0, 0.0, -1, 1, 0, 1)),
+        Method("remix", {}, remix, None, None, None),
     )
-    return StudyResult("s", "does it help?", "remix", contenders, {"audio": Ceiling(0.95, 0.8)}, (), "It is open.")
+    return StudyResult("s", "does it help?", "remix", methods, {"audio": Ceiling(0.95, 0.8)}, (), "It is open.")
 
 
 def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
@@ -89,7 +89,7 @@ def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult
     by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(by_name) == ["remix", "joint", "audio_alone"]
     assert by_name["joint"] == {
-        "method": "joint", "role": "rival", "trials": "7", "seeds": "2", "test accuracy": "85.0 ± 7.1", "macro-F1": "",
+        "method": "joint", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0 ± 7.1", "macro-F1": "",
         "remix ahead by": "+3.0 ± 1.4", "95 % interval": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
         "p (Holm)": "0.410", "training time": "1.00x",
     }  # fmt: skip
@@ -101,14 +101,14 @@ def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult
 
 def test_an_interval_that_is_not_known_is_not_shown(result: StudyResult) -> None:
     equal = Paired(2.5, 0.0, -math.inf, math.inf, 2, 2, 0.5, 0.5)
-    contenders = tuple(c._replace(ahead=equal) if c.name == "joint" else c for c in result.contenders)
-    table = methods_table(result._replace(contenders=contenders), {})
+    methods = tuple(c._replace(ahead=equal) if c.name == "joint" else c for c in result.methods)
+    table = methods_table(result._replace(methods=methods), {})
     (row,) = [dict(zip(table.header, row, strict=True)) for row in table.rows if row[0] == "joint"]
     assert [row[k] for k in ("remix ahead by", "95 % interval", "p")] == ["+2.5 ± 0.0", "", "0.500"]
 
 
 def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
-    bare = Contender("remix", {}, {0: {"test/accuracy": 0.5}, 1: {"test/accuracy": 0.6}}, None, None, None)
+    bare = Method("remix", {}, {0: {"test/accuracy": 0.5}, 1: {"test/accuracy": 0.6}}, None, None, None)
     result = StudyResult("s", "q", "remix", (bare,), {}, (), "")
     assert accuracy_table(result).rows == (("remix", "55.0 ± 7.1", "", "", "", ""),)
     assert balance_table(result).rows == ()
@@ -116,8 +116,8 @@ def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
 
 def test_balance_has_the_metrics_that_some_method_has() -> None:
     seeds = {n: {"test/accuracy": 0.5, "test_balance/imbalance": v} for n, v in ((0, 0.3), (1, 0.5))}
-    bare = Contender("joint", {}, {0: {"test/accuracy": 0.5}}, None, None, None)
-    result = StudyResult("s", "q", "remix", (Contender("remix", {}, seeds, None, None, None), bare), {}, (), "")
+    bare = Method("joint", {}, {0: {"test/accuracy": 0.5}}, None, None, None)
+    result = StudyResult("s", "q", "remix", (Method("remix", {}, seeds, None, None, None), bare), {}, (), "")
     table = balance_table(result)
     assert table.header == ("method", "Shapley imbalance (0 to 1)")
     assert table.rows == (("remix", "0.400 ± 0.141"),)

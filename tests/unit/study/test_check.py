@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table of what is wrong and what is said: one row each
-"""Each mistake that no single key shows, and that what is right is not one"""
+"""Each problem that no single key shows, and that what is right is not one"""
 
 from typing import Any
 
@@ -120,6 +120,6 @@ def test_a_mistake_of_what_all_share_is_told_once() -> None:
     with pytest.raises(ConfigError) as raised:
         check_study(study(space=space), {})
     assert str(raised.value).splitlines() == [
-        "the study `s` has one mistake:",
+        "the study `s` has one problem:",
         "  - `space.optimizer.weight_dceay` is not a known key; did you mean `optimizer.weight_decay`?",
     ]

@@ -45,7 +45,7 @@ def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
         at_work.append((number, point))
         search.note(number, folders={"0": f"runs/{number}"})
         yield
-        for running, _ in at_work:  # as a judge does, in another process
+        for running, _ in at_work:  # as a callback does, in another process
             storage.set_trial_intermediate_value(search.id_of(running), step + 1, 0.1 * step)
         yield
         if len(at_work) > 2:

@@ -1,4 +1,4 @@
-"""What a judge says depends on what is on record alone"""
+"""What a callback says depends on what is on record alone"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from remix_study.errors import RunPruned, StudyStopped
 from remix_study.study import pruning
-from remix_study.study.pruning import PRUNED_AFTER, Judge
+from remix_study.study.pruning import PRUNED_AFTER, PruningCallback
 from remix_study.study.storage import STOP, open_storage
 
 MEDIAN = {"name": "median", "grace": 2, "startup": 1}
@@ -22,9 +22,9 @@ def study(tmp_path: Path) -> optuna.Study:
     return optuna.create_study(study_name="s/m", storage=open_storage(None, tmp_path), direction="maximize")
 
 
-def judge(study: optuna.Study, folder: Path, pruner: Mapping[str, Any], last: int = 5) -> Judge:
+def callback(study: optuna.Study, folder: Path, pruner: Mapping[str, Any], last: int = 5) -> PruningCallback:
     trial = study.ask()
-    return Judge(str(folder), None, "s/m", trial._trial_id, dict(pruner), last, last)
+    return PruningCallback(str(folder), None, "s/m", trial._trial_id, dict(pruner), last, last)
 
 
 def epochs(*values: float) -> list[dict[str, float]]:
@@ -32,7 +32,7 @@ def epochs(*values: float) -> list[dict[str, float]]:
 
 
 def complete(study: optuna.Study, folder: Path, values: Sequence[float], pruner: Mapping[str, Any] = MEDIAN) -> None:
-    made = judge(study, folder, pruner, last=len(values))
+    made = callback(study, folder, pruner, last=len(values))
     for n in range(len(values)):
         made(epochs(*values[: n + 1]))
     assert made.trial is not None
@@ -46,7 +46,7 @@ def test_values_are_the_best_so_far_and_are_all_kept(study: optuna.Study, tmp_pa
 
 def test_a_run_below_the_median_ends_after_its_grace_and_not_before(study: optuna.Study, tmp_path: Path) -> None:
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8, 0.8])
-    low = judge(study, tmp_path, MEDIAN)
+    low = callback(study, tmp_path, MEDIAN)
     low(epochs(0.1))
     with pytest.raises(RunPruned, match="pruned by median after 2 epochs, at val/accuracy no better than others"):
         low(epochs(0.1, 0.2))
@@ -57,7 +57,7 @@ def test_a_verdict_is_remembered(study: optuna.Study, tmp_path: Path) -> None:
     """A driver that died between verdict and record asks again, and the pruner's own memory has moved on by then."""
     asha = {"name": "asha", "grace": 1, "reduction": 2}
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8], asha)
-    low = judge(study, tmp_path, asha)
+    low = callback(study, tmp_path, asha)
     with pytest.raises(RunPruned, match="after 1 epochs"):
         low(epochs(0.1))
     assert study.trials[1].user_attrs[PRUNED_AFTER] == 1
@@ -72,7 +72,7 @@ def test_a_verdict_is_remembered(study: optuna.Study, tmp_path: Path) -> None:
 def test_a_process_that_dies_amid_a_verdict_meets_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
-    """Halving pruners mark a trial before they judge it, and spare a marked one."""
+    """Halving pruners mark a trial before they callback it, and spare a marked one."""
     pruner = {"name": name, "grace": 1, "reduction": 2}
     prune = optuna.pruners.SuccessiveHalvingPruner.prune
 
@@ -86,7 +86,7 @@ def test_a_process_that_dies_amid_a_verdict_meets_it_again(
         study = optuna.create_study(study_name="s/m", storage=open_storage(None, folder), direction="maximize")
         for best in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
             complete(study, folder, [best] * 4, pruner)
-        run = judge(study, folder, pruner)
+        run = callback(study, folder, pruner)
         found: list[str] = []
         for epoch in range(1, 5):
             if mortal:
@@ -106,7 +106,7 @@ def test_a_process_that_dies_amid_a_verdict_meets_it_again(
 
 def test_a_run_that_is_at_its_end_is_not_pruned(study: optuna.Study, tmp_path: Path) -> None:
     complete(study, tmp_path, [0.8, 0.8, 0.8])
-    short = judge(study, tmp_path, MEDIAN, last=2)
+    short = callback(study, tmp_path, MEDIAN, last=2)
     short(epochs(0.1))
     short(epochs(0.1, 0.1))
     assert study.trials[1].intermediate_values == {1: 0.1, 2: 0.1}
@@ -117,7 +117,7 @@ def test_smaller_is_better_where_the_study_minimises(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s/m", storage=open_storage(None, tmp_path), direction="minimize")
     complete(study, tmp_path, [0.2, 0.3, 0.1])
     assert study.trials[0].intermediate_values == {1: 0.2, 2: 0.2, 3: 0.1}
-    high = judge(study, tmp_path, MEDIAN)
+    high = callback(study, tmp_path, MEDIAN)
     high(epochs(0.9))
     with pytest.raises(RunPruned):
         high(epochs(0.9, 0.8))
@@ -127,7 +127,7 @@ def test_a_storage_that_does_not_answer_ends_no_run(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8, 0.8])
-    run = judge(study, tmp_path, MEDIAN)
+    run = callback(study, tmp_path, MEDIAN)
     with monkeypatch.context() as patch:
 
         def gone(*told: object) -> None:
@@ -140,7 +140,7 @@ def test_a_storage_that_does_not_answer_ends_no_run(
 
 
 def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
-    run = Judge(str(tmp_path), last=3)
+    run = PruningCallback(str(tmp_path), last=3)
     run(epochs(0.1))
     (tmp_path / STOP).touch()
     with pytest.raises(StudyStopped, match="stopped as asked after epoch 1; it goes on from there"):

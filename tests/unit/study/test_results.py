@@ -43,7 +43,7 @@ def result(
 def test_differences_are_paired_seed_by_seed() -> None:
     """By hand: differences 4, 2, 6 points; mean 4, deviation 2, half width t(0.975, 2) 2 / sqrt 3 = 4.968."""
     found = result(seeds(0.84, 0.82, 0.76), joint=seeds(0.80, 0.80, 0.70))
-    reference, joint = found.contenders
+    reference, joint = found.methods
     assert reference.ahead is None
     ahead = joint.ahead
     assert ahead is not None
@@ -54,7 +54,7 @@ def test_differences_are_paired_seed_by_seed() -> None:
     test = stats.ttest_1samp([4.0, 2.0, 6.0], 0)
     low, high = test.confidence_interval(0.95)
     assert [ahead.low, ahead.high] == pytest.approx([low, high])
-    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one rival: nothing to correct
+    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one other: nothing to correct
 
 
 @pytest.mark.parametrize(("number", "verdict"), [(2, "open"), (3, "open"), (5, "open"), (6, "ahead"), (8, "ahead")])
@@ -62,7 +62,7 @@ def test_seeds_that_all_say_the_same_are_no_proof_while_they_are_few(number: int
     """On 80 clips three seeds may well differ by two clips each; a t-test would call that certain (p = 0)."""
     reference = [(68 + n % 3) / 80 for n in range(number)]
     found = result(seeds(*reference), joint=seeds(*(value - 2 / 80 for value in reference)))
-    ahead = found.contenders[1].ahead
+    ahead = found.methods[1].ahead
     assert ahead is not None
     assert ahead.all_equal
     assert ahead.p == pytest.approx(stats.binomtest(number, number).pvalue)
@@ -73,7 +73,7 @@ def test_seeds_that_all_say_the_same_are_no_proof_while_they_are_few(number: int
 
 
 def test_methods_that_never_differ_are_not_told_apart() -> None:
-    ahead = result(seeds(*[0.8] * 7), joint=seeds(*[0.8] * 7)).contenders[1].ahead
+    ahead = result(seeds(*[0.8] * 7), joint=seeds(*[0.8] * 7)).methods[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.p, ahead.mean) == ("open", 1.0, 0.0)
 
@@ -82,7 +82,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     remix = {0: {"test/accuracy": 0.9}, 2: {"test/accuracy": 0.8}, 3: {"test/accuracy": 0.1}}
     ahead = (
         result(remix, joint={0: {"test/accuracy": 0.8}, 1: {"test/accuracy": 0.0}, 2: {"test/accuracy": 0.7}})
-        .contenders[1]
+        .methods[1]
         .ahead
     )
     assert ahead is not None
@@ -90,14 +90,14 @@ def test_only_seeds_that_both_have_are_compared() -> None:
 
 
 def test_one_seed_or_none_leaves_the_question_open() -> None:
-    ahead = result(seeds(0.9), joint=seeds(0.1)).contenders[1].ahead
+    ahead = result(seeds(0.9), joint=seeds(0.1)).methods[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("open", 0.0, -np.inf, np.inf)
     assert (ahead.p, ahead.p_holm) == (None, None)
     found = result(seeds(0.9), joint=seeds(0.1))
     assert found.sentence.startswith("One seed cannot tell a difference from luck")
     assert headline(found) == "remix: too few seeds to compare"
-    ahead = result({0: {"test/accuracy": 0.9}}, joint={1: {"test/accuracy": 0.1}}).contenders[1].ahead
+    ahead = result({0: {"test/accuracy": 0.9}}, joint={1: {"test/accuracy": 0.1}}).methods[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.seeds, ahead.p) == ("open", 0, None)
 
@@ -126,7 +126,7 @@ def test_the_sentence_says_what_the_numbers_say_and_no_more(
     other: tuple[float, ...], verdict: str, sentence: str, title: str
 ) -> None:
     found = result(seeds(0.80, 0.81, 0.79), {"joint": {"control_of": "choosing"}}, joint=seeds(*other))
-    ahead = found.contenders[1].ahead
+    ahead = found.methods[1].ahead
     assert ahead is not None
     assert ahead.verdict == verdict
     assert found.sentence == f"Over 3 seeds, on a test split that chose nothing: {sentence}."
@@ -159,9 +159,9 @@ def test_ceilings_bound_sufficiency_and_are_no_rivals() -> None:
     )  # fmt: skip
     assert set(found.ceilings) == {"audio"}
     assert found.ceilings["audio"]._asdict() == pytest.approx({"head": 0.75, "probe": 0.9})
-    assert [c.name for c in found.rivals] == ["remix", "joint"]
+    assert [c.name for c in found.others] == ["remix", "joint"]
     assert "audio_alone" not in found.sentence
-    remix, joint, _ = found.contenders
+    remix, joint, _ = found.methods
     assert remix.seeds[0]["sufficiency/ratio/audio"] == pytest.approx(0.6 / 0.75)
     assert remix.seeds[0]["sufficiency/gap/audio"] == pytest.approx(sufficiency_gap(0.6, 0.75))
     assert remix.seeds[0]["sufficiency/probe_ratio/audio"] == pytest.approx(0.5)
@@ -170,12 +170,12 @@ def test_ceilings_bound_sufficiency_and_are_no_rivals() -> None:
 
 
 def test_spread_is_of_the_seeds_that_have_the_metric() -> None:
-    (remix,) = result(seeds(0.8, 0.6)).contenders
+    (remix,) = result(seeds(0.8, 0.6)).methods
     spread = remix.spread("test/accuracy", 100)
     assert spread is not None
     assert list(spread) == pytest.approx([70, 200**0.5])
     assert remix.spread("absent") is None
-    (one,) = result(seeds(0.8)).contenders
+    (one,) = result(seeds(0.8)).methods
     assert one.spread("test/accuracy") == (0.8, 0.0)
 
 
@@ -195,8 +195,8 @@ def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) ->
 def test_a_difference_that_falls_to_the_other_comparisons_is_open() -> None:
     close = seeds(0.778, 0.790, 0.769)  # 2.2, 2.0 and 2.1 points behind
     found = result(seeds(0.80, 0.81, 0.79), close=close, wild=seeds(0.2, 0.9, 0.9), wide=seeds(0.9, 0.1, 0.9))
-    alone = result(seeds(0.80, 0.81, 0.79), close=close).contenders[1].ahead
-    ahead = found.contenders[1].ahead
+    alone = result(seeds(0.80, 0.81, 0.79), close=close).methods[1].ahead
+    ahead = found.methods[1].ahead
     assert alone is not None
     assert ahead is not None
     assert ahead.p is not None
@@ -212,7 +212,7 @@ def test_ceilings_are_tested_but_not_counted() -> None:
         seeds(0.80, 0.82, 0.79), {"alone": {"ceiling_of": "audio"}}, joint=seeds(0.78, 0.79, 0.79),
         alone=seeds(0.5, 0.52, 0.51),
     )  # fmt: skip
-    _, joint, alone = (c.ahead for c in found.contenders)
+    _, joint, alone = (c.ahead for c in found.methods)
     assert joint is not None
     assert alone is not None
     assert joint.p_holm == joint.p
@@ -223,11 +223,11 @@ def test_ceilings_are_tested_but_not_counted() -> None:
 def test_methods_without_a_replicate_are_named_and_left_out() -> None:
     made = study(joint={}, other={})
     found = compare(made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": {}}, {}, ["other-0: NaN"])
-    assert [c.name for c in found.contenders] == ["remix", "joint"]
+    assert [c.name for c in found.methods] == ["remix", "joint"]
     assert found.sentence.endswith(" Without a complete replicate, and so not compared: other.")
     assert found.failures == ("other-0: NaN",)
     lone = compare(made, {"joint": seeds(0.7, 0.72)}, {}, [])
-    assert [c.ahead for c in lone.contenders] == [None]
+    assert [c.ahead for c in lone.methods] == [None]
     assert lone.sentence == (
         "remix has no complete replicate yet, so that nothing can be compared with it. "
         "Without a complete replicate, and so not compared: remix, other."
@@ -280,7 +280,7 @@ def test_the_result_is_of_the_chosen_points_replicates(tmp_path: Path) -> None:
     )
     found = result_of(Ledger(study(), tmp_path, {"remix": trials}, {"remix": replicates}))
     assert found is not None
-    (remix,) = found.contenders
+    (remix,) = found.methods
     assert {n: s["test/accuracy"] for n, s in remix.seeds.items()} == {0: 0.1, 1: 0.2}
     assert remix.params == {"lr": 0.9}
     assert found.failures == (

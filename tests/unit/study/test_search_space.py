@@ -129,7 +129,7 @@ def test_all_methods_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         check_study(study(methods=methods), {})
     told = str(raised.value)
-    assert told.splitlines()[0] == "the study `s` has 4 mistakes:"
+    assert told.splitlines()[0] == "the study `s` has 4 problems:"
     for wanted in (
         "`methods.joint.space.optimizer.learnin_rate` is not a known key; did you mean `optimizer.learning_rate`?",
         "`methods.remix.first[0].method.odrer` is not searched for this method; searched: ",
@@ -313,7 +313,7 @@ def test_every_mistake_is_told_at_once_with_its_line_each_once(tmp_path: Path) -
         "28: `trails",
         "30: `objective",
     ]
-    assert head == f"{path} has {len(told)} mistakes:"
+    assert head == f"{path} has {len(told)} problems:"
 
 
 def test_a_sound_file_is_read_and_settings_count(tmp_path: Path) -> None:

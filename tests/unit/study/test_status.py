@@ -21,7 +21,7 @@ from remix_study.study import study as study_module
 from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
 from remix_study.study.ledger import read_ledger
 from remix_study.study.question import CONFIG
-from remix_study.study.status import Survey, ask_to_stop, best_run, existing, names, survey
+from remix_study.study.status import StudyStatus, ask_to_stop, best_run, existing, names, survey
 from remix_study.study.storage import STOP
 from remix_study.study.study import StudyRun, Watch
 from remix_study.study.tasks import Outcome, Task
@@ -41,9 +41,9 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def looking_on(folder: Path, after: int) -> tuple[Watch, list[Survey]]:
+def looking_on(folder: Path, after: int) -> tuple[Watch, list[StudyStatus]]:
     """A watch that surveys the study from inside it, after so many runs."""
-    seen: list[Survey] = []
+    seen: list[StudyStatus] = []
 
     def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
         if ended == after:

@@ -41,7 +41,7 @@ class DriverDied(Exception):  # noqa: N818 - a kill is not an error
 class Runner:
     """Stands for Ray: made-up runs, `at_once` of them; dies after `life` tasks.
 
-    epochs: how many a made-up run has; each asks the run's judge, as a real one does.
+    epochs: how many a made-up run has; each asks the run's callback, as a real one does.
     """
 
     life: int = 10_000
@@ -89,7 +89,7 @@ class Runner:
         if self.fails(task):
             return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
         summaries: list[dict[str, float]] = []
-        for job, judge in zip(task.jobs, task.judges, strict=True):
+        for job, callback in zip(task.jobs, task.callbacks, strict=True):
             config = RunConfig.model_validate(job.config)
             folder = RunFolder(Path(job.folder))
             folder.prepare(config, job.digest)
@@ -100,7 +100,7 @@ class Runner:
                 history.append(record)
                 (folder.path / "history.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in history))
                 try:
-                    judge(history)
+                    callback(history)
                 except RunPruned as pruned:
                     return Outcome("pruned", tuple(summaries), str(pruned))
                 except StudyStopped as stopped:
@@ -203,7 +203,7 @@ def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: 
     # The known-good point comes first.
     assert [records(tmp_path, m)[0].params[RATE] for m in ("joint", "remix")] == [0.002, 0.003]
     assert result is not None
-    joint, remix = result.contenders
+    joint, remix = result.methods
     assert (dict(joint.params), dict(remix.params)) == (best["joint"], best["remix"])
     assert joint.ahead is not None
     assert [joint.ahead.mean, joint.ahead.wins] == pytest.approx([10, 2])
@@ -248,7 +248,7 @@ def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, lif
     assert not set(done) & {(t.stage, t.jobs[0].folder) for t in second.ran}
     assert len(first.ran) + len(second.ran) == 10
     assert result is not None
-    assert len(result.contenders[0].seeds) == len(result.contenders[1].seeds) == 2
+    assert len(result.methods[0].seeds) == len(result.methods[1].seeds) == 2
 
 
 SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "cmaes", "nsga2")]
@@ -323,19 +323,19 @@ def test_a_failing_replicate_leaves_the_others(conduct: Conduct) -> None:
         Runner(fails=lambda task: task.stage == "replicate" and task.method == "joint" and task.number == 1)
     )
     assert result is not None
-    assert [sorted(c.seeds) for c in result.contenders] == [[0], [0, 1]]
+    assert [sorted(c.seeds) for c in result.methods] == [[0], [0, 1]]
     assert result.failures == ("joint-replicate-1: NotANumberError: the loss must be a number",)
     again = Runner()
     result = conduct(again)
     assert result is not None
-    assert [sorted(c.seeds) for c in result.contenders] == [[0, 1], [0, 1]]  # and has another chance
+    assert [sorted(c.seeds) for c in result.methods] == [[0, 1], [0, 1]]  # and has another chance
     assert [(t.stage, t.method, t.number) for t in again.ran] == [("replicate", "joint", 1)]
 
 
 def test_a_method_of_which_nothing_completes_leaves_the_others(conduct: Conduct, tmp_path: Path) -> None:
     result = conduct(Runner(fails=lambda task: task.method == "joint"))
     assert result is not None
-    assert [c.name for c in result.contenders] == ["remix"]
+    assert [c.name for c in result.methods] == ["remix"]
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"failed": 3}
 
 
@@ -381,7 +381,7 @@ def test_more_trials_and_replicates_are_the_same_study(conduct: Conduct) -> None
     result = conduct(runner, config(trials=4, replicates=3))
     assert result is not None
     assert Counter(t.stage for t in runner.ran)["search"] == 2
-    assert [sorted(c.seeds) for c in result.contenders] == [[0, 1, 2]] * 2
+    assert [sorted(c.seeds) for c in result.methods] == [[0, 1, 2]] * 2
 
 
 def test_another_point_that_is_chosen_later_is_replicated_anew(conduct: Conduct, tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_another_point_that_is_chosen_later_is_replicated_anew(conduct: Conduct,
     assert new[0].params != old[0].params
     assert new[0].folder != old[0].folder
     assert result is not None
-    assert dict(result.contenders[0].params) == new[0].params
+    assert dict(result.methods[0].params) == new[0].params
     assert Counter(t.stage for t in runner.ran)["replicate"] == 4
 
 

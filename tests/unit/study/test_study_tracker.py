@@ -12,7 +12,7 @@ from remix_study.media.store import ClipStore
 from remix_study.study import study_tracker as module
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.results import compare
-from remix_study.study.study_tracker import StudyRecord, recording
+from remix_study.study.study_tracker import StudyTracker, recording
 from remix_study.tracking import RunInfo, default_uri, finishing
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 
@@ -245,7 +245,7 @@ def test_a_server_that_is_down_holds_up_nothing_and_is_told_later(
 
 def test_an_untracked_study_writes_nothing(at_work: Enter, study: StudyConfig, tmp_path: Path) -> None:
     with at_work(None) as record:
-        assert isinstance(record, StudyRecord)
+        assert isinstance(record, StudyTracker)
         assert record.run_id is None
         record.watch(tmp_path / "runs" / "one")
         record.progress({"study/trials_complete": 1.0})

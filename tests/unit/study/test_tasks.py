@@ -14,7 +14,7 @@ from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyErr
 from remix_study.launch.ray_init import Room
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
-from remix_study.study.pruning import Judge
+from remix_study.study.pruning import PruningCallback
 from remix_study.study.tasks import (
     ATTEMPTS,
     Needs,
@@ -30,9 +30,9 @@ from remix_study.study.tasks import (
 )
 
 JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
-JUDGE = Judge("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
-TASK = Task("search", "remix", 3, (JOB,), (JUDGE,))
-OTHER = Task("search", "joint", 1, (JOB,), (JUDGE,))
+CALLBACK = PruningCallback("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
+TASK = Task("search", "remix", 3, (JOB,), (CALLBACK,))
+OTHER = Task("search", "joint", 1, (JOB,), (CALLBACK,))
 DONE = Outcome("complete", ({"x": 1.0},))
 
 
@@ -70,7 +70,7 @@ def test_tasks_are_handed_out_until_there_are_no_more() -> None:
     handout = desk.handout()
     given = json.loads(handout.suggest("one")["task"])
     assert Job(**given["jobs"][0]) == JOB
-    assert Judge(**given["judges"][0]) == JUDGE
+    assert PruningCallback(**given["callbacks"][0]) == CALLBACK
     assert desk.alone == 0
     assert handout.suggest("two") is None  # not now
     assert desk.alone == 1  # who waits for a second process is told that none will come
@@ -145,16 +145,16 @@ def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_
 
 
 def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
-    judge = Judge(str(tmp_path / "w" / "studies" / "s"))
-    outcome = blind([judge])
+    callback = PruningCallback(str(tmp_path / "w" / "studies" / "s"))
+    outcome = blind([callback])
     assert outcome is not None
     assert outcome.state == "failed"
     assert str(tmp_path / "w" / "studies" / "s") in (outcome.reason or "")
     assert "URL" in (outcome.reason or "")
     (tmp_path / "w" / "studies" / "s").mkdir(parents=True)
     (tmp_path / "w" / "studies" / "s" / "study.yaml").touch()
-    assert blind([judge]) is None
-    assert blind([replace(judge, folder="elsewhere", home="s3://bucket/w/studies/s")]) is None
+    assert blind([callback]) is None
+    assert blind([replace(callback, folder="elsewhere", home="s3://bucket/w/studies/s")]) is None
 
 
 def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,37 +230,37 @@ def test_room_counts_what_an_autoscaler_may_add(
 def test_every_end_is_an_outcome_and_not_a_crash(
     monkeypatch: pytest.MonkeyPatch, error: Exception, expected: Outcome
 ) -> None:
-    def ends(job: Job, judge: Judge) -> dict[str, float]:
-        assert (job, judge) == (JOB, JUDGE)
+    def ends(job: Job, callback: PruningCallback) -> dict[str, float]:
+        assert (job, callback) == (JOB, CALLBACK)
         raise error
 
     monkeypatch.setattr(tasks, "launch", ends)
-    assert run_jobs([JOB], [JUDGE]) == expected
+    assert run_jobs([JOB], [CALLBACK]) == expected
 
 
 def test_a_full_disk_is_seen_behind_the_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(job: Job, judge: Judge) -> dict[str, float]:
+    def full(job: Job, callback: PruningCallback) -> dict[str, float]:
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
             raise TrainingError("the checkpoint must be written") from error
 
     monkeypatch.setattr(tasks, "launch", full)
-    assert run_jobs([JOB], [JUDGE]).cause == "disk full"
+    assert run_jobs([JOB], [CALLBACK]).cause == "disk full"
 
 
 def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [Job(**{**asdict(JOB), "name": name}) for name in ("one", "two", "three")]
     ran = []
 
-    def second_fails(job: Job, judge: Judge) -> dict[str, float]:
+    def second_fails(job: Job, callback: PruningCallback) -> dict[str, float]:
         ran.append(job.name)
         if job.name == "two":
             raise ValueError("broken")
         return {"x": 1.0}
 
     monkeypatch.setattr(tasks, "launch", second_fails)
-    assert run_jobs(jobs, [JUDGE] * 3) == Outcome("failed", ({"x": 1.0},), "two: ValueError: broken", "other")
+    assert run_jobs(jobs, [CALLBACK] * 3) == Outcome("failed", ({"x": 1.0},), "two: ValueError: broken", "other")
     assert ran == ["one", "two"]
 
 
@@ -269,14 +269,14 @@ def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.Monk
     given: list[Job] = []
     monkeypatch.setattr(tune, "report", reported.append)
 
-    def completes(job: Job, judge: Judge) -> dict[str, float]:
+    def completes(job: Job, callback: PruningCallback) -> dict[str, float]:
         given.append(job)
         return {"x": 1.0}
 
     monkeypatch.setattr(tasks, "launch", completes)
     (tmp_path / "study.yaml").touch()
-    content = {"jobs": [asdict(JOB)], "judges": [asdict(replace(JUDGE, folder=str(tmp_path)))]}
-    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "meeting": None}})
+    content = {"jobs": [asdict(JOB)], "callbacks": [asdict(replace(CALLBACK, folder=str(tmp_path)))]}
+    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "barrier": None}})
     outcome = json.loads(reported[0]["outcome"])
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
     assert (given[0].threads, given[0].gpus) == (3, 0.5)
@@ -321,4 +321,4 @@ def test_what_the_study_prints_is_heard_while_tune_is_not(capsys: pytest.Capture
 
 def test_a_task_is_named_by_what_it_is() -> None:
     assert TASK.name == "remix-search-3"
-    assert Path(TASK.judges[0].folder).name == "study"
+    assert Path(TASK.callbacks[0].folder).name == "study"

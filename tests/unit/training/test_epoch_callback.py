@@ -1,4 +1,4 @@
-"""A run that its judge ends early: all ranks leave together, with the last checkpoint whole"""
+"""A run that its callback ends early: all ranks leave together, with the last checkpoint whole"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -39,11 +39,11 @@ def kept_epochs(run: Run) -> int:
 
 @pytest.mark.parametrize("error", [RunPruned("no promise"), StudyStopped("asked to")])
 def test_a_run_ends_where_its_judge_says_so(recipe: Recipe, assembled: Assembled, error: Exception) -> None:
-    judge = Referee(2, error)
-    run = replace(assembled(recipe({"epochs": 5})), judge=judge)
+    callback = Referee(2, error)
+    run = replace(assembled(recipe({"epochs": 5})), callback=callback)
     with pytest.raises(type(error), match=str(error)):
         train(run)
-    assert judge.told == [1, 2]
+    assert callback.told == [1, 2]
     assert kept_epochs(run) == 2
 
 
@@ -53,25 +53,27 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_was_pruned_meets_its_verdic
     """The verdict of the last epoch may have been lost in a kill: it is asked for again before anything is trained."""
     config = recipe({"epochs": 3})
     with pytest.raises(StudyStopped):
-        train(replace(assembled(config), judge=Referee(1, StudyStopped("asked to"))))
+        train(replace(assembled(config), callback=Referee(1, StudyStopped("asked to"))))
     pruning = Referee(1, RunPruned("no promise"))
     with pytest.raises(RunPruned):
-        train(replace(assembled(config), judge=pruning))
+        train(replace(assembled(config), callback=pruning))
     assert pruning.told == [1]
-    judge = Referee(99, RunPruned("never"))
-    result = train(replace(assembled(config), judge=judge))
-    assert judge.told == [1, 2, 3]
+    callback = Referee(99, RunPruned("never"))
+    result = train(replace(assembled(config), callback=callback))
+    assert callback.told == [1, 2, 3]
     assert len(result.history) == 3
 
 
 def test_every_rank_ends_with_the_leading_one(
     recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]
 ) -> None:
-    judges = [Referee(1, RunPruned("no promise")), Referee(99, RunPruned("never asked"))]
+    callbacks = [Referee(1, RunPruned("no promise")), Referee(99, RunPruned("never asked"))]
 
     def rank(collectives: Collectives) -> str:
         number = collectives.world.rank
-        run = replace(assembled(recipe({"epochs": 3}), folder="shared", collectives=collectives), judge=judges[number])
+        run = replace(
+            assembled(recipe({"epochs": 3}), folder="shared", collectives=collectives), callback=callbacks[number]
+        )
         try:
             train(run)
         except RunPruned:
@@ -79,4 +81,4 @@ def test_every_rank_ends_with_the_leading_one(
         return "complete"
 
     assert together(2, rank) == ["pruned", "pruned"]
-    assert judges[1].told == []  # only the leading rank asks
+    assert callbacks[1].told == []  # only the leading rank asks

@@ -10,7 +10,7 @@ from remix_study.config.run import RunConfig
 from remix_study.remix import score
 from remix_study.remix.separability import ScoreName
 from remix_study.training.loop import Run
-from remix_study.training.scoring import look_at
+from remix_study.training.scoring import scoring_pass
 from remix_study.world import Solo
 
 
@@ -18,7 +18,7 @@ from remix_study.world import Solo
 def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
     run = assembled(recipe())
     torch.manual_seed(3)
-    for head in run.model.heads.values():  # far from uniform, so that mistakes show
+    for head in run.model.heads.values():  # far from uniform, so that problems show
         torch.nn.init.normal_(head.weight, std=2.0)  # type: ignore[arg-type]
     return run
 
@@ -48,7 +48,9 @@ def one_by_one(run: Run, name: str) -> tuple[list[list[float]], list[list[float]
 
 @pytest.mark.parametrize("name", ["kl", "kl_normalised", "cross_entropy", "true_class"])
 def test_scores_equal_a_loop_over_samples(run: Run, name: ScoreName) -> None:
-    look = look_at(run.model, run.reader, run.rows["train"], Solo(), partial(score, name), batch=40, autocast=False)
+    look = scoring_pass(
+        run.model, run.reader, run.rows["train"], Solo(), partial(score, name), batch=40, autocast=False
+    )
     assert run.model.training  # as it was found
     scores, entropies = one_by_one(run, name)
     assert look.scores_NM.std() > 0.01
@@ -58,7 +60,7 @@ def test_scores_equal_a_loop_over_samples(run: Run, name: ScoreName) -> None:
 
 def test_looking_changes_nothing(run: Run) -> None:
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
-    look_at(run.model, run.reader, run.rows["train"], Solo(), partial(score, "kl"), batch=40, autocast=False)
+    scoring_pass(run.model, run.reader, run.rows["train"], Solo(), partial(score, "kl"), batch=40, autocast=False)
     assert all(torch.equal(before[key], value) for key, value in run.model.state_dict().items())
 
 
@@ -77,9 +79,9 @@ def test_every_rank_receives_the_whole_table(
 
     def work(collectives: Any) -> Any:
         mine = runs[collectives.world.rank]
-        return look_at(mine.model, mine.reader, rows, collectives, partial(score, "kl"), batch=7, autocast=False)
+        return scoring_pass(mine.model, mine.reader, rows, collectives, partial(score, "kl"), batch=7, autocast=False)
 
-    alone = look_at(run.model, run.reader, rows, Solo(), partial(score, "kl"), batch=7, autocast=False)
+    alone = scoring_pass(run.model, run.reader, rows, Solo(), partial(score, "kl"), batch=7, autocast=False)
     for look in together(size, work):
         np.testing.assert_allclose(look.scores_NM, alone.scores_NM, atol=1e-5)
         np.testing.assert_allclose(look.cross_entropy_NM, alone.cross_entropy_NM, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from remix_study.epoch import Look
+from remix_study.epoch import ScoringPass
 from remix_study.remix import Argmin, ProgressShare, Reassembly, RemixPlan, RemixSettings
 from remix_study.training.state import Progress, pack, unpack
 
@@ -36,9 +36,9 @@ def test_what_is_packed_survives_a_file_without_code(epochs: int) -> None:
         settings = RemixSettings(warmup=1, score="kl", filter=Argmin(), how=how, share=ProgressShare())
         return RemixPlan(settings, ("audio", "video"), np.arange(12) % 3, 3, seed=0)
 
-    def look(score: Any) -> Look:
+    def look(score: Any) -> ScoringPass:
         scores_NM = np.random.default_rng(0).random((12, 2))
-        return Look(scores_NM, scores_NM)
+        return ScoringPass(scores_NM, scores_NM)
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer, RemixPlan]:
         model = nn.Linear(2, 2)
