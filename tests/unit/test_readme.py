@@ -2,12 +2,10 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import typer
@@ -17,43 +15,13 @@ from remix_study.cli.main import app
 from remix_study.config.load import parse_run
 from remix_study.datasets.manifest import read_manifest
 from remix_study.study.search_space import read_study
+from tests.pages import PAGES, README, ROOT, blocks_in, parse_command, shell_commands
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").glob("*.md"), *(ROOT / "clusters").glob("*.md"), ROOT / "CHANGELOG.md"])
 OTHER_TOOLS = {
     "source", "export", "echo", "cat", "cp", "touch", "chmod", "python3", "pip", "ray", "ssh", "ssh-keygen",
     "ssh-copy-id", "aws", "gcloud", "az", "docker", "kubectl", "sbatch", "squeue",
     "createdb",
 }  # fmt: skip
-
-
-class Block(NamedTuple):
-    section: str
-    language: str
-    text: str
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    section = ""
-    for part in re.finditer(
-        r"^#+ (?P<title>[^\n]+)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", page.read_text(), re.M | re.S
-    ):
-        if part["title"] is not None:
-            section = part["title"]
-        else:
-            yield Block(section, part["language"], part["text"])
-
-
-def of(language: str, page: Path = README) -> list[Block]:
-    return [block for block in blocks(page) if block.language == language]
-
-
-def commands(page: Path, section: str | None = None) -> list[list[str]]:
-    """The words of each shell line, without comments and variables set in front."""
-    lines = [line for block in of("bash", page) if section in (None, block.section) for line in block.text.splitlines()]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [[word for n, word in enumerate(words) if n or not re.match(r"[A-Z_]+=", word)] for words in split if words]
 
 
 def in_a_process(words: list[str], folder: Path) -> str:
@@ -71,16 +39,16 @@ def remix_study(words: list[str], folder: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader who follows `One run` stands: with its corpus and its run.yaml."""
     here = tmp_path_factory.mktemp("reader")
-    for name, *words in commands(README, "One run"):
+    for name, *words in shell_commands(README, "One run"):
         if name == "remix-study" and words[0] == "prepare":
             remix_study(words, here)
-    (here / "run.yaml").write_text(of("yaml")[0].text)
+    (here / "run.yaml").write_text(blocks_in("yaml")[0].text)
     return here
 
 
 @pytest.mark.slow
 def test_remix_fits_into_forty_lines_of_pytorch(tmp_path: Path) -> None:
-    (block,) = [b for b in of("python") if "40 lines" in b.section]
+    (block,) = [b for b in blocks_in("python") if "40 lines" in b.section]
     assert len(block.text.splitlines()) <= 40
     imported = set(re.findall(r"^(?:from|import) ([\w.]+)", block.text, re.M))
     assert {name for name in imported if not name.startswith("torch")} == {"remix_study.remix"}
@@ -96,7 +64,7 @@ def test_remix_fits_into_forty_lines_of_pytorch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_python_runs(folder: Path) -> None:
-    scripts = [block for block in of("python") if "40 lines" not in block.section]
+    scripts = [block for block in blocks_in("python") if "40 lines" not in block.section]
     assert scripts
     for block in scripts:
         (folder / "script.py").write_text(block.text)
@@ -105,7 +73,7 @@ def test_other_python_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_one_run_can_be_followed(folder: Path) -> None:
-    lines = [words[1:] for words in commands(README, "One run") if words[:2] == ["remix-study", "train"]]
+    lines = [words[1:] for words in shell_commands(README, "One run") if words[:2] == ["remix-study", "train"]]
     assert len(lines) == 3
     short = ["--set", "epochs=3", "--set", "evaluation.ceilings=none", "--set", "tracking.model=false"]
     for words in lines:
@@ -117,14 +85,14 @@ def test_one_run_can_be_followed(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_manifest_can_be_prepared(folder: Path) -> None:
-    told = [w[1:] for w in commands(README, "Your own clips") if w[:3] == ["remix-study", "prepare", "manifest"]]
+    told = [w[1:] for w in shell_commands(README, "Your own clips") if w[:3] == ["remix-study", "prepare", "manifest"]]
     (check, prepare) = told
     assert "Ready to be prepared" in remix_study(check, folder)
     assert "160 train, 80 val, 80 test" in " ".join(remix_study(prepare, folder).split())
 
 
 def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:
-    (block,) = of("jsonl")
+    (block,) = blocks_in("jsonl")
     (tmp_path / "manifest.jsonl").write_text(block.text)
     clips = read_manifest(tmp_path / "manifest.jsonl")
     assert {clip.label for clip in clips} == {"dog", "cat"}
@@ -132,7 +100,7 @@ def test_the_example_of_a_manifest_is_one(tmp_path: Path) -> None:
 
 
 def test_every_configuration_loads(tmp_path: Path) -> None:
-    found = [block for page in PAGES for block in of("yaml", page)]
+    found = [block for page in PAGES for block in blocks_in("yaml", page)]
     studies = [block for block in found if "methods" in yaml.safe_load(block.text)]
     for block in studies:
         (tmp_path / "study.yaml").write_text(block.text)
@@ -145,27 +113,20 @@ def test_every_configuration_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for tool, *words in commands(page):
+    for tool, *words in shell_commands(page):
         match tool:
             case "remix-study":
-                parse(words)
+                parse_command(words)
             case "make":
                 assert words[0] in targets
             case _:
                 assert tool in OTHER_TOOLS
 
 
-def parse(words: list[str]) -> None:
-    """As the command line would: an unknown command or option, or a value of the wrong type, is an error."""
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        name, *words = words
-        command = command.commands[name]
-    command.make_context(command.name, words)
-
-
 def test_every_command_is_told() -> None:
-    told = {" ".join(words[:3]) for words in commands(README)} | {" ".join(words[:2]) for words in commands(README)}
+    told = {" ".join(words[:3]) for words in shell_commands(README)} | {
+        " ".join(words[:2]) for words in shell_commands(README)
+    }
     group: Any = typer.main.get_command(app)
     for name, command in group.commands.items():
         for inner in getattr(command, "commands", {}) or [""]:

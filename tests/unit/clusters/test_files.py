@@ -17,6 +17,7 @@ from remix_study.cluster.cluster_file import CHECKOUT, SECRETS, read_launcher
 from remix_study.cluster.preflight import PYTHON
 from remix_study.errors import ConfigError
 from remix_study.launch.ray_init import _may_become
+from tests.pages import parse_command, shell_commands
 from tests.unit.clusters.checks import (
     CLUSTERS,
     PLACEHOLDER,
@@ -29,8 +30,6 @@ from tests.unit.clusters.checks import (
     security_problems,
     shell_problems,
 )
-from tests.unit.test_readme import commands as commands_of
-from tests.unit.test_readme import parse
 
 FILES = sorted(path for path in CLUSTERS.iterdir() if path.name != "README.md")
 LAUNCHERS = [path for path in FILES if path.suffix == ".yaml" and not path.name.startswith("kuberay")]
@@ -343,7 +342,7 @@ def test_the_readme_says_what_to_put_in_every_place(path: Path) -> None:
 
 
 def words_of_the_readme() -> list[list[str]]:
-    return commands_of(CLUSTERS / "README.md")
+    return shell_commands(CLUSTERS / "README.md")
 
 
 def test_our_commands_within_those_of_other_tools_exist() -> None:
@@ -353,11 +352,11 @@ def test_our_commands_within_those_of_other_tools_exist() -> None:
         for before in (["-m", "remix_study"], ["run_study.py", "--"]):
             at = next((n + 2 for n in range(len(words)) if words[n : n + 2] == before), None)
             if at is not None:
-                parse(words[at:])
+                parse_command(words[at:])
                 found += 1
         if words[:2] == ["ray", "exec"] and "remix-study" in words[3]:
             inner = shlex.split(words[3])
-            parse(inner[inner.index("remix-study") + 1 : inner.index(">")])
+            parse_command(inner[inner.index("remix-study") + 1 : inner.index(">")])
             found += 1
     assert found >= 6
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from remix_study.study.search_space import read_study
+from tests.pages import parse_command
 from tests.unit.clusters.checks import CLUSTERS, ROOT, load
 from tests.unit.clusters.kuberay import RAY_JOB, key_problems, rule_problems, schema_problems
-from tests.unit.test_readme import parse
 
 CRDS = "KUBERAY_CRDS"
 
@@ -71,7 +71,7 @@ def test_what_it_runs_is_a_command_of_ours_on_a_study_of_the_image(job: dict[str
     python, module, package, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, module, package) == ("python", "-m", "remix_study")
     study = words[1].removeprefix("/home/ray/remix-study/")
-    parse([words[0], str(ROOT / study), *words[2:]])
+    parse_command([words[0], str(ROOT / study), *words[2:]])
     assert read_study(ROOT / study, {})
 
 

@@ -14,7 +14,7 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource
 from remix_study.errors import ConfigError
-from tests.unit.test_readme import PAGES, of
+from tests.pages import PAGES, blocks_in
 
 SEARCH_SPACES = Path(__file__).parents[3] / "search_spaces"
 FILES = sorted(SEARCH_SPACES.glob("*.yaml"))
@@ -46,7 +46,7 @@ def test_every_shipped_file_is_valid_and_names_its_schema(path: Path) -> None:
 
 
 def test_every_example_in_the_documents_is_valid() -> None:
-    examples = [yaml.safe_load(block.text) for page in PAGES for block in of("yaml", page)]
+    examples = [yaml.safe_load(block.text) for page in PAGES for block in blocks_in("yaml", page)]
     assert {"methods" in example for example in examples} == {True, False}
     for example in examples:
         validator = STUDY if "methods" in example else RUN
