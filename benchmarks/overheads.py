@@ -37,12 +37,11 @@ import optuna
 import requests
 import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb import models as m
 
 from benchmarks.big_study import SPACE, rows_of
 from benchmarks.measure import Result, seconds, this_machine
+from remix_study import optuna_private
 from remix_study.config.load import parse_run
-from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
@@ -174,7 +173,7 @@ def _fill(storage: BaseStorage, study: StudyConfig, trials: int) -> int:
     if isinstance(storage, RDBStorage):
         with storage.engine.begin() as connection:
             first = connection.execute(sa.select(sa.func.coalesce(sa.func.max(m.TrialModel.trial_id), 0))).scalar_one()
-            for table, rows in rows_of(made._study_id, first, trials, EPOCHS):
+            for table, rows in rows_of(optuna_private.study_id(made), first, trials, EPOCHS):
                 connection.execute(sa.insert(table), rows)
             if storage.engine.dialect.name == "postgresql":  # we gave the ids; its counter has not heard of them
                 connection.execute(sa.text("SELECT setval('trials_trial_id_seq', (SELECT max(trial_id) FROM trials))"))
@@ -183,7 +182,7 @@ def _fill(storage: BaseStorage, study: StudyConfig, trials: int) -> int:
             other = open_storage(None, Path(scratch))
             _fill(other, study, trials)
             made.add_trials(optuna.load_study(study_name=made.study_name, storage=other).trials)
-    return int(made._study_id)
+    return optuna_private.study_id(made)
 
 
 class _EnoughError(Exception):
@@ -236,7 +235,7 @@ def _complete(task: Task) -> Outcome:
     """As a run leaves it: its folder holds the history that the driver reads."""
     for job in task.jobs:
         folder = RunFolder(Path(job.folder))
-        folder.prepare(RunConfig.model_validate(job.config), job.digest)
+        folder.prepare(job.config, job.digest)
         record = {"epoch": 0.0, "val/accuracy": 0.5, "time/train_s": 1.0}
         (folder.path / "history.jsonl").write_text(f"{json.dumps(record)}\n" * EPOCHS)
     return Outcome("complete", tuple({"best/val_accuracy": 0.5} for _ in task.jobs))
@@ -253,7 +252,7 @@ def _running(search: Search, storage: BaseStorage, count: int, *, points: bool) 
     while len(search._running) < count:
         trial = search._study.ask({path: _free(path) for path in SPACE} if points else {})
         search._running[trial.number] = trial
-    ids = [trial._trial_id for trial in search._running.values()]
+    ids = [optuna_private.trial_id(trial) for trial in search._running.values()]
     if isinstance(storage, RDBStorage):
         table = m.TrialIntermediateValueModel
         rows = [{"trial_id": trial, "step": step, "intermediate_value": 0.3,

@@ -6,20 +6,21 @@ Ray cluster, with gloo on CPUs and NCCL on GPUs. Either way the run lives in its
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from remix_study.assemble import check, modalities_of
+from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, TrackingError, cause_of
 from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
+from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
 from remix_study.launch.ray_init import join_or_start, room
@@ -64,16 +65,14 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
     digest = config.digest(data)
     name = name or f"{config.method.name}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)
-    # Workers have another working directory.
-    content = config.model_dump(mode="json") | {"corpus": corpus_at(config.corpus)}
     return Job(
-        config=content,
+        config=config.model_copy(update={"corpus": corpus_at(config.corpus)}),  # workers have another working directory
         folder=str(folder.path),
         digest=digest,
         name=name,
         tracking_uri=tracking_uri(config, workspace),
         experiment=config.tracking.experiment,
-        home=url_of(folder.path),
+        url=url_of(folder.path),
         log_model=config.tracking.model,
     )
 
@@ -92,7 +91,7 @@ def run_one(
         RemixStudyError: anything that a person can mend, before training where possible.
     """
     store = open_corpus(config.corpus)
-    check(config, store)
+    require_fit(config, store)
     if config.workers > 1 and on_a_cluster():
         join_or_start()
         require_alike(workspace.resolve(), config.corpus)
@@ -106,7 +105,7 @@ def run_one(
 
 
 def _watched(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
-    with working_copy(Path(job.folder), job.home) as copy:
+    with working_copy(Path(job.folder), job.url) as copy:
         on_start(job.name, RunFolder(copy.folder))
         return launch(job)
 
@@ -117,8 +116,8 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
     Raises:
         RunPruned, StudyStopped: the callback ended it early, now or (pruned) before.
     """
-    config = RunConfig.model_validate(job.config)
-    with working_copy(Path(job.folder), job.home) as copy:
+    config = job.config
+    with working_copy(Path(job.folder), job.url) as copy:
         copy.pull(checkpoints=False)
         folder = RunFolder(copy.folder)
         folder.prepare(config, job.digest)
@@ -138,7 +137,7 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
                 return len(folder.history)
 
             try:
-                _fit(job, callback, config, folder, epochs)
+                _fit(job, callback, folder, epochs)
             except RemixStudyError as error:
                 if config.workers > 1:
                     copy.pull(checkpoints=False)
@@ -193,14 +192,13 @@ def _ceilings(
     return found
 
 
-def _fit(
-    job: Job, callback: EpochCallback | None, config: RunConfig, folder: RunFolder, epochs: Callable[[], int]
-) -> None:
+def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Callable[[], int]) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import FailureConfig  # ray.train's, but with its types
 
+    config = job.config
     local = config.workers == 1
     if local and callback is not None:
         # Nothing of Ray Train is needed in one process of a study, and its fit takes longer than a small epoch.
@@ -209,13 +207,13 @@ def _fit(
     gpus = 0.0
     if not local:
         join_or_start()
-        gpus = _gpus(job, config)
+        gpus = _gpus(job)
         _require_room(config.workers, job.cpus, gpus)
     gpu = config.device != "cpu" and torch.cuda.is_available() if local else gpus > 0
     make_trainer = partial(
         TorchTrainer,
         _loop,
-        train_loop_config={"job": asdict(job), "callback": callback},
+        train_loop_config={"job": job.to_json(), "callback": callback},
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
         scaling_config=ScalingConfig(
             num_workers=0 if local else config.workers,
@@ -246,12 +244,14 @@ def _found(job: Job, folder: RunFolder) -> Record:
 
 
 def _loop(content: dict[str, Any]) -> None:
-    work(Job(**content["job"]), content["callback"])  # its result lies in the run's folder: a new driver finds it, too
+    work(
+        Job.from_json(content["job"]), content["callback"]
+    )  # its result lies in the run's folder: a new driver finds it, too
 
 
-def _gpus(job: Job, config: RunConfig) -> float:
-    """Of each worker: what the job says, or one where there are any."""
-    if config.device == "cpu":
+def _gpus(job: Job) -> float:
+    """GPUs of each worker: what the job says, or one if there are any."""
+    if job.config.device == "cpu":
         return 0.0
     if job.gpus is not None:
         return job.gpus

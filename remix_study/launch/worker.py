@@ -1,11 +1,12 @@
 """What every worker of a run does
 
-A worker is told everything by its `Job`: plain values, so that it may be another process or another machine. Ray Train
-has set up the process group; in local mode there is none, and the worker is this process.
+A worker gets everything from its `Job`, which travels as JSON to another process or another node. Ray Train has set up
+the process group. In local mode there is none, and the worker is this process.
 """
 
 # N training samples, M modalities
 
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +47,53 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A run as its workers are told of it. `tracking_uri` None: not tracked. `threads`: of torch, per worker."""
+    """One run, with everything that its workers need to know.
 
-    config: dict[str, Any]
+    Args:
+        config: the validated configuration.
+        folder: the run folder.
+        digest: of the configuration and its corpus.
+        name: of the run.
+        tracking_uri: the MLflow tracking URI; None: do not track the run.
+        experiment: the MLflow experiment.
+        url: of the run folder in a remote workspace, of which `folder` is then this machine's copy.
+        threads: torch threads of each worker.
+        wait: wait until another process that works on the same run ends, instead of raising an error.
+        spool: write tracking data to files only; the study's driver sends them to MLflow.
+        params: further MLflow parameters; of a trial, its hyperparameters.
+        cpus: CPUs that Ray reserves for each worker.
+        gpus: GPUs that Ray reserves for each worker; None: one if Ray has GPUs and `config.device` allows one.
+    """
+
+    config: RunConfig
     folder: str
     digest: str
     name: str
     tracking_uri: str | None
     experiment: str
-    home: str | None = None  # the run's URL, where `folder` is only the driver's copy of it
+    url: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     parent_run_id: str | None = None
     ceilings: Mapping[str, float] | None = None
     threads: int | None = None
     log_model: bool = True
     figures: bool = True
-    wait: bool = False  # for another process that works on the same run to end, rather than to refuse
-    spool: bool = False  # tell the tracker by file only: the study's driver sends it
-    params: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # the point, beside the configuration
-    cpus: float = 1  # of Ray, per worker
-    gpus: float | None = None  # of Ray, per worker; None: one where Ray has GPUs and the device may be one
+    wait: bool = False
+    spool: bool = False
+    params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    cpus: float = 1
+    gpus: float | None = None
+
+    def to_json(self) -> str:
+        """The job as JSON text, for a worker in another process or on another node."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps(content | {"config": self.config.model_dump(mode="json")})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """The job that `to_json` wrote."""
+        content = json.loads(text)
+        return cls(**content | {"config": RunConfig.model_validate(content["config"])})
 
 
 def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
@@ -73,15 +101,15 @@ def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
 
     None where the callback ended it early: an exception would make Ray Train start the run again.
     """
-    config = RunConfig.model_validate(job.config)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    with working_copy(Path(job.folder), job.home) as copy:
+    with working_copy(Path(job.folder), job.url) as copy:
         copy.pull()
-        return _work(replace(job, folder=str(copy.folder)), callback, config, copy)
+        return _work(replace(job, folder=str(copy.folder)), callback, copy)
 
 
-def _work(job: Job, callback: EpochCallback | None, config: RunConfig, copy: WorkingCopy) -> Record | None:
+def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record | None:
+    config = job.config
     device = _device(config)
     collectives: Collectives = TorchCollectives(_collectives_device(device)) if dist.is_initialized() else Solo()
     folder = RunFolder(copy.folder)
@@ -96,7 +124,7 @@ def _work(job: Job, callback: EpochCallback | None, config: RunConfig, copy: Wor
     try:
         with _termination_is_an_exception():
             if leads:
-                tracker.start(_info(job, config, store), folder.tracked_as())
+                tracker.start(_info(job, store), folder.tracked_as())
             with finishing(tracker):
                 run = assemble(
                     config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback
@@ -135,7 +163,7 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
     if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # of every replicate, but of no trial
         write_decisions(folder, plan, run.reader.store, run.rows["train"], run.model.modalities)
     if job.figures:
-        for name, figure in run_figures(RunConfig.model_validate(job.config), run, result).items():
+        for name, figure in run_figures(job.config, run, result).items():
             tracker.log_figure(figure, name)
     if job.log_model:
         best = run.checkpoints.load(BEST)
@@ -146,12 +174,13 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
         tracker.log_model(run.model, example)
 
 
-def _info(job: Job, config: RunConfig, store: ClipStore) -> RunInfo:
+def _info(job: Job, store: ClipStore) -> RunInfo:
+    config = job.config
     tags = {
         "remix_study.version": __version__,
         "remix_study.method": config.method.name,
         "remix_study.seed": str(config.seed),
-        "remix_study.folder": job.home or job.folder,
+        "remix_study.folder": job.url or job.folder,
         "remix_study.host": socket.gethostname(),
         "remix_study.digest": config.digest(store.digest),
         **job.tags,

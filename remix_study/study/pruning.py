@@ -19,6 +19,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
+from remix_study import optuna_private
 from remix_study.config.study import (
     AshaConfig,
     HyperbandConfig,
@@ -41,7 +42,7 @@ _MARKED = "marked"  # of a trial: the epoch at which a pruner left its mark of t
 class PruningCallback:
     """The judge of one run, as plain values: it may sit on another machine.
 
-    folder: the study's, where a stop is asked for; home: its URL, if that is where it is.
+    folder: the study's, where a stop is asked for; url: its URL, if that is where it is.
     trial: of Optuna; None for runs that no pruner ends early (replicates, further seeds of a trial).
     epochs: of the longest run of the study.
     """
@@ -53,7 +54,7 @@ class PruningCallback:
     pruner: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
     last: int = 0
-    home: str | None = None
+    url: str | None = None
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
         """
@@ -63,7 +64,7 @@ class PruningCallback:
         """
         if self.trial is not None:
             self._report(self.trial, history)
-        if len(history) < self.last and stop_asked(Path(self.folder), self.home):
+        if len(history) < self.last and stop_asked(Path(self.folder), self.url):
             raise StudyStopped(f"stopped as asked after epoch {len(history) - 1}; it goes on from there")
 
     def _report(self, trial: int, history: Sequence[Mapping[str, float]]) -> None:
@@ -81,7 +82,7 @@ class PruningCallback:
 
     def _verdict(self, trial: int, config: Any, history: Sequence[Mapping[str, float]]) -> int | None:
         study = _study(self.storage, self.folder, self.optuna_name)
-        storage = study._storage
+        storage = optuna_private.storage_of(study)
         known = storage.get_trial(trial)
         if (after := known.user_attrs.get(PRUNED_AFTER)) is not None:
             return int(after)
@@ -97,7 +98,7 @@ class PruningCallback:
         if len(history) >= self.last:
             return None
         heard = _Anew(storage, trial, len(history))
-        if not make_pruner(config, self.epochs).prune(_with_storage(study, heard), heard.get_trial(trial)):
+        if not make_pruner(config, self.epochs).prune(optuna_private.with_storage(study, heard), heard.get_trial(trial)):
             return None
         storage.set_trial_user_attr(trial, PRUNED_AFTER, len(history))
         return len(history)
@@ -127,21 +128,10 @@ class _Anew:
         self._storage.set_trial_system_attr(trial, key, value)
 
     def _unmarked(self, trial: FrozenTrial) -> FrozenTrial:
-        if trial._trial_id != self._trial:
+        if optuna_private.trial_id(trial) != self._trial:
             return trial
         new = {key for key in trial.system_attrs if trial.user_attrs.get(f"{_MARKED} {key}") == self._epoch}
-        if not new:
-            return trial
-        shown = copy.copy(trial)
-        shown._system_attrs = {key: value for key, value in trial.system_attrs.items() if key not in new}
-        return shown
-
-
-def _with_storage(study: optuna.Study, storage: Any) -> optuna.Study:
-    """The same study, as `storage` tells it."""
-    other = copy.copy(study)
-    other._storage = storage
-    return other
+        return optuna_private.without_system_attrs(trial, new) if new else trial
 
 
 def make_pruner(config: PrunerConfig, epochs: int) -> BasePruner:

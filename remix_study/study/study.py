@@ -17,17 +17,18 @@ from typing import Any
 
 import optuna
 
-from remix_study.assemble import check
 from remix_study.config.run import RunConfig
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
 from remix_study.files.disk import sole_writer, storage_errors
 from remix_study.files.mirror import url_of
+from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import on_a_cluster, require_alike
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import make_job, require_lasting, tracking_uri
+from remix_study.launch.worker import Job
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
@@ -143,7 +144,7 @@ class StudyRun:
         configs = check_study(self._config, self._settings)
         store = open_corpus(configs[0].corpus)
         for config in configs:
-            check(config, store)
+            require_fit(config, store)
         look_in(self.folder, whole=False)
         uri = tracking_uri(configs[0], self._workspace)
         if uri is not None:
@@ -310,7 +311,7 @@ class StudyRun:
                 optuna_name=optuna_name(self._config.name, method),
                 trial=search.id_of(number) if pruned and n == 0 else None,  # the first seed speaks for the others
                 epochs=self._epochs,
-                last=RunConfig.model_validate(job.config).epochs,
+                last=job.config.epochs,
             )
             for n, job in enumerate(jobs)
         )
@@ -320,9 +321,8 @@ class StudyRun:
         number, point = self._replicates[method].next()
         stage = REPLICATE if self._searching else FINAL
         job = self._job(stage, method, number, point, FIRST_SEED[stage] + number)
-        last = RunConfig.model_validate(job.config).epochs
         callback = pruning_callback(
-            self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=last
+            self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=job.config.epochs
         )
         return self._watched(Task(stage, method, number, (job,), (callback,)))
 
@@ -339,7 +339,7 @@ class StudyRun:
                 self._parent.watch(Path(job.folder))
         return task
 
-    def _job(self, stage: str, method: str, number: int, point: Params, seed: int) -> Any:
+    def _job(self, stage: str, method: str, number: int, point: Params, seed: int) -> Job:
         """One run. Only what chose nothing looks at the test split."""
         looks = stage != SEARCH
         last = {"evaluation.test": looks, "evaluation.probe": looks}
@@ -353,7 +353,7 @@ class StudyRun:
         return replace(
             job,
             folder=str(folder),
-            home=url_of(folder),
+            url=url_of(folder),
             name=name,
             tags={
                 "remix_study.study": self._config.name,

@@ -23,11 +23,11 @@ from typing import Any, Literal, TypeVar
 import ray
 import torch
 from ray import tune
-from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from remix_study import ray_private
 from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
 from remix_study.launch.ray_init import join_or_start, room
 from remix_study.launch.run import launch
@@ -152,7 +152,7 @@ class _Handout(Searcher):
             return None
         self._given[trial_id] = task
         content = {
-            "jobs": [asdict(job) for job in task.jobs],
+            "jobs": [job.to_json() for job in task.jobs],
             "callbacks": [asdict(callback) for callback in task.callbacks],
         }
         return {"task": json.dumps(content)}  # as text: Tune would search inside a dictionary
@@ -273,7 +273,7 @@ def _trial(config: dict[str, Any]) -> None:
     content = json.loads(config["task"])
     place = config["place"]
     meet(place["barrier"])
-    jobs = [replace(Job(**job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
+    jobs = [replace(Job.from_json(job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
     callbacks = [PruningCallback(**callback) for callback in content["callbacks"]]
     outcome = blind(callbacks) or run_jobs(jobs, callbacks)
     tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
@@ -282,7 +282,7 @@ def _trial(config: dict[str, Any]) -> None:
 def blind(callbacks: list[PruningCallback]) -> Outcome | None:
     """A failure where this machine does not see the study: one that an autoscaler has added, and nobody looked at."""
     for callback in callbacks:
-        if callback.home is None and not (Path(callback.folder) / CONFIG).exists():
+        if callback.url is None and not (Path(callback.folder) / CONFIG).exists():
             reason = (
                 f"the machine {socket.gethostname()} must see the workspace, but there is no {callback.folder}. Mount "
                 "the shared disk there, too, or use a workspace at a URL"
@@ -342,11 +342,11 @@ def execute(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # for a restore that we never ask for
     if not log.isEnabledFor(logging.INFO):  # `--debug`
         # Of a disk that is full, or a process that died, they show tracebacks; we have a sentence.
-        for name in ("execution.experiment_state", "execution.tune_controller", "tune"):
-            logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+        for name in ray_private.TUNE_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # Tune would hand the driver's keys on in the runtime environment, which Ray writes into its logs and shows in its
     # dashboard. Every machine has its own, in the environment that Ray was started in.
-    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")})
+    ray_private.keep_from_trials("AWS_")
     errors = _Errors()
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)

@@ -27,16 +27,17 @@ def test_where_a_run_is_tracked(recipe: Recipe, tmp_path: Path) -> None:
     assert tracking_uri(recipe({"tracking.uri": "http://host:1"}), tmp_path) == "http://host:1"
 
 
-def test_a_job_is_plain_values_with_absolute_places(
+def test_a_job_has_absolute_paths_and_survives_json(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # a worker has another one
+    monkeypatch.chdir(tmp_path)  # a worker has another working directory
     job = make_job(recipe({"corpus": "corpus"}), "data", Path("w"))
-    assert job.config["corpus"] == str(tmp_path / "corpus")
+    assert job.config.corpus == str(tmp_path / "corpus")
     assert job.folder == str(tmp_path / "w" / "runs" / job.name)
     assert job.name == f"remix-seed0-{job.digest}"
     assert make_job(recipe({"corpus": "corpus"}), "data", Path("w"), "mine").name == "mine"
-    assert RunConfig.model_validate(job.config).digest("data") == job.digest
+    assert job.config.digest("data") == job.digest
+    assert Job.from_json(job.to_json()) == job
 
 
 def test_a_twin_differs_in_its_method_and_its_evidence_only(recipe: Recipe) -> None:
@@ -53,7 +54,7 @@ def test_workers_that_were_ended_before_they_told_it_have_failed_in_mlflow_all_t
 ) -> None:
     """Ray Train ends the others where one fails; whether they had written their end down, or not even that."""
 
-    def fail(job: Job, callback: object, config: RunConfig, folder: RunFolder, epochs: object) -> None:
+    def fail(job: Job, callback: object, folder: RunFolder, epochs: object) -> None:
         tracker = SpoolTracker(folder.path, job.experiment)
         tracker.start(RunInfo("pair", {}, {}, "", "", "", "", {}))
         if told:
@@ -126,7 +127,7 @@ def test_a_failed_run_leaves_no_result_and_frees_its_lock(recipe: Recipe, tmp_pa
 def test_a_worker_needs_nothing_but_its_job(recipe: Recipe, small_corpus: Path, tmp_path: Path) -> None:
     config = recipe()
     job = Job(
-        config=config.model_dump(mode="json"), folder=str(tmp_path), digest="d", name="n", tracking_uri=None,
+        config=config, folder=str(tmp_path), digest="d", name="n", tracking_uri=None,
         experiment="e", threads=1,
     )  # fmt: skip
     assert work(job) == RunFolder(tmp_path).result()

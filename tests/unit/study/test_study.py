@@ -90,7 +90,7 @@ class Runner:
             return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
         summaries: list[dict[str, float]] = []
         for job, callback in zip(task.jobs, task.callbacks, strict=True):
-            config = RunConfig.model_validate(job.config)
+            config = job.config
             folder = RunFolder(Path(job.folder))
             folder.prepare(config, job.digest)
             history: list[dict[str, float]] = []
@@ -194,7 +194,7 @@ def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: 
     assert seen == [(n, 10) for n in range(1, 11)]
     best = {m: max(records(tmp_path, m), key=lambda t: t.values).params for m in ("joint", "remix")}
     for task in runner.ran:
-        run = RunConfig.model_validate(task.jobs[0].config)
+        run = task.jobs[0].config
         replicate = task.stage == "replicate"
         assert run.evaluation.test == replicate  # the test split is looked at once, by what chose nothing
         assert run.seed == (FIRST_SEED[REPLICATE] + task.number if replicate else 0)
@@ -529,7 +529,7 @@ def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: P
         assert len(set(trial.folders)) == 3
         assert trial.seconds == pytest.approx(3.0)
     searches = [task for task in runner.ran if task.stage == "search"]
-    assert [[RunConfig.model_validate(j.config).seed for j in task.jobs] for task in searches] == [[5, 6, 7]] * 6
+    assert [[j.config.seed for j in task.jobs] for task in searches] == [[5, 6, 7]] * 6
 
 
 def test_several_objectives_choose_from_the_front_within_the_tolerance(conduct: Conduct, tmp_path: Path) -> None:
@@ -653,7 +653,7 @@ def test_the_best_point_is_retrained_with_further_seeds(
     runner = Runner()
     found = retrain(runner, "joint", 3)
     assert sorted(found) == [0, 1, 2]
-    runs = [RunConfig.model_validate(task.jobs[0].config) for task in runner.ran]
+    runs = [task.jobs[0].config for task in runner.ran]
     assert [run.seed for run in runs] == [FIRST_SEED[FINAL] + n for n in range(3)]
     assert all(run.evaluation.test for run in runs)
     again = Runner()

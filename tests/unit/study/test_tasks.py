@@ -10,6 +10,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
 from remix_study.launch.ray_init import Room
 from remix_study.launch.worker import Job
@@ -29,7 +30,8 @@ from remix_study.study.tasks import (
     slots,
 )
 
-JOB = Job(config={"corpus": "c"}, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
+CONFIG = RunConfig.model_validate({"corpus": "c", "method": {"name": "joint"}})
+JOB = Job(config=CONFIG, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
 CALLBACK = PruningCallback("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
 TASK = Task("search", "remix", 3, (JOB,), (CALLBACK,))
 OTHER = Task("search", "joint", 1, (JOB,), (CALLBACK,))
@@ -69,7 +71,7 @@ def test_tasks_are_handed_out_until_there_are_no_more() -> None:
     desk = Desk(TASK, None, TASK)
     handout = desk.handout()
     given = json.loads(handout.suggest("one")["task"])
-    assert Job(**given["jobs"][0]) == JOB
+    assert Job.from_json(given["jobs"][0]) == JOB
     assert PruningCallback(**given["callbacks"][0]) == CALLBACK
     assert desk.alone == 0
     assert handout.suggest("two") is None  # not now
@@ -154,7 +156,7 @@ def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
     (tmp_path / "w" / "studies" / "s").mkdir(parents=True)
     (tmp_path / "w" / "studies" / "s" / "study.yaml").touch()
     assert blind([callback]) is None
-    assert blind([replace(callback, folder="elsewhere", home="s3://bucket/w/studies/s")]) is None
+    assert blind([replace(callback, folder="elsewhere", url="s3://bucket/w/studies/s")]) is None
 
 
 def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +252,7 @@ def test_a_full_disk_is_seen_behind_the_error_that_says_so(monkeypatch: pytest.M
 
 
 def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [Job(**{**asdict(JOB), "name": name}) for name in ("one", "two", "three")]
+    jobs = [replace(JOB, name=name) for name in ("one", "two", "three")]
     ran = []
 
     def second_fails(job: Job, callback: PruningCallback) -> dict[str, float]:
@@ -275,7 +277,7 @@ def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(tasks, "launch", completes)
     (tmp_path / "study.yaml").touch()
-    content = {"jobs": [asdict(JOB)], "callbacks": [asdict(replace(CALLBACK, folder=str(tmp_path)))]}
+    content = {"jobs": [JOB.to_json()], "callbacks": [asdict(replace(CALLBACK, folder=str(tmp_path)))]}
     _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "barrier": None}})
     outcome = json.loads(reported[0]["outcome"])
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
