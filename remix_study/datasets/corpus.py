@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from remix_study.datasets.manifest import read_manifest, row_of_clip, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import ManifestError, StoreError
-from remix_study.files.disk import storage_errors, write_whole
+from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.files.urls import is_url, path_of
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
@@ -131,7 +131,7 @@ def write_absent(path: Path, absent: Mapping[str, str]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "id"])
     writer.writerows(sorted((label, clip) for clip, label in absent.items()))
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def prepare_corpus(manifest: Path, out: Path | None = None, *, preset: Preset, name: str, **options: Any) -> ClipStore:

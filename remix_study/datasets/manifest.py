@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from remix_study.errors import ManifestError
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 from remix_study.files.urls import is_url
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.sample import Clip, SampleId
@@ -78,7 +78,7 @@ def refuse(name: str, problems: Sequence[str]) -> None:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """All of it or nothing; `read_manifest` gives the same clips back."""
-    write_whole(path, "".join(json.dumps(row_of_clip(clip), ensure_ascii=False) + "\n" for clip in clips))
+    write_atomically(path, "".join(json.dumps(row_of_clip(clip), ensure_ascii=False) + "\n" for clip in clips))
 
 
 def row_of_clip(clip: Clip) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from remix_study.datasets import pickled_arrays
 from remix_study.datasets.corpus import Found
 from remix_study.datasets.manifest import SPLITS
 from remix_study.errors import ManifestError, MediaError
-from remix_study.files.disk import sole_writer, storage_errors, write_whole
+from remix_study.files.disk import move_into_place, sole_writer, storage_errors, temporary_path, write_atomically
 from remix_study.media.features import open_array
 from remix_study.media.presets import FeaturePreset, Preset
 from remix_study.media.source import Source, source_at
@@ -194,7 +194,7 @@ def unpack(path: Path, work: Path) -> Path:
         raise ManifestError(f"{path} must be a pickle of CMU-MOSEI, but there is no such file.")
     with path.open("rb") as file:
         origin = json.dumps({"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "layout": 1})
-    folder, part = work / "arrays", work / "arrays.partial"
+    folder, part = work / "arrays", temporary_path(work / "arrays")
     mark = folder / "unpacked.json"
     with storage_errors(work):
         work.mkdir(parents=True, exist_ok=True)
@@ -206,9 +206,9 @@ def unpack(path: Path, work: Path) -> Path:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             _write_splits(pickled_arrays.load(path), part, path)
-            write_whole(part / mark.name, origin)
+            write_atomically(part / mark.name, origin)
             shutil.rmtree(folder, ignore_errors=True)
-            part.replace(folder)
+            move_into_place(part, folder)
     return folder
 
 
@@ -228,7 +228,7 @@ def _write_splits(content: Any, folder: Path, path: Path) -> None:
             array, lengths = _array(part, m, len(sentiments), f"{path}, {key}")
             np.save(folder / split / f"{m}.npy", _with_gaps(array, lengths), allow_pickle=False)
         writer.writerows([clip, repr(float(label)), split] for clip, label in zip(ids, sentiments, strict=True))
-    write_whole(folder / "labels.csv", table.getvalue())
+    write_atomically(folder / "labels.csv", table.getvalue())
 
 
 def _sentiments(part: Mapping[str, Any], where: str) -> NDArray[np.float64]:

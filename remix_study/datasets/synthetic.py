@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from remix_study.datasets.manifest import SPLITS, write_manifest
 from remix_study.errors import ConfigError, StoreError
-from remix_study.files.disk import sole_writer, storage_errors, write_whole
+from remix_study.files.disk import move_into_place, sole_writer, storage_errors, temporary_path, write_atomically
 from remix_study.media.plan import Progress
 from remix_study.media.workers import run_jobs
 from remix_study.sample import Clip, SampleId
@@ -112,7 +112,7 @@ def render(out: Path, spec: SyntheticSpec, *, workers: int | None = None, progre
 def _claim(path: Path, spec: SyntheticSpec) -> None:
     wanted = json.loads(json.dumps(dataclasses.asdict(spec)))
     if not path.exists():
-        write_whole(path, json.dumps(wanted, indent=1) + "\n")
+        write_atomically(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
         there = json.loads(path.read_text())
@@ -187,7 +187,7 @@ def write_clip(path: Path, frames: NDArray[np.uint8], wave: NDArray[np.float32])
     """Grey frames (8, 16, 16) and a wave (8000,) of one second as an .mp4; the whole file or none."""
     import av
 
-    part = path.with_name(f".{path.name}.part")
+    part = temporary_path(path)
     with av.open(str(part), "w", format="mp4") as file:
         video = file.add_stream("mpeg4", rate=_FPS)
         video.width = video.height = _SIDE * _BLOCK
@@ -206,4 +206,4 @@ def write_clip(path: Path, frames: NDArray[np.uint8], wave: NDArray[np.float32])
         file.mux(sound.encode(block))
         file.mux(video.encode(None))
         file.mux(sound.encode(None))
-    part.replace(path)
+    move_into_place(part, path)

@@ -86,25 +86,68 @@ def holder(lock: Path) -> str | None:
     return None
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """All of the file or nothing of it, even if the machine stops."""
-    write_pieces(path, [content.encode() if isinstance(content, str) else content])
+def temporary_path(path: Path, role: str = "") -> Path:
+    """The name under which a file is written before it is renamed to `path`: `.NAME.part`, in the same folder.
+
+    Args:
+        role: tells apart processes that may write the same file at once: `.NAME.ROLE.part`.
+    """
+    return path.with_name(f".{path.name}.{role}.part" if role else f".{path.name}.part")
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """`write_whole` for what is not to be in memory at once."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is unfinished, written by this version or by 0.1."""
+    return name.endswith((".part", ".partial", ".new"))
+
+
+def write_atomically(path: Path, content: str | bytes | Iterable[bytes]) -> None:
+    """Replace a file, so that it holds the old or the new content after a crash or a power cut.
+
+    Args:
+        content: the file's text (as UTF-8) or bytes; or its parts, which need not fit into memory together.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    with replacing(path) as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, opened for writing in binary, that replaces `path` when the block ends without an error.
+
+    The content reaches the disk before the rename, and the rename before this returns.
+    """
+    part = temporary_path(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+        move_into_place(part, path)
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a finished file or folder to its final name; its content and its name survive a power cut.
+
+    Args:
+        path: a file there is replaced; a folder there must be empty.
+    """
+    for each in [*part.rglob("*"), part]:
+        sync(each)
     part.replace(path)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks: no folders
+            raise
     finally:
         os.close(descriptor)
 

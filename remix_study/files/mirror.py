@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from remix_study.errors import SourceError
-from remix_study.files.disk import storage_errors, write_whole
+from remix_study.files.disk import is_temporary, storage_errors, sync, temporary_path, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import is_url, path_of, shown, tag_of
 
@@ -43,7 +43,7 @@ def workspace_at(where: str | Path) -> Path:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / _URL).exists():
-            write_whole(folder / _URL, url)
+            write_atomically(folder / _URL, url)
     return folder
 
 
@@ -148,9 +148,11 @@ class Mirror:
     def _download(self, path: str, info: Mapping[str, Any]) -> tuple[Path, tuple[str, str | None]]:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.pulled")
+        part = temporary_path(target, "pulled")  # the run itself may be writing `target` at this moment
         if not self._site.fetch(path, part):
             part.unlink(missing_ok=True)  # removed in the meantime; it may be one that a kill left behind
+        else:
+            sync(part)
         return part, (path, tag_of(info))
 
     def _settle(self, part: Path, known: tuple[str, str | None]) -> None:
@@ -215,7 +217,7 @@ class Mirror:
         if not parts or ".." in parts or path.startswith("/"):
             return True  # a bucket may hold any name, and nobody's may lead out of the folder here
         name = parts[-1]
-        if name in ("lock", LEASE, OWNER) or name.startswith(".") or name.endswith((".partial", ".new")):
+        if name in ("lock", LEASE, OWNER) or name.startswith(".") or is_temporary(name):
             return True
         return self._skip(path)
 
@@ -250,7 +252,7 @@ class Mirror:
             return
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / _INDEX, json.dumps(self._index))
+            write_atomically(self.folder / _INDEX, json.dumps(self._index))
         self._next_index_s = time.monotonic() + 50 * (time.monotonic() - started)
 
 

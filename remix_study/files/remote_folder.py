@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remix_study.files.disk import move_into_place, temporary_path
 from remix_study.files.urls import no_bucket, open_url, url_errors
 
 
@@ -100,6 +101,6 @@ class RemoteFolder:
 
     def download(self, path: str, target: Path) -> None:
         """The whole file, or nothing of it; nothing where there is none."""
-        part = target.with_name(f".{target.name}.part")
+        part = temporary_path(target)
         if self.fetch(path, part):
-            part.replace(target)
+            move_into_place(part, target)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
 
@@ -38,7 +38,7 @@ def write_decisions(
         return None
     content = io.BytesIO()
     pyarrow.parquet.write_table(pa.table(columns), content)
-    write_whole(folder / DECISIONS, content.getvalue())
+    write_atomically(folder / DECISIONS, content.getvalue())
     return folder / DECISIONS
 
 

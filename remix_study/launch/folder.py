@@ -10,16 +10,18 @@ lock                 held while a process works on it
 """
 
 import json
+import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, RunPruned, StudyStopped
-from remix_study.files.disk import holder, sole_writer
+from remix_study.files.disk import holder, sole_writer, write_atomically
 from remix_study.tracking.spool import run_id_of
 
 CHECKPOINTS = "checkpoints"
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -103,10 +105,10 @@ class RunFolder:
 
     def _read(self, name: str) -> Any:
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:  # version 0.1 wrote these files without fsync, so that a power cut could empty them
+            _log.warning("Ignoring %s, which is empty or incomplete. The run resumes from its last checkpoint.", path)
+            return None

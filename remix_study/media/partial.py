@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
-from remix_study.files.disk import sync_folder, write_whole
+from remix_study.files.disk import sync, write_atomically
 from remix_study.media.plan import Plan, canonical_json
 from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
 
@@ -131,10 +131,10 @@ class Partial:
         except (OSError, StoreError):
             shutil.rmtree(self.folder, ignore_errors=True)  # nothing is done yet, and it may fill the disk
             raise
-        sync_folder(rows)
+        sync(rows)
         known = {"fingerprint": plan.fingerprint, "rows": rows.name, "settings": plan.settings}
-        write_whole(self.folder / "plan.json", canonical_json(known))
-        sync_folder(self.folder)
+        write_atomically(self.folder / "plan.json", canonical_json(known))
+        sync(self.folder)
         return rows
 
     def _reserve(self, rows: Path) -> None:
@@ -211,4 +211,4 @@ class Partial:
 
     def close(self) -> None:
         self._journal.close()
-        sync_folder(self.folder)
+        sync(self.folder)

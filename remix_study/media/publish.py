@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
-from remix_study.files.disk import checksum, sync_folder, write_pieces, write_whole
+from remix_study.files.disk import checksum, sync, write_atomically
 from remix_study.media.card import Census, make_card, markdown
 from remix_study.media.decoders import decoder_version
 from remix_study.media.partial import Partial, RowStatus
@@ -53,7 +53,7 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
     """
     if not bad:
         return
-    write_pieces(report, _lines(quarantine_row(plan, status) for status in bad))
+    write_atomically(report, _lines(quarantine_row(plan, status) for status in bad))
     reasons = collections.Counter(str(status["stage"]) for status in bad)
     counted = ", ".join(f"{count} {stage}" for stage, count in sorted(reasons.items()))
     if len(bad) > max_bad_fraction * len(plan.clips):
@@ -128,15 +128,15 @@ def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] 
             train_N[number] = row["split"] == "train"
             yield row
 
-    write_pieces(folder / "index.jsonl", _lines(counted()))
-    write_pieces(folder / "quarantine.jsonl", _lines(content.quarantine))
+    write_atomically(folder / "index.jsonl", _lines(counted()))
+    write_atomically(folder / "quarantine.jsonl", _lines(content.quarantine))
     census.left_out.update(str(row["stage"]) for row in content.quarantine)
     card = make_card(
         content.facts, name=content.name, fingerprint=content.fingerprint, preset=content.preset,
         decoder=content.decoder, census=census, size=sum(layout.bytes for layout in layouts.values()),
     )  # fmt: skip
-    write_whole(folder / "card.json", _pretty(card))
-    write_whole(folder / "card.md", markdown(card))
+    write_atomically(folder / "card.json", _pretty(card))
+    write_atomically(folder / "card.md", markdown(card))
     rows_n = np.flatnonzero(train_N) if train_N.any() else np.arange(content.rows)
     statistics = {m: statistics_of(RowReader(folder, layout), rows_n) for m, layout in sorted(layouts.items())}
     whole = {
@@ -157,7 +157,7 @@ def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] 
     }
     if content.base is not None:
         whole["derived_from"] = content.base
-    write_whole(folder / "manifest.json", _pretty(whole))
+    write_atomically(folder / "manifest.json", _pretty(whole))
 
 
 def _checksums(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -214,11 +214,11 @@ def fresh_folder(folder: Path) -> Path:
 
 def replace_folder(fresh: Path, folder: Path) -> None:
     """`fresh` becomes `folder`, at once and whole."""
-    sync_folder(fresh)
+    sync(fresh)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

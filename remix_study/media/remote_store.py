@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from remix_study.errors import SourceError, StoreError
-from remix_study.files.disk import checksum, sole_writer, storage_errors, write_whole
+from remix_study.files.disk import checksum, sole_writer, storage_errors, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
 from remix_study.media.plan import Progress
@@ -211,10 +211,10 @@ def _fetch(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progress
         count.add(of["bytes"])
     for name in _BESIDE if remote.below else ():
         if (content := site.content(name)) is not None:
-            write_whole(folder / name, content)
+            write_atomically(folder / name, content)
     if _find(site).seal != remote.seal:
         return False
-    write_whole(place / _SEAL, remote.seal)
+    write_atomically(place / _SEAL, remote.seal)
     return True
 
 

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from remix_study.figures.chart import INK, QUIET, Key, Style, styles
 from remix_study.figures.web import spec
-from remix_study.files.disk import storage_errors, write_whole
+from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.modality import canonical_order
 from remix_study.report.sections import Report, make_report
 from remix_study.report.tables import comparison_table, to_csv, to_markdown
@@ -155,7 +155,7 @@ def swatch(key: Key) -> Markup:
 
 
 def _written(path: Path, content: str | bytes) -> Path:
-    write_whole(path, content)
+    write_atomically(path, content)
     return path
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remix_study.config.study import BudgetConfig
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 
 CLOCK = "clock.json"
 _HOUR = 3600.0
@@ -71,7 +71,7 @@ class Clock:
         return self._before + time.monotonic() - self._started
 
     def write(self) -> None:
-        write_whole(self._path, json.dumps({"seconds": round(self.seconds, 1), **self.rates._asdict()}))
+        write_atomically(self._path, json.dumps({"seconds": round(self.seconds, 1), **self.rates._asdict()}))
 
 
 def read_clock(folder: Path) -> tuple[float, Rates]:

@@ -17,7 +17,7 @@ import yaml
 
 from remix_study.config.study import StudyConfig
 from remix_study.credentials import redact
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
@@ -126,7 +126,7 @@ class StudyTracker:
                 # The stage again: a replicate may have been superseded in the meantime, and be chosen once more.
                 tags = {"is_best": "true", STAGE: now[folder]} if folder in now else {"is_best": "false"}
                 self._tag(Path(folder), tags)
-        write_whole(notes, json.dumps(sorted(now)))
+        write_atomically(notes, json.dumps(sorted(now)))
 
     def _tell_sufficiency(self, result: StudyResult, ledger: Ledger) -> None:
         """Known once the ceilings are; on every replicate, where a reviewer sorts by it."""

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, STATE, RunInfo, Status
 
 if TYPE_CHECKING:  # as in tracker.py
@@ -101,10 +101,7 @@ class Spool:
                 yield line, end
 
     def advance(self, offset: int) -> None:
-        # Written beside and renamed: a kill leaves the old offset or the new one, never half of one.
-        beside = self._offset.with_suffix(".new")
-        beside.write_text(str(offset))
-        beside.replace(self._offset)
+        write_atomically(self._offset, str(offset))
 
     @property
     def key(self) -> str | None:
@@ -242,7 +239,7 @@ def notes_of(run_folder: Path) -> dict[str, Any] | None:
 
 
 def write_notes(run_folder: Path, notes: Mapping[str, Any]) -> None:
-    write_whole(run_folder / "tracking" / _RUN, json.dumps(dict(notes)))
+    write_atomically(run_folder / "tracking" / _RUN, json.dumps(dict(notes)))
 
 
 def forget_run(run_folder: Path) -> None:

@@ -4,7 +4,6 @@ They lie in the run's own folder, so that a run resumes alike whether Ray Train 
 killed, or it never had Ray around it. Loading executes no code (`weights_only`).
 """
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from remix_study.errors import TrainingError
+from remix_study.files.disk import replacing
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -30,15 +30,10 @@ class Checkpoints:
             TrainingError: it cannot be written; the one before is untouched.
         """
         path = self._folder / name
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
             # torch says of a full disk that a position in the file is unexpected.
             why = "the disk is probably full" if isinstance(error, RuntimeError) else str(error)
             raise TrainingError(

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from remix_study.errors import StoreError
-from remix_study.files.disk import holder, sole_writer
+from remix_study.files.disk import (
+    holder,
+    is_temporary,
+    move_into_place,
+    sole_writer,
+    temporary_path,
+    write_atomically,
+)
 
 
 def test_one_writer_at_a_time_is_named_to_the_next(tmp_path: Path) -> None:
@@ -74,3 +81,63 @@ def test_of_many_who_start_at_once_one_is_let_in_however_many_look(tmp_path: Pat
     for thread in lookers:
         thread.join(30)
     assert sorted(outcomes) == ["in", "refused", "refused", "refused"]
+
+
+def opened_file(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
+def test_a_file_is_synced_before_the_rename_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "result.json"
+    synced: list[tuple[str, str | None]] = []
+
+    def fsync(descriptor: int) -> None:
+        content = path.read_text() if path.exists() else None
+        synced.append((opened_file(descriptor).relative_to(tmp_path).as_posix(), content))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(path, "new")
+    assert synced == [(".result.json.part", None), (".", "new")]
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [("\u00e9 is text", b"\xc3\xa9 is text"), (b"bytes", b"bytes"), ((b"par", b"ts"), b"parts")],
+)
+def test_text_bytes_and_parts_are_written(
+    tmp_path: Path, content: str | bytes | tuple[bytes, ...], written: bytes
+) -> None:
+    write_atomically(tmp_path / "a", content)
+    assert (tmp_path / "a").read_bytes() == written
+
+
+def test_an_error_keeps_the_old_file_and_removes_the_temporary_one(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "a", (bytes(1 // part) for part in (1, 0)))
+    assert (tmp_path / "a").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_every_file_of_a_folder_is_synced_before_the_folder_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, path = temporary_path(tmp_path / "arrays"), tmp_path / "arrays"
+    (part / "train").mkdir(parents=True)
+    (part / "train" / "audio.npy").write_bytes(b"x")
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((opened_file(fd).name, path.exists())))
+    move_into_place(part, path)
+    assert sorted(synced[:-1]) == [(".arrays.part", False), ("audio.npy", False), ("train", False)]
+    assert synced[-1] == (tmp_path.name, True)
+    assert (path / "train" / "audio.npy").read_bytes() == b"x"
+
+
+def test_temporary_files_of_this_and_of_old_versions_are_recognised() -> None:
+    new = [temporary_path(Path("a/b.json")), temporary_path(Path("a/b.json"), "pulled")]
+    assert [str(path) for path in new] == ["a/.b.json.part", "a/.b.json.pulled.part"]
+    assert all(is_temporary(name) for name in [*(path.name for path in new), "last.partial", "mlflow.db.new", "a.part"])
+    assert not any(is_temporary(name) for name in ("last.pt", "result.json", "partial", "new", "part"))

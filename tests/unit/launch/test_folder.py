@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +71,27 @@ def test_whoever_works_holds_the_lock(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="one process at a time"), RunFolder(tmp_path).lock():
             pass
     assert not folder.is_held()
+
+
+@pytest.mark.parametrize("content", ["", '{"best/val_acc'])
+@pytest.mark.parametrize("name", ["result.json", "ended.json"])
+def test_an_empty_or_incomplete_result_is_ignored_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str
+) -> None:
+    """Version 0.1 renamed these files without fsync, so that a power cut could leave them empty."""
+    (tmp_path / name).write_text(content)
+    folder = RunFolder(tmp_path)
+    assert (folder.result(), folder.ended_early()) == (None, None)
+    assert f"Ignoring {tmp_path / name}, which is empty or incomplete" in caplog.text
+
+
+def test_a_result_is_on_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    path = tmp_path / "result.json"
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    RunFolder(tmp_path).write_result({"best/val_accuracy": 0.5})
+    assert synced == [(".result.json.part", False), (tmp_path.name, True)]

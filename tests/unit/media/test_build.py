@@ -335,15 +335,15 @@ def test_a_store_says_when_its_manifest_has_changed(copy: Path) -> None:
         store.matches(copy / "manifest.jsonl")
 
 
-def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk.write_whole(tmp_path / "a", "old")
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.write_atomically(tmp_path / "a", "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        disk.write_whole(tmp_path / "a", "new")
+        disk.write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
 
 

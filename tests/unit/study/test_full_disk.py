@@ -94,7 +94,7 @@ def test_a_file_that_finds_no_room_is_one_sentence(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def work(ask: Ask, tell: Tell) -> None:
-        monkeypatch.setattr(budget, "write_whole", full)
+        monkeypatch.setattr(budget, "write_atomically", full)
         ask()
 
     with pytest.raises(
