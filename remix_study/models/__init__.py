@@ -1,16 +1,16 @@
-"""The late-fusion model: one encoder per modality, one fused head, and one head per modality alone
+"""The late-fusion model: one encoder per modality, one fused head, and one unimodal head per modality
 
-    resnet.py, tiny.py       encoders of pictures: spectrograms, frames, optical flow -> one feature vector per sample
-    vector.py, sequence.py   encoders of ready features
+    resnet.py, tiny.py       encoders of images: spectrograms, frames, optical flow -> one feature vector per sample
+    vector.py, sequence.py   encoders of precomputed features
     fusion.py                features of all modalities -> fused logits: concat, sum, decision, film, gated
-    late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads beside it
+    late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads
 
-Two ways of leaving a modality out meet here. Given only a modality's active rows, the model does not run its encoder on
-the others; given all rows, it runs the encoder on all of them and then zeroes the features of the inactive ones, as the
-released code of Data Remixing does. The fused logits are the same up to BatchNorm's batch statistics.
+The model masks a modality in two ways. If the batch holds only a modality's active rows, its encoder runs on those rows
+only. If the batch holds all rows, the encoder runs on all of them, and the features of inactive rows are set to zero,
+as in the released code of Data Remixing. The fused logits are equal up to BatchNorm's batch statistics.
 """
 
-from remix_study.models.encoder import Encoder
+from remix_study.models.encoder import Encoder, Layout
 from remix_study.models.fusion import (
     ConcatFusion,
     DecisionFusion,
@@ -32,6 +32,7 @@ __all__ = [
     "FiLMFusion",
     "Fusion",
     "GatedFusion",
+    "Layout",
     "MultimodalModel",
     "Outputs",
     "ResNet18",

@@ -1,26 +1,36 @@
-"""What an encoder is, and how video passes through a network for images"""
+"""Base classes of encoders, and how an image network processes video"""
 
 # B samples, C channels, T frames, H height, W width, d features
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import nn
+
+Layout = Literal["image", "sequence", "vector"]
+"""`image`: (C, H, W) or (C, T, H, W), also spectrograms and optical flow; `sequence`: (T, D); `vector`: (D,)"""
 
 
 class Encoder(nn.Module):
     """One modality's input (B, ...) -> features (B, out_features).
 
-    Rows do not depend on each other, except through BatchNorm's batch statistics in training mode.
+    Rows do not depend on each other, except through BatchNorm's batch statistics in training mode. A subclass that a
+    configuration can select names the layouts it takes. Its constructor gets the input's size (C of an image, D of a
+    sequence or vector), then the fields of its config class as keyword arguments.
     """
 
+    takes: ClassVar[tuple[Layout, ...]]
     out_features: int
 
 
 class ImageEncoder(Encoder):
-    """An encoder whose core, `maps`, is a network for images.
+    """An encoder built on a network for images, `maps`.
 
-    Takes images or spectrograms (B, C, H, W), or video (B, C, T, H, W), whose frames go through `maps` like separate
-    images. Features are the average over height, width and, for video, time.
+    Takes images or spectrograms (B, C, H, W), or video (B, C, T, H, W). Frames of a video pass through `maps` as
+    separate images. Features are averaged over height, width and, for video, time.
     """
+
+    takes: ClassVar[tuple[Layout, ...]] = ("image",)
 
     def __init__(self, stem: nn.Conv2d) -> None:
         super().__init__()
@@ -34,12 +44,13 @@ class ImageEncoder(Encoder):
         """(B, C, H, W) or (B, C, T, H, W) -> (B, out_features).
 
         Raises:
-            ValueError: the input has another number of dimensions, or of channels.
+            ValueError: the input has another number of dimensions or channels.
         """
         if x.dim() not in (4, 5) or x.shape[1] != self.stem.in_channels:
             raise ValueError(
                 f"the input must be (B, {self.stem.in_channels}, H, W) or (B, {self.stem.in_channels}, T, H, W), "
-                f"but is {tuple(x.shape)}. Put the channels second, or give the encoder the true `in_channels`."
+                f"but is {tuple(x.shape)}. Move channels to dimension 1, or build the encoder "
+                "with the right `in_channels`."
             )
         if x.dim() == 4:
             return self.maps(x).mean((2, 3))
@@ -50,9 +61,9 @@ class ImageEncoder(Encoder):
 
 
 def fold_frames(video_BCTHW: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """(B, C, T, H, W) -> (B * T, C, H, W), the frames of a sample next to each other.
+    """(B, C, T, H, W) -> (B * T, C, H, W), with the frames of a sample next to each other.
 
-    With `channels_last`, the result has that memory format; it is a view where the video is stored (B, T, H, W, C).
+    With `channels_last`, the result has that memory format; it is a view if the video is stored as (B, T, H, W, C).
     """
     B, C, T, H, W = video_BCTHW.shape
     if channels_last:
@@ -61,5 +72,5 @@ def fold_frames(video_BCTHW: torch.Tensor, channels_last: bool) -> torch.Tensor:
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
-    """Without a bias: a BatchNorm follows, which would take it away."""
+    """A 3x3 convolution without bias, since the BatchNorm that follows would cancel it."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)

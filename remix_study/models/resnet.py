@@ -1,7 +1,7 @@
-"""ResNet-18 (He, Zhang, Ren, Sun; CVPR 2016), arXiv 1512.03385, as encoder of spectrograms and frames
+"""ResNet-18 (He, Zhang, Ren, Sun; CVPR 2016), arXiv 1512.03385, as an encoder of spectrograms and frames
 
-Without its classifier and from scratch, as everywhere in this field: audio has 1 input channel, video 3. A video's
-frames are folded into the batch and averaged over time, height and width after the last stage.
+It has no classifier and trains from scratch, as is common for these benchmarks. Audio has 1 input channel, video 3. The
+frames of a video are folded into the batch; features are averaged over time, height and width after the last stage.
 """
 
 import torch
@@ -12,7 +12,7 @@ from remix_study.models.encoder import ImageEncoder, conv3x3
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them; the shortcut is a 1x1 convolution where shapes change."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = functional.relu(self.norm1(self.conv1(x)), inplace=True)
         out = self.norm2(self.conv2(out))
-        # Every other pixel, then 1x1: the same as a 1x1 convolution of stride 2, whose backward of 8 to 16 channels,
-        # channels last, on large batches ends the process in torch 2.11 (oneDNN, segmentation fault).
+        # Equal to a 1x1 convolution of stride 2, whose backward pass crashes in torch 2.11 (oneDNN, segmentation fault;
+        # 8 to 16 channels, channels last, large batches).
         out += self.shortcut(x[:, :, :: self.stride, :: self.stride])
         return functional.relu(out, inplace=True)
 
@@ -40,8 +40,8 @@ class BasicBlock(nn.Module):
 class ResNet18(ImageEncoder):
     """(B, in_channels, H, W) or (B, in_channels, T, H, W) -> (B, 8 * width).
 
-    `width` 64 is the network of the paper: 512 features, 11.2 million parameters. Convolutions start from Kaiming's
-    normal distribution (fan_out), BatchNorm from weight 1 and bias 0.
+    `width=64` is the network of the paper: 512 features, 11.2 million parameters. Convolutions are initialised from
+    Kaiming's normal distribution (fan_out), BatchNorm with weight 1 and bias 0.
     """
 
     def __init__(self, in_channels: int, width: int = 64) -> None:

@@ -1,30 +1,34 @@
-"""An encoder of vectors: features computed elsewhere, such as text embeddings or sensor readings"""
+"""An encoder of precomputed feature vectors, such as text embeddings or sensor readings"""
+
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from remix_study.models.encoder import Encoder
+from remix_study.models.encoder import Encoder, Layout
 
 
 class VectorEncoder(Encoder):
-    """(B, in_features) -> (B, out_features), through one hidden layer; ReLU after each of the two layers.
+    """(B, in_features) -> (B, width): one hidden layer, with ReLU after both layers.
 
-    No BatchNorm, so that a batch with a single active row trains as well as any other.
+    There is no BatchNorm, so a batch with a single active row trains like any other.
     """
 
-    def __init__(self, in_features: int, out_features: int = 128, hidden: int = 256) -> None:
+    takes: ClassVar[tuple[Layout, ...]] = ("vector",)
+
+    def __init__(self, in_features: int, width: int = 128, hidden: int = 256) -> None:
         super().__init__()
         self.in_features = in_features
-        self.out_features = out_features
+        self.out_features = width
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, out_features),
+            nn.Linear(hidden, width),
             nn.ReLU(inplace=True),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_features) -> (B, out_features).
+        """(B, in_features) -> (B, width).
 
         Raises:
             ValueError: the input has another shape.
@@ -32,7 +36,7 @@ class VectorEncoder(Encoder):
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(
                 f"the input must be (B, {self.in_features}), but is {tuple(x.shape)}. "
-                "Flatten it, or give the encoder its true `in_features`."
+                "Flatten it, or build the encoder with the right `in_features`."
             )
         result: torch.Tensor = self.layers(x)
         return result

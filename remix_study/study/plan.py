@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from remix_study.assemble import assemble, check
+from remix_study.assemble import assemble
 from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.files.mirror import url_of
 from remix_study.files.urls import is_url, shown
+from remix_study.fit import require_fit
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Rates, Used, read_clock
@@ -123,7 +124,7 @@ def make_plan(
     where = configs[0].corpus
     store = open_corpus(where)
     for run in configs:
-        check(run, store)
+        require_fit(run, store)
     require_same_question(config, store.digest, folder)
     needs = needs_of(config, configs)
     at_once, gpus = slots(needs, worker_threads(1), torch.cuda.device_count())

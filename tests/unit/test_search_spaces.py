@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from remix_study.assemble import assemble, check
+from remix_study.assemble import assemble
 from remix_study.config.load import load_study
 from remix_study.config.run import AdamConfig, RandomConfig, RemixConfig, ResNet18Config, StepRateConfig
 from remix_study.config.study import AshaConfig, StudyConfig
+from remix_study.fit import require_fit
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
 from remix_study.media.publish import Content, seal
 from remix_study.media.shards import shard_name
@@ -96,7 +97,7 @@ def test_every_corner_is_a_possible_run_of_a_corpus_of_its_kind(name: str, noise
     settings = {"corpus": str(noise(name).path)}
     study = read_study(FOLDER / f"{name}.yaml", settings)
     for run in check_study(study, settings):
-        check(run, noise(name))
+        require_fit(run, noise(name))
 
 
 @of_corpora
@@ -136,7 +137,7 @@ def test_every_corner_is_a_possible_run_of_the_corpus(path: Path, small_corpus: 
     runs = check_study(study, settings)
     assert len(runs) >= 2 * len(study.methods)
     for run in runs:
-        check(run, small_store)
+        require_fit(run, small_store)
 
 
 @general
@@ -212,7 +213,7 @@ def test_every_contender_trains(
         short["model.encoder"] = {"name": "resnet18", "width": 4}
     remix = isinstance(given.method, RemixConfig)
     config = configure(study, name, first, 0, short | ({"method.warmup": 1} if remix else {}))
-    check(config, store)
+    require_fit(config, store)
     result = train(assemble(config, store, Solo(), torch.device("cpu"), NullTracker(), tmp_path))
     assert len(result.history) == 2
     assert 0 <= result.summary[study.objective[0].metric] <= 1

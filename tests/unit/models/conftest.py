@@ -19,7 +19,7 @@ def build_model() -> BuildModel:
         encoders: dict[str, Encoder] = {
             "audio": TinyEncoder(1),
             "video": TinyEncoder(3),
-            "text": VectorEncoder(10, out_features=12),
+            "text": VectorEncoder(10, width=12),
         }
         chosen = {m: encoders[m] for m in modalities}
         model = MultimodalModel(chosen, fusion({m: e.out_features for m, e in chosen.items()}, num_classes=4))

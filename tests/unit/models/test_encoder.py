@@ -149,7 +149,7 @@ def test_a_seed_decides_the_initial_weights(build: Callable[[], Encoder], shape:
 
 
 def test_vectors_are_encoded_row_by_row_even_one_alone() -> None:
-    encoder = VectorEncoder(7, out_features=5, hidden=6)
+    encoder = VectorEncoder(7, width=5, hidden=6)
     x = torch.randn(4, 7)
     assert encoder(x).shape == (4, 5)
     torch.testing.assert_close(encoder(x)[2:3], encoder(x[2:3]))

@@ -1,0 +1,167 @@
+"""Check a configuration against a corpus: every problem is found before a run starts
+
+What a configuration says on its own is checked by `config/`. The checks here need the corpus: its splits, classes,
+modalities and preset.
+"""
+
+import torch
+
+from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, takes
+from remix_study.config import run as c
+from remix_study.errors import ConfigError
+from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
+from remix_study.media.store import ClipStore
+from remix_study.modality import canonical_order
+from remix_study.remix import score_range
+
+
+def require_fit(config: c.RunConfig, store: ClipStore) -> None:
+    """Check that `config` can run on `store` and on this machine.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    problems = [
+        *_split_problems(config, store), *_method_problems(config, store), *_model_problems(config, store),
+        *_augment_problems(config, store),
+    ]  # fmt: skip
+    if config.device == "cuda" and not torch.cuda.is_available():
+        problems.append("`device: cuda` needs a GPU, but torch finds none; use `auto` or `cpu`")
+    if problems:
+        raise ConfigError(f"the configuration does not fit {store.path}:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _split_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+    needed = ["train", "val", *(["test"] if config.evaluation.test else [])]
+    problems = [f"the corpus must have a split `{split}`, but has {', '.join(store.splits)}" for split in needed
+                if split not in store.splits]  # fmt: skip
+    if problems:
+        return problems
+    for split in needed:
+        present = set(store.labels_N[store.rows(split)].tolist())
+        absent = [name for label, name in enumerate(store.classes) if label not in present]
+        if absent:
+            problems.append(f"every class must occur in `{split}`, but {', '.join(absent)} does not; split it anew")
+    samples = len(store.rows("train"))
+    if samples < config.smallest:
+        problems.append(f"`smallest_batch` must be at most the {samples} training clips, but is {config.smallest}")
+    return problems
+
+
+def _method_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+    method = config.method
+    have = store.modalities
+    if isinstance(method, c.UnimodalConfig):
+        known = method.modality in have
+        return [] if known else [f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"]
+    problems = []
+    if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
+        problems.append(
+            "`evaluation.ceilings` compares unimodal heads, which `joint` does not train; use `joint_unimodal`, or none"
+        )
+    if len(have) < 2:
+        problems.append(f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}")
+    if isinstance(method, c.RemixConfig):
+        if method.training_order is not None and sorted(method.training_order) != sorted(have):
+            problems.append(f"`method.training_order` must name {', '.join(have)} once each")
+        if isinstance(method.share, c.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
+            problems.append(f"`method.share.parts` must name {', '.join(have)} once each")
+        if isinstance(method.share, c.ProgressShareConfig) and method.share.lowest * len(have) >= 1:
+            problems.append(f"`method.share.lowest` must be below 1/{len(have)}, but is {method.share.lowest:g}")
+        problems += _threshold_problems(method, len(store.classes), len(have))
+    return problems
+
+
+def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[str]:
+    low, high = score_range(method.score, classes)
+    span = f"the score `{method.score}` lies in [{low:.3g}, {high:.3g}] for {classes} classes"
+    match method.filter:
+        case c.MarginConfig(threshold=threshold) if threshold > high - low:
+            return [f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"]
+        case c.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
+            return [f"`method.filter` must let some scores through, but [{lower:g}, {upper:g}] does not: {span}"]
+        case c.MaxShareConfig(share=share) if share * modalities < 1:
+            return [
+                f"`method.filter.share` must be at least 1/{modalities}, or samples are left over, but is {share:g}"
+            ]
+        case _:
+            return []
+
+
+def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+    """Every transform must have something to act on: in the corpus, since a run of one modality shares a recipe."""
+    augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
+    pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
+    sounds = any(isinstance(part, AudioPreset) for part in parts)
+    needs = {
+        "crop": (augment.crop, any(isinstance(part, VideoPreset) for part in parts), "video"),
+        "flip": (augment.flip, pictures, "video or flow"),
+        "time_mask": (augment.time_mask > 0, sounds, "spectrograms"),
+        "frequency_mask": (augment.frequency_mask > 0, sounds, "spectrograms"),
+        "shift": (augment.shift > 0, sounds, "spectrograms"),
+    }
+    kinds = {m: store.preset.parts[m].kind for m in store.modalities}
+    have = ", ".join(m if m == kind else f"{m} ({kind})" for m, kind in kinds.items())
+    problems = [
+        f"`augment.{name}` is for {of}, but the corpus has {have}; leave it out"
+        for name, (asked, there, of) in needs.items()
+        if asked and not there
+    ]
+    for part in parts:
+        if isinstance(part, AudioPreset):
+            problems += _mask_problems(augment, part)
+    if augment.frames == "random" and not any(isinstance(p, VideoPreset) and p.candidates > 1 for p in parts):
+        problems.append(
+            "`augment.frames: random` needs several frames of each segment, but the store has one; prepare it with a "
+            "preset such as 3x224r, or leave it out"
+        )
+    return problems
+
+
+def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[str]:
+    frames, bands = part.shape[part.time_axis], part.shape[1 - part.time_axis]
+    masks = (
+        ("time_mask", augment.time_mask, frames, "frames"),
+        ("frequency_mask", augment.frequency_mask, bands, "bands"),
+    )
+    return [
+        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}; a mask could hide all of it"
+        for name, most, there, of in masks
+        if most >= there
+    ]
+
+
+def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+    problems = [
+        f"`model.encoders` names {m}, but the corpus has {', '.join(store.modalities)}"
+        for m in canonical_order(config.model.encoders)
+        if m not in store.modalities
+    ]
+    problems += [
+        f"the encoder of {m} must take {_expected(part)}, but `{encoder.name}` does not; "
+        f"use `model.encoders: {{{m}: {{name: {default_encoder(part).name}}}}}`"
+        for m in modalities_of(config, store)
+        if m in store.modalities
+        for part in (store.preset.parts[m],)
+        for encoder in (encoder_of(config.model, m, part),)
+        if not takes(encoder, part)
+    ]
+    if isinstance(config.evaluation.ceilings, dict):
+        problems += [
+            f"`evaluation.ceilings` names {m}, but the corpus has {', '.join(store.modalities)}"
+            for m in canonical_order(config.evaluation.ceilings)
+            if m not in store.modalities
+        ]
+    if config.model.fusion == "film" and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
+        problems.append(f"`model.fusion: film` needs two modalities, but the corpus has {len(store.modalities)}")
+    return problems
+
+
+def _expected(part: Part) -> str:
+    match layout_of(part):
+        case "vector":
+            return "a vector of values"
+        case "sequence":
+            return "a sequence of vectors"
+        case "image":
+            return "pictures" if isinstance(part, VideoPreset | FlowPreset) else "spectrograms"

@@ -1,0 +1,185 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from remix_study.config.run import RunConfig
+from remix_study.datasets.corpus import prepare_corpus
+from remix_study.datasets.manifest import read_manifest, write_manifest
+from remix_study.errors import ConfigError
+from remix_study.fit import require_fit
+from remix_study.media.presets import FeaturePreset, FlowPreset, Preset, preset_named
+from remix_study.media.store import ClipStore
+from tests.unit.stores import changed, with_text
+
+Recipe = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def audio_store(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+    """The same clips, of which only the sound is told: M = 1."""
+    folder = tmp_path_factory.mktemp("audio")
+    (folder / "clips").symlink_to(small_corpus / "clips")
+    clips = [
+        dataclasses.replace(c, paths={"audio": c.paths["audio"]})
+        for c in read_manifest(small_corpus / "manifest.jsonl")
+    ]
+    write_manifest(folder / "manifest.jsonl", clips[:8] + clips[96:104])
+    sound = preset_named("tiny+none")
+    return prepare_corpus(folder / "manifest.jsonl", preset=sound, name="audio only")
+
+
+def problems(config: RunConfig, store: ClipStore) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        require_fit(config, store)
+    head, *lines = str(raised.value).splitlines()
+    assert head == f"the configuration does not fit {store.path}:"
+    return lines
+
+
+def test_a_fitting_configuration_passes(recipe: Recipe, small_store: ClipStore) -> None:
+    require_fit(recipe({"evaluation.test": True}), small_store)
+
+
+def test_a_class_absent_from_a_split_is_named(recipe: Recipe, small_store: ClipStore) -> None:
+    labels_N = small_store.labels_N.copy()
+    rows = small_store.rows("val")
+    labels_N[rows[labels_N[rows] == 2]] = 0
+    (line,) = problems(recipe(), changed(small_store, labels_N=labels_N))
+    assert f"every class must occur in `val`, but {small_store.classes[2]} does not" in line
+
+
+def test_a_split_is_only_missed_where_it_is_needed(recipe: Recipe, audio_store: ClipStore) -> None:
+    alone = {"method": {"name": "unimodal", "modality": "audio"}}
+    require_fit(recipe(alone), audio_store)
+    (line,) = problems(recipe({**alone, "evaluation.test": True}), audio_store)
+    assert "the corpus must have a split `test`, but has train, val" in line
+
+
+def test_more_than_the_training_clips_cannot_be_asked_of_a_batch(recipe: Recipe, small_store: ClipStore) -> None:
+    (line,) = problems(recipe({"global_batch": 200, "smallest_batch": 100}), small_store)
+    assert "`smallest_batch` must be at most the 96 training clips, but is 100" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ({"filter": {"rule": "margin", "threshold": 2.5}}, "`method.filter.threshold` must be at most 2, but is 2.5"),
+        (
+            {"score": "kl_normalised", "filter": {"rule": "margin", "threshold": 1.5}},
+            "`method.filter.threshold` must be at most 1, but is 1.5: the score `kl_normalised` lies in [0, 1]",
+        ),
+        ({"filter": {"rule": "band", "lower": 2, "upper": 3}}, "must let some scores through, but [2, 3] does not"),
+        ({"filter": {"rule": "max_share", "share": 0.4}}, "`method.filter.share` must be at least 1/2"),
+        ({"training_order": ["video"]}, "`method.training_order` must name audio, video once each"),
+        (
+            {"share": {"kind": "fixed", "parts": {"audio": 1.0}}},
+            "`method.share.parts` must name audio, video once each",
+        ),
+    ],
+)
+def test_what_does_not_fit_scores_and_modalities_is_refused(
+    recipe: Recipe, small_store: ClipStore, method: dict[str, Any], wanted: str
+) -> None:
+    (line,) = problems(recipe({"method": {"name": "remix", "warmup": 1, **method}}), small_store)
+    assert wanted in line
+
+
+def test_the_range_follows_the_number_of_classes(recipe: Recipe, small_store: ClipStore) -> None:
+    config = recipe({"method.filter": {"rule": "margin", "threshold": 2.5}})
+    require_fit(
+        config, changed(small_store, classes=(*small_store.classes, "e", "f", "g", "h"), labels_N=np.arange(192) % 8)
+    )
+
+
+def test_one_modality_is_not_enough_for_anything_multimodal(recipe: Recipe, audio_store: ClipStore) -> None:
+    for name in ("joint", "joint_unimodal", "remix"):
+        method = {"name": name} | ({"warmup": 1} if name == "remix" else {})
+        (line,) = problems(recipe({"method": method}), audio_store)
+        assert f"`{name}` needs at least two modalities, but the corpus has only audio" in line
+    (line,) = problems(recipe({"method": {"name": "unimodal", "modality": "video"}}), audio_store)
+    assert "`method.modality` must be one of audio, but is video" in line
+
+
+def test_film_is_for_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
+    told = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
+    assert "`model.fusion: film` needs two modalities, but the corpus has 1" in told
+    (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
+    assert "`model.fusion: film` needs two modalities, but the corpus has 3" in line
+    # A unimodal run has no fusion to speak of.
+    require_fit(recipe({"model.fusion": "film", "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
+
+
+def test_progress_shares_of_three_cannot_each_be_above_a_third(recipe: Recipe, small_store: ClipStore) -> None:
+    (line,) = problems(recipe({"method.share": {"kind": "progress", "lowest": 0.4}}), with_text(small_store))
+    assert "`method.share.lowest` must be below 1/3, but is 0.4" in line
+
+
+def test_unknown_modalities_are_named_wherever_they_are(recipe: Recipe, small_store: ClipStore) -> None:
+    config = recipe({"model.encoders": {"vidoe": {"name": "tiny"}}, "evaluation.ceilings": {"adio": 0.9}})
+    one, other = problems(config, small_store)
+    assert "`model.encoders` names vidoe, but the corpus has audio, video" in one
+    assert "`evaluation.ceilings` names adio, but the corpus has audio, video" in other
+
+
+def test_an_encoder_that_was_chosen_must_fit(recipe: Recipe, small_store: ClipStore) -> None:
+    chosen = {"audio": {"name": "sequence"}, "text": {"name": "resnet18"}}
+    one, other = problems(recipe({"model.encoders": chosen}), with_text(small_store, "sequence"))
+    assert one.endswith(
+        "the encoder of audio must take spectrograms, but `sequence` does not; "
+        "use `model.encoders: {audio: {name: tiny}}`"
+    )
+    assert other.endswith(
+        "the encoder of text must take a sequence of vectors, but `resnet18` does not; "
+        "use `model.encoders: {text: {name: sequence}}`"
+    )
+    told = problems(recipe({"model.encoder": {"name": "vector"}}), with_text(small_store, "vector"))
+    assert ["spectrograms" in told[0], "video must take pictures" in told[1], len(told)] == [True, True, 2]
+    # Only what the run uses is looked at.
+    require_fit(
+        recipe({"model.encoders": chosen, "method": {"name": "unimodal", "modality": "video"}}),
+        with_text(small_store, "sequence"),
+    )
+
+
+def test_a_transform_must_have_something_to_act_on(
+    recipe: Recipe, small_store: ClipStore, audio_store: ClipStore
+) -> None:
+    everything = {"crop": True, "flip": True, "time_mask": 5, "frequency_mask": 5, "shift": 0.1}
+    require_fit(recipe({"augment": everything}), small_store)
+    alone = {"method": {"name": "unimodal", "modality": "audio"}}
+    require_fit(recipe({"augment": everything, **alone}), small_store)  # the recipe of a study, for one of its ceilings
+    one, other = problems(recipe({"augment": everything, **alone}), audio_store)
+    assert "`augment.crop` is for video, but the corpus has audio; leave it out" in one
+    assert "`augment.flip` is for video or flow, but the corpus has audio; leave it out" in other
+
+    flow = Preset("flow", {"flow": FlowPreset(3, 8, 8), "text": FeaturePreset("vector", (6,))})
+    silent = changed(small_store, modalities=("flow", "text"), preset=flow)
+    lines = problems(recipe({"augment": everything}), silent)
+    names = [line.split("`")[1] for line in lines]
+    assert names == ["augment.crop", "augment.time_mask", "augment.frequency_mask", "augment.shift"]
+    assert "but the corpus has flow, text (features); leave it out" in lines[0]
+
+
+def test_a_mask_must_leave_something(recipe: Recipe, small_store: ClipStore) -> None:
+    require_fit(recipe({"augment": {"time_mask": 31, "frequency_mask": 31}}), small_store)
+    one, other = problems(recipe({"augment": {"time_mask": 32, "frequency_mask": 40}}), small_store)
+    assert "`augment.time_mask` must be below the 32 frames of a spectrogram, but is 32" in one
+    assert "`augment.frequency_mask` must be below the 32 bands of a spectrogram, but is 40" in other
+
+
+def test_random_frames_need_a_store_that_has_them(recipe: Recipe, small_store: ClipStore) -> None:
+    config = recipe({"augment": {"frames": "random"}})
+    (line,) = problems(config, small_store)
+    assert "`augment.frames: random` needs several frames of each segment, but the store has one" in line
+    preset = preset_named("stft188+2x224r")
+    require_fit(config, changed(small_store, preset=preset))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is told where there is no GPU")
+def test_a_gpu_that_is_not_there_is_told_with_everything_else(recipe: Recipe, audio_store: ClipStore) -> None:
+    assert len(problems(recipe({"device": "cuda", "method": {"name": "joint"}}), audio_store)) == 2
