@@ -18,9 +18,9 @@ import numpy as np
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
-from optuna.storages._rdb import models as m
 from optuna.trial import TrialState
 
+from remix_study import optuna_private
 from remix_study.config.study import StudyConfig
 from remix_study.study.question import write_question
 from remix_study.study.storage import open_storage, optuna_name
@@ -55,7 +55,7 @@ def simulate(workspace: Path, trials: int = 10_000, epochs: int = 50) -> Path:
     rng = np.random.default_rng(0)
     with sa.create_engine(f"sqlite:///{folder / 'optuna.db'}").begin() as connection:
         for place, of in enumerate(made):
-            for table, content in rows_of(of._study_id, place * each, each, epochs, rng):
+            for table, content in rows_of(optuna_private.study_id(of), place * each, each, epochs, rng):
                 connection.execute(sa.insert(table), content)
     return folder
 
@@ -82,6 +82,7 @@ def rows_of(
     study: int, first: int, trials: int, epochs: int, rng: np.random.Generator | None = None
 ) -> Iterator[tuple[Any, Sequence[dict[str, Any]]]]:
     """Rows of every table of Optuna's, in parts that a database takes at once; trial ids begin after `first`."""
+    m = optuna_private.database_models()
     rng = rng or np.random.default_rng(0)
     begun = datetime(2026, 1, 1)
     heads, params, values, attrs, steps = [], [], [], [], []

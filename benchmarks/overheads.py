@@ -52,7 +52,7 @@ from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
 from remix_study.study.pruning import pruning_callback
 from remix_study.study.search import Search
-from remix_study.study.status import survey
+from remix_study.study.status import study_status
 from remix_study.study.storage import open_storage, optuna_name
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Needs, Outcome, Task, execute
@@ -172,7 +172,8 @@ def _fill(storage: BaseStorage, study: StudyConfig, trials: int) -> int:
     )
     if isinstance(storage, RDBStorage):
         with storage.engine.begin() as connection:
-            first = connection.execute(sa.select(sa.func.coalesce(sa.func.max(m.TrialModel.trial_id), 0))).scalar_one()
+            ids = optuna_private.database_models().TrialModel.trial_id
+            first = connection.execute(sa.select(sa.func.coalesce(sa.func.max(ids), 0))).scalar_one()
             for table, rows in rows_of(optuna_private.study_id(made), first, trials, EPOCHS):
                 connection.execute(sa.insert(table), rows)
             if storage.engine.dialect.name == "postgresql":  # we gave the ids; its counter has not heard of them
@@ -254,7 +255,7 @@ def _running(search: Search, storage: BaseStorage, count: int, *, points: bool) 
         search._running[trial.number] = trial
     ids = [optuna_private.trial_id(trial) for trial in search._running.values()]
     if isinstance(storage, RDBStorage):
-        table = m.TrialIntermediateValueModel
+        table = optuna_private.database_models().TrialIntermediateValueModel
         rows = [{"trial_id": trial, "step": step, "intermediate_value": 0.3,
                  "intermediate_value_type": table.TrialIntermediateValueType.FINITE}
                 for trial in ids for step in range(1, EPOCHS // 2)]  # fmt: skip
@@ -365,7 +366,7 @@ def _restarting(place: Path, trials: int) -> dict[str, float]:
         return {
             "trials": trials,
             "settle_s": settle,
-            "survey_s": processor(lambda: survey(folder), 3),
+            "survey_s": processor(lambda: study_status(folder), 3),
             "ledger_s": processor(lambda: read_ledger(folder, intermediate=True)),
         }
 

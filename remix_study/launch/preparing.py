@@ -22,6 +22,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from remix_study import ray_private
 from remix_study.errors import RemixStudyError, SourceError, StoreError
 from remix_study.launch.ray_init import join_or_start
 from remix_study.media.build import DecodeRow
@@ -185,7 +186,7 @@ class _Crew:
         chunk = self._chunks.popleft()
         worker.left.extend(chunk)
         worker.deadline = time.monotonic() + self._timeout_s
-        how = {"num_returns": "streaming", "_generator_backpressure_num_objects": _ANSWERS_AHEAD}
+        how = {"num_returns": "streaming", ray_private.GENERATOR_BACKPRESSURE: _ANSWERS_AHEAD}
         worker.waiting = worker.actor.do.options(**how).remote(chunk)
 
     def _dismiss(self, worker: _Worker, reason: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ray
 import yaml
 
+from remix_study import ray_private
 from remix_study.errors import RemixStudyError
 
 _PATIENCE_S = 4.0
@@ -79,7 +80,7 @@ def room() -> Room:
     """
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    most, untold = _may_become(Path("~/ray_bootstrap_config.yaml").expanduser())
+    most, untold = _may_become(Path(ray_private.BOOTSTRAP_CONFIG).expanduser())
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's gap
     alive = sum(bool(node["Alive"]) for node in nodes)
     return Room(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive, untold)

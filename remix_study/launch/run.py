@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from remix_study import ray_private
 from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig
@@ -193,10 +194,9 @@ def _ceilings(
 
 
 def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Callable[[], int]) -> None:
+    from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.config import FailureConfig  # ray.train's, but with its types
 
     config = job.config
     local = config.workers == 1
@@ -223,7 +223,8 @@ def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Ca
         run_config=RayRunConfig(
             name=folder.path.name,
             storage_path=str(folder.path.parent.parent / "ray_train"),
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),
+            # Its types are those of Train V1, which lacks the second limit.
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )
     with handlers_kept():
@@ -285,9 +286,8 @@ def _fit_workers(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> 
 def _is_loss(error: Exception) -> bool:
     """Whether workers died with their machine or process, rather than of an exception of ours."""
     from ray.exceptions import RayActorError, WorkerCrashedError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
-    losses = (RayActorError, WorkerCrashedError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+    losses = (RayActorError, WorkerCrashedError, *ray_private.worker_health_errors())
     failures = list((getattr(error, "worker_failures", None) or {}).values())
     return any(isinstance(each, losses) or isinstance(each.__cause__, losses) for each in failures)
 

@@ -10,10 +10,11 @@ import copy
 from collections.abc import Container, Sequence
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from remix_study import optuna_private
 
 _MANY = 32  # trials written since the last look, beyond which one reading of all is cheaper
 
@@ -22,7 +23,7 @@ class DriverStorage:
     """A storage of one study, whose trials nobody else makes, suggests or ends."""
 
     def __init__(self, storage: BaseStorage) -> None:
-        self._storage = optuna.storages.get_storage(storage)
+        self._storage = optuna_private.cached_storage(storage)
         self._trials: dict[int, FrozenTrial] = {}  # by Optuna's id, which grows with a trial's number
         self._written: set[int] | None = None  # since they were read last; None: never read
 
@@ -36,7 +37,9 @@ class DriverStorage:
     ) -> list[FrozenTrial]:
         """In the order of their numbers. Running trials as the driver wrote them, without what their runs reported."""
         if self._written is None or len(self._written) > _MANY:
-            self._trials = {t._trial_id: t for t in self._storage.get_all_trials(study_id, deepcopy=False)}
+            self._trials = {
+                optuna_private.trial_id(t): t for t in self._storage.get_all_trials(study_id, deepcopy=False)
+            }
         else:
             for trial_id in sorted(self._written):
                 self._trials[trial_id] = self._storage.get_trial(trial_id)

@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from remix_study import optuna_private
 from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
 from remix_study.study.question import CONFIG
@@ -97,9 +98,11 @@ def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
         found = begun.get(optuna_name(study.name, method))
         if found is None:
             continue
-        rows = _rows(storage, found._study_id, intermediate)
+        rows = _rows(storage, optuna_private.study_id(found), intermediate)
         trials[method] = tuple(_records(method, rows, folder))
-        replicates[method] = tuple(_replicates(method, storage.get_study_user_attrs(found._study_id), folder))
+        replicates[method] = tuple(
+            _replicates(method, storage.get_study_user_attrs(optuna_private.study_id(found)), folder)
+        )
     return Ledger(study, folder, trials, replicates)
 
 
@@ -185,8 +188,7 @@ def records_of(method: str, trials: Sequence[FrozenTrial], folder: Path) -> tupl
 
 
 def _rows_of_database(storage: RDBStorage, study_id: int, intermediate: bool) -> Iterator[_Row]:
-    from optuna.storages._rdb import models as m
-
+    m = optuna_private.database_models()
     params: dict[int, dict[str, Any]] = defaultdict(dict)
     values: dict[int, list[float]] = defaultdict(list)
     attrs: dict[int, dict[str, Any]] = defaultdict(dict)

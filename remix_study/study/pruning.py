@@ -6,7 +6,6 @@ the pruner knows lies in Optuna's storage, which every process of the study reac
 alone, and a run that was killed meets the same one.
 """
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +97,9 @@ class PruningCallback:
         if len(history) >= self.last:
             return None
         heard = _Anew(storage, trial, len(history))
-        if not make_pruner(config, self.epochs).prune(optuna_private.with_storage(study, heard), heard.get_trial(trial)):
+        if not make_pruner(config, self.epochs).prune(
+            optuna_private.with_storage(study, heard), heard.get_trial(trial)
+        ):
             return None
         storage.set_trial_user_attr(trial, PRUNED_AFTER, len(history))
         return len(history)

@@ -14,6 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from remix_study import optuna_private
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
@@ -113,12 +114,12 @@ class Search:
         if self._unfinished:
             number = self._unfinished.pop(0)
             self._study.sampler = self._sampler(number)
-            trial = optuna.Trial(self._study, trials[number]._trial_id)
+            trial = optuna_private.resumed_trial(self._study, optuna_private.trial_id(trials[number]))
             if trial.user_attrs.get(STOPPED):
                 trial.set_user_attr(STOPPED, False)
             if "folders" not in trials[number].user_attrs:
                 # Killed amid its suggestions: drawn again from the first, or the others would be other draws.
-                trial._cached_frozen_trial.params, trial._cached_frozen_trial.distributions = {}, {}
+                optuna_private.forget_params(trial)
         else:
             waiting = [t.number for t in trials if t.state == TrialState.WAITING]
             self._study.sampler = self._sampler(min(waiting, default=len(trials)))
@@ -128,7 +129,7 @@ class Search:
 
     def id_of(self, number: int) -> int:
         """Optuna's own id of a running trial."""
-        return int(self._running[number]._trial_id)
+        return optuna_private.trial_id(self._running[number])
 
     def note(self, number: int, **attributes: Any) -> None:
         """Write down something of a running trial."""
@@ -155,7 +156,7 @@ class Search:
         if end in ("complete", "pruned", "failed"):
             self._ends[end] += 1
         if end == "complete" and self._front is not None:
-            ended = self._study._storage.get_trial(trial._trial_id)
+            ended = optuna_private.storage_of(self._study).get_trial(optuna_private.trial_id(trial))
             self._front = pareto_front(self._config, (*self._front, *self._records_of([ended])))
 
     def remember(self, key: str, told: Mapping[str, Any]) -> None:

@@ -19,9 +19,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remix_study import mlflow_private
 from remix_study.credentials import redact
 from remix_study.errors import StoreError, TrackingError
-from remix_study.files.disk import sole_writer, write_whole
+from remix_study.files.disk import sole_writer, write_atomically
+from remix_study.mlflow_private import (
+    DATASET_DIGEST_LENGTH,
+    DATASET_NAME_LENGTH,
+    METRICS_PER_BATCH,
+    PARAM_LENGTH,
+    PARAMS_PER_BATCH,
+    TAG_LENGTH,
+)
 from remix_study.tracking.address import check, explain
 from remix_study.tracking.client import client_of, ensure_experiment, reopen
 from remix_study.tracking.review import store_view
@@ -44,8 +53,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 KEY = "remix_study.spool"
-# MLflow's limits (mlflow.utils.validation), beyond which it refuses a whole batch.
-_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH, _PER_BATCH, _METRICS_PER_BATCH = 6000, 8000, 36, 100, 1000
 # Errors that no later attempt will mend; everything else may be a hiccup. A file that is not there or not ours to write
 # (an artifact removed, a server's folder that is not this machine's) would hold back the run's end for ever.
 _HOPELESS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
@@ -130,7 +137,7 @@ class Sender:
                     for key, value in dict(line["metrics"]).items()
                     if (key, line["step"]) not in taken and line["step"] not in self._known(client, key)
                 ]
-                if waiting and len(waiting) + len(fresh) > _METRICS_PER_BATCH:
+                if waiting and len(waiting) + len(fresh) > METRICS_PER_BATCH:
                     self._send_metrics(client, waiting)
                     self._arrived(end)
                     waiting, taken = [], set()
@@ -187,8 +194,8 @@ class Sender:
         rows = [row for row in rows if row[0] not in self._refused]
         if not rows:
             return
-        for first in range(0, len(rows), _METRICS_PER_BATCH):
-            metrics = [Metric(*row) for row in rows[first : first + _METRICS_PER_BATCH]]
+        for first in range(0, len(rows), METRICS_PER_BATCH):
+            metrics = [Metric(*row) for row in rows[first : first + METRICS_PER_BATCH]]
             try:
                 client.log_batch(self._run_id, metrics=metrics)
             except Exception as error:
@@ -230,7 +237,7 @@ class Sender:
         from mlflow.entities import RunTag
 
         if "tags" in line:
-            client.log_batch(self._run_id, tags=[RunTag(k, v[:_TAG_LENGTH]) for k, v in line["tags"].items()])
+            client.log_batch(self._run_id, tags=[RunTag(k, v[:TAG_LENGTH]) for k, v in line["tags"].items()])
         elif "artifact" in line:
             place = str(Path(line["artifact"]).parent)
             path = self._folder / str(line.get("from", line["artifact"]))
@@ -319,7 +326,7 @@ class Sender:
             made = client.create_logged_model(
                 run.info.experiment_id, name="model", source_run_id=self._run_id, model_type="classifier"
             )
-            write_whole(notes, json.dumps(made.model_id))
+            write_atomically(notes, json.dumps(made.model_id))
         try:
             if str(made.status) != "READY":
                 described = Model.load(str(folder))
@@ -430,8 +437,8 @@ def _log_head(client: "MlflowClient", run: "Run", info: RunInfo) -> None:
     if run.inputs and run.inputs.dataset_inputs:
         return
     dataset = Dataset(
-        name=info.dataset_name[:500],
-        digest=info.dataset_digest[:_DIGEST_LENGTH],
+        name=info.dataset_name[:DATASET_NAME_LENGTH],
+        digest=info.dataset_digest[:DATASET_DIGEST_LENGTH],
         source_type="local",
         source=json.dumps({"uri": info.dataset_source}),
         profile=json.dumps(dict(info.dataset_profile), default=str),
@@ -447,23 +454,24 @@ def _log_head(client: "MlflowClient", run: "Run", info: RunInfo) -> None:
 def _log_params(client: "MlflowClient", run: "Run", params: Mapping[str, str | int | float | bool]) -> None:
     from mlflow.entities import Param
 
-    fresh = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in params.items() if key not in run.data.params]
-    for first in range(0, len(fresh), _PER_BATCH):
-        client.log_batch(run.info.run_id, params=fresh[first : first + _PER_BATCH])
+    fresh = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items() if key not in run.data.params]
+    for first in range(0, len(fresh), PARAMS_PER_BATCH):
+        client.log_batch(run.info.run_id, params=fresh[first : first + PARAMS_PER_BATCH])
 
 
 def _source() -> dict[str, str]:
-    from mlflow.tracking.context.registry import resolve_tags
-
-    found: dict[str, str] = resolve_tags()
-    kept = {key: value for key, value in found.items() if key.startswith(("mlflow.source.", "mlflow.user"))}
+    kept = {
+        key: value
+        for key, value in mlflow_private.context_tags().items()
+        if key.startswith(("mlflow.source.", "mlflow.user"))
+    }
     started = Path(sys.argv[0] or "python").name
     name = "remix-study" if started == "__main__.py" else started  # python -m remix_study
     return {**kept, "mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: str(value)[:_TAG_LENGTH] for key, value in tags.items()}
+    return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
 
 
 def _hopeless(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from remix_study.mlflow_private import PICKLE_WARNING
 from remix_study.sample import Batch
 
 # B samples, C classes
@@ -89,4 +90,4 @@ def save_model(model: nn.Module, example: Batch, folder: Path) -> None:
 
 def _not_the_pickle_warning(record: logging.LogRecord) -> bool:
     # Said above, once, instead of at each model.
-    return "Pickle or CloudPickle format requires" not in record.getMessage()
+    return PICKLE_WARNING not in record.getMessage()

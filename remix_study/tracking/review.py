@@ -8,14 +8,12 @@ tested in a real browser (tests/browser); where it should change, `Links.plain` 
 What the view shows follows from the experiment's studies: their runs carry their modalities and what they search.
 """
 
-import base64
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from remix_study.errors import TrackingError
+from remix_study.mlflow_private import CHART_MODE, VIEW_QUERY, VIEW_TAG, WORKFLOW, packed_view
 from remix_study.modality import AUDIO, VIDEO
 from remix_study.tracking.address import be_brief, check, is_server
 from remix_study.tracking.client import client_of, ensure_experiment
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 # What a study's own run says about the view, as tags.
 STAGE, MODALITIES, SEARCHED = "remix_study.stage", "remix_study.modalities", "remix_study.searched"
 NOTE = "mlflow.note.content"
-_STATE_TAG = "mlflow.sharedViewState."
 _KEY = "remix-study"  # always the same: a link printed yesterday opens on what is known today
 _STUDIES = 20  # unfolded; the newest
 _SEARCHED = 8  # columns of parameters, before a table becomes unreadable
@@ -93,8 +90,7 @@ def store_view(client: "MlflowClient", experiment_id: str, params: Sequence[str]
         if NOTE in told:
             client.set_experiment_tag(experiment_id, NOTE, told[NOTE])
     state = view_state(modalities, [run.info.run_id for run in studies], params)
-    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    client.set_experiment_tag(experiment_id, _STATE_TAG + _KEY, packed)
+    client.set_experiment_tag(experiment_id, VIEW_TAG + _KEY, packed_view(state))
 
 
 def share_view(uri: str, experiment: str, host: str, params: Sequence[str] = ()) -> Links:
@@ -123,11 +119,11 @@ def links_of(uri: str, experiment: str) -> Links | None:
 
 def links(host: str, experiment_id: str) -> Links:
     runs = f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?"
-    workflow = {"workflowType": "machine_learning"}
-    shared = {**workflow, "viewStateShareKey": _KEY}
-    chart = {"compareRunsMode": "CHART", "isComparingRuns": "true"}
+    shared = {**WORKFLOW, VIEW_QUERY: _KEY}
     return Links(
-        table=runs + urlencode(shared), charts=runs + urlencode({**shared, **chart}), plain=runs + urlencode(workflow)
+        table=runs + urlencode(shared),
+        charts=runs + urlencode({**shared, **CHART_MODE}),
+        plain=runs + urlencode(WORKFLOW),
     )
 
 

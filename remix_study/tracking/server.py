@@ -21,8 +21,10 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import IO
 
+from remix_study import mlflow_private
 from remix_study.credentials import holds_password, redact
 from remix_study.errors import TrackingError
+from remix_study.files.databases import table_creation_lock
 from remix_study.files.urls import is_url
 from remix_study.tracking.address import (
     artifact_root,
@@ -31,7 +33,6 @@ from remix_study.tracking.address import (
     explain,
     is_server,
     resolved,
-    sole_starter,
     sqlite_path,
     without_secrets,
 )
@@ -184,7 +185,7 @@ class MLflowServer:
         if self._admin is not None:
             command += ["--app-name", "basic-auth"]
         # MLflow's tables and users are made while the server starts: of several servers, by one at a time.
-        with sole_starter(known, self._patience_s):
+        with table_creation_lock(known, timeout_s=self._patience_s, raises=TrackingError):
             try:
                 self._log = log = _Log(self._uri, self._tell)
                 self._process = subprocess.Popen(
@@ -234,10 +235,8 @@ class MLflowServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         if self._names:
-            from mlflow.server.security_utils import get_default_allowed_hosts
-
             hosts = [host for name in self._names for host in (name, f"{name}:*")]
-            found["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*get_default_allowed_hosts(), *hosts])
+            found["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*mlflow_private.default_allowed_hosts(), *hosts])
             # A browser names the page's own address as the origin of what the page asks for.
             origins = [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
             found["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
@@ -245,7 +244,7 @@ class MLflowServer:
             found |= {
                 "MLFLOW_AUTH_ADMIN_USERNAME": self._admin.name,
                 "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin.password,
-                "MLFLOW_AUTH_CONFIG_PATH": self._settings.enter_context(_in_memory(_basic_auth(known))),
+                "MLFLOW_AUTH_CONFIG_PATH": self._settings.enter_context(_in_memory(basic_auth_settings(known))),
             }
             # Protects a form against other pages. Several servers behind one address must share it.
             found.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
@@ -349,7 +348,7 @@ class _Log:
             self._thread.join(5.0)
 
 
-def _basic_auth(known: str) -> str:
+def basic_auth_settings(known: str) -> str:
     """MLflow's settings of users: beside its own tables; for sqlite in a file of their own."""
     users = known
     if known.startswith("sqlite:"):
@@ -357,7 +356,7 @@ def _basic_auth(known: str) -> str:
     values = {
         "default_permission": "READ",
         "database_uri": users,
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "authorization_function": mlflow_private.BASIC_AUTH,
         "auth_cache_ttl_seconds": str(_PASSWORD_CACHE_S),
     }
     # Its reader takes % for the beginning of a reference.
@@ -377,16 +376,14 @@ def _in_memory(text: str) -> Iterator[str]:
 
 def _require_writable(place: str) -> None:
     """As the server will write: with the packages, credentials and addresses that MLflow itself takes."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     try:
-        repository = get_artifact_repository(place)
+        repository = mlflow_private.artifact_repository(place)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"remix-study-{secrets.token_hex(4)}"
             path.write_text("written to see whether it can be\n")
-            repository.log_artifact(str(path))  # type: ignore[no-untyped-call]  # MLflow's gap
+            repository.log_artifact(str(path))
             with contextlib.suppress(Exception):  # who may write but not remove may serve all the same
-                repository.delete_artifacts(path.name)  # type: ignore[no-untyped-call]  # MLflow's gap
+                repository.delete_artifacts(path.name)
     except ImportError as error:
         raise TrackingError(
             f"artifacts at {redact(place)} need a package that is not installed ({error}). "

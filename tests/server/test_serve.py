@@ -163,9 +163,9 @@ def test_a_bucket_that_is_not_there_is_named(bucket: object, tmp_path: Path) -> 
 
 
 def test_what_holds_the_password_is_on_no_disk(tmp_path: Path) -> None:
-    from remix_study.tracking.server import _basic_auth, _in_memory
+    from remix_study.tracking.server import basic_auth_settings, _in_memory
 
-    text = _basic_auth("postgresql+psycopg://me:100%25@host/mlflow")
+    text = basic_auth_settings("postgresql+psycopg://me:100%25@host/mlflow")
     assert "100%%25" in text
     with _in_memory(text) as path:
         assert Path(path).read_text() == Path(path).read_text() == text

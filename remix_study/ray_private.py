@@ -1,0 +1,132 @@
+"""Private and undocumented parts of Ray that remix_study uses; every other file imports them from here
+
+Each comment says what the part is for and what the public API lacks. tests/contracts/test_private_apis.py fails with
+one sentence per part that a new Ray release moves or changes. Ray is imported inside the functions, so that importing
+this module is cheap.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+# Environment variable in which `ray job submit` passes the runtime environment to the driver's `ray.init`. The public
+# `ray.init(runtime_env=...)` would connect before the command knows whether it needs Ray. run_study.py repeats this
+# name, because it runs before remix_study can be imported.
+JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+# Copy of the cluster file that `ray up` puts on the head node. No public API reports how many nodes an autoscaler may
+# add: `ray.cluster_resources` counts only nodes that exist.
+BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
+
+# Option of an actor method that bounds how many results of a streaming generator wait unread. Without it, an actor that
+# is faster than the driver fills its node's object store. The public `num_returns="streaming"` has no bound.
+GENERATOR_BACKPRESSURE = "_generator_backpressure_num_objects"
+
+# Loggers of Ray Tune that print tracebacks for a full disk or a lost process. `verbose=0` does not silence them.
+TUNE_LOGGERS = ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune")
+
+
+def upload_limit_bytes() -> int:
+    """Return the largest working directory, in bytes, that `ray job submit` can upload.
+
+    The dashboard answers a larger request with 413, and Ray's control store refuses a larger package. Both limits are
+    documented only as error messages.
+    """
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    return int(min(DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE))
+
+
+def default_excludes() -> list[str]:
+    """Return the patterns that Ray leaves out of every working directory; no public function lists them."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+
+    return list(get_runtime_env_default_excludes())
+
+
+def excluded_by(folder: Path, patterns: Sequence[str]) -> Callable[[Path], bool]:
+    """Return a function that tells whether Ray's `excludes` patterns leave out a path below `folder`.
+
+    The public API applies the patterns only while it uploads.
+    """
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    excluded: Callable[[Path], bool] = _get_excludes(folder, list(patterns))
+    return excluded
+
+
+def visit_uploaded_paths(folder: Path, patterns: Sequence[str], visit: Callable[[Path], None]) -> None:
+    """Call `visit` with every path that Ray would put into the package of `folder`.
+
+    This is the walk that builds the package, with its rules for .gitignore and .rayignore. The public API has no dry
+    run.
+    """
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+    from ray._private.runtime_env.packaging import _dir_travel
+
+    _dir_travel(
+        folder,
+        [excluded_by(folder, patterns)],
+        visit,
+        include_gitignore=os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1",
+        logger=logging.getLogger("remix_study.quiet"),
+    )
+
+
+def checked_cluster_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cluster file's content as `ray up` uses it: validated, with Ray's defaults filled in.
+
+    `ray up` validates only on the way to starting machines. Ray prints its errors as well as raising them, so standard
+    output and standard error are discarded.
+
+    Raises:
+        Exception: of several unrelated classes (jsonschema, click, Python), if Ray does not accept the content.
+    """
+    import copy
+
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        prepared: dict[str, Any] = prepare_config(copy.deepcopy(dict(content)))
+        validate_config(prepared)
+    return prepared
+
+
+def dashboard_data(client: "JobSubmissionClient", path: str) -> Any:
+    """Return the `data` of the dashboard's JSON answer to `GET path`.
+
+    The client adds the cluster's token and raises its own authentication error. Its public methods cover jobs only, not
+    the cluster's versions and nodes.
+    """
+    answer = client._do_request("GET", path)
+    answer.raise_for_status()
+    return answer.json()["data"]
+
+
+def worker_health_errors() -> tuple[type[Exception], ...]:
+    """Return the errors by which Ray Train reports a worker whose process or node is lost.
+
+    The public `WorkerGroupError.worker_failures` contains them, but their classes are not exported.
+    """
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    return WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+
+def keep_from_trials(prefix: str) -> None:
+    """Stop Ray Tune from copying the driver's environment variables that start with `prefix` to its trials.
+
+    Tune copies AWS keys into the runtime environment, which Ray logs and shows in the dashboard. There is no public
+    switch.
+    """
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if name.startswith(prefix)})
