@@ -1,3 +1,12 @@
-"""The version of this package; a file of its own, so that modules need not import the package's front door"""
+"""The version of this package, and the number of the semantics of its settings
+
+A module of its own, so that others can import it without importing the package's public names.
+"""
 
 __version__ = "0.1.0"
+
+SEMANTICS = 1
+"""Raised whenever equal settings begin to give other results on purpose; see config/identity.py.
+
+1: version 0.1.0.
+"""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from remix_study.config.identity import identity
 from remix_study.config.problems import ImpossibleError
 from remix_study.credentials import holds_password
 
@@ -385,11 +386,12 @@ class RunConfig(Part):
         return self
 
     def digest(self, data: str) -> str:
-        """What makes two runs the same run: the configuration and the digest of its clip store.
+        """Return 12 hex digits that two runs share if and only if they are the same run.
 
-        Not where the run is tracked, nor under which path its corpus lies: another corpus there is another run.
+        They cover the configuration, the semantics of this version (config/identity.py) and `data`, the digest of the
+        clip store; neither where the run is tracked nor the path of its corpus.
         """
-        content = self.model_dump(mode="json", exclude={"tracking", "corpus"})
+        content = identity(self, exclude={"tracking", "corpus"})
         return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

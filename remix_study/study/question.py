@@ -11,10 +11,12 @@ from typing import Any
 
 import yaml
 
+from remix_study import version
+from remix_study.config.identity import SEMANTICS, identity
 from remix_study.config.load import put
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
-from remix_study.files.disk import write_whole
+from remix_study.files.disk import write_atomically
 
 CONFIG = "study.yaml"  # the study as it was last run, its corpus included
 QUESTION = "question.json"
@@ -25,12 +27,22 @@ _SHOWN = 12
 def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path) -> None:
     """
     Raises:
-        StudyError: the folder holds a study of this name that asked something else; what differs is shown.
+        StudyError: the folder holds a study of this name that asked something else (the message shows what differs),
+            or one that began under other semantics.
     """
     known = folder / QUESTION
     if not known.exists():
         return
-    changed = differences(json.loads(known.read_text()), _question(config, corpus_digest))
+    recorded, asked = json.loads(known.read_text()), question_of(config, corpus_digest)
+    before = recorded.get(SEMANTICS, 1)
+    if before != version.SEMANTICS:
+        raise StudyError(
+            f"Cannot resume the study in {folder}: it began under semantics {before} of remix_study, and this version "
+            f"({version.__version__}) has semantics {version.SEMANTICS}: equal settings give other results. "
+            "Give the study another `name` to run it again, or install the version that it began with. Its report and "
+            "export can still be written."
+        )
+    changed = differences(recorded, asked)
     if not changed:
         return
     lines = [f"  - {path}: {before} -> {now}" for path, (before, now) in list(changed.items())[:_SHOWN]]
@@ -45,11 +57,11 @@ def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path)
 
 def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_digest: str, folder: Path) -> None:
     """The question as it is compared, and the study as any process can read it and run it again."""
-    write_whole(folder / QUESTION, json.dumps(_question(config, corpus_digest), indent=1))
+    write_atomically(folder / QUESTION, json.dumps(question_of(config, corpus_digest), indent=1))
     resolved = config.model_dump(mode="json")
     for path, value in settings.items():
         put(resolved["base"], path, value)
-    write_whole(folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+    write_atomically(folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
 
 
 def corpus_digest(folder: Path) -> str | None:
@@ -58,8 +70,8 @@ def corpus_digest(folder: Path) -> str | None:
     return str(json.loads(known.read_text())["corpus"]) if known.exists() else None
 
 
-def _question(config: StudyConfig, corpus_digest: str) -> dict[str, Any]:
-    content = {**config.model_dump(mode="json", exclude=_GROWS), "corpus": corpus_digest}
+def question_of(config: StudyConfig, corpus_digest: str) -> dict[str, Any]:
+    content = {**identity(config, exclude=_GROWS), "corpus": corpus_digest}
     content["base"] = {key: value for key, value in content["base"].items() if key not in ("corpus", "tracking")}
     plain: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read back
     return plain
