@@ -5,7 +5,7 @@ Files, logs, tags and reports copy what was written, so a password that nobody w
 
 import os
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from remix_study.errors import ConfigError
 
@@ -51,10 +51,19 @@ def holds_password(url: str) -> bool:
     return any(_NAME.sub("", each) for each in (secret, *_SECRET_VALUE.findall(url)))
 
 
-def redact(text: str) -> str:
-    """`text` without the credentials of any URI in it: user info and secret-looking query values become ***."""
+def redact(text: str, *, password_of: str = "") -> str:
+    """Replace the credentials of every URL in `text` by ***: user info and query values that look like secrets.
+
+    Args:
+        password_of: a URL whose password is also replaced where it stands alone, as in the message of a library.
+    """
     text = re.sub(r"(?P<scheme>[a-z][\w+.-]*://)[^/\s'\"]*@", r"\g<scheme>***@", text, flags=re.IGNORECASE)
-    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|signature|key)=)[^&\s'\"]+", r"\1***", text)
+    text = re.sub(r"(?i)((?:password|passwd|pwd|token|secret|signature|key)=)[^&\s'\"]+", r"\1***", text)
+    # Not the user name: names such as "a" or "mlflow" would turn half of a message into stars.
+    found = re.match(r"[a-z][\w+.-]*://[^/:@]*:([^/]*)@", password_of, flags=re.IGNORECASE)
+    for password in sorted({found[1], unquote(found[1])} - {""}) if found else ():
+        text = text.replace(password, "***")
+    return text
 
 
 def _fill(text: str, *, escaped: bool = False) -> str:

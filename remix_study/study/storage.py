@@ -25,11 +25,11 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from remix_study import optuna_private
 from remix_study.credentials import holds_password, redact, resolve
-from remix_study.errors import ConfigError, StudyError
-from remix_study.files.disk import sync_folder
+from remix_study.errors import ConfigError, StoreError, StudyError, cause_of
+from remix_study.files.databases import create_sqlite, table_creation_lock
 from remix_study.files.urls import shown
-from remix_study.tracking.address import sole_starter
 
 log = logging.getLogger(__name__)
 JOURNAL = "journal"
@@ -90,15 +90,14 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
     """
     if storage is None:
         path = folder / "optuna.db"
-        if not path.exists():
-            _make_whole(path)
+        create_sqlite(path, _create_tables)
         return _sqlite(path)
     if storage == JOURNAL:
         return JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     url = _resolved(storage)
     # Two studies that begin at once on an empty database would both make Optuna's tables, and one would fail. Their
     # runs only open what a driver has made, and there may be thousands of them: they wait for nobody.
-    alone = sole_starter(url) if patience_s > 0 else contextlib.nullcontext()
+    alone = table_creation_lock(url, raises=StudyError) if patience_s > 0 else contextlib.nullcontext()
     with _reached(url), alone:
         opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     if patience_s > 0:
@@ -129,25 +128,20 @@ def _sqlite(path: Path) -> RDBStorage:
     return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _BUSY_S}})
 
 
-def _make_whole(path: Path) -> None:
-    """With all of its tables, or not there at all: Optuna makes them in several steps, and somebody may be looking."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # of one that was killed here
-    made = _sqlite(part)
+def _create_tables(path: Path) -> None:
+    made = _sqlite(path)
     made.remove_session()
     made.engine.dispose()
-    part.replace(path)
-    sync_folder(path.parent)
 
 
 def _has_tables(url: str) -> bool:
     with _reached(url):
         engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
         with engine.connect() as connection:
-            if not sa.inspect(connection).has_table("alembic_version"):
+            if not sa.inspect(connection).has_table(optuna_private.VERSION_TABLE):
                 return False
             # Optuna writes this row when all tables are made.
-            return connection.execute(sa.text("SELECT 1 FROM alembic_version")).first() is not None
+            return connection.execute(sa.text(f"SELECT 1 FROM {optuna_private.VERSION_TABLE}")).first() is not None
 
 
 def _resolved(storage: str) -> str:
@@ -198,6 +192,24 @@ def _sit_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:
             threading.Event().wait(0.5 + random.random())
 
     event.listen(engine, "do_connect", connect)
+
+
+@contextmanager
+def disk_full_errors(folder: Path) -> Iterator[None]:
+    """Turn an error that comes from a full disk into one message, whether a file, a checkpoint or SQLite raised it.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StoreError) or cause_of(error) != "disk full":
+            raise
+        raise StoreError(
+            f"The disk of {folder} is full. Finished runs are kept. Free space and rerun the command (with "
+            "--retry-failed if trials have failed because of it)."
+        ) from error
 
 
 @contextmanager

@@ -1,26 +1,24 @@
 """Tracking URIs: the default one, whether one can be used, and messages that keep its credentials"""
 
-import contextlib
-import fcntl
 import logging
 import os
 import re
 import socket
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from remix_study import mlflow_private
 from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, TrackingError
+from remix_study.files.databases import create_sqlite, table_creation_lock
+from remix_study.files.disk import sole_writer
 
 _SECONDS = 4  # per network step: a server's answer takes one to connect and one to read, under ten in all
 _PORTS = {"mysql": 3306, "mssql": 1433}
 _ENVIRONMENT = "MLFLOW_TRACKING_URI"
-_START = 0x72656D69  # PostgreSQL's advisory lock of those who may be about to make MLflow's tables: "remi"
 _HELPS = "Start it, mend the address, or leave the tracking URI out to track in the workspace."
 # MLflow's own defaults (7 retries, backoff 2, 120 s each) hang for minutes on a server that is gone, in the middle of
 # training. The spool makes long retries needless. Whoever sets these variables knows why, and is left alone.
@@ -34,7 +32,7 @@ _PATIENCE = {
 }
 
 
-def be_brief() -> None:
+def set_client_defaults() -> None:
     """Environment defaults for every MLflow client of this process; MLflow reads them at each request."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
@@ -104,17 +102,10 @@ def explain(uri: str, error: BaseException) -> str:
 
 def without_secrets(uri: str, words: str) -> str:
     """What a library says, with no credential of any URI, nor of `uri`, in it."""
-    words = redact(words)
-    with contextlib.suppress(TrackingError):  # what is not known was not said
-        for secret in _secrets(resolved(uri)):
-            words = words.replace(secret, "***")
-    return words
-
-
-def _secrets(uri: str) -> set[str]:
-    # The password only: user names such as "a" or "mlflow" would turn half of a message into stars.
-    found = re.match(r"[a-z][\w+.-]*://[^/:@]*:([^/]*)@", uri, flags=re.IGNORECASE)
-    return {found[1], unquote(found[1])} - {""} if found else set()
+    try:
+        return redact(words, password_of=resolved(uri))
+    except TrackingError:  # a name that is not in the environment cannot have been quoted
+        return redact(words)
 
 
 def check(uri: str) -> None:
@@ -123,7 +114,7 @@ def check(uri: str) -> None:
     Raises:
         TrackingError: the server does not answer, refuses us, or the database cannot be opened or written.
     """
-    be_brief()
+    set_client_defaults()
     known = resolved(uri)
     scheme = urlsplit(known).scheme.lower()
     if scheme in ("", "file"):
@@ -160,71 +151,31 @@ def prepare(uri: str) -> None:
     from mlflow import MlflowClient
 
     known = resolved(uri)
+
+    def open_at(uri: str) -> None:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
     if not known.startswith("sqlite:"):
-        with sole_starter(known):
-            MlflowClient(tracking_uri=known).search_experiments(max_results=1)
+        with table_creation_lock(known, raises=TrackingError):
+            open_at(known)
         return
     path = sqlite_path(known)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists() or path.stat().st_size == 0:
-            # Made beside it: one whose making was killed half-way is no database that MLflow would ever open again.
-            made = path.with_name(f"{path.name}.new")
-            made.unlink(missing_ok=True)
-            MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-            made.replace(path)
-        MlflowClient(tracking_uri=known).search_experiments(max_results=1)
-
-
-@contextmanager
-def sole_starter(known: str, patience_s: float = 180.0) -> Iterator[None]:
-    """Nobody else makes tables in this PostgreSQL meanwhile, from whatever machine; other databases have no such lock.
-
-    Raises:
-        TrackingError: another one is at it for longer than `patience_s`.
-    """
-    if not known.startswith("postgres"):
-        yield
-        return
-    import sqlalchemy as sa
-    from sqlalchemy.exc import OperationalError
-
-    engine = sa.create_engine(known, poolclass=sa.pool.NullPool)
-    with engine.begin() as connection:
-        connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}"))
-        try:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _START})
-        except OperationalError as error:
-            raise TrackingError(
-                f"one process at a time may make tables in {redact(known)}, but another one is at it for more than "
-                f"{patience_s:.0f} s ({explain(known, error)}). End it, and start this one again."
-            ) from None
-        yield
+    with sole_writer(path.with_name(f"{path.name}.lock"), wait=True):
+        create_sqlite(path, lambda made: open_at(f"sqlite:///{made}"))
+        open_at(known)
 
 
 def _check_server(uri: str) -> None:
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    # Asked with the client's own credentials (MLFLOW_TRACKING_USERNAME, _TOKEN ...), without its retries.
     try:
-        answer = http_request(  # type: ignore[no-untyped-call]
-            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
-            "/api/2.0/mlflow/experiments/search",
-            "GET",
-            max_retries=0,
-            timeout=_SECONDS,
-            raise_on_status=False,
-            params={"max_results": 1},
-        )
+        answer = mlflow_private.search_experiments_once(uri, _SECONDS)
     except Exception as error:
         raise TrackingError(
             f"the MLflow server at {redact(uri)} must answer before training starts, but does not "
             f"({type(error.__cause__ or error).__name__}). Start it (`mlflow server`), mend the address, or leave "
             "the tracking URI out to track in the workspace."
         ) from None  # the cause's text quotes the URI, credentials included
-    if answer.status_code == 403 and "Invalid Host header" in answer.text:
+    if answer.status_code == 403 and mlflow_private.UNKNOWN_HOST in answer.text:
         raise TrackingError(
             f"the MLflow server at {redact(uri)} must know the name it is called by, but does not. Start it with "
             f"`--allowed-host {urlsplit(uri).hostname}`."

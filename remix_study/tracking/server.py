@@ -28,11 +28,11 @@ from remix_study.files.databases import table_creation_lock
 from remix_study.files.urls import is_url
 from remix_study.tracking.address import (
     artifact_root,
-    be_brief,
     check,
     explain,
     is_server,
     resolved,
+    set_client_defaults,
     sqlite_path,
     without_secrets,
 )
@@ -177,7 +177,7 @@ class MLflowServer:
         check(self._uri)
         destination = self._destination()
         self.port = _free_port(self._host, self._wanted)
-        be_brief()
+        set_client_defaults()
         command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self.port),
                    "--workers", str(self._workers), "--uvicorn-opts", "--no-access-log"]  # fmt: skip
         if destination is not None:

@@ -103,13 +103,13 @@ def test_credentials_are_left_out(text: str, clean: str) -> None:
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     """MLflow makes its tables step by step: what a kill leaves is no database that it ever opens again."""
     uri = default_uri(tmp_path)
-    half = sqlite3.connect(tmp_path / "mlflow.db.new")
+    half = sqlite3.connect(tmp_path / ".mlflow.db.part")
     half.execute("CREATE TABLE experiments (experiment_id INTEGER)")
     half.commit()
     half.close()
     check(uri)
     assert [each.name for each in MlflowClient(tracking_uri=uri).search_experiments()] == ["Default"]
-    assert not (tmp_path / "mlflow.db.new").exists()
+    assert not (tmp_path / ".mlflow.db.part").exists()
 
 
 def test_an_address_that_is_written_comes_first_then_the_environment_then_the_workspace(
