@@ -359,7 +359,7 @@ def _restarting(place: Path, trials: int) -> dict[str, float]:
         folder.mkdir(parents=True)
         study = _study(place, "restarting")
         search = _search(folder, open_storage(None, folder), study, trials)
-        settle = processor(lambda: search.settle(retry_failed=False))
+        settle = processor(lambda: search.resume(retry_failed=False))
         from remix_study.study.question import write_question
 
         write_question(study, {}, "0" * 12, folder)
@@ -423,7 +423,7 @@ def _sent(
             if number:  # the first one opens the connection
                 what = "start" if at == 0 else "epoch" if at <= epochs else "ten" if at == epochs + 1 else "end"
                 spent[what].append((took, served() - before, counted.requests))
-        assert not sender.waits
+        assert not sender.has_unsent
         shutil.rmtree(folder)
     found: dict[str, float] = {}
     for what, calls in spent.items():

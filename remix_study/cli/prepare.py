@@ -1,7 +1,7 @@
-"""`remix-study prepare`: from a folder of media files (or a URL) to a clip store, one command per corpus
+"""`remix-study prepare`: build a clip store from a folder of media files or a URL; one command per corpus
 
-Every command finds the clips, says what is missing or doubtful, and then decodes them once; with `--check` it looks at
-everything and writes nothing. On the Ray cluster that RAY_ADDRESS names, all its cores decode.
+Every command finds the clips, warns about missing or suspicious ones, and decodes them once. With `--check` it reports
+without writing. If RAY_ADDRESS is set, it decodes on all cores of that Ray cluster.
 """
 
 import dataclasses
@@ -13,48 +13,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from remix_study.cli import terminal
+from remix_study.cli.common import err, out
 from remix_study.errors import ConfigError
 
 if TYPE_CHECKING:
     from remix_study.datasets.corpus import Corpus, Found
     from remix_study.media.presets import Preset
 
-app = typer.Typer(help="Turn media files into a clip store that training reads.", no_args_is_help=True)
-out, err = Console(), Console(stderr=True)
+app = typer.Typer(help="Build a clip store for training from media files.", no_args_is_help=True)
 _WARNINGS_SHOWN = 20
 
-Root = Annotated[str, typer.Option(help="Where the corpus's files are: a folder, or a URL such as s3://...")]
-Lists = Annotated[Path | None, typer.Option(help="The folder of the published lists, if they are not in the root.")]
-PresetName = Annotated[str, typer.Option(help="What the store keeps of a clip, such as ogm or fbank1024+3x224.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of splits that are drawn; the same seed draws the same.")]
+Root = Annotated[str, typer.Option(help="Folder or URL (s3://...) of the corpus's files.")]
+Lists = Annotated[Path | None, typer.Option(help="Folder of the published lists; default: --root.")]
+PresetName = Annotated[str, typer.Option(help="Format of stored clips, such as ogm or fbank1024+3x224.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random splits.")]
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
-    """The options that every corpus has."""
+class Options:
+    """The options that every `prepare` command has."""
 
-    out: Annotated[str | None, typer.Option(help="Where the store goes: a folder, or a URL such as s3://...")] = None
-    decoder: Annotated[str, typer.Option(help="pyav, or decord.")] = "pyav"
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one clip may take.")] = 60.0
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Part of the clips that may be unusable.")] = 0.01
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that was made otherwise.")] = False
-    wait: Annotated[bool, typer.Option("--wait", help="For another preparation to end, rather than refuse.")] = False
-    check: Annotated[bool, typer.Option("--check", help="Look at everything, report, write nothing.")] = False
-    sample: Annotated[int, typer.Option(min=0, help="With --check: how many clips to decode.")] = 100
-    as_json: Annotated[bool, typer.Option("--json", help="With --check: for machines.")] = False
+    out: Annotated[str | None, typer.Option(help="Output folder or URL (s3://...) of the store.")] = None
+    decoder: Annotated[str, typer.Option(help="Decoder: pyav or decord.")] = "pyav"
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit per clip, in seconds.")] = 60.0
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest allowed fraction of unusable clips.")] = 0.01
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a store built with other settings.")] = False
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another process that builds this store.")] = False
+    check: Annotated[bool, typer.Option("--check", help="Check the corpus and report; write nothing.")] = False
+    sample: Annotated[int, typer.Option(min=0, help="With --check: number of clips to decode.")] = 100
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False
 
     def __post_init__(self) -> None:
         _one_of("--decoder", self.decoder, "pyav", "decord")
         if self.out is None and not self.check:
-            raise ConfigError("`--out` must say where the store goes, but is not given. To look only: --check")
+            raise ConfigError("`--out` is missing: give the folder or URL of the store, or use --check to only check.")
 
     def work(self) -> Path:
-        """Where a corpus may unpack what it cannot read in place: with its store; nowhere that stays, to check."""
+        """A folder for unpacked files: beside the store, or temporary for a check."""
         from remix_study.files.remote_folder import cache_folder
         from remix_study.files.scratch import scratch
         from remix_study.files.urls import is_url
@@ -65,28 +64,29 @@ class How:
 
 
 def _command(name: str) -> Callable[[Callable[..., "Corpus"]], Callable[..., "Corpus"]]:
-    """A command out of a function that makes a corpus: its options are the function's own, and those of `How`.
+    """Register a `prepare` command that is defined by a function that returns its corpus.
 
-    What it calls `work` is no option, but a folder where it may unpack things.
+    The command has the function's parameters and the fields of `Options` as options. A parameter named `work` is not an
+    option: it receives a folder for unpacked files.
     """
 
     def register(make: Callable[..., "Corpus"]) -> Callable[..., "Corpus"]:
         own = get_type_hints(make, localns={"Corpus": object}, include_extras=True)
         own.pop("return")
         unpacks = own.pop("work", None) is not None
-        shared = get_type_hints(How, include_extras=True)
+        shared = get_type_hints(Options, include_extras=True)
 
         def command(**given: Any) -> None:
-            how = How(**{key: given[key] for key in shared})
+            options = Options(**{key: given[key] for key in shared})
             chosen = {key: given[key] for key in own}
-            _prepare(lambda: make(**chosen, **({"work": how.work()} if unpacks else {})), how)
+            _prepare(lambda: make(**chosen, **({"work": options.work()} if unpacks else {})), options)
 
-        defaults = {field.name: field.default for field in dataclasses.fields(How)}
+        defaults = {field.name: field.default for field in dataclasses.fields(Options)}
         parameters = [p for p in inspect.signature(make).parameters.values() if p.name in own] + [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=kind)
             for key, kind in shared.items()
         ]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         command.__annotations__ = {**own, **shared}
         command.__doc__ = make.__doc__
         app.command(name)(command)
@@ -97,25 +97,25 @@ def _command(name: str) -> Callable[[Callable[..., "Corpus"]], Callable[..., "Co
 
 @app.command("synthetic")
 def _synthetic(
-    out_: Annotated[Path, typer.Option("--out", help="The corpus folder: clips, manifest and store.")],
-    train: Annotated[int, typer.Option(help="Training clips.")] = 1000,
-    val: Annotated[int, typer.Option(help="Validation clips.")] = 500,
-    test: Annotated[int, typer.Option(help="Test clips.")] = 1000,
-    classes: Annotated[int, typer.Option(help="Classes.")] = 8,
-    audio_snr: Annotated[tuple[float, float], typer.Option(help="Audio signal-to-noise ratio, low and high, dB.")] = (
+    out_: Annotated[Path, typer.Option("--out", help="Output folder for clips, manifest and store.")],
+    train: Annotated[int, typer.Option(help="Number of training clips.")] = 1000,
+    val: Annotated[int, typer.Option(help="Number of validation clips.")] = 500,
+    test: Annotated[int, typer.Option(help="Number of test clips.")] = 1000,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 8,
+    audio_snr: Annotated[tuple[float, float], typer.Option(help="Range of the audio signal-to-noise ratio, dB.")] = (
         0.0,
         15.0,
     ),
-    video_snr: Annotated[tuple[float, float], typer.Option(help="Video signal-to-noise ratio, low and high, dB.")] = (
+    video_snr: Annotated[tuple[float, float], typer.Option(help="Range of the video signal-to-noise ratio, dB.")] = (
         -8.0,
         2.0,
     ),
-    muted: Annotated[float, typer.Option(help="Part of the clips whose sound is noise only.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="The same seed renders the same bytes.")] = 0,
+    muted: Annotated[float, typer.Option(help="Fraction of clips whose audio is only noise.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed renders the same bytes.")] = 0,
     preset: PresetName = "tiny",
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that was made otherwise.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a store built with other settings.")] = False,
 ) -> None:
-    """Render the procedural corpus as real clips, and decode them once."""
+    """Synthetic corpus: render clips with known classes, and decode them."""
     from remix_study.datasets.corpus import prepare_synthetic
     from remix_study.datasets.synthetic import SyntheticSpec
 
@@ -138,8 +138,10 @@ def _synthetic(
 @_command("cremad")
 def _cremad(
     root: Root,
-    split: Annotated[str, typer.Option(help="actor: nobody in two parts; folds: in turn; ogm: published.")] = "actor",
-    folds: Annotated[int, typer.Option(min=3, help="Of --split folds.")] = 5,
+    split: Annotated[
+        str, typer.Option(help="actor (by actor), folds (cross-validation) or ogm (published).")
+    ] = "actor",
+    folds: Annotated[int, typer.Option(min=3, help="Number of folds for --split folds.")] = 5,
     lists: Lists = None,
     seed: Seed = 0,
     preset: PresetName = "remix",
@@ -160,7 +162,7 @@ def _kinetics_sounds(
     seed: Seed = 0,
     preset: PresetName = "kinetics_sounds",
 ) -> "Corpus":
-    """Kinetics-Sounds: clips of 10 s from Kinetics that show and sound what is done."""
+    """Kinetics-Sounds: 10-second clips of Kinetics actions that can be seen and heard."""
     from remix_study.datasets.kinetics_sounds import KineticsSounds
     from remix_study.media.source import source_at
 
@@ -170,7 +172,7 @@ def _kinetics_sounds(
 
 @_command("ave")
 def _ave(root: Root, lists: Lists = None, preset: PresetName = "kinetics_sounds") -> "Corpus":
-    """AVE: 4143 clips of 10 s, 28 audio-visual events."""
+    """AVE: 4143 clips of 10 s, 28 classes of audio-visual events."""
     from remix_study.datasets.ave import Ave
     from remix_study.media.source import source_at
 
@@ -180,26 +182,26 @@ def _ave(root: Root, lists: Lists = None, preset: PresetName = "kinetics_sounds"
 @_command("ucf101")
 def _ucf101(
     root: Root,
-    split: Annotated[int, typer.Option(min=1, max=3, help="Of the three published ones.")] = 1,
-    flow: Annotated[str, typer.Option(help="computed, or given as folders of pictures.")] = "computed",
+    split: Annotated[int, typer.Option(min=1, max=3, help="Published split: 1, 2 or 3.")] = 1,
+    flow: Annotated[str, typer.Option(help="Optical flow: computed, or given as folders of images.")] = "computed",
     lists: Lists = None,
     seed: Seed = 0,
 ) -> "Corpus":
-    """UCF-101: 13320 clips of 101 actions, as pictures and optical flow."""
+    """UCF-101: 13320 clips of 101 actions, as RGB frames and optical flow."""
     from remix_study.datasets.ucf101 import Ucf101
     from remix_study.media.source import source_at
 
-    how = _one_of("--flow", flow, "computed", "given")
-    return Ucf101(source_at(root), split=split, lists=lists, flow=how, seed=seed)
+    chosen = _one_of("--flow", flow, "computed", "given")
+    return Ucf101(source_at(root), split=split, lists=lists, flow=chosen, seed=seed)
 
 
 @_command("mosei")
 def _mosei(
-    root: Annotated[str, typer.Option(help="The pickle that MMSA offers, or a folder (or URL) of arrays.")],
+    root: Annotated[str, typer.Option(help="MMSA's pickle file, or a folder or URL of arrays.")],
     work: Path,
-    labels: Annotated[int, typer.Option(help="Classes: 2, 3 or 7.")] = 2,
+    labels: Annotated[int, typer.Option(help="Number of classes: 2, 3 or 7.")] = 2,
 ) -> "Corpus":
-    """CMU-MOSEI: some 22800 utterances, as features of audio, video and text."""
+    """CMU-MOSEI: about 22800 utterances, as audio, video and text features."""
     from remix_study.datasets.mosei import mosei_at
 
     return mosei_at(root, work, labels=int(_one_of("--labels", str(labels), "2", "3", "7")))  # type: ignore[arg-type]
@@ -207,15 +209,17 @@ def _mosei(
 
 @_command("manifest")
 def _manifest(
-    table: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet; a file, or a URL such as s3://...")],
-    column: Annotated[list[str] | None, typer.Option(help="ours=theirs, such as label=emotion; several times.")] = None,
-    keep: Annotated[str, typer.Option(help="Further columns that clips shall carry: a,b")] = "",
-    length: Annotated[list[str] | None, typer.Option(help="Steps of a sequence: text=50; several times.")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="A modality whose arrays are spectrograms.")] = None,
+    table: Annotated[str, typer.Argument(help="CSV, JSON Lines or Parquet: a file or a URL (s3://...).")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="Map a column: ours=theirs, such as label=emotion; repeatable.")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Additional columns to keep: a,b")] = "",
+    length: Annotated[list[str] | None, typer.Option(help="Steps of a sequence, such as text=50; repeatable.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Modality whose arrays are spectrograms; repeatable.")] = None,
     seed: Seed = 0,
     preset: PresetName = "tiny",
 ) -> "Corpus":
-    """Clips of your own: a table with one line each. Unusable clips are listed with their reasons, and left out."""
+    """Your own clips: a table with one clip per row. Unusable clips are listed with reasons and skipped."""
     from remix_study.datasets.table import Table
     from remix_study.media.source import source_at
 
@@ -231,13 +235,13 @@ def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
     pairs = [each.partition("=") for each in given or ()]
     for name, _, value in pairs:
         if not name or not value:
-            raise ConfigError(f"`{option}` must look like name=value, but is {name!r}.")
+            raise ConfigError(f"`{option}` must have the form name=value, but is {name!r}.")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _steps(modality: str, steps: str) -> int:
     if not steps.isdigit() or int(steps) < 1:
-        raise ConfigError(f"`--length {modality}` must be a number of steps, 1 or more, but is {steps!r}.")
+        raise ConfigError(f"`--length {modality}` must be an integer of at least 1, but is {steps!r}.")
     return int(steps)
 
 
@@ -253,8 +257,8 @@ def _preset(name: str) -> "Preset":
     return preset_named(name)
 
 
-def _prepare(make: Callable[[], "Corpus"], how: How) -> None:
-    with terminal.busy(err, "looking at the files"):
+def _prepare(make: Callable[[], "Corpus"], options: Options) -> None:
+    with terminal.busy(err, "finding clips"):
         from remix_study.datasets.corpus import prepare
         from remix_study.files.remote_folder import cache_folder
         from remix_study.files.urls import is_url, path_of
@@ -262,36 +266,37 @@ def _prepare(make: Callable[[], "Corpus"], how: How) -> None:
 
         corpus = make()
         found = corpus.find()
-    if how.check:
-        _check(corpus, found, how)
+    if options.check:
+        _check(corpus, found, options)
         return
     _warn(found)
-    assert how.out is not None
-    away = is_url(how.out)
-    folder = cache_folder(how.out) if away else path_of(how.out)
-    if away:
-        require_writable(how.out)
+    assert options.out is not None
+    remote = is_url(options.out)
+    folder = cache_folder(options.out) if remote else path_of(options.out)
+    if remote:
+        require_writable(options.out)
     with terminal.bars(err) as bar:
         store = prepare(
-            corpus, folder, found=found, decoder=how.decoder, workers=how.workers, timeout_s=how.timeout,
-            max_bad_fraction=how.max_bad, replace=how.replace, wait=how.wait, run=_crew(),
+            corpus, folder, found=found, decoder=options.decoder, workers=options.workers, timeout_s=options.timeout,
+            max_bad_fraction=options.max_bad, replace=options.replace, wait=options.wait, run=_decoding_backend(),
             reading=bar("reading files"), progress=bar("decoding clips"),
         )  # fmt: skip
-        if away:
-            upload_store(folder, how.out, progress=bar("uploading, MB"))
+        if remote:
+            upload_store(folder, options.out, progress=bar("uploading, MB"))
     out.print(terminal.store_line(store), soft_wrap=True)
-    if away:
-        out.print(f"It lies at {how.out}; train on it with: --set corpus={how.out}", soft_wrap=True, highlight=False)
+    if remote:
+        uploaded = f"Uploaded to {options.out}. Train on it with: --set corpus={options.out}"
+        out.print(uploaded, soft_wrap=True, highlight=False)
     for number in range(len(found.folds)):
-        out.print(f"fold {number}: {how.out}/fold-{number}", soft_wrap=True, highlight=False)
+        out.print(f"fold {number}: {options.out}/fold-{number}", soft_wrap=True, highlight=False)
 
 
-def _crew() -> Any:
-    """Who decodes: this machine's cores, or those of the cluster that RAY_ADDRESS names."""
+def _decoding_backend() -> Any:
+    """The function that runs the decoding jobs: on the cluster that RAY_ADDRESS names, otherwise on this machine."""
     if "RAY_ADDRESS" in os.environ:
-        from remix_study.launch.preparing import ray_jobs
+        from remix_study.launch.ray_decoding import run_jobs_on_ray
 
-        return ray_jobs
+        return run_jobs_on_ray
     from remix_study.media.workers import run_jobs
 
     return run_jobs
@@ -302,23 +307,23 @@ def _warn(found: "Found") -> None:
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     if len(found.warnings) > _WARNINGS_SHOWN:
         more = len(found.warnings) - _WARNINGS_SHOWN
-        err.print(f"[yellow]warning:[/yellow] and {more} more, in the store's card")
+        err.print(f"[yellow]warning:[/yellow] {more} more; the store's card lists all")
     if found.absent:
         err.print(terminal.absent_table(found))
 
 
-def _check(corpus: "Corpus", found: "Found", how: How) -> None:
+def _check(corpus: "Corpus", found: "Found", options: Options) -> None:
     from remix_study.cli.prepare_view import check_report
     from remix_study.datasets.check import check_clips
     from remix_study.media.checks import Checks
 
-    decoder = _one_of("--decoder", how.decoder, "pyav", "decord")
+    decoder = _one_of("--decoder", options.decoder, "pyav", "decord")
     with terminal.bars(err) as bar:
         report = check_clips(
-            corpus.name, found, corpus.source, corpus.preset, decoder=decoder, checks=Checks(), sample=how.sample,
-            max_bad=how.max_bad, workers=how.workers, timeout_s=how.timeout, progress=bar,
+            corpus.name, found, corpus.source, corpus.preset, decoder=decoder, checks=Checks(), sample=options.sample,
+            max_bad=options.max_bad, workers=options.workers, timeout_s=options.timeout, progress=bar,
         )  # fmt: skip
-    if how.as_json:
+    if options.as_json:
         out.print_json(json.dumps(report.plain()))
     else:
         out.print(check_report(report))

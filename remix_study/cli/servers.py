@@ -1,4 +1,4 @@
-"""Commands that serve MLflow: `ui` on the loopback address, `serve` for a cluster"""
+"""Commands that start an MLflow server: `ui` for this machine, `serve` for a cluster"""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 def ui(
     workspace: Workspace = DEFAULT_WORKSPACE,
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5000,
-    experiment: Annotated[str | None, typer.Option(help="Default: the one that was used last.")] = None,
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 5000,
+    experiment: Annotated[str | None, typer.Option(help="Experiment to show; default: the last one used.")] = None,
     uri: Annotated[
         str | None,
-        typer.Option(help="A tracking database or server; default: MLFLOW_TRACKING_URI, else the workspace's."),
+        typer.Option(help="Tracking database or server; default: MLFLOW_TRACKING_URI, then the workspace's."),
     ] = None,
 ) -> None:
-    """Open MLflow on the loopback address, and print links that land on the runs with columns and charts ready."""
+    """Start MLflow's UI on 127.0.0.1, and print links to the runs with columns and charts set up."""
     with terminal.busy(err, "starting MLflow"):
-        from remix_study.launch.review import experiment_to_show, open_views, settle
+        from remix_study.launch.mlflow_ui import close_abandoned_runs, experiment_to_show, share_experiment_view
         from remix_study.tracking.address import check, default_uri, is_server, tracking_address
         from remix_study.tracking.server import MLflowServer
     _require_no_password("--uri", uri)
     address = tracking_address(uri, workspace)
     if address == default_uri(workspace) and not (workspace / "mlflow.db").exists():
         raise ConfigError(
-            f"the workspace must hold runs, but {workspace} has no mlflow.db. Run `remix-study demo` or `train` first, "
-            "or name another --workspace."
+            f"No runs in workspace {workspace}: mlflow.db does not exist. Run `remix-study demo` or "
+            "`remix-study train` first, or use another --workspace."
         )
     check(address)
-    settle(address)
+    close_abandoned_runs(address)
     shown = experiment_to_show(address, experiment)
-    if is_server(address):  # a server that runs already
-        _show_links(shown, open_views(address, shown, address.rstrip("/")))
+    if is_server(address):  # it is running already
+        _show_links(shown, share_experiment_view(address, shown, address.rstrip("/")))
         return
     with _until_ended(), MLflowServer(address, port=port) as server:
-        links = open_views(address, shown, server.url)
+        links = share_experiment_view(address, shown, server.url)
         _show_links(shown, links)
         _stay(server)
 
@@ -52,30 +52,30 @@ def ui(
 def serve(
     backend: Annotated[
         str | None,
-        typer.Option(help="MLflow's database, such as 'postgresql+psycopg://me:$DB_PASSWORD@host/mlflow'; $NAME is "
-                     "taken from the environment; default: mlflow.db in the workspace."),
+        typer.Option(help="URL of MLflow's database. $NAME is read from the environment. Default: mlflow.db in the "
+                     "workspace."),
     ] = None,
     artifacts: Annotated[
         str | None,
-        typer.Option(help="Where artifacts lie: a folder, or s3://bucket/mlflow and the like. Only the server needs "
-                     "credentials for it. Default: mlartifacts in the workspace."),
+        typer.Option(help="Folder or URL (s3://bucket/mlflow) for artifacts. Only the server needs credentials for it. "
+                     "Default: mlartifacts in the workspace."),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; 0.3 GB each.")] = 2,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 5000,
+    workers: Annotated[int, typer.Option(min=1, help="Number of server processes; 0.3 GB each.")] = 2,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name that clients and browsers call it by; may be given several times. This machine's own "
-                     "name, loopback and private addresses are known."),
+        typer.Option(help="Host name that clients use; repeatable. This machine's name, loopback and private addresses "
+                     "are always allowed."),
     ] = None,
     auth: Annotated[
         bool | None,
-        typer.Option("--auth/--no-auth", help="Ask for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; default: "
-                     "on every address but loopback."),
+        typer.Option("--auth/--no-auth", help="Require the user and password in MLFLOW_TRACKING_USERNAME and "
+                     "MLFLOW_TRACKING_PASSWORD. Default: yes, unless --host is a loopback address."),
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:  # fmt: skip
-    """MLflow's tracking server for a cluster, until Ctrl-C or SIGTERM: database, artifacts, and a password."""
+    """Run an MLflow tracking server for a cluster, with database, artifacts and password, until Ctrl-C or SIGTERM."""
     from remix_study.credentials import redact
     from remix_study.files.mirror import url_of
     from remix_study.tracking.address import default_uri
@@ -84,14 +84,16 @@ def serve(
     _require_no_password("--backend", backend)
     if backend is None and url_of(workspace.resolve()) is not None:
         raise ConfigError(
-            f"MLflow's database cannot lie at {place(workspace)}, so `--backend` must name one. For example: "
+            f"Workspace {place(workspace)} cannot hold MLflow's database. Give one with --backend, for example: "
             "--backend 'postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/mlflow'"
         )
     address = backend or default_uri(workspace)
     alone = is_loopback(host)
     admin = admin_from_environment() if auth or (auth is None and not alone) else None
     if admin is None and not alone:
-        err.print("[yellow]anybody who reaches this address can read, change and delete everything on it[/yellow]")
+        err.print(
+            "[yellow]warning:[/yellow] no password: anyone who reaches this address can change and delete all runs"
+        )
     names = names_of(host, allowed_host or ())
 
     with _until_ended():
@@ -115,20 +117,20 @@ def serve(
 
 @contextlib.contextmanager
 def _until_ended() -> Iterator[None]:
-    """A server's command ends by Ctrl-C, SIGTERM or with its terminal, and its server's processes with it."""
-    from remix_study.tracking.signals import ended_by
+    """End the block, and with it the server, on Ctrl-C, SIGTERM or when the terminal closes."""
+    from remix_study.tracking.signals import raise_on_termination
 
     try:
-        with ended_by(KeyboardInterrupt):
+        with raise_on_termination(KeyboardInterrupt):
             yield
     except KeyboardInterrupt:
-        err.print("the server has ended; the same command starts it again")
+        err.print("Server stopped. Rerun the command to start it again.")
 
 
 def _stay(server: "MLflowServer") -> NoReturn:
-    err.print("Ctrl-C ends the server.")
+    err.print("Press Ctrl-C to stop the server.")
     status = server.wait()
-    raise TrackingError(f"MLflow's server must run until it is told to end, but ended by itself with status {status}.")
+    raise TrackingError(f"MLflow's server ended unexpectedly with exit status {status}. Its messages are above.")
 
 
 def _show_links(experiment: str, links: "Links") -> None:
@@ -142,6 +144,6 @@ def _require_no_password(option: str, url: str | None) -> None:
 
     if url is not None and holds_password(url):
         raise ConfigError(
-            f"`{option}` must not hold a password, which every user of this machine could read, but is {redact(url)}. "
-            "Write $DB_PASSWORD in its place, in single quotes, and set that in the environment."
+            f"`{option}` contains a password, which every user of this machine could read: {redact(url)}. Replace it "
+            "with $DB_PASSWORD, in single quotes, and set that variable in the environment."
         )

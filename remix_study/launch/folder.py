@@ -94,12 +94,12 @@ class RunFolder:
         state = "pruned" if isinstance(why, RunPruned) else "stopped"
         write_atomically(self.path / "ended.json", json.dumps({"state": state, "reason": str(why)}))
 
-    def forget_stop(self) -> None:
+    def clear_stop(self) -> None:
         """Before the run goes on."""
         if isinstance(self.ended_early(), StudyStopped):
             (self.path / "ended.json").unlink()
 
-    def tracked_as(self) -> str | None:
+    def mlflow_run_id(self) -> str | None:
         """The MLflow run of this run, as far as MLflow has heard of it."""
         return run_id_of(self.path)
 

@@ -31,7 +31,7 @@ _PACKAGES = ("ray", "torch", "torchaudio", "numpy", "optuna")
 
 
 @dataclass(frozen=True)
-class Demands:
+class NodeRequirements:
     """What a machine must see: `seen` are files of a shared disk, with what is said of each; `urls` alike."""
 
     seen: Mapping[str, str]
@@ -40,7 +40,7 @@ class Demands:
     code: str
 
 
-def require_alike(workspace: Path, corpus: str) -> int:
+def require_identical_nodes(workspace: Path, corpus: str) -> int:
     """Look at every machine of the Ray that we are on; how many there are.
 
     Args:
@@ -56,7 +56,7 @@ def require_alike(workspace: Path, corpus: str) -> int:
     if not others:
         return 1
     with _token(workspace) as token:
-        demands = Demands(
+        demands = NodeRequirements(
             seen=({} if token is None else {str(token): f"the workspace {workspace}"})
             | ({} if is_url(corpus) else {str(_seal(path_of(corpus))): f"the corpus {corpus}"}),
             urls={url: what for url, what in ((url_of(workspace), "the workspace"), (corpus, "the corpus"))
@@ -94,11 +94,11 @@ def _seal(corpus: Path) -> Path:
     return (inner if inner.exists() else corpus / "manifest.json").resolve()
 
 
-def _ask(nodes: Sequence[Mapping[str, Any]], demands: Demands) -> list[str]:
+def _ask(nodes: Sequence[Mapping[str, Any]], demands: NodeRequirements) -> list[str]:
     looks = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task: Any = ray.remote(problems_here)
+        task: Any = ray.remote(node_problems)
         how = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
         looks.append((node["NodeManagerAddress"], task.options(**how).remote(demands)))
     ready, _ = ray.wait([look for _, look in looks], num_returns=len(looks), timeout=_PATIENCE_S)
@@ -116,7 +116,7 @@ def _ask(nodes: Sequence[Mapping[str, Any]], demands: Demands) -> list[str]:
     return found
 
 
-def problems_here(demands: Demands) -> list[str]:
+def node_problems(demands: NodeRequirements) -> list[str]:
     """On a machine of the cluster: what it lacks."""
     found = [
         f"{socket.gethostname()} does not see {what}. Put it on a disk that all machines share, at the same path, or "
@@ -157,6 +157,6 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     return content.hexdigest()
 
 
-def on_a_cluster() -> bool:
+def on_cluster() -> bool:
     """Whether this process was told of a Ray that others started."""
     return ray.is_initialized() or "RAY_ADDRESS" in os.environ

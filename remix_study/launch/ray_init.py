@@ -58,21 +58,21 @@ def _hangups_kept_from_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Room(NamedTuple):
+class RayResources(NamedTuple):
     """CPU cores and GPUs of the Ray that we are on: now, and as far as its autoscaler may add machines.
 
-    untold: whether there may come more, and nobody knows how much.
+    may_grow: whether there may come more, and nobody knows how much.
     """
 
     cpus: float
     gpus: float
-    most_cpus: float
-    most_gpus: float
+    max_cpus: float
+    max_gpus: float
     machines: int
-    untold: bool = False
+    may_grow: bool = False
 
 
-def room() -> Room:
+def ray_resources() -> RayResources:
     """What the Ray that we are on has, and may come to have.
 
     How far an open-source autoscaler goes is told by nobody but the launcher's file on the head, where drivers run.
@@ -80,29 +80,29 @@ def room() -> Room:
     """
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    most, untold = _may_become(Path(ray_private.BOOTSTRAP_CONFIG).expanduser())
+    most, may_grow = cluster_file_resources(Path(ray_private.BOOTSTRAP_CONFIG).expanduser())
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's gap
     alive = sum(bool(node["Alive"]) for node in nodes)
-    return Room(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive, untold)
+    return RayResources(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive, may_grow)
 
 
-def _may_become(launcher: Path) -> tuple[dict[str, float], bool]:
+def cluster_file_resources(launcher: Path) -> tuple[dict[str, float], bool]:
     """Of all machines that a launcher's file allows at once, the head included; whether more than that may come."""
     on_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
         content = yaml.safe_load(launcher.read_text(encoding="utf-8"))
         kinds, head = content["available_node_types"], content["head_node_type"]
         left = int(content.get("max_workers", 0))
-        untold = False
+        may_grow = False
         found = Counter(_resources(kinds[head]))
         # The richest first: a limit on all workers together leaves the choice to the autoscaler.
         workers = sorted((k for name, k in kinds.items() if name != head), key=_richness, reverse=True)
         for kind in workers:
             count = min(left, int(kind.get("max_workers", 0)))
             left -= count
-            untold |= count > 0 and not kind.get("resources")
+            may_grow |= count > 0 and not kind.get("resources")
             found.update({name: count * value for name, value in _resources(kind).items()})
-        return {name: float(value) for name, value in found.items()}, untold or on_kubernetes
+        return {name: float(value) for name, value in found.items()}, may_grow or on_kubernetes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return {}, on_kubernetes  # another Ray, or a file that somebody has edited: what is there now counts
 

@@ -23,15 +23,15 @@ from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
 from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.nodes import on_a_cluster, require_alike
-from remix_study.launch.ray_init import join_or_start, room
+from remix_study.launch.nodes import on_cluster, require_identical_nodes
+from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
-from remix_study.tracking.signals import handlers_kept
-from remix_study.tracking.spool import end_open
+from remix_study.tracking.signals import restore_signal_handlers
+from remix_study.tracking.spool import end_unfinished_run
 from remix_study.training.loop import EpochCallback
 from remix_study.training.state import Record
 
@@ -46,7 +46,7 @@ def tracking_uri(config: RunConfig, workspace: Path) -> str | None:
     return tracking_address(config.tracking.uri, workspace)
 
 
-def require_lasting(uri: str, workspace: Path) -> None:
+def require_lasting_database(uri: str, workspace: Path) -> None:
     """
     Raises:
         TrackingError: the workspace is at a URL, and MLflow's database would lie in this machine's copy of it.
@@ -93,12 +93,12 @@ def run_one(
     """
     store = open_corpus(config.corpus)
     require_fit(config, store)
-    if config.workers > 1 and on_a_cluster():
+    if config.workers > 1 and on_cluster():
         join_or_start()
-        require_alike(workspace.resolve(), config.corpus)
+        require_identical_nodes(workspace.resolve(), config.corpus)
     uri = tracking_uri(config, workspace)
     if uri is not None:
-        require_lasting(uri, workspace)
+        require_lasting_database(uri, workspace)
         check_tracking(uri)
     job = make_job(config, store.digest, workspace, name)
     job = replace(job, ceilings=_ceilings(config, store, workspace, on_start))
@@ -126,7 +126,7 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
             done = folder.result()
             if done is not None:
                 return done
-            folder.forget_stop()
+            folder.clear_stop()
             if (pruned := folder.ended_early()) is not None:
                 raise pruned
             if config.workers > 1 and job.threads is None:
@@ -158,14 +158,14 @@ def _tell_the_end(job: Job, folder: RunFolder, error: RemixStudyError) -> None:
         return
     from remix_study.tracking.mlflow import send
 
-    end_open(folder.path, str(error), cause_of(error))
+    end_unfinished_run(folder.path, str(error), cause_of(error))
     try:
         send(job.tracking_uri, folder.path)
     except Exception as unsent:  # MLflow's, or of whatever database it keeps; what fails the run is `error`
         log.warning("MLflow is not told that %s has failed: %s", job.name, explain(job.tracking_uri, unsent))
 
 
-def unimodal_twin(config: RunConfig, modality: str) -> RunConfig:
+def unimodal_config(config: RunConfig, modality: str) -> RunConfig:
     """The same recipe for one modality alone: what its encoder could learn."""
     content = config.model_dump(mode="json")
     content["method"] = {"name": "unimodal", "modality": modality}
@@ -188,7 +188,7 @@ def _ceilings(
     found = {}
     for m in modalities_of(config, store):
         # Its folder is named by its digest: other runs of the same recipe find it complete.
-        job = make_job(unimodal_twin(config, m), store.digest, workspace)
+        job = make_job(unimodal_config(config, m), store.digest, workspace)
         found[m] = _watched(job, on_start)[split]
     return found
 
@@ -227,7 +227,7 @@ def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Ca
             failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )
-    with handlers_kept():
+    with restore_signal_handlers():
         if local:
             make_trainer().fit()  # in this process: exceptions come as they are
         else:
@@ -256,7 +256,7 @@ def _gpus(job: Job) -> float:
         return 0.0
     if job.gpus is not None:
         return job.gpus
-    return 1.0 if room().most_gpus > 0 else 0.0
+    return 1.0 if ray_resources().max_gpus > 0 else 0.0
 
 
 def _fit_workers(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> None:
@@ -303,8 +303,8 @@ def _root(error: BaseException) -> str:
 
 def _require_room(workers: int, cpus: float, gpus: float) -> None:
     """Ray Train waits for ever where there is no room for its workers; we say so."""
-    most = room()
-    for what, have, each in (("CPU cores", most.most_cpus, cpus), ("GPUs", most.most_gpus, gpus)):
+    most = ray_resources()
+    for what, have, each in (("CPU cores", most.max_cpus, cpus), ("GPUs", most.max_gpus, gpus)):
         need = workers * each
         if have < need:
             raise RemixStudyError(

@@ -29,8 +29,8 @@ from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import RunPruned, StudyStopped
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
-from remix_study.launch.figures import run_figures
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.run_figures import run_figures
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
@@ -124,7 +124,7 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
     try:
         with _termination_is_an_exception():
             if leads:
-                tracker.start(_info(job, store), folder.tracked_as())
+                tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
                 run = assemble(
                     config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback
@@ -140,7 +140,7 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
         return None
     except BaseException:
         if leads:
-            copy.push_in_passing(at_once=True)  # how it ended, and the epochs so far
+            copy.push_if_due(at_once=True)  # how it ended, and the epochs so far
         raise
     if leads:
         copy.push()

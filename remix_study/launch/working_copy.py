@@ -68,7 +68,7 @@ class WorkingCopy:
         patiently(self.mirror.push, threading.Event().wait)
         self._next_s = time.monotonic() + (_SHARE - 1) * (time.monotonic() - started)
 
-    def push_in_passing(self, *, at_once: bool = False) -> None:
+    def push_if_due(self, *, at_once: bool = False) -> None:
         """After an epoch, unless that would take too much of the time; a service that is down is asked later."""
         if self.mirror is None or (time.monotonic() < self._next_s and not at_once):
             return
@@ -91,7 +91,7 @@ class WorkingCopy:
             return callback
 
         def push_and_judge(history: Sequence[Record]) -> None:
-            self.push_in_passing()
+            self.push_if_due()
             if callback is not None:
                 callback(history)
 

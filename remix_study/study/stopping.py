@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from remix_study.study.storage import STOP
-from remix_study.tracking.signals import STOPS, handled
+from remix_study.tracking.signals import STOPS, signal_handlers
 
 LOG = "terminal.log"
 
@@ -33,7 +33,7 @@ def stoppable(folder: Path, say: Callable[[str], None] = lambda words: None) -> 
         (folder / STOP).touch()
         say("stopping after the epochs under way; once more to stop at once")
 
-    with handled(dict.fromkeys(STOPS, ask)):
+    with signal_handlers(dict.fromkeys(STOPS, ask)):
         yield
 
 
@@ -50,5 +50,5 @@ def leavable(folder: Path) -> Iterator[None]:
                     os.dup2(log.fileno(), stream.fileno())
 
     seen_to = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup, say
-    with handled({} if seen_to else {signal.SIGHUP: leave}):
+    with signal_handlers({} if seen_to else {signal.SIGHUP: leave}):
         yield

@@ -26,7 +26,7 @@ from remix_study.tracking.address import explain
 from remix_study.tracking.client import GONE, close_stale
 from remix_study.tracking.mlflow import send
 from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE
-from remix_study.tracking.spool import Spool, SpoolTracker, end_open, run_id_of
+from remix_study.tracking.spool import Spool, SpoolTracker, end_unfinished_run, run_id_of
 from remix_study.tracking.syncer import Syncer
 from remix_study.tracking.tracker import RunInfo, finishing
 from remix_study.version import __version__
@@ -59,22 +59,22 @@ class StudyTracker:
         if self.syncer is not None:
             self.syncer.watch(run_folder)
 
-    def nudge(self) -> None:
+    def send_soon(self) -> None:
         """A run has ended: send it soon."""
         if self.syncer is not None:
-            self.syncer.nudge()
+            self.syncer.wake()
 
-    def lost(self, run_folder: Path, reason: str, cause: str) -> None:
+    def mark_failed(self, run_folder: Path, reason: str, cause: str) -> None:
         """A run whose process died without a word has failed; one that told its end itself keeps that."""
-        if self.tracker is not None and end_open(run_folder, reason, cause):
+        if self.tracker is not None and end_unfinished_run(run_folder, reason, cause):
             self.watch(run_folder)
 
-    def supersede(self, run_folder: Path) -> None:
+    def mark_superseded(self, run_folder: Path) -> None:
         """A replicate of a point that is no longer the chosen one: it must not be read as part of the comparison."""
         if self.tracker is not None and Spool(run_folder / "tracking").size:
             self._tag(run_folder, {STAGE: "superseded", "is_best": "false"})
 
-    def progress(self, counts: Mapping[str, float]) -> None:
+    def log_progress(self, counts: Mapping[str, float]) -> None:
         """Metrics of the study, at most every two seconds; the last ones are never lost."""
         if self.tracker is None:
             return
@@ -176,7 +176,7 @@ def recording(
         record = StudyTracker(folder, experiment, tracker, syncer, _step=_next_step(folder))
         record._share_view()
         _end_runs(folder)  # what a driver that was killed left open; runs that are taken up again open themselves
-        syncer.adopt(folder / "runs")
+        syncer.watch_unsent(folder / "runs")
         try:
             with finishing(tracker):
                 yield record
@@ -202,7 +202,7 @@ def _end_runs(folder: Path) -> list[Path]:
     return [
         run
         for run in sorted((folder / "runs").glob("*"))
-        if (run / "tracking").exists() and not RunFolder(run).is_held() and end_open(run, GONE)
+        if (run / "tracking").exists() and not RunFolder(run).is_held() and end_unfinished_run(run, GONE)
     ]
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -29,12 +29,12 @@ from ray.tune.stopper import Stopper
 
 from remix_study import ray_private
 from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
-from remix_study.launch.ray_init import join_or_start, room
+from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
 from remix_study.study.pruning import PruningCallback
 from remix_study.study.question import CONFIG
-from remix_study.study.start_barrier import StartBarrier, meet
+from remix_study.study.start_barrier import StartBarrier, wait_at_barrier
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,6 +75,19 @@ class Outcome:
     def __post_init__(self) -> None:
         assert (self.cause in CAUSES) == (self.state == "failed"), self
 
+    def with_metrics(self, metrics: Sequence[str]) -> "Outcome":
+        """This outcome; or a failure, if the task is complete and a summary lacks one of `metrics`."""
+        for metric in metrics if self.state == "complete" else ():
+            lacking = [summary for summary in self.summaries if metric not in summary]
+            if lacking:
+                reason = f"`objective` must be one of {', '.join(sorted(lacking[0]))}, but is {metric}"
+                return Outcome("failed", self.summaries, reason, "bad configuration")
+        return self
+
+    def means(self, metrics: Sequence[str]) -> list[float]:
+        """The mean of each metric over the summaries."""
+        return [sum(summary[metric] for summary in self.summaries) / len(self.summaries) for metric in metrics]
+
 
 Ask = Callable[[], Task | None]
 Tell = Callable[[Task, Outcome], None]
@@ -109,7 +122,7 @@ class Place:
     machines: int = 0
 
 
-class _Handout(Searcher):
+class _TaskSearcher(Searcher):
     """`ask` gives a task, None for 'not now', or raises StopIteration when there is no more.
 
     Tune asks for a task before there is room for it, which keeps its processes warm. Where runs come one after the
@@ -120,7 +133,7 @@ class _Handout(Searcher):
         self,
         ask: Ask,
         tell: Tell,
-        errors: "_Errors",
+        errors: "_ErrorTexts",
         at_once: int | None,
         no_more_now: Callable[[], None],
         epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005 - as it is called
@@ -202,7 +215,7 @@ class _Handout(Searcher):
         """See `save`."""
 
 
-class _Leaving(tune.Callback, Stopper):
+class _StopWhenIdle(tune.Callback, Stopper):
     """Ends Tune where the study was asked to stop, and nobody is at work
 
     Runs at work end by themselves, after their epoch. One that waits for a machine would be waited for instead, on a
@@ -234,7 +247,7 @@ class _Leaving(tune.Callback, Stopper):
         return {}
 
 
-class _Growing:
+class _ClusterLimit:
     """How many runs may be at work at once on a cluster: machines join it and leave it."""
 
     def __init__(self, needs: Needs, gpus: float) -> None:
@@ -247,17 +260,17 @@ class _Growing:
         An autoscaler that does not tell how far it goes adds machines for what waits alone: so one waits.
         """
         if time.monotonic() >= self._until_s:
-            have = room()
+            have = ray_resources()
             now = fitting(self._needs, have.cpus, have.gpus, self._gpus)
-            most = fitting(self._needs, have.most_cpus, have.most_gpus, self._gpus)
-            waiting = 1 if have.untold else 0
+            most = fitting(self._needs, have.max_cpus, have.max_gpus, self._gpus)
+            waiting = 1 if have.may_grow else 0
             # One at least: where the last machine has just gone, a run that waits for the next one is what brings it.
             self._known = max(1, most, now + waiting)
             self._until_s = time.monotonic() + _LOOK_EVERY_S
         return self._known
 
 
-class _Errors(FIFOScheduler):
+class _ErrorTexts(FIFOScheduler):
     """Tune tells its searcher that a trial's process died, and only its scheduler of what."""
 
     def __init__(self) -> None:
@@ -272,14 +285,14 @@ def _trial(config: dict[str, Any]) -> None:
     """In a Tune worker process: the runs of one task, whose ends are an outcome and not a crash of the process."""
     content = json.loads(config["task"])
     place = config["place"]
-    meet(place["barrier"])
+    wait_at_barrier(place["barrier"])
     jobs = [replace(Job.from_json(job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
     callbacks = [PruningCallback(**callback) for callback in content["callbacks"]]
-    outcome = blind(callbacks) or run_jobs(jobs, callbacks)
+    outcome = cannot_see_study(callbacks) or run_jobs(jobs, callbacks)
     tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
 
 
-def blind(callbacks: list[PruningCallback]) -> Outcome | None:
+def cannot_see_study(callbacks: list[PruningCallback]) -> Outcome | None:
     """A failure where this machine does not see the study: one that an autoscaler has added, and nobody looked at."""
     for callback in callbacks:
         if callback.url is None and not (Path(callback.folder) / CONFIG).exists():
@@ -347,16 +360,16 @@ def execute(
     # Tune would hand the driver's keys on in the runtime environment, which Ray writes into its logs and shows in its
     # dashboard. Every machine has its own, in the environment that Ray was started in.
     ray_private.keep_from_trials("AWS_")
-    errors = _Errors()
+    errors = _ErrorTexts()
     with _place(needs) as place, _quiet() as aloud:
         on_place(place)
         at_once = place.concurrency if not place.machines else needs.concurrency
         fixed = math.inf if at_once is None or not place.machines else at_once
-        limit = _Growing(needs, place.gpus) if at_once is None else lambda: fixed
+        limit = _ClusterLimit(needs, place.gpus) if at_once is None else lambda: fixed
         barrier = StartBarrier(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if barrier is None else barrier.open
-        handout = _Handout(aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit)
-        leaving = _Leaving(stopping)
+        searcher = _TaskSearcher(aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit)
+        leaving = _StopWhenIdle(stopping)
         tuner = tune.Tuner(
             tune.with_resources(_trial, place.share),
             param_space={
@@ -367,7 +380,7 @@ def execute(
                 }
             },
             tune_config=tune.TuneConfig(
-                search_alg=handout,
+                search_alg=searcher,
                 scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,
@@ -385,7 +398,7 @@ def execute(
             ),
         )
         tuner.fit()
-        handout.give_back()
+        searcher.give_back()
 
 
 def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:
@@ -434,11 +447,11 @@ def _place(needs: Needs) -> Iterator[Place]:
             share = {SLOT: 1.0} if needs.workers > 1 or gpus == 0 else {SLOT: 1.0, "gpu": gpus}
             threads = max(1, worker_threads(at_once * needs.workers))
         else:
-            have = room()
-            growing = needs if needs.concurrency is not None or not have.untold else replace(needs, concurrency=1)
-            at_once, gpus = slots(growing, have.most_cpus, have.most_gpus)
+            have = ray_resources()
+            growing = needs if needs.concurrency is not None or not have.may_grow else replace(needs, concurrency=1)
+            at_once, gpus = slots(growing, have.max_cpus, have.max_gpus)
             if growing is not needs:
-                at_once = max(1, fitting(needs, have.most_cpus, have.most_gpus, gpus))
+                at_once = max(1, fitting(needs, have.max_cpus, have.max_gpus, gpus))
             now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
             # With several workers the trial only waits for them, and must not take a core of theirs; but Tune refuses a
             # trial that takes nothing: one byte.

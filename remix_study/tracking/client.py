@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from remix_study.credentials import redact
 from remix_study.errors import TrackingError
-from remix_study.tracking.address import artifact_root, be_brief, prepare, resolved
+from remix_study.tracking.address import artifact_root, prepare, resolved, set_client_defaults
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, REASON, STATE
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ GONE = "the process that ran it is gone"  # why a run is ended that no process w
 
 
 def client_of(uri: str) -> "MlflowClient":
-    be_brief()
+    set_client_defaults()
     from mlflow import MlflowClient
 
     if uri.startswith("sqlite:"):

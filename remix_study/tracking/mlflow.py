@@ -34,7 +34,7 @@ from remix_study.mlflow_private import (
 from remix_study.tracking.address import check, explain
 from remix_study.tracking.client import client_of, ensure_experiment, reopen
 from remix_study.tracking.review import store_view
-from remix_study.tracking.signals import stop_deferred
+from remix_study.tracking.signals import defer_stop_signals
 from remix_study.tracking.spool import (
     MODEL,
     MODEL_NOTES,
@@ -81,12 +81,12 @@ class Sender:
         self._seen = 0  # the spool's size when nothing waited
 
     @property
-    def waits(self) -> bool:
+    def has_unsent(self) -> bool:
         """Whether a whole line has not arrived yet. Asked every second of every run: mostly a look at a file's size."""
         size = self._spool.size
         if size == self._seen:
             return False
-        waits = self._spool.waits
+        waits = self._spool.has_unsent
         if not waits:
             self._seen = size
         return waits
@@ -107,7 +107,7 @@ class Sender:
         Raises:
             Exception: whatever kept the server or database from taking it. What has arrived is not sent again.
         """
-        if not self.waits:
+        if not self.has_unsent:
             return True
         with contextlib.ExitStack() as stack:
             try:
@@ -115,7 +115,7 @@ class Sender:
             except StoreError:
                 return False
             client = client_of(self._uri)
-            stack.enter_context(stop_deferred())
+            stack.enter_context(defer_stop_signals())
             try:
                 self._drain(client)
             except _ToldNowhereError:
@@ -394,7 +394,7 @@ class MLflowTracker(SpoolTracker):
     def finish(self, status: Status, reason: str | None = None) -> None:
         """End the run. What cannot be sent stays in the spool."""
         super().finish(status, reason)
-        if self._spool.waits and not self.flush():
+        if self._spool.has_unsent and not self.flush():
             _log.error(
                 "%s did not take all of the run; what is missing is kept in %s and is sent when the run is resumed",
                 redact(self._uri),

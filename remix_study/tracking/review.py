@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from remix_study.errors import TrackingError
 from remix_study.mlflow_private import CHART_MODE, VIEW_QUERY, VIEW_TAG, WORKFLOW, packed_view
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.tracking.address import be_brief, check, is_server
+from remix_study.tracking.address import check, is_server, set_client_defaults
 from remix_study.tracking.client import client_of, ensure_experiment
 from remix_study.tracking.tracker import FAILURE_CAUSE, STATE
 
@@ -108,7 +108,7 @@ def links_of(uri: str, experiment: str) -> Links | None:
     """Links to an experiment on a server; None where `uri` is a database, or there is nothing to look at, or nobody."""
     if not is_server(uri):
         return None
-    be_brief()
+    set_client_defaults()
     try:
         check(uri)
         found = client_of(uri).get_experiment_by_name(experiment)

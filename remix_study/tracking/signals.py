@@ -10,7 +10,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_deferred() -> Iterator[None]:
+def defer_stop_signals() -> Iterator[None]:
     """SIGINT and SIGTERM act after the block; a second one acts at once.
 
     Inside a database transaction they would leave the database locked by this very process, and the run could then not
@@ -26,7 +26,7 @@ def stop_deferred() -> Iterator[None]:
             raise KeyboardInterrupt
         arrived.append(number)
 
-    with handlers_kept():
+    with restore_signal_handlers():
         for number in STOPS:
             signal.signal(number, note)
         yield
@@ -35,7 +35,7 @@ def stop_deferred() -> Iterator[None]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def restore_signal_handlers() -> Iterator[None]:
     """The handlers of SIGINT and SIGTERM are put back after the block, whatever it set.
 
     Ray Train leaves its own SIGINT handler behind: after a fit of several workers, Ctrl-C in this process would ask a
@@ -53,7 +53,7 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def ended_by(error: Callable[[int], BaseException]) -> Iterator[None]:
+def raise_on_termination(error: Callable[[int], BaseException]) -> Iterator[None]:
     """In the block, SIGTERM and a terminal that goes away raise `error(number)`: what was started here ends with us.
 
     Unless they are ignored already, as nohup has it. A signal is Python's main thread's: elsewhere nothing changes.
@@ -63,12 +63,12 @@ def ended_by(error: Callable[[int], BaseException]) -> Iterator[None]:
         raise error(number)
 
     heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    with handled(dict.fromkeys(heard, leave)):
+    with signal_handlers(dict.fromkeys(heard, leave)):
         yield
 
 
 @contextmanager
-def handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+def signal_handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
     """In the block, in Python's main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -64,7 +64,7 @@ class Spool:
             return 0
 
     @property
-    def waits(self) -> bool:
+    def has_unsent(self) -> bool:
         """Whether a whole line has not arrived yet."""
         return self.size > self.offset and next(self.read(self.offset), None) is not None
 
@@ -248,7 +248,7 @@ def forget_run(run_folder: Path) -> None:
         (run_folder / "tracking" / name).unlink(missing_ok=True)
 
 
-def end_open(run_folder: Path, reason: str, cause: str | None = None) -> bool:
+def end_unfinished_run(run_folder: Path, reason: str, cause: str | None = None) -> bool:
     """End what no process works on any more (its caller knows that) and nobody ended; whether it was open.
 
     As KILLED, or with a `cause` (of `errors.CAUSES`) as FAILED.

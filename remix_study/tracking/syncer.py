@@ -60,14 +60,14 @@ class Syncer:
             if folder not in self._senders:
                 self._senders[folder] = Sender(self._uri, folder, parent=self._parent)
 
-    def adopt(self, runs: Path) -> int:
+    def watch_unsent(self, runs: Path) -> int:
         """Watch the run folders in `runs` where a former process left something unsent; how many those are."""
-        left = [folder for folder in sorted(runs.glob("*")) if Sender(self._uri, folder).waits]
+        left = [folder for folder in sorted(runs.glob("*")) if Sender(self._uri, folder).has_unsent]
         for folder in left:
             self.watch(folder)
         return len(left)
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Something was written that somebody may want to see soon."""
         if not self._late:
             self._woken.set()
@@ -81,7 +81,7 @@ class Syncer:
             self._thread.join(patience_s)
         self._abandoned = True
         self._woken.set()
-        return sum(sender.waits for _, sender in self._watched())
+        return sum(sender.has_unsent for _, sender in self._watched())
 
     def _work(self) -> None:
         while True:
@@ -105,7 +105,7 @@ class Syncer:
             if self._abandoned:
                 return False
             size = sender.size  # before the look: what is written after it is found by `_look_again`
-            if not sender.waits:
+            if not sender.has_unsent:
                 if sender.ended and folder != self._parent:
                     self._leave(folder, size)
                 continue

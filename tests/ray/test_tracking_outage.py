@@ -166,7 +166,7 @@ def test_a_server_that_is_down_at_the_end_is_told_at_the_next_start(
     assert run_id_of(runs / "one") is None
     server.stop()
     with MLflowServer(default_uri(tmp_path), port=server.port) as again, Syncer(again.url) as syncer:
-        assert syncer.adopt(runs) == 1
+        assert syncer.watch_unsent(runs) == 1
         assert syncer.close(PATIENCE_S) == 0
     client = MlflowClient(tracking_uri=default_uri(tmp_path))
     run = client.get_run(str(run_id_of(runs / "one")))

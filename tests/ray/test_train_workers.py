@@ -63,7 +63,7 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
     assert {"test/accuracy", "probe/accuracy/audio", "best/val_accuracy"} <= set(summary)
 
     client, run = tracked(tmp_path)
-    assert run.info.run_id == folder.tracked_as()
+    assert run.info.run_id == folder.mlflow_run_id()
     assert run.info.status == "FINISHED"
     assert run.data.tags["remix_study.folder"] == str(folder.path)
     assert run.data.params["workers"] == "2"
@@ -88,7 +88,7 @@ def test_a_run_that_explodes_ends_failed_with_its_reason(recipe: Callable[..., R
         or "predictions must be numbers" in run.data.tags["failure_reason"]
     )
     assert RunFolder(tmp_path / "runs" / "pair").result() is None
-    assert RunFolder(tmp_path / "runs" / "pair").tracked_as() == run.info.run_id
+    assert RunFolder(tmp_path / "runs" / "pair").mlflow_run_id() == run.info.run_id
 
 
 def test_more_workers_than_there_is_room_for_are_refused(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:

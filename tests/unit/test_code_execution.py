@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "remix_study").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
 ALLOWED = {
     ("media/workers.py", "pickle.loads"): "work that this very process has pickled, through a pipe to its own child",
-    ("launch/preparing.py", "pickle.loads"): "work that the driver has pickled, through Ray to its own actor",
+    ("launch/ray_decoding.py", "pickle.loads"): "work that the driver has pickled, through Ray to its own actor",
     ("media/build.py", "pickle.loads"): "bytes that this very object has pickled, and keeps in memory",
     ("report/data.py", "yaml.load"): "given CSafeLoader or SafeLoader, which make plain values only",
 }

@@ -16,7 +16,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from remix_study.cluster.cluster_file import CHECKOUT, SECRETS, read_launcher
 from remix_study.cluster.preflight import PYTHON
 from remix_study.errors import ConfigError
-from remix_study.launch.ray_init import _may_become
+from remix_study.launch.ray_init import cluster_file_resources
 from tests.pages import parse_command, shell_commands
 from tests.unit.clusters.checks import (
     CLUSTERS,
@@ -254,8 +254,8 @@ def test_every_extra_is_pinned() -> None:
 def test_a_study_learns_how_many_machines_there_may_be(name: str) -> None:
     """They begin with none; and the head, where the driver is, trains nothing."""
     launcher = load(CLUSTERS / name)
-    most, untold = _may_become(CLUSTERS / name)
-    assert not untold
+    most, may_grow = cluster_file_resources(CLUSTERS / name)
+    assert not may_grow
     each = launcher["available_node_types"]["gpu_spot"]["resources"]
     assert most["GPU"] == launcher["max_workers"] * each["GPU"]
     assert most["CPU"] == launcher["max_workers"] * each["CPU"]

@@ -36,7 +36,7 @@ def test_a_line_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
 
 def test_a_result_is_remembered(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert (folder.result(), folder.tracked_as(), folder.seconds) == (None, None, 0.0)
+    assert (folder.result(), folder.mlflow_run_id(), folder.seconds) == (None, None, 0.0)
     folder.write_result({"best/val_accuracy": 0.5})
     assert RunFolder(tmp_path).result() == {"best/val_accuracy": 0.5}
 
@@ -55,10 +55,10 @@ def test_a_pruned_run_stays_pruned_and_a_stopped_one_goes_on(tmp_path: Path) -> 
     folder.write_ended_early(StudyStopped("asked to"))
     early = folder.ended_early()
     assert (type(early), str(early)) == (StudyStopped, "asked to")
-    folder.forget_stop()
+    folder.clear_stop()
     assert folder.ended_early() is None
     folder.write_ended_early(RunPruned("no promise"))
-    folder.forget_stop()
+    folder.clear_stop()
     early = folder.ended_early()
     assert (type(early), str(early)) == (RunPruned, "no promise")
 

@@ -11,18 +11,25 @@ import ray
 from remix_study.errors import SourceError, StudyError
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch import nodes
-from remix_study.launch.nodes import Demands, code_digest, on_a_cluster, problems_here, require_alike, versions
+from remix_study.launch.nodes import (
+    NodeRequirements,
+    code_digest,
+    node_problems,
+    on_cluster,
+    require_identical_nodes,
+    versions,
+)
 
-HERE = Demands(seen={}, urls={}, versions=versions(), code=code_digest())
+HERE = NodeRequirements(seen={}, urls={}, versions=versions(), code=code_digest())
 
 
 def test_a_machine_that_has_everything_has_no_problem(tmp_path: Path) -> None:
     (tmp_path / "token").touch()
-    assert problems_here(replace(HERE, seen={str(tmp_path / "token"): "the workspace"})) == []
+    assert node_problems(replace(HERE, seen={str(tmp_path / "token"): "the workspace"})) == []
 
 
 def test_a_disk_that_is_another_is_told_with_the_remedy(tmp_path: Path) -> None:
-    (problem,) = problems_here(replace(HERE, seen={str(tmp_path / "token"): "the workspace /w"}))
+    (problem,) = node_problems(replace(HERE, seen={str(tmp_path / "token"): "the workspace /w"}))
     assert problem.startswith(f"{socket.gethostname()} does not see the workspace /w.")
     assert "s3://" in problem
 
@@ -32,13 +39,13 @@ def test_a_url_that_cannot_be_used_from_there_is_told(monkeypatch: pytest.Monkey
         raise SourceError("memory://b must let us in, but refuses.")
 
     monkeypatch.setattr(RemoteFolder, "matching", refused)
-    (problem,) = problems_here(replace(HERE, urls={"memory://b/w": "the workspace"}))
+    (problem,) = node_problems(replace(HERE, urls={"memory://b/w": "the workspace"}))
     assert problem == f"{socket.gethostname()} cannot use the workspace: memory://b must let us in, but refuses."
 
 
 def test_other_versions_and_other_code_are_told() -> None:
     older = {**versions(), "torch": "1.0", "Python": "3.9"}
-    found = problems_here(replace(HERE, versions=older, code="another"))
+    found = node_problems(replace(HERE, versions=older, code="another"))
     assert len(found) == 2
     assert f"torch {versions()['torch']} (not 1.0)" in found[0]
     assert "(not 3.9)" in found[0]
@@ -69,16 +76,16 @@ class Context:
 def test_one_machine_alone_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes_of("head"), {**nodes_of("gone")[0], "Alive": False}])
-    assert require_alike(tmp_path / "w", "corpus") == 1
+    assert require_identical_nodes(tmp_path / "w", "corpus") == 1
     assert not (tmp_path / "w").exists()
 
 
 def test_what_is_wrong_is_told_of_all_machines_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: nodes_of("head", "w1", "w2"))
-    asked: list[Demands] = []
+    asked: list[NodeRequirements] = []
 
-    def ask(others: list[dict[str, Any]], demands: Demands) -> list[str]:
+    def ask(others: list[dict[str, Any]], demands: NodeRequirements) -> list[str]:
         asked.append(demands)
         assert [node["NodeID"] for node in others] == ["w1", "w2"]
         assert all(Path(path).exists() for path in demands.seen)
@@ -88,7 +95,7 @@ def test_what_is_wrong_is_told_of_all_machines_at_once(monkeypatch: pytest.Monke
     (tmp_path / "corpus" / "store").mkdir(parents=True)
     (tmp_path / "corpus" / "store" / "manifest.json").touch()
     with pytest.raises(StudyError, match="same files, code and versions") as raised:
-        require_alike(tmp_path / "w", str(tmp_path / "corpus"))
+        require_identical_nodes(tmp_path / "w", str(tmp_path / "corpus"))
     assert str(raised.value).splitlines()[1:] == ["  - w1: does not see it", "  - w2: has other code"]
     (demands,) = asked
     assert set(demands.seen.values()) == {f"the workspace {tmp_path / 'w'}", f"the corpus {tmp_path / 'corpus'}"}
@@ -98,6 +105,6 @@ def test_what_is_wrong_is_told_of_all_machines_at_once(monkeypatch: pytest.Monke
 def test_a_ray_of_our_own_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not on_a_cluster()
+    assert not on_cluster()
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert on_a_cluster()
+    assert on_cluster()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from remix_study.launch.ray_init import join_or_start, room
+from remix_study.launch.ray_init import join_or_start, ray_resources
 
 
 def blocked() -> set[signal.Signals]:
@@ -67,6 +67,6 @@ def test_room_is_what_the_autoscaler_may_come_to(
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert tuple(room()) == (*expected, 2, False)
+    assert tuple(ray_resources()) == (*expected, 2, False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert room().untold
+    assert ray_resources().may_grow

@@ -11,7 +11,7 @@ from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
 from remix_study.launch import run as runs
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_twin
+from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_config
 from remix_study.launch.worker import Job, flat, work
 from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.tracking import default_uri
@@ -42,7 +42,7 @@ def test_a_job_has_absolute_paths_and_survives_json(
 
 def test_a_twin_differs_in_its_method_and_its_evidence_only(recipe: Recipe) -> None:
     run = recipe({"evaluation": {"ceilings": "train", "probe": True, "clash_every": 3, "batch": 7}, "seed": 4})
-    twin = unimodal_twin(run, "video")
+    twin = unimodal_config(run, "video")
     assert twin.method == c.UnimodalConfig(name="unimodal", modality="video")
     assert twin.evaluation == c.EvaluationConfig(batch=7, probe=False)
     assert twin.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run

@@ -20,7 +20,7 @@ from remix_study.files.disk import sole_writer
 from remix_study.sample import Batch
 from remix_study.tracking import RunInfo
 from remix_study.tracking import mlflow as module
-from remix_study.tracking.address import be_brief
+from remix_study.tracking.address import set_client_defaults
 from remix_study.tracking.client import close_stale, ensure_experiment
 from remix_study.tracking.mlflow import MLflowTracker, Sender, send
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
@@ -354,7 +354,7 @@ def test_two_senders_at_once_double_nothing(
     written = Event()
 
     def keep_sending(sender: Sender) -> None:
-        while not written.is_set() or sender.waits:
+        while not written.is_set() or sender.has_unsent:
             sender.send()
 
     threads = [Thread(target=keep_sending, args=(sender,)) for sender in senders]
@@ -571,6 +571,6 @@ def test_a_model_that_is_interrupted_is_sent_again_and_once(
 
 def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-    be_brief()
+    set_client_defaults()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"

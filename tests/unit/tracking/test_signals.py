@@ -3,13 +3,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from remix_study.tracking.signals import handlers_kept, stop_deferred
+from remix_study.tracking.signals import defer_stop_signals, restore_signal_handlers
 
 
 @pytest.fixture(autouse=True)
 def pythons_own_handler() -> Iterator[None]:
     """Whatever ran before in this process may have left its own."""
-    with handlers_kept():
+    with restore_signal_handlers():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
@@ -18,7 +18,7 @@ def test_a_stop_waits_for_what_is_being_sent() -> None:
     sent: list[str] = []
 
     def send() -> None:
-        with stop_deferred():
+        with defer_stop_signals():
             signal.raise_signal(signal.SIGINT)
             sent.append("the rest of the transaction")
 
@@ -31,7 +31,7 @@ def test_a_second_stop_does_not_wait() -> None:
     sent: list[str] = []
 
     def send() -> None:
-        with stop_deferred():
+        with defer_stop_signals():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
             sent.append("never")
@@ -43,7 +43,7 @@ def test_a_second_stop_does_not_wait() -> None:
 
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with stop_deferred():
+    with defer_stop_signals():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
@@ -52,7 +52,7 @@ def test_a_handler_that_a_library_leaves_behind_is_taken_away() -> None:
     """Ray Train leaves one whose controller is gone after the fit."""
     before = signal.getsignal(signal.SIGINT)
 
-    @handlers_kept()
+    @restore_signal_handlers()
     def fit() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise ValueError("fit")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from remix_study.tracking import RunInfo
 from remix_study.tracking import spool as module
-from remix_study.tracking.spool import Line, Spool, SpoolTracker, end_open, run_id_of
+from remix_study.tracking.spool import Line, Spool, SpoolTracker, end_unfinished_run, run_id_of
 from remix_study.tracking.tracker import STATE
 
 Make = Callable[..., RunInfo]
@@ -23,16 +23,16 @@ def lines(spool: Spool, begin: int = 0) -> list[Line | None]:
 
 
 def test_lines_are_read_in_order_and_from_where_they_arrived(tmp_path: Path) -> None:
-    assert not Spool(tmp_path).waits
+    assert not Spool(tmp_path).has_unsent
     spool = Spool(tmp_path)
     spool.append({"n": 1})
     spool.append({"n": 2}, {"n": 3})
     ends = [end for _, end in spool.read()]
     spool.advance(ends[0])
     assert lines(Spool(tmp_path), Spool(tmp_path).offset) == [{"n": 2}, {"n": 3}]
-    assert Spool(tmp_path).waits
+    assert Spool(tmp_path).has_unsent
     spool.advance(ends[2])
-    assert not Spool(tmp_path).waits
+    assert not Spool(tmp_path).has_unsent
 
 
 def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
         file.write('{"n": 2, "met')
         file.flush()
         assert lines(spool) == [{"n": 1}]
-        assert not spool.waits
+        assert not spool.has_unsent
         file.write('rics": []}\n')
     assert lines(spool) == [{"n": 1}, {"n": 2, "metrics": []}]
 
@@ -79,7 +79,7 @@ def test_an_offset_that_a_power_cut_emptied_sends_all_again(tmp_path: Path) -> N
     spool.advance(spool.size)
     (tmp_path / "spool.offset").write_text("")
     assert spool.offset == 0
-    assert spool.waits
+    assert spool.has_unsent
 
 
 def test_a_run_is_open_from_its_start_to_its_end(tmp_path: Path, info: Make) -> None:
@@ -111,8 +111,8 @@ def test_lines_from_the_end_are_the_lines_from_the_beginning(texts: list[str], b
 
 def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:
     SpoolTracker(tmp_path, "e").start(info())
-    assert end_open(tmp_path, "the process is gone")
-    assert not end_open(tmp_path, "the process is gone")
+    assert end_unfinished_run(tmp_path, "the process is gone")
+    assert not end_unfinished_run(tmp_path, "the process is gone")
     *_, tags, status = lines(Spool(tmp_path / "tracking"))
     assert tags == {"tags": {STATE: "stopped", "failure_reason": "the process is gone"}}
     assert status is not None
@@ -121,7 +121,7 @@ def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:
 
 def test_what_died_without_a_word_has_failed(tmp_path: Path, info: Make) -> None:
     SpoolTracker(tmp_path, "e").start(info())
-    assert end_open(tmp_path, "its process died", "lost worker")
+    assert end_unfinished_run(tmp_path, "its process died", "lost worker")
     *_, tags, status = lines(Spool(tmp_path / "tracking"))
     told = {STATE: "failed", "failure_cause": "lost worker", "failure_reason": "its process died"}
     assert tags == {"tags": told}

@@ -40,10 +40,10 @@ def test_runs_arrive_while_they_train_below_their_parent(
     with Syncer(uri, parent=study, period_s=0.02) as syncer:
         syncer.watch(run)
         tracker = written(run, experiment, info(name="one"))
-        until(lambda: not Sender(uri, run).waits)
+        until(lambda: not Sender(uri, run).has_unsent)
         assert client.get_run(str(run_id_of(run))).data.metrics == {"val/accuracy": 0.5}
         tracker.finish("FINISHED")
-        until(lambda: not Sender(uri, run).waits)
+        until(lambda: not Sender(uri, run).has_unsent)
         # A run that ended may be taken up again, or be told more.
         tracker.set_tags({"is_best": "true"})
         parent.finish("FINISHED")
@@ -61,7 +61,7 @@ def test_what_a_former_driver_left_is_adopted(
         written(tmp_path / name, experiment, info(name=name)).finish("FINISHED")
     Sender(uri, tmp_path / "sent").send()
     with Syncer(uri) as syncer:
-        assert syncer.adopt(tmp_path) == 1
+        assert syncer.watch_unsent(tmp_path) == 1
     assert client.get_run(str(run_id_of(tmp_path / "left"))).info.status == "FINISHED"
 
 
@@ -69,13 +69,13 @@ class Down:
     """Stands in for a sender whose server does not answer until it is `up`."""
 
     def __init__(self) -> None:
-        self.up, self.asked, self.waits, self.ended, self.size = False, 0, True, False, 0
+        self.up, self.asked, self.has_unsent, self.ended, self.size = False, 0, True, False, 0
 
     def send(self) -> bool:
         self.asked += 1
         if not self.up:
             raise ConnectionError("refused")
-        self.waits = False
+        self.has_unsent = False
         return True
 
 
@@ -90,7 +90,7 @@ def test_an_outage_is_told_once_and_ended_once(
         syncer.watch(tmp_path)
         until(lambda: down.asked >= 4)
         down.up = True
-        until(lambda: not down.waits)
+        until(lambda: not down.has_unsent)
     assert caplog.text.count("does not take metrics now") == 1
     assert caplog.text.count("takes metrics again") == 1
 
@@ -115,7 +115,7 @@ def test_a_run_that_cannot_be_sent_does_not_hold_back_the_others(
         syncer._senders[tmp_path / "bad"] = Down()  # type: ignore[assignment]  # a stand-in
         syncer.watch(tmp_path / "good")
         written(tmp_path / "good", experiment, info()).finish("FINISHED")
-        until(lambda: not Sender(uri, tmp_path / "good").waits)
+        until(lambda: not Sender(uri, tmp_path / "good").has_unsent)
         assert syncer.close(patience_s=0.1) == 1
     assert client.get_run(str(run_id_of(tmp_path / "good"))).info.status == "FINISHED"
 
@@ -167,13 +167,13 @@ def test_a_run_whose_end_has_arrived_is_looked_at_again_only_when_something_is_t
     with Syncer(uri, parent=study, period_s=0.02) as syncer:
         syncer.watch(run)
         syncer.watch(other)
-        until(lambda: not Sender(uri, run).waits)
+        until(lambda: not Sender(uri, run).has_unsent)
         assert set(syncer._senders) == {study, run, other}, "it is at work"
         tracker.finish("FINISHED")
         until(lambda: set(syncer._senders) == {study, other})
         tracker.set_tags({"is_best": "true"})
         syncer.watch(run)
-        until(lambda: not Sender(uri, run).waits and set(syncer._senders) == {study, other})
+        until(lambda: not Sender(uri, run).has_unsent and set(syncer._senders) == {study, other})
         tracker.start(info(name="one"))  # taken up again
         syncer.watch(run)
         until(lambda: client.get_run(str(run_id_of(run))).info.status == "RUNNING")

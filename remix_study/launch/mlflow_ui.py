@@ -7,7 +7,7 @@ from remix_study.launch.folder import RunFolder
 from remix_study.tracking.client import GONE, client_of, kill
 from remix_study.tracking.mlflow import send
 from remix_study.tracking.review import Links, share_view
-from remix_study.tracking.spool import end_open, run_id_of
+from remix_study.tracking.spool import end_unfinished_run, run_id_of
 
 COLUMNS = ("optimizer.learning_rate",)  # of runs that belong to no study
 
@@ -35,12 +35,12 @@ def experiment_to_show(uri: str, wanted: str | None) -> str:
     return str(client.get_experiment(newest[0].info.experiment_id).name)
 
 
-def open_views(uri: str, experiment: str, host: str) -> Links:
+def share_experiment_view(uri: str, experiment: str, host: str) -> Links:
     """Links to the runs of `experiment`, its studies unfolded, the newest one's question and answer above them."""
     return share_view(uri, experiment, host, params=COLUMNS)
 
 
-def settle(uri: str) -> None:
+def close_abandoned_runs(uri: str) -> None:
     """No run that nobody works on stays RUNNING: what its folder still has to tell is sent, else it ends as KILLED."""
     client = client_of(uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
@@ -50,7 +50,7 @@ def settle(uri: str) -> None:
         if not folder.is_absolute() or not folder.exists() or RunFolder(folder).is_held():
             continue
         if run_id_of(folder) == run.info.run_id:
-            end_open(folder, GONE)
+            end_unfinished_run(folder, GONE)
             send(uri, folder)
         if client.get_run(run.info.run_id).info.status == "RUNNING":
             kill(client, run.info.run_id, GONE)

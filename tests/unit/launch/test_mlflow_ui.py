@@ -4,7 +4,7 @@ import pytest
 from mlflow import MlflowClient
 
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.review import experiment_to_show, open_views, settle
+from remix_study.launch.mlflow_ui import close_abandoned_runs, experiment_to_show, share_experiment_view
 from remix_study.tracking import RunInfo, default_uri
 from remix_study.tracking.mlflow import send
 from remix_study.tracking.spool import SpoolTracker, run_id_of
@@ -30,7 +30,7 @@ def test_only_runs_that_nobody_works_on_are_ended_and_as_what_they_were(tmp_path
     SpoolTracker(tmp_path / "ended", "e").finish("FINISHED")  # while the server was down
     elsewhere = MlflowClient(tracking_uri=uri).create_run("0", tags={"remix_study.folder": "/another/machine"})
     with RunFolder(tmp_path / "at_work").lock():
-        settle(uri)
+        close_abandoned_runs(uri)
     client = MlflowClient(tracking_uri=uri)
     status = {
         name: client.get_run(str(run_id_of(tmp_path / name))).info.status for name in ("gone", "at_work", "ended")
@@ -38,4 +38,4 @@ def test_only_runs_that_nobody_works_on_are_ended_and_as_what_they_were(tmp_path
     assert status == {"gone": "KILLED", "at_work": "RUNNING", "ended": "FINISHED"}
     assert client.get_run(elsewhere.info.run_id).info.status == "RUNNING"
     assert experiment_to_show(uri, "e") == "e"
-    assert "viewStateShareKey=" in open_views(uri, "e", "http://127.0.0.1:5000").table
+    assert "viewStateShareKey=" in share_experiment_view(uri, "e", "http://127.0.0.1:5000").table

@@ -33,7 +33,7 @@ _START_LIMIT_S = 300.0  # without any actor at work: all CPUs are taken, or mach
 _ANSWERS_AHEAD = 8  # of each actor, until the driver has taken them: they wait in its machine's memory
 
 
-def ray_jobs(
+def run_jobs_on_ray(
     work: Callable[[int], object],
     jobs: Sequence[int],
     *,

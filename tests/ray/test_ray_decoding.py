@@ -17,7 +17,7 @@ from remix_study.datasets.manifest import read_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import SourceError, StoreError
 from remix_study.launch import preparing
-from remix_study.launch.preparing import ray_jobs
+from remix_study.launch.ray_decoding import run_jobs_on_ray
 from remix_study.media.build import build_store
 from remix_study.media.plan import manifest_digest
 from remix_study.media.presets import PRESETS
@@ -48,7 +48,7 @@ class Record:
         self.lost[job] = reason
 
     def run(self, work: Callable[[int], object], jobs: list[int], timeout_s: float = 60.0, chunk: int = 32) -> None:
-        ray_jobs(work, jobs, on_result=self.on_result, on_lost=self.on_lost, chunk=chunk, timeout_s=timeout_s)
+        run_jobs_on_ray(work, jobs, on_result=self.on_result, on_lost=self.on_lost, chunk=chunk, timeout_s=timeout_s)
 
 
 def actors_alive() -> list[int]:
@@ -145,7 +145,7 @@ def test_an_interruption_ends_the_actors() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ray_jobs(operator.neg, range(10), on_result=interrupt, on_lost=Record().on_lost)
+        run_jobs_on_ray(operator.neg, range(10), on_result=interrupt, on_lost=Record().on_lost)
     until_all_ended()
 
 
@@ -176,7 +176,7 @@ def test_the_store_has_the_same_bytes_as_one_of_this_machine_also_when_an_actor_
             killed.append(actors_alive()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    there = build(manifest, tmp_path / "there", ray_jobs, chunk=4, progress=kill_one)
+    there = build(manifest, tmp_path / "there", run_jobs_on_ray, chunk=4, progress=kill_one)
     assert len(killed) == 1
     assert len(there) == 40
     assert contents(there) == contents(here)
@@ -191,7 +191,7 @@ def test_clips_that_the_cluster_does_not_see_are_one_sentence_and_not_forty_miss
 
     def hidden(*given: Any, **options: Any) -> None:
         moved.rename(tmp_path / "hidden")
-        ray_jobs(*given, **options)
+        run_jobs_on_ray(*given, **options)
 
     with pytest.raises(SourceError, match=r"every machine of the cluster must see the clips in .*moved"):
         build(moved / "manifest.jsonl", tmp_path / "out", hidden)
