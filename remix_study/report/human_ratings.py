@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.figures.chart import QUIET, Axis, Chart, Key, Mark, Panel, Points, Rule, Style
+from remix_study.figures.chart import QUIET, Axis, Chart, Key, Mark, Panel, Points, Rule
 from remix_study.modality import canonical_order
+from remix_study.report.styles import Style
 from remix_study.report.tables import Table
 from remix_study.study.ledger import Ledger, chosen_replicates
 
@@ -245,7 +246,7 @@ def title(found: Sequence[Agreement]) -> str:
     return "Remix and people"
 
 
-def people_table(found: Sequence[Agreement]) -> Table:
+def ratings_table(found: Sequence[Agreement]) -> Table:
     """One row per method and group."""
     if not found:
         return Table("Decisions against people", ("method", "recognised from", "clips"), ())

@@ -22,11 +22,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from remix_study.figures.chart import INK, QUIET, Key, Style, styles
+from remix_study.figures.chart import INK, QUIET, Key
 from remix_study.figures.web import spec
 from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.modality import canonical_order
 from remix_study.report.sections import Report, make_report
+from remix_study.report.styles import Style, styles
 from remix_study.report.tables import comparison_table, to_csv, to_markdown
 from remix_study.study.ledger import read_ledger
 from remix_study.study.remote import driver_of

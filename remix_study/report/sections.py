@@ -13,16 +13,14 @@
 Every section says so where there is nothing to show yet: a report may be written while the study runs.
 """
 
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
 
-from remix_study.figures.chart import Chart, styles
-from remix_study.report import charts, data
-from remix_study.report import human_ratings as people
+from remix_study.figures.chart import Chart
+from remix_study.report import human_ratings, run_charts, run_data, search_charts, search_data
+from remix_study.report.blocks import Block, Note, Section, section
+from remix_study.report.reproduce import reproduce
+from remix_study.report.styles import Styles, styles
 from remix_study.report.tables import (
     BALANCE,
     Table,
@@ -39,37 +37,9 @@ from remix_study.report.tables import (
 from remix_study.report.words import listed, plural, unit_of
 from remix_study.study.importance import evaluator_name, importances, why_unknown
 from remix_study.study.ledger import Ledger
-from remix_study.study.question import CONFIG, corpus_digest
 from remix_study.study.results import StudyResult, headline
 
 _FAILURES_SHOWN = 60
-_PACKAGES = ("remix-study", "torch", "ray", "optuna", "mlflow", "numpy")
-
-
-class Note(NamedTuple):
-    """A paragraph."""
-
-    text: str
-
-
-class Code(NamedTuple):
-    """`language`: what a reader may copy it into."""
-
-    title: str
-    text: str
-    folded: bool = False
-
-
-Block = Chart | Table | Note | Code
-
-
-class Section(NamedTuple):
-    """`short`: in the table of contents; `title` says what was found, where that is honest."""
-
-    key: str
-    short: str
-    title: str
-    blocks: tuple[Block, ...]
 
 
 class Report(NamedTuple):
@@ -91,12 +61,12 @@ class Report(NamedTuple):
 def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Report:
     """Everything that the page shows; reads the run folders of the chosen points. `at_work`: the study runs now."""
     study, look = ledger.study, styles(ledger.study)
-    budgets = data.budgets(ledger)
-    runs = [r for name in study.methods if (r := data.runs_of(ledger, name)) is not None]
-    names = data.modalities(runs, result)
+    budgets = search_data.budgets(ledger)
+    runs = [r for name in study.methods if (r := run_data.runs_of(ledger, name)) is not None]
+    names = run_data.modalities(runs, result)
     trained, curves = _training(runs, names, look)
     searched, weights = _search(ledger, look)
-    failed = data.failures(ledger)
+    failed = search_data.failures(ledger)
     tables = {
         "budget.csv": budget_table(budgets, study.trials, study.replicates),
         "chosen.csv": chosen_table(ledger),
@@ -111,18 +81,18 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
             "sufficiency.csv": sufficiency_table(result),
             "balance.csv": balance_table(result),
         }
-    judged = people.agreements(ledger)
-    if judged:
-        tables["people.csv"] = people.people_table(judged)
+    rated = human_ratings.agreements(ledger)
+    if rated:
+        tables["people.csv"] = human_ratings.ratings_table(rated)
     sections = (
         _methods(ledger, result, budgets, look),
         _modalities(result, names, look),
         trained,
-        *([_people(judged, look)] if judged else []),
+        *([_human_ratings(rated, look)] if rated else []),
         searched,
         _time(budgets, runs),
         _failures(failed),
-        _reproduce(ledger),
+        reproduce(ledger),
     )
     return Report(
         name=study.name,
@@ -164,7 +134,7 @@ def _confidence(result: StudyResult | None) -> str:
     return said
 
 
-def _state(ledger: Ledger, budgets: Sequence[data.Budget], at_work: bool) -> str:
+def _state(ledger: Ledger, budgets: Sequence[search_data.Budget], at_work: bool) -> str:
     study = ledger.study
     trials, wanted = sum(min(b.trials, study.trials) for b in budgets), study.trials * len(budgets)
     replicates, needed = sum(min(b.replicates, study.replicates) for b in budgets), study.replicates * len(budgets)
@@ -175,16 +145,16 @@ def _state(ledger: Ledger, budgets: Sequence[data.Budget], at_work: bool) -> str
 
 
 def _methods(
-    ledger: Ledger, result: StudyResult | None, budgets: Sequence[data.Budget], look: charts.Styles
+    ledger: Ledger, result: StudyResult | None, budgets: Sequence[search_data.Budget], look: Styles
 ) -> Section:
     blocks: list[Block | None] = []
     title = "Methods"
     if result is not None:
         title = headline(result)
         blocks += [
-            charts.accuracies(data.accuracies(result), result, look),
+            run_charts.accuracies(run_data.accuracies(result), result, look),
             methods_table(result, {b.method: b.trials for b in budgets}),
-            charts.differences(data.differences(result), result, look),
+            run_charts.differences(run_data.differences(result), result, look),
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so that nothing can be compared."))
@@ -193,10 +163,10 @@ def _methods(
         Note(_fairness(budgets, ledger.study.trials)),
         chosen_table(ledger),
     ]
-    return _section("methods", "Methods", title, blocks)
+    return section("methods", "Methods", title, blocks)
 
 
-def _fairness(budgets: Sequence[data.Budget], planned: int) -> str:
+def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
     """Whether the comparison is at equal budget."""
     counts = {b.trials for b in budgets}
     if len(counts) == 1:
@@ -212,13 +182,13 @@ def _fairness(budgets: Sequence[data.Budget], planned: int) -> str:
 # --- every modality --------------------------------------------------------------------------------------------------
 
 
-def _modalities(result: StudyResult | None, names: Sequence[str], look: charts.Styles) -> Section:
+def _modalities(result: StudyResult | None, names: Sequence[str], look: Styles) -> Section:
     if result is None:
         waiting = Note("Sufficiency and balance are measured on replicates, and none is complete yet.")
-        return _section("modalities", "Modalities", "Modalities", [waiting])
-    heads = data.heads(result, names)
-    balance = [found for metric in BALANCE if (found := data.measured(result, metric)) is not None]
-    blocks: list[Block | None] = [charts.heads(heads, look), sufficiency_table(result)]
+        return section("modalities", "Modalities", "Modalities", [waiting])
+    heads = run_data.heads(result, names)
+    balance = [found for metric in BALANCE if (found := run_data.measured(result, metric)) is not None]
+    blocks: list[Block | None] = [run_charts.heads(heads, look), sufficiency_table(result)]
     if not result.ceilings:
         blocks.append(
             Note(
@@ -226,8 +196,8 @@ def _modalities(result: StudyResult | None, names: Sequence[str], look: charts.S
                 "there are probes, but no sufficiency."
             )
         )
-    blocks += [charts.balance(balance, look), balance_table(result)]
-    return _section("modalities", "Modalities", charts.weakest(heads) if heads else "Modalities", blocks)
+    blocks += [run_charts.balance(balance, look), balance_table(result)]
+    return section("modalities", "Modalities", run_charts.weakest(heads) if heads else "Modalities", blocks)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -236,30 +206,32 @@ _UNITS_OF_SCORES = {"kl": "bits", "kl_normalised": "0 to 1", "true_class": "0 to
 
 
 def _training(
-    runs: Sequence[data.Runs], names: Sequence[str], look: charts.Styles
-) -> tuple[Section, dict[str, Sequence[data.Band]]]:
+    runs: Sequence[run_data.Runs], names: Sequence[str], look: Styles
+) -> tuple[Section, dict[str, Sequence[run_data.Band]]]:
     """The section, and the bands behind it by metric."""
-    curves: dict[str, Sequence[data.Band]] = {}
+    curves: dict[str, Sequence[run_data.Band]] = {}
 
-    def of(*metrics: str) -> list[tuple[str, Sequence[data.Band]]]:
-        found: list[tuple[str, Sequence[data.Band]]] = [(metric, data.bands(runs, metric)) for metric in metrics]
+    def of(*metrics: str) -> list[tuple[str, tuple[run_data.Band, ...]]]:
+        found: list[tuple[str, Sequence[run_data.Band]]] = [
+            (metric, run_data.bands(runs, metric)) for metric in metrics
+        ]
         curves.update({metric: bands for metric, bands in found if bands})
         return found
 
     source = _source(runs)
-    learning = charts.over_epochs(
+    learning = run_charts.over_epochs(
         "learning", "How each method learns",
         f"{source} The line is the mean over runs, the band one standard deviation to either side.",
         of("val/accuracy", *(f"val/accuracy_uni/{m}" for m in names), "val/accuracy_late_sum"), look,
     )  # fmt: skip
-    balance = charts.over_epochs(
+    balance = run_charts.over_epochs(
         "balance-epochs", "How balanced each method is while it learns",
         f"On validation, 0 is balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"), look,
     )  # fmt: skip
-    shares = {m: data.bands(runs, f"remix/share/{m}") for m in names}
+    shares = {m: run_data.bands(runs, f"remix/share/{m}") for m in names}
     rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
-    assignment = charts.over_epochs(
-        "assignment", charts.shares_title(shares, data.bands(runs, "remix/joint_share")),
+    assignment = run_charts.over_epochs(
+        "assignment", run_charts.shares_title(shares, run_data.bands(runs, "remix/joint_share")),
         "Which part of the training samples trains which modality alone, all modalities together, or nothing, and "
         f"which part was assigned anew since the last look. Joint training in the warm-up. {source}",
         [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
@@ -268,30 +240,30 @@ def _training(
     unit = " or ".join(sorted({_UNITS_OF_SCORES.get(r.score, r.score) for r in runs if r.score is not None})) or "unit"
     quantiles = {m: {q: of(f"remix/score_{q}/{m}")[0][1] for q in ("q10", "q50", "q90")} for m in names}
     more = of("remix/margin", *(f"remix/train_cross_entropy/{m}" for m in names))
-    scores = charts.scores(quantiles, more, unit, look)
+    scores = run_charts.scores(quantiles, more, unit, look)
     blocks: list[Block | None] = [learning, balance, assignment if any(shares.values()) else None, scores]
     if learning is None:
         blocks.append(Note("No chosen point has a history yet."))
     elif not any(shares.values()):
         blocks.append(Note("No method of this study is Remix beyond its warm-up: there is no assignment to show."))
-    return _section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
+    return section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
 
 
-def _people(found: Sequence[people.Agreement], look: charts.Styles) -> Section:
+def _human_ratings(found: Sequence[human_ratings.Agreement], look: Styles) -> Section:
     blocks: list[Block | None] = [
-        *(Note(people.sentence(a)) for a in found),
-        people.chart(found, look),
-        people.people_table(found),
-        Note(people.correlations_note(found)),
+        *(Note(human_ratings.sentence(a)) for a in found),
+        human_ratings.chart(found, look),
+        human_ratings.ratings_table(found),
+        Note(human_ratings.correlations_note(found)),
     ]
-    return _section("people", "People", people.title(found), blocks)
+    return section("people", "People", human_ratings.title(found), blocks)
 
 
-def _ever(bands: Sequence[data.Band]) -> bool:
+def _ever(bands: Sequence[run_data.Band]) -> bool:
     return any(value > 5e-4 for band in bands for value in band.mean)
 
 
-def _training_title(found: Sequence[data.Band]) -> str:
+def _training_title(found: Sequence[run_data.Band]) -> str:
     if not found:
         return "Training"
     top = max(found, key=lambda b: max(b.mean))
@@ -299,7 +271,7 @@ def _training_title(found: Sequence[data.Band]) -> str:
     return f"{top.method} is highest on validation: {100 * best:.1f} % at epoch {top.epochs[top.mean.index(best)]}"
 
 
-def _source(runs: Sequence[data.Runs]) -> str:
+def _source(runs: Sequence[run_data.Runs]) -> str:
     """Of which runs the curves are."""
     said = []
     replicated = [r for r in runs if r.source == "replicates" and r.histories]
@@ -316,7 +288,7 @@ def _source(runs: Sequence[data.Runs]) -> str:
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-def _search(ledger: Ledger, look: charts.Styles) -> tuple[Section, dict[str, dict[str, float]]]:
+def _search(ledger: Ledger, look: Styles) -> tuple[Section, dict[str, dict[str, float]]]:
     """The section, and the importances by method."""
     study = ledger.study
     metric, direction = study.objective[0].metric, study.objective[0].direction
@@ -329,38 +301,38 @@ def _search(ledger: Ledger, look: charts.Styles) -> tuple[Section, dict[str, dic
         else:
             weights[name] = found
     how = sorted({evaluator_name(ledger.trials[name]) for name in weights})
-    history = charts.history(data.progress(ledger), metric, direction, look)
-    pairs = [((metric, other), data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
+    history = search_charts.history(search_data.progress(ledger), metric, direction, look)
+    pairs = [((metric, other), search_data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
     judged = getattr(study.pruner, "metric", "val/accuracy")
     blocks: list[Block | None] = [
         history,
-        charts.fronts(pairs, look),
-        charts.importances(weights, unknown, how, metric, look),
-        charts.parallels(data.parallels(ledger)),
-        charts.slices(data.slices(ledger), metric, look),
-        charts.pruned(data.pruned(ledger), judged, look),
+        search_charts.fronts(pairs, look),
+        search_charts.importances(weights, unknown, how, metric, look),
+        search_charts.parallels(search_data.parallels(ledger)),
+        search_charts.slices(search_data.slices(ledger), metric, look),
+        search_charts.pruned(search_data.pruned(ledger), judged, look),
     ]
     if history is None:
         blocks.append(Note("No trial is complete yet."))
     elif not weights:
-        blocks.append(Note(f"No importances. {charts.without_importance(unknown)}"))
+        blocks.append(Note(f"No importances. {search_charts.without_importance(unknown)}"))
     if len(study.objective) > 1:
         blocks.append(Note(f"Where one objective is shown, it is the first, {unit_of(metric).name} ({direction}d)."))
-    return _section("search", "Search", "Search" if history is None else history.title, blocks), weights
+    return section("search", "Search", "Search" if history is None else history.title, blocks), weights
 
 
 # --- time, failures, reproduction ------------------------------------------------------------------------------------
 
 
-def _time(budgets: Sequence[data.Budget], runs: Sequence[data.Runs]) -> Section:
-    chart = charts.seconds(budgets, data.parts(runs))
+def _time(budgets: Sequence[search_data.Budget], runs: Sequence[run_data.Runs]) -> Section:
+    chart = search_charts.seconds(budgets, run_data.parts(runs))
     blocks: list[Block | None] = [chart or Note("No run has ended yet.")]
-    return _section("time", "Time", "Time" if chart is None else chart.title, blocks)
+    return section("time", "Time", "Time" if chart is None else chart.title, blocks)
 
 
-def _failures(found: Sequence[data.Failure]) -> Section:
+def _failures(found: Sequence[search_data.Failure]) -> Section:
     if not found:
-        return _section("failures", "Failures", "Nothing failed", [Note("No trial and no replicate has failed.")])
+        return section("failures", "Failures", "Nothing failed", [Note("No trial and no replicate has failed.")])
     causes: dict[str, int] = {}
     for f in found:
         causes[f.cause] = causes.get(f.cause, 0) + len(f.numbers)
@@ -372,68 +344,4 @@ def _failures(found: Sequence[data.Failure]) -> Section:
         blocks.append(
             Note(f"Shown: {_FAILURES_SHOWN} of {len(table.rows)} kinds of failure; all are in tables/failures.csv.")
         )
-    return _section("failures", "Failures", f"{plural(total, 'run')} failed: {said}", blocks)
-
-
-def _reproduce(ledger: Ledger) -> Section:
-    name = ledger.study.name
-    commands = [
-        (f"remix-study run {CONFIG}", "the file below; with --corpus FOLDER where the corpus lies elsewhere"),
-        (f"remix-study report {name}", "this page"),
-        (f"remix-study best {name}", "the chosen point as a run, and the command that trains it"),
-        (f"remix-study retrain {name} --seeds {ledger.study.replicates}", "the chosen point with further seeds"),
-    ]
-    commit = git_commit()
-    if commit is not None:
-        commands.insert(0, (f"git checkout {commit.removesuffix('-dirty')}", "the code"))
-    wide = max(len(command) for command, _ in commands)
-    digest = corpus_digest(ledger.folder)
-    facts = [f"{package} {found}" for package in _PACKAGES if (found := _version(package)) is not None]
-    facts += [
-        f"Python {platform.python_version()}",
-        f"corpus digest {digest}" if digest else "corpus digest not recorded",
-    ]
-    if commit is not None and commit.endswith("-dirty"):
-        facts.append("the checkout had changes that were not committed")
-    written = (ledger.folder / CONFIG).read_text(encoding="utf-8")
-    return _section(
-        "reproduce", "Reproduce", "How to get these numbers again",
-        [
-            Code("Commands", "\n".join(f"{command:{wide}}  # {what}" for command, what in commands)),
-            Note(f"Versions where this page was written: {', '.join(facts)}."),
-            Note(
-                "On a CPU the same commit, corpus and file give the same numbers; what the sampler suggests depends on "
-                "the study's seed and the trials on record, and with several runs at once on the order of their ends."
-            ),
-            Code(CONFIG, written, folded=True),
-        ],
-    )  # fmt: skip
-
-
-def git_commit() -> str | None:
-    """Of the checkout that this package runs from, `-dirty` where it has changes; None where it is installed."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True,
-            text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):  # no git here, or none that may read this checkout
-        return None
-    return found.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _section(key: str, short: str, title: str, blocks: Sequence[Block | None]) -> Section:
-    """Without what there is nothing of."""
-    return Section(
-        key, short, title, tuple(b for b in blocks if b is not None and not (isinstance(b, Table) and not b.rows))
-    )
+    return section("failures", "Failures", f"{plural(total, 'run')} failed: {said}", blocks)

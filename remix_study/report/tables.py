@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from remix_study.modality import canonical_order
-from remix_study.report.data import Band, Budget, Failure
-from remix_study.report.words import duration, unit_of
+from remix_study.report.run_data import Band
+from remix_study.report.search_data import Budget, Failure
+from remix_study.report.words import unit_of
 from remix_study.study.ledger import Ledger
 from remix_study.study.results import Method, Spread, StudyResult
+from remix_study.units import duration
 
 
 class Table(NamedTuple):

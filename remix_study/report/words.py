@@ -79,13 +79,6 @@ def _unit(name: str, unit: str) -> Unit:
     return Unit(name, unit, 100.0 if unit == "%" else 1.0)
 
 
-def duration(seconds: float) -> str:
-    """`4.2 h`, `3.1 min`, `12 s`."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
 def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 

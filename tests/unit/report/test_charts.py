@@ -22,18 +22,17 @@ from remix_study.figures.chart import (
     Rule,
     Symbol,
     Text,
-    method_keys,
-    styles,
 )
 from remix_study.figures.png import draw, pictures
 from remix_study.figures.web import spec
-from remix_study.report import charts, data
+from remix_study.report import run_charts, run_data, search_charts, search_data
+from remix_study.report.styles import Styles, method_keys, styles
 from remix_study.study.results import Paired, Spread, StudyResult
 from tests.unit.report.conftest import MakeStudy
 
 
 @pytest.fixture
-def look(make_study: MakeStudy) -> charts.Styles:
+def look(make_study: MakeStudy) -> Styles:
     return styles(make_study())
 
 
@@ -46,7 +45,7 @@ def lines(chart: Chart, panel: int = 0) -> list[Line]:
 
 
 RESULT = StudyResult("s", "q", "remix", (), {}, (), "")
-PROGRESS = data.Progress("remix", (0, 2), (0.5, 0.75), (0, 2), (0.5, 0.75), (1, 4), (3,), 4, 2)
+PROGRESS = search_data.Progress("remix", (0, 2), (0.5, 0.75), (0, 2), (0.5, 0.75), (1, 4), (3,), 4, 2)
 
 
 # --- what they say ---------------------------------------------------------------------------------------------------
@@ -63,8 +62,8 @@ def test_methods_look_the_same_everywhere_and_are_told_apart_without_colour(make
     assert keys[1].colour == many["m3"].colour
 
 
-def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.Styles) -> None:
-    chart = charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
+def test_history_never_mixes_what_has_a_value_with_what_has_none(look: Styles) -> None:
+    chart = search_charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
     assert chart is not None
     assert chart.title == "remix found the best point: 75.0 % in trial 2 (validation)"
     (complete,), (best,) = points(chart), lines(chart)
@@ -76,42 +75,42 @@ def test_history_never_mixes_what_has_a_value_with_what_has_none(look: charts.St
     assert {key.name for key in chart.legend} == {"remix", "pruned", "failed"}
 
 
-def test_history_of_what_should_be_small(look: charts.Styles) -> None:
+def test_history_of_what_should_be_small(look: Styles) -> None:
     other = PROGRESS._replace(method="joint", values=(0.4, 0.2), best=(0.4, 0.2), pruned=(), failed=())
-    chart = charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
+    chart = search_charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
     assert chart is not None
     assert chart.title.startswith("joint found the best point: 0.2 nats")
     nothing = PROGRESS._replace(numbers=(), values=(), best_numbers=(), best=())
-    assert charts.history([nothing], "best/val_accuracy", "maximize", look) is None
+    assert search_charts.history([nothing], "best/val_accuracy", "maximize", look) is None
 
 
-def test_thinned_charts_say_what_is_shown(look: charts.Styles) -> None:
-    chart = charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
+def test_thinned_charts_say_what_is_shown(look: Styles) -> None:
+    chart = search_charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
     assert chart is not None
     assert chart.caption.endswith("Shown: 2 of 9,000 points, evenly spaced.")
-    part = data.Slice("a", "linear", (), (0.0, 1.0), {"remix": ((0.5,), (0.5,))}, 1, 5000)
-    cut = charts.slices([part], "best/val_accuracy", look)
+    part = search_data.Slice("a", "linear", (), (0.0, 1.0), {"remix": ((0.5,), (0.5,))}, 1, 5000)
+    cut = search_charts.slices([part], "best/val_accuracy", look)
     assert cut is not None
     assert "Shown: 1 of 5,000 points, the best of them, and the others evenly spaced." in cut.caption
 
 
-def test_differences_are_filled_where_they_stand(look: charts.Styles) -> None:
+def test_differences_are_filled_where_they_stand(look: Styles) -> None:
     found = [
-        data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
-        data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
+        run_data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
+        run_data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
     ]
-    chart = charts.differences(found, RESULT, look)
+    chart = run_charts.differences(found, RESULT, look)
     assert chart is not None
     assert chart.title == "1 of 2 differences to remix can be told from luck"
     assert [p.hollow for p in points(chart)] == [False, True]
     assert points(chart)[0].error == ((2.0, 2.0),)
     assert "Holm p = 0.002" in points(chart)[0].labels[0]
-    assert charts.differences([], RESULT, look) is None
+    assert run_charts.differences([], RESULT, look) is None
 
 
-def test_a_difference_without_a_spread_has_no_interval(look: charts.Styles) -> None:
-    equal = data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
-    chart = charts.differences([equal], RESULT, look)
+def test_a_difference_without_a_spread_has_no_interval(look: Styles) -> None:
+    equal = run_data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
+    chart = run_charts.differences([equal], RESULT, look)
     assert chart is not None
     assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
     assert chart.caption.endswith("Without one: the same in every seed.")
@@ -119,16 +118,16 @@ def test_a_difference_without_a_spread_has_no_interval(look: charts.Styles) -> N
 
 
 def test_the_weakest_modality_is_named_by_its_probe() -> None:
-    rows = (data.Head("remix", None, Spread(0.79, 0.01)), data.Head("joint", None, Spread(0.4, 0.01)))
-    head = data.Heads("video", rows, 0.9, 0.8)
-    assert charts.weakest([head]) == "joint leaves video furthest behind: its probe reaches 50 % of video alone"
-    assert charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
-    assert charts.weakest([head._replace(ceiling_probe=None)]) == "What each encoder is good for"
+    rows = (run_data.Head("remix", None, Spread(0.79, 0.01)), run_data.Head("joint", None, Spread(0.4, 0.01)))
+    head = run_data.Heads("video", rows, 0.9, 0.8)
+    assert run_charts.weakest([head]) == "joint leaves video furthest behind: its probe reaches 50 % of video alone"
+    assert run_charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
+    assert run_charts.weakest([head._replace(ceiling_probe=None)]) == "What each encoder is good for"
 
 
-def test_imbalance_is_named_only_where_it_stands_out(look: charts.Styles) -> None:
+def test_imbalance_is_named_only_where_it_stands_out(look: Styles) -> None:
     def title(*rows: tuple[str, Spread]) -> str:
-        chart = charts.balance([data.Measured("test_balance/imbalance", rows)], look)
+        chart = run_charts.balance([run_data.Measured("test_balance/imbalance", rows)], look)
         assert chart is not None
         return chart.title
 
@@ -138,10 +137,10 @@ def test_imbalance_is_named_only_where_it_stands_out(look: charts.Styles) -> Non
     assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "How balanced each method is"  # one seed
 
 
-def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Styles) -> None:
-    one = data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
-    several = data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
-    chart = charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
+def test_bands_are_drawn_where_there_is_more_than_one_run(look: Styles) -> None:
+    one = run_data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
+    several = run_data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
+    chart = run_charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
     assert chart is not None
     (panel,) = chart.panels
     assert panel.y.title == "validation accuracy (%)"
@@ -149,40 +148,40 @@ def test_bands_are_drawn_where_there_is_more_than_one_run(look: charts.Styles) -
     area = panel.marks[1]
     assert isinstance(area, Area)
     assert area.low == pytest.approx((40, 50))
-    assert charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
+    assert run_charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
 
 
-def test_scores_show_the_median_with_its_quantiles(look: charts.Styles) -> None:
-    def band(*means: float) -> list[data.Band]:
-        return [data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
+def test_scores_show_the_median_with_its_quantiles(look: Styles) -> None:
+    def band(*means: float) -> list[run_data.Band]:
+        return [run_data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
 
     found = {
         "audio": {"q10": band(0.1, 0.2), "q50": band(1.0, 2.0), "q90": band(2.0, 3.0)},
         "video": {"q10": band(0.1, 0.2), "q50": band(0.5, 1.0), "q90": band(2.0, 3.0)},
     }
-    chart = charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", look)
+    chart = run_charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", look)
     assert chart is not None
     assert chart.title == "remix knows its samples least by video: median score 1.00 at the end, 2.00 for audio"
     assert [panel.y.title for panel in chart.panels] == [
         "score of audio (bits)", "score of video (bits)", "margin of the decision (bits)",
     ]  # fmt: skip
     assert [line.dash for line in lines(chart)] == ["dot", "solid", "dot"]
-    assert charts.scores({"audio": {}}, [], "bits", look) is None
+    assert run_charts.scores({"audio": {}}, [], "bits", look) is None
 
 
 def test_shares_are_told_of_the_last_epoch() -> None:
-    def band(method: str, *means: float) -> data.Band:
-        return data.Band(method, tuple(range(len(means))), means, means, means, 2)
+    def band(method: str, *means: float) -> run_data.Band:
+        return run_data.Band(method, tuple(range(len(means))), means, means, means, 2)
 
     shares = {"audio": [band("remix", 0.5, 0.3)], "video": [band("remix", 0.5, 0.6)]}
-    assert charts.shares_title(shares, [band("remix", 1.0, 0.1)]) == (
+    assert run_charts.shares_title(shares, [band("remix", 1.0, 0.1)]) == (
         "remix, last epoch: 30 % train audio alone, 60 % train video alone and 10 % train all"
     )
-    assert charts.shares_title({"audio": []}, []) == "Which samples train what"
+    assert run_charts.shares_title({"audio": []}, []) == "Which samples train what"
 
 
-def test_importances_name_what_they_lack(look: charts.Styles) -> None:
-    chart = charts.importances(
+def test_importances_name_what_they_lack(look: Styles) -> None:
+    chart = search_charts.importances(
         {"remix": {"rate": 0.75, "order": 0.25}}, {"joint": "too few", "a": "too few"}, ["fANOVA"], "val/accuracy", look
     )
     assert chart is not None
@@ -190,13 +189,16 @@ def test_importances_name_what_they_lack(look: charts.Styles) -> None:
     assert chart.panels[0].y.categories == ("rate", "order")
     assert points(chart)[0].x == (75, 25)
     assert chart.caption.endswith("None for joint and a: too few.")
-    assert charts.importances({}, {"joint": "too few"}, [], "val/accuracy", look) is None
+    assert search_charts.importances({}, {"joint": "too few"}, [], "val/accuracy", look) is None
 
 
 def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> None:
-    axes = (data.ParallelAxis("a", True, ((0.0, "1"), (1.0, "2"))), data.ParallelAxis("val/accuracy", False, ()))
-    found = data.Parallel("remix", axes, (0.5, 0.9), ((0.0, 1.0), (None, 0.5)), ("best", "best"), 2)
-    chart = charts.parallels([found])
+    axes = (
+        search_data.ParallelAxis("a", True, ((0.0, "1"), (1.0, "2"))),
+        search_data.ParallelAxis("val/accuracy", False, ()),
+    )
+    found = search_data.Parallel("remix", axes, (0.5, 0.9), ((0.0, 1.0), (None, 0.5)), ("best", "best"), 2)
+    chart = search_charts.parallels([found])
     assert chart is not None
     (line,) = lines(chart)
     assert (line.x, line.y) == ((0, 1, 1, 0, 1, 1), (0.0, 1.0, None, None, 0.5, None))
@@ -204,9 +206,9 @@ def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> N
     assert words == ["1", "2", "50.0 %", "90.0 %"]
 
 
-def test_the_front_is_joined_and_the_chosen_point_starred(look: charts.Styles) -> None:
-    front = data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
-    chart = charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
+def test_the_front_is_joined_and_the_chosen_point_starred(look: Styles) -> None:
+    front = search_data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
+    chart = search_charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
     assert chart is not None
     assert chart.title == "On the Pareto front: 2 of 3 for remix"
     (line,) = lines(chart)
@@ -216,12 +218,12 @@ def test_the_front_is_joined_and_the_chosen_point_starred(look: charts.Styles) -
     assert star.symbol == "star"
     assert star.x == pytest.approx((85,))
     assert star.y == (0.1,)
-    assert charts.fronts([], look) is None
+    assert search_charts.fronts([], look) is None
 
 
 def test_time_is_stacked_in_a_unit_that_fits() -> None:
-    budget = data.Budget("remix", 1, 0, 0, 0, 0, 1, 3 * 3600.0, 3600.0, 0.0)
-    chart = charts.seconds([budget], [data.Parts("remix", 1.0, 5.0, 2.0, 0.0)])
+    budget = search_data.Budget("remix", 1, 0, 0, 0, 0, 1, 3 * 3600.0, 3600.0, 0.0)
+    chart = search_charts.seconds([budget], [run_data.Parts("remix", 1.0, 5.0, 2.0, 0.0)])
     assert chart is not None
     assert chart.title == "The search took 75 % of 4.0 h of work"
     stages, parts = ([m for m in panel.marks if isinstance(m, Bars)] for panel in chart.panels)
@@ -231,7 +233,7 @@ def test_time_is_stacked_in_a_unit_that_fits() -> None:
         ("training", (5.0,)),
         ("evaluating", (2.0,)),
     ]
-    assert charts.seconds([budget._replace(search_s=0.0, replicate_s=0.0)], []) is None
+    assert search_charts.seconds([budget._replace(search_s=0.0, replicate_s=0.0)], []) is None
 
 
 # --- that they are drawn ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from remix_study.report import data
+from remix_study.report import run_data, search_data
 from remix_study.study.ledger import ReplicateRecord
 from remix_study.study.results import compare
 from tests.unit.report.conftest import RATE, MakeLedger, MakeStudy, MakeTrial, write_run
@@ -37,7 +37,7 @@ def test_the_budget_counts_every_end_once(make_trial: MakeTrial, make_ledger: Ma
             replicate("remix", 0, stage="final", seconds=7.0),
         ),
     )
-    joint, remix = data.budgets(ledger)
+    joint, remix = search_data.budgets(ledger)
     assert set(joint[1:]) == {0}
     assert (remix.complete, remix.pruned, remix.failed, remix.retried, remix.running) == (1, 1, 1, 1, 1)
     assert remix.trials == 3
@@ -55,7 +55,7 @@ def test_the_best_so_far_is_of_complete_trials_alone(make_trial: MakeTrial, make
         make_trial("remix", 5, 0.7),
         make_trial("remix", 6, state="running"),
     )
-    (found,) = data.progress(ledger)
+    (found,) = search_data.progress(ledger)
     assert (found.numbers, found.values) == ((0, 2, 4, 5), (0.5, 0.4, 0.7, 0.7))
     assert (found.best_numbers, found.best) == ((0, 4), (0.5, 0.7))
     assert (found.pruned, found.failed, found.last, found.total) == ((1,), (3,), 5, 4)
@@ -66,7 +66,7 @@ def test_the_best_so_far_falls_where_less_is_better(
 ) -> None:
     study = make_study(objective={"metric": "best/val_cross_entropy", "direction": "minimize"})
     ledger = make_ledger(*(make_trial("remix", n, v) for n, v in enumerate((0.5, 0.6, 0.2))), study=study)
-    assert data.progress(ledger)[0].best == (0.5, 0.2)
+    assert search_data.progress(ledger)[0].best == (0.5, 0.2)
 
 
 def test_pruned_curves_are_of_pruned_trials_alone(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
@@ -76,7 +76,7 @@ def test_pruned_curves_are_of_pruned_trials_alone(make_trial: MakeTrial, make_le
         make_trial("remix", 0),  # pruned before anything was told
         make_trial("remix", 1, state="failed", reason="NaN", intermediate={1: 0.3}),
     )
-    found = data.pruned(ledger)
+    found = search_data.pruned(ledger)
     assert found.total == 2
     assert found.curves == (("joint", 1, (1, 4), (0.1, 0.2)),)
 
@@ -93,7 +93,7 @@ def test_a_slice_holds_every_method_that_searches_the_parameter(
         make_trial("remix", 2, params={RATE: 0.09, "method.order": "blocks"}),
         study=study,
     )
-    rate, choice = data.slices(ledger)
+    rate, choice = search_data.slices(ledger)
     assert (rate.parameter, rate.scale, rate.labels, rate.bounds) == (RATE, "log", (), (0.001, 0.5))
     assert rate.points == {"joint": ((0.002,), (0.5,)), "remix": ((0.05, 0.5), (0.6, 0.7))}
     assert (rate.shown, rate.total) == (3, 3)
@@ -118,7 +118,7 @@ def test_parallel_lines_have_a_place_on_every_axis_that_was_searched(
         make_trial("joint", 1, 0.6),  # one parameter: a slice says it all
         study=study,
     )
-    (found,) = data.parallels(ledger)
+    (found,) = search_data.parallels(ledger)
     assert [axis.name for axis in found.axes] == [RATE, "a", "b", "best/val_accuracy"]
     assert found.axes[1].ticks == ((0.0, "x"), (0.5, "y"), (1.0, "None"))
     assert found.axes[0].log
@@ -142,36 +142,36 @@ def test_the_front_is_what_no_other_point_beats(
         make_trial("remix", 3),
         study=study,
     )
-    (found,) = data.fronts(ledger)
+    (found,) = search_data.fronts(ledger)
     assert (found.numbers, found.xs, found.ys) == ((0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1))
     assert found.front == (2, 0)
     assert found.chosen == 2  # within the tolerance of the best, and the most balanced
-    assert data.fronts(make_ledger(make_trial("remix", 0, 0.9))) == ()
+    assert search_data.fronts(make_ledger(make_trial("remix", 0, 0.9))) == ()
 
 
 def test_large_studies_are_thinned_and_say_so(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     trials = [make_trial("remix", n, 0.5 + 0.4 * (n == 1234) - 1e-5 * n) for n in range(5000)]
     ledger = make_ledger(*trials, *(make_trial("joint", n, intermediate={1: 0.1}) for n in range(1000)))
-    remix = next(p for p in data.progress(ledger) if p.method == "remix")
-    assert len(remix.values) == data.POINTS // 2
+    remix = next(p for p in search_data.progress(ledger) if p.method == "remix")
+    assert len(remix.values) == search_data.POINTS // 2
     assert remix.total == 5000
     assert remix.best_numbers == (0, 1234)  # the line is of all of them
-    (rate,) = data.slices(ledger)
-    assert (rate.shown, rate.total) == (data.POINTS, 5000)
+    (rate,) = search_data.slices(ledger)
+    assert (rate.shown, rate.total) == (search_data.POINTS, 5000)
     assert max(rate.points["remix"][1]) == pytest.approx(0.9 - 1e-5 * 1234)
-    pruned = data.pruned(ledger)
-    assert (len(pruned.curves), pruned.total) == (data.CURVES, 1000)
+    pruned = search_data.pruned(ledger)
+    assert (len(pruned.curves), pruned.total) == (search_data.CURVES, 1000)
 
 
 def test_thinning_keeps_the_order_the_ends_and_the_best(make_trial: MakeTrial) -> None:
-    assert data.thin(range(5), 9) == [0, 1, 2, 3, 4]
-    assert data.thin(range(101), 3) == [0, 50, 100]
+    assert search_data.thin(range(5), 9) == [0, 1, 2, 3, 4]
+    assert search_data.thin(range(101), 3) == [0, 50, 100]
     trials = [make_trial("remix", n, float(n % 7)) for n in range(70)]
-    kept = data.thin(trials, 20, best=1)
+    kept = search_data.thin(trials, 20, best=1)
     assert len(kept) == len({t.number for t in kept}) == 20
     assert [t.number for t in kept] == sorted(t.number for t in kept)
     assert sum(t.values[0] == 6.0 for t in kept) == 10
-    assert sum(t.values[0] == 0.0 for t in data.thin(trials, 20, best=-1)) == 10
+    assert sum(t.values[0] == 0.0 for t in search_data.thin(trials, 20, best=-1)) == 10
 
 
 # --- the runs of the chosen points -----------------------------------------------------------------------------------
@@ -184,13 +184,13 @@ def test_a_band_is_mean_and_deviation_over_the_runs_that_have_the_metric() -> No
         [{"other": 1.0}],
         [{"epoch": 1, "val/accuracy": float("nan")}],
     ]
-    found = data.band("remix", histories, "val/accuracy")
+    found = run_data.band("remix", histories, "val/accuracy")
     assert found is not None
     assert (found.epochs, found.runs) == ((0, 1), 2)
     assert found.mean == pytest.approx((0.3, 0.4))
     assert found.low == pytest.approx((0.3 - 0.02**0.5, 0.4))
     assert found.high == pytest.approx((0.3 + 0.02**0.5, 0.4))
-    assert data.band("remix", histories, "absent") is None
+    assert run_data.band("remix", histories, "absent") is None
 
 
 def test_curves_are_of_the_chosen_points_complete_replicates(
@@ -201,7 +201,7 @@ def test_curves_are_of_the_chosen_points_complete_replicates(
     first, second = (write_run(tmp_path / name, history * 2, {"time/total_train_s": 4.0}) for name in ("r0", "r1"))
     best = make_trial("remix", 0, 0.9, folders=(searched,))
     worse = make_trial("remix", 1, 0.8, params={RATE: 0.02}, folders=(str(tmp_path / "never read"),))
-    early = data.runs_of(make_ledger(best, worse), "remix")
+    early = run_data.runs_of(make_ledger(best, worse), "remix")
     assert early is not None
     assert (early.source, len(early.histories), early.summaries, early.score) == ("search", 1, (), "kl")
     records = (
@@ -210,12 +210,12 @@ def test_curves_are_of_the_chosen_points_complete_replicates(
         replicate("remix", 2, str(tmp_path / "gone")),
         replicate("remix", 3, second, state="running"),
     )
-    found = data.runs_of(make_ledger(best, worse, replicates=records), "remix")
+    found = run_data.runs_of(make_ledger(best, worse, replicates=records), "remix")
     assert found is not None
     assert (found.source, [len(h) for h in found.histories]) == ("replicates", [2])
-    assert data.parts([found]) == (("remix", 0.0, 4.0, 0.0, 0.0),)
-    assert data.modalities([found], None) == ("video",)
-    assert data.runs_of(make_ledger(make_trial("remix", 0)), "remix") is None
+    assert run_data.parts([found]) == (("remix", 0.0, 4.0, 0.0, 0.0),)
+    assert run_data.modalities([found], None) == ("video",)
+    assert run_data.runs_of(make_ledger(make_trial("remix", 0)), "remix") is None
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -237,20 +237,20 @@ def test_methods_side_by_side(make_study: MakeStudy) -> None:
         {},
         [],
     )
-    accuracies = data.accuracies(result)
+    accuracies = run_data.accuracies(result)
     assert [a.method for a in accuracies] == ["remix", "joint", "alone"]
     assert accuracies[0].values == (0.8, 0.84)
     assert accuracies[0].spread == pytest.approx((0.82, 0.0008**0.5))
-    (joint,) = data.differences(result)
+    (joint,) = run_data.differences(result)
     assert joint.method == "joint"
     assert joint.ahead.mean == pytest.approx(11.0)
-    (audio,) = data.heads(result, ("audio", "video"))
+    (audio,) = run_data.heads(result, ("audio", "video"))
     assert [audio.ceiling_own, audio.ceiling_probe] == pytest.approx([0.9, 0.8])
     assert [(row.method, row.own is None) for row in audio.rows] == [("joint", True), ("remix", False), ("alone", True)]
-    imbalance = data.measured(result, "test_balance/imbalance")
+    imbalance = run_data.measured(result, "test_balance/imbalance")
     assert imbalance is not None
     assert [name for name, _ in imbalance.rows] == ["joint"]
-    assert data.measured(result, "test_balance/accuracy_gap") is None
+    assert run_data.measured(result, "test_balance/accuracy_gap") is None
 
 
 def test_alike_failures_are_one_row(make_trial: MakeTrial, make_ledger: MakeLedger, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_alike_failures_are_one_row(make_trial: MakeTrial, make_ledger: MakeLedg
         make_trial("remix", 3, state="failed"),  # interrupted, and taken up again
         replicates=(replicate("remix", 0, outside, state="failed", reason="killed", cause="lost worker"),),
     )
-    assert data.failures(ledger) == (
+    assert search_data.failures(ledger) == (
         ("remix", "search", "not a number", "NaN", (1, 2), 1, "runs/a"),
         ("remix", "replicate", "lost worker", "killed", (0,), 0, outside),
     )

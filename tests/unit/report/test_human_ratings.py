@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from remix_study.figures.chart import styles
-from remix_study.report import human_ratings as people
+from remix_study.report import human_ratings
 from remix_study.report.sections import make_report
+from remix_study.report.styles import styles
 from remix_study.study.ledger import ReplicateRecord
 from tests.unit.report.conftest import RATE, MakeLedger, MakeStudy, MakeTrial
 
@@ -37,8 +37,8 @@ def decided(seed: int, *, follows: float) -> dict[str, Any]:
     }
 
 
-def agreement(*seeds: dict[str, Any]) -> people.Agreement:
-    found = people.agreement_of("remix", seeds)
+def agreement(*seeds: dict[str, Any]) -> human_ratings.Agreement:
+    found = human_ratings.agreement_of("remix", seeds)
     assert found is not None
     return found
 
@@ -49,7 +49,7 @@ def test_decisions_that_follow_people_are_told_from_luck() -> None:
     assert found.lead.mean == pytest.approx(0.8, abs=0.05)
     assert found.lead.low < found.lead.mean < found.lead.high
     assert found.lead.low > 0.7
-    assert "it trains what people find hard" in people.sentence(found)
+    assert "it trains what people find hard" in human_ratings.sentence(found)
     assert min(found.correlations["audio"]) > 0.8
 
 
@@ -57,8 +57,8 @@ def test_decisions_by_lot_are_not() -> None:
     found = agreement(*(decided(seed, follows=0.0) for seed in range(3)))
     assert found.lead is not None
     assert found.lead.low < 0 < found.lead.high
-    assert "cannot be told from one that knows nothing" in people.sentence(found)
-    assert "does not follow" in people.title([found])
+    assert "cannot be told from one that knows nothing" in human_ratings.sentence(found)
+    assert "does not follow" in human_ratings.title([found])
 
 
 @pytest.mark.slow
@@ -102,8 +102,8 @@ def test_clips_that_people_have_not_judged_are_left_out() -> None:
 def test_without_votes_there_is_nothing_to_say() -> None:
     columns = decided(0, follows=1.0)
     del columns["human_video"]
-    assert people.agreement_of("remix", [columns]) is None
-    assert people.agreement_of("remix", []) is None
+    assert human_ratings.agreement_of("remix", [columns]) is None
+    assert human_ratings.agreement_of("remix", []) is None
 
 
 def test_a_filter_without_scores_still_shows_where_clips_go() -> None:
@@ -112,7 +112,7 @@ def test_a_filter_without_scores_still_shows_where_clips_go() -> None:
     found = agreement(columns)
     assert found.correlations == {}
     assert all(g.scores == {} for g in found.groups)
-    assert "No correlation" in people.correlations_note([found])
+    assert "No correlation" in human_ratings.correlations_note([found])
 
 
 def test_the_report_has_the_section_where_decisions_were_kept(
@@ -129,7 +129,7 @@ def test_the_report_has_the_section_where_decisions_were_kept(
     section = next(section for section in report.sections if section.key == "people")
     assert "trains what people find hard" in section.title
     assert "people.csv" in report.tables
-    chart = people.chart(people.agreements(ledger), styles(make_study()))
+    chart = human_ratings.chart(human_ratings.agreements(ledger), styles(make_study()))
     assert chart is not None
     assert [panel.x.title for panel in chart.panels] == [
         "clips that train audio alone (%)",

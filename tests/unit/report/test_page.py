@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 from remix_study.config.study import StudyConfig
 from remix_study.report import page
 from remix_study.report.page import PAGE, write_report
-from remix_study.report.sections import git_commit, make_report
+from remix_study.report.reproduce import git_commit
+from remix_study.report.sections import make_report
 from remix_study.study.ledger import read_ledger
 from remix_study.study.results import result_of
 from remix_study.study.storage import open_storage, optuna_name

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from remix_study.report.data import Band, Budget, Failure
+from remix_study.report.run_data import Band
+from remix_study.report.search_data import Budget, Failure
 from remix_study.report.tables import (
     Table,
     accuracy_table,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.report.words import duration, listed, plural, unit_of
+from remix_study.report.words import listed, plural, unit_of
 
 METRICS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -47,6 +47,5 @@ def test_values_are_shown_in_their_unit() -> None:
 
 
 def test_small_words() -> None:
-    assert [duration(s) for s in (12, 90, 7200)] == ["12 s", "1.5 min", "2.0 h"]
     assert [plural(n, "trial") for n in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
     assert [listed(n) for n in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -1,17 +1,14 @@
-"""The report's numbers, before anything is drawn
+"""Numbers of the search, computed before anything is drawn
 
-    budgets            what each method was given, so that "equal budget" can be checked
-    progress           the search, trial by trial, and the best so far
-    pruned             what trials showed before the pruner ended them
-    bands              a metric over epochs, mean and deviation over the runs of the chosen point
-    slices, parallels  parameters against the objective
-    fronts             several objectives, and the points that none beats
-    accuracies, differences, heads, balance   the replicates, side by side
-    seconds, parts     where the time went
-    failures           what failed, and why
+    budgets            the trials, replicates and seconds that each method used
+    progress           every trial's value, and the best value so far
+    pruned             intermediate values of pruned trials
+    slices, parallels  hyperparameters against the objective
+    fronts             the Pareto front of several objectives
+    failures           failed runs, grouped by their reason
 
-A value of the objective is of a complete trial, always: what was pruned or failed has numbers of its own. Fractions
-stay fractions here; percent is a matter of drawing. Large studies are thinned, and say so (`shown` of `total`).
+Values of the objective are of complete trials only; pruned and failed trials are reported separately. Accuracies are
+fractions in [0, 1]; charts show percent. Large studies are thinned: `shown` of `total` items remain.
 """
 
 import math
@@ -20,23 +17,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-
 from remix_study.config.study import ChoiceDimension, Dimension, StudyConfig
-from remix_study.modality import canonical_order
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, chosen_replicates, pareto_front
-from remix_study.study.results import Paired, Spread, StudyResult
 from remix_study.study.search_space import space_of
 
 T = TypeVar("T")
-History = Sequence[Mapping[str, float]]  # of one run, an epoch each; names of docs/metrics.md
-POINTS = 2400  # in one panel, all methods together: more are a blot, and heavy
-CURVES = 200  # of pruned trials, all methods together
-LINES = 200  # of one method's parallel coordinates
+POINTS = 2400  # most points of one panel, all methods together; more points overlap and slow the page down
+CURVES = 200  # most curves of pruned trials, all methods together
+LINES = 200  # most parallel coordinates of one method
 _ABSENT = object()  # not searched in this trial; None may be a value
-
-
-# --- the search ------------------------------------------------------------------------------------------------------
 
 
 class Budget(NamedTuple):
@@ -310,211 +299,6 @@ def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
             )
         )
     return tuple(found)
-
-
-# --- the runs of the chosen points -----------------------------------------------------------------------------------
-
-
-class Runs(NamedTuple):
-    """What the chosen point of a method was seen to do. source: `replicates`, or `search` while there are none.
-
-    `summaries` are of those runs that are complete.
-    """
-
-    method: str
-    source: Literal["replicates", "search"]
-    histories: tuple[History, ...]
-    summaries: tuple[Mapping[str, float], ...]
-    score: str | None
-
-
-def runs_of(ledger: Ledger, method: str) -> Runs | None:
-    """Reads the folders of the chosen point's complete replicates, or of its trial; None where no trial is complete.
-
-    A folder that is gone is left out.
-    """
-    chosen = ledger.chosen(method)
-    if chosen is None:
-        return None
-    replicates = [r.folder for r in chosen_replicates(ledger, method) if r.state == "complete"]
-    source: Literal["replicates", "search"] = "replicates" if replicates else "search"
-    folders = [Path(folder) for folder in replicates or chosen.folders]
-    read = [_read(folder) for folder in folders]
-    known = [(history, summary) for history, summary, _ in read if history]
-    score = next((score for _, _, score in read if score is not None), None)
-    return Runs(method, source, tuple(h for h, _ in known), tuple(s for _, s in known if s is not None), score)
-
-
-def _read(folder: Path) -> tuple[History, Mapping[str, float] | None, str | None]:
-    """History, summary, and the unit-giving `method.score` of a run."""
-    import yaml
-
-    from remix_study.launch.folder import RunFolder  # here: it may bring torch, and `--help` must not wait for that
-
-    run = RunFolder(folder)
-    config = folder / "config.yaml"
-    content = yaml.load(config.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if config.exists() else None
-    return run.history, run.result(), ((content or {}).get("method") or {}).get("score")
-
-
-class Band(NamedTuple):
-    """A metric of one method over epochs: mean over the runs that have it, one standard deviation to either side."""
-
-    method: str
-    epochs: tuple[int, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    runs: int
-
-
-def band(method: str, histories: Iterable[History], metric: str) -> Band | None:
-    """None where no run has the metric."""
-    values: dict[int, list[float]] = defaultdict(list)
-    runs = 0
-    for history in histories:
-        points = [
-            (int(record.get("epoch", position)), float(record[metric]))
-            for position, record in enumerate(history)
-            if math.isfinite(record.get(metric, math.nan))
-        ]
-        runs += bool(points)
-        for epoch, value in points:
-            values[epoch].append(value)
-    if not values:
-        return None
-    epochs = sorted(values)
-    mean = [float(np.mean(values[e])) for e in epochs]
-    std = [float(np.std(values[e], ddof=1)) if len(values[e]) > 1 else 0.0 for e in epochs]
-    return Band(
-        method,
-        tuple(epochs),
-        tuple(mean),
-        tuple(m - s for m, s in zip(mean, std, strict=True)),
-        tuple(m + s for m, s in zip(mean, std, strict=True)),
-        runs,
-    )
-
-
-def bands(runs: Iterable[Runs], metric: str) -> tuple[Band, ...]:
-    found = [band(r.method, r.histories, metric) for r in runs]
-    return tuple(b for b in found if b is not None)
-
-
-def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, ...]:
-    """That any run speaks of, in the canonical order."""
-    prefixes = ("val/accuracy_uni/", "val/accuracy_only/", "remix/share/", "probe/accuracy/", "test/accuracy_uni/")
-    records = [h[-1] for r in runs for h in r.histories if h] + [s for r in runs for s in r.summaries]
-    records += [s for c in (result.methods if result else ()) for s in c.seeds.values()]
-    names = {key.removeprefix(p) for record in records for key in record for p in prefixes if key.startswith(p)}
-    return canonical_order(names)
-
-
-class Parts(NamedTuple):
-    """Mean seconds of one run of the chosen point."""
-
-    method: str
-    score: float
-    train: float
-    evaluate: float
-    evidence: float
-
-
-def parts(runs: Iterable[Runs]) -> tuple[Parts, ...]:
-    names = ("time/total_score_s", "time/total_train_s", "time/total_evaluate_s", "time/evidence_s")
-    return tuple(
-        Parts(r.method, *(float(np.mean([s.get(name, 0.0) for s in r.summaries])) for name in names))
-        for r in runs
-        if r.summaries
-    )
-
-
-# --- the comparison --------------------------------------------------------------------------------------------------
-
-
-class Accuracies(NamedTuple):
-    """Test accuracies of one method, per replicate, in [0, 1]."""
-
-    method: str
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    spread: Spread
-    ceiling_of: str | None
-
-
-def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
-    """Best mean first, unimodal ceilings last."""
-    found = []
-    for c in result.methods:
-        spread = c.spread("test/accuracy")
-        if spread is not None:
-            seeds = tuple(n for n in sorted(c.seeds) if "test/accuracy" in c.seeds[n])
-            found.append(Accuracies(c.name, seeds, tuple(c.values("test/accuracy")), spread, c.ceiling_of))
-    return tuple(sorted(found, key=lambda a: (a.ceiling_of is not None, -a.spread.mean)))
-
-
-class Difference(NamedTuple):
-    """Reference minus other, percentage points."""
-
-    method: str
-    ahead: Paired
-
-
-def differences(result: StudyResult) -> tuple[Difference, ...]:
-    """Of others with at least two seeds in common: one has no interval. The greatest lead first."""
-    found = [Difference(c.name, c.ahead) for c in result.others if c.ahead is not None and c.ahead.seeds >= 2]
-    return tuple(sorted(found, key=lambda d: -d.ahead.mean))
-
-
-class Head(NamedTuple):
-    """What one method's encoder of one modality is good for, in [0, 1]."""
-
-    method: str
-    own: Spread | None
-    probe: Spread | None
-
-
-class Heads(NamedTuple):
-    """One modality: every method's own head and linear probe, and what the modality reaches alone."""
-
-    modality: str
-    rows: tuple[Head, ...]
-    ceiling_own: float | None
-    ceiling_probe: float | None
-
-
-def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
-    found = []
-    for m in names:
-        rows = [
-            Head(c.name, c.spread(f"test/accuracy_uni/{m}"), c.spread(f"probe/accuracy/{m}")) for c in result.methods
-        ]
-        ceiling = result.ceilings.get(m)
-        found.append(
-            Heads(
-                m,
-                tuple(row for row in rows if row.own is not None or row.probe is not None),
-                None if ceiling is None else ceiling.head,
-                None if ceiling is None else ceiling.probe,
-            )
-        )
-    return tuple(h for h in found if h.rows)
-
-
-class Measured(NamedTuple):
-    """One metric of the replicates' summaries, method by method."""
-
-    metric: str
-    rows: tuple[tuple[str, Spread], ...]
-
-
-def measured(result: StudyResult, metric: str) -> Measured | None:
-    rows = [(c.name, c.spread(metric)) for c in result.methods]
-    known = tuple((name, spread) for name, spread in rows if spread is not None)
-    return Measured(metric, known) if known else None
-
-
-# --- failures --------------------------------------------------------------------------------------------------------
 
 
 class Failure(NamedTuple):

@@ -1,0 +1,282 @@
+"""Charts of the runs: accuracies, differences, modalities, balance, and metrics over epochs
+
+Every function takes numbers (run_data.py) and returns a chart, or None if there is nothing to show.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from remix_study.figures.chart import (
+    INK,
+    QUIET,
+    Area,
+    Axis,
+    Chart,
+    Key,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Symbol,
+)
+from remix_study.report import run_data
+from remix_study.report.styles import Style, Styles, method_keys
+from remix_study.report.words import Unit, listed, plural, unit_of
+from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
+
+_EPOCH = Axis("epoch", whole=True)
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, look: Styles) -> Chart | None:
+    if not found:
+        return None
+    unit = unit_of("test/accuracy")
+    marks: list[Mark] = []
+    for row in found:
+        style = look[row.method]
+        seeds = tuple(
+            f"{row.method}, replicate {n}: {unit.shown(v)}" for n, v in zip(row.seeds, row.values, strict=True)
+        )
+        values = tuple(unit.scale * v for v in row.values)
+        marks.append(
+            Points(
+                values, (row.method,) * len(values), style.colour, style.symbol, 7, 0.5, labels=seeds, method=row.method
+            )
+        )
+        mean, std = unit.scale * row.spread.mean, unit.scale * row.spread.std
+        said = f"{row.method}: {mean:.1f} ± {std:.1f} %, {plural(len(values), 'seed')}"
+        marks.append(
+            Points(
+                (mean,), (row.method,), style.colour, style.symbol, 13, error=((std, std),), labels=(said,),
+                method=row.method,
+            )
+        )  # fmt: skip
+    panel = Panel(
+        "", Axis(unit.label), Axis("", categories=tuple(row.method for row in found)), tuple(marks), wide=True
+    )
+    caption = (
+        "The chosen point of each method, trained again with fresh seeds, on a test split that chose nothing. Small: "
+        "one seed each; large: their mean ± standard deviation. Best mean on top, methods of one modality below."
+    )
+    return Chart("accuracy", headline(result), caption, (panel,))
+
+
+def differences(found: Sequence[run_data.Difference], result: StudyResult, look: Styles) -> Chart | None:
+    if not found:
+        return None
+    marks: list[Mark] = [Rule(0.0, INK, "solid")]
+    for d in found:
+        a, style = d.ahead, look[d.method]
+        holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
+        said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a)}, {a.wins}/{a.seeds} seeds"
+        marks.append(
+            Points(
+                (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict == "open",
+                error=() if a.all_equal else ((a.mean - a.low, a.high - a.mean),), labels=(said + holm,),
+                method=d.method,
+            )
+        )  # fmt: skip
+    shown = [d.method for d in found if d.ahead.verdict != "open"]
+    title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} can be told from luck"
+    panel = Panel(
+        "",
+        Axis(f"test accuracy, {result.reference} minus the other (points)"),
+        Axis("", categories=tuple(d.method for d in found)),
+        tuple(marks),
+        wide=True,
+    )
+    caption = (
+        f"Mean paired difference over the seeds and its 95 % t interval; right of 0 {result.reference} is ahead. "
+        f"Filled: told from luck also after Holm's correction for {plural(len(found), 'comparison')}; hollow: not. "
+        "The intervals themselves are of one comparison each."
+        + (" Without one: the same in every seed." if any(d.ahead.all_equal for d in found) else "")
+    )
+    return Chart("differences", title, caption, (panel,))
+
+
+# --- every modality --------------------------------------------------------------------------------------------------
+
+
+def heads(found: Sequence[run_data.Heads], look: Styles) -> Chart | None:
+    if not found:
+        return None
+    panels = []
+    for h in found:
+        marks: list[Mark] = []
+        if h.ceiling_probe is not None:
+            marks.append(Rule(100 * h.ceiling_probe, INK, "dash"))
+        if h.ceiling_own is not None:
+            marks.append(Rule(100 * h.ceiling_own, QUIET, "dot"))
+        for row in h.rows:
+            if row.own is not None:
+                marks.append(_head(row.method, f"own head of {h.modality}", row.own, "square", look))
+            if row.probe is not None:
+                marks.append(_head(row.method, f"probe of {h.modality}", row.probe, "circle", look))
+        rows = tuple(row.method for row in h.rows)
+        panels.append(
+            Panel(h.modality, Axis(f"test accuracy from {h.modality} (%)"), Axis("", categories=rows), tuple(marks))
+        )
+    legend = [
+        Key("linear probe of the encoder", INK, "circle"),
+        Key("the method's own head", INK, "square", hollow=True),
+    ]
+    if any(h.ceiling_probe is not None for h in found):
+        legend += [Key("probe, trained alone", INK, None, "dash"), Key("own head, trained alone", QUIET, None, "dot")]
+    caption = (
+        "What each encoder is good for, mean ± standard deviation over the replicates. The probe is a fresh linear "
+        "classifier on the frozen encoder, so that it callbacks methods without own heads too."
+    )
+    return Chart("modalities", weakest(found), caption, tuple(panels), tuple(legend))
+
+
+def _head(method: str, what: str, spread: Spread, symbol: Symbol, look: Styles) -> Points:
+    mean, std = 100 * spread.mean, 100 * spread.std
+    said = f"{method}, {what}: {mean:.1f} ± {std:.1f} %"
+    return Points(
+        (mean,), (method,), look[method].colour, symbol, 11, hollow=symbol == "square", error=((std, std),),
+        labels=(said,), method=method,
+    )  # fmt: skip
+
+
+def weakest(found: Sequence[run_data.Heads]) -> str:
+    """Which modality which method leaves furthest behind what it reaches alone, by probes."""
+    gaps = [
+        (row.probe.mean / h.ceiling_probe, row.method, h.modality)
+        for h in found
+        for row in h.rows
+        if row.probe is not None and h.ceiling_probe
+    ]
+    if not gaps:
+        return "What each encoder is good for"
+    ratio, method, modality = min(gaps)
+    if ratio > 0.98:
+        return "Every encoder reaches at least 98 % of what its modality reaches alone"
+    return f"{method} leaves {modality} furthest behind: its probe reaches {100 * ratio:.0f} % of {modality} alone"
+
+
+def balance(found: Sequence[run_data.Measured], look: Styles) -> Chart | None:
+    if not found:
+        return None
+    panels = []
+    for m in found:
+        unit = unit_of(m.metric.removeprefix("test_"))  # the caption says which split
+        marks = tuple(
+            Points(
+                (unit.scale * s.mean,), (name,), look[name].colour, look[name].symbol, 11,
+                error=((unit.scale * s.std, unit.scale * s.std),),
+                labels=(f"{name}: {unit.scale * s.mean:.3g} ± {unit.scale * s.std:.2g}",), method=name,
+            )
+            for name, s in m.rows
+        )  # fmt: skip
+        panels.append(Panel("", Axis(unit.label), Axis("", categories=tuple(name for name, _ in m.rows)), marks))
+    caption = (
+        "On the test split, mean ± standard deviation over the replicates; 0 is balanced. Balance without accuracy is "
+        "no result: a network that knows nothing is balanced. Methods without own heads are missing where heads are "
+        "compared."
+    )
+    return Chart("balance", _least_balanced(found), caption, tuple(panels))
+
+
+def _least_balanced(found: Sequence[run_data.Measured]) -> str:
+    """Named only where it stands out of the deviations."""
+    for m in found:
+        if m.metric == "test_balance/imbalance" and len(m.rows) > 1:
+            (worst, most), (_, next_) = sorted(m.rows, key=lambda row: -row[1].mean)[:2]
+            if most.mean - next_.mean > most.std + next_.std > 0:  # of one seed no deviation is known
+                return f"{worst} is the least balanced: imbalance {most.mean:.2f}, all others at most {next_.mean:.2f}"
+    return "How balanced each method is"
+
+
+# --- over epochs -----------------------------------------------------------------------------------------------------
+
+
+def over_epochs(
+    key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[run_data.Band]]], look: Styles,
+    units: Mapping[str, str] | None = None,
+) -> Chart | None:  # fmt: skip
+    """A panel per metric, a line per method. `units`: of metrics whose unit the runs decide."""
+    panels, names = [], set()
+    for metric, bands in metrics:
+        if not bands:
+            continue
+        unit = unit_of(metric)
+        label = f"{unit.name} ({units[metric]})" if units and metric in units else unit.label
+        marks: list[Mark] = []
+        for band in bands:
+            marks += _band(band, look[band.method], unit)
+            names.add(band.method)
+        panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
+    return Chart(key, title, caption, tuple(panels), method_keys(names, look, lines=True)) if panels else None
+
+
+def _band(band: run_data.Band, style: Style, unit: Unit) -> list[Mark]:
+    scaled = [tuple(unit.scale * v for v in values) for values in (band.low, band.high, band.mean)]
+    low, high, mean = scaled
+    marks: list[Mark] = []
+    if band.runs > 1:
+        marks.append(Area(band.epochs, low, high, style.colour, band.method))
+    symbol = style.symbol if len(band.epochs) <= 40 else None
+    marks.append(Line(band.epochs, mean, style.colour, style.dash, symbol, name=band.method, method=band.method))
+    return marks
+
+
+def scores(
+    found: Mapping[str, Mapping[str, Sequence[run_data.Band]]],
+    more: Sequence[tuple[str, Sequence[run_data.Band]]],
+    unit: str,
+    look: Styles,
+) -> Chart | None:
+    """`found[modality][quantile]` are bands of the methods; `more`: margin and the like, a panel each."""
+    panels, names = [], set()
+    ends: dict[str, dict[str, float]] = defaultdict(dict)
+    for m, quantiles in found.items():
+        marks: list[Mark] = []
+        for quantile, bands in quantiles.items():
+            for band in bands:
+                style = look[band.method]
+                names.add(band.method)
+                if quantile == "q50":
+                    marks += _band(band, style, Unit("", "", 1.0))
+                    ends[band.method][m] = band.mean[-1]
+                else:
+                    name = f"{band.method}, {quantile}"
+                    marks.append(
+                        Line(band.epochs, band.mean, style.colour, "dot", None, 1.2, 0.8, name=name, method=band.method)
+                    )
+        panels.append(Panel("", _EPOCH, Axis(f"score of {m} ({unit})"), tuple(marks)))
+    for metric, bands in more:
+        label = f"margin of the decision ({unit})" if metric == "remix/margin" else unit_of(metric).label
+        if bands:
+            marks = [mark for band in bands for mark in _band(band, look[band.method], unit_of(metric))]
+            panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
+    if not panels or not names:
+        return None
+    method = next((name for name in look if len(ends[name]) > 1), None)
+    title = "How well each modality alone knows the training samples"
+    if method is not None:
+        least = min(ends[method], key=lambda m: ends[method][m])
+        others = ", ".join(f"{v:.2f} for {m}" for m, v in ends[method].items() if m != least)
+        title = (
+            f"{method} knows its samples least by {least}: median score {ends[method][least]:.2f} at the end, {others}"
+        )
+    caption = (
+        "Separability scores of the training samples, mean over the replicates: the median with one standard deviation "
+        "over replicates, and dotted the scores that 10 % and 90 % of the samples lie below. Higher means better known."
+    )
+    return Chart("scores", title, caption, tuple(panels), method_keys(names, look, lines=True))
+
+
+def shares_title(bands: Mapping[str, Sequence[run_data.Band]], joint: Sequence[run_data.Band]) -> str:
+    """What the first Remix method does with its samples at the end; `bands[modality]`."""
+    method = next((b.method for found in bands.values() for b in found), None)
+    if method is None:
+        return "Which samples train what"
+    last = {m: b.mean[-1] for m, found in bands.items() for b in found if b.method == method}
+    said = [f"{100 * share:.0f} % train {m} alone" for m, share in last.items()]
+    together = next((b.mean[-1] for b in joint if b.method == method), 0.0)
+    said += [f"{100 * together:.0f} % train all"] if together > 0.005 else []
+    return f"{method}, last epoch: {listed(said)}"
