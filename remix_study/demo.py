@@ -1,4 +1,4 @@
-"""The main job: render a corpus, run a small honest study on it, and show what came out"""
+"""The demo: renders a synthetic corpus and runs a small study on it"""
 
 import sys
 from collections.abc import Callable
@@ -11,20 +11,26 @@ from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.errors import ConfigError
 from remix_study.report.page import write_report
+from remix_study.study.listener import StudyListener
 from remix_study.study.results import StudyResult
-from remix_study.study.study import StudyRun, Watch
+from remix_study.study.study import StudyRun
 
 Progress = Callable[[int, int], None]
 
 
-# Harder to see than the corpus's own default: with every learning rate tuned, that one ends at 99 % for all methods.
+# Lower than the corpus's default, at which all methods reach 99 % once their learning rates are tuned.
 DEMO_VIDEO_SNR_DB = (-11.0, -1.0)
 
 
 def run_demo(
-    study: StudyConfig, spec: SyntheticSpec, workspace: Path, watch: Watch, on_render: Progress, on_decode: Progress
+    study: StudyConfig,
+    spec: SyntheticSpec,
+    workspace: Path,
+    watch: StudyListener,
+    on_render: Progress,
+    on_decode: Progress,
 ) -> tuple[StudyResult | None, Path]:
-    """The result of the study and its folder."""
+    """Prepare the corpus and run the study in `workspace`; return the result and the study's folder."""
     corpus = workspace.resolve() / "demo-corpus"
     prepare_synthetic(corpus, spec, preset="tiny", on_render=on_render, on_decode=on_decode)
     run = StudyRun(study, {"corpus": str(corpus)}, workspace, watch)
@@ -32,21 +38,21 @@ def run_demo(
 
 
 def demo_study(path: Path | None, trials: int | None, replicates: int | None) -> StudyConfig:
-    """The shipped demo, or another study file; with other numbers where they are given."""
+    """The study of the shipped demo.yaml or of another file, with `trials` and `replicates` replaced if given."""
     config = load_study(shipped("demo.yaml") if path is None else path)
     changes = {"trials": trials, "replicates": replicates}
     return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
 def shipped(name: str) -> Path:
-    """A search space of this project: from the checkout, or from where an installed wheel put it.
+    """The path of a file in search_spaces/, in the checkout or where the wheel was installed.
 
     Raises:
-        ConfigError: neither has it.
+        ConfigError: it is in neither place.
     """
     checkout = Path(str(files("remix_study"))).parent / "search_spaces" / name
     installed = Path(sys.prefix) / "share" / "remix_study" / "search_spaces" / name
     for path in (checkout, installed):
         if path.exists():
             return path
-    raise ConfigError(f"the search space {name} must be at {checkout} or {installed}, but is at neither; reinstall.")
+    raise ConfigError(f"Cannot find search space {name} at {checkout} or {installed}. Reinstall remix-study.")

@@ -1,4 +1,4 @@
-"""What the command modules share: consoles, options, and names of places as a person would give them"""
+"""Consoles and options that several commands share"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,12 @@ import typer
 from rich.console import Console
 
 from remix_study.cli import terminal
+from remix_study.files import DEFAULT_WORKSPACE
+
+__all__ = [
+    "DEFAULT_WORKSPACE", "Cluster", "Corpus", "Json", "Method", "Name", "RetryFailed", "StudyFile", "Workspace",
+    "beside", "err", "fetch_corpus", "out", "place",
+]  # fmt: skip
 
 out, err = Console(), Console(stderr=True)
 
@@ -18,7 +24,7 @@ def _workspace(where: str | Path) -> Path:
 
 
 def place(folder: Path) -> str:
-    """As a person would name it: a copy by the URL of what it is a copy of."""
+    """The folder as the user named it: the URL if the folder mirrors one, otherwise its path."""
     from remix_study.files.mirror import place_of
 
     return place_of(folder)
@@ -30,33 +36,36 @@ Workspace = Annotated[
         envvar="REMIX_STUDY_WORKSPACE",
         parser=_workspace,
         metavar="PATH|URL",
-        help="Where runs, studies, corpora and MLflow's database live: a folder, or a URL such as s3://bucket/here.",
+        help="Folder or URL (s3://bucket/folder) of runs, studies and MLflow's database.",
     ),
+]
+Name = Annotated[str, typer.Argument(help="Name of the study, as in its file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Method = Annotated[str | None, typer.Option(help="Method; default: the study's reference method.")]
+StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML), such as those in search_spaces/.")]
+Corpus = Annotated[str | None, typer.Option(help="Folder or URL of the corpus; overrides the study file.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Run failed trials again, with the same hyperparameters.")
+]
+Cluster = Annotated[
+    Path | None,
+    typer.Option("--cluster", help="Cluster file; runs the command on the head of that cluster over ssh."),
 ]
 
 
-DEFAULT_WORKSPACE = Path("workspace")
-
-
-Name = Annotated[str, typer.Argument(help="The study's name, as its file gives it.")]
-
-
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-
-
 def beside(folder: Path, name: str) -> Path:
-    """Where to write what is read from a study: into it; of a study at a URL, where the person is."""
+    """The default output path of a command: in the study's folder, or in the current one for a workspace at a URL."""
     from remix_study.files.mirror import url_of
 
     return folder / name if url_of(folder) is None else Path(f"{folder.name}-{name}")
 
 
 def fetch_corpus(corpus: str) -> None:
-    """A corpus at a URL is downloaded first, under a bar."""
+    """Download a corpus at a URL with a progress bar; does nothing for a local folder."""
     from remix_study.files.urls import is_url
 
     if is_url(corpus):
         from remix_study.datasets.corpus import open_corpus
 
         with terminal.bars(err) as bar:
-            open_corpus(corpus, fetching=bar("fetching the corpus, MB"))
+            open_corpus(corpus, fetching=bar("downloading the corpus, MB"))

@@ -1,6 +1,6 @@
-"""The command line: parses, calls, prints
+"""The `remix-study` command: registers all commands and turns errors into messages
 
-Heavy imports (torch, Ray, MLflow) are inside the commands: `--help` and a misspelt option answer at once.
+Heavy imports (torch, Ray, MLflow) are inside the commands, so that `--help` and usage errors take no time.
 """
 
 import errno
@@ -19,20 +19,20 @@ from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
 from remix_study.version import __version__
 
 app = typer.Typer(
-    help="Data Remixing for multimodal models: train it, search it, see whether it worked.",
+    help="Data Remixing for multimodal models: train runs, search hyperparameters, compare methods.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-# What a person can mend without reading our code: no room, no permission, a file where a folder should be.
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+# Errors that a user can fix without a traceback: no space, no permission, a file in place of a folder.
+USER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 @app.callback(invoke_without_command=True)
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and what the libraries say.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' log messages.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         out.print(__version__)
@@ -45,14 +45,13 @@ def _options(
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], format="%(message)s")
 
 
-@app.command("train")
 def _train(
-    config: Annotated[Path, typer.Argument(help="A run as YAML.")],
-    changes: Annotated[list[str] | None, typer.Option("--set", help="a.b=value; may be given several times.")] = None,
+    config: Annotated[Path, typer.Argument(help="Run file (YAML).")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value; repeatable.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: method, seed and digest.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: method, seed and digest.")] = None,
 ) -> None:
-    """Train one run. The same command resumes it if it was interrupted."""
+    """Train one run. Rerun the command to resume an interrupted run."""
     from remix_study.config.load import load_run
 
     parsed = load_run(config, changes or [])
@@ -63,19 +62,19 @@ def _train(
         summary = run_one(parsed, workspace, name, on_start=watch)
     out.print(terminal.summary_table(summary))
     if parsed.tracking.uri != "off":
-        out.print(f"Look at it with: remix-study ui --workspace {place(workspace)}", soft_wrap=True)
+        out.print(f"Open it in MLflow with: remix-study ui --workspace {place(workspace)}", soft_wrap=True)
 
 
-@app.command("schema")
-def _schema(kind: Annotated[str, typer.Argument(help="study or run.")]) -> None:
-    """The JSON schema of a study or a run, with which an editor completes and checks the YAML."""
+def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> None:
+    """Print the JSON schema of study or run files, with which editors complete and check the YAML."""
     from remix_study.config.schema import text
 
     if kind not in ("study", "run"):
-        raise ConfigError(f"the schema must be `study` or `run`, but is {kind!r}.")
+        raise ConfigError(f"`KIND` must be `study` or `run`, but is {kind!r}.")
     sys.stdout.write(text(kind))
 
 
+# `--help` lists the commands in this order.
 app.command("demo")(study.demo)
 app.add_typer(prepare.app, name="prepare")
 app.command("plan")(study.plan)
@@ -90,10 +89,12 @@ app.command("report")(study.report)
 app.command("export")(study.export)
 app.command("ui")(servers.ui)
 app.command("serve")(servers.serve)
+app.command("train")(_train)
+app.command("schema")(_schema)
 
 
 def main() -> None:
-    """The entry point: an error of ours is one sentence and exit 1, unless `--debug` asks for the traceback."""
+    """Entry point. Prints an error of ours as one message and exits with 1; with `--debug`, raises it."""
     debug = "--debug" in sys.argv
     try:
         app()
@@ -103,20 +104,18 @@ def main() -> None:
     except RemixStudyError as error:
         if debug:
             raise
-        _complain(str(error))
+        _exit_with_error(str(error))
     except OSError as error:
-        if debug or error.errno not in MENDABLE:
+        if debug or error.errno not in USER_ERRORS:
             raise
-        place = f" at {error.filename}" if error.filename else ""
-        _complain(
-            f"the disk must be writable and have room, but{place}: {error.strerror}. Free some, and run it again."
-        )
+        what = f"Cannot read or write {error.filename}" if error.filename else "Cannot write to the disk"
+        _exit_with_error(f"{what}: {error.strerror}. Check free space and permissions, then rerun the command.")
     except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from the last checkpoint")
+        err.print("Interrupted. Rerun the command to resume from the last checkpoint.")
         sys.exit(130)
 
 
-def _complain(message: str) -> None:
+def _exit_with_error(message: str) -> None:
     err.print("[bold red]error:[/bold red] ", end="")
     err.print(message, markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)

@@ -1,17 +1,18 @@
-"""A check of a corpus as a person reads it: what there is, what is wrong, what a preparation would cost"""
+"""Tables for `remix-study prepare ... --check`: clips, problems, and the cost of preparing the corpus"""
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from remix_study.datasets.check import CheckReport, Spread
+from remix_study.units import duration, file_size
 
 _CLASSES_SHOWN = 40
 _CLIPS_SHOWN = 20
 
 
 def check_report(report: CheckReport) -> Group:
-    """Tables that fit 80 columns; the verdict last, where the eye is."""
+    """The report of a check as tables that fit 80 columns, with the verdict last."""
     parts: list[RenderableType] = [_counts(report), "", _facts(report), ""]
     if report.bad:
         parts += [_bad(report), ""]
@@ -24,12 +25,12 @@ def check_report(report: CheckReport) -> Group:
 def _verdict(report: CheckReport) -> str:
     count = len(report.problems)
     if count:
-        return f"[bold red]Not ready:[/bold red] {count} problem{'s' * (count > 1)} to be mended first."
-    return "[bold green]Ready[/bold green] to be prepared: the same command without --check, with --out."
+        return f"[bold red]Not ready:[/bold red] {count} problem{'s' * (count > 1)} to fix first."
+    return "[bold green]Ready to prepare:[/bold green] run the command with --out and without --check."
 
 
 def _counts(report: CheckReport) -> Table:
-    """Classes by splits, and what cannot be had of each class."""
+    """Clips by class and split, with unusable and absent clips."""
     by_split = report.clips_by_split_and_class
     splits = list(by_split)
     others = {"unusable": report.bad_by_class, "absent": report.absent_by_class}
@@ -45,7 +46,7 @@ def _counts(report: CheckReport) -> Table:
         cells = [by_split[split].get(label, 0) for split in splits]
         table.add_row(escape(label), *map(str, cells), *(str(of.get(label, 0)) for of in others.values()))
     if len(classes) > _CLASSES_SHOWN:
-        table.add_row(f"[dim]and {len(classes) - _CLASSES_SHOWN} more[/dim]")
+        table.add_row(f"[dim]{len(classes) - _CLASSES_SHOWN} more[/dim]")
     table.add_section()
     totals = [sum(by_split[split].values()) for split in splits]
     table.add_row("all", *map(str, totals), *(str(sum(of.values())) for of in others.values()))
@@ -58,31 +59,31 @@ def _facts(report: CheckReport) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
-    told = {"audio": "sound lasts", "video": "picture lasts", "gap": "they differ by"}
+    titles = {"audio": "audio duration", "video": "video duration", "gap": "difference"}
     for name, spread in report.durations.items():
-        table.add_row(told[name], _spread(spread))
-    seen = {"picture": report.sizes, "frame rate": report.frame_rates, "sample rate": report.sample_rates}
-    for name, counted in seen.items():
+        table.add_row(titles[name], _spread(spread))
+    counts = {"frame size": report.sizes, "frame rate": report.frame_rates, "sample rate": report.sample_rates}
+    for name, counted in counts.items():
         if counted:
             table.add_row(name, ", ".join(f"{value} ({count})" for value, count in counted.items()))
     table.add_row("largest class", f"{report.imbalance:.1f} times the smallest")
-    table.add_row("same content", _same(report))
+    table.add_row("duplicates", _duplicates(report))
     if report.groups_by_split:
         table.add_row("groups in two splits", str(len(report.leaking) or "none"))
-    table.add_row("decoded as a sample", f"{report.decoded} of {report.clips}")
-    table.add_row("unusable", f"{report.bad_fraction:.1%} of the clips" if report.bad else "none seen")
-    table.add_row("store", _size(report.bytes))
+    table.add_row("decoded in this check", f"{report.decoded} of {report.clips}")
+    table.add_row("unusable", f"{report.bad_fraction:.1%} of the clips" if report.bad else "none found")
+    table.add_row("size of the store", file_size(report.bytes))
     if report.seconds is not None:
         cores = f"{report.cores} core{'s' * (report.cores > 1)}"
-        table.add_row("time to prepare", f"about {_duration(report.seconds)} on {cores}")
+        table.add_row("time to prepare", f"about {duration(report.seconds)} on {cores}")
     return table
 
 
-def _same(report: CheckReport) -> str:
+def _duplicates(report: CheckReport) -> str:
     count = len(report.duplicates)
     if not count:
         return "none"
-    return f"{count} time{'s' * (count > 1)}, {report.crossing or 'none'} of them across splits"
+    return f"{count} set{'s' * (count > 1)} of identical clips, {report.crossing or 'none'} across splits"
 
 
 def _bad(report: CheckReport) -> Table:
@@ -94,23 +95,10 @@ def _bad(report: CheckReport) -> Table:
     for bad in report.bad[:_CLIPS_SHOWN]:
         table.add_row(escape(bad.id), escape(bad.label), escape(f"{bad.stage}: {bad.message}"))
     if len(report.bad) > _CLIPS_SHOWN:
-        table.add_row("", "", f"[dim]and {len(report.bad) - _CLIPS_SHOWN} more; --json has all[/dim]")
+        table.add_row("", "", f"[dim]{len(report.bad) - _CLIPS_SHOWN} more; --json lists all[/dim]")
     return table
 
 
 def _spread(spread: Spread) -> str:
     low, median, high = (f"{value:.2f}" for value in (spread.low, spread.median, spread.high))
     return f"{high} s" if low == high else f"{low} to {high} s, median {median} s"
-
-
-def _size(count: int) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.2f} {name}"
-    return f"{count / 1e3:.0f} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(1, seconds):.0f} s"

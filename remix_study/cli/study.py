@@ -1,6 +1,6 @@
 """Commands on studies: demo, plan, run, status, list, stop, best, retrain, report, export
 
-Heavy imports (torch, Ray, MLflow) are inside the commands: `--help` and a misspelt option answer at once.
+Heavy imports (torch, Ray, MLflow) are inside the commands, so that `--help` and usage errors take no time.
 """
 
 import json
@@ -13,7 +13,22 @@ import typer
 from rich.markup import escape
 
 from remix_study.cli import terminal
-from remix_study.cli.common import DEFAULT_WORKSPACE, Json, Name, Workspace, beside, err, fetch_corpus, out, place
+from remix_study.cli.common import (
+    DEFAULT_WORKSPACE,
+    Cluster,
+    Corpus,
+    Json,
+    Method,
+    Name,
+    RetryFailed,
+    StudyFile,
+    Workspace,
+    beside,
+    err,
+    fetch_corpus,
+    out,
+    place,
+)
 from remix_study.cluster import remote
 
 if TYPE_CHECKING:
@@ -24,14 +39,14 @@ _FAILURES_SHOWN = 10
 
 def demo(
     workspace: Workspace = DEFAULT_WORKSPACE,
-    study: Annotated[Path | None, typer.Option(help="Another study file than the shipped demo.yaml.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Study file; default: the demo.yaml of this package.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials per method.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of the final comparison.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per method in the final comparison.")] = None,
     train: Annotated[int, typer.Option(help="Training clips.")] = 1000,
     val: Annotated[int, typer.Option(help="Validation clips.")] = 500,
     test: Annotated[int, typer.Option(help="Test clips.")] = 1000,
 ) -> None:
-    """Render clips, search every method with the same budget, and compare the best of each over fresh seeds."""
+    """Render synthetic clips, search hyperparameters for every method, and compare the best ones over several seeds."""
     with terminal.busy(err, "starting"):
         from remix_study.datasets.synthetic import SyntheticSpec
         from remix_study.demo import DEMO_VIDEO_SNR_DB, demo_study, run_demo
@@ -44,16 +59,16 @@ def demo(
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
-    corpus: Annotated[str | None, typer.Option(help="Another corpus than the file names: a folder or a URL.")] = None,
+    file: StudyFile,
+    corpus: Corpus = None,
     timing: Annotated[bool, typer.Option(help="Train a few epochs of each method to estimate the cost.")] = True,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """What `run` would do: trials, search space, cost, disk, what goes on where it was. Starts nothing."""
+    """Show what `run` would do, without starting it: trials, search space, cost, disk, trials to resume."""
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
-        from remix_study.study import plan as _  # noqa: F401 - torch takes its time, under this spinner
+        from remix_study.study import plan as _  # noqa: F401 - imports torch while the spinner shows
     study = Study(file, corpus=corpus, workspace=workspace)
     fetch_corpus(study.corpus)
     with terminal.bars(err) as bar:
@@ -67,30 +82,26 @@ def plan(
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="A study as YAML, such as those in search_spaces/.")],
-    corpus: Annotated[str | None, typer.Option(help="Another corpus than the file names: a folder or a URL.")] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the points of failed trials again.")
-    ] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Leave it running in the background, and give the terminal back.")
-    ] = False,
+    file: StudyFile,
+    corpus: Corpus = None,
+    retry_failed: RetryFailed = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background and return.")] = False,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Run a study to its end. The same command resumes it, or extends it where the file now has more trials."""
+    """Run a study. Rerun the command to resume it, or to extend it after raising `trials` in the file."""
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
     study = Study(file, corpus=corpus, workspace=workspace)
     if detach:
-        _leave_running(study.name, study.folder)
+        _run_in_background(study.name, study.folder)
         return
     from remix_study.study.stopping import leavable
 
     with leavable(study.folder):
         fetch_corpus(study.corpus)
         with terminal.busy(err, "starting"):
-            from remix_study.study import study as _  # noqa: F401 - Ray and torch take their time, under this spinner
+            from remix_study.study import study as _  # noqa: F401 - imports Ray and torch under the spinner
         with terminal.live_study(err, study.folder) as watch:
             result = study.run(retry_failed=retry_failed, watch=watch)
     if as_json:
@@ -99,29 +110,29 @@ def run(
         return
     _show(result, study.folder, workspace)
     if study.status().failures and not retry_failed:
-        err.print("To try failed trials again, add --retry-failed.")
+        err.print("Add --retry-failed to retry the failed trials.")
 
 
 def status(
     name: Name,
     as_json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it anew until nobody works on it.")] = False,
-    cluster: remote.ClusterFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no process works on the study.")] = False,
+    cluster: Cluster = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """How a study stands: runs by state, best so far, what trains now, the time left."""
+    """Show the status of a study: runs by state, best values so far, running trials, time left."""
     if cluster is not None:
-        remote.status_there(cluster, name, place(workspace), as_json=as_json, watch=watch)
+        remote.remote_status(cluster, name, place(workspace), as_json=as_json, watch=watch)
         return
-    from remix_study.study.status import existing, survey
+    from remix_study.study.status import existing, study_status
 
-    folder = _looked_up(workspace, name)
+    folder = _study_folder(workspace, name)
     if as_json:
-        out.print_json(json.dumps(survey(folder).plain()))
+        out.print_json(json.dumps(study_status(folder).plain()))
     elif watch:
-        terminal.follow(out, lambda: survey(existing(workspace, name)))
+        terminal.follow(out, lambda: study_status(existing(workspace, name)))
     else:
-        out.print(terminal.standing(survey(folder)))
+        out.print(terminal.standing(study_status(folder)))
         out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
@@ -129,48 +140,48 @@ def list_studies(
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """All studies of the workspace."""
-    from remix_study.study.status import existing, names, survey
+    """List the studies of the workspace."""
+    from remix_study.study.status import existing, names, study_status
 
-    found = [survey(existing(workspace, name)) for name in names(workspace)]
+    found = [study_status(existing(workspace, name)) for name in names(workspace)]
     if as_json:
         out.print_json(json.dumps([each.plain() for each in found]))
     elif found:
         out.print(terminal.studies_table(found))
     else:
-        out.print(f"No study has begun in {place(workspace)}. Start one with: remix-study run FILE", soft_wrap=True)
+        out.print(f"No studies in {place(workspace)}. Start one with: remix-study run FILE", soft_wrap=True)
 
 
 def stop(
     name: Name,
-    cluster: remote.ClusterFile = None,
+    cluster: Cluster = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """End the runs after the epochs under way, and begin none. The command that started the study goes on later."""
+    """Stop a study after the current epochs. Rerun the command that started it to resume."""
     if cluster is not None:
-        remote.stop_there(cluster, name, place(workspace))
+        remote.remote_stop(cluster, name, place(workspace))
         return
     from remix_study.study.status import ask_to_stop, existing
 
     by = ask_to_stop(existing(workspace, name))
-    out.print(f"{name} (process {by}) stops after the epochs under way; the command that started it goes on later.")
+    out.print(f"{name} (process {by}) stops after the current epochs. Rerun the command that started it to resume.")
 
 
 def best(
     name: Name,
-    method: Annotated[str | None, typer.Option(help="Default: the study's reference.")] = None,
-    out_: Annotated[Path | None, typer.Option("--out", help="Where to write it; default: the study's folder.")] = None,
+    method: Method = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Output file; default: in the study's folder.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Write the best point so far as a run, and print the command that trains it."""
-    from remix_study.study.status import best_run, survey
+    """Write the best configuration so far as a run file, and print the command that trains it."""
+    from remix_study.study.status import best_run, study_status
 
-    folder = _looked_up(workspace, name)
+    folder = _study_folder(workspace, name)
     best = best_run(folder, method)
     path = beside(folder, f"best-{best.method}.yaml") if out_ is None else out_
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(best.run.to_yaml())
-    objectives = survey(folder).objectives
+    objectives = study_status(folder).objectives
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(objectives, best.values, strict=False))
     out.print(f"{best.method}, trial {best.number}: {values} (validation)", soft_wrap=True, highlight=False)
     for key, value in best.params.items():
@@ -180,12 +191,12 @@ def best(
 
 def retrain(
     name: Name,
-    seeds: Annotated[int, typer.Option(min=1, help="How many further seeds.")],
-    method: Annotated[str | None, typer.Option(help="Default: the study's reference.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of additional seeds.")],
+    method: Method = None,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Train the best point with further seeds, and look at the test split with each."""
+    """Train the best configuration with more seeds, and evaluate each on the test set."""
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
         from remix_study.study import study as _  # noqa: F401 - as for `run`
@@ -201,32 +212,36 @@ def retrain(
 
 def report(
     name: Name,
-    out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `report` in the study's.")] = None,
-    cluster: remote.ClusterFile = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")
+    ] = None,
+    cluster: Cluster = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """One page that answers the study's question, with its pictures and tables as files; also while it runs."""
+    """Write the report: a page with the comparison, its figures and tables. Works while the study runs."""
     if cluster is not None:
-        remote.report_there(cluster, name, place(workspace), out_)
+        remote.remote_report(cluster, name, place(workspace), out_)
         return
     from remix_study.report.page import write_report
 
-    folder = _looked_up(workspace, name)
+    folder = _study_folder(workspace, name)
     with terminal.busy(err, "writing the report"):
         page, *others = write_report(folder, beside(folder, "report") if out_ is None else out_)
     out.print(str(page), soft_wrap=True, highlight=False)
-    out.print(f"and {len(others)} pictures and tables beside it", highlight=False)
+    out.print(f"{len(others)} figures and tables in the same folder", highlight=False)
 
 
 def export(
     name: Name,
-    out_: Annotated[Path | None, typer.Option("--out", help="A folder; default: `export` in the study's.")] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")
+    ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """All trials and all epochs as Parquet and CSV."""
+    """Export all trials and epochs as Parquet and CSV."""
     from remix_study.study.export import export
 
-    folder = _looked_up(workspace, name)
+    folder = _study_folder(workspace, name)
     with terminal.bars(err) as bar:
         written = export(folder, beside(folder, "export") if out_ is None else out_, bar("reading runs"))
     for path in written:
@@ -234,30 +249,30 @@ def export(
 
 
 def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
-    """The answer, what failed, and where to look on."""
-    from remix_study.study.status import survey
+    """Print the comparison, the failed runs, and where to find the report and MLflow's page."""
+    from remix_study.study.status import study_status
 
     if result is not None:
         out.print(terminal.comparison(result))
         out.print(result.sentence)
-    failures = survey(folder).failures
+    failures = study_status(folder).failures
     for failure in failures[:_FAILURES_SHOWN]:
         err.print(f"[yellow]failed:[/yellow] {escape(failure)}", soft_wrap=True)
     if len(failures) > _FAILURES_SHOWN:
-        err.print(f"[yellow]failed:[/yellow] and {len(failures) - _FAILURES_SHOWN} more, in the report")
+        err.print(f"[yellow]failed:[/yellow] {len(failures) - _FAILURES_SHOWN} more; the report lists all")
     if result is None:
-        err.print("No method has a result yet.")
+        err.print("No method has results yet.")
     out.print(f"\nReport: {place(folder)}/report/report.html", soft_wrap=True, highlight=False)
     out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
 def _where_in_mlflow(folder: Path, workspace: Path) -> str:
-    """A link that opens on the study's runs, or the command that prints it."""
+    """A link to the study's runs, or the command that prints one."""
     from remix_study.config.load import load_study
 
     tracking = load_study(folder / "study.yaml").base.get("tracking", {})
     uri, experiment = tracking.get("uri"), tracking.get("experiment", "remix")
-    if uri in ("off", False):
+    if uri == "off":
         return "not tracked (`tracking.uri` is off)"
     from remix_study.tracking.address import tracking_address
     from remix_study.tracking.review import links_of
@@ -269,16 +284,16 @@ def _where_in_mlflow(folder: Path, workspace: Path) -> str:
     return f"remix-study ui --workspace {place(workspace)} --experiment {experiment}{given}"
 
 
-def _looked_up(workspace: Path, name: str) -> Path:
-    """The folder of a study that has begun; of a workspace at a URL, what is new there is fetched under a bar."""
+def _study_folder(workspace: Path, name: str) -> Path:
+    """The folder of an existing study; with a workspace at a URL, downloads new files with a progress bar."""
     from remix_study.study.status import existing
 
     with terminal.bars(err) as bar:
-        return existing(workspace, name, bar("fetching files"))
+        return existing(workspace, name, bar("downloading files"))
 
 
-def _leave_running(name: str, folder: Path) -> None:
-    """The same command without `--detach`, in a session of its own that no terminal ends."""
+def _run_in_background(name: str, folder: Path) -> None:
+    """Run this command without `--detach` in a new session, so that closing the terminal does not end it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "run.log"
     words = [word for word in sys.argv[1:] if word != "--detach"]
@@ -290,5 +305,5 @@ def _leave_running(name: str, folder: Path) -> None:
             stderr=file,
             start_new_session=True,
         )
-    out.print(f"{name} runs as process {process.pid}, and writes what it has to say to {log}.", soft_wrap=True)
-    out.print(f"Look at it with: remix-study status {name} --watch", soft_wrap=True, highlight=False)
+    out.print(f"{name} runs as process {process.pid}. Its output goes to {log}.", soft_wrap=True)
+    out.print(f"Follow it with: remix-study status {name} --watch", soft_wrap=True, highlight=False)

@@ -1,13 +1,13 @@
-"""`remix-study submit`: a study to a cluster by one command
+"""`remix-study submit`: run a study on a remote cluster with one command
 
-    check      the study, what would be uploaded, workspace, corpus, addresses: all problems at once, nothing started
-    reach      the dashboard of the cluster's head, by a forward that ends with this command
-    compare    versions on both ends; is somebody at work on this study there already?
+    check      the study, the upload, workspace, corpus and addresses; all problems are reported before anything starts
+    connect    forward the dashboard's port from the cluster's head; the forward ends with this command
+    compare    versions on both sides; find an unfinished job for the same study
     submit     `ray job submit`
-    follow     its log, to the job's end, or (`--detach`) until the study has begun
+    follow     the job's log until it ends, or with `--detach` until the study has started
 
-Every command that is run is shown as it may be copied into a terminal. The job needs nobody who follows: Ctrl-C, a
-closed laptop or a lost connection leave it running, and the same command follows it again.
+Every command that runs is printed as it can be pasted into a terminal. The job does not depend on this command: after
+Ctrl-C or a lost connection it continues, and running `submit` again follows it.
 """
 
 import contextlib
@@ -21,96 +21,109 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from remix_study.cli import terminal
-from remix_study.cluster.connection import Link, end, executable, last_words, ray_environment, say, show
+from remix_study.cli.common import RetryFailed, err
+from remix_study.cluster.connection import (
+    Connection,
+    last_message,
+    ray_environment,
+    resolve,
+    show_command,
+    tell,
+    terminate,
+)
 from remix_study.errors import ConfigError, RemixStudyError
-from remix_study.tracking.signals import ended_by
+from remix_study.tracking.signals import raise_on_termination
 
 if TYPE_CHECKING:
-    from remix_study.cluster.cluster_file import Launcher
+    from remix_study.cluster.cluster_file import ClusterFile
     from remix_study.cluster.dashboard import Dashboard, JobState
-    from remix_study.cluster.preflight import Findings, Submission
+    from remix_study.cluster.preflight import PreflightReport
+    from remix_study.cluster.submission import Submission
     from remix_study.config.study import StudyConfig
 
-err = Console(stderr=True)
-_TRIES, _PAUSE_S = 6, 2.0
-# What `ray job` says itself, without a terminal: time, level, file of its source.
-_OF_RAY = re.compile(r"^[\d-]+ [\d:,]+\t\w+ cli\.py:\d+ -- ")
-# What a study says once all machines of its cluster have been looked at (study/study.py).
-_BEGUN = "has begun on a cluster of"
+RECONNECT_TRIES, RECONNECT_PAUSE_S = 6, 2.0
+# Lines of `ray job` itself, when it does not write to a terminal: time, level, source file.
+_RAY_LINE = re.compile(r"^[\d-]+ [\d:,]+\t\w+ cli\.py:\d+ -- ")
+# Printed by the study after it has checked all nodes of its cluster (study/study.py).
+_STARTED = "has begun on a cluster of"
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A study as YAML, in the working directory.")],
-    cluster: Annotated[Path | None, typer.Option(help="A file for Ray's cluster launcher (clusters/).")] = None,
-    address: Annotated[str | None, typer.Option(help="Instead: a dashboard, such as http://127.0.0.1:8265.")] = None,
+    file: Annotated[Path, typer.Argument(help="Study file (YAML), inside the working directory.")],
+    cluster: Annotated[Path | None, typer.Option(help="Cluster file for `ray up`, such as clusters/aws.yaml.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="URL of a reachable dashboard, such as http://127.0.0.1:8265, without --cluster.")
+    ] = None,
     workspace: Annotated[
         str | None,
-        typer.Option(envvar="REMIX_STUDY_WORKSPACE", help="On a disk that all nodes share, or a URL (s3://...)."),
+        typer.Option(
+            envvar="REMIX_STUDY_WORKSPACE", help="Folder on a disk that all nodes share, or a URL (s3://bucket/folder)."
+        ),
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="As the nodes see it: a shared folder, or a URL.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave as soon as the study has begun.")] = False,
-    env: Annotated[list[str] | None, typer.Option("--env", help="A variable to take along; not a secret.")] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the points of failed trials again.")
-    ] = False,
-    working_dir: Annotated[
-        Path, typer.Option(help="What is uploaded, with the code: the checkout, or your own folder.")
-    ] = Path(),
+    corpus: Annotated[str | None, typer.Option(help="Folder or URL of the corpus, as the nodes see it.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the study has started.")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Environment variable to forward (no secrets); repeatable.")
+    ] = None,
+    retry_failed: RetryFailed = False,
+    working_dir: Annotated[Path, typer.Option(help="Folder to upload: the checkout, or a project folder.")] = Path(),
 ) -> None:
-    """Run a study on a cluster: check everything, upload, start, follow. The same command follows or resumes it."""
+    """Run a study on a cluster: check, upload, start and follow it. Rerun the command to follow or resume it."""
     if (cluster is None) == (address is None):
         raise ConfigError(
-            "either `--cluster` (a launcher file) or `--address` (a dashboard that is reachable already) must say "
-            f"where the study runs, but {'both do' if cluster else 'neither does'}. Give one of them."
+            f"{'Both' if cluster else 'Neither'} `--cluster` and `--address` given. Use `--cluster` with a cluster "
+            "file, or `--address` with the URL of a dashboard that is reachable from here."
         )
-    from remix_study.cluster.commands import job_name
-    from remix_study.cluster.preflight import environment_of, examine
+    from remix_study.cluster.commands import new_job_id
+    from remix_study.cluster.environment import forwarded_environment
+    from remix_study.cluster.preflight import check_submission
 
     with terminal.busy(err, "checking"):
         problems: list[str] = []
-        launcher, dashboard = _where(cluster, address, problems)
-        study = _study(file, corpus, workspace, problems)
-        environment, refused, warnings = environment_of(env or [], os.environ)
-        sent = _submission(
-            study, file, working_dir, workspace, corpus, launcher, dashboard, environment, retry_failed=retry_failed
+        cluster_file, dashboard = _target(cluster, address, problems)
+        study = _read_study(file, corpus, workspace, problems)
+        environment, refused, warnings = forwarded_environment(env or [], os.environ)
+        submission = _submission(
+            study, file, working_dir, workspace, corpus, cluster_file, dashboard, environment, retry_failed=retry_failed
         )
-        found = examine(sent, [*problems, *refused])
-    for warning in (*warnings, *found.warnings):
+        report = check_submission(submission, [*problems, *refused])
+    for warning in (*warnings, *report.warnings):
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True, highlight=False)
-    if found.problems or study is None:
-        _refuse(found.problems)
-    # The forward to the cluster is a process of ours, and ends with us.
-    with ended_by(lambda number: _Left("This command was ended.", 128 + number)), Link(launcher, address) as link:
-        dashboard = link.dashboard()
-        _require_fitting(dashboard)
-        job = dashboard.job_of(study.name, str(sent.workspace))
+    if report.problems or study is None:
+        _refuse(report.problems)
+    with (
+        raise_on_termination(lambda number: _Detached("Received a signal to end.", 128 + number)),
+        Connection(cluster_file, address) as connection,
+    ):
+        dashboard = connection.dashboard()
+        _require_versions(dashboard)
+        job = dashboard.find_job(study.name, str(submission.workspace))
         if job is not None:
-            say(f"{study.name} is at work there already, as job {job}; it is not started twice.")
+            tell(f"Study {study.name} is already running as job {job}. Following that job.")
         else:
-            job = job_name(study.name)
-            _submit(sent, found, link, job)
-        _attend(sent, link, job, detach=detach)
+            job = new_job_id(study.name)
+            _submit(submission, report, connection, job)
+        _attend(submission, connection, job, detach=detach)
 
 
-def _where(
+def _target(
     cluster: Path | None, address: str | None, problems: list[str]
-) -> "tuple[Launcher | None, Dashboard | None]":
-    """The launcher file or the dashboard that answers; None where there is a problem."""
-    from remix_study.cluster.cluster_file import read_launcher
+) -> "tuple[ClusterFile | None, Dashboard | None]":
+    """The cluster file or the dashboard, whichever is given; None for both if there is a problem."""
+    from remix_study.cluster.cluster_file import read_cluster_file
     from remix_study.cluster.dashboard import Dashboard
 
     try:
-        return (None, Dashboard(str(address))) if cluster is None else (read_launcher(cluster), None)
+        return (None, Dashboard(str(address))) if cluster is None else (read_cluster_file(cluster), None)
     except RemixStudyError as error:
         problems.append(str(error))
         return None, None
 
 
-def _study(file: Path, corpus: str | None, workspace: str | None, problems: list[str]) -> "StudyConfig | None":
+def _read_study(file: Path, corpus: str | None, workspace: str | None, problems: list[str]) -> "StudyConfig | None":
     from remix_study.files.urls import is_url
     from remix_study.study.search_space import read_study
     from remix_study.study.storage import check_storage
@@ -121,7 +134,7 @@ def _study(file: Path, corpus: str | None, workspace: str | None, problems: list
         problems.append(str(error).replace("\n", "\n  "))
         return None
     try:
-        # A study that names no storage may get one from the environment of the nodes, which is not ours to see.
+        # A study without `storage` may get it from the environment of the nodes, which is not known here.
         check_storage(study.storage, workspace if is_url(workspace or "") and study.storage is not None else None)
     except ConfigError as error:
         problems.append(str(error))
@@ -130,11 +143,12 @@ def _study(file: Path, corpus: str | None, workspace: str | None, problems: list
 
 def _submission(
     study: "StudyConfig | None", file: Path, working_dir: Path, workspace: str | None, corpus: str | None,
-    launcher: "Launcher | None", dashboard: "Dashboard | None", environment: Mapping[str, str], *, retry_failed: bool,
+    cluster_file: "ClusterFile | None", dashboard: "Dashboard | None", environment: Mapping[str, str], *,
+    retry_failed: bool,
 ) -> "Submission":  # fmt: skip
-    from remix_study.cluster.preflight import Submission
+    from remix_study.cluster.submission import Submission
 
-    several = dashboard.several_nodes() if dashboard is not None else launcher is None or launcher.workers > 0
+    several = dashboard.several_nodes() if dashboard is not None else cluster_file is None or cluster_file.workers > 0
     return Submission(
         study=study,
         file=file.resolve(),
@@ -143,7 +157,7 @@ def _submission(
         corpus=corpus,
         retry_failed=retry_failed,
         environment=environment,
-        launcher=launcher,
+        cluster_file=cluster_file,
         several_nodes=several,
     )
 
@@ -151,188 +165,197 @@ def _submission(
 def _refuse(problems: Sequence[str]) -> NoReturn:
     """
     Raises:
-        ConfigError: all of them.
+        ConfigError: with all problems.
     """
     if len(problems) == 1:
         raise ConfigError(problems[0])
     lines = "\n".join(f"  - {problem}" for problem in problems)
-    raise ConfigError(f"the study must be fit for the cluster, but there are {len(problems)} problems:\n{lines}")
+    raise ConfigError(f"Cannot submit the study: {len(problems)} problems:\n{lines}")
 
 
-def _require_fitting(dashboard: "Dashboard") -> None:
+def _require_versions(dashboard: "Dashboard") -> None:
     """
     Raises:
-        ConfigError: Ray or Python there are others than this package needs.
+        ConfigError: the cluster runs versions of Ray or Python that this package does not support.
     """
     import ray
 
     from remix_study.cluster.preflight import version_problems
 
-    found = version_problems(dashboard.versions(), ray.__version__)
-    if found:
-        _refuse(found)
+    problems = version_problems(dashboard.versions(), ray.__version__)
+    if problems:
+        _refuse(problems)
 
 
-def _submit(sent: "Submission", found: "Findings", link: "Link", job: str) -> None:
-    from remix_study.cluster.commands import submit_words
+def _submit(submission: "Submission", report: "PreflightReport", connection: Connection, job: str) -> None:
+    from remix_study.cluster.commands import submit_command
     from remix_study.cluster.upload import MB
 
-    words = submit_words(sent, found, link.url, job)
-    show(words)
+    words = submit_command(submission, report, connection.url, job)
+    show_command(words)
     try:
-        with terminal.busy(err, f"uploading {found.bytes / MB:.1f} MB"):
+        with terminal.busy(err, f"uploading {report.bytes / MB:.1f} MB"):
             done = subprocess.run(
-                executable(words), env=ray_environment(), capture_output=True, text=True, errors="replace", check=False
+                resolve(words), env=ray_environment(), capture_output=True, text=True, errors="replace", check=False
             )
     except KeyboardInterrupt:
-        if _is_there(link, job):
-            say(f"Job {job} was submitted already, and goes on there.")
-            _tell_how(sent, link, job)
+        if _exists(connection, job):
+            tell(f"Job {job} was submitted and continues on the cluster.")
+            _print_commands(submission, connection, job)
         raise typer.Exit(130) from None
-    if done.returncode != 0 and not _is_there(link, job):
+    if done.returncode != 0 and not _exists(connection, job):
         raise RemixStudyError(
-            f"the cluster must take the job, but `ray job submit` ends with {done.returncode}: "
-            f"{last_words(done.stderr, done.stdout)} Mend that, and run it again; nothing has begun."
+            f"`ray job submit` failed with exit status {done.returncode}: {last_message(done.stderr, done.stdout)} "
+            "Nothing was started. Fix that, and run the command again."
         )
 
 
-def _is_there(link: "Link", job: str) -> bool:
-    """Whether the job arrived, whatever its submission said."""
+def _exists(connection: Connection, job: str) -> bool:
+    """Whether the job exists on the cluster; `ray job submit` may fail after it has created the job."""
     with contextlib.suppress(RemixStudyError):
-        return link.dashboard().has(job)
+        return connection.dashboard().has_job(job)
     return False
 
 
 # --- following -------------------------------------------------------------------------------------------------------
 
 
-def _attend(sent: "Submission", link: "Link", job: str, *, detach: bool) -> None:
-    """Follow the job, and leave with its exit status; or as soon as the study has begun, which leaves it running."""
-    assert sent.study is not None
+def _attend(submission: "Submission", connection: Connection, job: str, *, detach: bool) -> None:
+    """Follow the job and exit with its status; with `detach`, return as soon as the study has started."""
+    assert submission.study is not None
+    name = submission.study.name
     try:
-        state = _follow(link, job, f"{sent.study.name} {_BEGUN}" if detach else None)
+        state = _follow(connection, job, f"{name} {_STARTED}" if detach else None)
     except KeyboardInterrupt:
-        say(f"\nYou have left; {sent.study.name} goes on there, as job {job}.")
-        _tell_how(sent, link, job)
+        tell(f"\nStopped following. Study {name} continues on the cluster as job {job}.")
+        _print_commands(submission, connection, job)
         raise typer.Exit(130) from None
-    except _Left as left:
-        say(f"\n{left} {sent.study.name} goes on there, as job {job}.")
-        _tell_how(sent, link, job)
-        raise typer.Exit(left.code) from None
+    except _Detached as detached:
+        tell(f"\n{detached} Study {name} continues on the cluster as job {job}.")
+        _print_commands(submission, connection, job)
+        raise typer.Exit(detached.code) from None
     if state is None:
-        say(f"{sent.study.name} runs there as job {job}, and needs nobody here.")
-        _tell_how(sent, link, job)
+        tell(f"Study {name} runs on the cluster as job {job}. This machine can disconnect.")
+        _print_commands(submission, connection, job)
         return
-    _conclude(sent, link, job, state)
+    _conclude(submission, connection, job, state)
 
 
-class _Left(RemixStudyError):  # noqa: N818 - nothing is wrong with the job
-    """We go, and the job stays."""
+class _Detached(RemixStudyError):  # noqa: N818 - not an error of the job
+    """This command ends while the job continues."""
 
     def __init__(self, why: str, code: int) -> None:
         super().__init__(why)
         self.code = code
 
 
-def _follow(link: "Link", job: str, until: str | None) -> "JobState | None":
-    """Show the job's log to its end; None as soon as a line begins with `until`.
+def _follow(connection: Connection, job: str, until: str | None) -> "JobState | None":
+    """Print the job's log until it ends; reconnects, and continues where the log broke off.
 
-    A connection that breaks off is made again, and the log goes on where it was.
+    Args:
+        connection: the connection to the dashboard.
+        job: the submission id.
+        until: stop at the first line that starts with this.
+
+    Returns:
+        The final state of the job; None if a line started with `until`.
 
     Raises:
-        _Left: it cannot be made again.
+        _Detached: reconnecting failed `RECONNECT_TRIES` times.
     """
-    seen, failures, pause = 0, 0, threading.Event()
+    printed, failures, pause = 0, 0, threading.Event()
     while True:
         try:
-            for number, line in enumerate(_log(link, job), start=1):
-                if number <= seen:
+            for number, line in enumerate(_log_lines(connection, job), start=1):
+                if number <= printed:
                     continue
-                seen, failures = number, 0
+                printed, failures = number, 0
                 sys.stdout.write(line)
                 sys.stdout.flush()
                 if until is not None and line.startswith(until):
                     return None
-            state = link.dashboard().state(job)
-            if state.over:
+            state = connection.dashboard().state(job)
+            if state.finished:
                 return state
             reason = "its log broke off"
-        except _Left:
+        except _Detached:
             raise
         except RemixStudyError as error:
             reason = str(error)
         failures += 1
-        if failures == _TRIES:
-            raise _Left(f"The connection to the cluster is lost ({reason})", 1)
-        pause.wait(_PAUSE_S * failures)  # for a network that comes back, which nobody announces
+        if failures == RECONNECT_TRIES:
+            raise _Detached(f"Lost the connection to the cluster ({reason}).", 1)
+        pause.wait(RECONNECT_PAUSE_S * failures)  # nothing signals that the network is back
         with contextlib.suppress(RemixStudyError):
-            link.renew()
+            connection.reconnect()
 
 
-def _log(link: "Link", job: str) -> Iterator[str]:
-    """The lines of the job's log from its begin, until it ends or the connection does."""
-    from remix_study.cluster.commands import log_words
+def _log_lines(connection: Connection, job: str) -> Iterator[str]:
+    """The lines of the job's log from its start, until the log or the connection ends."""
+    from remix_study.cluster.commands import logs_command
 
-    words = log_words(link.url, job)
-    show(words)
+    words = logs_command(connection.url, job)
+    show_command(words)
     process = subprocess.Popen(
-        executable(words), env=ray_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        resolve(words), env=ray_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:
         for number, line in enumerate(process.stdout):
-            if not _OF_RAY.match(line):
+            if not _RAY_LINE.match(line):
                 yield line
             elif number > 0:
-                return  # it has ended: what follows repeats its last lines
+                return  # the log has ended; Ray repeats its last lines after this one
     finally:
-        end(process)
+        terminate(process)
         process.stdout.close()
 
 
-def _conclude(sent: "Submission", link: "Link", job: str, state: "JobState") -> None:
-    assert sent.study is not None
-    name = sent.study.name
+def _conclude(submission: "Submission", connection: Connection, job: str, state: "JobState") -> None:
+    """Report how the job ended, and exit with its status."""
+    assert submission.study is not None
+    name = submission.study.name
     if state.status == "SUCCEEDED":
-        if link.launcher is not None:
-            report = _ours("report", sent, link)
-            say(f"{name} is at its end. Fetch its report with: {report}")
+        if connection.cluster_file is not None:
+            report = _own_command("report", submission, connection)
+            tell(f"Study {name} is complete. Fetch its report with: {report}")
         return
     if state.status == "STOPPED" or state.exit_code == 130:
-        say(f"{name} was stopped; the same command goes on with it.")
+        tell(f"Study {name} was stopped. Rerun the command to resume it.")
         raise typer.Exit(130)
     if state.exit_code is None:
         raise RemixStudyError(
-            f"job {job} must begin, but did not: {last_words(state.message)} Mend that, and run it again."
+            f"Job {job} failed to start: {last_message(state.message)} Fix that, and run the command again."
         )
-    say(f"job {job} has ended with exit status {state.exit_code}; what it said is above.")
+    tell(f"Job {job} failed with exit status {state.exit_code}. Its log is above.")
     raise typer.Exit(state.exit_code if state.exit_code > 0 else 1)
 
 
-def _tell_how(sent: "Submission", link: "Link", job: str) -> None:
-    """The commands that look at it, and stop it."""
-    from remix_study.cluster.commands import log_words, ray_on_head_words, shown_words, stop_words
+def _print_commands(submission: "Submission", connection: Connection, job: str) -> None:
+    """Print the commands that show the study's status and log, and that stop it."""
+    from remix_study.cluster.commands import head_ray_command, logs_command, shell_line, stop_command
 
-    if link.launcher is not None:
-        log = shown_words(ray_on_head_words(link.launcher, "job", "logs", job, "--follow"), os.environ)
-        kill = shown_words(ray_on_head_words(link.launcher, "job", "stop", job), os.environ)
+    if connection.cluster_file is not None:
+        log = shell_line(head_ray_command(connection.cluster_file, "job", "logs", job, "--follow"), os.environ)
+        stop = shell_line(head_ray_command(connection.cluster_file, "job", "stop", job), os.environ)
     else:
-        log = shown_words(log_words(link.url, job), os.environ)
-        kill = shown_words(stop_words(link.url, job), os.environ)
+        log = shell_line(logs_command(connection.url, job), os.environ)
+        stop = shell_line(stop_command(connection.url, job), os.environ)
     for what, command in (
-        ("status", _ours("status", sent, link)),
+        ("status", _own_command("status", submission, connection)),
         ("log", log),
-        ("stop after the epochs under way", _ours("stop", sent, link)),
-        ("stop at once", kill),
+        ("stop after the current epochs", _own_command("stop", submission, connection)),
+        ("stop at once", stop),
     ):
-        say(f"  {what}: {command}")
+        tell(f"  {what}: {command}")
 
 
-def _ours(command: str, sent: "Submission", link: "Link") -> str:
-    """`remix-study COMMAND` for this study, from here; without a launcher file from where its workspace is seen."""
-    from remix_study.cluster.commands import shown_words
+def _own_command(command: str, submission: "Submission", connection: Connection) -> str:
+    """`remix-study COMMAND` for this study; without a cluster file, for a machine that can open the workspace."""
+    from remix_study.cluster.commands import shell_line
 
-    assert sent.study is not None
-    on = [] if link.launcher is None else ["--cluster", link.launcher.word]
-    return shown_words(["remix-study", command, sent.study.name, *on, "--workspace", str(sent.workspace)], os.environ)
+    assert submission.study is not None
+    cluster = [] if connection.cluster_file is None else ["--cluster", connection.cluster_file.argument]
+    words = ["remix-study", command, submission.study.name, *cluster, "--workspace", str(submission.workspace)]
+    return shell_line(words, os.environ)

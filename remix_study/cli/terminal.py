@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: bars on long work, tables at the end; quiet where there is no terminal"""
+"""Progress bars and tables in the terminal; without a terminal, no bars"""
 
 import contextlib
 import threading
@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from remix_study.errors import RemixStudyError
+from remix_study.units import duration, file_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
     from remix_study.report.tables import Table as Plain
+    from remix_study.study.listener import StudyListener
     from remix_study.study.plan import Plan
     from remix_study.study.results import StudyResult
     from remix_study.study.status import StudyStatus
-    from remix_study.study.study import Watch
 
 Bar = Callable[[str], Callable[[int, int], None]]
-_FOLLOW_S = 1.0
+_REFRESH_S = 1.0
 _FAILURES_SHOWN = 5
-_LOOK_S = 0.3  # another process writes the history; a file has no event to wait for
+_POLL_S = 0.3  # another process writes the history, so there is no event to wait for
 
 
 @contextmanager
 def busy(console: Console, what: str) -> Iterator[None]:
-    """A spinner for what has no measure, such as importing torch."""
+    """Show a spinner for work without measurable progress, such as importing torch."""
     with console.status(what):
         yield
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[Bar]:
-    """`bar(title)` gives a callback (done, total); its bar appears with the first call."""
+    """Yield `bar`: `bar(title)` returns a callback `(done, total)`, whose first call shows the bar."""
     with _progress(console) as progress:
 
         def bar(title: str) -> Callable[[int, int], None]:
@@ -84,7 +84,7 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder], None]]":
-    """Follows the history of the run that was started last, whichever process trains it."""
+    """Show progress in epochs: yields a function that starts following a run, whichever process trains it."""
     with _progress(console) as progress:
         ended = threading.Event()
         current: list[tuple[TaskID, RunFolder]] = []
@@ -93,10 +93,10 @@ def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder],
             current.append((progress.add_task(name, total=total, note=""), folder))
 
         def follow() -> None:
-            while not ended.wait(_LOOK_S):
-                look()
+            while not ended.wait(_POLL_S):
+                refresh()
 
-        def look() -> None:
+        def refresh() -> None:
             for line, folder in current:
                 history = folder.history
                 if history:
@@ -111,25 +111,28 @@ def epochs(console: Console, total: int) -> "Iterator[Callable[[str, RunFolder],
         finally:
             ended.set()
             watcher.join()
-            look()
+            refresh()
 
 
 @contextmanager
-def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
-    """While the study in `folder` runs in this process: how it stands, anew every few moments; quiet elsewhere.
+def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
+    """Show the status of a study while this process runs it.
 
-    What has to be said is said beside it, and without a terminal as plain lines: a log is all that somebody far away
-    sees of it.
+    In a terminal, the status refreshes every few seconds. Otherwise, each event is one plain line, for a log.
+
+    Args:
+        console: where to print.
+        folder: the study's folder.
     """
-    from remix_study.study.status import survey
-    from remix_study.study.study import Watch
+    from remix_study.study.listener import StudyListener
+    from remix_study.study.status import study_status
 
     if not console.is_terminal:
 
         def line(words: str) -> None:
             console.print(words, markup=False, highlight=False, soft_wrap=True)
 
-        yield Watch(
+        yield StudyListener(
             begin=lambda ended, total: line(f"{ended} of {total} runs ended"),
             done=lambda task, outcome, ended, total: line(
                 f"{ended} of {total} runs ended: {task.name} is {outcome.state}"
@@ -140,28 +143,28 @@ def live_study(console: Console, folder: Path) -> "Iterator[Watch]":
     ended = threading.Event()
     with Live(console=console, auto_refresh=False) as live:
 
-        def begin(done: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
-            threading.Thread(target=look_on, daemon=True).start()
+        def begin(done: int, total: int) -> None:  # noqa: ARG001 - as StudyListener asks
+            threading.Thread(target=refresh, daemon=True).start()
 
-        def look_on() -> None:
+        def refresh() -> None:
             pause = 0.0
             while not ended.wait(pause):
                 started = time.monotonic()
-                with contextlib.suppress(RemixStudyError, OSError):  # a file of the study may be in the making
-                    live.update(standing(survey(folder)), refresh=True)
-                # Looking at ten thousand trials must not take the driver's time.
-                pause = max(_FOLLOW_S, 9 * (time.monotonic() - started))
+                with contextlib.suppress(RemixStudyError, OSError):  # a file may be half written
+                    live.update(standing(study_status(folder)), refresh=True)
+                # At most a tenth of the time: reading ten thousand trials must not slow down the driver.
+                pause = max(_REFRESH_S, 9 * (time.monotonic() - started))
 
         try:
-            yield Watch(begin=begin, say=live.console.print)
+            yield StudyListener(begin=begin, say=live.console.print)
         finally:
             ended.set()
             with contextlib.suppress(RemixStudyError, OSError):
-                live.update(standing(survey(folder)), refresh=True)
+                live.update(standing(study_status(folder)), refresh=True)
 
 
 def standing(found: "StudyStatus") -> Group:
-    """A summary line, one line per method, one per running run, and what failed."""
+    """The status of a study: a summary, a table of methods, running runs and failures."""
     table = Table()
     table.add_column("method", no_wrap=True)
     pruned = any(m.pruned for m in found.methods)
@@ -175,11 +178,11 @@ def standing(found: "StudyStatus") -> Group:
         table.add_row(m.name, f"{m.ended}/{m.trials}", *early, str(m.failed), f"{m.replicated}/{m.replicates}", *best)
     lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures[-_FAILURES_SHOWN:]]
     if len(found.failures) > _FAILURES_SHOWN:
-        lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs, the last of them:")
+        lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs; the most recent:")
     for run in found.running:
-        seen = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
-        left = "" if run.seconds_left is None else f"  {_clock(run.seconds_left)} left"
-        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{seen}{left}")
+        accuracy = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
+        left = "" if run.seconds_left is None else f"  {duration(run.seconds_left)} left"
+        lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{accuracy}{left}")
     return Group(escape(found.question), _summary(found), table, *lines)
 
 
@@ -190,43 +193,43 @@ def _summary(found: "StudyStatus") -> str:
     if found.holder is not None:
         said += f", process {found.holder}"
     if found.seconds_left is not None:
-        said += f", about {_clock(found.seconds_left)} left"
+        said += f", about {duration(found.seconds_left)} left"
     limits = [f"{used:.2f} of {allowed:g} {name.replace('_', ' ')}" for name, (used, allowed) in found.budget.items()]
     said += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
     return said
 
 
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
-
-
-def follow(console: Console, look: "Callable[[], StudyStatus]") -> None:
-    """Show a study anew every few moments, until nobody works on it."""
-    found = look()
+def follow(console: Console, read: "Callable[[], StudyStatus]") -> None:
+    """Refresh the status of a study until no process works on it."""
+    found = read()
     with Live(standing(found), console=console, auto_refresh=False) as live:
         pause = threading.Event()
         while found.holder is not None:
-            pause.wait(_FOLLOW_S)
-            found = look()
+            pause.wait(_REFRESH_S)
+            found = read()
             live.update(standing(found), refresh=True)
 
 
 def planned(found: "Plan") -> Group:
-    """What would be run, over which space, at which cost."""
+    """The plan of a study: runs, search space and cost."""
     table = Table(title="Runs (ended / all)", title_justify="left", title_style="")
     table.add_column("method", no_wrap=True)
-    for name in ("trials", "go on", "replicates", "epoch", "trial", "disk"):
+    for name in ("trials", "resumed", "replicates", "epoch", "trial", "disk"):
         table.add_column(name, justify="right", no_wrap=True)
     for m in found.methods:
         cost = ["", "", ""]
         if m.cost is not None:
-            cost = [_duration(m.cost.epoch_s), _duration(m.cost.trial_s), f"{m.cost.bytes / 1e6:.1f} MB"]
+            cost = [duration(m.cost.epoch_s), duration(m.cost.trial_s), file_size(m.cost.bytes)]
         table.add_row(m.name, f"{m.ended}/{m.trials}", str(len(m.resumed)),
                       f"{m.replicates - m.replicates_left}/{m.replicates}", *cost)  # fmt: skip
     known = max(len(m.points) for m in found.methods)
-    first = f"the first {known} trials of a method are known-good points, then" if known else "all trials:"
+    first = (
+        f"the first {known} trials of a method use the known-good values under `first`, then"
+        if known
+        else "all trials:"
+    )
     if found.sampler == "grid":
-        first = "all points of the"
+        first = "all combinations of the"
     return Group(
         f"[bold]{escape(found.question)}[/bold]",
         f"[dim]corpus:[/dim] {escape(found.corpus)}",
@@ -238,7 +241,7 @@ def planned(found: "Plan") -> Group:
 
 
 def _space(found: "Plan") -> Table:
-    """Every dimension once: what all methods search alike, then what each searches besides."""
+    """The search space: dimensions that all methods share, then those of each method."""
     table = Table(title="Search space", title_justify="left", title_style="")
     for name in ("method", "parameter", "values", "tried first"):
         table.add_column(name, no_wrap=name == "parameter")
@@ -247,7 +250,7 @@ def _space(found: "Plan") -> Table:
     rows = [("all", row) for row in everyone if several]
     rows += [(m.name, row) for m in found.methods for row in m.space if not several or row not in everyone]
     if not rows:
-        table.add_row("[dim]nothing is searched[/dim]")
+        table.add_row("[dim]empty[/dim]")
     before = ""
     for method, row in rows:
         values = row.range + (f", {row.scale}" if row.scale else "")
@@ -257,19 +260,15 @@ def _space(found: "Plan") -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 60 else _clock(seconds)
-
-
 def _cost(found: "Plan") -> str:
-    said = f"[bold]{found.runs_left} runs[/bold] are left"
+    said = f"[bold]{found.runs_left} runs[/bold] left"
     if found.cost is not None and found.seconds is not None and found.bytes is not None:
         gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
-        said += f", {'at most ' if found.at_most else ''}about {_duration(found.seconds)}"
+        said += f", {'at most ' if found.at_most else ''}about {duration(found.seconds)}"
         said += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
-        said += f" and {found.bytes / 1e9:.2f} GB of disk"
+        said += f" and {file_size(found.bytes)} of disk"
         if found.bytes_free is not None:
-            said += f", of which {found.bytes_free / 1e9:.0f} GB are free"
+            said += f" ({file_size(found.bytes_free)} free)"
     for name, (used, allowed) in found.budget.items():
         said += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
     if found.bytes is not None and found.bytes_free is not None and found.bytes > found.bytes_free:
@@ -278,11 +277,11 @@ def _cost(found: "Plan") -> str:
 
 
 def retrained(runs: "pd.DataFrame") -> Table:
-    """The runs of `retrain`, and their mean."""
+    """The runs of `retrain`, with mean and standard deviation."""
     heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
     known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}
     shown = [name for name in known if name in runs.columns]
-    title = "Accuracy in %: of the best epoch on validation, of the rest on the test split"
+    title = "Accuracy in %: best epoch on validation, all others on the test set"
     table = Table(title=title, title_justify="left", title_style="")
     for name in ("seed", *(known[name] for name in shown)):
         table.add_column(name, justify="right")
@@ -306,26 +305,26 @@ def studies_table(found: "Sequence[StudyStatus]") -> Table:
 def store_line(store: "ClipStore") -> str:
     counts = ", ".join(f"{len(store.rows(split))} {split}" for split in store.splits)
     bad = store.card.get("quarantined", 0)
-    left_out = f"; {bad} clips left out, see {store.path / 'quarantine.jsonl'}" if bad else ""
-    return f"{store.path}: {counts}; {len(store.classes)} classes; {' and '.join(store.modalities)}{left_out}"
+    skipped = f"; {bad} clips skipped, see {store.path / 'quarantine.jsonl'}" if bad else ""
+    return f"{store.path}: {counts}; {len(store.classes)} classes; {' and '.join(store.modalities)}{skipped}"
 
 
 def absent_table(found: "Found") -> Table:
-    """How many clips of each class are there, of those that the corpus's lists name."""
-    table = Table(title="Clips that the lists name", title_justify="left")
-    for column in ("class", "there", "absent"):
+    """Per class, how many of the clips that the corpus's lists name were found."""
+    table = Table(title="Clips in the corpus's lists", title_justify="left")
+    for column in ("class", "found", "absent"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    there = Counter(clip.label for clip in found.clips)
+    present = Counter(clip.label for clip in found.clips)
     absent = Counter(found.absent.values())
-    for label in sorted(there.keys() | absent.keys()):
-        table.add_row(label, str(there[label]), str(absent[label]))
+    for label in sorted(present.keys() | absent.keys()):
+        table.add_row(label, str(present[label]), str(absent[label]))
     table.add_section()
-    table.add_row("all", str(there.total()), str(absent.total()))
+    table.add_row("all", str(present.total()), str(absent.total()))
     return table
 
 
 def summary_table(summary: Mapping[str, float]) -> Table:
-    table = Table(title="The run in numbers", title_justify="left")
+    table = Table(title="Results of the run", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     shown = ("best/", "test/", "test_balance/", "sufficiency/", "probe/", "time/")
@@ -335,7 +334,7 @@ def summary_table(summary: Mapping[str, float]) -> Table:
 
 
 def comparison(result: "StudyResult") -> Group:
-    """The comparison in two tables that fit 80 columns: does it win, and is each modality learnt?"""
+    """The comparison as two tables that fit 80 columns: accuracies, and sufficiency of each modality."""
     from remix_study.report.tables import accuracy_table, sufficiency_table
 
     return Group(*(_drawn(table, result.reference) for table in (accuracy_table(result), sufficiency_table(result))))

@@ -1,1 +1,1 @@
-"""What a laptop does to a cluster: check, connect, upload, submit and follow; nothing here trains"""
+"""Commands that a laptop sends to a remote cluster: check, connect, upload, submit, follow; nothing here trains"""

@@ -1,7 +1,7 @@
-"""The commands that send a study to a cluster, follow it, and look at it there
+"""Command lines of `ray` that submit a study to a cluster, follow it, and run `remix-study` on the head
 
-Lists of words, so that no value ever meets a shell unquoted. A shell reads only what `ray exec` runs on the head, which
-is quoted here, and a job's command line, which Ray itself joins with quotes.
+Each function returns a list of arguments, so that no shell on this machine parses a value. Two shells on the head do:
+one runs the command given to `ray exec`, which is quoted here, and one runs the entrypoint of a job, which Ray quotes.
 """
 
 import json
@@ -13,96 +13,117 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remix_study.cluster.cluster_file import CHECKOUT, DASHBOARD_PORT, Launcher
-from remix_study.cluster.dashboard import OVERRIDING, STUDY, WORKSPACE
-from remix_study.cluster.preflight import PACKAGE, Findings, Submission, package_folder
+from remix_study.cluster.cluster_file import CHECKOUT, DASHBOARD_PORT, ClusterFile
+from remix_study.cluster.dashboard import OVERRIDING_VARIABLES, STUDY_KEY, WORKSPACE_KEY
+from remix_study.cluster.preflight import PreflightReport
+from remix_study.cluster.submission import PACKAGE, Submission, package_folder
 
-SAYS = "remix-study-says"  # what the cluster launcher has to say itself ends before it
+OUTPUT_MARKER = "remix-study-output"  # a line between the cluster launcher's own output and the command's
 
 
-def job_name(study: str) -> str:
-    """A submission id that is new, and says which study it is."""
+def new_job_id(study: str) -> str:
+    """A unique submission id that contains the study's name."""
     return f"remix-study-{study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
-def run_words(sent: Submission) -> list[str]:
-    """What the job runs, in the uploaded folder."""
-    file = sent.inside or sent.file.name
+def run_command(submission: Submission) -> list[str]:
+    """The job's entrypoint, `remix-study run ...`, relative to the uploaded folder."""
+    file = submission.inside or submission.file.name
     words = ["python", "-m", PACKAGE, "run", f"./{file}" if file.startswith("-") else file]
-    words += ["--workspace", str(sent.workspace)]
-    if sent.corpus is not None:
-        words += ["--corpus", sent.corpus]
-    return [*words, *(["--retry-failed"] if sent.retry_failed else [])]
+    words += ["--workspace", str(submission.workspace)]
+    if submission.corpus is not None:
+        words += ["--corpus", submission.corpus]
+    return [*words, *(["--retry-failed"] if submission.retry_failed else [])]
 
 
-def submit_words(sent: Submission, found: Findings, address: str, job: str) -> list[str]:
-    """
+def submit_command(submission: Submission, report: PreflightReport, address: str, job: str) -> list[str]:
+    """`ray job submit` for a study.
+
     Args:
-        address: of the dashboard, as it is reached from here.
+        submission: the study and its places.
+        report: the result of `check_submission`, which lists what the upload excludes.
+        address: the dashboard's URL as seen from this machine.
         job: the submission id.
     """
-    assert sent.study is not None
-    runtime: dict[str, Any] = {"excludes": list(found.excludes)}
-    if sent.environment:
-        runtime["env_vars"] = dict(sent.environment)
-    if not sent.brings_package:
+    assert submission.study is not None
+    runtime: dict[str, Any] = {"excludes": list(report.excludes)}
+    if submission.environment:
+        runtime["env_vars"] = dict(submission.environment)
+    if not submission.brings_package:
         runtime["py_modules"] = [str(package_folder())]
-    about = {STUDY: sent.study.name, WORKSPACE: str(sent.workspace)}
+    metadata = {STUDY_KEY: submission.study.name, WORKSPACE_KEY: str(submission.workspace)}
     return [
-        "ray", "job", "submit", "--address", address, "--submission-id", job, "--working-dir", str(sent.working_dir),
-        "--runtime-env-json", json.dumps(runtime), "--metadata-json", json.dumps(about), "--no-wait", "--",
-        *run_words(sent),
+        "ray", "job", "submit", "--address", address, "--submission-id", job,
+        "--working-dir", str(submission.working_dir), "--runtime-env-json", json.dumps(runtime),
+        "--metadata-json", json.dumps(metadata), "--no-wait", "--", *run_command(submission),
     ]  # fmt: skip
 
 
-def forward_words(launcher: Launcher, port: int) -> list[str]:
-    """The dashboard of the cluster's head, at a port of this machine for as long as the command runs."""
-    remote = [] if launcher.dashboard_port == DASHBOARD_PORT else ["--remote-port", str(launcher.dashboard_port)]
-    return ["ray", "dashboard", launcher.word, "-p", str(port), *remote]
+def forward_command(cluster_file: ClusterFile, port: int) -> list[str]:
+    """Forward the head's dashboard to a port of this machine, for as long as the command runs."""
+    port_of_head = cluster_file.dashboard_port
+    remote = [] if port_of_head == DASHBOARD_PORT else ["--remote-port", str(port_of_head)]
+    return ["ray", "dashboard", cluster_file.argument, "-p", str(port), *remote]
 
 
-def log_words(address: str, job: str) -> list[str]:
+def logs_command(address: str, job: str) -> list[str]:
+    """Print a job's log and follow it."""
     return ["ray", "job", "logs", "--address", address, job, "--follow"]
 
 
-def stop_words(address: str, job: str) -> list[str]:
+def stop_command(address: str, job: str) -> list[str]:
+    """Stop a job at once."""
     return ["ray", "job", "stop", "--address", address, job]
 
 
-def on_head_words(
-    launcher: Launcher, words: Sequence[str], variables: Mapping[str, str], *, marked: bool = True
+def head_command(
+    cluster_file: ClusterFile, words: Sequence[str], variables: Mapping[str, str], *, marked: bool = True
 ) -> list[str]:
-    """`remix-study WORDS` on the cluster's head, in its checkout where it has one.
+    """Run `remix-study WORDS` on the head, in its checkout if it has one.
 
-    marked: its output follows a line `SAYS`.
+    Args:
+        cluster_file: the cluster.
+        words: a command of remix-study with its options.
+        variables: environment variables to set for the command.
+        marked: print `OUTPUT_MARKER` before the command's output.
     """
-    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-    command = " ".join([*given, shlex.join(["python", "-m", PACKAGE, *words])])
-    mark = f"echo {SAYS}; " if marked else ""
-    return ["ray", "exec", launcher.word, f"cd {CHECKOUT} 2>/dev/null; {mark}{command}"]
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    command = " ".join([*assignments, shlex.join(["python", "-m", PACKAGE, *words])])
+    mark = f"echo {OUTPUT_MARKER}; " if marked else ""
+    return ["ray", "exec", cluster_file.argument, f"cd {CHECKOUT} 2>/dev/null; {mark}{command}"]
 
 
-def ray_on_head_words(launcher: Launcher, *words: str) -> list[str]:
-    """A command of Ray's on the head, where it finds its cluster by itself."""
-    return ["ray", "exec", launcher.word, shlex.join(["ray", *words])]
+def head_ray_command(cluster_file: ClusterFile, *words: str) -> list[str]:
+    """Run `ray WORDS` on the head, where Ray finds its cluster without an address."""
+    return ["ray", "exec", cluster_file.argument, shlex.join(["ray", *words])]
 
 
-def fetch_words(launcher: Launcher, source: str, target: Path) -> list[str]:
-    """A folder of the head to here. `source`: of our own making, because Ray gives it to shells as it is."""
+def download_command(cluster_file: ClusterFile, source: str, target: Path) -> list[str]:
+    """Copy a folder from the head to this machine.
+
+    Args:
+        cluster_file: the cluster.
+        source: a path from `head_scratch_folder`, because Ray passes it to shells unquoted.
+        target: an existing local folder.
+    """
     assert re.fullmatch(r"/[\w./-]+/", source), source
-    return ["ray", "rsync-down", launcher.word, source, f"{target}/"]
+    return ["ray", "rsync-down", cluster_file.argument, source, f"{target}/"]
 
 
-def scratch_on_head() -> str:
-    """A folder of the head that nobody else uses."""
+def head_scratch_folder() -> str:
+    """A unique path for a temporary folder on the head."""
     return f"/tmp/remix-study-{secrets.token_hex(8)}"
 
 
-def remove_words(launcher: Launcher, folder: str) -> list[str]:
-    return ["ray", "exec", launcher.word, shlex.join(["rm", "-rf", folder])]
+def remove_command(cluster_file: ClusterFile, folder: str) -> list[str]:
+    """Delete a folder on the head."""
+    return ["ray", "exec", cluster_file.argument, shlex.join(["rm", "-rf", folder])]
 
 
-def shown_words(words: Sequence[str], own: Mapping[str, str]) -> str:
-    """A command as it may be copied into a terminal with the environment `own`."""
-    hidden = [name for name in OVERRIDING if name in own] if words[:2] == ["ray", "job"] else []
-    return shlex.join([*(["env"] if hidden else []), *(part for name in hidden for part in ("-u", name)), *words])
+def shell_line(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The command as a line to paste into a terminal that has this environment.
+
+    For `ray job`, the line unsets the variables that would override `--address`.
+    """
+    unset = [name for name in OVERRIDING_VARIABLES if name in environment] if words[:2] == ["ray", "job"] else []
+    return shlex.join([*(["env"] if unset else []), *(part for name in unset for part in ("-u", name)), *words])

@@ -1,84 +1,42 @@
-"""A study on its way to a cluster: what is wrong with it before anything starts
+"""Checks of a submission before anything starts: places, storage, tracking, upload, versions
 
-Nothing here starts anything. Problems and warnings are sentences.
+Problems stop the submission; warnings do not. All of them are reported at once.
 """
 
 import ipaddress
-import os
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from remix_study.cluster.cluster_file import SECRETS, Launcher
+from remix_study.cluster.cluster_file import SECRETS_FILE
 from remix_study.cluster.dashboard import Versions
-from remix_study.cluster.upload import LARGE_BYTES, MB, Upload, excludes_of, limit_bytes, measure, pattern_of
+from remix_study.cluster.environment import TRACKING_URI, names_on_nodes
+from remix_study.cluster.shared_paths import why_not_shared
+from remix_study.cluster.submission import PACKAGE, Submission, package_folder
+from remix_study.cluster.upload import LARGE_BYTES, MB, Upload, limit_bytes, measure, pattern_for, upload_excludes
 from remix_study.config.study import STORAGE, NoPrunerConfig, StudyConfig
 from remix_study.credentials import holds_password, names_in, redact
-from remix_study.files.urls import is_url, path_of, shown
+from remix_study.files.urls import is_url, shown
 
-PACKAGE = "remix_study"
-TRACKING = "MLFLOW_TRACKING_URI"  # goes along by itself, as STORAGE does
 PYTHON = (3, 11)  # pyproject.toml
 _LARGEST_SHOWN = 3
-# On each machine another disk, whatever the cluster shares.
-_OWN_TO_A_MACHINE = ("/tmp", "/var/tmp", "/dev", "/run", "/proc")
-# File systems that several machines may see.
-_SHARED_KINDS = {
-    "nfs", "nfs4", "cifs", "smb3", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "wekafs", "panfs",
-    "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.gcsfuse", "fuse.s3fs",
-}  # fmt: skip
-_SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|KEYS?(_|$)|(^|_)(PASS|PWD|AUTH)(_|$)", re.IGNORECASE
-)
-_SECRET_VALUE = re.compile(r"-----BEGIN|\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[oprsu]_\w{30,}|\bsk-\w{20,}")
-_RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+_=-]{32,}")
-
-
-# --- what is sent ----------------------------------------------------------------------------------------------------
+_DATABASE_EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 
 
 @dataclass(frozen=True)
-class Submission:
-    """One study for one cluster.
+class PreflightReport:
+    """The result of all checks.
 
-    study: None where its file has problems.
-    file, working_dir: absolute, of this machine.
-    workspace, corpus: as they are on the cluster's nodes; corpus: None for the one that the file names.
-    environment: what the cluster's processes get of this machine's.
-    several_nodes: whether work is done on another machine than the head.
+    Args:
+        problems: sentences; any of them stops the submission.
+        warnings: sentences to show.
+        excludes: patterns, as in .gitignore, of files that are not uploaded.
+        uploads: the folders that are uploaded.
     """
-
-    study: StudyConfig | None
-    file: Path
-    working_dir: Path
-    workspace: str | None
-    corpus: str | None = None
-    retry_failed: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
-    launcher: Launcher | None = None
-    several_nodes: bool = True
-
-    @property
-    def inside(self) -> str | None:
-        """The study's file relative to the working directory; None where it lies elsewhere."""
-        if not self.file.is_relative_to(self.working_dir):
-            return None
-        return self.file.relative_to(self.working_dir).as_posix()
-
-    @property
-    def brings_package(self) -> bool:
-        """Whether remix_study itself lies in the working directory."""
-        return (self.working_dir / PACKAGE / "__init__.py").exists()
-
-
-@dataclass(frozen=True)
-class Findings:
-    """problems: nothing may start. warnings: to be read. excludes, uploads: what goes along, and what does not."""
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -91,211 +49,179 @@ class Findings:
 
 
 @dataclass
-class _Said:
+class _Issues:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def examine(sent: Submission, problems: Sequence[str] = ()) -> Findings:
-    """Everything that can be known before a cluster is asked; `problems`: what was found before."""
-    said = _Said(list(problems))
-    _workspace(sent, said)
-    _secrets_file(sent, said)
-    if sent.study is not None:
-        _corpus(sent, sent.study, said)
-        _storage(sent, sent.study, said)
-        _tracking(sent, sent.study, said)
-    excludes, uploads = _upload(sent, said)
-    return Findings(tuple(said.problems), tuple(said.warnings), excludes, uploads)
+def check_submission(submission: Submission, problems: Sequence[str] = ()) -> PreflightReport:
+    """Check everything that can be checked without connecting to the cluster.
+
+    Args:
+        submission: the study and its places.
+        problems: problems found earlier, to be reported first.
+    """
+    issues = _Issues(list(problems))
+    _check_workspace(submission, issues)
+    _check_secrets_file(submission, issues)
+    if submission.study is not None:
+        _check_corpus(submission, submission.study, issues)
+        _check_storage(submission, submission.study, issues)
+        _check_tracking(submission, submission.study, issues)
+    excludes, uploads = _check_upload(submission, issues)
+    return PreflightReport(tuple(issues.problems), tuple(issues.warnings), excludes, uploads)
 
 
-def _workspace(sent: Submission, said: _Said) -> None:
-    if sent.workspace is None:
-        said.problems.append(
-            "`--workspace` must say where the study goes, on a disk that all nodes share or at a URL, but is not "
-            "given. For example: --workspace /shared/workspace, or --workspace s3://bucket/workspace"
-        )
-        return
-    why = _unfit(sent.workspace, sent)
-    if why is not None:
-        said.problems.append(
-            f"the workspace must be where every node finds it, but {_plain(sent.workspace)} {why}. Use an absolute "
-            "path on the cluster's shared disk, or a URL such as s3://bucket/workspace."
-        )
+# --- places ----------------------------------------------------------------------------------------------------------
 
 
-def _plain(place: str) -> str:
+def _why_not_shared(place: str, submission: Submission) -> str | None:
+    return why_not_shared(place, submission.working_dir, several_nodes=submission.several_nodes)
+
+
+def _printable(place: str) -> str:
     return shown(place) if is_url(place) else place
 
 
-def _corpus(sent: Submission, study: StudyConfig, said: _Said) -> None:
-    place = corpus_of(sent, study)
-    told = "`--corpus`" if sent.corpus is not None else f"`base.corpus` of {sent.file.name}"
-    if not place:
-        said.problems.append(
-            f"the corpus must be named, but `base.corpus` of {sent.file.name} is missing; name it with --corpus."
+def _check_workspace(submission: Submission, issues: _Issues) -> None:
+    if submission.workspace is None:
+        issues.problems.append(
+            "`--workspace` is missing. Give a folder on a disk that all nodes share, or a URL. For example: "
+            "--workspace /shared/workspace, or --workspace s3://bucket/workspace"
         )
         return
-    why = _unfit(place, sent)
+    why = _why_not_shared(submission.workspace, submission)
     if why is not None:
-        copy = "copy it to the cluster's shared disk"
-        if sent.launcher is not None and not is_url(place):
-            copy += f" ({shlex.join(['ray', 'rsync-up', sent.launcher.word, f'{place}/', '/SHARED/corpus/'])})"
-        said.problems.append(
-            f"the corpus must be where every node finds it, but {_plain(place)} ({told}) {why}. Prepare it there "
-            f"(`remix-study prepare ... --out s3://bucket/corpus`), or {copy}, and name it with --corpus."
+        issues.problems.append(
+            f"Not every node can use workspace {_printable(submission.workspace)}: it {why}. Use an absolute path on "
+            "a shared disk, or a URL such as s3://bucket/workspace."
         )
 
 
-def corpus_of(sent: Submission, study: StudyConfig) -> str:
-    """Of the command line, else of the study's file."""
-    return str(study.base.get("corpus") or "") if sent.corpus is None else sent.corpus
+def _check_corpus(submission: Submission, study: StudyConfig, issues: _Issues) -> None:
+    place = submission.corpus_of(study)
+    source = "`--corpus`" if submission.corpus is not None else f"`base.corpus` of {submission.file.name}"
+    if not place:
+        issues.problems.append(f"No corpus given: set `base.corpus` in {submission.file.name}, or use --corpus.")
+        return
+    why = _why_not_shared(place, submission)
+    if why is not None:
+        copy = "copy it to the cluster's shared disk"
+        if submission.cluster_file is not None and not is_url(place):
+            words = ["ray", "rsync-up", submission.cluster_file.argument, f"{place}/", "/SHARED/corpus/"]
+            copy += f" ({shlex.join(words)})"
+        issues.problems.append(
+            f"Not every node can use corpus {_printable(place)} ({source}): it {why}. Prepare it at a URL "
+            f"(`remix-study prepare ... --out s3://bucket/corpus`), or {copy}. Then name it with --corpus."
+        )
 
 
-def _unfit(place: str, sent: Submission) -> str | None:
-    """Why a place cannot be one that all nodes see; None where it may be."""
-    if is_url(place):
-        if redact(place) != place:
-            return "holds credentials, which would be copied to everywhere: leave them to the environment of the nodes"
-        return None
-    path = PurePosixPath(os.path.normpath(path_of(place)))
-    if not path.is_absolute():
-        return "is relative to a folder of this machine"
-    return _private(path, sent.working_dir) if sent.several_nodes else None
+# --- storage, tracking, secrets --------------------------------------------------------------------------------------
 
 
-def _private(path: PurePosixPath, working_dir: Path) -> str | None:
-    """Why a path is not on a disk that several machines share, as far as can be known here."""
-    for own in (*_OWN_TO_A_MACHINE, tempfile.gettempdir()):
-        if path.is_relative_to(own):
-            return f"is in {own}, which is another disk on each node"
-    if not _is_shared(Path(path)):
-        if path.is_relative_to(working_dir):
-            return f"is in {working_dir}, on a disk of this machine alone"
-        if path.is_relative_to(Path.home()):
-            return "is in your home directory, on a disk of this machine alone"
-    return None
-
-
-def _is_shared(path: Path) -> bool:
-    """Whether a path is on a network's file system here; without /proc/mounts nobody knows, and it is not."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return False
-    under = [(len(at), kind) for at, kind in mounts if path.is_relative_to(at.replace("\\040", " "))]
-    return bool(under) and max(under)[1] in _SHARED_KINDS
-
-
-def _secrets_file(sent: Submission, said: _Said) -> None:
-    file = None if sent.launcher is None else sent.launcher.secrets
+def _check_secrets_file(submission: Submission, issues: _Issues) -> None:
+    file = None if submission.cluster_file is None else submission.cluster_file.secrets
     if file is None or not file.exists():
         return
     if file.stat().st_mode & 0o077:
-        said.warnings.append(
-            f"{file} holds secrets, and others on this machine may read it: chmod 600 {shlex.quote(str(file))}"
+        issues.warnings.append(
+            f"Other users of this machine can read {file}, which holds secrets. Run: chmod 600 {shlex.quote(str(file))}"
         )
 
 
-def _names_on_nodes(sent: Submission) -> set[str] | None:
-    """The variables that the secrets file gives to every node; None where no such file is known."""
-    file = None if sent.launcher is None else sent.launcher.secrets
-    if file is None:
-        return None
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return {found[1] for line in lines if (found := re.match(r"\s*(?:export\s+)?(\w+)=", line))}
-
-
-def _storage(sent: Submission, study: StudyConfig, said: _Said) -> None:
+def _check_storage(submission: Submission, study: StudyConfig, issues: _Issues) -> None:
     storage = study.storage
-    if storage is None and STORAGE in (_names_on_nodes(sent) or ()):
+    workspace_is_url = is_url(submission.workspace or "")
+    workers_read = submission.several_nodes and not isinstance(study.pruner, NoPrunerConfig)
+    if storage is None and STORAGE in (names_on_nodes(submission.cluster_file) or ()):
         return
     if storage is None or "://" not in storage:
-        if is_url(sent.workspace or "") and storage is None:
-            said.warnings.append(
-                f"where the workspace is at a URL, a database keeps the trials: give `storage`, or set {STORAGE} here "
-                f"or in ~/{SECRETS} of the nodes, such as postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies."
+        if workspace_is_url and storage is None:
+            issues.warnings.append(
+                "With a workspace at a URL, trials need a database. Set `storage` in the study file, or set "
+                f"{STORAGE} here or in ~/{SECRETS_FILE} on the nodes. For example: {_DATABASE_EXAMPLE}"
             )
-        elif storage is None and sent.several_nodes and not isinstance(study.pruner, NoPrunerConfig):
-            said.warnings.append(
-                "with a pruner every node reads the study's trials, which SQLite does badly on a shared disk: set "
-                "`storage: journal`, or a database."
+        elif storage is None and workers_read:
+            issues.warnings.append(
+                "With a pruner, every node reads the study's trials, and SQLite is unreliable on a shared disk. Set "
+                "`storage: journal`, or use a database."
             )
         return
-    if storage.startswith("sqlite") and is_url(sent.workspace or ""):
-        said.problems.append(
-            "`storage` must be a database that outlives a node where the workspace is at a URL, but is a file of "
-            "SQLite. Use one such as postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies."
+    if storage.startswith("sqlite") and workspace_is_url:
+        issues.problems.append(
+            "`storage` must be a database server when the workspace is at a URL, but is a SQLite file, which is lost "
+            f"with its node. For example: {_DATABASE_EXAMPLE}"
         )
-    _names(sent, "storage", storage, said)
-    if _is_loopback(storage) and sent.several_nodes and not isinstance(study.pruner, NoPrunerConfig):
-        said.problems.append(
-            "`storage` must be a database that every node reaches, because a pruner reads it there, but names the "
-            "loopback address, which is each node itself. Name its host."
+    _check_variables(submission, "storage", storage, issues)
+    if _is_loopback(storage) and workers_read:
+        issues.problems.append(
+            "`storage` must be a database that every node can reach, because the pruner runs on all of them, but is at "
+            "a loopback address, which means each node itself. Use the host name of the database."
         )
 
 
-def _names(sent: Submission, key: str, value: str, said: _Said) -> None:
-    """The `$NAME`s of a value, which must be set where it is used."""
-    needed = set(names_in(value)) - sent.environment.keys()
-    known = _names_on_nodes(sent)
+def _check_variables(submission: Submission, key: str, value: str, issues: _Issues) -> None:
+    """Warn if a `$NAME` in a value may not be set on the nodes."""
+    needed = set(names_in(value)) - submission.environment.keys()
+    known = names_on_nodes(submission.cluster_file)
     missing = sorted(needed - (known or set()))
     if not missing:
         return
-    if known is not None and sent.launcher is not None:
-        where = f"{sent.launcher.secrets}, which becomes ~/{SECRETS} on the nodes, does not have"
-        said.warnings.append(
-            f"`{key}` needs {', '.join(missing)} on the cluster, but {where} it. Add it, and `{sent.launcher.up}`."
+    if known is not None and submission.cluster_file is not None:
+        file, up = submission.cluster_file.secrets, submission.cluster_file.up
+        issues.warnings.append(
+            f"`{key}` needs {', '.join(missing)} on the cluster, but {file} does not set it. Add it there, then copy "
+            f"the file to the nodes with: {up}"
         )
     else:
-        said.warnings.append(
-            f"`{key}` needs {', '.join(missing)} on the cluster: in ~/{SECRETS} of its nodes, or their environment."
+        issues.warnings.append(
+            f"`{key}` needs {', '.join(missing)} on the cluster. Set it in ~/{SECRETS_FILE} on the nodes, or in their "
+            "environment."
         )
 
 
-def _tracking(sent: Submission, study: StudyConfig, said: _Said) -> None:
-    written = _at(study.base, "tracking.uri")
-    if written in ("off", False):
+def _check_tracking(submission: Submission, study: StudyConfig, issues: _Issues) -> None:
+    configured = _value_at(study.base, "tracking.uri")
+    if configured == "off":
         return
-    uri = sent.environment.get(TRACKING) if written is None else str(written)
-    told = f"{TRACKING}" if written is None else f"`tracking.uri` of {sent.file.name}"
+    uri = submission.environment.get(TRACKING_URI) if configured is None else str(configured)
+    source = TRACKING_URI if configured is None else f"`tracking.uri` of {submission.file.name}"
     if uri is None:
-        known = _names_on_nodes(sent) or set()
-        if is_url(sent.workspace or "") and TRACKING not in known:
-            said.warnings.append(
-                f"a workspace at a URL cannot hold MLflow's database: set {TRACKING} here or in ~/{SECRETS} of the "
-                "nodes, or `tracking: {uri: off}`."
+        known = names_on_nodes(submission.cluster_file) or set()
+        if is_url(submission.workspace or "") and TRACKING_URI not in known:
+            issues.warnings.append(
+                f"A workspace at a URL cannot hold MLflow's database. Set {TRACKING_URI} here or in ~/{SECRETS_FILE} "
+                "on the nodes, or switch tracking off with `tracking: {uri: off}`."
             )
         return
     if holds_password(uri):
-        said.problems.append(
-            f"{told} must hold no credentials, which would be copied with the study, but does ({redact(uri)}). Set "
-            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in ~/{SECRETS} of the nodes."
+        issues.problems.append(
+            f"{source} contains credentials, which would be copied with the study: {redact(uri)}. Remove them, and set "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in ~/{SECRETS_FILE} on the nodes."
         )
     elif uri.startswith("sqlite:"):
         path = uri.partition(":///")[2]
-        why = "is relative to a folder of this machine" if not path.startswith("/") else None
-        if why or (why := _unfit(path, sent)):
-            said.problems.append(
-                f"{told} must be a database that the cluster keeps, but {uri} {why}. Name a server, or leave it out."
+        why = "is relative to a folder on this machine" if not path.startswith("/") else None
+        if why or (why := _why_not_shared(path, submission)):
+            issues.problems.append(
+                f"The cluster cannot use the tracking database {uri} ({source}): it {why}. Use an MLflow server, or "
+                "drop the setting."
             )
     elif _is_loopback(uri):
-        said.warnings.append(
-            f"{told} is {uri}, which on the cluster is its head: a server must run there (docs/tracking.md), not here."
+        issues.warnings.append(
+            f"{source} is {uri}, which means the head on the cluster. Run the MLflow server there, not on this machine "
+            "(see docs/tracking.md)."
         )
-    _names(sent, "tracking.uri", uri, said)
+    _check_variables(submission, "tracking.uri", uri, issues)
 
 
-def _at(content: Mapping[str, Any], path: str) -> Any:
-    """What a dotted path is set to, be its keys nested or dotted."""
+def _value_at(content: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted path, whether its keys are nested or dotted; None if it is not set."""
     for key, value in content.items():
         if key == path:
             return value
         if isinstance(value, Mapping) and path.startswith(f"{key}."):
-            return _at(value, path.removeprefix(f"{key}."))
+            return _value_at(value, path.removeprefix(f"{key}."))
     return None
 
 
@@ -307,121 +233,80 @@ def _is_loopback(uri: str) -> bool:
         return False
 
 
-def _upload(sent: Submission, said: _Said) -> tuple[tuple[str, ...], tuple[Upload, ...]]:
-    folder = sent.working_dir
+# --- the upload ------------------------------------------------------------------------------------------------------
+
+
+def _check_upload(submission: Submission, issues: _Issues) -> tuple[tuple[str, ...], tuple[Upload, ...]]:
+    """The patterns to exclude and the folders to upload."""
+    folder = submission.working_dir
     if not folder.is_dir():
-        said.problems.append(f"`--working-dir` must be a folder, but {folder} is none.")
+        issues.problems.append(f"`--working-dir` {folder} is not a folder.")
         return (), ()
     if folder == Path.home() or folder == Path(folder.anchor):
-        said.problems.append(
-            f"the working directory is uploaded, so it must hold the study and little else, but is {folder}. Go to a "
-            "folder of your own, or name one with --working-dir."
+        issues.problems.append(
+            f"The working directory is uploaded and should hold little else than the study, but is {folder}. Change to "
+            "a project folder, or name one with --working-dir."
         )
         return (), ()
-    excludes = excludes_of(folder)
+    excludes = upload_excludes(folder)
     uploads = [measure(folder, excludes)]
-    if sent.inside is None:
-        said.problems.append(
-            f"the study's file must lie in the working directory, which is uploaded, but {sent.file} is not in "
-            f"{folder}. Copy it there, or name another --working-dir."
+    if submission.inside is None:
+        issues.problems.append(
+            f"The study file {submission.file} is not in the uploaded working directory {folder}. Copy it there, or "
+            "choose another --working-dir."
         )
-    elif sent.inside not in uploads[0].sizes and sent.file.exists():
-        said.problems.append(
-            f"the study's file must be uploaded, but {sent.inside} is left out: by .gitignore, by .rayignore, or "
-            f"because what is called so always stays here ({', '.join(excludes)}). Move it, or name it otherwise."
+    elif submission.inside not in uploads[0].sizes and submission.file.exists():
+        issues.problems.append(
+            f"The study file {submission.inside} would not be uploaded: it is excluded by .gitignore, by .rayignore, "
+            f"or by a pattern that always applies ({', '.join(excludes)}). Move or rename it."
         )
-    if not sent.brings_package:
-        uploads.append(_package(excludes, said))
+    if not submission.brings_package:
+        uploads.append(_check_package(excludes, issues))
     total, limit = sum(upload.bytes for upload in uploads), limit_bytes()
     if total > min(limit, LARGE_BYTES):
         parts = uploads[0].largest(_LARGEST_SHOWN)
         named = ", ".join(f"{name} ({size / MB:.0f} MB)" for name, size in parts)
-        lines = " ".join(pattern_of(name) for name, size in parts if size > LARGE_BYTES / 10 and name != PACKAGE)
-        helps = f"{named}. Leave out what the study does not need by lines in {folder / '.rayignore'}, such as: {lines}"
+        lines = " ".join(pattern_for(name) for name, size in parts if size > LARGE_BYTES / 10 and name != PACKAGE)
+        remedy = f"Largest parts: {named}. Exclude what the study does not need in {folder / '.rayignore'}: {lines}"
         if total > limit:
-            said.problems.append(
-                f"the upload must be below {limit / MB:.0f} MB, but is {total / MB:.0f} MB; the largest parts: {helps}"
+            issues.problems.append(
+                f"The upload must be below {limit / MB:.0f} MB, but is {total / MB:.0f} MB. {remedy}"
             )
         else:
-            said.warnings.append(f"the upload is {total / MB:.0f} MB; the largest parts: {helps}")
+            issues.warnings.append(f"The upload is {total / MB:.0f} MB. {remedy}")
     return excludes, tuple(uploads)
 
 
-def package_folder() -> Path:
-    """Where this remix_study is installed."""
-    return Path(__file__).parents[1]
-
-
-def _package(excludes: Sequence[str], said: _Said) -> Upload:
-    """The installed package, which goes along where the working directory has none."""
-    whole, kept = measure(package_folder(), ()), measure(package_folder(), excludes)
-    lost = {path.partition("/")[0] for path in whole.sizes.keys() - kept.sizes.keys() if "__pycache__" not in path}
+def _check_package(excludes: Sequence[str], issues: _Issues) -> Upload:
+    """The installed package, which is uploaded when the working directory does not contain one."""
+    everything, kept = measure(package_folder(), ()), measure(package_folder(), excludes)
+    paths = everything.sizes.keys() - kept.sizes.keys()
+    lost = {path.partition("/")[0] for path in paths if "__pycache__" not in path}
     if lost:
-        said.problems.append(
-            f"what stays here must not be of the package that goes along, but {', '.join(sorted(lost))} is named as "
-            "one of its folders. Give your folder another name."
+        issues.problems.append(
+            f"Excluding {', '.join(sorted(lost))} from the upload would also exclude folders of the remix_study "
+            "package with that name. Rename your folder."
         )
     return kept
-
-
-# --- the environment -------------------------------------------------------------------------------------------------
-
-
-def environment_of(names: Sequence[str], own: Mapping[str, str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """What goes along of this machine's environment `own`, problems, and warnings.
-
-    The addresses of MLflow's server and of the trials' storage go along by themselves; all others where they are named.
-    """
-    found: dict[str, str] = {}
-    problems: list[str] = []
-    warnings: list[str] = []
-    for name in names:
-        if name not in own:
-            problems.append(f"`--env` must name a variable that is set, but {name} is not. Set it, or leave it out.")
-        elif _SECRET_NAME.search(name) or _is_secret(own[name]):
-            problems.append(
-                f"`--env` must not name a secret, because Ray shows such variables in its dashboard and logs, but "
-                f"{name} looks like one. Write it into ~/{SECRETS} of the nodes (clusters/README.md)."
-            )
-        else:
-            found[name] = own[name]
-    for name, helps in (
-        (TRACKING, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-        (STORAGE, "a variable for what it names, such as $DB_PASSWORD,"),
-    ):
-        if not own.get(name) or name in names:
-            continue
-        if holds_password(own[name]):
-            warnings.append(
-                f"{name} holds credentials, so it stays here. Set it without them, and {helps} in ~/{SECRETS} of "
-                "the nodes."
-            )
-        else:
-            found[name] = own[name]
-    return found, problems, warnings
-
-
-def _is_secret(value: str) -> bool:
-    return redact(value) != value or bool(_SECRET_VALUE.search(value)) or bool(_RANDOM.fullmatch(value))
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
-def version_problems(cluster: Versions, ours: str) -> list[str]:
-    """What cannot work together; `ours`: the Ray here."""
-    found = []
-    if _minor(cluster.ray) != _minor(ours):
-        found.append(
-            f"the cluster must run the Ray that remix_study needs ({'.'.join(map(str, _minor(ours)))}), but runs "
-            f"{cluster.ray}. Mend its image or setup_commands (`ray[default,train,tune]=={ours}`), and start it again."
+def version_problems(cluster: Versions, local_ray: str) -> list[str]:
+    """Problems with the versions on the cluster, given the version of Ray on this machine."""
+    problems = []
+    if _minor(cluster.ray) != _minor(local_ray):
+        problems.append(
+            f"The cluster must run Ray {'.'.join(map(str, _minor(local_ray)))}, but runs {cluster.ray}. Install "
+            f"`ray[default,train,tune]=={local_ray}` in its image or setup_commands, and restart the cluster."
         )
     if _minor(cluster.python) < PYTHON:
-        found.append(
-            f"the cluster must run Python {'.'.join(map(str, PYTHON))} or newer, but runs {cluster.python}. Use "
+        problems.append(
+            f"The cluster must run Python {'.'.join(map(str, PYTHON))} or newer, but runs {cluster.python}. Use "
             "another image or environment."
         )
-    return found
+    return problems
 
 
 def _minor(version: str) -> tuple[int, int]:

@@ -1,25 +1,25 @@
-"""What `ray job submit` would upload: Ray's own rules, and what of ours must never go along
+"""Files that `ray job submit` uploads: Ray's own rules, plus data of ours that must stay on this machine
 
-Ray leaves out what .gitignore and .rayignore name, .git and virtual environments. Here are added workspaces, clip
-stores, checkpoints and the like: a cluster has its own, and they are large.
+Ray skips what .gitignore and .rayignore name, .git, and virtual environments. This module adds workspaces, clip stores
+and checkpoints: they are large, and the cluster has its own.
 """
 
 import json
-import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from remix_study import ray_private
 from remix_study.launch.folder import CHECKPOINTS
 
 MB = 1_000_000
 LARGE_BYTES = 50 * MB
-# By name, wherever they lie.
-_NEVER = (
+# Excluded by name in every folder.
+_ALWAYS_EXCLUDED = (
     ".git", ".venv", "venv", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
     "workspace", CHECKPOINTS, "mlruns", "mlartifacts", "mlflow.db*",
 )  # fmt: skip
@@ -27,7 +27,12 @@ _NEVER = (
 
 @dataclass(frozen=True)
 class Upload:
-    """The files of one folder that would be uploaded: path relative to it -> bytes."""
+    """The files of one folder that would be uploaded.
+
+    Args:
+        folder: the folder.
+        sizes: bytes of each file, by its path relative to the folder.
+    """
 
     folder: Path
     sizes: dict[str, int]
@@ -37,7 +42,7 @@ class Upload:
         return sum(self.sizes.values())
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
-        """The largest parts, each a folder or file right below the uploaded folder, with its bytes."""
+        """The largest direct children of the folder, with their bytes."""
         parts: Counter[str] = Counter()
         for path, size in self.sizes.items():
             parts[path.partition("/")[0]] += size
@@ -45,63 +50,40 @@ class Upload:
 
 
 def limit_bytes() -> int:
-    """The dashboard takes no larger request (it answers 413), nor does Ray keep a larger package."""
-    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
-
-    return int(min(DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE))
+    """The largest upload that Ray accepts."""
+    return ray_private.upload_limit_bytes()
 
 
-def excludes_of(folder: Path) -> tuple[str, ...]:
-    """Patterns, as .gitignore has them, of what must not go along: by name, and workspaces and clip stores as found."""
-    return (*_NEVER, *(pattern_of(path) for path in _data_in(folder)))
+def upload_excludes(folder: Path) -> tuple[str, ...]:
+    """Patterns, as in .gitignore, of what must not be uploaded, including workspaces and clip stores in the folder."""
+    return (*_ALWAYS_EXCLUDED, *(pattern_for(path) for path in _data_folders(folder)))
 
 
-def pattern_of(path: str) -> str:
-    """The pattern that means this one path."""
-    return "/" + re.sub(r"([\\*?\[\]])", r"\\\1", path).replace(" ", "[ ]")  # a space at the end would not count
+def pattern_for(path: str) -> str:
+    """The .gitignore pattern that matches exactly this path."""
+    return "/" + re.sub(r"([\\*?\[\]])", r"\\\1", path).replace(" ", "[ ]")  # a trailing space would be ignored
 
 
 def measure(folder: Path, excludes: Sequence[str]) -> Upload:
-    """What Ray would put into the package of `folder`."""
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
-
+    """The files of `folder` that Ray would upload."""
     sizes: dict[str, int] = {}
 
-    def take(path: Path) -> None:
+    def record(path: Path) -> None:
         if path.is_file():
             sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
 
-    # The same walk as that which makes the package: its rules are nowhere else.
-    _dir_travel(
-        folder, [_get_excludes(folder, [*_of_ray(), *excludes])], take, include_gitignore=_heeds_gitignore(),
-        logger=logging.getLogger("remix_study.quiet"),
-    )  # fmt: skip
+    ray_private.visit_uploaded_paths(folder, [*ray_private.default_excludes(), *excludes], record)
     return Upload(folder, sizes)
 
 
-def _of_ray() -> list[str]:
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-
-    return list(get_runtime_env_default_excludes())
-
-
-def _heeds_gitignore() -> bool:
-    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
-
-    return os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-
-
-def _data_in(folder: Path) -> Iterator[str]:
-    """Workspaces and clip stores below a folder, relative to it; nothing within them."""
-    from ray._private.runtime_env.packaging import _get_excludes
-
-    left_out: Callable[[Path], bool] = _get_excludes(folder, [*_of_ray(), *_NEVER])
+def _data_folders(folder: Path) -> Iterator[str]:
+    """Workspaces and clip stores below a folder, relative to it, without looking inside them."""
+    is_excluded = ray_private.excluded_by(folder, [*ray_private.default_excludes(), *_ALWAYS_EXCLUDED])
     for place, folders, _ in os.walk(folder):
         kept = []
         for name in sorted(folders):
             path = Path(place) / name
-            if path.is_symlink() or left_out(path):
+            if path.is_symlink() or is_excluded(path):
                 continue
             if _is_workspace(path) or _is_store(path) or _is_store(path / "store"):
                 yield path.relative_to(folder).as_posix()

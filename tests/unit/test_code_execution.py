@@ -1,6 +1,6 @@
-"""Nothing that lies on shared storage can run code here, and no word of a YAML file reaches a shell
+"""Files on shared storage cannot execute code, and values from YAML files never reach a shell
 
-Calls are looked for in the package's own source. An exception is listed with its reason.
+The tests search the package's source for dangerous calls. Exceptions are listed with their reasons.
 """
 
 import ast
@@ -20,10 +20,10 @@ from remix_study.config.run import RunConfig
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "remix_study").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
 ALLOWED = {
-    ("media/workers.py", "pickle.loads"): "work that this very process has pickled, through a pipe to its own child",
-    ("launch/ray_decoding.py", "pickle.loads"): "work that the driver has pickled, through Ray to its own actor",
-    ("media/build.py", "pickle.loads"): "bytes that this very object has pickled, and keeps in memory",
-    ("report/data.py", "yaml.load"): "given CSafeLoader or SafeLoader, which make plain values only",
+    ("media/workers.py", "pickle.loads"): "jobs that this process pickled for its own child process",
+    ("launch/ray_decoding.py", "pickle.loads"): "jobs that the driver pickled for its own Ray actor",
+    ("media/build.py", "pickle.loads"): "bytes that the same object pickled and kept in memory",
+    ("report/data.py", "yaml.load"): "called with CSafeLoader or SafeLoader, which build plain values only",
 }
 RUNS_CODE = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
@@ -34,7 +34,7 @@ SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatus
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """File below the package, dotted name of what is called, the call."""
+    """All calls in the source: file relative to the package, dotted name, syntax node."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -47,28 +47,28 @@ def given(call: ast.Call, name: str) -> object:
     return found[0].value if found and isinstance(found[0], ast.Constant) else None
 
 
-def test_nothing_is_read_in_a_way_that_could_run_it() -> None:
+def test_no_file_is_read_by_a_function_that_can_execute_code() -> None:
     found = {(file, name) for file, name, _ in calls() if name in RUNS_CODE}
     assert found == set(ALLOWED)
 
 
-def test_yaml_makes_plain_values_only() -> None:
+def test_yaml_is_loaded_with_safe_loaders() -> None:
     loads = [call for _, name, call in calls() if name == "yaml.load"]
     assert loads
     assert all("SafeLoader" in ast.unparse(call.args[1]) for call in loads)
 
 
-def test_checkpoints_are_weights_only() -> None:
+def test_checkpoints_are_loaded_with_weights_only() -> None:
     loads = [(file, call) for file, name, call in calls() if name == "torch.load"]
     assert [file for file, _ in loads] == ["training/checkpoint.py"]
     assert all(given(call, "weights_only") is True for _, call in loads)
 
 
-def test_arrays_are_read_without_objects() -> None:
+def test_arrays_are_loaded_without_pickle() -> None:
     assert not [file for file, _, call in calls() if given(call, "allow_pickle") is True]
 
 
-def test_nothing_is_given_to_a_shell() -> None:
+def test_no_shell_is_started() -> None:
     found = [
         file for file, name, call in calls() if name in SHELLS or (name != "dict" and given(call, "shell") is True)
     ]
@@ -76,7 +76,7 @@ def test_nothing_is_given_to_a_shell() -> None:
 
 
 class Intruder:
-    """Where it is unpickled carelessly, it leaves a mark."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -87,14 +87,14 @@ class Intruder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("as_torch", [True, False])
-def test_a_planted_checkpoint_does_not_run(recipe: Callable[..., RunConfig], tmp_path: Path, as_torch: bool) -> None:
-    """As whoever may write to the shared storage would do it: a run is to go on from `last.pt`."""
+def test_a_planted_checkpoint_is_rejected(recipe: Callable[..., RunConfig], tmp_path: Path, as_torch: bool) -> None:
+    """An attacker who can write to shared storage replaces the checkpoint from which a run resumes."""
     mark, file = tmp_path / "mark", tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(recipe().model_dump(mode="json")))
     command = [sys.executable, "-m", "remix_study", "train", str(file), "--workspace", str(tmp_path), "--name", "r"]
     assert subprocess.run(command, capture_output=True).returncode == 0
     folder = tmp_path / "runs" / "r"
-    (folder / "result.json").unlink()  # as of a run that was killed in its last epoch
+    (folder / "result.json").unlink()  # like a run that was killed in its last epoch
     intruder, planted = Intruder(mark), folder / "checkpoints" / "last.pt"
     assert planted.exists()
     if as_torch:

@@ -1,4 +1,4 @@
-"""The script that `ray submit` brings to the head: what it tells Ray, and what it does without a checkout"""
+"""run_study.py, the script that `ray submit` copies to the head of a cluster"""
 
 import json
 import os
@@ -14,7 +14,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.runtime_env.packaging import _zip_files
 
 ROOT = Path(__file__).parents[2]
-# Stands for the command: what it was told, and from where.
+# Replaces the command: prints its arguments and environment.
 COMMAND = """
 import json, os, sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def main():
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home directory of a head: the script, a checkout, and what happens to lie there."""
+    """A home directory on a head with the script, a checkout, and unrelated files."""
     checkout = tmp_path / "remix-study"
     (checkout / "remix_study" / "__pycache__").mkdir(parents=True)
     (checkout / "remix_study" / "__init__.py").touch()
@@ -49,7 +49,7 @@ def run(home: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=home, env=around | {"HOME": str(home)} | env, capture_output=True, text=True)
 
 
-def test_the_command_runs_in_the_checkout_and_its_exit_status_is_ours(home: Path) -> None:
+def test_the_command_runs_in_the_checkout_and_its_exit_status_is_kept(home: Path) -> None:
     done = run(home, "run", "a b.yaml", "--workspace", "/mnt/it's here")
     assert done.returncode == 3, done.stderr
     told = json.loads(done.stdout)
@@ -60,12 +60,12 @@ def test_the_command_runs_in_the_checkout_and_its_exit_status_is_ours(home: Path
     assert told["env"]["RAY_ADDRESS"] == "auto"
 
 
-def test_workers_are_sent_the_package_and_nothing_else(home: Path) -> None:
+def test_only_the_package_is_uploaded_to_workers(home: Path) -> None:
     told = json.loads(run(home, "status").stdout)
     runtime = json.loads(told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR])["runtime_env"]
     assert runtime["working_dir"] == str(home / "remix-study")
     package = home / "package.zip"
-    # As `upload_working_dir_if_needed` does it.
+    # As in `upload_working_dir_if_needed` of Ray.
     excludes = get_runtime_env_default_excludes() + runtime["excludes"]
     _zip_files(runtime["working_dir"], excludes, str(package), include_gitignore=True)
     assert sorted(zipfile.ZipFile(package).namelist()) == [
@@ -75,8 +75,8 @@ def test_workers_are_sent_the_package_and_nothing_else(home: Path) -> None:
     ]
 
 
-def test_what_ray_has_said_already_holds(home: Path) -> None:
-    """As within `ray job submit --working-dir . -- python run_study.py`, which has sent the code itself."""
+def test_variables_that_ray_has_set_are_kept(home: Path) -> None:
+    """As in `ray job submit --working-dir . -- python run_study.py`, which uploads the code itself."""
     told = json.loads(run(home, RAY_ADDRESS="10.0.0.1:6379", **{RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"}).stdout)
     assert told["env"]["RAY_ADDRESS"] == "10.0.0.1:6379"
     assert told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR] == "{}"
@@ -89,11 +89,11 @@ def test_the_checkout_beside_the_script_comes_first(home: Path) -> None:
     assert json.loads(run(project, HOME=str(home)).stdout)["cwd"] == str(project)
 
 
-def test_a_missing_checkout_is_one_sentence(home: Path) -> None:
+def test_a_missing_checkout_is_one_error_message(home: Path) -> None:
     shutil.rmtree(home / "remix-study")
     done = run(home, "run", "s.yaml")
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: the checkout must lie at ~/remix-study on the head, but does not.")
+    assert line.startswith("error: No checkout at ~/remix-study on the head.")
     assert "`ray up`" in line

@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence, a non-zero exit, no traceback, and nothing lost"""
+"""The command line with bad input: one error message, a non-zero exit status, no traceback, no lost files"""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def written(small_corpus: Path, tmp_path: Path) -> Written:
 
 
 class Said:
-    """What a command left: exit code, output, problem."""
+    """Exit status and output of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, " ".join(err.split())
@@ -52,7 +52,7 @@ class Said:
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     def run(*words: str | Path) -> Said:
-        """The whole command line in this process, error handling included."""
+        """Run the command in this process, with its error handling."""
         monkeypatch.setattr(sys, "argv", ["remix-study", *map(str, words)])
         code = 0
         try:
@@ -77,12 +77,12 @@ def assert_refused(said: Said, *wanted: str) -> None:
         assert words in said.err
 
 
-def test_the_version_is_told(say: Callable[..., Said]) -> None:
+def test_the_version_is_printed(say: Callable[..., Said]) -> None:
     said = say("--version")
     assert (said.code, said.out.strip()) == (0, __version__)
 
 
-def test_a_misspelt_key_is_named_and_nothing_is_made(
+def test_an_unknown_key_is_rejected_before_anything_is_written(
     say: Callable[..., Said], written: Written, tmp_path: Path
 ) -> None:
     said = say("train", written(optimiser={"name": "adam"}), "--workspace", tmp_path / "w")
@@ -90,7 +90,7 @@ def test_a_misspelt_key_is_named_and_nothing_is_made(
     assert not (tmp_path / "w").exists()
 
 
-def test_an_unknown_command_or_option_is_typers_own_sentence(say: Callable[..., Said]) -> None:
+def test_usage_errors_have_no_traceback(say: Callable[..., Said]) -> None:
     for words in (["trian"], ["train"], ["train", "x.yaml", "--wrokspace", "y"]):
         said = say(*words)
         assert said.code == 2
@@ -109,14 +109,14 @@ def test_an_unknown_command_or_option_is_typers_own_sentence(say: Callable[..., 
         ),
     ],
 )
-def test_what_cannot_be_run_is_refused(
+def test_an_impossible_configuration_is_rejected(
     say: Callable[..., Said], written: Written, tmp_path: Path, change: dict[str, Any], wanted: str
 ) -> None:
     assert_refused(say("train", written(**change), "--workspace", tmp_path / "w"), wanted)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_store_that_is_not_of_its_manifest_is_refused(
+def test_a_store_that_does_not_match_its_manifest_is_rejected(
     say: Callable[..., Said], written: Written, small_corpus: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus"
@@ -132,7 +132,7 @@ def test_a_store_that_is_not_of_its_manifest_is_refused(
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://user:$DB_PASSWORD@127.0.0.1:9/db"])
-def test_a_dead_tracking_uri_stops_before_training(
+def test_an_unreachable_tracking_server_is_reported_before_training(
     say: Callable[..., Said], written: Written, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
@@ -143,7 +143,7 @@ def test_a_dead_tracking_uri_stops_before_training(
 
 
 @pytest.mark.parametrize("tracking", [{"uri": "off"}, {"uri": None}])
-def test_a_file_in_the_way_of_the_workspace_stays_what_it_is(
+def test_a_file_in_place_of_the_workspace_is_kept(
     say: Callable[..., Said], written: Written, tmp_path: Path, tracking: dict[str, Any]
 ) -> None:
     (tmp_path / "w").write_text("precious")
@@ -152,9 +152,7 @@ def test_a_file_in_the_way_of_the_workspace_stays_what_it_is(
     assert (tmp_path / "w").read_text() == "precious"
 
 
-def test_a_run_is_trained_told_and_not_trained_again(
-    say: Callable[..., Said], written: Written, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_not_trained_again(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
     words = ("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "epochs=3")
     first = say(*words)
     assert first.code == 0, first.err
@@ -165,15 +163,15 @@ def test_a_run_is_trained_told_and_not_trained_again(
     assert again.out == first.out
     after = contents(tmp_path / "w" / "runs" / "one")
     assert {k: v for k, v in after.items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
-    # The name is taken: another configuration, or another corpus, must not write there.
+    # Another configuration must not use the same name.
     other = say("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "seed=5")
-    assert_refused(other, "must be of one configuration and corpus", "Use another --name")
+    assert_refused(other, "it holds a run with another configuration or corpus", "Use another --name")
     assert {k: v for k, v in contents(tmp_path / "w" / "runs" / "one").items() if k != "lock"} == {
         k: v for k, v in before.items() if k != "lock"
     }
 
 
-def test_two_processes_do_not_work_on_one_run(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
+def test_two_processes_cannot_train_one_run(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
     folder = tmp_path / "w" / "runs" / "one"
     folder.mkdir(parents=True)
     with sole_writer(folder / "lock"):
@@ -182,7 +180,7 @@ def test_two_processes_do_not_work_on_one_run(say: Callable[..., Said], written:
     assert not (folder / "history.jsonl").exists()
 
 
-def test_a_run_that_explodes_says_where_and_keeps_its_folder(
+def test_a_diverging_run_reports_where_and_keeps_its_folder(
     say: Callable[..., Said], written: Written, tmp_path: Path
 ) -> None:
     path = written(optimizer={"name": "sgd", "learning_rate": 1e30})
@@ -191,49 +189,54 @@ def test_a_run_that_explodes_says_where_and_keeps_its_folder(
     assert not (tmp_path / "w" / "runs" / "one" / "result.json").exists()
 
 
-def test_the_traceback_is_there_for_who_asks(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_raises_the_error(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["remix-study", "--debug", "train", str(written(epochs=0))])
     with pytest.raises(ConfigError):
         cli.main()
 
 
-@pytest.mark.parametrize(("number", "mendable"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.EIO, False)])
-def test_a_full_disk_anywhere_is_one_sentence(
+@pytest.mark.parametrize(("number", "is_user_error"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.EIO, False)])
+def test_disk_errors_are_one_message(
     say: Callable[..., Said],
     written: Written,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     number: int,
-    mendable: bool,
+    is_user_error: bool,
 ) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise OSError(number, os.strerror(number), "some/file")
 
     monkeypatch.setattr("remix_study.launch.run.run_one", fails)
-    if mendable:
+    if is_user_error:
         said = say("train", written(), "--workspace", tmp_path / "w")
-        assert_refused(said, "the disk must be writable and have room, but at some/file", os.strerror(number))
+        assert_refused(said, "Cannot read or write some/file", os.strerror(number))
     else:
         with pytest.raises(OSError, match="Input/output"):
             say("train", written(), "--workspace", tmp_path / "w")
 
 
-def test_ui_without_runs_says_what_to_do(say: Callable[..., Said], tmp_path: Path) -> None:
-    assert_refused(say("ui", "--workspace", tmp_path), "has no mlflow.db. Run `remix-study demo` or `train` first")
+def test_ui_without_runs_is_rejected_with_a_remedy(say: Callable[..., Said], tmp_path: Path) -> None:
+    assert_refused(
+        say("ui", "--workspace", tmp_path),
+        "mlflow.db does not exist. Run `remix-study demo` or `remix-study train` first",
+    )
 
 
-def test_a_demo_of_an_impossible_corpus_is_refused(say: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_demo_with_too_few_clips_is_rejected(say: Callable[..., Said], tmp_path: Path) -> None:
     said = say("demo", "--train", "3", "--workspace", tmp_path / "w")
     assert_refused(said, "`train` must be at least the number of classes (8), but is 3")
     assert not (tmp_path / "w").exists()
 
 
-def test_preparing_names_what_is_wrong(say: Callable[..., Said], tmp_path: Path) -> None:
+def test_prepare_rejects_wrong_options(say: Callable[..., Said], tmp_path: Path) -> None:
     table = tmp_path / "m.jsonl"
-    assert_refused(say("prepare", "manifest", table), "`--out` must say where the store goes")
+    assert_refused(say("prepare", "manifest", table), "`--out` is missing")
     assert_refused(say("prepare", "manifest", table, "--check"), "must be a table of clips")
     assert_refused(say("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav")
-    assert_refused(say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must look like")
+    assert_refused(
+        say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must have the form name=value"
+    )
     assert_refused(
         say("prepare", "cremad", "--root", tmp_path, "--check", "--split", "mine"), "`--split` must be one of"
     )
@@ -242,8 +245,7 @@ def test_preparing_names_what_is_wrong(say: Callable[..., Said], tmp_path: Path)
     )
 
 
-def test_an_error_leaves_the_process_with_one(written: Written, tmp_path: Path) -> None:
-    """The console's own way: a real process, its exit code and its streams."""
+def test_an_error_exits_with_status_one(written: Written, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -262,13 +264,13 @@ def test_an_error_leaves_the_process_with_one(written: Written, tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.slow
-def test_a_terminated_run_is_recorded_as_killed_and_goes_on(
+def test_a_terminated_run_is_recorded_as_killed_and_keeps_its_checkpoint(
     written: Written, tmp_path: Path, number: signal.Signals
 ) -> None:
     workspace, moment = tmp_path / "w", threading.Event()
     path = written(tracking={"uri": None, "experiment": "e", "model": False}, epochs=2000)
     command = [sys.executable, "-m", "remix_study", "train", str(path), "--workspace", str(workspace), "--name", "one"]
-    # A child inherits what is ignored, and a shell lets what it starts in the background ignore Ctrl-C.
+    # A child inherits ignored signals, and a shell ignores SIGINT for background processes.
     before = signal.signal(number, signal.SIG_DFL)
     try:
         process = subprocess.Popen(
@@ -281,7 +283,7 @@ def test_a_terminated_run_is_recorded_as_killed_and_goes_on(
     for _ in range(12_000):
         if (history.exists() and history.read_bytes().count(b"\n") > 1) or process.poll() is not None:
             break
-        moment.wait(0.01)  # another process writes the file: it has no event
+        moment.wait(0.01)  # another process writes the file, so there is no event
     process.send_signal(number)
     _, problem = process.communicate(timeout=120)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem

@@ -1,4 +1,4 @@
-"""`remix-study submit` with a `ray` that is none: what it runs, what it says, and what it leaves behind"""
+"""`remix-study submit` with a fake `ray`: the commands it runs, its messages, and no leftover processes"""
 
 import json
 import os
@@ -18,11 +18,11 @@ import yaml
 from remix_study.cli import main as cli
 from remix_study.cli import submit
 
-_POLL_S = 0.02  # other processes write the files that we wait for
+_POLL_S = 0.02  # other processes write these files
 JOB = r"remix-study-tiny-\d{8}-\d{6}-[0-9a-f]{4}"
 
-# A `ray` that writes down its words and behaves as the real one, as far as `submit` can tell; STATE is its folder.
-# `ray dashboard` is a dashboard; `ray exec` runs the command in a shell, where `python` writes down its words, too.
+# A fake `ray` that records its arguments and otherwise behaves like the real one for `submit`; STATE is its folder.
+# `ray dashboard` serves a dashboard. `ray exec` runs the command in a shell, where a fake `python` records its own.
 RAY = """#!PYTHON
 import http.server, json, os, pathlib, shlex, subprocess, sys, time
 state, words = pathlib.Path(STATE), sys.argv[1:]
@@ -99,7 +99,7 @@ exit $(cat STATE/code)
 
 
 class Bench:
-    """A person's folder with a study in it, and a `ray` on the PATH."""
+    """A working directory with a study, and the fake `ray` on the PATH."""
 
     def __init__(self, place: Path) -> None:
         self.state, self.folder = place / "state", place / "mine"
@@ -138,7 +138,7 @@ class Bench:
         (self.state / name).write_text(text)
 
     def ran(self, *first: str) -> list[list[str]]:
-        """The words of every `ray` that was run, of those that begin so."""
+        """The arguments of every call of `ray` that starts with these words."""
         path = self.state / "ran"
         every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [words for words in every if tuple(words[: len(first)]) == first]
@@ -178,14 +178,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(made.folder)
-    monkeypatch.setattr(submit, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(submit, "RECONNECT_PAUSE_S", 0.05)
     return made
 
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     def run(*words: str) -> Said:
-        """The whole command line in this process, error handling included."""
+        """Run the command in this process, with its error handling."""
         monkeypatch.setattr(sys, "argv", ["remix-study", *words])
         code = 0
         try:
@@ -225,20 +225,20 @@ def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, say: Say) ->
     assert bench.forward_has_ended()
 
 
-def test_all_mistakes_are_told_at_once_and_nothing_is_run(bench: Bench, say: Say) -> None:
+def test_all_problems_are_reported_at_once_before_anything_runs(bench: Bench, say: Say) -> None:
     bench.write({"trials": 0, "replicatess": 3})
     said = say("submit", "tiny.yaml", "--cluster", "none.yaml", "--workspace", "w", "--env", "HF_TOKEN")
     assert said.code == 1
-    for told in ("there are 4 problems", "none.yaml cannot be read", "trials", "did you mean `replicates`", "HF_TOKEN",
-                 "w is relative"):  # fmt: skip
-        assert told in said.err
+    for words in ("4 problems", "Cannot read cluster file none.yaml", "trials", "did you mean `replicates`", "HF_TOKEN",
+                  "workspace w: it is relative"):  # fmt: skip
+        assert words in said.err
     assert bench.ran() == []
 
 
-def test_where_it_runs_must_be_said_once(say: Say, bench: Bench) -> None:
-    assert "neither does" in say("submit", "tiny.yaml").err
-    assert "both do" in say(*SUBMIT, "--address", "http://127.0.0.1:1").err
-    assert "must answer at http://127.0.0.1:9" in say("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
+def test_either_a_cluster_file_or_an_address_is_required(say: Say, bench: Bench) -> None:
+    assert "Neither `--cluster` and `--address`" in say("submit", "tiny.yaml").err
+    assert "Both `--cluster` and `--address`" in say(*SUBMIT, "--address", "http://127.0.0.1:1").err
+    assert "dashboard at http://127.0.0.1:9:" in say("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
 
 
 def test_a_study_in_a_workspace_at_a_url_needs_a_database(bench: Bench, say: Say) -> None:
@@ -248,7 +248,7 @@ def test_a_study_in_a_workspace_at_a_url_needs_a_database(bench: Bench, say: Say
     assert "`storage` must be a database" in said.err
 
 
-def test_the_storage_of_the_environment_goes_along(bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_storage_variable_is_forwarded(bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@db/studies"
     monkeypatch.setenv("REMIX_STUDY_STORAGE", url)
     said = say("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
@@ -258,67 +258,71 @@ def test_the_storage_of_the_environment_goes_along(bench: Bench, say: Say, monke
     assert json.loads(dict(pairwise(job))["--runtime-env-json"])["env_vars"] == {"REMIX_STUDY_STORAGE": url}
 
 
-def test_a_cluster_that_is_down_is_said_with_the_command_that_starts_it(bench: Bench, say: Say) -> None:
+def test_a_stopped_cluster_is_reported_with_the_command_that_starts_it(bench: Bench, say: Say) -> None:
     bench.put("down")
     said = say(*SUBMIT)
     assert said.code == 1
-    assert "the cluster lab must be up, but has no head that runs. Start it with: ray up lab.yaml" in said.err
+    assert "Cluster lab has no running head. Start it with: ray up lab.yaml" in said.err
 
 
-def test_another_ray_is_refused(bench: Bench, say: Say) -> None:
+def test_another_version_of_ray_is_rejected(bench: Bench, say: Say) -> None:
     bench.put("version", "2.44.1")
     said = say(*SUBMIT)
     assert said.code == 1
-    assert "must run the Ray that remix_study needs (2.60), but runs 2.44.1" in said.err
+    assert "The cluster must run Ray 2.60, but runs 2.44.1" in said.err
     assert bench.ran("job") == []
     assert bench.forward_has_ended()
 
 
-def test_a_token_that_is_asked_for_is_said(bench: Bench, say: Say) -> None:
+def test_a_missing_token_is_reported(bench: Bench, say: Say) -> None:
     bench.put("token")
     said = say(*SUBMIT)
     assert said.code == 1
-    assert "must let us in, but asks for a token. Set RAY_AUTH_MODE=token" in said.err
+    assert "requires a token. Set RAY_AUTH_MODE=token" in said.err
 
 
-def test_a_job_that_is_refused_is_one_sentence(bench: Bench, say: Say) -> None:
+def test_a_failed_submission_is_reported_in_one_message(bench: Bench, say: Say) -> None:
     bench.put("refuses")
     said = say(*SUBMIT)
     assert said.code == 1
-    assert "`ray job submit` ends with 1: RuntimeError: no room." in said.err
+    assert "`ray job submit` failed with exit status 1: RuntimeError: no room." in said.err
 
 
 @pytest.mark.parametrize(
-    ("end", "code", "told"),
+    ("end", "code", "message"),
     [
-        ({"status": "FAILED", "driver_exit_code": 1}, 1, "has ended with exit status 1"),
-        ({"status": "FAILED", "driver_exit_code": 7}, 7, "has ended with exit status 7"),
-        ({"status": "FAILED", "driver_exit_code": -9}, 1, "has ended with exit status -9"),
-        ({"status": "FAILED", "driver_exit_code": 130}, 130, "was stopped; the same command goes on"),
-        ({"status": "STOPPED"}, 130, "was stopped; the same command goes on"),
+        ({"status": "FAILED", "driver_exit_code": 1}, 1, "failed with exit status 1"),
+        ({"status": "FAILED", "driver_exit_code": 7}, 7, "failed with exit status 7"),
+        ({"status": "FAILED", "driver_exit_code": -9}, 1, "failed with exit status -9"),
+        ({"status": "FAILED", "driver_exit_code": 130}, 130, "was stopped. Rerun the command to resume"),
+        ({"status": "STOPPED"}, 130, "was stopped. Rerun the command to resume"),
         ({"status": "FAILED", "message": "Traceback\nSetupError: no disk"}, 1, "SetupError: no disk."),
     ],
 )  # fmt: skip
-def test_the_exit_status_is_the_jobs(bench: Bench, say: Say, end: dict[str, Any], code: int, told: str) -> None:
+def test_the_exit_status_is_that_of_the_job(
+    bench: Bench, say: Say, end: dict[str, Any], code: int, message: str
+) -> None:
     bench.put("end", json.dumps(end))
     said = say(*SUBMIT)
     assert said.code == code
-    assert told in said.err
+    assert message in said.err
 
 
-def test_detached_it_leaves_as_soon_as_the_study_has_begun(bench: Bench, say: Say) -> None:
+def test_detach_returns_as_soon_as_the_study_has_started(bench: Bench, say: Say) -> None:
     bench.put("log", "job begins\ntiny has begun on a cluster of 3 machines: 2 runs at once\nwaits\n")
     said = say(*SUBMIT, "--detach")
     assert said.code == 0
     assert said.out.splitlines()[-1].startswith("tiny has begun")
-    for told in ("needs nobody here", "status: remix-study status tiny --cluster lab.yaml --workspace /shared/w",
-                 "log: ray exec lab.yaml 'ray job logs remix-study-tiny-", "stop at once: ray exec lab.yaml 'ray job s",
-                 "remix-study stop tiny --cluster lab.yaml"):  # fmt: skip
-        assert told in said.err
+    for words in ("This machine can disconnect",
+                  "status: remix-study status tiny --cluster lab.yaml --workspace /shared/w",
+                  "log: ray exec lab.yaml 'ray job logs remix-study-tiny-",
+                  "stop at once: ray exec lab.yaml 'ray job s",
+                  "remix-study stop tiny --cluster lab.yaml"):  # fmt: skip
+        assert words in said.err
     assert bench.forward_has_ended()
 
 
-def test_detached_a_study_that_fails_before_it_begins_is_shown(bench: Bench, say: Say) -> None:
+def test_detach_shows_a_study_that_fails_before_it_starts(bench: Bench, say: Say) -> None:
     bench.put("log", "error: the corpus must be there, but is not\n")
     bench.put("end", json.dumps({"status": "FAILED", "driver_exit_code": 1}))
     said = say(*SUBMIT, "--detach")
@@ -326,14 +330,14 @@ def test_detached_a_study_that_fails_before_it_begins_is_shown(bench: Bench, say
     assert "error: the corpus must be there" in said.out
 
 
-def test_a_study_at_work_is_not_started_twice_but_followed(bench: Bench, say: Say) -> None:
+def test_a_running_study_is_followed_instead_of_started_twice(bench: Bench, say: Say) -> None:
     bench.put("job.json", json.dumps({
         "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
         "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
     }))  # fmt: skip
     said = say(*SUBMIT)
     assert said.code == 0
-    assert "as job the-first; it is not started twice" in said.err
+    assert "is already running as job the-first" in said.err
     assert bench.ran("job", "submit") == []
     assert bench.ran("job", "logs")[0][4] == "the-first"
 
@@ -341,7 +345,7 @@ def test_a_study_at_work_is_not_started_twice_but_followed(bench: Bench, say: Sa
 @pytest.mark.parametrize(
     "change", [{"status": "FAILED"}, {"metadata": {"remix_study.study": "tiny"}}, {"metadata": None}]
 )
-def test_other_jobs_are_not_in_the_way(bench: Bench, say: Say, change: dict[str, Any]) -> None:
+def test_jobs_of_other_studies_are_ignored(bench: Bench, say: Say, change: dict[str, Any]) -> None:
     bench.put("job.json", json.dumps({
         "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
         "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
@@ -350,7 +354,7 @@ def test_other_jobs_are_not_in_the_way(bench: Bench, say: Say, change: dict[str,
     assert len(bench.ran("job", "submit")) == 1
 
 
-def test_a_log_that_breaks_off_goes_on_where_it_was(bench: Bench, say: Say) -> None:
+def test_a_log_continues_where_it_broke_off(bench: Bench, say: Say) -> None:
     bench.put("log", "one\nbreaks off\ntwo\n")
     said = say(*SUBMIT)
     assert said.code == 0
@@ -358,21 +362,21 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(bench: Bench, say: Say) -> N
     assert len(bench.ran("job", "logs")) == 3
 
 
-def test_a_connection_that_is_lost_for_good_leaves_the_job(
+def test_the_job_continues_after_the_connection_is_lost(
     bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "_TRIES", 2)
+    monkeypatch.setattr(submit, "RECONNECT_TRIES", 2)
     bench.put("log", "one\nbreaks off\n")
     said = say(*SUBMIT)
     assert said.code == 1
-    assert "The connection to the cluster is lost" in said.err
-    assert "tiny goes on there, as job remix-study-tiny-" in said.err
+    assert "Lost the connection to the cluster" in said.err
+    assert "Study tiny continues on the cluster as job remix-study-tiny-" in said.err
     assert bench.forward_has_ended()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_who_leaves_leaves_the_job_running_and_no_process_here(bench: Bench, number: signal.Signals, code: int) -> None:
+def test_signals_leave_the_job_running_and_no_local_process(bench: Bench, number: signal.Signals, code: int) -> None:
     bench.put("log", "one\nwaits\n")
     process = bench.begin(*SUBMIT)
     try:
@@ -384,7 +388,7 @@ def test_who_leaves_leaves_the_job_running_and_no_process_here(bench: Bench, num
         process.kill()
         process.wait()
     assert process.returncode == code, err
-    assert "tiny goes on there, as job remix-study-tiny-" in err
+    assert "Study tiny continues on the cluster as job remix-study-tiny-" in err
     assert "remix-study status tiny --cluster lab.yaml --workspace /shared/w" in err
     assert "Traceback" not in err
     assert json.loads((bench.state / "job.json").read_text())["status"] == "RUNNING"
@@ -395,10 +399,10 @@ def test_who_leaves_leaves_the_job_running_and_no_process_here(bench: Bench, num
         pause.wait(_POLL_S)
 
 
-def test_an_address_in_the_environment_does_not_lead_elsewhere(
+def test_an_address_in_the_environment_does_not_override_the_cluster_file(
     bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray takes them rather than its option --address
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers them to its option --address
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     said = say(*SUBMIT)
     assert said.code == 0
@@ -412,14 +416,14 @@ HOSTILE = ["a b", "it's", 'say "x"', "; touch x", "$(touch x)", "`touch x`", "a&
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_no_value_is_read_by_the_shell_of_the_head(bench: Bench, say: Say, value: str) -> None:
+def test_the_shell_on_the_head_receives_values_quoted(bench: Bench, say: Say, value: str) -> None:
     said = say("status", value, "--cluster", "lab.yaml", "--workspace", f"/shared/{value}")
     assert (said.code, said.out) == (0, "as it stands\n")
     assert bench.python_ran() == [["-m", "remix_study", "status", value, "--workspace", f"/shared/{value}"]]
     assert not (bench.state / "x").exists()
 
 
-def test_only_what_the_study_says_is_shown(bench: Bench, say: Say) -> None:
+def test_the_output_of_the_cluster_launcher_is_dropped(bench: Bench, say: Say) -> None:
     bench.put("says", '{"state": "running"}\r\n')
     said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--json")
     assert json.loads(said.out) == {"state": "running"}
@@ -429,7 +433,7 @@ def test_only_what_the_study_says_is_shown(bench: Bench, say: Say) -> None:
     assert bench.python_ran()[1][2:4] == ["stop", "tiny"]
 
 
-def test_who_watches_is_at_the_head(bench: Bench) -> None:
+def test_watch_attaches_to_the_head(bench: Bench) -> None:
     process = bench.begin("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--watch")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -437,7 +441,7 @@ def test_who_watches_is_at_the_head(bench: Bench) -> None:
     assert bench.python_ran()[0][2:5] == ["status", "tiny", "--watch"]
 
 
-def test_a_complaint_of_the_head_is_ours(bench: Bench, say: Say) -> None:
+def test_an_error_on_the_head_is_reported_as_ours(bench: Bench, say: Say) -> None:
     bench.put("says", "error: the study must have begun,\r\nbut has not. Start it.\r\n")
     bench.put("code", "1")
     said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
@@ -445,28 +449,28 @@ def test_a_complaint_of_the_head_is_ours(bench: Bench, say: Say) -> None:
     assert said.err.endswith("error: the study must have begun, but has not. Start it.\n")
     bench.put("says", "bash: python: command not found\n")
     said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
-    assert "`ray exec` must succeed on the head of lab, but ends with 1" in said.err
+    assert "`ray exec` failed on the head of cluster lab with exit status 1" in said.err
 
 
-def test_a_head_that_is_not_there_is_said(bench: Bench, say: Say) -> None:
+def test_status_of_a_stopped_cluster_names_the_command_that_starts_it(bench: Bench, say: Say) -> None:
     bench.put("down")
     said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
     assert said.code == 1
     assert "Start it with: ray up lab.yaml" in said.err
 
 
-def test_the_workspace_of_a_cluster_is_not_relative(bench: Bench, say: Say) -> None:
+def test_a_relative_workspace_is_rejected_with_a_cluster(bench: Bench, say: Say) -> None:
     for words in (("status", "tiny"), ("stop", "tiny"), ("report", "tiny")):
         said = say(*words, "--cluster", "lab.yaml")
         assert said.code == 1
-        assert "must be that of the study on the cluster, but workspace is relative" in said.err
+        assert "`--workspace` must be an absolute path or a URL, but is workspace" in said.err
     assert bench.ran() == []
 
 
-def test_a_report_is_fetched(bench: Bench, say: Say) -> None:
+def test_a_report_is_downloaded(bench: Bench, say: Say) -> None:
     said = say("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/$(touch x)")
     assert said.code == 0, said.err
-    assert said.out.splitlines() == ["tiny-report/report.html", "and 1 pictures and tables beside it"]
+    assert said.out.splitlines() == ["tiny-report/report.html", "1 figures and tables in the same folder"]
     (wrote,) = bench.python_ran()
     scratch = wrote[wrote.index("--out") + 1]
     ((_, _, source, target),) = bench.ran("rsync-down")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from remix_study.cluster.cluster_file import CHECKOUT, SECRETS, read_launcher
+from remix_study.cluster.cluster_file import CHECKOUT, SECRETS_FILE, read_cluster_file
 from remix_study.cluster.preflight import PYTHON
 from remix_study.errors import ConfigError
 from remix_study.launch.ray_init import cluster_file_resources
@@ -132,17 +132,17 @@ def test_secrets_come_by_one_file_of_the_laptop(remote: dict[str, Any]) -> None:
     assert remote["file_mounts"] == {
         CHECKOUT: ".",
         "~/.ray/auth_token": "~/.ray/auth_token",
-        f"~/{SECRETS}": f"~/{SECRETS}",
+        f"~/{SECRETS_FILE}": f"~/{SECRETS_FILE}",
     }
 
 
 @pytest.mark.parametrize("path", REMOTE, ids=named)
 def test_submit_reads_the_file_once_it_is_filled_in(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must name your own values, but still has CHANGE_ME"):
-        read_launcher(path)
+    with pytest.raises(ConfigError, match="still contains placeholders: CHANGE_ME"):
+        read_cluster_file(path)
     filled = tmp_path / path.name
     filled.write_text(PLACEHOLDER.sub("yours", path.read_text()))
-    assert read_launcher(filled).secrets == Path("~").expanduser() / SECRETS
+    assert read_cluster_file(filled).secrets == Path("~").expanduser() / SECRETS_FILE
 
 
 # --- Shells understand them ------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_bash_understands_batch_scripts(path: Path) -> None:
 def test_the_environment_is_set_in_the_launcher_s_shells_alone(remote: dict[str, Any], tmp_path: Path) -> None:
     """Ray starts processes by shells that read ~/.bashrc, too: there it must not win over a job's environment."""
     (setup,) = [command for command in remote["setup_commands"] if ".bashrc" in command]
-    (tmp_path / SECRETS).write_text("DB_USER='a b'\n")
+    (tmp_path / SECRETS_FILE).write_text("DB_USER='a b'\n")
     (tmp_path / ".bashrc").touch()
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
 

@@ -1,0 +1,18 @@
+"""Durations and sizes as text"""
+
+
+def duration(seconds: float) -> str:
+    """A duration with its unit: `0.25 s`, `12 s`, `3.1 min`, `4.2 h`."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 60:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def file_size(count: int) -> str:
+    """A number of bytes with its unit: `12 kB`, `3.40 MB`, `1.25 GB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count / 1e3:.0f} kB"
