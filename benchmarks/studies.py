@@ -23,7 +23,8 @@ from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.launch.folder import RunFolder
 from remix_study.study.ledger import read_ledger
-from remix_study.study.study import StudyRun, Watch
+from remix_study.study.listener import StudyListener
+from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
 
 _CLIPS = 1000  # an epoch of a few tenths of a second
@@ -55,13 +56,13 @@ def _between_trials(place: Path, trials: int) -> Iterator[Result]:
     """From one result to the next, less the work in between: everything that is neither epoch nor evidence."""
     told: list[tuple[float, float]] = []
 
-    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as StudyListener asks
         if task.stage == "search":
             folder = RunFolder(Path(task.jobs[0].folder))
             told.append(((folder.path / "result.json").stat().st_mtime, folder.seconds))
 
     study = _study(place, "between", trials, epochs=4, concurrency=1)
-    StudyRun(study, {}, place / "w", Watch(done=done)).run(_no_report)
+    StudyRun(study, {}, place / "w", StudyListener(done=done)).run(_no_report)
     gaps = [end - before - work for (before, _), (end, work) in itertools.pairwise(told)]
     yield Result(
         "between two trials, one worker", statistics.median(gaps), at_most=1.0, unit="s",
@@ -78,13 +79,13 @@ def _slots(place: Path, trials: int, wanted_s: float) -> Iterator[Result]:
     epochs = max(2, round(wanted_s / each))
     last: list[float] = []
 
-    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as Watch asks
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as StudyListener asks
         if task.stage == "search":
             last.append(time.monotonic())
 
     study = _study(place, "slots", trials, epochs, concurrency=2)
     started = time.monotonic()
-    StudyRun(study, {}, place / "w", Watch(done=done)).run(_no_report)
+    StudyRun(study, {}, place / "w", StudyListener(done=done)).run(_no_report)
     trials_of = read_ledger(place / "w" / "studies" / "slots").trials["joint"]
     work = [_inside(Path(t.folders[0])) for t in trials_of]
     share = sum(work) / (2 * (max(last) - started))

@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
+from remix_study.files import DEFAULT_WORKSPACE
 from remix_study.files.mirror import workspace_at
 from remix_study.files.urls import corpus_at
-from remix_study.study.status import Best, StudyStatus, ask_to_stop, best_run, existing, method_of, names, survey
+from remix_study.study.status import Best, StudyStatus, ask_to_stop, best_run, existing, method_of, names, study_status
 from remix_study.study.storage import study_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from remix_study.study.ledger import Ledger
+    from remix_study.study.listener import StudyListener
     from remix_study.study.plan import Plan
     from remix_study.study.results import StudyResult
-    from remix_study.study.study import Watch
-
-DEFAULT_WORKSPACE = Path("workspace")
 
 
 class Study:
@@ -83,7 +82,7 @@ class Study:
         more = {} if progress is None else {"progress": progress}
         return make_plan(self.config, self._settings, self.workspace, timed=timed, **more)
 
-    def run(self, *, retry_failed: bool = False, watch: "Watch | None" = None) -> "StudyResult | None":
+    def run(self, *, retry_failed: bool = False, watch: "StudyListener | None" = None) -> "StudyResult | None":
         """Run the study to its end; again: go on, or extend it where `trials` or `replicates` have grown.
 
         None where no method has a result (all of its runs failed, or the budget ended first).
@@ -98,7 +97,7 @@ class Study:
         run = StudyRun(self.config, self._settings, self.workspace, watch, retry_failed=retry_failed)
         return run.run(write_report)
 
-    def retrain(self, seeds: int, method: str | None = None, *, watch: "Watch | None" = None) -> "pd.DataFrame":
+    def retrain(self, seeds: int, method: str | None = None, *, watch: "StudyListener | None" = None) -> "pd.DataFrame":
         """The best point of `method` (default: the reference) with so many further seeds; one row per run.
 
         Raises:
@@ -115,7 +114,7 @@ class Study:
 
     def status(self) -> StudyStatus:
         """How it stands now, whoever runs it."""
-        return survey(existing(self.workspace, self.name))
+        return study_status(existing(self.workspace, self.name))
 
     def stop(self) -> str:
         """Ask the process that runs it to stop after the epochs under way; the process's id."""
@@ -166,7 +165,7 @@ class Study:
 def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[StudyStatus]:
     """How every study of a workspace stands."""
     place = workspace_at(workspace)
-    return [survey(existing(place, name)) for name in names(place)]
+    return [study_status(existing(place, name)) for name in names(place)]
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> StudyConfig:

@@ -1,7 +1,7 @@
-"""Replicates: the chosen point of a method, trained again with seeds that chose nothing
+"""Replicates: the chosen hyperparameters of a method, trained again with seeds that were not used to choose them
 
-Stage `replicate` is the study's own comparison, stage `final` what `retrain` adds. The truth of a replicate is the
-result in its folder; the storage remembers it for who looks on from elsewhere.
+Stage `replicate` is the study's own comparison, stage `final` is what `retrain` adds. The result of a replicate is in
+its run folder. The storage keeps a note of it for readers that do not have the folder.
 """
 
 from collections.abc import Callable
@@ -13,29 +13,35 @@ from remix_study.study.ledger import FINAL, REPLICATE
 from remix_study.study.search import Search
 from remix_study.study.search_space import Params
 
-# Far from the search's seeds, and from each other.
+# Far from the seeds of trials, and from each other.
 FIRST_SEED = {REPLICATE: 1000, FINAL: 2000}
 
 
 class Replicates:
-    """Of one method and stage. `folder_of(number, point)`: the run folder of a replicate."""
+    """The replicates of one method and stage.
 
-    def __init__(self, search: Search, stage: str, wanted: int, folder_of: Callable[[int, Params], Path]) -> None:
-        self._search, self._stage, self._folder_of = search, stage, folder_of
-        self.wanted = wanted
-        self.point: Params | None = None
+    Args:
+        wanted: number of replicates.
+        params: the chosen hyperparameters.
+        folder_of: returns the run folder of a replicate, by its number.
+    """
+
+    def __init__(
+        self, search: Search, stage: str, wanted: int, params: Params, folder_of: Callable[[int], Path]
+    ) -> None:
+        self._search, self._folder_of = search, folder_of
+        self.stage, self.wanted, self.params = stage, wanted, dict(params)
         self.summaries: dict[int, dict[str, float]] = {}
         self.superseded: list[Path] = []
-        self._handed: set[int] = set()
+        self._started: set[int] = set()
 
-    def settle(self, point: Params) -> None:
-        """Of the chosen point; what is complete of it is not run again, what is of an earlier point is superseded."""
-        self.point = dict(point)
+    def resume(self) -> None:
+        """Read the replicates that are complete. Those of hyperparameters that were chosen before are superseded."""
         for number in range(self.wanted):
-            folder = self._folder_of(number, self.point)
-            told = self._search.remembered().get(f"{self._stage} {number}")
-            if told is not None and told["params"] != self.point:
-                self.superseded.append(folder.with_name(Path(told["folder"]).name))
+            folder = self._folder_of(number)
+            note = self._search.replicate_notes().get(f"{self.stage} {number}")
+            if note is not None and note["params"] != self.params:
+                self.superseded.append(folder.with_name(Path(note["folder"]).name))
             result = RunFolder(folder).result()
             if result is not None:
                 self.summaries[number] = result
@@ -43,40 +49,37 @@ class Replicates:
 
     @property
     def complete(self) -> int:
+        """Number of replicates that are complete."""
         return len(self.summaries)
 
     @property
-    def left(self) -> int:
-        """How many are not complete."""
-        return self.wanted - self.complete
-
-    @property
     def coming(self) -> int | None:
-        """The number of the next replicate that was not handed out since this start; None: all were."""
-        left = (n for n in range(self.wanted) if n not in self.summaries and n not in self._handed)
+        """Number of the next replicate to start; None if this process has started all of them."""
+        left = (n for n in range(self.wanted) if n not in self.summaries and n not in self._started)
         return next(left, None)
 
-    def next(self) -> tuple[int, Params]:
-        """The coming one and the point, RUNNING from now on."""
+    def next(self) -> int:
+        """Number of the next replicate, recorded as running."""
         number = self.coming
-        assert number is not None, "all were handed out"
-        assert self.point is not None, "settle comes first"
-        self._handed.add(number)
+        assert number is not None, "all replicates were started"
+        self._started.add(number)
         self.note(number, "running")
-        return number, self.point
+        return number
 
     def tell(self, number: int, state: str, summary: dict[str, float] | None, **attributes: Any) -> None:
+        """Record how a replicate ended. `summary`: of its run, if it is complete."""
         if summary is not None:
             self.summaries[number] = summary
         self.note(number, state, **attributes)
 
     def note(self, number: int, state: str, **attributes: Any) -> None:
-        assert self.point is not None, "settle comes first"
-        folder = self._folder_of(number, self.point)
-        told = {
+        """Record a replicate's state in the storage."""
+        folder = self._folder_of(number)
+        note = {
             "state": state,
-            "folder": f"{folder.parent.name}/{folder.name}",  # within the study's, wherever that is seen
-            "params": self.point,
+            "folder": f"{folder.parent.name}/{folder.name}",  # relative: the study's folder may be read elsewhere
+            "params": self.params,
             "seconds": RunFolder(folder).seconds,
         }
-        self._search.remember(f"{self._stage} {number}", told | {k: v for k, v in attributes.items() if v is not None})
+        more = {key: value for key, value in attributes.items() if value is not None}
+        self._search.note_replicate(self.stage, number, note | more)

@@ -20,7 +20,7 @@ from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
 from remix_study.seeds import stream
 from remix_study.study.driver_storage import DriverStorage
-from remix_study.study.ledger import STOPPED, TrialRecord, choose, pareto_front, records_of
+from remix_study.study.ledger import FINAL, REPLICATE, STOPPED, TrialRecord, choose, pareto_front, records_of
 from remix_study.study.pruning import make_pruner
 from remix_study.study.search_space import Params, grid, space_of, suggest
 from remix_study.study.storage import optuna_name
@@ -61,7 +61,7 @@ class Search:
                 f"{home}. Give this study another `name`."
             )
 
-    def settle(self, *, retry_failed: bool) -> None:
+    def resume(self, *, retry_failed: bool) -> None:
         """Queue what is to be tried first, take up what a dead driver left, and count what has ended."""
         trials = self._trials()
         queued = {trial.user_attrs.get("known") for trial in trials}
@@ -159,12 +159,13 @@ class Search:
             ended = optuna_private.storage_of(self._study).get_trial(optuna_private.trial_id(trial))
             self._front = pareto_front(self._config, (*self._front, *self._records_of([ended])))
 
-    def remember(self, key: str, told: Mapping[str, Any]) -> None:
-        """Write down a replicate; its truth is the result in its folder."""
-        self._study.set_user_attr(key, dict(told))
+    def note_replicate(self, stage: str, number: int, note: Mapping[str, Any]) -> None:
+        """Record a replicate for readers of the storage. Its result is in its run folder."""
+        self._study.set_user_attr(f"{stage} {number}", dict(note))
 
-    def remembered(self) -> Mapping[str, Any]:
-        return self._study.user_attrs
+    def replicate_notes(self) -> dict[str, Any]:
+        """What `note_replicate` has recorded: `STAGE NUMBER` -> note."""
+        return {key: note for key, note in self._study.user_attrs.items() if key.startswith((REPLICATE, FINAL))}
 
     def best(self) -> TrialRecord | None:
         """The trial whose point is replicated; None where none is complete.

@@ -22,7 +22,7 @@ class StartBarrier:
 
     def __init__(self, size: int) -> None:
         self.name = f"remix-study-barrier-{uuid.uuid4().hex}"
-        self._door: Any = ray.remote(num_cpus=0)(Door).options(name=self.name).remote(size, _PATIENCE_S)
+        self._door: Any = ray.remote(num_cpus=0)(Barrier).options(name=self.name).remote(size, _PATIENCE_S)
         self._opened = False
 
     def open(self) -> None:
@@ -32,7 +32,7 @@ class StartBarrier:
             self._door.open.remote()
 
 
-def meet(name: str | None) -> None:
+def wait_at_barrier(name: str | None) -> None:
     """In a process of the study, before a run: waits for the others, the first time only."""
     if name is None or name in _been:
         return
@@ -42,7 +42,7 @@ def meet(name: str | None) -> None:
         ray.get(ray.get_actor(name).arrive.remote())
 
 
-class Door:
+class Barrier:
     """Counts who arrives, and lets all in at once."""
 
     def __init__(self, size: int, patience_s: float) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
+from remix_study.config.yaml_source import load
 from remix_study.errors import StudyError
 from remix_study.files.mirror import place_of, url_of
 from remix_study.files.remote_folder import RemoteFolder
@@ -120,7 +119,7 @@ def names(workspace: Path) -> list[str]:
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
-def survey(folder: Path) -> StudyStatus:
+def study_status(folder: Path) -> StudyStatus:
     """How the study in `folder` stands now."""
     ledger = read_ledger(folder)
     study = ledger.study
@@ -240,7 +239,7 @@ def _running(label: str, folders: Sequence[str]) -> RunningRun:
 
 def _epochs(config: Path) -> int:
     """0 before the run has written its configuration down."""
-    return int(yaml.safe_load(config.read_text())["epochs"]) if config.exists() else 0
+    return int(load(config.read_text())["epochs"]) if config.exists() else 0
 
 
 def ask_to_stop(folder: Path) -> str:

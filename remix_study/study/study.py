@@ -1,74 +1,60 @@
-"""The spine of a study
+"""The steps of a study
 
-    search      every method gets the same number of trials, each a point of its own search space
-    choose      each method's best point, on validation
-    replicate   that point again with new seeds; the test split is looked at here, once
+    search      every method gets the same number of trials, each with hyperparameters from its own search space
+    choose      the best hyperparameters of each method, on validation
+    replicate   train them again with new seeds, and evaluate once on the held-out test set
     compare     means, paired differences, sufficiency (results.py)
 
-Optuna's storage is the truth. Whatever process dies, the same command goes on: a trial that was running goes on under
-its own number (search.py), and its run from its own checkpoint.
+What runs next is decided in scheduler.py. Optuna's storage is the record: after a crash, rerun the command to resume.
+Each trial that was running keeps its number (search.py), and each run resumes from its checkpoint.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from remix_study.config.run import RunConfig
-from remix_study.config.study import NoPrunerConfig, StudyConfig
-from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import StoreError, StudyError, StudyStopped, TrackingError, cause_of
-from remix_study.files.disk import sole_writer, storage_errors
-from remix_study.files.mirror import url_of
-from remix_study.fit import require_fit
+from remix_study.config.study import StudyConfig
+from remix_study.errors import StoreError, StudyStopped, cause_of
+from remix_study.files.disk import sole_writer
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.nodes import on_a_cluster, require_alike
-from remix_study.launch.ray_init import join_or_start
-from remix_study.launch.run import make_job, require_lasting, tracking_uri
-from remix_study.launch.worker import Job
+from remix_study.launch.run import tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, read_ledger
-from remix_study.study.pruning import pruning_callback
-from remix_study.study.question import CONFIG, require_same_question, write_question
-from remix_study.study.remote import RemoteWorkspace, look_in, remote_workspace
-from remix_study.study.replicates import FIRST_SEED, Replicates
+from remix_study.study.ledger import read_ledger
+from remix_study.study.listener import StudyListener
+from remix_study.study.preflight import check_before_start, needs_of
+from remix_study.study.progress import StudyProgress
+from remix_study.study.question import require_same_question, write_question
+from remix_study.study.remote import remote_workspace
 from remix_study.study.results import StudyResult, result_of
-from remix_study.study.search import Search
-from remix_study.study.search_space import Params, check_study, configure
-from remix_study.study.stopping import leavable, stoppable
-from remix_study.study.storage import (
-    PATIENCE_S,
-    STOP,
-    answering,
-    check_storage,
-    open_storage,
-    optuna_name,
-    study_folder,
+from remix_study.study.scheduler import (
+    CloseSearch,
+    Done,
+    StartReplicate,
+    StartTrial,
+    StudyState,
+    Wait,
+    next_step,
 )
-from remix_study.study.study_tracker import StudyTracker, recording
-from remix_study.study.tasks import Needs, Outcome, Place, Task, execute
-from remix_study.tracking.address import check as check_tracking
+from remix_study.study.stopping import leavable, stoppable
+from remix_study.study.storage import PATIENCE_S, STOP, answering, disk_full_errors, study_folder
+from remix_study.study.study_tracker import recording
+from remix_study.study.task_factory import TaskFactory
+from remix_study.study.tasks import Outcome, Place, Task, execute
 
-Present = Callable[[Path], Sequence[Path]]  # the study's folder -> the files of its report, the page first
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how a study comes along: how many of how many runs have ended, before the first and after each."""
-
-    begin: Callable[[int, int], None] = lambda ended, total: None  # noqa: ARG005
-    done: Callable[[Task, Outcome, int, int], None] = lambda task, outcome, ended, total: None  # noqa: ARG005
-    say: Callable[[str], None] = lambda words: None  # noqa: ARG005
+WriteReport = Callable[[Path], Sequence[Path]]  # the study's folder -> the files of its report, the page first
 
 
 class StudyRun:
-    """One start of a study, in its folder; every later start goes on where this one ends.
+    """One start of a study in its folder; a later start resumes it.
 
-    settings: dotted keys that win over the study's base, such as {"corpus": folder}.
+    Args:
+        settings: dotted keys that override the study's `base`, such as {"corpus": folder}.
+        retry_failed: run failed trials again, with the same hyperparameters.
     """
 
     def __init__(
@@ -76,157 +62,119 @@ class StudyRun:
         config: StudyConfig,
         settings: Mapping[str, Any],
         workspace: Path,
-        watch: Watch | None = None,
+        listener: StudyListener | None = None,
         *,
         retry_failed: bool = False,
     ) -> None:
         self._config = config
         self._settings = settings
         self._workspace = workspace.resolve()
-        self._watch = watch or Watch()
+        self._listener = listener or StudyListener()
         self._retry_failed = retry_failed
         self.folder = study_folder(self._workspace, config.name)
-        self._searches: dict[str, Search] = {}
-        self._replicates: dict[str, Replicates] = {}
-        self._parent: StudyTracker | None = None
-        self._home = RemoteWorkspace(self.folder, None)  # until the study is at work
-        self._searching = True
-        self._replicated_s = 0.0
-        self._epochs = 0
-        self._data = ""
         self._out_of_budget: str | None = None
         self._disk_full = False
 
-    def run(self, present: Present) -> StudyResult | None:
-        """Run the study to its end, or from where it was; None where no method has a result yet.
+    def run(self, write_report: WriteReport) -> StudyResult | None:
+        """Run the study to its end, or resume it; None if no method has a result yet.
 
         Raises:
-            ConfigError, StudyError, TrackingError: before anything starts, where possible.
-            StudyStopped: somebody asked it to stop; the same command goes on.
+            ConfigError, StudyError, TrackingError: before any run starts, where possible.
+            StudyStopped: the study was asked to stop.
         """
-        configs, store = self._checked()
-        with self._at_work(configs, store) as record:
-            self._begin_searches(retry_failed=self._retry_failed)
-            self._work()
-            self._require_at_end()
-            result = self._conclude(record, present)
+        configs, store = check_before_start(self._config, self._settings, self._workspace, self._listener.say)
+        with self._at_work(configs, store):
+            self._progress = self._open(retry_failed=self._retry_failed)
+            self._execute()
+            result = self._conclude(write_report)
         if self._out_of_budget is not None:
-            self._watch.say(f"the budget is used up ({self._out_of_budget}); raise `budget` and run the same command")
+            self._listener.say(
+                f"The budget is used up ({self._out_of_budget}). Raise `budget` and rerun the command to continue."
+            )
         return result
 
-    def retrain(self, method: str, seeds: int, present: Present) -> dict[int, dict[str, float]]:
-        """The chosen point of `method` with `seeds` further seeds: seed number -> summary of the run.
+    def retrain(self, method: str, seeds: int, write_report: WriteReport) -> dict[int, dict[str, float]]:
+        """Train the chosen hyperparameters of `method` with further seeds: seed number -> summary of the run.
 
         Raises:
-            StudyError: no such method, or none of its trials is complete.
-            StudyStopped: as `run`.
+            StudyError: the study has no such method, or none of its trials is complete.
+            StudyStopped: the study was asked to stop.
         """
-        configs, store = self._checked()
-        with self._at_work(configs, store) as record:
-            self._begin_searches(retry_failed=False)
-            search = self._searches[method]
-            best = search.best()
-            if best is None:
-                raise StudyError(
-                    f"at least one trial of `{method}` must be complete, but none is. Let the study run on."
-                )
-            self._searches = {method: search}
-            self._replicates = {method: self._begin_replicates(method, FINAL, seeds, best.params)}
-            self._work(searching=False)
-            self._require_at_end()
-            self._conclude(record, present)
-        return self._replicates[method].summaries
+        configs, store = check_before_start(self._config, self._settings, self._workspace, self._listener.say)
+        with self._at_work(configs, store):
+            self._progress = self._open(retry_failed=False)
+            replicates = self._progress.retrain(method, seeds)
+            self._execute()
+            self._conclude(write_report)
+        return replicates.summaries
 
-    # --- before ------------------------------------------------------------------------------------------------------
-
-    def _checked(self) -> tuple[list[RunConfig], ClipStore]:
-        check_storage(self._config.storage, url_of(self.folder))
-        configs = check_study(self._config, self._settings)
-        store = open_corpus(configs[0].corpus)
-        for config in configs:
-            require_fit(config, store)
-        look_in(self.folder, whole=False)
-        uri = tracking_uri(configs[0], self._workspace)
-        if uri is not None:
-            require_lasting(uri, self._workspace)
-            self._check_tracking(uri)
-        if on_a_cluster():
-            join_or_start()
-            require_alike(self._workspace, configs[0].corpus)
-        self._data = store.digest
-        self._epochs = max(config.epochs for config in configs)
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        return configs, store
-
-    def _check_tracking(self, uri: str) -> None:
-        """A new study must not find out in the morning that its address is wrong; one that goes on waits for nobody."""
-        try:
-            check_tracking(uri)
-        except TrackingError as error:
-            if not (self.folder / CONFIG).exists():
-                raise
-            self._watch.say(f"the study goes on without its tracking server, and sends everything later: {error}")
+    # --- opening the study -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[StudyTracker]:
-        """The study's lock, clock and MLflow run, held while this process works on it."""
+    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[None]:
+        """Hold the study's lock, remote workspace, clock and MLflow run."""
         self._needs = needs_of(self._config, configs)
+        self._epochs = max(config.epochs for config in configs)
         uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
         with (
-            _room_needed(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder),
-            remote_workspace(self.folder, self._watch.say) as self._home, answering(self._config.storage),
+            disk_full_errors(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder),
+            remote_workspace(self.folder, self._listener.say) as self._remote, answering(self._config.storage),
         ):  # fmt: skip
             # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
-            require_same_question(self._config, self._data, self.folder)
-            write_question(self._config, self._settings, self._data, self.folder)
+            require_same_question(self._config, store.digest, self.folder)
+            write_question(self._config, self._settings, store.digest, self.folder)
             self._clock = Clock(self.folder, Rates(self._needs.workers * self._needs.cpus, 0.0, 1))
-            with recording(uri, experiment, self._config, store, self.folder) as record:
-                self._parent = record
-                self._home.push()  # what ended with the driver before is told so, ahead of those who go on with it
+            with recording(uri, experiment, self._config, store, self.folder) as self._tracker:
+                self._tasks = TaskFactory(
+                    self._config, self._settings, self._workspace, store.digest, self._epochs, self._parent_run_id
+                )
+                self._remote.push()  # ends of runs that died with an earlier driver, before those runs are resumed
                 try:
-                    yield record
+                    yield
                 finally:
                     self._clock.write()
 
-    def _begin_searches(self, *, retry_failed: bool) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = open_storage(self._config.storage, self.folder, patience_s=PATIENCE_S)
-        for method in self._config.methods:
-            search = Search(self._config, method, self.folder, storage, self._epochs)
-            search.settle(retry_failed=retry_failed)
-            self._searches[method] = search
-            told = search.remembered()
-            self._replicated_s += sum(told[key].get("seconds", 0.0) for key in told
-                                      if key.startswith((REPLICATE, FINAL)))  # fmt: skip
+    def _parent_run_id(self) -> str | None:
+        return self._tracker.run_id
 
-    def _begin_replicates(self, method: str, stage: str, wanted: int, point: Params) -> Replicates:
-        def folder_of(number: int, point: Params) -> Path:
-            return Path(self._job(stage, method, number, point, FIRST_SEED[stage] + number).folder)
+    def _open(self, *, retry_failed: bool) -> StudyProgress:
+        return StudyProgress(
+            self._config, self.folder, self._tasks, self._tracker, PATIENCE_S, retry_failed=retry_failed
+        )
 
-        made = Replicates(self._searches[method], stage, wanted, folder_of)
-        made.settle(point)
-        if self._parent is not None:
-            for folder in made.superseded:
-                self._parent.supersede(folder)
-        return made
+    # --- running -----------------------------------------------------------------------------------------------------
 
-    # --- while at work -----------------------------------------------------------------------------------------------
+    def _execute(self) -> None:
+        """Run tasks until the scheduler has no more.
 
-    def _work(self, *, searching: bool = True) -> None:
-        self._searching = searching
-        self._choose_where_searched()
-        self._watch.begin(self._ended, self._total)
-        if self._ended < self._total:
-            with stoppable(self.folder, self._watch.say):
-                stop = self.folder / STOP
-                execute(self._ask, self._tell, self._needs, self.folder, self._placed, self._epochs_of, stop.exists)
+        Raises:
+            StoreError: the disk is full.
+            StudyStopped: the study was asked to stop.
+        """
+        self._progress.choose(self._out_of_budget)
+        state = self._state()
+        self._listener.begin(state.ended, state.total)
+        stop = self.folder / STOP
+        if state.ended < state.total:
+            with stoppable(self.folder, self._listener.say):
+                execute(self._ask, self._tell, self._needs, self.folder, self._on_place, self._epochs_of, stop.exists)
+        if self._disk_full:
+            raise StoreError(
+                f"Cannot start further runs: the disk of {self.folder} is full. Finished runs are kept. Free space and "
+                "rerun the command with --retry-failed."
+            )
+        state = self._state()
+        if stop.exists() and state.ended < state.total:
+            raise StudyStopped(
+                f"Stopped as requested: {state.ended} of {state.total} runs have ended. Rerun the command to resume."
+            )
 
-    def _placed(self, place: Place) -> None:
+    def _on_place(self, place: Place) -> None:
         workers = self._needs.workers
         if place.machines:
             more = "; more as machines join" if self._needs.concurrency is None else ""
-            self._watch.say(
+            self._listener.say(
+                # `remix-study submit` looks for these words in the log of the job.
                 f"{self._config.name} has begun on a cluster of {_counted(place.machines, 'machine')}: "
                 f"{_counted(max(0, min(place.now, place.concurrency)), 'run')} at once{more}"
             )
@@ -234,250 +182,90 @@ class StudyRun:
         self._clock.write()
 
     def _epochs_of(self, task: Task) -> int:
-        """How far a task has come, over all its runs."""
+        """Epochs that a task has completed, over all its runs."""
         for job in task.jobs:
-            self._home.fetch(Path(job.folder))
-            self._home.watch(Path(job.folder))
+            self._remote.fetch(Path(job.folder))
+            self._remote.watch(Path(job.folder))
         return sum(len(RunFolder(Path(job.folder)).history) for job in task.jobs)
 
-    @property
-    def _total(self) -> int:
-        """Runs that the study is made of: trials and replicates of all methods."""
-        trials = self._config.trials if self._searching else 0
-        wanted = {m: self._replicates[m].wanted if m in self._replicates else self._config.replicates
-                  for m in self._searches}  # fmt: skip
-        return sum(trials + wanted[m] for m in self._searches)
+    def _state(self) -> StudyState:
+        stopping = self._disk_full or (self.folder / STOP).exists()
+        return self._progress.state(closed=self._out_of_budget, stopping=stopping)
 
-    @property
-    def _ended(self) -> int:
-        trials = sum(search.ended for search in self._searches.values()) if self._searching else 0
-        return trials + sum(replicates.complete for replicates in self._replicates.values())
-
-    def _ask(self) -> Task | None:
-        """The next task: a trial of the method that has had fewest, else a replicate of a method that is searched."""
-        self._home.require_ours()
-        if self._disk_full or (self.folder / STOP).exists():
-            raise StopIteration  # what runs now ends after its epoch
-        if (reached := self._used().exceeds(self._config.budget)) is not None:
-            self._out_of_budget = reached
-            raise StopIteration
-        if self._searching and self._may_search():
-            return self._trial(max(self._searches, key=lambda m: self._searches[m].room))
-        self._choose_where_searched()
-        # The first of every method before the second of any: where a budget ends them, the methods have the same seeds.
-        coming = {method: number for method, r in self._replicates.items() if (number := r.coming) is not None}
-        if coming:
-            return self._replicate(min(coming, key=lambda m: coming[m]))
-        if any(search.running for search in self._searches.values()):
-            return None  # replicates wait for the last trials of their method
-        raise StopIteration
-
-    def _may_search(self) -> bool:
-        """Whether a trial may begin: there is room for one, and one more of every method leaves room for replicates."""
-        rooms = [search.room for search in self._searches.values()]
-        if max(rooms) <= 0 or self._out_of_budget is not None:
-            return False
-        limited = self._used().limits(self._config.budget)
-        runs, work_s = self._runs_so_far() if limited else (0, 0.0)
-        if runs == 0 or max(rooms) > min(rooms):  # methods have the same budget: a round that has begun is ended
-            return True
-        running = sum(search.running for search in self._searches.values())
-        coming = (running + len(rooms)) * self._config.seeds_per_trial + len(rooms) * self._config.replicates
-        reached = self._used().plus(self._clock.rates.of_runs(coming, work_s / runs)).exceeds(self._config.budget)
-        if reached is not None:
-            self._out_of_budget = f"{reached} with the runs that are still to come"
-        return reached is None
-
-    def _runs_so_far(self) -> tuple[int, float]:
-        """Complete trials' runs and their seconds: what one more will take."""
-        complete = [r for search in self._searches.values() for r in search.records() if r.state == "complete"]
-        return sum(len(r.folders) for r in complete), sum(r.seconds for r in complete)
+    def _state_within_budget(self) -> StudyState:
+        """The state with all that limits the next step."""
+        used = self._used()
+        limited = self._out_of_budget is None and used.limits(self._config.budget)
+        return replace(
+            self._state(),
+            budget=self._config.budget,
+            used=used,
+            rates=self._clock.rates,
+            run_s=self._progress.mean_run_s() if limited else None,
+        )
 
     def _used(self) -> Used:
-        work_s = self._replicated_s + sum(search.work_s for search in self._searches.values())
-        return self._clock.rates.used(work_s, self._clock.seconds)
+        return self._progress.used(self._clock.rates, self._clock.seconds)
 
-    def _trial(self, method: str) -> Task:
-        search = self._searches[method]
-        number, point = search.next()
-        seeds = [self._config.seed + n for n in range(self._config.seeds_per_trial)]
-        jobs = tuple(self._job(SEARCH, method, number, point, seed) for seed in seeds)
-        search.note(number, folders={str(n): self._within(job.folder) for n, job in enumerate(jobs)})
-        pruned = not isinstance(self._config.pruner, NoPrunerConfig)
-        callbacks = tuple(
-            pruning_callback(
-                self._config,
-                self.folder,
-                optuna_name=optuna_name(self._config.name, method),
-                trial=search.id_of(number) if pruned and n == 0 else None,  # the first seed speaks for the others
-                epochs=self._epochs,
-                last=job.config.epochs,
-            )
-            for n, job in enumerate(jobs)
-        )
-        return self._watched(Task(SEARCH, method, number, jobs, callbacks))
+    def _ask(self) -> Task | None:
+        """The next task, or None to wait for a running one.
 
-    def _replicate(self, method: str) -> Task:
-        number, point = self._replicates[method].next()
-        stage = REPLICATE if self._searching else FINAL
-        job = self._job(stage, method, number, point, FIRST_SEED[stage] + number)
-        callback = pruning_callback(
-            self._config, self.folder, optuna_name="", trial=None, epochs=self._epochs, last=job.config.epochs
-        )
-        return self._watched(Task(stage, method, number, (job,), (callback,)))
-
-    def _within(self, run_folder: str) -> str:
-        """As it is recorded: whoever looks may see the study in another place."""
-        return Path(run_folder).relative_to(self.folder).as_posix()
+        Raises:
+            StopIteration: no more tasks.
+        """
+        self._remote.require_ours()
+        while True:
+            match next_step(self._state_within_budget()):
+                case StartTrial(method):
+                    return self._watched(self._progress.start_trial(method))
+                case StartReplicate(method, _):
+                    return self._watched(self._progress.start_replicate(method))
+                case CloseSearch(reason):
+                    self._out_of_budget = reason
+                    self._progress.choose(self._out_of_budget)
+                case Wait():
+                    return None
+                case Done(reason):
+                    self._out_of_budget = reason or self._out_of_budget
+                    raise StopIteration
 
     def _watched(self, task: Task) -> Task:
         self._clock.write()
         for job in task.jobs:
-            self._home.watch(Path(job.folder))
-        if self._parent is not None:
-            for job in task.jobs:
-                self._parent.watch(Path(job.folder))
+            self._remote.watch(Path(job.folder))
+            self._tracker.watch(Path(job.folder))
         return task
 
-    def _job(self, stage: str, method: str, number: int, point: Params, seed: int) -> Job:
-        """One run. Only what chose nothing looks at the test split."""
-        looks = stage != SEARCH
-        last = {"evaluation.test": looks, "evaluation.probe": looks}
-        config = configure(self._config, method, point, seed, {**self._settings, **last})
-        trial = f"{method}-{stage}-{number}"
-        several = stage == SEARCH and self._config.seeds_per_trial > 1
-        name = f"{trial}-seed{seed - self._config.seed}" if several else trial
-        job = make_job(config, self._data, self._workspace)
-        shown = looks and number == 0  # the pictures and the model of one replicate stand for all
-        folder = self.folder / "runs" / f"{name}-{job.digest}"
-        return replace(
-            job,
-            folder=str(folder),
-            url=url_of(folder),
-            name=name,
-            tags={
-                "remix_study.study": self._config.name,
-                "remix_study.stage": stage,
-                "remix_study.contender": method,
-                "remix_study.number": str(number),
-                "remix_study.trial": trial,
-            },
-            params={f"point.{path}": value for path, value in point.items() if value is not None},
-            parent_run_id=None if self._parent is None else self._parent.run_id,
-            cpus=self._config.resources.cpus,
-            figures=shown,
-            log_model=shown and config.tracking.model,
-            wait=True,
-            spool=True,
-        )
-
-    # --- what came of it ---------------------------------------------------------------------------------------------
+    # --- ending -----------------------------------------------------------------------------------------------------
 
     def _tell(self, task: Task, outcome: Outcome) -> None:
-        self._disk_full |= outcome.cause == "disk full"  # every further run would only fail, too
+        self._disk_full |= outcome.cause == "disk full"
         for job in task.jobs:
-            self._home.fetch(Path(job.folder))
-        if task.stage == SEARCH:
-            self._tell_trial(task, outcome)
-            self._choose_where_searched()
-        else:
-            self._tell_replicate(task, outcome)
-        if self._parent is not None:
-            if outcome.cause is not None:
-                for job in task.jobs:
-                    self._parent.lost(Path(job.folder), outcome.reason or "", outcome.cause)
-            self._parent.nudge()
-            self._parent.progress(self._counts())
-        self._watch.done(task, outcome, self._ended, self._total)
+            self._remote.fetch(Path(job.folder))
+        self._progress.tell(task, outcome)
+        self._progress.choose(self._out_of_budget)
+        if outcome.cause is not None:
+            for job in task.jobs:
+                self._tracker.mark_failed(Path(job.folder), outcome.reason or "", outcome.cause)
+        self._tracker.send_soon()
+        self._tracker.log_progress(self._progress.metrics(self._used()))
+        state = self._state()
+        self._listener.done(task, outcome, state.ended, state.total)
 
-    def _tell_trial(self, task: Task, outcome: Outcome) -> None:
-        values: list[float] = []
-        if outcome.state == "complete":
-            values, outcome = self._values(task.method, outcome)
-        self._searches[task.method].tell(
-            task.number,
-            outcome.state,
-            values,
-            seconds=sum(RunFolder(Path(job.folder)).seconds for job in task.jobs),
-            seed_values={str(n): s[self._config.metrics[0]] for n, s in enumerate(outcome.summaries)
-                         if self._config.metrics[0] in s},
-            reason=outcome.reason,
-            cause=outcome.cause,
-        )  # fmt: skip
-
-    def _values(self, method: str, outcome: Outcome) -> tuple[list[float], Outcome]:
-        """The objectives of a complete trial: each the mean over its seeds."""
-        metrics = [objective.metric for objective in self._config.objectives_of(method)]
-        for metric in metrics:
-            lacking = [summary for summary in outcome.summaries if metric not in summary]
-            if lacking:
-                known = ", ".join(sorted(lacking[0]))
-                reason = f"`objective` must be one of {known}, but is {metric}"
-                return [], Outcome("failed", outcome.summaries, reason, "bad configuration")
-        seeds = len(outcome.summaries)
-        return [sum(s[metric] for s in outcome.summaries) / seeds for metric in metrics], outcome
-
-    def _tell_replicate(self, task: Task, outcome: Outcome) -> None:
-        summary = outcome.summaries[0] if outcome.state == "complete" else None
-        self._replicated_s += RunFolder(Path(task.jobs[0].folder)).seconds
-        self._replicates[task.method].tell(
-            task.number, outcome.state, summary, reason=outcome.reason, cause=outcome.cause
-        )
-
-    def _choose_where_searched(self) -> None:
-        """A method that will have no more trials has its point chosen, and its replicates begin."""
-        if not self._searching:
-            return
-        for method, search in self._searches.items():
-            over = search.room <= 0 or self._out_of_budget is not None
-            if method in self._replicates or not over or search.running:
-                continue
-            best = search.best()
-            if best is not None:
-                self._replicates[method] = self._begin_replicates(
-                    method, REPLICATE, self._config.replicates, best.params
-                )
-
-    def _counts(self) -> dict[str, float]:
-        """How the study stands, for its own MLflow run."""
-        ends = {
-            end: sum(s.ends.get(end, 0) for s in self._searches.values()) for end in ("complete", "pruned", "failed")
-        }
-        replicates = sum(replicates.complete for replicates in self._replicates.values())
-        counts = {f"study/trials_{end}": float(count) for end, count in ends.items()}
-        counts |= {"study/replicates_complete": float(replicates)}
-        counts |= {f"study/budget_{name}": value for name, value in self._used()._asdict().items()}
-        for method, search in self._searches.items():
-            if (best := search.best()) is not None:
-                counts[f"study/best/{method}"] = best.values[0]
-        return counts
-
-    def _require_at_end(self) -> None:
-        if self._disk_full:
-            raise StoreError(
-                f"the disk that holds {self.folder} is full, so no new run begins. What is done is kept: free space, "
-                "and run the command again with --retry-failed."
-            )
-        if (self.folder / STOP).exists() and self._ended < self._total:
-            raise StudyStopped(
-                f"stopped as asked, with {self._ended} of {self._total} runs at their end; the same command goes on"
-            )
-
-    def _conclude(self, record: StudyTracker, present: Present) -> StudyResult | None:
+    def _conclude(self, write_report: WriteReport) -> StudyResult | None:
         self._clock.write()
         ledger = read_ledger(self.folder)
         result = result_of(ledger)
         files: Sequence[Path] = ()
         try:
-            files = present(self.folder)
+            files = write_report(self.folder)
         except Exception as error:
-            # The numbers are there, and a page can be written again at any time.
+            # The results are recorded, and the report can be written later.
             if cause_of(error) == "disk full":
                 raise
-            self._watch.say(
-                f"the report could not be written ({error}); write it with: remix-study report {ledger.study.name}"
-            )
-        record.conclude(result, files, ledger)
+            name = ledger.study.name
+            self._listener.say(f"Cannot write the report: {error}. Write it later: remix-study report {name}")
+        self._tracker.conclude(result, files, ledger)
         return result
 
 
@@ -485,25 +273,9 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-@contextmanager
-def _room_needed(folder: Path) -> Iterator[None]:
-    """
-    Raises:
-        StoreError: the disk is full, whoever noticed: a file, a checkpoint, the database.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, StoreError) or cause_of(error) != "disk full":
-            raise
-        raise StoreError(
-            f"the disk that holds {folder} is full. What is done is kept: free space, and run the command again (with "
-            "--retry-failed, where trials have failed of it)."
-        ) from error
-
-
-def needs_of(config: StudyConfig, configs: Sequence[RunConfig]) -> Needs:
-    """What the runs of a study take."""
-    workers = max(run.workers for run in configs)
-    gpu = any(run.device != "cpu" for run in configs)
-    return Needs(config.concurrency, workers, config.resources.cpus, config.resources.gpus, gpu)
+def __getattr__(name: str) -> Any:
+    """`Watch`, the name of `StudyListener` in version 0.1, with a DeprecationWarning."""
+    if name == "Watch":
+        warnings.warn("`Watch` is deprecated: use `StudyListener`.", DeprecationWarning, stacklevel=2)
+        return StudyListener
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from remix_study.config.study import StudyConfig
+from remix_study.config.yaml_source import dump
 from remix_study.credentials import redact
 from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
@@ -167,7 +166,7 @@ def recording(
     tracker = SpoolTracker(folder, experiment)
     tracker.start(_info(study, store, folder, tags or {}))
     tracker.set_tags(_extent(study))
-    tracker.log_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False), "study.yaml")
+    tracker.log_text(dump(study.model_dump(mode="json")), "study.yaml")
     try:
         send(uri, folder)
     except Exception as error:

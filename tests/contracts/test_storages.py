@@ -13,11 +13,11 @@ from remix_study.errors import ConfigError, StudyError
 from remix_study.study import pruning
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
-from remix_study.study.status import survey
+from remix_study.study.status import study_status
 from remix_study.study.storage import check_storage, open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
-from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
+from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show
 
 
 def told(folder: Path) -> Any:
@@ -65,7 +65,7 @@ class StorageContract:
         assert told(here) == told(there)
         states = {t["state"] for trials in told(here)[0].values() for t in trials}
         assert states == {"complete", "pruned", "failed"}
-        assert survey(here).state == "complete"
+        assert study_status(here).state == "complete"
         assert all(RATE in t["params"] for trials in told(here)[0].values() for t in trials)
 
 
@@ -105,7 +105,7 @@ class TestPostgreSQL(StorageContract):
             monkeypatch.setattr(study_module, "execute", Runner())
             study = StudyRun(config(storage=storage, name=name), {"corpus": str(small_corpus)}, tmp_path)
             study.run(nothing_to_show)
-            assert survey(study.folder).state == "complete"
+            assert study_status(study.folder).state == "complete"
         found = {s.study_name for s in open_storage(storage, tmp_path).get_all_studies()}
         assert {"one/joint", "one/remix", "two/joint", "two/remix"} <= found
 

@@ -144,7 +144,7 @@ def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_ha
     begun.until(lambda: waits(begun))
     os.kill(begun.process.pid, signal.SIGTERM)
     assert begun.ends(60) == 130, begun.said
-    assert "the same command goes on" in " ".join(begun.said.split())
+    assert "Rerun the command to resume" in " ".join(begun.said.split())
     assert begun.epochs() == 0
     again = bench.begin(study, env={"RAY_ADDRESS": made.address})
     again.until(lambda: "has begun" in again.said)

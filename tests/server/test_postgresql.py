@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from remix_study.errors import StudyError, TrackingError
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
-from remix_study.study.status import survey
+from remix_study.study.status import study_status
 from remix_study.study.storage import open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from remix_study.tracking import check
@@ -22,7 +22,7 @@ from tests.ray.conftest import AccidentsBench
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.server.serving import PASSWORD, USER, serving
-from tests.unit.study.test_study import Runner, config, nothing_to_show
+from tests.studies import Runner, config, nothing_to_show
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_postgresql]
 
@@ -99,7 +99,7 @@ def test_two_studies_share_one_postgresql_and_one_server(
             assert study.ends() == 0, study.said
             if "sent at the study's next start" in study.said:  # a busy machine: its patience with MLflow is 20 s
                 bench.run(files[name])
-            assert survey(study.folder).state == "complete"
+            assert study_status(study.folder).state == "complete"
             assert f"{server.url}/#/experiments/" in study.said
             assert "View run" not in study.said  # MLflow's own words, which would spoil `--json`
             tracked = bench.tracked(name, server.url)
@@ -172,7 +172,7 @@ def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, benc
     assert "answers again" in study.said
     assert "Traceback" not in study.said
     assert postgresql.password not in study.said
-    found = survey(study.folder)
+    found = study_status(study.folder)
     assert found.state == "complete"
     assert not found.failures
     assert [t.number for trials in read_ledger(study.folder).trials.values() for t in trials] == [0, 1, 0, 1]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from remix_study.study.status import survey
+from remix_study.study.status import study_status
 from tests.ray.conftest import AccidentsBench
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
@@ -110,7 +110,7 @@ def test_no_secret_is_written_down_anywhere(
                 bench.run(file)  # sends what was not, and writes the report once more
             finally:
                 bench.end_all()
-            assert survey(study.folder).state == "complete"
+            assert study_status(study.folder).state == "complete"
             assert bench.tracked("e", server.url)
             assert arguments == {}
             assert told_by_tables(postgresql, "trials") == {}

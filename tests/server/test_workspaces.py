@@ -159,7 +159,7 @@ def test_a_stop_is_asked_for_from_elsewhere_and_the_study_goes_on_later(afar: Af
     assert "of" in said
     said = driver.communicate(timeout=120)[0]
     assert driver.returncode == 130, said
-    assert "the same command goes on" in " ".join(said.split())
+    assert "Rerun the command to resume" in " ".join(said.split())
     assert 2 <= len(afar.lines("joint-search-0-")) < EPOCHS
     code, said = afar.run("two", "stop", "s")
     assert code == 1
@@ -203,13 +203,13 @@ def test_a_run_that_was_taken_up_elsewhere_is_not_written_over(afar: Afar, tmp_p
 
     home = f"{afar.url}/studies/s/runs/r"
     with working_copy(tmp_path / "r", home) as mine:
-        mine.take()
+        mine.claim()
         RunFolder(mine.folder).path.mkdir(parents=True)
         (mine.folder / "history.jsonl").write_text("mine\n")
         mine.push()
         RemoteFolder(home).put("owner", b"another")
         (mine.folder / "history.jsonl").write_text("mine, too late\n")
-        with pytest.raises(RemixStudyError, match="taken up by another process"):
+        with pytest.raises(RemixStudyError, match="Another process has resumed the run"):
             mine.push()
         place = mine.folder
     assert RemoteFolder(home).content("history.jsonl") == b"mine\n"

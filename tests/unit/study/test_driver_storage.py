@@ -14,7 +14,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.study.ledger import choose
 from remix_study.study.search import Search
 from remix_study.study.storage import open_storage, optuna_name
-from tests.unit.study.test_study import RATE, config
+from tests.studies import RATE, config
 
 
 @pytest.fixture(params=[None, "journal"])
@@ -24,7 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
 
 def searched(storage: BaseStorage, folder: Path, study: StudyConfig) -> Search:
     search = Search(study, "remix", folder, storage, 3)
-    search.settle(retry_failed=False)
+    search.resume(retry_failed=False)
     return search
 
 

@@ -11,7 +11,7 @@ from remix_study.errors import ConfigError, StudyError
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan
 from remix_study.study.study import StudyRun
-from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show
+from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show
 
 Planned = Callable[..., Plan]
 

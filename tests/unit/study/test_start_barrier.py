@@ -1,12 +1,12 @@
 import asyncio
 import time
 
-from remix_study.study.start_barrier import Door, meet
+from remix_study.study.start_barrier import Barrier, wait_at_barrier
 
 
 def test_nobody_goes_on_before_all_have_arrived() -> None:
     async def three() -> list[str]:
-        door, order = Door(3, 60.0), list[str]()
+        door, order = Barrier(3, 60.0), list[str]()
 
         async def one(name: str) -> None:
             await door.arrive()
@@ -23,7 +23,7 @@ def test_nobody_goes_on_before_all_have_arrived() -> None:
 
 def test_who_comes_later_finds_the_door_open() -> None:
     async def later() -> None:
-        door = Door(2, 60.0)
+        door = Barrier(2, 60.0)
         await asyncio.gather(door.arrive(), door.arrive())
         await door.arrive()
 
@@ -32,7 +32,7 @@ def test_who_comes_later_finds_the_door_open() -> None:
 
 def test_the_door_is_opened_when_nobody_else_comes() -> None:
     async def alone() -> None:
-        door = Door(2, 60.0)
+        door = Barrier(2, 60.0)
         waiting = asyncio.create_task(door.arrive())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -44,9 +44,9 @@ def test_the_door_is_opened_when_nobody_else_comes() -> None:
 
 def test_patience_ends() -> None:
     started = time.monotonic()
-    asyncio.run(Door(2, 0.05).arrive())
+    asyncio.run(Barrier(2, 0.05).arrive())
     assert 0.05 <= time.monotonic() - started < 5
 
 
 def test_without_a_meeting_nobody_waits() -> None:
-    meet(None)
+    wait_at_barrier(None)

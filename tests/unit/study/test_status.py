@@ -20,19 +20,20 @@ from remix_study.files.disk import sole_writer
 from remix_study.study import study as study_module
 from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
 from remix_study.study.ledger import read_ledger
+from remix_study.study.listener import StudyListener
 from remix_study.study.question import CONFIG
-from remix_study.study.status import StudyStatus, ask_to_stop, best_run, existing, names, survey
+from remix_study.study.status import StudyStatus, ask_to_stop, best_run, existing, names, study_status
 from remix_study.study.storage import STOP
-from remix_study.study.study import StudyRun, Watch
+from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
-from tests.unit.study.test_study import RATE, DriverDied, Runner, config, nothing_to_show, records
+from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show, records
 
 Conduct = Callable[..., StudyRun]
 
 
 @pytest.fixture
 def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conduct:
-    def run(runner: Callable[..., None], *, watch: Watch | None = None, **changes: Any) -> StudyRun:
+    def run(runner: Callable[..., None], *, watch: StudyListener | None = None, **changes: Any) -> StudyRun:
         monkeypatch.setattr(study_module, "execute", runner)
         study = StudyRun(config(**changes), {"corpus": str(small_corpus)}, tmp_path, watch)
         study.run(nothing_to_show)
@@ -41,20 +42,20 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def looking_on(folder: Path, after: int) -> tuple[Watch, list[StudyStatus]]:
+def looking_on(folder: Path, after: int) -> tuple[StudyListener, list[StudyStatus]]:
     """A watch that surveys the study from inside it, after so many runs."""
     seen: list[StudyStatus] = []
 
     def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
         if ended == after:
-            seen.append(survey(folder))
+            seen.append(study_status(folder))
 
-    return Watch(done=done), seen
+    return StudyListener(done=done), seen
 
 
 def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
     folder = conduct(Runner()).folder
-    found = survey(folder)
+    found = study_status(folder)
     assert (found.state, found.runs, found.runs_ended, found.holder, found.seconds_left) == (
         "complete", 10, 10, None, None,
     )  # fmt: skip
@@ -84,7 +85,7 @@ def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Condu
 def test_a_dead_driver_leaves_an_incomplete_study_without_running_runs(conduct: Conduct, tmp_path: Path) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
-    found = survey(tmp_path / "studies" / "s")
+    found = study_status(tmp_path / "studies" / "s")
     assert (found.state, found.runs_ended, found.running) == ("incomplete", 3, ())
 
 
@@ -95,13 +96,13 @@ def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path
     def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
         if not asked:
             asked.append(ask_to_stop(folder))
-            assert survey(folder).state == "stopping"
+            assert study_status(folder).state == "stopping"
 
     with pytest.raises(StudyStopped, match="stopped as asked"):
-        conduct(Runner(), watch=Watch(done=stop))
-    assert survey(folder).state == "incomplete"
+        conduct(Runner(), watch=StudyListener(done=stop))
+    assert study_status(folder).state == "incomplete"
     conduct(Runner())
-    assert survey(folder).state == "complete"
+    assert study_status(folder).state == "complete"
 
 
 def test_only_a_running_study_can_be_stopped(conduct: Conduct) -> None:
@@ -117,7 +118,7 @@ def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path
     )
     base = {"corpus": "", "epochs": 4, "device": "cpu", "tracking": {"uri": "off"}}
     folder = conduct(runner, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=6, base=base).folder
-    found = survey(folder)
+    found = study_status(folder)
     joint, remix = found.methods
     assert (joint.failed, joint.ended, remix.ended) == (1, 6, 6)
     assert joint.pruned == sum(t.state == "pruned" for t in records(tmp_path, "joint"))
@@ -128,7 +129,7 @@ def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path
 
 def test_what_is_used_and_what_is_left_of_the_budget(conduct: Conduct, tmp_path: Path) -> None:
     folder = conduct(Runner(seconds=36.0), budget={"cpu_hours": 1}).folder
-    found = survey(folder)
+    found = study_status(folder)
     assert found.used.cpu_hours == pytest.approx(0.1)
     assert found.budget["cpu_hours"] == pytest.approx((0.1, 1.0))
     assert set(found.budget) == {"cpu_hours"}
@@ -139,7 +140,7 @@ def test_the_best_point_is_a_run(conduct: Conduct, tmp_path: Path, small_corpus:
     folder = conduct(Runner()).folder
     best = best_run(folder, None)
     run = best.run
-    found = survey(folder).methods[1]
+    found = study_status(folder).methods[1]
     assert (best.values, best.number) == (found.best, found.best_number)
     assert (run.method.name, run.corpus) == ("remix", str(small_corpus))
     assert run.optimizer.learning_rate == found.best_params[RATE]
@@ -193,11 +194,11 @@ def test_columns_are_whole_and_of_one_type() -> None:
 def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
     folder = conduct(Runner()).folder
     with sole_writer(folder / "lock"):
-        assert survey(folder).holder is not None
+        assert study_status(folder).holder is not None
     with (folder / "lock").open() as looking:  # another who looks, as `status` does
         fcntl.flock(looking, fcntl.LOCK_SH)
-        assert survey(folder).holder is None
-    assert survey(folder).holder is None
+        assert study_status(folder).holder is None
+    assert study_status(folder).holder is None
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_the_commands_show_it(
         said = capsys.readouterr()
         return f"{left.value.code} {said.out}{said.err}"
 
-    assert say("list").startswith("0 No study has begun")
+    assert say("list").startswith("0 No studies in")
     conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1)))
     assert "10/10" in say("list")
     shown = say("status", "s")

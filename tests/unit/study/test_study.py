@@ -1,10 +1,8 @@
 """The study's decisions, with runs that are made up: no Ray, no training"""
 
-import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,128 +13,21 @@ from optuna.trial import TrialState
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.errors import ConfigError, RunPruned, StudyError, StudyStopped, TrackingError
-from remix_study.launch.folder import RunFolder
+from remix_study.errors import ConfigError, StudyError, StudyStopped, TrackingError
 from remix_study.report.page import write_report
 from remix_study.study import study as study_module
 from remix_study.study import study_tracker as record
-from remix_study.study.ledger import FINAL, REPLICATE, TrialRecord, read_ledger
+from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
+from remix_study.study.listener import StudyListener
 from remix_study.study.replicates import FIRST_SEED
 from remix_study.study.results import StudyResult
 from remix_study.study.storage import STOP, open_storage
-from remix_study.study.study import StudyRun, Watch
-from remix_study.study.tasks import Needs, Outcome, Place, Task
+from remix_study.study.study import StudyRun
+from remix_study.study.tasks import Outcome, Task
 from remix_study.tracking import default_uri
+from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show, records
 
-RATE = "optimizer.learning_rate"
 ONE = {"kind": "float", "low": 1, "high": 1}
-PLACE = Place(2, {}, 1, 0.0, 2)
-
-
-class DriverDied(Exception):  # noqa: N818 - a kill is not an error
-    """What kills a driver in these tests."""
-
-
-@dataclass
-class Runner:
-    """Stands for Ray: made-up runs, `at_once` of them; dies after `life` tasks.
-
-    epochs: how many a made-up run has; each asks the run's callback, as a real one does.
-    """
-
-    life: int = 10_000
-    at_once: int = 2
-    epochs: int = 3
-    fails: Callable[[Task], bool] = lambda task: False  # noqa: ARG005
-    summary: Callable[[Task, RunConfig], dict[str, float]] | None = None
-    accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate  # noqa: ARG005
-    seconds: float = 1.0
-    ran: list[Task] = field(default_factory=list)
-
-    def __call__(  # as `execute` is called
-        self,
-        ask: Callable[[], Task | None],
-        tell: Callable[[Task, Outcome], None],
-        needs: Needs,  # noqa: ARG002
-        folder: Path,  # noqa: ARG002
-        on_place: Callable[[Place], None],
-        epochs_of: Callable[[Task], int],  # noqa: ARG002
-        stopping: Callable[[], bool],  # noqa: ARG002
-    ) -> None:
-        on_place(PLACE)
-        at_work: list[Task] = []
-        over = False
-        while True:
-            task = None
-            if not over and len(at_work) < self.at_once:
-                try:
-                    task = ask()
-                except StopIteration:
-                    over = True
-            if task is not None:
-                at_work.append(task)
-                continue
-            if not at_work:
-                assert over, "asked to wait, but for nothing"
-                return
-            if len(self.ran) == self.life:
-                raise DriverDied
-            tell(at_work[0], self._run(at_work.pop(0)))
-            over = False
-
-    def _run(self, task: Task) -> Outcome:
-        self.ran.append(task)
-        if self.fails(task):
-            return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
-        summaries: list[dict[str, float]] = []
-        for job, callback in zip(task.jobs, task.callbacks, strict=True):
-            config = job.config
-            folder = RunFolder(Path(job.folder))
-            folder.prepare(config, job.digest)
-            history: list[dict[str, float]] = []
-            for epoch in range(self.epochs):
-                part = self.seconds / self.epochs
-                record = {"epoch": float(epoch), "val/accuracy": self.accuracy(config, epoch), "time/train_s": part}
-                history.append(record)
-                (folder.path / "history.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in history))
-                try:
-                    callback(history)
-                except RunPruned as pruned:
-                    return Outcome("pruned", tuple(summaries), str(pruned))
-                except StudyStopped as stopped:
-                    return Outcome("stopped", tuple(summaries), str(stopped))
-            made = {
-                "best/val_accuracy": max(r["val/accuracy"] for r in history),
-                "test/accuracy": 0.5 + 0.001 * config.seed % 0.01 + (0.1 if task.method == "remix" else 0.0),
-                "probe/accuracy/audio": 0.5,
-                "time/total_train_s": self.seconds,
-                "time/total_score_s": 0.0,
-            }
-            folder.write_result(made if self.summary is None else self.summary(task, config))
-            found = folder.result()
-            assert found is not None
-            summaries.append(found)
-        return Outcome("complete", tuple(summaries))
-
-
-def config(**changes: Any) -> StudyConfig:
-    content: dict[str, Any] = {
-        "name": "s",
-        "question": "does it help?",
-        "base": {"corpus": "set below", "epochs": 3, "device": "cpu", "tracking": {"uri": "off"}},
-        "space": {RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True}},
-        "methods": {
-            "joint": {"set": {"method": {"name": "joint"}}, "first": [{RATE: 0.002}]},
-            "remix": {"set": {"method": {"name": "remix", "warmup": 1}}, "first": [{RATE: 0.003}]},
-        },
-        "reference": "remix", "trials": 3, "replicates": 2,
-    }  # fmt: skip
-    return StudyConfig.model_validate(content | changes)
-
-
-def nothing_to_show(folder: Path) -> Sequence[Path]:
-    assert folder.name
-    return []
 
 
 def lower_is_better(run: RunConfig, epoch: int) -> float:
@@ -153,12 +44,12 @@ Conduct = Callable[..., StudyResult | None]
 @pytest.fixture
 def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conduct:
     def run(
-        runner: Runner, study: StudyConfig | None = None, watch: Watch | None = None, *, retry_failed: bool = False,
-        **settings: Any,
+        runner: Runner, study: StudyConfig | None = None, listener: StudyListener | None = None, *,
+        retry_failed: bool = False, **settings: Any,
     ) -> StudyResult | None:  # fmt: skip
         monkeypatch.setattr(study_module, "execute", runner)
         run = StudyRun(
-            study or config(), {"corpus": str(small_corpus), **settings}, tmp_path, watch, retry_failed=retry_failed
+            study or config(), {"corpus": str(small_corpus), **settings}, tmp_path, listener, retry_failed=retry_failed
         )
         return run.run(nothing_to_show)
 
@@ -174,10 +65,6 @@ def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def records(workspace: Path, method: str) -> tuple[TrialRecord, ...]:
-    return read_ledger(workspace / "studies" / "s", intermediate=True).trials[method]
-
-
 def points(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tuple[float, ...]]]]:
     """All that a study's search is made of: numbers, ends, points and values."""
     ledger = read_ledger(workspace / "studies" / "s")
@@ -187,7 +74,7 @@ def points(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tu
 def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: Conduct, tmp_path: Path) -> None:
     runner = Runner()
     seen: list[tuple[object, ...]] = []
-    result = conduct(runner, watch=Watch(done=lambda *told: seen.append(told[2:])))
+    result = conduct(runner, listener=StudyListener(done=lambda *told: seen.append(told[2:])))
     assert Counter((t.stage, t.method) for t in runner.ran) == {
         ("search", "joint"): 3, ("search", "remix"): 3, ("replicate", "joint"): 2, ("replicate", "remix"): 2,
     }  # fmt: skip
@@ -224,9 +111,9 @@ def test_a_report_that_cannot_be_written_costs_no_study(
 
     said: list[str] = []
     monkeypatch.setattr(study_module, "execute", Runner())
-    run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, Watch(say=said.append))
+    run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(say=said.append))
     assert run.run(stumbles) is not None
-    assert said == ["the report could not be written (no picture of s); write it with: remix-study report s"]
+    assert said == ["Cannot write the report: no picture of s. Write it later: remix-study report s"]
 
 
 @pytest.mark.slow
@@ -449,9 +336,9 @@ def test_only_a_new_study_insists_on_its_tracking_server(
     with pytest.raises(DriverDied):
         conduct(Runner(life=3), tracking={"uri": None, "experiment": "e", "model": False})
     said: list[str] = []
-    assert conduct(runner, watch=Watch(say=said.append), **gone) is not None
+    assert conduct(runner, listener=StudyListener(say=said.append), **gone) is not None
     assert len(runner.ran) == 7
-    assert said[0].startswith("the study goes on without its tracking server")
+    assert said[0].startswith("Cannot reach the tracking server; the study resumes without it")
 
 
 def test_a_wrong_study_is_refused_before_anything_runs(conduct: Conduct) -> None:
@@ -579,12 +466,12 @@ def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, t
     """36 s a run, 2 methods x 2 replicates: 0.111 CPU hours hold eleven runs, of which four are replicates."""
     said: list[str] = []
     runner = Runner(seconds=36.0)
-    result = conduct(runner, config(trials=50, budget={"cpu_hours": 0.111}), Watch(say=said.append))
+    result = conduct(runner, config(trials=50, budget={"cpu_hours": 0.111}), StudyListener(say=said.append))
     assert result is not None
     counts = Counter((t.stage, t.method) for t in runner.ran)
     assert counts[("replicate", "joint")] == counts[("replicate", "remix")] == 2
     assert counts[("search", "joint")] == counts[("search", "remix")] == 3  # the same budget for each
-    assert "the budget is used up" in said[0]
+    assert "The budget is used up" in said[0]
     more = Runner(seconds=36.0)
     conduct(more, config(trials=50, budget={"cpu_hours": 0.18}))
     assert 0 < Counter(t.stage for t in more.ran)["search"] <= 4
@@ -615,8 +502,8 @@ def test_a_stop_ends_runs_after_their_epoch_and_the_next_start_goes_on(conduct: 
             (folder / STOP).touch()
 
     first = Runner()
-    with pytest.raises(StudyStopped, match="with 2 of 10 runs at their end"):
-        conduct(first, watch=Watch(done=stop))
+    with pytest.raises(StudyStopped, match=r"2 of 10 runs have ended\. Rerun the command to resume"):
+        conduct(first, listener=StudyListener(done=stop))
     assert [t.state for m in ("joint", "remix") for t in records(tmp_path, m)].count("stopped") == 1
     second = Runner()
     conduct(second)
@@ -634,7 +521,7 @@ def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StudyStopped):
-        conduct(Runner(), watch=Watch(done=interrupt, say=said.append))
+        conduct(Runner(), listener=StudyListener(done=interrupt, say=said.append))
     assert said == ["stopping after the epochs under way; once more to stop at once"]
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -643,7 +530,7 @@ def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        conduct(Runner(), watch=Watch(done=insist))
+        conduct(Runner(), listener=StudyListener(done=insist))
 
 
 def test_the_best_point_is_retrained_with_further_seeds(
@@ -666,7 +553,7 @@ def test_the_best_point_is_retrained_with_further_seeds(
 def test_nothing_is_retrained_before_a_trial_is_complete(conduct: Conduct, retrain: Callable[..., Any]) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=0))
-    with pytest.raises(StudyError, match="at least one trial of `joint` must be complete"):
+    with pytest.raises(StudyError, match="Cannot retrain `joint`: none of its trials is complete"):
         retrain(Runner(), "joint", 1)
 
 

@@ -103,10 +103,10 @@ def test_the_parent_says_what_the_study_is(
         assert record.run_id == run_id_of(tmp_path)
         assert client.get_run(record.run_id).info.status == "RUNNING"
         record.watch(run(tmp_path / "runs" / "one"))
-        record.nudge()
-        record.progress({"study/trials_complete": 1.0})
-        record.progress({"study/trials_complete": 2.0})
-        record.progress({"study/trials_complete": 3.0})
+        record.send_soon()
+        record.log_progress({"study/trials_complete": 1.0})
+        record.log_progress({"study/trials_complete": 2.0})
+        record.log_progress({"study/trials_complete": 3.0})
     parent = client.get_run(record.run_id)
     assert (parent.info.status, parent.data.tags["remix_study.state"]) == ("FINISHED", "complete")
     assert parent.data.params["question"] == "Does Remix help?"
@@ -124,10 +124,10 @@ def test_a_study_that_goes_on_is_the_same_run_with_further_steps(
     at_work: Enter, client: MlflowClient, tmp_path: Path
 ) -> None:
     with at_work() as record:
-        record.progress({"study/trials_complete": 1.0})
+        record.log_progress({"study/trials_complete": 1.0})
     with at_work() as again:
         assert again.run_id == record.run_id
-        again.progress({"study/trials_complete": 2.0})
+        again.log_progress({"study/trials_complete": 2.0})
     points = client.get_metric_history(record.run_id, "study/trials_complete")
     assert [(point.step, point.value) for point in points] == [(0, 1.0), (1, 2.0)]
 
@@ -168,7 +168,7 @@ def test_the_answer_the_report_and_the_best_are_marked(
     assert replicate.data.metrics["sufficiency/ratio/audio"] == 0.9
     # Extended, the study chooses others.
     with at_work() as record:
-        record.supersede(runs["remix-r0"])
+        record.mark_superseded(runs["remix-r0"])
         record.conclude(None, [], ledger_of(study, tmp_path, best=1)._replace(replicates={}))
     assert {name for name in runs if tags(name).get("is_best") == "true"} == {"remix-1", "joint-1"}
     assert tags("remix-r0")["remix_study.stage"] == "superseded"
@@ -248,8 +248,8 @@ def test_an_untracked_study_writes_nothing(at_work: Enter, study: StudyConfig, t
         assert isinstance(record, StudyTracker)
         assert record.run_id is None
         record.watch(tmp_path / "runs" / "one")
-        record.progress({"study/trials_complete": 1.0})
-        record.supersede(tmp_path / "runs" / "one")
+        record.log_progress({"study/trials_complete": 1.0})
+        record.mark_superseded(tmp_path / "runs" / "one")
         record.conclude(None, [], ledger_of(study, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -260,6 +260,6 @@ def test_progress_that_did_not_change_is_told_once(
     monkeypatch.setattr(module, "_PROGRESS_EVERY_S", 0.0)
     with at_work() as record:
         for _ in range(5):
-            record.progress({"study/trials_complete": 1.0})
+            record.log_progress({"study/trials_complete": 1.0})
     lines = [json.dumps(line) for line, _ in Spool(tmp_path / "tracking").read()]
     assert sum("study/trials_complete" in line for line in lines) == 1

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
-from remix_study.launch.ray_init import Room
+from remix_study.launch.ray_init import RayResources
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
 from remix_study.study.pruning import PruningCallback
@@ -21,11 +21,11 @@ from remix_study.study.tasks import (
     Needs,
     Outcome,
     Task,
-    _Errors,
-    _Growing,
-    _Handout,
+    _ClusterLimit,
+    _ErrorTexts,
+    _TaskSearcher,
     _trial,
-    blind,
+    cannot_see_study,
     run_jobs,
     slots,
 )
@@ -49,7 +49,7 @@ class Desk:
     def __init__(self, *tasks: Task | None) -> None:
         self.waiting = list(tasks)
         self.told: list[tuple[Task, Outcome]] = []
-        self.errors = _Errors()
+        self.errors = _ErrorTexts()
         self.alone = 0
 
     def ask(self) -> Task | None:
@@ -63,49 +63,49 @@ class Desk:
     def nobody_else(self) -> None:
         self.alone += 1
 
-    def handout(self, at_once: int | None = 2) -> _Handout:
-        return _Handout(self.ask, self.tell, self.errors, at_once, self.nobody_else)
+    def searcher(self, at_once: int | None = 2) -> _TaskSearcher:
+        return _TaskSearcher(self.ask, self.tell, self.errors, at_once, self.nobody_else)
 
 
 def test_tasks_are_handed_out_until_there_are_no_more() -> None:
     desk = Desk(TASK, None, TASK)
-    handout = desk.handout()
-    given = json.loads(handout.suggest("one")["task"])
+    searcher = desk.searcher()
+    given = json.loads(searcher.suggest("one")["task"])
     assert Job.from_json(given["jobs"][0]) == JOB
     assert PruningCallback(**given["callbacks"][0]) == CALLBACK
     assert desk.alone == 0
-    assert handout.suggest("two") is None  # not now
+    assert searcher.suggest("two") is None  # not now
     assert desk.alone == 1  # who waits for a second process is told that none will come
-    assert json.loads(handout.suggest("two")["task"]) == given
+    assert json.loads(searcher.suggest("two")["task"]) == given
     # While anything runs, its process may be lost, and the task given again: Tune must go on asking.
-    assert handout.suggest("three") is None
+    assert searcher.suggest("three") is None
     for trial in ("one", "two"):
-        handout.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
-    assert handout.suggest("three") == Searcher.FINISHED
+        searcher.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
+    assert searcher.suggest("three") == Searcher.FINISHED
 
 
 def test_one_by_one_means_that_the_next_task_is_asked_for_when_the_one_before_has_ended() -> None:
     """Tune asks ahead, but what a study suggests must follow from all ends before, as after a kill."""
     desk = Desk(TASK, OTHER)
-    handout = desk.handout(at_once=1)
-    handout.suggest("one")
-    assert handout.suggest("two") is None
+    searcher = desk.searcher(at_once=1)
+    searcher.suggest("one")
+    assert searcher.suggest("two") is None
     assert len(desk.waiting) == 1
-    handout.on_trial_complete("one", {"outcome": json.dumps(asdict(DONE))})
-    assert json.loads(handout.suggest("two")["task"])
+    searcher.on_trial_complete("one", {"outcome": json.dumps(asdict(DONE))})
+    assert json.loads(searcher.suggest("two")["task"])
     assert desk.waiting == []
 
 
 def test_outcomes_come_back_to_the_task_they_are_of() -> None:
     desk = Desk(TASK, OTHER)
-    handout = desk.handout()
-    handout.suggest("one")
-    handout.suggest("two")
+    searcher = desk.searcher()
+    searcher.suggest("one")
+    searcher.suggest("two")
     pruned = Outcome("pruned", (), "no promise")
-    handout.on_trial_complete("two", {"outcome": json.dumps(asdict(DONE))})
-    handout.on_trial_complete("one", {"outcome": json.dumps(asdict(pruned))})
+    searcher.on_trial_complete("two", {"outcome": json.dumps(asdict(DONE))})
+    searcher.on_trial_complete("one", {"outcome": json.dumps(asdict(pruned))})
     assert [(task.method, outcome) for task, outcome in desk.told] == [("joint", DONE), ("remix", pruned)]
-    handout.on_trial_complete("one", None)  # told already: Tune may say it twice
+    searcher.on_trial_complete("one", None)  # told already: Tune may say it twice
     assert len(desk.told) == 2
 
 
@@ -119,27 +119,27 @@ def test_a_process_that_is_lost_is_replaced_but_not_for_ever(
     result: dict[str, object] | None, error: bool, words: str, cause: str
 ) -> None:
     desk = Desk(TASK)
-    handout = desk.handout()
+    searcher = desk.searcher()
     for attempt in range(ATTEMPTS):
         assert desk.told == []
-        assert handout.suggest(f"trial {attempt}")["task"]
+        assert searcher.suggest(f"trial {attempt}")["task"]
         desk.errors.words[f"trial {attempt}"] = words
-        handout.on_trial_complete(f"trial {attempt}", result, error=error)
+        searcher.on_trial_complete(f"trial {attempt}", result, error=error)
     ((task, outcome),) = desk.told
     assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
     assert outcome.reason is not None
     assert outcome.reason.startswith(f"its process died {ATTEMPTS} times and came no further ({words or 'killed'})")
-    assert handout.suggest("another") == Searcher.FINISHED
+    assert searcher.suggest("another") == Searcher.FINISHED
 
 
 def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_further() -> None:
     desk = Desk(TASK)
     epochs = iter([2, 3, 5, 8, 8, 8])
-    handout = _Handout(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda _: next(epochs))
+    searcher = _TaskSearcher(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda _: next(epochs))
     losses = 0
     while not desk.told:
-        assert handout.suggest(f"trial {losses}")["task"]
-        handout.on_trial_complete(f"trial {losses}", None, error=True)
+        assert searcher.suggest(f"trial {losses}")["task"]
+        searcher.on_trial_complete(f"trial {losses}", None, error=True)
         losses += 1
     ((_, outcome),) = desk.told
     assert losses == 6  # three of them since the last epoch
@@ -148,45 +148,46 @@ def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_
 
 def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
     callback = PruningCallback(str(tmp_path / "w" / "studies" / "s"))
-    outcome = blind([callback])
+    outcome = cannot_see_study([callback])
     assert outcome is not None
     assert outcome.state == "failed"
     assert str(tmp_path / "w" / "studies" / "s") in (outcome.reason or "")
     assert "URL" in (outcome.reason or "")
     (tmp_path / "w" / "studies" / "s").mkdir(parents=True)
     (tmp_path / "w" / "studies" / "s" / "study.yaml").touch()
-    assert blind([callback]) is None
-    assert blind([replace(callback, folder="elsewhere", url="s3://bucket/w/studies/s")]) is None
+    assert cannot_see_study([callback]) is None
+    assert cannot_see_study([replace(callback, folder="elsewhere", url="s3://bucket/w/studies/s")]) is None
 
 
 def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers join minutes after the head, and leave again."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    rooms = {0.0: Room(1, 0, 1, 0, 1), 6.0: Room(3, 0, 3, 0, 3), 12.0: Room(0, 0, 0, 0, 1)}
-    monkeypatch.setattr(tasks, "room", lambda: rooms[now[0]])
+    rooms = {0.0: RayResources(1, 0, 1, 0, 1), 6.0: RayResources(3, 0, 3, 0, 3), 12.0: RayResources(0, 0, 0, 0, 1)}
+    monkeypatch.setattr(tasks, "ray_resources", lambda: rooms[now[0]])
     desk = Desk(TASK, OTHER, TASK, OTHER)
-    handout = _Handout(desk.ask, desk.tell, desk.errors, None, desk.nobody_else, limit=_Growing(Needs(), 0.0))
-    assert handout.suggest("one")
-    assert handout.suggest("two") is None
+    limit = _ClusterLimit(Needs(), 0.0)
+    searcher = _TaskSearcher(desk.ask, desk.tell, desk.errors, None, desk.nobody_else, limit=limit)
+    assert searcher.suggest("one")
+    assert searcher.suggest("two") is None
     now[0] = 6.0
-    assert handout.suggest("two")
-    assert handout.suggest("three")
-    assert handout.suggest("four") is None
+    assert searcher.suggest("two")
+    assert searcher.suggest("three")
+    assert searcher.suggest("four") is None
     now[0] = 12.0  # all machines are gone: one run waits, for which an autoscaler brings another
     for trial in ("one", "two"):
-        handout.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
-    assert handout.suggest("four") is None
-    handout.on_trial_complete("three", {"outcome": json.dumps(asdict(DONE))})
-    assert handout.suggest("four")
+        searcher.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
+    assert searcher.suggest("four") is None
+    searcher.on_trial_complete("three", {"outcome": json.dumps(asdict(DONE))})
+    assert searcher.suggest("four")
 
 
 def test_where_an_autoscaler_does_not_say_how_far_it_goes_one_run_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "room", lambda: Room(4, 0, 4, 0, 2, untold=True))
-    assert _Growing(Needs(cpus=2), 0.0)() == 3
+    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(4, 0, 4, 0, 2, may_grow=True))
+    assert _ClusterLimit(Needs(cpus=2), 0.0)() == 3
     monkeypatch.setattr(tasks, "join_or_start", joined)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(tasks, "room", lambda: Room(0, 0, 0, 0, 1, untold=True))
+    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(0, 0, 0, 0, 1, may_grow=True))
     with tasks._place(Needs(gpus=1)) as place:
         assert (place.concurrency, place.gpus, place.now) == (1, 1, 0)
 
@@ -209,7 +210,7 @@ def test_room_counts_what_an_autoscaler_may_add(
 ) -> None:
     monkeypatch.setattr(tasks, "join_or_start", joined)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(tasks, "room", lambda: Room(*now, *most, machines=3))
+    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(*now, *most, machines=3))
     with tasks._place(needs) as place:
         assert (place.concurrency, place.gpus, place.now) == expected
         assert place.machines == 3

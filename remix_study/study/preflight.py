@@ -1,0 +1,75 @@
+"""Checks before a study starts, so that a study that cannot run is refused before any run starts"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remix_study.config.run import RunConfig
+from remix_study.config.study import StudyConfig
+from remix_study.datasets.corpus import open_corpus
+from remix_study.errors import TrackingError
+from remix_study.files.disk import storage_errors
+from remix_study.files.mirror import url_of
+from remix_study.fit import require_fit
+from remix_study.launch.nodes import on_cluster, require_identical_nodes
+from remix_study.launch.ray_init import join_or_start
+from remix_study.launch.run import require_lasting_database, tracking_uri
+from remix_study.media.store import ClipStore
+from remix_study.study.question import CONFIG
+from remix_study.study.remote import look_in
+from remix_study.study.search_space import check_study
+from remix_study.study.storage import check_storage, study_folder
+from remix_study.study.tasks import Needs
+from remix_study.tracking.address import check as check_tracking
+
+
+def check_before_start(
+    config: StudyConfig, settings: Mapping[str, Any], workspace: Path, say: Callable[[str], None]
+) -> tuple[list[RunConfig], ClipStore]:
+    """Check a study and make its folder.
+
+    Args:
+        settings: dotted keys that override the study's `base`.
+        workspace: an absolute path.
+        say: called with a message for the user.
+
+    Returns:
+        Run configurations of all methods at the corners of their search spaces, and the opened corpus.
+
+    Raises:
+        ConfigError, StudyError, SourceError, StoreError, TrackingError: the study cannot run.
+    """
+    folder = study_folder(workspace, config.name)
+    check_storage(config.storage, url_of(folder))
+    configs = check_study(config, settings)
+    store = open_corpus(configs[0].corpus)
+    for each in configs:
+        require_fit(each, store)
+    look_in(folder, whole=False)
+    uri = tracking_uri(configs[0], workspace)
+    if uri is not None:
+        require_lasting_database(uri, workspace)
+        _check_tracking(uri, folder, say)
+    if on_cluster():
+        join_or_start()
+        require_identical_nodes(workspace, configs[0].corpus)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return configs, store
+
+
+def _check_tracking(uri: str, folder: Path, say: Callable[[str], None]) -> None:
+    """A new study needs its tracking server at the start; a resumed one sends its data when the server is back."""
+    try:
+        check_tracking(uri)
+    except TrackingError as error:
+        if not (folder / CONFIG).exists():
+            raise
+        say(f"Cannot reach the tracking server; the study resumes without it and sends its data later. {error}")
+
+
+def needs_of(config: StudyConfig, configs: Sequence[RunConfig]) -> Needs:
+    """Resources that the runs of a study need; `configs` are as `check_before_start` returns them."""
+    workers = max(run.workers for run in configs)
+    gpu = any(run.device != "cpu" for run in configs)
+    return Needs(config.concurrency, workers, config.resources.cpus, config.resources.gpus, gpu)

@@ -1,0 +1,164 @@
+"""The progress of a study: trials and replicates of all its methods, as recorded, as running, and as the next task"""
+
+from pathlib import Path
+
+import optuna
+
+from remix_study.config.study import StudyConfig
+from remix_study.errors import StudyError
+from remix_study.launch.folder import RunFolder
+from remix_study.study.budget import Rates, Used
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH
+from remix_study.study.replicates import Replicates
+from remix_study.study.scheduler import MethodState, StudyState
+from remix_study.study.search import Search
+from remix_study.study.search_space import Params
+from remix_study.study.storage import open_storage
+from remix_study.study.study_tracker import StudyTracker
+from remix_study.study.task_factory import TaskFactory
+from remix_study.study.tasks import Outcome, Task
+
+
+class StudyProgress:
+    """Trials and replicates of one study, read from its storage and its run folders.
+
+    Args:
+        tasks: makes the tasks of the study.
+        tracker: the study's MLflow run.
+        patience_s: how long to wait for a database that is being restarted.
+        retry_failed: run failed trials again, with the same hyperparameters.
+    """
+
+    def __init__(
+        self, config: StudyConfig, folder: Path, tasks: TaskFactory, tracker: StudyTracker, patience_s: float,
+        *, retry_failed: bool,
+    ) -> None:  # fmt: skip
+        self._config, self._folder, self._tasks, self._tracker = config, folder, tasks, tracker
+        self._searching = True
+        self._searches: dict[str, Search] = {}
+        self._replicates: dict[str, Replicates] = {}
+        self._replicated_s = 0.0
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = open_storage(config.storage, folder, patience_s=patience_s)
+        for method in config.methods:
+            search = Search(config, method, folder, storage, tasks.epochs)
+            search.resume(retry_failed=retry_failed)
+            self._searches[method] = search
+            self._replicated_s += sum(note.get("seconds", 0.0) for note in search.replicate_notes().values())
+
+    def retrain(self, method: str, seeds: int) -> Replicates:
+        """From now on start no trials, only `seeds` runs of the chosen hyperparameters of `method`.
+
+        Raises:
+            StudyError: none of the method's trials is complete.
+        """
+        best = self._searches[method].best()
+        if best is None:
+            raise StudyError(f"Cannot retrain `{method}`: none of its trials is complete. Resume the study first.")
+        self._searching = False
+        self._searches = {method: self._searches[method]}
+        self._replicates = {method: self._open_replicates(method, FINAL, seeds, best.params)}
+        return self._replicates[method]
+
+    def choose(self, closed: str | None) -> None:
+        """Choose the hyperparameters to replicate of each method that gets no more trials.
+
+        Args:
+            closed: why no new trial starts; None while the search is open.
+        """
+        for method in self.state(closed=closed).to_choose():
+            best = self._searches[method].best()
+            if best is not None:
+                self._replicates[method] = self._open_replicates(
+                    method, REPLICATE, self._config.replicates, best.params
+                )
+
+    def _open_replicates(self, method: str, stage: str, wanted: int, params: Params) -> Replicates:
+        def folder_of(number: int) -> Path:
+            return self._tasks.replicate_folder(stage, method, number, params)
+
+        replicates = Replicates(self._searches[method], stage, wanted, params, folder_of)
+        replicates.resume()
+        for folder in replicates.superseded:
+            self._tracker.mark_superseded(folder)
+        return replicates
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def state(self, *, closed: str | None = None, stopping: bool = False) -> StudyState:
+        """What the scheduler decides by, without a budget; see `StudyState`."""
+        methods = {name: self._method_state(name) for name in self._searches}
+        return StudyState(methods, self._searching, self._config.seeds_per_trial, closed=closed, stopping=stopping)
+
+    def _method_state(self, method: str) -> MethodState:
+        search, replicates = self._searches[method], self._replicates.get(method)
+        counts = self._config.trials, search.ended, search.running
+        if replicates is None:
+            return MethodState(*counts, self._config.replicates)
+        return MethodState(*counts, replicates.wanted, replicates.complete, replicates.coming, chosen=True)
+
+    def used(self, rates: Rates, clock_s: float) -> Used:
+        """What all runs so far have used."""
+        work_s = self._replicated_s + sum(search.work_s for search in self._searches.values())
+        return rates.used(work_s, clock_s)
+
+    def mean_run_s(self) -> float | None:
+        """Mean duration of the runs of complete trials, in seconds; None if there are none."""
+        complete = [r for search in self._searches.values() for r in search.records() if r.state == "complete"]
+        runs = sum(len(r.folders) for r in complete)
+        return sum(r.seconds for r in complete) / runs if runs else None
+
+    def metrics(self, used: Used) -> dict[str, float]:
+        """Metrics of the study's own MLflow run."""
+        counts: dict[str, float] = {}
+        for end in ("complete", "pruned", "failed"):
+            counts[f"study/trials_{end}"] = float(sum(s.ends.get(end, 0) for s in self._searches.values()))
+        counts["study/replicates_complete"] = float(sum(r.complete for r in self._replicates.values()))
+        counts |= {f"study/budget_{name}": value for name, value in used._asdict().items()}
+        for method, search in self._searches.items():
+            if (best := search.best()) is not None:
+                counts[f"study/best/{method}"] = best.values[0]
+        return counts
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    def start_trial(self, method: str) -> Task:
+        """The next trial of a method, recorded as running."""
+        search = self._searches[method]
+        number, params = search.next()
+        task = self._tasks.trial(method, number, params, search.id_of(number))
+        # Relative paths, because the study's folder may be read under another path.
+        folders = [Path(job.folder).relative_to(self._folder).as_posix() for job in task.jobs]
+        search.note(number, folders={str(n): folder for n, folder in enumerate(folders)})
+        return task
+
+    def start_replicate(self, method: str) -> Task:
+        """The next replicate of a method, recorded as running."""
+        replicates = self._replicates[method]
+        number = replicates.next()
+        return self._tasks.replicate(replicates.stage, method, number, replicates.params)
+
+    def tell(self, task: Task, outcome: Outcome) -> None:
+        """Record the outcome of a task."""
+        if task.stage == SEARCH:
+            self._tell_trial(task, outcome)
+            return
+        self._replicated_s += RunFolder(Path(task.jobs[0].folder)).seconds
+        summary = outcome.summaries[0] if outcome.state == "complete" else None
+        self._replicates[task.method].tell(
+            task.number, outcome.state, summary, reason=outcome.reason, cause=outcome.cause
+        )
+
+    def _tell_trial(self, task: Task, outcome: Outcome) -> None:
+        metrics = [objective.metric for objective in self._config.objectives_of(task.method)]
+        outcome = outcome.with_metrics(metrics)
+        first = self._config.metrics[0]
+        self._searches[task.method].tell(
+            task.number,
+            outcome.state,
+            outcome.means(metrics) if outcome.state == "complete" else [],
+            seconds=sum(RunFolder(Path(job.folder)).seconds for job in task.jobs),
+            seed_values={str(n): s[first] for n, s in enumerate(outcome.summaries) if first in s},
+            reason=outcome.reason,
+            cause=outcome.cause,
+        )

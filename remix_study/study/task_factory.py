@@ -1,0 +1,101 @@
+"""Trials and replicates as tasks: their run configurations, run folders, tags and pruning callbacks"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from remix_study.config.study import NoPrunerConfig, StudyConfig
+from remix_study.files.mirror import url_of
+from remix_study.launch.run import make_job
+from remix_study.launch.worker import Job
+from remix_study.study.ledger import SEARCH
+from remix_study.study.pruning import PruningCallback, pruning_callback
+from remix_study.study.replicates import FIRST_SEED
+from remix_study.study.search_space import Params, configure
+from remix_study.study.storage import optuna_name, study_folder
+from remix_study.study.tasks import Task
+
+
+@dataclass(frozen=True)
+class TaskFactory:
+    """Makes the tasks of one study.
+
+    Args:
+        settings: dotted keys that override the study's `base`.
+        workspace: an absolute path.
+        corpus_digest: digest of the corpus that the runs train on.
+        epochs: epochs of the study's longest run.
+        parent_run_id: returns the id of the study's own MLflow run, or None before a tracking server knows the study.
+    """
+
+    config: StudyConfig
+    settings: Mapping[str, Any]
+    workspace: Path
+    corpus_digest: str
+    epochs: int
+    parent_run_id: Callable[[], str | None]
+
+    def trial(self, method: str, number: int, params: Params, trial_id: int) -> Task:
+        """A trial: one run for each of its seeds. `trial_id` is Optuna's id of it."""
+        seeds = [self.config.seed + n for n in range(self.config.seeds_per_trial)]
+        jobs = tuple(self._job(SEARCH, method, number, params, seed) for seed in seeds)
+        pruned = not isinstance(self.config.pruner, NoPrunerConfig)
+        # Only the run of the first seed reports to the pruner, because a trial has one value per epoch.
+        ids = [trial_id if pruned and n == 0 else None for n in range(len(jobs))]
+        callbacks = tuple(self._callback(job, method, each) for job, each in zip(jobs, ids, strict=True))
+        return Task(SEARCH, method, number, jobs, callbacks)
+
+    def replicate(self, stage: str, method: str, number: int, params: Params) -> Task:
+        """A replicate: one run with a seed of its own, which no pruner ends early."""
+        job = self._replicate_job(stage, method, number, params)
+        return Task(stage, method, number, (job,), (self._callback(job, method, None),))
+
+    def replicate_folder(self, stage: str, method: str, number: int, params: Params) -> Path:
+        """The run folder of a replicate."""
+        return Path(self._replicate_job(stage, method, number, params).folder)
+
+    def _replicate_job(self, stage: str, method: str, number: int, params: Params) -> Job:
+        return self._job(stage, method, number, params, FIRST_SEED[stage] + number)
+
+    def _callback(self, job: Job, method: str, trial_id: int | None) -> PruningCallback:
+        return pruning_callback(
+            self.config,
+            study_folder(self.workspace, self.config.name),
+            optuna_name=optuna_name(self.config.name, method),
+            trial=trial_id,
+            epochs=self.epochs,
+            last=job.config.epochs,
+        )
+
+    def _job(self, stage: str, method: str, number: int, params: Params, seed: int) -> Job:
+        """One run. Only replicates evaluate on the held-out test set."""
+        final = stage != SEARCH
+        evaluation = {"evaluation.test": final, "evaluation.probe": final}
+        config = configure(self.config, method, params, seed, {**self.settings, **evaluation})
+        trial = f"{method}-{stage}-{number}"
+        several = stage == SEARCH and self.config.seeds_per_trial > 1
+        name = f"{trial}-seed{seed - self.config.seed}" if several else trial
+        job = make_job(config, self.corpus_digest, self.workspace)
+        folder = study_folder(self.workspace, self.config.name) / "runs" / f"{name}-{job.digest}"
+        first = final and number == 0  # only the first replicate logs its figures and its model
+        return replace(
+            job,
+            folder=str(folder),
+            url=url_of(folder),
+            name=name,
+            tags={
+                "remix_study.study": self.config.name,
+                "remix_study.stage": stage,
+                "remix_study.contender": method,
+                "remix_study.number": str(number),
+                "remix_study.trial": trial,
+            },
+            params={f"point.{path}": value for path, value in params.items() if value is not None},
+            parent_run_id=self.parent_run_id(),
+            cpus=self.config.resources.cpus,
+            figures=first,
+            log_model=first and config.tracking.model,
+            wait=True,
+            spool=True,
+        )

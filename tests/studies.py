@@ -1,0 +1,135 @@
+"""Studies of made-up runs: no Ray and no training"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remix_study.config.run import RunConfig
+from remix_study.config.study import StudyConfig
+from remix_study.errors import RunPruned, StudyStopped
+from remix_study.launch.folder import RunFolder
+from remix_study.study.ledger import TrialRecord, read_ledger
+from remix_study.study.tasks import Needs, Outcome, Place, Task
+
+RATE = "optimizer.learning_rate"
+PLACE = Place(2, {}, 1, 0.0, 2)
+
+
+class DriverDied(Exception):  # noqa: N818 - stands for a kill, which is not an error
+    """Raised instead of killing the driver."""
+
+
+@dataclass
+class Runner:
+    """Replaces `execute`: made-up runs instead of Ray.
+
+    Args:
+        life: tasks after which the driver dies.
+        at_once: tasks that run at the same time.
+        epochs: epochs of a run; each calls the run's callback, as a real one does.
+        fails: whether a task fails.
+        summary: returns the summary of a run; None: a default one.
+        accuracy: returns the validation accuracy of a run after an epoch.
+        seconds: duration that each run records.
+        ran: the tasks that ran, in order.
+    """
+
+    life: int = 10_000
+    at_once: int = 2
+    epochs: int = 3
+    fails: Callable[[Task], bool] = lambda task: False  # noqa: ARG005
+    summary: Callable[[Task, RunConfig], dict[str, float]] | None = None
+    accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate  # noqa: ARG005
+    seconds: float = 1.0
+    ran: list[Task] = field(default_factory=list)
+
+    def __call__(  # as `execute` is called
+        self,
+        ask: Callable[[], Task | None],
+        tell: Callable[[Task, Outcome], None],
+        needs: Needs,  # noqa: ARG002
+        folder: Path,  # noqa: ARG002
+        on_place: Callable[[Place], None],
+        epochs_of: Callable[[Task], int],  # noqa: ARG002
+        stopping: Callable[[], bool],  # noqa: ARG002
+    ) -> None:
+        on_place(PLACE)
+        at_work: list[Task] = []
+        over = False
+        while True:
+            task = None
+            if not over and len(at_work) < self.at_once:
+                try:
+                    task = ask()
+                except StopIteration:
+                    over = True
+            if task is not None:
+                at_work.append(task)
+                continue
+            if not at_work:
+                assert over, "told to wait, but no task is running"
+                return
+            if len(self.ran) == self.life:
+                raise DriverDied
+            tell(at_work[0], self._run(at_work.pop(0)))
+            over = False
+
+    def _run(self, task: Task) -> Outcome:
+        self.ran.append(task)
+        if self.fails(task):
+            return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
+        summaries: list[dict[str, float]] = []
+        for job, callback in zip(task.jobs, task.callbacks, strict=True):
+            config = job.config
+            folder = RunFolder(Path(job.folder))
+            folder.prepare(config, job.digest)
+            history: list[dict[str, float]] = []
+            for epoch in range(self.epochs):
+                part = self.seconds / self.epochs
+                record = {"epoch": float(epoch), "val/accuracy": self.accuracy(config, epoch), "time/train_s": part}
+                history.append(record)
+                (folder.path / "history.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in history))
+                try:
+                    callback(history)
+                except RunPruned as pruned:
+                    return Outcome("pruned", tuple(summaries), str(pruned))
+                except StudyStopped as stopped:
+                    return Outcome("stopped", tuple(summaries), str(stopped))
+            made = {
+                "best/val_accuracy": max(r["val/accuracy"] for r in history),
+                "test/accuracy": 0.5 + 0.001 * config.seed % 0.01 + (0.1 if task.method == "remix" else 0.0),
+                "probe/accuracy/audio": 0.5,
+                "time/total_train_s": self.seconds,
+                "time/total_score_s": 0.0,
+            }
+            folder.write_result(made if self.summary is None else self.summary(task, config))
+            found = folder.result()
+            assert found is not None
+            summaries.append(found)
+        return Outcome("complete", tuple(summaries))
+
+
+def config(**changes: Any) -> StudyConfig:
+    content: dict[str, Any] = {
+        "name": "s",
+        "question": "does it help?",
+        "base": {"corpus": "set below", "epochs": 3, "device": "cpu", "tracking": {"uri": "off"}},
+        "space": {RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True}},
+        "methods": {
+            "joint": {"set": {"method": {"name": "joint"}}, "first": [{RATE: 0.002}]},
+            "remix": {"set": {"method": {"name": "remix", "warmup": 1}}, "first": [{RATE: 0.003}]},
+        },
+        "reference": "remix", "trials": 3, "replicates": 2,
+    }  # fmt: skip
+    return StudyConfig.model_validate(content | changes)
+
+
+def nothing_to_show(folder: Path) -> Sequence[Path]:
+    assert folder.name
+    return []
+
+
+def records(workspace: Path, method: str) -> tuple[TrialRecord, ...]:
+    return read_ledger(workspace / "studies" / "s", intermediate=True).trials[method]
