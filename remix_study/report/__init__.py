@@ -1,12 +1,12 @@
-"""Results a person looks at: the tables of the terminal, and the report of a study
+"""Results for people: the tables of the terminal, and the report of a study
 
-data.py       the numbers of every figure, from the ledger and the run folders; tested as numbers
-words.py      names and units of metrics
-chart.py      a chart as plain data: panels of marks
-charts.py     numbers -> charts, with titles that say what was found
-web.py        charts -> what plotly.js draws in the page
-png.py        charts -> pictures
-tables.py     tables as plain data
-sections.py   what the report says, in order
-page.py       the page and all its files, written whole (page.html is its template)
+search_data.py, run_data.py       the numbers of every chart, from the ledger and the run folders
+human_ratings.py                  assignments of Remix compared with human ratings (CREMA-D)
+words.py                          names and units of metrics
+styles.py                         colours and symbols of the methods
+search_charts.py, run_charts.py   numbers -> charts, with titles that state the finding
+tables.py                         tables as plain data
+blocks.py                         the parts of a section
+sections.py, reproduce.py         the content of the report, in order
+page.py                           the page and its files (page.html is its template)
 """

@@ -14,7 +14,7 @@ class Note(NamedTuple):
 
 
 class Code(NamedTuple):
-    """`language`: what a reader may copy it into."""
+    """Text to copy; `folded`: collapsed until it is clicked."""
 
     title: str
     text: str
@@ -25,7 +25,7 @@ Block = Chart | Table | Note | Code
 
 
 class Section(NamedTuple):
-    """`short`: in the table of contents; `title` says what was found, where that is honest."""
+    """A section. `short`: its name in the table of contents; `title`: its heading, the finding if there is one."""
 
     key: str
     short: str
@@ -34,7 +34,7 @@ class Section(NamedTuple):
 
 
 def section(key: str, short: str, title: str, blocks: Sequence[Block | None]) -> Section:
-    """Without what there is nothing of."""
+    """A section without missing blocks and empty tables."""
     return Section(
         key, short, title, tuple(b for b in blocks if b is not None and not (isinstance(b, Table) and not b.rows))
     )

@@ -1,11 +1,11 @@
-"""Remix and people: does what the model finds hard agree with what people find hard?
+"""Compare assignments of Remix with human ratings: does it train the modality that people find hard?
 
-CREMA-D asked people to name the emotion from the voice alone, from the face alone, and from both. The clips are put in
-four groups by whether the people's vote is the label from one modality alone; for each group: how sure the model's
-unimodal predictions are (the score), and which modality Remix trains it through.
+Raters of CREMA-D named the emotion of a clip from the voice alone, from the face alone, and from both. Clips fall into
+four groups by the modalities from which the raters' vote equals the label. For each group: the score of the model's
+unimodal predictions, and the modality that Remix assigned.
 
-Only clips of the training split have scores. The score is how far a prediction is from uniform: it says how sure the
-model is, not whether it is right; and the model has seen these clips.
+Scores exist for clips of the training split only. A score measures the distance of a prediction from uniform, that is,
+how certain the model is, not whether it is right; and the model was trained on these clips.
 """
 
 # S seeds, N clips of a group, B bootstrap samples
@@ -28,7 +28,7 @@ _BOOTSTRAPS = 1000
 
 
 class Interval(NamedTuple):
-    """A mean, and its 95 % interval by a bootstrap over seeds and clips."""
+    """A mean with its 95 % interval, from a bootstrap over seeds and clips."""
 
     mean: float
     low: float
@@ -36,9 +36,10 @@ class Interval(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Clips alike to people. `share`: the part of them that trains `first` alone, of those that train one modality.
+    """Clips that people recognise from the same modalities.
 
-    `scores[m]`: the mean score of modality m.
+    `share`: among the clips that train exactly one modality, the fraction that trains `first`. `scores[m]`: the mean
+    score of modality m.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Group(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """One method's decisions against people, over its replicates.
+    """Agreement of one method's assignments with human ratings, over its replicates.
 
-    `share`: over all clips, as in `Group`. `lead`: share of the clips recognised by `second` alone minus that of those
-    recognised by `first` alone; above 0 Remix trains what people find hard. `correlations[m]`: Spearman's, between how
-    clearly people recognise a clip from m and the model's score of m; of each seed.
+    `share`: as in `Group`, over all clips. `lead`: the share of the clips recognised from `second` only minus the share
+    of those recognised from `first` only; above 0, Remix trains the modality that people find hard. `correlations[m]`:
+    for each seed, Spearman's correlation between how clearly people recognise a clip from m and the model's score of m.
     """
 
     method: str
@@ -66,7 +67,7 @@ class Agreement(NamedTuple):
 
 
 def agreements(ledger: Ledger) -> tuple[Agreement, ...]:
-    """Of every method whose replicates left decisions on clips that people have judged by two modalities."""
+    """The agreement of every method whose replicates recorded assignments of clips with ratings for two modalities."""
     found = []
     for method in ledger.study.methods:
         folders = [Path(r.folder) for r in chosen_replicates(ledger, method) if r.state == "complete"]
@@ -87,15 +88,23 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def agreement_of(method: str, seeds: Sequence[Mapping[str, Any]]) -> Agreement | None:
-    """`seeds`: the columns of each replicate's decisions (launch/decisions.py), all of the same clips in one order."""
-    judged = judged_modalities(seeds[0]) if seeds else ()
-    if len(judged) < 2:
+    """The agreement of one method.
+
+    Args:
+        method: its name.
+        seeds: for each replicate, the columns of its `decisions.parquet` (launch/decisions.py).
+
+    Returns:
+        None if fewer than two modalities have ratings.
+    """
+    rated = rated_modalities(seeds[0]) if seeds else ()
+    if len(rated) < 2:
         return None
     alike = [columns for columns in seeds if np.array_equal(columns["id"], seeds[0]["id"])]
-    first, second = judged[:2]
+    first, second = rated[:2]
     knows = {m: np.asarray(alike[0][HUMAN + m], dtype=np.float64) for m in (first, second)}
     known_N = np.isfinite(knows[first]) & np.isfinite(knows[second])
-    by = {m: knows[m] >= 1 for m in knows}  # a tie that has the label among others is not recognising it
+    by = {m: knows[m] >= 1 for m in knows}  # a tie between the label and another emotion does not count
     members = {
         f"{first} only": by[first] & ~by[second],
         f"{second} only": by[second] & ~by[first],
@@ -116,14 +125,14 @@ def agreement_of(method: str, seeds: Sequence[Mapping[str, Any]]) -> Agreement |
     )  # fmt: skip
 
 
-def judged_modalities(columns: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that Remix trains and that people have judged alone, in the canonical order."""
+def rated_modalities(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modalities that Remix trains and that have human ratings, in the canonical order."""
     trained = {name.removeprefix("trains_") for name in columns if name.startswith("trains_")} - {"all"}
     return canonical_order(m for m in trained if HUMAN + m in columns)
 
 
 def _single(columns: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Which samples train exactly one modality."""
+    """Mask of the samples that train exactly one modality."""
     own = [columns[name] for name in columns if name.startswith("trains_") and name != "trains_all"]
     return np.asarray((np.sum(own, axis=0) == 1) & ~np.asarray(columns["trains_all"], dtype=np.bool_))
 
@@ -140,7 +149,7 @@ def _group(
     draw: np.random.Generator,
 ) -> Group:
     weights_BN, seeds_BS = _resamples(int(mask_N.sum()), len(seeds), draw)
-    # A sample that trains both, or nothing, has no side: it counts for neither.
+    # A sample that trains both modalities, or none, is left out.
     sides_SN = np.array([np.where(_single(s), _share_of(s, pair[0]), np.nan)[mask_N] for s in seeds])
     scores = {
         m: _interval(np.array([s[f"score_{m}"][mask_N] for s in seeds]), weights_BN, seeds_BS)
@@ -156,7 +165,7 @@ def _group(
 
 
 def _resamples(clips: int, seeds: int, draw: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
-    """How often each clip, and each seed, is in each bootstrap sample."""
+    """How often each bootstrap sample contains each clip, and each seed."""
     weights_BN = draw.multinomial(clips, np.full(clips, 1 / clips), size=_BOOTSTRAPS)
     seeds_BS = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_BOOTSTRAPS)
     return weights_BN, seeds_BS
@@ -216,40 +225,39 @@ def _correlations(seeds: Sequence[Mapping[str, Any]], modality: str, known_N: ND
 
 
 def sentence(a: Agreement) -> str:
-    """What was found, in plain numbers."""
+    """The finding, in one sentence."""
     if a.lead is None:
-        return f"No clip is recognised from {a.first} alone, or none from {a.second} alone: nothing can be compared."
+        return f"No comparison: no clip is recognised from {a.first} only, or none from {a.second} only."
     lead, low, high = 100 * a.lead.mean, 100 * a.lead.low, 100 * a.lead.high
     share = {group.name: 100 * group.share.mean for group in a.groups if group.share is not None}
     said = (
-        f"Of the clips that people recognise from {a.second} but not from {a.first}, {a.method} trains "
-        f"{share[f'{a.second} only']:.0f} % through {a.first}; of those that they recognise from {a.first} but not "
-        f"from {a.second}, {share[f'{a.first} only']:.0f} % ({lead:+.1f} points, 95 % interval {low:+.1f} to "
-        f"{high:+.1f})"
+        f"{a.method} assigns {share[f'{a.second} only']:.0f} % of the clips that people recognise from {a.second} only "
+        f"to {a.first}, and {share[f'{a.first} only']:.0f} % of those that they recognise from {a.first} only "
+        f"({lead:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f})"
     )
     if a.lead.low > 0:
-        return f"{said}: it trains what people find hard."
+        return f"{said}: it trains the modality that people find hard."
     if a.lead.high < 0:
-        return f"{said}: it trains what people find easy."
-    return f"{said}: its choice cannot be told from one that knows nothing of what people find hard."
+        return f"{said}: it trains the modality that people find easy."
+    return f"{said}: no significant relation to what people find hard."
 
 
 def title(found: Sequence[Agreement]) -> str:
-    """Of the first method that has the comparison."""
+    """The finding for the first method that can be compared."""
     for a in found:
         if a.lead is not None:
             if a.lead.low > 0:
-                return f"{a.method} trains what people find hard: {100 * a.lead.mean:+.0f} points"
+                return f"{a.method} trains the modality that people find hard: {100 * a.lead.mean:+.0f} points"
             if a.lead.high < 0:
-                return f"{a.method} trains what people find easy: {100 * a.lead.mean:+.0f} points"
-            return f"{a.method} does not follow what people find hard"
-    return "Remix and people"
+                return f"{a.method} trains the modality that people find easy: {100 * a.lead.mean:+.0f} points"
+            return f"No significant relation between {a.method} and human ratings"
+    return "Remix and human ratings"
 
 
 def ratings_table(found: Sequence[Agreement]) -> Table:
     """One row per method and group."""
     if not found:
-        return Table("Decisions against people", ("method", "recognised from", "clips"), ())
+        return Table("Assignments by human recognition", ("method", "recognised from", "clips"), ())
     first, second = found[0].first, found[0].second
     header = ("method", "recognised from", "clips", f"trains {first} (%)", f"score of {first}", f"score of {second}")
     rows = tuple(
@@ -258,28 +266,27 @@ def ratings_table(found: Sequence[Agreement]) -> Table:
         for a in found
         for g in a.groups
     )  # fmt: skip
-    return Table("Decisions against people, mean and 95 % interval", header, rows)
+    return Table("Assignments by human recognition, mean and 95 % interval", header, rows)
 
 
 def correlations_note(found: Sequence[Agreement]) -> str:
-    """How far scores go with people, method by method."""
+    """Correlations of scores with human ratings, for each method."""
     said = [
         f"{a.method}: " + ", ".join(f"{m} {_range(values)}" for m, values in a.correlations.items() if values)
         for a in found
         if any(a.correlations.values())
     ]
     if not said:
-        return "No correlation can be given: no method of the study has scores."
+        return "No correlation is available: no method of this study has scores."
     return (
-        "Spearman's correlation between how clearly people recognise a clip from one modality (whether their vote is "
-        "the label, times how strong they rated it) and the model's score from that modality, mean over the seeds and "
-        f"their range: {'; '.join(said)}. Scores say how sure the model is of clips that it trains on, not whether it "
-        "is right."
+        "Spearman's correlation between how clearly people recognise a clip from one modality (1 if their vote is the "
+        "label, times the rated intensity) and the model's score for that modality, mean and range over seeds: "
+        f"{'; '.join(said)}. Scores measure how certain the model is of its training clips, not whether it is right."
     )
 
 
 def chart(found: Sequence[Agreement], look: Mapping[str, Style]) -> Chart | None:
-    """Where Remix sends the clips of each group, and how sure the model is of them from each modality."""
+    """The modality that Remix assigns to the clips of each group, and their scores."""
     if not found:
         return None
     first, second = found[0].first, found[0].second
@@ -291,10 +298,10 @@ def chart(found: Sequence[Agreement], look: Mapping[str, Style]) -> Chart | None
     legend = [Key(a.method, look[a.method].colour, look[a.method].symbol, method=a.method) for a in found]
     legend.append(Key("over all clips", QUIET, dash="dash"))
     caption = (
-        f"Training clips by whether people recognise the label from {first} or {second} alone (in brackets: how many). "
-        "Above: the part of them that is in batches of one modality only, and there in those of "
-        f"{first}. Below: how far the model's prediction from one modality is from uniform. Mean over the replicates "
-        "and 95 % interval, by a bootstrap over seeds and clips."
+        f"Training clips by whether people recognise the label from {first} or {second} alone (in brackets: number of "
+        f"clips). Top: among clips that train one modality only, the share that trains {first}. Bottom: score, the "
+        "distance of the model's unimodal prediction from uniform. Mean over replicates and 95 % interval from a "
+        "bootstrap over seeds and clips."
     )
     return Chart("people", title(found), caption, tuple(panels), tuple(legend))
 

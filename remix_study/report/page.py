@@ -1,12 +1,12 @@
-"""The report of a study: one page that needs nothing else, and its pictures and tables as files
+"""Write the report of a study: one self-contained page, and its charts and tables as files
 
-    report.html          everything; plotly.js is inside, so that it works offline and in ten years
-    figures/*.png        the same charts, for print and for MLflow
-    tables/*.csv         the numbers
-    comparison.*         the comparison alone: also in the study's own folder, where a person looks first
+    report.html          the whole report, including plotly.js, so that it works offline
+    figures/*.png        its charts, for print and for MLflow
+    tables/*.csv         its numbers
+    comparison.*         the comparison of methods, also written to the study's folder
 
-Every file is written whole: whoever kills this leaves the page that was there before. A report may be written while
-the study runs, by any process, from its storage and the run folders of the chosen points.
+Files are replaced atomically. Any process may write a report, also while the study runs: it reads the study's storage
+and the run folders of the chosen configurations.
 """
 
 import base64
@@ -52,10 +52,12 @@ _DASHES = {"solid": "", "dash": "6 3", "dot": "2 2.4", "dashdot": "6 2.4 2 2.4"}
 def write_report(
     folder: Path, out: Path | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """Write the report of the study in `folder` (the study's own), by default into its `report`.
+    """Write the report of a study.
 
     Args:
-        on_progress: called with how many of how many steps are done.
+        folder: the study's folder.
+        out: where to write; by default `report` in `folder`.
+        on_progress: called with the number of finished steps and of all steps.
 
     Returns:
         The files of the report, the page first.
@@ -92,7 +94,7 @@ def write_report(
 
 
 def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
-    """The comparison as a table, as text for a README, and as a picture."""
+    """The comparison as CSV, as Markdown, and as a picture."""
     from remix_study.figures.run import MethodResults, comparison, draw_comparison
 
     table = comparison_table(result)
@@ -114,7 +116,7 @@ def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
 
 
 def render(report: Report, look: dict[str, Style], stills: dict[str, bytes]) -> str:
-    """The page. `stills[key]`: the picture of each chart, which stands in where there are no scripts, and in print."""
+    """The page as HTML. `stills[key]`: the picture of each chart, shown in print and without JavaScript."""
     from plotly.offline import get_plotlyjs
 
     figures: dict[str, Any] = {}
@@ -129,7 +131,7 @@ def render(report: Report, look: dict[str, Style], stills: dict[str, bytes]) -> 
         report=report,
         figures=Markup(_json(figures)),
         heights={key: figure["layout"]["height"] for key, figure in figures.items()},
-        plotly=Markup(get_plotlyjs()),  # ours, not a user's words
+        plotly=Markup(get_plotlyjs()),  # trusted: not user input
         stills={key: base64.b64encode(png).decode() for key, png in stills.items()},
         swatch=swatch,
         swatches=swatches,
@@ -138,7 +140,7 @@ def render(report: Report, look: dict[str, Style], stills: dict[str, bytes]) -> 
 
 
 def swatch(key: Key) -> Markup:
-    """The entry of a legend as a small drawing."""
+    """A legend entry as an SVG image."""
     colour = {INK: "currentColor", QUIET: "var(--quiet)"}.get(key.colour, key.colour)
     width, parts = 16, ""
     if key.hatch is not None:
@@ -161,7 +163,7 @@ def _written(path: Path, content: str | bytes) -> Path:
 
 
 def _json(content: Any) -> str:
-    """Fit to stand within a script element."""
+    """JSON that is safe within a script element."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

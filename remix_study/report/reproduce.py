@@ -15,14 +15,17 @@ _PACKAGES = ("remix-study", "torch", "ray", "optuna", "mlflow", "numpy")
 def reproduce(ledger: Ledger) -> Section:
     name = ledger.study.name
     commands = [
-        (f"remix-study run {CONFIG}", "the file below; with --corpus FOLDER where the corpus lies elsewhere"),
-        (f"remix-study report {name}", "this page"),
-        (f"remix-study best {name}", "the chosen point as a run, and the command that trains it"),
-        (f"remix-study retrain {name} --seeds {ledger.study.replicates}", "the chosen point with further seeds"),
+        (f"remix-study run {CONFIG}", "run the study file below; add --corpus FOLDER if the corpus is elsewhere"),
+        (f"remix-study report {name}", "write this report"),
+        (f"remix-study best {name}", "print the chosen configuration as a run, and the command that trains it"),
+        (
+            f"remix-study retrain {name} --seeds {ledger.study.replicates}",
+            "train the chosen configuration with more seeds",
+        ),
     ]
     commit = git_commit()
     if commit is not None:
-        commands.insert(0, (f"git checkout {commit.removesuffix('-dirty')}", "the code"))
+        commands.insert(0, (f"git checkout {commit.removesuffix('-dirty')}", "check out the code"))
     wide = max(len(command) for command, _ in commands)
     digest = corpus_digest(ledger.folder)
     facts = [f"{package} {found}" for package in _PACKAGES if (found := _version(package)) is not None]
@@ -31,16 +34,16 @@ def reproduce(ledger: Ledger) -> Section:
         f"corpus digest {digest}" if digest else "corpus digest not recorded",
     ]
     if commit is not None and commit.endswith("-dirty"):
-        facts.append("the checkout had changes that were not committed")
+        facts.append("the checkout had uncommitted changes")
     written = (ledger.folder / CONFIG).read_text(encoding="utf-8")
     return section(
-        "reproduce", "Reproduce", "How to get these numbers again",
+        "reproduce", "Reproduce", "Reproducing these numbers",
         [
             Code("Commands", "\n".join(f"{command:{wide}}  # {what}" for command, what in commands)),
-            Note(f"Versions where this page was written: {', '.join(facts)}."),
+            Note(f"Versions on the machine that wrote this report: {', '.join(facts)}."),
             Note(
-                "On a CPU the same commit, corpus and file give the same numbers; what the sampler suggests depends on "
-                "the study's seed and the trials on record, and with several runs at once on the order of their ends."
+                "On a CPU, equal commit, corpus and study file give the same numbers. The sampler's suggestions depend "
+                "on the study's seed and on recorded trials; with parallel runs, also on the order in which runs end."
             ),
             Code(CONFIG, written, folded=True),
         ],
@@ -48,7 +51,7 @@ def reproduce(ledger: Ledger) -> Section:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that this package runs from, `-dirty` where it has changes; None where it is installed."""
+    """The commit of this package's checkout, with `-dirty` if it has changes; None if it is an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -57,7 +60,7 @@ def git_commit() -> str | None:
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True,
             text=True, timeout=10, check=True,
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):  # no git here, or none that may read this checkout
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or may not read this checkout
         return None
     return found.stdout.strip()
 

@@ -59,8 +59,8 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, look: 
         "", Axis(unit.label), Axis("", categories=tuple(row.method for row in found)), tuple(marks), wide=True
     )
     caption = (
-        "The chosen point of each method, trained again with fresh seeds, on a test split that chose nothing. Small: "
-        "one seed each; large: their mean ± standard deviation. Best mean on top, methods of one modality below."
+        "Accuracy on the held-out test set. Each method's chosen configuration is retrained with new seeds. Small "
+        "markers: one seed; large markers: mean ± standard deviation. Sorted by mean; unimodal methods are last."
     )
     return Chart("accuracy", headline(result), caption, (panel,))
 
@@ -81,7 +81,7 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, look:
             )
         )  # fmt: skip
     shown = [d.method for d in found if d.ahead.verdict != "open"]
-    title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} can be told from luck"
+    title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} significant"
     panel = Panel(
         "",
         Axis(f"test accuracy, {result.reference} minus the other (points)"),
@@ -90,10 +90,14 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, look:
         wide=True,
     )
     caption = (
-        f"Mean paired difference over the seeds and its 95 % t interval; right of 0 {result.reference} is ahead. "
-        f"Filled: told from luck also after Holm's correction for {plural(len(found), 'comparison')}; hollow: not. "
-        "The intervals themselves are of one comparison each."
-        + (" Without one: the same in every seed." if any(d.ahead.all_equal for d in found) else "")
+        f"Mean paired difference over seeds with its 95 % t interval; {result.reference} is better to the right of 0. "
+        f"Filled markers: significant (p < 0.05) after Holm correction for {plural(len(found), 'comparison')}; hollow: "
+        "not significant. Intervals are not adjusted."
+        + (
+            " A marker without an interval: the difference is the same in every seed."
+            if any(d.ahead.all_equal for d in found)
+            else ""
+        )
     )
     return Chart("differences", title, caption, (panel,))
 
@@ -113,22 +117,22 @@ def heads(found: Sequence[run_data.Heads], look: Styles) -> Chart | None:
             marks.append(Rule(100 * h.ceiling_own, QUIET, "dot"))
         for row in h.rows:
             if row.own is not None:
-                marks.append(_head(row.method, f"own head of {h.modality}", row.own, "square", look))
+                marks.append(_head(row.method, f"{h.modality} head", row.own, "square", look))
             if row.probe is not None:
-                marks.append(_head(row.method, f"probe of {h.modality}", row.probe, "circle", look))
+                marks.append(_head(row.method, f"{h.modality} probe", row.probe, "circle", look))
         rows = tuple(row.method for row in h.rows)
         panels.append(
             Panel(h.modality, Axis(f"test accuracy from {h.modality} (%)"), Axis("", categories=rows), tuple(marks))
         )
     legend = [
         Key("linear probe of the encoder", INK, "circle"),
-        Key("the method's own head", INK, "square", hollow=True),
+        Key("unimodal head of the method", INK, "square", hollow=True),
     ]
     if any(h.ceiling_probe is not None for h in found):
-        legend += [Key("probe, trained alone", INK, None, "dash"), Key("own head, trained alone", QUIET, None, "dot")]
+        legend += [Key("probe, modality alone", INK, None, "dash"), Key("head, modality alone", QUIET, None, "dot")]
     caption = (
-        "What each encoder is good for, mean ± standard deviation over the replicates. The probe is a fresh linear "
-        "classifier on the frozen encoder, so that it callbacks methods without own heads too."
+        "Test accuracy of each encoder, mean ± standard deviation over replicates. The probe is a new linear "
+        "classifier on the frozen encoder, so it also measures methods that train no unimodal heads."
     )
     return Chart("modalities", weakest(found), caption, tuple(panels), tuple(legend))
 
@@ -143,7 +147,7 @@ def _head(method: str, what: str, spread: Spread, symbol: Symbol, look: Styles) 
 
 
 def weakest(found: Sequence[run_data.Heads]) -> str:
-    """Which modality which method leaves furthest behind what it reaches alone, by probes."""
+    """The title: the modality and method whose probe is lowest relative to the modality alone."""
     gaps = [
         (row.probe.mean / h.ceiling_probe, row.method, h.modality)
         for h in found
@@ -151,11 +155,11 @@ def weakest(found: Sequence[run_data.Heads]) -> str:
         if row.probe is not None and h.ceiling_probe
     ]
     if not gaps:
-        return "What each encoder is good for"
+        return "Test accuracy of each encoder"
     ratio, method, modality = min(gaps)
     if ratio > 0.98:
-        return "Every encoder reaches at least 98 % of what its modality reaches alone"
-    return f"{method} leaves {modality} furthest behind: its probe reaches {100 * ratio:.0f} % of {modality} alone"
+        return "Every encoder reaches at least 98 % of its modality alone"
+    return f"Lowest sufficiency: the {modality} probe of {method} reaches {100 * ratio:.0f} % of {modality} alone"
 
 
 def balance(found: Sequence[run_data.Measured], look: Styles) -> Chart | None:
@@ -174,21 +178,21 @@ def balance(found: Sequence[run_data.Measured], look: Styles) -> Chart | None:
         )  # fmt: skip
         panels.append(Panel("", Axis(unit.label), Axis("", categories=tuple(name for name, _ in m.rows)), marks))
     caption = (
-        "On the test split, mean ± standard deviation over the replicates; 0 is balanced. Balance without accuracy is "
-        "no result: a network that knows nothing is balanced. Methods without own heads are missing where heads are "
-        "compared."
+        "On the test split, mean ± standard deviation over replicates; 0 means balanced. Read balance together with "
+        "accuracy, since an untrained network is balanced too. Methods without unimodal heads are missing from panels "
+        "that compare heads."
     )
     return Chart("balance", _least_balanced(found), caption, tuple(panels))
 
 
 def _least_balanced(found: Sequence[run_data.Measured]) -> str:
-    """Named only where it stands out of the deviations."""
+    """The title; it names a method only if its imbalance exceeds the next by more than both deviations."""
     for m in found:
         if m.metric == "test_balance/imbalance" and len(m.rows) > 1:
             (worst, most), (_, next_) = sorted(m.rows, key=lambda row: -row[1].mean)[:2]
-            if most.mean - next_.mean > most.std + next_.std > 0:  # of one seed no deviation is known
+            if most.mean - next_.mean > most.std + next_.std > 0:  # the deviation of a single seed is unknown
                 return f"{worst} is the least balanced: imbalance {most.mean:.2f}, all others at most {next_.mean:.2f}"
-    return "How balanced each method is"
+    return "Balance of the modalities"
 
 
 # --- over epochs -----------------------------------------------------------------------------------------------------
@@ -198,7 +202,7 @@ def over_epochs(
     key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[run_data.Band]]], look: Styles,
     units: Mapping[str, str] | None = None,
 ) -> Chart | None:  # fmt: skip
-    """A panel per metric, a line per method. `units`: of metrics whose unit the runs decide."""
+    """A panel per metric, a line per method. `units`: metric -> unit, for metrics whose unit depends on the run."""
     panels, names = [], set()
     for metric, bands in metrics:
         if not bands:
@@ -230,7 +234,7 @@ def scores(
     unit: str,
     look: Styles,
 ) -> Chart | None:
-    """`found[modality][quantile]` are bands of the methods; `more`: margin and the like, a panel each."""
+    """Scores over epochs. `found[modality][quantile]`: a band per method; `more`: (metric, bands), one panel each."""
     panels, names = [], set()
     ends: dict[str, dict[str, float]] = defaultdict(dict)
     for m, quantiles in found.items():
@@ -249,34 +253,34 @@ def scores(
                     )
         panels.append(Panel("", _EPOCH, Axis(f"score of {m} ({unit})"), tuple(marks)))
     for metric, bands in more:
-        label = f"margin of the decision ({unit})" if metric == "remix/margin" else unit_of(metric).label
+        label = (
+            f"mean margin between the two lowest scores ({unit})" if metric == "remix/margin" else unit_of(metric).label
+        )
         if bands:
             marks = [mark for band in bands for mark in _band(band, look[band.method], unit_of(metric))]
             panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
     if not panels or not names:
         return None
     method = next((name for name in look if len(ends[name]) > 1), None)
-    title = "How well each modality alone knows the training samples"
+    title = "Separability scores of the training samples"
     if method is not None:
         least = min(ends[method], key=lambda m: ends[method][m])
         others = ", ".join(f"{v:.2f} for {m}" for m, v in ends[method].items() if m != least)
-        title = (
-            f"{method} knows its samples least by {least}: median score {ends[method][least]:.2f} at the end, {others}"
-        )
+        title = f"{method} scores lowest on {least}: median {ends[method][least]:.2f} in the last epoch, {others}"
     caption = (
-        "Separability scores of the training samples, mean over the replicates: the median with one standard deviation "
-        "over replicates, and dotted the scores that 10 % and 90 % of the samples lie below. Higher means better known."
+        "Separability scores of the training samples. Lines: median, with ± one standard deviation over replicates; "
+        "dotted: 10 % and 90 % quantiles. A higher score means that the modality alone is more certain of a sample."
     )
     return Chart("scores", title, caption, tuple(panels), method_keys(names, look, lines=True))
 
 
 def shares_title(bands: Mapping[str, Sequence[run_data.Band]], joint: Sequence[run_data.Band]) -> str:
-    """What the first Remix method does with its samples at the end; `bands[modality]`."""
+    """The title: the shares of the first Remix method in the last epoch. `bands[modality]`: a band per method."""
     method = next((b.method for found in bands.values() for b in found), None)
     if method is None:
-        return "Which samples train what"
+        return "Assignment of samples to modalities"
     last = {m: b.mean[-1] for m, found in bands.items() for b in found if b.method == method}
     said = [f"{100 * share:.0f} % train {m} alone" for m, share in last.items()]
     together = next((b.mean[-1] for b in joint if b.method == method), 0.0)
-    said += [f"{100 * together:.0f} % train all"] if together > 0.005 else []
+    said += [f"{100 * together:.0f} % train all modalities"] if together > 0.005 else []
     return f"{method}, last epoch: {listed(said)}"

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from remix_study.config.yaml_source import load
 from remix_study.modality import canonical_order
 from remix_study.study.ledger import Ledger, chosen_replicates
 from remix_study.study.results import Paired, Spread, StudyResult
@@ -24,13 +25,13 @@ from remix_study.study.results import Paired, Spread, StudyResult
 History = Sequence[Mapping[str, float]]  # one record per epoch of one run; names as in docs/metrics.md
 
 
-# --- the runs of the chosen points -----------------------------------------------------------------------------------
+# --- runs of the chosen configurations -------------------------------------------------------------------------------
 
 
 class Runs(NamedTuple):
-    """What the chosen point of a method was seen to do. source: `replicates`, or `search` while there are none.
+    """Runs of a method's chosen configuration.
 
-    `summaries` are of those runs that are complete.
+    `source`: `replicates`, or `search` (the chosen trial) if there are none yet. `summaries`: of the complete runs.
     """
 
     method: str
@@ -41,9 +42,10 @@ class Runs(NamedTuple):
 
 
 def runs_of(ledger: Ledger, method: str) -> Runs | None:
-    """Reads the folders of the chosen point's complete replicates, or of its trial; None where no trial is complete.
+    """Read the run folders of a method's complete replicates, or of its chosen trial if there are none.
 
-    A folder that is gone is left out.
+    Returns:
+        None if no trial is complete. Missing folders are skipped.
     """
     chosen = ledger.chosen(method)
     if chosen is None:
@@ -58,19 +60,17 @@ def runs_of(ledger: Ledger, method: str) -> Runs | None:
 
 
 def _read(folder: Path) -> tuple[History, Mapping[str, float] | None, str | None]:
-    """History, summary, and the unit-giving `method.score` of a run."""
-    import yaml
-
-    from remix_study.launch.folder import RunFolder  # here: it may bring torch, and `--help` must not wait for that
+    """History, summary, and `method.score` of a run, which determines the unit of its scores."""
+    from remix_study.launch.folder import RunFolder  # imports torch, which would slow down `--help`
 
     run = RunFolder(folder)
     config = folder / "config.yaml"
-    content = yaml.load(config.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if config.exists() else None
+    content = load(config.read_text()) if config.exists() else None
     return run.history, run.result(), ((content or {}).get("method") or {}).get("score")
 
 
 class Band(NamedTuple):
-    """A metric of one method over epochs: mean over the runs that have it, one standard deviation to either side."""
+    """A metric of one method over epochs: mean over the runs that have it, and ± one standard deviation."""
 
     method: str
     epochs: tuple[int, ...]
@@ -81,7 +81,7 @@ class Band(NamedTuple):
 
 
 def band(method: str, histories: Iterable[History], metric: str) -> Band | None:
-    """None where no run has the metric."""
+    """The band of one method; None if no run has the metric."""
     values: dict[int, list[float]] = defaultdict(list)
     runs = 0
     for history in histories:
@@ -114,7 +114,7 @@ def bands(runs: Iterable[Runs], metric: str) -> tuple[Band, ...]:
 
 
 def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, ...]:
-    """That any run speaks of, in the canonical order."""
+    """The modalities of all runs, in the canonical order."""
     prefixes = ("val/accuracy_uni/", "val/accuracy_only/", "remix/share/", "probe/accuracy/", "test/accuracy_uni/")
     records = [h[-1] for r in runs for h in r.histories if h] + [s for r in runs for s in r.summaries]
     records += [s for c in (result.methods if result else ()) for s in c.seeds.values()]
@@ -123,7 +123,7 @@ def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, .
 
 
 class Parts(NamedTuple):
-    """Mean seconds of one run of the chosen point."""
+    """Mean seconds of one run of the chosen configuration, by part."""
 
     method: str
     score: float
@@ -155,7 +155,7 @@ class Accuracies(NamedTuple):
 
 
 def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
-    """Best mean first, unimodal ceilings last."""
+    """Test accuracies, best mean first, unimodal ceilings last."""
     found = []
     for c in result.methods:
         spread = c.spread("test/accuracy")
@@ -166,20 +166,20 @@ def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
 
 
 class Difference(NamedTuple):
-    """Reference minus other, percentage points."""
+    """Test accuracy of the reference minus that of `method`, in percentage points."""
 
     method: str
     ahead: Paired
 
 
 def differences(result: StudyResult) -> tuple[Difference, ...]:
-    """Of others with at least two seeds in common: one has no interval. The greatest lead first."""
+    """Differences to methods with at least two seeds in common (one gives no interval), greatest first."""
     found = [Difference(c.name, c.ahead) for c in result.others if c.ahead is not None and c.ahead.seeds >= 2]
     return tuple(sorted(found, key=lambda d: -d.ahead.mean))
 
 
 class Head(NamedTuple):
-    """What one method's encoder of one modality is good for, in [0, 1]."""
+    """Test accuracy in [0, 1] of one method's unimodal head and probe of one modality."""
 
     method: str
     own: Spread | None
@@ -187,7 +187,7 @@ class Head(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """One modality: every method's own head and linear probe, and what the modality reaches alone."""
+    """Unimodal head and linear probe of every method for one modality, and the accuracy of the modality alone."""
 
     modality: str
     rows: tuple[Head, ...]
@@ -214,7 +214,7 @@ def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
 
 
 class Measured(NamedTuple):
-    """One metric of the replicates' summaries, method by method."""
+    """One metric of the replicates, for each method."""
 
     metric: str
     rows: tuple[tuple[str, Spread], ...]

@@ -34,13 +34,13 @@ _GROUPS: dict[str, tuple[str, str, float, float]] = {  # words, colour, width, o
 _STAGES: tuple[tuple[str, str, Literal["", "/", "x", "."]], ...] = (
     ("search", "#0072B2", ""),
     ("replicates", "#E69F00", "/"),
-    ("retrained", "#009E73", "x"),
+    ("retraining", "#009E73", "x"),
 )
 _PARTS: tuple[tuple[str, str, Literal["", "/", "x", "."]], ...] = (
     ("scoring", "#D55E00", "x"),
     ("training", "#0072B2", ""),
-    ("evaluating", "#E69F00", "/"),
-    ("evidence at the end", "#009E73", "."),
+    ("evaluation", "#E69F00", "/"),
+    ("final evaluation", "#009E73", "."),
 )
 
 
@@ -81,16 +81,14 @@ def history(found: Sequence[search_data.Progress], metric: str, direction: str, 
     if ended:
         rows = tuple(dict.fromkeys(points.method for points in ended))
         panels.append(
-            Panel("Trials without a value of the objective", across, Axis("", categories=rows), tuple(ended), wide=True)
+            Panel("Trials without an objective value", across, Axis("", categories=rows), tuple(ended), wide=True)
         )
         symbols = {points.symbol for points in ended}
         legend += tuple(Key(kind, QUIET, s) for kind, s in (("pruned", "tick"), ("failed", "x")) if s in symbols)
     pick = max if direction == "maximize" else min
     top = pick(having, key=lambda p: p.best[-1])
-    title = (
-        f"{top.method} found the best point: {unit.shown(top.best[-1])} in trial {top.best_numbers[-1]} (validation)"
-    )
-    caption = "Complete trials as points, the best so far of each method as a line. "
+    title = f"Best trial: {top.method}, trial {top.best_numbers[-1]}, {unit.shown(top.best[-1])} (validation)"
+    caption = "Points: complete trials. Lines: best value so far of each method. "
     caption += _thinned(sum(len(p.values) for p in having), sum(p.total for p in having), "points")
     return Chart("history", title, caption.strip(), tuple(panels), legend)
 
@@ -116,9 +114,8 @@ def pruned(found: search_data.Pruned, metric: str, look: Styles) -> Chart | None
     title = f"{plural(found.total, 'trial')} pruned, most often after {plural(epoch, 'epoch')}"
     title += f" ({often} of {len(found.curves)})" if len(ends) > 1 else ""
     caption = (
-        "What pruned trials showed until their early end: the best so far of the metric that the pruner callbacks. "
-        "Complete trials are not here, and these are in no other figure. "
-        + _thinned(len(found.curves), found.total, "curves")
+        "Intermediate values of pruned trials: the best value so far of the metric that the pruner compares. No other "
+        "chart includes pruned trials. " + _thinned(len(found.curves), found.total, "curves")
     )
     panel = Panel(
         "", Axis("epochs trained", whole=True), Axis(f"{unit.name}, best so far ({unit.unit})"), marks, wide=True
@@ -135,7 +132,7 @@ def importances(
     metric: str,
     look: Styles,
 ) -> Chart | None:
-    """`found[method][parameter]` in [0, 1]; `unknown[method]`: why there are none."""
+    """`found[method][parameter]`: importance in [0, 1]; `unknown[method]`: why it could not be computed."""
     if not found:
         return None
     total: dict[str, float] = defaultdict(float)
@@ -152,11 +149,11 @@ def importances(
     )  # fmt: skip
     first = Counter(max(values, key=lambda path: values[path]) for values in found.values())
     path, often = first.most_common(1)[0]
-    title = f"{path} matters most for {often} of {plural(len(found), 'method')}"
+    title = f"{path} is the most important hyperparameter for {often} of {plural(len(found), 'method')}"
     caption = (
-        f"Importance for {unit_of(metric).name} by {' and '.join(how)}, among complete trials; parameters that are "
-        "always searched sum to 100 % within a method, one that is searched under a condition is judged among the "
-        "trials that have it. It ranks what was searched, and says nothing about significance."
+        f"Importance for {unit_of(metric).name}, computed by {' and '.join(how)} on complete trials. Hyperparameters "
+        "without a condition sum to 100 % per method. A conditional one is evaluated on the trials that have it. "
+        "Importance ranks hyperparameters within the searched ranges and is not a significance test."
     )
     caption += f" {without_importance(unknown)}" if unknown else ""
     panel = Panel("", Axis("importance (%)", range=(-3, 103)), Axis("", categories=order), marks, wide=True)
@@ -164,11 +161,11 @@ def importances(
 
 
 def without_importance(unknown: Mapping[str, str]) -> str:
-    """Methods with the same reason in one sentence each."""
+    """One sentence for all methods with the same reason."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, why in unknown.items():
         by_reason[why].append(name)
-    return " ".join(f"None for {listed(names)}: {why}." for why, names in by_reason.items())
+    return " ".join(f"Not available for {listed(names)}: {why}." for why, names in by_reason.items())
 
 
 def slices(found: Sequence[search_data.Slice], metric: str, look: Styles) -> Chart | None:
@@ -189,15 +186,15 @@ def slices(found: Sequence[search_data.Slice], metric: str, look: Styles) -> Cha
         x = Axis(f"{s.parameter}{scale}", log=s.scale == "log", categories=s.labels, range=_around(s))
         panels.append(Panel("", x, Axis(unit.label), marks))
     shown, total = sum(s.shown for s in found), sum(s.total for s in found)
-    caption = f"Each searched parameter against {unit.name}, complete trials only. "
+    caption = f"Each searched hyperparameter against {unit.name}; complete trials only. "
     caption += _thinned(shown, total, "points", best=True)
     names = {name for s in found for name in s.points}
-    title = f"{plural(len(found), 'searched parameter')} against {unit.name}"
+    title = f"{plural(len(found), 'searched hyperparameter')} against {unit.name}"
     return Chart("slices", title, caption.strip(), tuple(panels), method_keys(names, look, lines=False))
 
 
 def _around(s: search_data.Slice) -> tuple[float, float] | None:
-    """The searched range and a little more, so that points at its ends are seen."""
+    """The searched range with a margin, so that points at its ends are visible."""
     if s.bounds is None:
         return None
     low, high = s.bounds
@@ -222,7 +219,7 @@ def parallels(found: Sequence[search_data.Parallel]) -> Chart | None:
             lines = [line for line, its in zip(p.lines, p.groups, strict=True) if its == group]
             if not lines:
                 continue
-            # One broken line for all: a mark each would be slow. The break lies beyond the last axis.
+            # One line with breaks for all trials, since a mark per trial draws slowly. Breaks lie beyond the last axis.
             x = tuple(place for line in lines for place in (*range(len(line)), len(line) - 1))
             y = tuple(place for line in lines for place in (*line, None))
             marks.append(Line(x, y, colour, "solid", None, width, opacity, name=words))
@@ -232,21 +229,21 @@ def parallels(found: Sequence[search_data.Parallel]) -> Chart | None:
         names = [_broken(axis.name) + (" (log)" if axis.log else "") for axis in p.axes[:-1]]
         names.append(unit.name.replace(", ", ",\n"))
         across = Axis("", ticks=tuple((float(a), name) for a, name in enumerate(names)), range=(-0.3, len(names) - 0.7))
-        up = Axis("", ticks=((-9.0, ""),), range=(-0.07, 1.07), grid=False)  # every axis has words of its own
+        up = Axis("", ticks=((-9.0, ""),), range=(-0.07, 1.07), grid=False)  # every axis has labels of its own
         panels.append(Panel(p.method, across, up, tuple(marks), wide=True))
     legend = tuple(
         Key(words, colour, None, "solid") for words, colour, _, _ in (_GROUPS[g] for g in ("best", "better", "worse"))
     )
     caption = (
-        "Every line is a complete trial, every axis a searched parameter; the last is the objective, better above. A "
-        "gap is a parameter that was not searched there. "
+        "Each line is a complete trial, each axis a searched hyperparameter. The last axis is the objective, with the "
+        "best value at the top. A gap means that the trial has no such hyperparameter. "
         + _thinned(sum(len(p.lines) for p in found), sum(p.total for p in found), "lines", best=True)
     )
-    return Chart("parallel", "Where the best trials of each method lie", caption.strip(), tuple(panels), legend)
+    return Chart("parallel", "Hyperparameters of the best trials", caption.strip(), tuple(panels), legend)
 
 
 def _broken(path: str) -> str:
-    """A long dotted name in two lines."""
+    """A long dotted name on two lines."""
     head, dot, tail = path.rpartition(".")
     return f"{head}.\n{tail}" if dot and len(path) > 14 else path
 
@@ -283,9 +280,9 @@ def fronts(found: Sequence[tuple[tuple[str, str], Sequence[search_data.Front]]],
         return None
     sizes = [f"{len(f.front)} of {len(f.xs)} for {f.method}" for f in found[0][1]]
     caption = (
-        "Complete trials by two objectives. Lines join the points that no other trial of the method beats in one "
-        "objective without losing in another (of all objectives, where there are more than two); a star is the "
-        "chosen point."
+        "Complete trials by two objectives. A line joins the Pareto-optimal trials of a method: no other trial is at "
+        "least as good in all objectives and better in one. With more than two objectives, all of them count. A star "
+        "marks the chosen trial."
     )
     title = f"On the Pareto front: {listed(sizes)}"
     return Chart(
@@ -306,7 +303,7 @@ def seconds(found: Sequence[search_data.Budget], runs: Sequence[run_data.Parts])
         for (name, colour, hatch), values in zip(_STAGES, stages, strict=True)
         if any(values)
     )
-    panels = [Panel("Work of all runs, by stage", Axis(f"time ({unit})"), Axis("", categories=names), bars)]
+    panels = [Panel("Running time of all runs, by stage", Axis(f"time ({unit})"), Axis("", categories=names), bars)]
     legend = [Key(bar.name, bar.colour, None, None, bar.hatch) for bar in bars]
     if runs:
         names = tuple(p.method for p in runs)
@@ -317,14 +314,14 @@ def seconds(found: Sequence[search_data.Budget], runs: Sequence[run_data.Parts])
             if any(values)
         )
         panels.append(
-            Panel("One run of the chosen point, by its parts", Axis("time (s)"), Axis("", categories=names), bars)
+            Panel("One run of the chosen configuration, by part", Axis("time (s)"), Axis("", categories=names), bars)
         )
         legend += [Key(bar.name, bar.colour, None, None, bar.hatch) for bar in bars]
     search = sum(b.search_s for b in found)
-    title = f"The search took {100 * search / total:.0f} % of {duration(total)} of work"
+    title = f"The search took {100 * search / total:.0f} % of {duration(total)} of running time"
     caption = (
-        "Work is summed over runs, which may have run at once, interrupted starts included: it is no wall-clock time. "
-        "One run is the mean over the runs of the chosen point; evidence is the probes and the test split."
+        "Running time is summed over all runs, including interrupted ones. It exceeds wall-clock time if runs were "
+        "parallel. One run: mean over the runs of the chosen configuration; final evaluation: probes and test split."
     )
     return Chart("time", title, caption, tuple(panels), tuple(legend))
 
@@ -332,5 +329,5 @@ def seconds(found: Sequence[search_data.Budget], runs: Sequence[run_data.Parts])
 def _thinned(shown: int, total: int, what: str, *, best: bool = False) -> str:
     if shown >= total:
         return ""
-    which = "the best of them, and the others evenly spaced" if best else "evenly spaced"
-    return f"Shown: {shown:,} of {total:,} {what}, {which}."
+    which = "the best ones and an even selection of the others" if best else "evenly selected"
+    return f"Showing {shown:,} of {total:,} {what}: {which}."

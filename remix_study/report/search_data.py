@@ -29,9 +29,10 @@ _ABSENT = object()  # not searched in this trial; None may be a value
 
 
 class Budget(NamedTuple):
-    """What a method used. `failed`: of their own accord, and not tried again since; those that were: `retried`.
+    """What a method used: numbers of trials by their state, of replicates, and seconds.
 
-    Seconds are of work, all seeds and all starts.
+    `failed` counts failed trials that were not retried, `retried` the others. Seconds are running time, summed over all
+    seeds and all starts.
     """
 
     method: str
@@ -47,7 +48,7 @@ class Budget(NamedTuple):
 
     @property
     def trials(self) -> int:
-        """That count against the budget."""
+        """The number of trials that count against the budget."""
         return self.complete + self.pruned + self.failed
 
     @property
@@ -56,7 +57,7 @@ class Budget(NamedTuple):
 
 
 def budgets(ledger: Ledger) -> tuple[Budget, ...]:
-    """Of every method of the study, also of one that has not begun."""
+    """The budget of every method of the study, also of one without trials."""
     found = []
     for name in ledger.study.methods:
         trials = ledger.trials.get(name, ())
@@ -82,9 +83,11 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
 
 
 class Progress(NamedTuple):
-    """One method's search. `values[i]` is of the complete trial `numbers[i]`; `best`: where the best so far rose.
+    """The search of one method.
 
-    `pruned` and `failed` are numbers of trials that have no value.
+    `values[i]` belongs to the complete trial `numbers[i]`. `best` holds each new best value, `best_numbers` its trial.
+    `pruned` and `failed` are numbers of trials without a value. `last` is the number of the last finished trial,
+    `total` the number of complete trials before thinning.
     """
 
     method: str
@@ -99,7 +102,7 @@ class Progress(NamedTuple):
 
 
 def progress(ledger: Ledger) -> tuple[Progress, ...]:
-    """By the first objective; methods without an ended trial are left out."""
+    """The search of every method by the first objective; methods without a finished trial are left out."""
     better = _better(ledger.study)
     found = []
     for name, trials in ledger.trials.items():
@@ -130,7 +133,7 @@ def progress(ledger: Ledger) -> tuple[Progress, ...]:
 
 
 class PrunedCurve(NamedTuple):
-    """`values[i]` after `epochs[i]` complete epochs: the best so far of the pruner's metric."""
+    """`values[i]` is the best value so far of the pruner's metric after `epochs[i]` epochs."""
 
     method: str
     number: int
@@ -144,7 +147,7 @@ class Pruned(NamedTuple):
 
 
 def pruned(ledger: Ledger) -> Pruned:
-    """Of pruned trials alone."""
+    """Intermediate values of the pruned trials."""
     ended = [t for trials in ledger.trials.values() for t in trials if t.state == "pruned"]
     having = [t for t in ended if t.intermediate]
     curves = tuple(
@@ -156,10 +159,11 @@ def pruned(ledger: Ledger) -> Pruned:
 
 
 class Slice(NamedTuple):
-    """One parameter against the first objective. `points[method]`: (values of the parameter, of the objective).
+    """One hyperparameter against the first objective.
 
-    scale: `log`, `linear`, or `choice`, whose `labels` are in the order of the space.
-    bounds: the searched range, of all methods together; None for a choice.
+    `points[method]`: (values of the hyperparameter, values of the objective). `scale`: `log`, `linear` or `choice`.
+    `labels`: options of a choice, in the order of the search space. `bounds`: the searched range over all methods; None
+    for a choice.
     """
 
     parameter: str
@@ -172,7 +176,7 @@ class Slice(NamedTuple):
 
 
 def slices(ledger: Ledger) -> tuple[Slice, ...]:
-    """Of complete trials; a parameter that several methods search is one slice."""
+    """One slice per hyperparameter, of complete trials; methods that search the same one share a slice."""
     points: dict[str, dict[str, list[TrialRecord]]] = defaultdict(dict)
     dimensions: dict[str, Dimension] = {}
     for name, trials in ledger.trials.items():
@@ -184,7 +188,7 @@ def slices(ledger: Ledger) -> tuple[Slice, ...]:
     found = []
     for path, of_methods in points.items():
         labels = tuple(dict.fromkeys(label for name in of_methods for label in _labels(ledger.study, name, path)))
-        if labels:  # and what an earlier version of the study offered
+        if labels:  # and options of an earlier version of the study
             seen = (str(t.params[path]) for trials in of_methods.values() for t in trials)
             labels = tuple(dict.fromkeys((*labels, *seen)))
         room = POINTS // len(of_methods)
@@ -210,7 +214,7 @@ def slices(ledger: Ledger) -> tuple[Slice, ...]:
 
 
 class ParallelAxis(NamedTuple):
-    """`ticks`: (place in [0, 1], what stands there)."""
+    """An axis of parallel coordinates. `ticks`: (position in [0, 1], label)."""
 
     name: str
     log: bool
@@ -218,10 +222,11 @@ class ParallelAxis(NamedTuple):
 
 
 class Parallel(NamedTuple):
-    """Complete trials of one method as lines. `lines[i][a]`: place on axis a in [0, 1], None where it was not searched.
+    """Complete trials of one method as parallel coordinates.
 
-    The last axis is the objective, from `ends[0]` to `ends[1]`, which is better.
-    groups: of each line, `best` (the best tenth), `better` or `worse` half.
+    `lines[i][a]`: position of trial i on axis a in [0, 1]; None if the trial has no such hyperparameter. The last axis
+    is the objective, from `ends[0]` (worst) to `ends[1]` (best). `groups[i]`: `best` (the best tenth), `better` (the
+    rest of the better half) or `worse`.
     """
 
     method: str
@@ -233,7 +238,7 @@ class Parallel(NamedTuple):
 
 
 def parallels(ledger: Ledger) -> tuple[Parallel, ...]:
-    """Of each method that searches at least two parameters, and has two complete trials."""
+    """For each method with at least two searched hyperparameters and two complete trials."""
     found = []
     for name, trials in ledger.trials.items():
         space = space_of(ledger.study, ledger.study.methods[name])
@@ -261,9 +266,9 @@ def parallels(ledger: Ledger) -> tuple[Parallel, ...]:
 
 
 class Front(NamedTuple):
-    """Complete trials of one method by two objectives; `front` and `chosen` are indices into `xs` and `ys`.
+    """Complete trials of one method by two objectives.
 
-    `front` is in the order of xs.
+    `front` (sorted by `xs`) and `chosen` are indices into `xs` and `ys`.
     """
 
     method: str
@@ -275,7 +280,7 @@ class Front(NamedTuple):
 
 
 def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
-    """The first objective against the one of index `other`; nothing where there is one objective."""
+    """The first objective against objective number `other`; empty if the study has no such objective."""
     if len(ledger.study.objective) <= other:
         return ()
     found = []
@@ -302,9 +307,9 @@ def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
 
 
 class Failure(NamedTuple):
-    """Runs of one method and stage that failed alike; `folder` is of the first of them ("" where it had none).
+    """Runs of one method and stage that failed for the same reason.
 
-    Folders are relative to the study's, where they lie in it.
+    `folder`: of the first of them, relative to the study's folder if it is inside; "" if it had none.
     """
 
     method: str
@@ -317,7 +322,7 @@ class Failure(NamedTuple):
 
 
 def failures(ledger: Ledger) -> tuple[Failure, ...]:
-    """The most frequent first. What was interrupted and taken up again has no reason, and is no failure."""
+    """Failures, most frequent first. An interrupted run that was resumed is not a failure."""
     alike: dict[tuple[str, str, str, str], list[tuple[int, bool, str]]] = defaultdict(list)
     for name, trials in ledger.trials.items():
         for t in trials:
@@ -343,9 +348,10 @@ def failures(ledger: Ledger) -> tuple[Failure, ...]:
 
 
 def thin(items: Sequence[T], limit: int, best: int | None = None) -> list[T]:
-    """At most `limit` of them, evenly spaced, in their order.
+    """At most `limit` of `items`, evenly spaced, in their order.
 
-    With `best` (1: greater values, -1: smaller) they are trials, and the first half is kept for the best of them.
+    With `best` (1: greater values are better, -1: smaller), items must be trials, and half of the limit is reserved for
+    the best ones.
     """
     if len(items) <= limit:
         return list(items)
@@ -390,7 +396,7 @@ def _labels(study: StudyConfig, method: str, path: str) -> list[str]:
 
 
 def _bounds(study: StudyConfig, of_methods: Mapping[str, Sequence[TrialRecord]], path: str) -> tuple[float, float]:
-    """What is searched now, and what was seen: an earlier version of the study may have searched elsewhere."""
+    """The searched range, extended to the values of trials, since an earlier version may have had another range."""
     values = [float(t.params[path]) for trials in of_methods.values() for t in trials]
     for name in of_methods:
         dimension = space_of(study, study.methods[name])[path]
@@ -403,7 +409,7 @@ def _parallel_axis(path: str, dimension: Dimension, values: list[Any]) -> tuple[
     if isinstance(dimension, ChoiceDimension):
         labels = [str(label) for label in dimension.of]
         places = {label: 0.5 if len(labels) == 1 else i / (len(labels) - 1) for i, label in enumerate(labels)}
-        # A value that an earlier version of the study offered has no place on this axis.
+        # An option of an earlier version of the study has no position on this axis.
         column = [None if v is _ABSENT else places.get(str(v)) for v in values]
         return ParallelAxis(path, False, tuple((place, label) for label, place in places.items())), column
     low, high = float(dimension.low), float(dimension.high)

@@ -1,16 +1,16 @@
-"""The report as sections: what is asked, what was found, and what a reader needs to check it
+"""The sections of the report
 
-    answer       the question and the answer in a sentence
-    methods      who wins, at which budget, and how sure that is
-    modalities   sufficiency and balance, side by side
-    training     learning curves; which samples train what, and why
-    people       Remix's decisions against what people recognise, where the corpus knows that
-    search       the way to the chosen points, and what mattered on it
-    time         where it went
-    failures     what failed, and why
-    reproduce    commands, versions, the study's file
+    answer       the question, and the answer in one sentence
+    methods      test accuracy, significance and budget of every method
+    modalities   sufficiency and balance
+    training     learning curves, assignments and scores over epochs
+    people       Remix's assignments compared with human ratings, if the corpus has them
+    search       search history, Pareto fronts, importances, hyperparameters
+    time         where the time went
+    failures     failed runs and their reasons
+    reproduce    commands, versions, the study file
 
-Every section says so where there is nothing to show yet: a report may be written while the study runs.
+A report may be written while the study runs. A section without data says so.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ _FAILURES_SHOWN = 60
 
 
 class Report(NamedTuple):
-    """`state`: how far the study is; `tables`: file name -> what is written besides the page."""
+    """The content of a report. `state`: progress of the study; `tables`: file name -> table, written as CSV."""
 
     name: str
     question: str
@@ -59,7 +59,13 @@ class Report(NamedTuple):
 
 
 def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Report:
-    """Everything that the page shows; reads the run folders of the chosen points. `at_work`: the study runs now."""
+    """Compute everything that the report shows, from the ledger and the run folders of the chosen configurations.
+
+    Args:
+        ledger: the study's trials and replicates.
+        result: the comparison; None if no method has a complete replicate.
+        at_work: whether the study runs now.
+    """
     study, look = ledger.study, styles(ledger.study)
     budgets = search_data.budgets(ledger)
     runs = [r for name in study.methods if (r := run_data.runs_of(ledger, name)) is not None]
@@ -113,23 +119,23 @@ def _answer(result: StudyResult | None) -> str:
 
 
 def _confidence(result: StudyResult | None) -> str:
-    """Which test stands behind the answer."""
+    """The statistical test behind the answer."""
     if result is None:
         return ""
     tested = [c for c in result.others if c.ahead is not None and c.ahead.p_holm is not None]
     if not tested:
-        return "Nothing can be tested with fewer than two seeds in common."
+        return "No test is possible: no method shares at least two seeds with the reference."
     seeds = sorted({c.ahead.seeds for c in tested if c.ahead is not None})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     said = (
-        f"Two-sided paired t-tests over {over} seeds, n = {over}; p values adjusted by Holm's method over "
-        f"{plural(len(tested), 'comparison')} with {result.reference}; a difference counts below 0.05. The intervals "
-        "are t intervals at 95 %, each of one comparison. With few seeds only large differences can be seen."
+        f"Two-sided paired t-tests over {over} seeds; p-values are Holm-adjusted for "
+        f"{plural(len(tested), 'comparison')} with {result.reference}, and a difference is significant if p < 0.05. "
+        "Intervals are 95 % t intervals, not adjusted. With few seeds, only large differences can be detected."
     )
     if equal := [c.name for c in tested if c.ahead is not None and c.ahead.all_equal]:
         said += (
-            f" {listed(equal)}: the same difference in every seed, which leaves a t-test no spread to go by; p is that "
-            "of a sign test."
+            f" The difference to {listed(equal)} is the same in every seed, so a t-test is undefined; p is from a sign "
+            "test."
         )
     return said
 
@@ -138,7 +144,7 @@ def _state(ledger: Ledger, budgets: Sequence[search_data.Budget], at_work: bool)
     study = ledger.study
     trials, wanted = sum(min(b.trials, study.trials) for b in budgets), study.trials * len(budgets)
     replicates, needed = sum(min(b.replicates, study.replicates) for b in budgets), study.replicates * len(budgets)
-    said = f"{trials} of {plural(wanted, 'trial')} and {replicates} of {plural(needed, 'replicate')} have ended"
+    said = f"{trials} of {plural(wanted, 'trial')} and {replicates} of {plural(needed, 'replicate')} finished"
     if trials >= wanted and replicates >= needed:
         return f"Complete: {plural(wanted, 'trial')}, {plural(needed, 'replicate')}."
     return f"Still running: {said}." if at_work else f"Not complete: {said}."
@@ -157,7 +163,7 @@ def _methods(
             run_charts.differences(run_data.differences(result), result, look),
         ]
     else:
-        blocks.append(Note("No method has a complete replicate yet, so that nothing can be compared."))
+        blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
     blocks += [
         budget_table(budgets, ledger.study.trials, ledger.study.replicates),
         Note(_fairness(budgets, ledger.study.trials)),
@@ -167,16 +173,17 @@ def _methods(
 
 
 def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
-    """Whether the comparison is at equal budget."""
+    """Whether all methods had the same number of trials."""
     counts = {b.trials for b in budgets}
     if len(counts) == 1:
         said = f"Every method had {plural(counts.pop(), 'trial')}."
     else:
         short = [f"{b.method} {b.trials}" for b in budgets if b.trials < max(counts)]
         said = (
-            f"Not at equal budget yet: of {planned} trials, {listed(short)} had fewer than the others' {max(counts)}."
+            f"Budgets are not equal yet: {max(counts)} of {planned} trials for the leading methods, but only "
+            f"{listed(short)}."
         )
-    return f"{said} Failed and pruned trials count; what was tried again after a failure counts once."
+    return f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
 
 
 # --- every modality --------------------------------------------------------------------------------------------------
@@ -184,7 +191,7 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
 
 def _modalities(result: StudyResult | None, names: Sequence[str], look: Styles) -> Section:
     if result is None:
-        waiting = Note("Sufficiency and balance are measured on replicates, and none is complete yet.")
+        waiting = Note("Sufficiency and balance are measured on replicates. No replicate is complete yet.")
         return section("modalities", "Modalities", "Modalities", [waiting])
     heads = run_data.heads(result, names)
     balance = [found for metric in BALANCE if (found := run_data.measured(result, metric)) is not None]
@@ -192,8 +199,8 @@ def _modalities(result: StudyResult | None, names: Sequence[str], look: Styles) 
     if not result.ceilings:
         blocks.append(
             Note(
-                "This study has no method with `ceiling_of`, so that it is not known what each modality reaches alone: "
-                "there are probes, but no sufficiency."
+                "No method of this study has `ceiling_of`, so the accuracy of each modality alone is unknown. The "
+                "report shows probes, but no sufficiency."
             )
         )
     blocks += [run_charts.balance(balance, look), balance_table(result)]
@@ -208,7 +215,7 @@ _UNITS_OF_SCORES = {"kl": "bits", "kl_normalised": "0 to 1", "true_class": "0 to
 def _training(
     runs: Sequence[run_data.Runs], names: Sequence[str], look: Styles
 ) -> tuple[Section, dict[str, Sequence[run_data.Band]]]:
-    """The section, and the bands behind it by metric."""
+    """The section, and its curves by metric."""
     curves: dict[str, Sequence[run_data.Band]] = {}
 
     def of(*metrics: str) -> list[tuple[str, tuple[run_data.Band, ...]]]:
@@ -220,20 +227,20 @@ def _training(
 
     source = _source(runs)
     learning = run_charts.over_epochs(
-        "learning", "How each method learns",
-        f"{source} The line is the mean over runs, the band one standard deviation to either side.",
+        "learning", "Learning curves",
+        f"{source} Lines: mean over runs; bands: ± one standard deviation.",
         of("val/accuracy", *(f"val/accuracy_uni/{m}" for m in names), "val/accuracy_late_sum"), look,
     )  # fmt: skip
     balance = run_charts.over_epochs(
-        "balance-epochs", "How balanced each method is while it learns",
-        f"On validation, 0 is balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"), look,
+        "balance-epochs", "Balance during training",
+        f"On the validation split; 0 means balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"), look,
     )  # fmt: skip
     shares = {m: run_data.bands(runs, f"remix/share/{m}") for m in names}
     rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
     assignment = run_charts.over_epochs(
         "assignment", run_charts.shares_title(shares, run_data.bands(runs, "remix/joint_share")),
-        "Which part of the training samples trains which modality alone, all modalities together, or nothing, and "
-        f"which part was assigned anew since the last look. Joint training in the warm-up. {source}",
+        "Shares of the training samples that train one modality alone, all modalities together, or nothing, and the "
+        f"share that was reassigned since the last scoring pass. The warm-up trains jointly. {source}",
         [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
         look,
     )  # fmt: skip
@@ -243,9 +250,9 @@ def _training(
     scores = run_charts.scores(quantiles, more, unit, look)
     blocks: list[Block | None] = [learning, balance, assignment if any(shares.values()) else None, scores]
     if learning is None:
-        blocks.append(Note("No chosen point has a history yet."))
+        blocks.append(Note("No run of a chosen configuration has finished an epoch yet."))
     elif not any(shares.values()):
-        blocks.append(Note("No method of this study is Remix beyond its warm-up: there is no assignment to show."))
+        blocks.append(Note("No Remix method has finished its warm-up, so there is no assignment to show."))
     return section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
 
 
@@ -256,7 +263,7 @@ def _human_ratings(found: Sequence[human_ratings.Agreement], look: Styles) -> Se
         human_ratings.ratings_table(found),
         Note(human_ratings.correlations_note(found)),
     ]
-    return section("people", "People", human_ratings.title(found), blocks)
+    return section("people", "Human ratings", human_ratings.title(found), blocks)
 
 
 def _ever(bands: Sequence[run_data.Band]) -> bool:
@@ -268,20 +275,20 @@ def _training_title(found: Sequence[run_data.Band]) -> str:
         return "Training"
     top = max(found, key=lambda b: max(b.mean))
     best = max(top.mean)
-    return f"{top.method} is highest on validation: {100 * best:.1f} % at epoch {top.epochs[top.mean.index(best)]}"
+    return f"Highest validation accuracy: {top.method}, {100 * best:.1f} % at epoch {top.epochs[top.mean.index(best)]}"
 
 
 def _source(runs: Sequence[run_data.Runs]) -> str:
-    """Of which runs the curves are."""
+    """Which runs the curves show."""
     said = []
     replicated = [r for r in runs if r.source == "replicates" and r.histories]
     if replicated:
         counts = sorted({len(r.histories) for r in replicated})
         over = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        said.append(f"Replicates of each chosen point ({over} each).")
+        said.append(f"Replicates of each chosen configuration ({over} each).")
     early = [r.method for r in runs if r.source == "search" and r.histories]
     if early:
-        said.append(f"Of {listed(early)} the chosen trial itself, for want of replicates.")
+        said.append(f"For {listed(early)}, the chosen trial itself, since there are no replicates yet.")
     return " ".join(said)
 
 
@@ -303,21 +310,21 @@ def _search(ledger: Ledger, look: Styles) -> tuple[Section, dict[str, dict[str, 
     how = sorted({evaluator_name(ledger.trials[name]) for name in weights})
     history = search_charts.history(search_data.progress(ledger), metric, direction, look)
     pairs = [((metric, other), search_data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
-    judged = getattr(study.pruner, "metric", "val/accuracy")
+    pruner_metric = getattr(study.pruner, "metric", "val/accuracy")
     blocks: list[Block | None] = [
         history,
         search_charts.fronts(pairs, look),
         search_charts.importances(weights, unknown, how, metric, look),
         search_charts.parallels(search_data.parallels(ledger)),
         search_charts.slices(search_data.slices(ledger), metric, look),
-        search_charts.pruned(search_data.pruned(ledger), judged, look),
+        search_charts.pruned(search_data.pruned(ledger), pruner_metric, look),
     ]
     if history is None:
         blocks.append(Note("No trial is complete yet."))
     elif not weights:
         blocks.append(Note(f"No importances. {search_charts.without_importance(unknown)}"))
     if len(study.objective) > 1:
-        blocks.append(Note(f"Where one objective is shown, it is the first, {unit_of(metric).name} ({direction}d)."))
+        blocks.append(Note(f"Charts with a single objective show the first: {unit_of(metric).name} ({direction}d)."))
     return section("search", "Search", "Search" if history is None else history.title, blocks), weights
 
 
@@ -332,7 +339,7 @@ def _time(budgets: Sequence[search_data.Budget], runs: Sequence[run_data.Runs]) 
 
 def _failures(found: Sequence[search_data.Failure]) -> Section:
     if not found:
-        return section("failures", "Failures", "Nothing failed", [Note("No trial and no replicate has failed.")])
+        return section("failures", "Failures", "Nothing failed", [Note("No trial or replicate failed.")])
     causes: dict[str, int] = {}
     for f in found:
         causes[f.cause] = causes.get(f.cause, 0) + len(f.numbers)
@@ -342,6 +349,8 @@ def _failures(found: Sequence[search_data.Failure]) -> Section:
     blocks: list[Block | None] = [table._replace(rows=table.rows[:_FAILURES_SHOWN])]
     if len(table.rows) > _FAILURES_SHOWN:
         blocks.append(
-            Note(f"Shown: {_FAILURES_SHOWN} of {len(table.rows)} kinds of failure; all are in tables/failures.csv.")
+            Note(
+                f"Showing {_FAILURES_SHOWN} of {len(table.rows)} kinds of failure; tables/failures.csv has all of them."
+            )
         )
     return section("failures", "Failures", f"{plural(total, 'run')} failed: {said}", blocks)

@@ -6,15 +6,15 @@ from typing import NamedTuple
 from remix_study.config.study import StudyConfig
 from remix_study.figures.chart import Dash, Key, Symbol
 
-# Okabe and Ito's palette without black and yellow, which are lost on dark and on light paper; then a grey. A method
-# has a symbol and a dash besides, so that nothing rests on colour alone.
+# Okabe and Ito's palette without black and yellow, which lack contrast on dark and on light backgrounds, plus grey. A
+# method also has a symbol and a dash, for readers who cannot tell the colours apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross", "star")
 _DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot")
 
 
 class Style(NamedTuple):
-    """How one method looks, everywhere."""
+    """The style of one method in every chart."""
 
     colour: str
     symbol: Symbol
@@ -25,7 +25,7 @@ Styles = dict[str, Style]
 
 
 def styles(study: StudyConfig) -> dict[str, Style]:
-    """The reference first, then the methods in the order of the file."""
+    """Assign a style to every method: the reference first, then in the order of the study file."""
     names = [study.reference, *(name for name in study.methods if name != study.reference)]
     return {
         name: Style(
@@ -38,7 +38,7 @@ def styles(study: StudyConfig) -> dict[str, Style]:
 
 
 def method_keys(names: Iterable[str], look: dict[str, Style], *, lines: bool) -> tuple[Key, ...]:
-    """In the order of `look`, each once."""
+    """Legend entries of `names`, in the order of `look`."""
     wanted = set(names)
     return tuple(
         Key(name, style.colour, style.symbol, style.dash if lines else None, None, name)

@@ -1,4 +1,4 @@
-"""The tables of a study as plain data: the comparison for the terminal and for files, and all others of the report"""
+"""Tables of a study as plain data, for the terminal, CSV files and the report"""
 
 # M modalities
 
@@ -19,7 +19,7 @@ from remix_study.units import duration
 
 
 class Table(NamedTuple):
-    """Cells are text, fit to be shown as they are."""
+    """A table whose cells are formatted text."""
 
     title: str
     header: tuple[str, ...]
@@ -27,14 +27,14 @@ class Table(NamedTuple):
 
 
 def comparison_table(result: StudyResult) -> Table:
-    """Everything in one table, for files: one row per method, all numbers in percent."""
+    """Accuracy and sufficiency in one table, one row per method, all numbers in percent."""
     one, two = accuracy_table(result), sufficiency_table(result)
     rows = (first + second[1:] for first, second in zip(one.rows, two.rows, strict=True))
     return Table(result.question, one.header + two.header[1:], tuple(rows))
 
 
 def accuracy_table(result: StudyResult) -> Table:
-    """Does it win? Best mean first, then the unimodal ceilings."""
+    """Test accuracy of every method, best mean first, unimodal ceilings last."""
     header = ("method", "test accuracy", f"{result.reference} ahead by", "wins", "late sum", "training time")
     slowest = _slowest(result)
     rows = (
@@ -48,11 +48,11 @@ def accuracy_table(result: StudyResult) -> Table:
         )
         for c in _ordered(result)
     )
-    return Table("Accuracy on the test split in %, mean ± std over seeds", header, tuple(rows))
+    return Table("Test accuracy in %, mean ± std over seeds", header, tuple(rows))
 
 
 def sufficiency_table(result: StudyResult) -> Table:
-    """Is each modality learnt? Linear probes of the encoders, and their part of what the modality reaches alone."""
+    """Accuracy of a linear probe on each encoder, and its ratio to the accuracy of that modality alone."""
     modalities = _modalities(result)
     header = ("method", *(name for m in modalities for name in (f"{m} probe", f"{m} sufficiency")))
     rows = (
@@ -70,12 +70,12 @@ def sufficiency_table(result: StudyResult) -> Table:
         for c in _ordered(result)
     )
     return Table(
-        "Accuracy of a linear probe in %, and the part of it that the modality reaches alone", header, tuple(rows)
+        "Linear probe accuracy in %, and sufficiency: its ratio to the modality alone, in %", header, tuple(rows)
     )
 
 
 def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
-    """The accuracy table with its statistics; `searched[method]`: trials that its search had."""
+    """The accuracy table with test statistics. `searched[method]`: the number of trials of its search."""
     name, slowest = result.reference, _slowest(result)
     header = (
         "method", "role", "trials", "seeds", "test accuracy", "macro-F1", f"{name} ahead by", "95 % interval", "wins",
@@ -101,7 +101,9 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 _relative(c, slowest),
             )
         )
-    return Table("Test accuracy and macro-F1 in %, differences in points; mean ± std over seeds", header, tuple(rows))
+    return Table(
+        "Test accuracy and macro-F1 in %, differences in percentage points; mean ± std over seeds", header, tuple(rows)
+    )
 
 
 def _role(c: Method) -> str:
@@ -123,7 +125,7 @@ BALANCE = (
 
 
 def balance_table(result: StudyResult) -> Table:
-    """Is one modality ahead? All on the test split."""
+    """Balance metrics on the test split."""
     metrics = [m for m in BALANCE if any(c.spread(m) is not None for c in result.methods)]
     metrics += [f"test_balance/{what}/{m}" for what in ("shapley", "utilisation") for m in _modalities(result)
                 if any(c.spread(f"test_balance/{what}/{m}") is not None for c in result.methods)]  # fmt: skip
@@ -137,7 +139,7 @@ def balance_table(result: StudyResult) -> Table:
 
 
 def _digits(c: Method, metric: str) -> str:
-    """Three significant digits of the mean, and as many places for the deviation."""
+    """Three significant digits of the mean, and as many decimal places for the deviation."""
     spread = c.spread(metric)
     if spread is None:
         return ""
@@ -146,10 +148,10 @@ def _digits(c: Method, metric: str) -> str:
 
 
 def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table:
-    """What each method used of what it was given."""
+    """The budget that each method used."""
     header = (
-        "method", "trials", "complete", "pruned", "failed", "tried again", "running", "replicates", "search",
-        "replicates took", "retrained took",
+        "method", "trials", "complete", "pruned", "failed", "retried", "running", "replicates", "search time",
+        "replicate time", "retrain time",
     )  # fmt: skip
     rows = tuple(
         (
@@ -159,22 +161,22 @@ def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table
         )
         for b in found
     )  # fmt: skip
-    return Table("What each method was given: ended trials of those planned, and the work they took", header, rows)
+    return Table("Budget: finished and planned trials of each method, and their total running time", header, rows)
 
 
 def chosen_table(ledger: Ledger) -> Table:
-    """The point of each method that is replicated, with the values of its trial on validation."""
+    """The chosen configuration of each method, with the validation results of its trial."""
     rows = []
     for name in ledger.study.methods:
         chosen = ledger.chosen(name)
         if chosen is not None:
-            # Unimodal ceilings are judged by the first objective alone.
+            # Unimodal ceilings have the first objective only.
             values = [unit_of(m).shown(v, 2) for m, v in zip(ledger.study.metrics, chosen.values, strict=False)]
             values += [""] * (len(ledger.study.metrics) - len(values))
-            point = ", ".join(f"{path} = {_plain(value)}" for path, value in chosen.params.items())
-            rows.append((name, str(chosen.number), *values, point or "nothing was searched"))
-    header = ("method", "trial", *(unit_of(m).name for m in ledger.study.metrics), "chosen point")
-    return Table("The point of each method that validation chose", header, tuple(rows))
+            parameters = ", ".join(f"{path} = {_plain(value)}" for path, value in chosen.params.items())
+            rows.append((name, str(chosen.number), *values, parameters or "nothing was searched"))
+    header = ("method", "trial", *(unit_of(m).name for m in ledger.study.metrics), "chosen configuration")
+    return Table("Configuration of each method, chosen on the validation split", header, tuple(rows))
 
 
 def _plain(value: object) -> str:
@@ -182,12 +184,12 @@ def _plain(value: object) -> str:
 
 
 def failures_table(found: Sequence[Failure]) -> Table:
-    header = ("method", "stage", "cause", "times", "tried again", "numbers", "reason", "folder of the first")
+    header = ("method", "stage", "cause", "times", "retried", "numbers", "reason", "folder of the first")
     rows = tuple(
         (f.method, f.stage, f.cause, str(len(f.numbers)), str(f.retried), _numbers(f.numbers), f.reason, f.folder)
         for f in found
     )
-    return Table("What failed, alike failures together", header, rows)
+    return Table("Failed runs, grouped by reason", header, rows)
 
 
 def _numbers(numbers: Sequence[int]) -> str:
@@ -197,11 +199,11 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 def importances_table(found: Mapping[str, Mapping[str, float]]) -> Table:
     rows = tuple((name, path, f"{100 * value:.1f}") for name, values in found.items() for path, value in values.items())
-    return Table("Importance of each searched parameter in %", ("method", "parameter", "importance"), rows)
+    return Table("Importance of each searched hyperparameter in %", ("method", "hyperparameter", "importance"), rows)
 
 
 def trials_table(ledger: Ledger) -> Table:
-    """Every trial as one row; for other tools there is `remix-study export`."""
+    """One row per trial; `remix-study export` writes more for other tools."""
     paths = tuple(dict.fromkeys(p for trials in ledger.trials.values() for t in trials for p in t.params))
     header = ("method", "number", "state", *ledger.study.metrics, "seconds", "cause", *paths)
     rows = tuple(
@@ -220,7 +222,7 @@ def _cells(values: Sequence[float], wanted: int) -> tuple[str, ...]:
 
 
 def curves_table(found: Mapping[str, Sequence[Band]]) -> Table:
-    """`found[metric]`: the numbers behind every figure over epochs, in the metric's own unit."""
+    """The numbers of every chart over epochs, in the metric's own unit; `found[metric]` are its curves."""
     rows = tuple(
         (metric, b.method, str(epoch), f"{mean:.6g}", f"{low:.6g}", f"{high:.6g}", str(b.runs))
         for metric, bands in found.items()
@@ -241,7 +243,7 @@ def _modalities(result: StudyResult) -> tuple[str, ...]:
 
 
 def _seconds(c: Method) -> float | None:
-    """Training and scoring; evaluation is the same for all. None where no replicate was timed."""
+    """Mean seconds of training and scoring, without evaluation; None if no replicate was timed."""
     found = [
         s["time/total_train_s"] + s.get("time/total_score_s", 0.0)
         for s in c.seeds.values()
@@ -265,7 +267,7 @@ def _percent(c: Method, metric: str) -> str:
 
 
 def _shown(spread: Spread, seeds: int, places: int) -> str:
-    """One value has no deviation."""
+    """`mean ± std`, or the value alone if there is one seed."""
     mean = f"{spread.mean:.{places}f}"
     return mean if seeds == 1 else f"{mean} ± {spread.std:.{places}f}"
 

@@ -1,4 +1,4 @@
-"""Names of metrics as a reader says them, with units: `best/val_accuracy` is "validation accuracy, best epoch (%)"
+"""Readable names and units of metrics: `best/val_accuracy` is "validation accuracy, best epoch (%)"
 
 The definitions are in docs/metrics.md.
 """
@@ -23,19 +23,19 @@ _NAMED = {
     "balance/accuracy_ratio": ("accuracy ratio of the heads", "1 is balanced"),
     "balance/abs_log_rho": ("|ln rho|", "0 is balanced"),
     "balance/imbalance": ("Shapley imbalance", "0 to 1"),
-    "balance/missing_drop": ("drop where a modality is missing", "points"),
+    "balance/missing_drop": ("accuracy drop without a modality", "points"),
     "balance/shapley": ("Shapley value of {m}", "-1 to 1"),
-    "balance/utilisation": ("utilisation of {m}", "part of the accuracy"),
+    "balance/utilisation": ("utilisation of {m}", "share of the accuracy"),
     "probe/accuracy": ("linear probe of {m}", "%"),
     "sufficiency/ratio": ("sufficiency of the {m} head", "%"),
     "sufficiency/gap": ("sufficiency gap of the {m} head", "points"),
     "sufficiency/probe_ratio": ("sufficiency of the {m} probe", "%"),
     "sufficiency/ratio_above_chance": ("sufficiency of the {m} head above chance", "%"),
     "remix/share": ("samples that train {m} alone", "%"),
-    "remix/joint_share": ("samples that train all together", "%"),
+    "remix/joint_share": ("samples that train all modalities", "%"),
     "remix/resting_share": ("samples that train nothing", "%"),
     "remix/entropy": ("evenness of the shares", "0 to 1"),
-    "remix/churn": ("samples assigned anew", "%"),
+    "remix/churn": ("reassigned samples", "%"),
     "remix/train_cross_entropy": ("training cross-entropy of the {m} head", "nats"),
     "train/loss": ("training loss", "nats"),
     "train/learning_rate": ("learning rate", ""),
@@ -44,7 +44,7 @@ _SPLITS = {"val": "validation", "test": "test"}
 
 
 class Unit(NamedTuple):
-    """What stands at an axis; shown values are `scale` times the metric's own."""
+    """Name and unit of a metric for people; shown values are `scale` times the metric's own."""
 
     name: str
     unit: str
@@ -61,7 +61,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(metric: str) -> Unit:
-    """Of any metric; one that is not known keeps its own name."""
+    """The name and unit of a metric; an unknown metric keeps its own name."""
     base = re.sub(r"^(test_|best/|last/)?balance[/_]", "balance/", metric)
     where = {"t": ", test", "b": ", best epoch", "l": ", last epoch"}[metric[0]] if base != metric else ""
     for name, (words, unit) in _NAMED.items():

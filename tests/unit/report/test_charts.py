@@ -1,4 +1,4 @@
-"""What charts say, and that every mark of one is drawn, by plotly and as a picture"""
+"""Titles and captions of charts, and their drawing by plotly and as PNG"""
 
 import json
 import math
@@ -48,10 +48,10 @@ RESULT = StudyResult("s", "q", "remix", (), {}, (), "")
 PROGRESS = search_data.Progress("remix", (0, 2), (0.5, 0.75), (0, 2), (0.5, 0.75), (1, 4), (3,), 4, 2)
 
 
-# --- what they say ---------------------------------------------------------------------------------------------------
+# --- titles, captions and marks --------------------------------------------------------------------------------------
 
 
-def test_methods_look_the_same_everywhere_and_are_told_apart_without_colour(make_study: MakeStudy) -> None:
+def test_every_method_has_its_own_style_also_without_colour(make_study: MakeStudy) -> None:
     many = styles(make_study(methods={"remix": {}, **{f"m{n}": {} for n in range(20)}}))
     assert len(set(many.values())) == 21
     assert next(iter(many)) == "remix"
@@ -62,10 +62,10 @@ def test_methods_look_the_same_everywhere_and_are_told_apart_without_colour(make
     assert keys[1].colour == many["m3"].colour
 
 
-def test_history_never_mixes_what_has_a_value_with_what_has_none(look: Styles) -> None:
+def test_history_separates_trials_with_and_without_a_value(look: Styles) -> None:
     chart = search_charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
     assert chart is not None
-    assert chart.title == "remix found the best point: 75.0 % in trial 2 (validation)"
+    assert chart.title == "Best trial: remix, trial 2, 75.0 % (validation)"
     (complete,), (best,) = points(chart), lines(chart)
     assert (complete.x, complete.y) == ((0, 2), (50, 75))
     assert (best.x, best.y, best.step) == ((0, 2, 4), (50, 75, 75), True)
@@ -75,57 +75,57 @@ def test_history_never_mixes_what_has_a_value_with_what_has_none(look: Styles) -
     assert {key.name for key in chart.legend} == {"remix", "pruned", "failed"}
 
 
-def test_history_of_what_should_be_small(look: Styles) -> None:
+def test_history_of_a_minimised_objective(look: Styles) -> None:
     other = PROGRESS._replace(method="joint", values=(0.4, 0.2), best=(0.4, 0.2), pruned=(), failed=())
     chart = search_charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
     assert chart is not None
-    assert chart.title.startswith("joint found the best point: 0.2 nats")
+    assert chart.title.startswith("Best trial: joint, trial 2, 0.2 nats")
     nothing = PROGRESS._replace(numbers=(), values=(), best_numbers=(), best=())
     assert search_charts.history([nothing], "best/val_accuracy", "maximize", look) is None
 
 
-def test_thinned_charts_say_what_is_shown(look: Styles) -> None:
+def test_captions_of_thinned_charts_say_how_much_is_shown(look: Styles) -> None:
     chart = search_charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
     assert chart is not None
-    assert chart.caption.endswith("Shown: 2 of 9,000 points, evenly spaced.")
+    assert chart.caption.endswith("Showing 2 of 9,000 points: evenly selected.")
     part = search_data.Slice("a", "linear", (), (0.0, 1.0), {"remix": ((0.5,), (0.5,))}, 1, 5000)
     cut = search_charts.slices([part], "best/val_accuracy", look)
     assert cut is not None
-    assert "Shown: 1 of 5,000 points, the best of them, and the others evenly spaced." in cut.caption
+    assert "Showing 1 of 5,000 points: the best ones and an even selection of the others." in cut.caption
 
 
-def test_differences_are_filled_where_they_stand(look: Styles) -> None:
+def test_significant_differences_have_filled_markers(look: Styles) -> None:
     found = [
         run_data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
         run_data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
     ]
     chart = run_charts.differences(found, RESULT, look)
     assert chart is not None
-    assert chart.title == "1 of 2 differences to remix can be told from luck"
+    assert chart.title == "1 of 2 differences to remix significant"
     assert [p.hollow for p in points(chart)] == [False, True]
     assert points(chart)[0].error == ((2.0, 2.0),)
     assert "Holm p = 0.002" in points(chart)[0].labels[0]
     assert run_charts.differences([], RESULT, look) is None
 
 
-def test_a_difference_without_a_spread_has_no_interval(look: Styles) -> None:
+def test_equal_differences_have_no_interval(look: Styles) -> None:
     equal = run_data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
     chart = run_charts.differences([equal], RESULT, look)
     assert chart is not None
     assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
-    assert chart.caption.endswith("Without one: the same in every seed.")
+    assert chart.caption.endswith("A marker without an interval: the difference is the same in every seed.")
     assert points(chart)[0].labels[0].endswith("the same in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
 
 
-def test_the_weakest_modality_is_named_by_its_probe() -> None:
+def test_the_title_names_the_lowest_sufficiency() -> None:
     rows = (run_data.Head("remix", None, Spread(0.79, 0.01)), run_data.Head("joint", None, Spread(0.4, 0.01)))
     head = run_data.Heads("video", rows, 0.9, 0.8)
-    assert run_charts.weakest([head]) == "joint leaves video furthest behind: its probe reaches 50 % of video alone"
+    assert run_charts.weakest([head]) == "Lowest sufficiency: the video probe of joint reaches 50 % of video alone"
     assert run_charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
-    assert run_charts.weakest([head._replace(ceiling_probe=None)]) == "What each encoder is good for"
+    assert run_charts.weakest([head._replace(ceiling_probe=None)]) == "Test accuracy of each encoder"
 
 
-def test_imbalance_is_named_only_where_it_stands_out(look: Styles) -> None:
+def test_the_title_names_a_method_only_if_its_imbalance_stands_out(look: Styles) -> None:
     def title(*rows: tuple[str, Spread]) -> str:
         chart = run_charts.balance([run_data.Measured("test_balance/imbalance", rows)], look)
         assert chart is not None
@@ -133,11 +133,11 @@ def test_imbalance_is_named_only_where_it_stands_out(look: Styles) -> None:
 
     remix = ("remix", Spread(0.1, 0.05))
     assert title(remix, ("joint", Spread(0.4, 0.1))).startswith("joint is the least balanced: imbalance 0.40")
-    assert title(remix, ("joint", Spread(0.2, 0.1))) == "How balanced each method is"
-    assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "How balanced each method is"  # one seed
+    assert title(remix, ("joint", Spread(0.2, 0.1))) == "Balance of the modalities"
+    assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "Balance of the modalities"  # one seed
 
 
-def test_bands_are_drawn_where_there_is_more_than_one_run(look: Styles) -> None:
+def test_bands_are_drawn_for_more_than_one_run(look: Styles) -> None:
     one = run_data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
     several = run_data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
     chart = run_charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
@@ -151,7 +151,7 @@ def test_bands_are_drawn_where_there_is_more_than_one_run(look: Styles) -> None:
     assert run_charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
 
 
-def test_scores_show_the_median_with_its_quantiles(look: Styles) -> None:
+def test_scores_show_median_and_quantiles(look: Styles) -> None:
     def band(*means: float) -> list[run_data.Band]:
         return [run_data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
 
@@ -161,38 +161,38 @@ def test_scores_show_the_median_with_its_quantiles(look: Styles) -> None:
     }
     chart = run_charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", look)
     assert chart is not None
-    assert chart.title == "remix knows its samples least by video: median score 1.00 at the end, 2.00 for audio"
+    assert chart.title == "remix scores lowest on video: median 1.00 in the last epoch, 2.00 for audio"
     assert [panel.y.title for panel in chart.panels] == [
-        "score of audio (bits)", "score of video (bits)", "margin of the decision (bits)",
+        "score of audio (bits)", "score of video (bits)", "mean margin between the two lowest scores (bits)",
     ]  # fmt: skip
     assert [line.dash for line in lines(chart)] == ["dot", "solid", "dot"]
     assert run_charts.scores({"audio": {}}, [], "bits", look) is None
 
 
-def test_shares_are_told_of_the_last_epoch() -> None:
+def test_the_title_of_shares_is_about_the_last_epoch() -> None:
     def band(method: str, *means: float) -> run_data.Band:
         return run_data.Band(method, tuple(range(len(means))), means, means, means, 2)
 
     shares = {"audio": [band("remix", 0.5, 0.3)], "video": [band("remix", 0.5, 0.6)]}
     assert run_charts.shares_title(shares, [band("remix", 1.0, 0.1)]) == (
-        "remix, last epoch: 30 % train audio alone, 60 % train video alone and 10 % train all"
+        "remix, last epoch: 30 % train audio alone, 60 % train video alone and 10 % train all modalities"
     )
-    assert run_charts.shares_title({"audio": []}, []) == "Which samples train what"
+    assert run_charts.shares_title({"audio": []}, []) == "Assignment of samples to modalities"
 
 
-def test_importances_name_what_they_lack(look: Styles) -> None:
+def test_importances_name_methods_without_them(look: Styles) -> None:
     chart = search_charts.importances(
         {"remix": {"rate": 0.75, "order": 0.25}}, {"joint": "too few", "a": "too few"}, ["fANOVA"], "val/accuracy", look
     )
     assert chart is not None
-    assert chart.title == "rate matters most for 1 of 1 method"
+    assert chart.title == "rate is the most important hyperparameter for 1 of 1 method"
     assert chart.panels[0].y.categories == ("rate", "order")
     assert points(chart)[0].x == (75, 25)
-    assert chart.caption.endswith("None for joint and a: too few.")
+    assert chart.caption.endswith("Not available for joint and a: too few.")
     assert search_charts.importances({}, {"joint": "too few"}, [], "val/accuracy", look) is None
 
 
-def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> None:
+def test_parallel_lines_break_between_trials_and_at_missing_hyperparameters() -> None:
     axes = (
         search_data.ParallelAxis("a", True, ((0.0, "1"), (1.0, "2"))),
         search_data.ParallelAxis("val/accuracy", False, ()),
@@ -206,7 +206,7 @@ def test_parallel_lines_break_between_trials_and_at_what_was_not_searched() -> N
     assert words == ["1", "2", "50.0 %", "90.0 %"]
 
 
-def test_the_front_is_joined_and_the_chosen_point_starred(look: Styles) -> None:
+def test_the_front_is_a_line_and_the_chosen_trial_a_star(look: Styles) -> None:
     front = search_data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
     chart = search_charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
     assert chart is not None
@@ -221,22 +221,22 @@ def test_the_front_is_joined_and_the_chosen_point_starred(look: Styles) -> None:
     assert search_charts.fronts([], look) is None
 
 
-def test_time_is_stacked_in_a_unit_that_fits() -> None:
+def test_time_is_stacked_in_a_readable_unit() -> None:
     budget = search_data.Budget("remix", 1, 0, 0, 0, 0, 1, 3 * 3600.0, 3600.0, 0.0)
     chart = search_charts.seconds([budget], [run_data.Parts("remix", 1.0, 5.0, 2.0, 0.0)])
     assert chart is not None
-    assert chart.title == "The search took 75 % of 4.0 h of work"
+    assert chart.title == "The search took 75 % of 4.0 h of running time"
     stages, parts = ([m for m in panel.marks if isinstance(m, Bars)] for panel in chart.panels)
     assert [(bar.name, bar.values) for bar in stages] == [("search", (3.0,)), ("replicates", (1.0,))]
     assert [(bar.name, bar.values) for bar in parts] == [
         ("scoring", (1.0,)),
         ("training", (5.0,)),
-        ("evaluating", (2.0,)),
+        ("evaluation", (2.0,)),
     ]
     assert search_charts.seconds([budget._replace(search_s=0.0, replicate_s=0.0)], []) is None
 
 
-# --- that they are drawn ---------------------------------------------------------------------------------------------
+# --- drawing ---------------------------------------------------------------------------------------------------------
 
 MARKS: tuple[Mark, ...] = (
     Line((1, 2, 3), (1.0, None, 2.0), "#0072B2", "dash", "square", step=True, name="a", method="remix"),
@@ -259,7 +259,7 @@ CHART = Chart("k", "A title " * 20, "c", PANELS, (Key("a", INK, "circle", "dash"
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_plotly_knows_everything_that_the_page_asks_of_it(panel: Panel) -> None:
+def test_plotly_accepts_every_panel(panel: Panel) -> None:
     """Colours of the page stand for themselves until it draws."""
     made = spec(panel)
     text = json.dumps(made, allow_nan=False)
@@ -273,13 +273,13 @@ def test_plotly_knows_everything_that_the_page_asks_of_it(panel: Panel) -> None:
     assert len(figure.layout.annotations) == sum(isinstance(mark, Text) for mark in panel.marks)
 
 
-def test_a_log_axis_takes_its_range_in_powers_of_ten() -> None:
+def test_the_range_of_a_log_axis_is_in_powers_of_ten() -> None:
     axis = spec(PANELS[0])["layout"]["xaxis"]
     assert axis["type"] == "log"
     assert axis["range"] == pytest.approx([math.log10(0.5), 2], abs=1e-5)
 
 
-def test_what_a_user_writes_is_text_to_plotly_and_what_is_no_number_is_left_out() -> None:
+def test_user_text_is_escaped_and_nan_is_left_out() -> None:
     marks = (Points((math.inf, 1.23456789), ("<b>a</b>", "b"), INK, "circle", labels=("<i>", "&")),)
     made = spec(Panel("", Axis("<u>x"), Axis("", categories=("<b>a</b>", "b")), marks))
     (trace,) = made["data"]
@@ -289,7 +289,7 @@ def test_what_a_user_writes_is_text_to_plotly_and_what_is_no_number_is_left_out(
     assert made["layout"]["xaxis"]["title"]["text"] == "&lt;u&gt;x"
 
 
-def test_ticks_of_whole_numbers_are_whole() -> None:
+def test_integer_axes_have_integer_ticks() -> None:
     def step(last: int) -> float:
         marks = (Line((0, last), (0.0, 1.0), INK),)
         return float(spec(Panel("", Axis("epoch", whole=True), Axis("y"), marks))["layout"]["xaxis"]["dtick"])
@@ -309,7 +309,7 @@ def test_a_picture_has_every_panel_with_names_and_units() -> None:
 
 
 @pytest.mark.slow
-def test_the_plain_picture_is_the_titled_one_without_its_title() -> None:
+def test_the_plain_picture_lacks_only_the_title() -> None:
     titled, plain = pictures(CHART)
     assert titled.startswith(b"\x89PNG")
     sizes = [tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20)) for png in (titled, plain)]

@@ -1,4 +1,4 @@
-"""The data of each figure, as numbers"""
+"""The numbers behind the charts"""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def replicate(method: str, number: int, folder: str = "", **changes: Any) -> Rep
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-def test_the_budget_counts_every_end_once(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+def test_the_budget_counts_every_finished_trial_once(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     ledger = make_ledger(
         make_trial("remix", 0, 0.5),
         make_trial("remix", 1),
@@ -33,7 +33,7 @@ def test_the_budget_counts_every_end_once(make_trial: MakeTrial, make_ledger: Ma
         replicates=(
             replicate("remix", 0),
             replicate("remix", 1, state="running"),
-            replicate("remix", 2, params={RATE: 0.5}),  # of a point that is no longer the chosen one
+            replicate("remix", 2, params={RATE: 0.5}),  # of a configuration that is no longer the chosen one
             replicate("remix", 0, stage="final", seconds=7.0),
         ),
     )
@@ -45,7 +45,7 @@ def test_the_budget_counts_every_end_once(make_trial: MakeTrial, make_ledger: Ma
     assert (remix.search_s, remix.replicate_s, remix.final_s, remix.total_s) == (50, 15, 7, 72)
 
 
-def test_the_best_so_far_is_of_complete_trials_alone(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+def test_the_best_value_so_far_is_of_complete_trials_only(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     ledger = make_ledger(
         make_trial("remix", 0, 0.5),
         make_trial("remix", 1, intermediate={1: 0.99}),  # pruned, though it looked best
@@ -61,7 +61,7 @@ def test_the_best_so_far_is_of_complete_trials_alone(make_trial: MakeTrial, make
     assert (found.pruned, found.failed, found.last, found.total) == ((1,), (3,), 5, 4)
 
 
-def test_the_best_so_far_falls_where_less_is_better(
+def test_the_best_value_so_far_falls_for_a_minimised_objective(
     make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger
 ) -> None:
     study = make_study(objective={"metric": "best/val_cross_entropy", "direction": "minimize"})
@@ -69,7 +69,7 @@ def test_the_best_so_far_falls_where_less_is_better(
     assert search_data.progress(ledger)[0].best == (0.5, 0.2)
 
 
-def test_pruned_curves_are_of_pruned_trials_alone(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+def test_pruned_curves_are_of_pruned_trials_only(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     ledger = make_ledger(
         make_trial("joint", 0, 0.5, intermediate={1: 0.1, 2: 0.2}),
         make_trial("joint", 1, intermediate={4: 0.2, 1: 0.1}),
@@ -81,7 +81,7 @@ def test_pruned_curves_are_of_pruned_trials_alone(make_trial: MakeTrial, make_le
     assert found.curves == (("joint", 1, (1, 4), (0.1, 0.2)),)
 
 
-def test_a_slice_holds_every_method_that_searches_the_parameter(
+def test_a_slice_has_every_method_that_searches_the_hyperparameter(
     make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger
 ) -> None:
     order = {"kind": "choice", "of": ["blocks", "mixed", None]}
@@ -101,7 +101,7 @@ def test_a_slice_holds_every_method_that_searches_the_parameter(
     assert choice.points == {"remix": (("mixed", "None"), (0.6, 0.7))}
 
 
-def test_parallel_lines_have_a_place_on_every_axis_that_was_searched(
+def test_parallel_lines_have_a_position_on_every_searched_axis(
     make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger
 ) -> None:
     space = {
@@ -129,9 +129,7 @@ def test_parallel_lines_have_a_place_on_every_axis_that_was_searched(
     assert found.groups == ("worse", "best", "better")
 
 
-def test_the_front_is_what_no_other_point_beats(
-    make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger
-) -> None:
+def test_the_front_is_pareto_optimal(make_study: MakeStudy, make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     study = make_study(
         objective=["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}], tolerance=0.1
     )
@@ -149,7 +147,7 @@ def test_the_front_is_what_no_other_point_beats(
     assert search_data.fronts(make_ledger(make_trial("remix", 0, 0.9))) == ()
 
 
-def test_large_studies_are_thinned_and_say_so(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+def test_large_studies_are_thinned_and_keep_their_totals(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     trials = [make_trial("remix", n, 0.5 + 0.4 * (n == 1234) - 1e-5 * n) for n in range(5000)]
     ledger = make_ledger(*trials, *(make_trial("joint", n, intermediate={1: 0.1}) for n in range(1000)))
     remix = next(p for p in search_data.progress(ledger) if p.method == "remix")
@@ -174,10 +172,10 @@ def test_thinning_keeps_the_order_the_ends_and_the_best(make_trial: MakeTrial) -
     assert sum(t.values[0] == 0.0 for t in search_data.thin(trials, 20, best=-1)) == 10
 
 
-# --- the runs of the chosen points -----------------------------------------------------------------------------------
+# --- runs of the chosen configurations -------------------------------------------------------------------------------
 
 
-def test_a_band_is_mean_and_deviation_over_the_runs_that_have_the_metric() -> None:
+def test_a_band_is_mean_and_deviation_over_runs_with_the_metric() -> None:
     histories = [
         [{"val/accuracy": 0.2}, {"val/accuracy": 0.4}],
         [{"val/accuracy": 0.4}, {"other": 1.0}],
@@ -193,7 +191,7 @@ def test_a_band_is_mean_and_deviation_over_the_runs_that_have_the_metric() -> No
     assert run_data.band("remix", histories, "absent") is None
 
 
-def test_curves_are_of_the_chosen_points_complete_replicates(
+def test_curves_are_of_complete_replicates_of_the_chosen_configuration(
     make_trial: MakeTrial, make_ledger: MakeLedger, tmp_path: Path
 ) -> None:
     history: list[dict[str, float]] = [{"val/accuracy": 0.5, "remix/share/video": 0.4}]
@@ -221,7 +219,7 @@ def test_curves_are_of_the_chosen_points_complete_replicates(
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
-def test_methods_side_by_side(make_study: MakeStudy) -> None:
+def test_comparison_numbers_of_all_methods(make_study: MakeStudy) -> None:
     study = make_study(methods={"joint": {}, "remix": {}, "alone": {"ceiling_of": "audio"}})
 
     def seeds(*accuracies: float, **more: float) -> dict[int, dict[str, float]]:
@@ -253,7 +251,9 @@ def test_methods_side_by_side(make_study: MakeStudy) -> None:
     assert run_data.measured(result, "test_balance/accuracy_gap") is None
 
 
-def test_alike_failures_are_one_row(make_trial: MakeTrial, make_ledger: MakeLedger, tmp_path: Path) -> None:
+def test_failures_with_the_same_reason_are_one_row(
+    make_trial: MakeTrial, make_ledger: MakeLedger, tmp_path: Path
+) -> None:
     inside, outside = str(tmp_path / "runs" / "a"), "/elsewhere/b"
     ledger = make_ledger(
         make_trial("remix", 0, 0.5),

@@ -43,26 +43,26 @@ def agreement(*seeds: dict[str, Any]) -> human_ratings.Agreement:
     return found
 
 
-def test_decisions_that_follow_people_are_told_from_luck() -> None:
+def test_assignments_that_follow_human_ratings_are_significant() -> None:
     found = agreement(*(decided(seed, follows=0.8) for seed in range(3)))
     assert found.lead is not None
     assert found.lead.mean == pytest.approx(0.8, abs=0.05)
     assert found.lead.low < found.lead.mean < found.lead.high
     assert found.lead.low > 0.7
-    assert "it trains what people find hard" in human_ratings.sentence(found)
+    assert "it trains the modality that people find hard" in human_ratings.sentence(found)
     assert min(found.correlations["audio"]) > 0.8
 
 
-def test_decisions_by_lot_are_not() -> None:
+def test_random_assignments_are_not_significant() -> None:
     found = agreement(*(decided(seed, follows=0.0) for seed in range(3)))
     assert found.lead is not None
     assert found.lead.low < 0 < found.lead.high
-    assert "cannot be told from one that knows nothing" in human_ratings.sentence(found)
-    assert "does not follow" in human_ratings.title([found])
+    assert "no significant relation to what people find hard" in human_ratings.sentence(found)
+    assert "No significant relation between remix and human ratings" in human_ratings.title([found])
 
 
 @pytest.mark.slow
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     inside = 0
     for repeat in range(60):
         found = agreement(*(decided(100 * repeat + seed, follows=0.3) for seed in range(3)))
@@ -71,7 +71,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert inside >= 50  # of 60; 57 expected, and a bootstrap over three seeds is a little narrow
 
 
-def test_groups_are_by_votes_and_a_tie_is_no_recognition() -> None:
+def test_a_tied_vote_does_not_count_as_recognition() -> None:
     columns = decided(0, follows=1.0)
     columns["human_audio"][:4] = 0.5
     groups = {g.name: g for g in agreement(columns).groups}
@@ -83,7 +83,7 @@ def test_groups_are_by_votes_and_a_tie_is_no_recognition() -> None:
     assert groups["audio only"].scores["audio"].mean == pytest.approx(1.0, abs=0.05)
 
 
-def test_samples_that_train_both_or_nothing_have_no_side() -> None:
+def test_samples_that_train_both_or_no_modality_are_left_out() -> None:
     columns = decided(0, follows=1.0)
     columns["trains_all"] = np.arange(N) < 100
     columns["trains_audio"] = columns["trains_audio"] & ~columns["trains_all"]
@@ -93,20 +93,20 @@ def test_samples_that_train_both_or_nothing_have_no_side() -> None:
     assert shares["video only"].mean == 1.0
 
 
-def test_clips_that_people_have_not_judged_are_left_out() -> None:
+def test_clips_without_ratings_are_left_out() -> None:
     columns = decided(0, follows=1.0)
     columns["human_video"][:10] = np.nan
     assert sum(g.clips for g in agreement(columns).groups) == N - 10
 
 
-def test_without_votes_there_is_nothing_to_say() -> None:
+def test_without_ratings_there_is_no_agreement() -> None:
     columns = decided(0, follows=1.0)
     del columns["human_video"]
     assert human_ratings.agreement_of("remix", [columns]) is None
     assert human_ratings.agreement_of("remix", []) is None
 
 
-def test_a_filter_without_scores_still_shows_where_clips_go() -> None:
+def test_a_filter_without_scores_still_has_shares() -> None:
     columns = decided(0, follows=0.0)
     del columns["score_audio"], columns["score_video"]
     found = agreement(columns)
@@ -115,7 +115,7 @@ def test_a_filter_without_scores_still_shows_where_clips_go() -> None:
     assert "No correlation" in human_ratings.correlations_note([found])
 
 
-def test_the_report_has_the_section_where_decisions_were_kept(
+def test_the_report_has_the_section_if_decisions_were_recorded(
     make_ledger: MakeLedger, make_trial: MakeTrial, make_study: MakeStudy, tmp_path: Path
 ) -> None:
     records = []
@@ -127,7 +127,7 @@ def test_the_report_has_the_section_where_decisions_were_kept(
     ledger = make_ledger(make_trial("remix", 0, 0.9), replicates=tuple(records))
     report = make_report(ledger, None, at_work=False)
     section = next(section for section in report.sections if section.key == "people")
-    assert "trains what people find hard" in section.title
+    assert "trains the modality that people find hard" in section.title
     assert "people.csv" in report.tables
     chart = human_ratings.chart(human_ratings.agreements(ledger), styles(make_study()))
     assert chart is not None

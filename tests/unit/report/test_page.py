@@ -172,7 +172,7 @@ def read(folder: Path) -> tuple[str, Page, dict[str, Any]]:
     return text, Page(text), json.loads(found[1])
 
 
-def test_a_whole_study_is_one_page_that_needs_nothing_else(whole: Whole) -> None:
+def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     folder, files, steps = whole
     out = folder / "report"
     assert files[0] == out / PAGE
@@ -197,18 +197,18 @@ def test_a_whole_study_is_one_page_that_needs_nothing_else(whole: Whole) -> None
     assert set(specs) <= set(parts.ids)
     assert "Plotly" in text
     assert len(text) < 15e6
-    # The comparison lies where a person looks first, too.
+    # The comparison is also in the study's folder.
     for name in ("comparison.md", "comparison.csv", "comparison.png"):
         assert (folder / name).read_bytes() == (out / name).read_bytes()
     assert "remix beats joint by" in (folder / "comparison.md").read_text()
 
 
-def test_the_page_says_what_a_reader_needs(whole: Whole) -> None:
+def test_the_page_has_answer_test_budget_and_versions(whole: Whole) -> None:
     folder = whole.folder
     _, parts, _ = read(folder / "report")
     said = " ".join(words for found in parts.words.values() for words in found)
     assert "remix beats joint by 10.4 points (95 % interval +9.4 to +11.4, 3/3 seeds, Holm p < 0.001)" in said
-    assert "Two-sided paired t-tests over 3 seeds, n = 3; p values adjusted by Holm's method over 1 comparison" in said
+    assert "Two-sided paired t-tests over 3 seeds; p-values are Holm-adjusted for 1 comparison" in said
     assert "Complete: 33 trials, 9 replicates." in said
     assert "Every method had 11 trials." in said
     assert "remix-study retrain s --seeds 3" in said
@@ -218,7 +218,7 @@ def test_the_page_says_what_a_reader_needs(whole: Whole) -> None:
     assert any("seeds_per_trial: 1" in words for words in parts.words["pre"])  # study.yaml itself
 
 
-def test_what_a_user_wrote_is_only_text(whole: Whole) -> None:
+def test_user_text_is_escaped(whole: Whole) -> None:
     folder = whole.folder
     text, parts, _ = read(folder / "report")
     assert "<script>alert" not in text
@@ -227,7 +227,7 @@ def test_what_a_user_wrote_is_only_text(whole: Whole) -> None:
     assert len(re.findall("<script", text.split("</style>")[-1])) >= 3  # charts, plotly, ours
 
 
-def test_pruned_trials_are_in_no_figure_but_their_own(whole: Whole) -> None:
+def test_pruned_trials_are_in_their_own_chart_only(whole: Whole) -> None:
     folder = whole.folder
     _, _, specs = read(folder / "report")
     holding = {key for key, spec in specs.items() if "98.7654" in json.dumps(spec)}
@@ -235,7 +235,7 @@ def test_pruned_trials_are_in_no_figure_but_their_own(whole: Whole) -> None:
     assert "0.98765" not in (folder / "report" / "tables" / "trials.csv").read_text()
 
 
-def test_tables_hold_the_numbers_of_the_page(whole: Whole) -> None:
+def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
     folder = whole.folder
     tables = folder / "report" / "tables"
     methods = {row["method"]: row for row in csv.DictReader((tables / "methods.csv").open())}
@@ -256,13 +256,17 @@ def test_tables_hold_the_numbers_of_the_page(whole: Whole) -> None:
     ("given", "answer", "more"),
     [
         ({"trials": 0, "replicates": 0}, "No answer yet: no method has a complete", "No trial is complete yet."),
-        ({"replicates": 0}, "No answer yet", "for want of replicates"),
-        ({"replicates": 1}, "One seed cannot tell a difference from luck", "fewer than two seeds in common"),
-        ({"methods": ("remix",)}, "remix has no other here.", "it is not known what each modality"),
-        ({"methods": ("remix", "joint")}, "remix beats joint", "it is not known what each modality"),
+        ({"replicates": 0}, "No answer yet", "since there are no replicates yet"),
+        (
+            {"replicates": 1},
+            "One seed cannot tell a difference from luck",
+            "shares at least two seeds with the reference",
+        ),
+        ({"methods": ("remix",)}, "remix has no other here.", "the accuracy of each modality alone is unknown"),
+        ({"methods": ("remix", "joint")}, "remix beats joint", "the accuracy of each modality alone is unknown"),
     ],
 )
-def test_an_unfinished_study_has_a_page_too(begin: Begin, given: dict[str, Any], answer: str, more: str) -> None:
+def test_an_unfinished_study_has_a_page(begin: Begin, given: dict[str, Any], answer: str, more: str) -> None:
     folder = begin(**given)
     write_report(folder)
     _, parts, _ = read(folder / "report")
@@ -271,27 +275,27 @@ def test_an_unfinished_study_has_a_page_too(begin: Begin, given: dict[str, Any],
     assert more in said
 
 
-def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path, make_study: MakeStudy) -> None:
+def test_a_study_without_trials_has_a_page(tmp_path: Path, make_study: MakeStudy) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(make_study().model_dump(mode="json")))
     files = write_report(tmp_path)
     text = files[0].read_text()
-    assert "Not complete: 0 of 8 trials and 0 of 4 replicates have ended" in text
+    assert "Not complete: 0 of 8 trials and 0 of 4 replicates finished" in text
     assert "corpus digest not recorded" in text
     assert not (tmp_path / "comparison.md").exists()
 
 
 @pytest.mark.slow
-def test_several_objectives_have_a_front(begin: Begin) -> None:
+def test_several_objectives_have_a_pareto_front(begin: Begin) -> None:
     objective = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
     folder = begin(objective=objective, trials=3)
     write_report(folder)
     _, parts, specs = read(folder / "report")
     assert "pareto-0" in specs
-    assert any("it is the first, validation accuracy, best epoch (maximized)" in words for words in parts.words["p"])
+    assert any("show the first: validation accuracy, best epoch (maximized)" in words for words in parts.words["p"])
 
 
 @pytest.mark.slow
-def test_folders_that_are_gone_are_no_failure_of_the_report(begin: Begin) -> None:
+def test_the_report_skips_missing_run_folders(begin: Begin) -> None:
     folder = begin()
     for path in folder.glob("runs/joint-*/*"):
         path.unlink()
@@ -300,25 +304,25 @@ def test_folders_that_are_gone_are_no_failure_of_the_report(begin: Begin) -> Non
     assert "Without a complete replicate, and so not compared: joint." in text
 
 
-def test_a_study_at_work_is_said_to_be(begin: Begin) -> None:
+def test_the_state_of_a_running_study(begin: Begin) -> None:
     folder = begin(trials=1, replicates=1)
     ledger = read_ledger(folder)
     study = ledger.study.model_copy(update={"trials": 50})
     report = make_report(ledger._replace(study=study), result_of(ledger), at_work=True)
-    assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates have ended."
+    assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates finished."
 
 
-def test_a_report_says_where_a_sign_test_stands_in(begin: Begin) -> None:
+def test_the_report_names_methods_compared_by_a_sign_test(begin: Begin) -> None:
     folder = begin(trials=1, replicates=2)
     for file in folder.glob("runs/remix-replicate-*/result.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"test/accuracy": 0.75}))  # joint has one, too
     ledger = read_ledger(folder)
     report = make_report(ledger, result_of(ledger), at_work=False)
-    assert "joint: the same difference in every seed, which leaves a t-test no spread to go by" in report.confidence
+    assert "The difference to joint is the same in every seed, so a t-test is undefined" in report.confidence
 
 
 @pytest.mark.slow
-def test_an_interrupted_report_leaves_the_old_page(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_report_keeps_the_old_page(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin(trials=2, replicates=1)
     (before, *_) = write_report(folder)
     text = before.read_text()
@@ -334,7 +338,7 @@ def test_an_interrupted_report_leaves_the_old_page(begin: Begin, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_another_folder_may_be_named(begin: Begin, tmp_path: Path) -> None:
+def test_the_report_can_be_written_to_another_folder(begin: Begin, tmp_path: Path) -> None:
     folder = begin(trials=1, replicates=1)
     files = write_report(folder, tmp_path / "elsewhere" / "deep")
     assert all(f.is_relative_to(tmp_path / "elsewhere" / "deep") for f in files)
@@ -346,7 +350,7 @@ def test_the_commit_is_that_of_the_checkout() -> None:
     assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
 
 
-def test_a_report_starts_without_what_it_may_not_need() -> None:
+def test_importing_the_report_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'plotly', 'sklearn'}"
     script = f"import sys, remix_study.report.page; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -57,7 +57,7 @@ def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     )
 
 
-def test_sufficiency_leaves_out_what_is_not_known(result: StudyResult) -> None:
+def test_unknown_sufficiency_is_an_empty_cell(result: StudyResult) -> None:
     table = sufficiency_table(result)
     assert table.header == ("method", "audio probe", "audio sufficiency", "video probe", "video sufficiency")
     assert table.rows == (
@@ -67,7 +67,7 @@ def test_sufficiency_leaves_out_what_is_not_known(result: StudyResult) -> None:
     )
 
 
-def test_files_hold_both_tables_as_one(result: StudyResult) -> None:
+def test_the_comparison_joins_both_tables(result: StudyResult) -> None:
     table = comparison_table(result)
     assert table.title == "does it help?"
     assert len(table.header) == 6 + 4
@@ -80,12 +80,12 @@ def test_files_hold_both_tables_as_one(result: StudyResult) -> None:
     assert len(markdown) == 5
 
 
-def test_csv_quotes_what_it_must() -> None:
+def test_csv_quotes_commas_and_newlines() -> None:
     table = Table("t", ("a, b", "c"), (('say "x"', "1"),))
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [["a, b", "c"], ['say "x"', "1"]]
 
 
-def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult) -> None:
+def test_the_methods_table_has_the_statistics_of_every_method(result: StudyResult) -> None:
     table = methods_table(result, {"remix": 8, "joint": 7})
     by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(by_name) == ["remix", "joint", "audio_alone"]
@@ -100,7 +100,7 @@ def test_the_methods_table_has_the_statistics_of_every_rival(result: StudyResult
     assert [alone[k] for k in ("role", "remix ahead by", "95 % interval", "p")] == ["audio alone", "-3.0", "", ""]
 
 
-def test_an_interval_that_is_not_known_is_not_shown(result: StudyResult) -> None:
+def test_an_undefined_interval_is_an_empty_cell(result: StudyResult) -> None:
     equal = Paired(2.5, 0.0, -math.inf, math.inf, 2, 2, 0.5, 0.5)
     methods = tuple(c._replace(ahead=equal) if c.name == "joint" else c for c in result.methods)
     table = methods_table(result._replace(methods=methods), {})
@@ -115,7 +115,7 @@ def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
     assert balance_table(result).rows == ()
 
 
-def test_balance_has_the_metrics_that_some_method_has() -> None:
+def test_balance_has_metrics_of_at_least_one_method() -> None:
     seeds = {n: {"test/accuracy": 0.5, "test_balance/imbalance": v} for n, v in ((0, 0.3), (1, 0.5))}
     bare = Method("joint", {}, {0: {"test/accuracy": 0.5}}, None, None, None)
     result = StudyResult("s", "q", "remix", (Method("remix", {}, seeds, None, None, None), bare), {}, (), "")
@@ -124,11 +124,11 @@ def test_balance_has_the_metrics_that_some_method_has() -> None:
     assert table.rows == (("remix", "0.400 ± 0.141"),)
 
 
-def test_the_budget_is_shown_against_what_was_planned() -> None:
+def test_the_budget_shows_finished_and_planned_trials() -> None:
     table = budget_table([Budget("remix", 5, 2, 1, 1, 0, 3, 7200.0, 90.0, 0.0)], trials=10, replicates=5)
     assert dict(zip(table.header, table.rows[0], strict=True)) == {
-        "method": "remix", "trials": "8/10", "complete": "5", "pruned": "2", "failed": "1", "tried again": "1",
-        "running": "0", "replicates": "3/5", "search": "2.0 h", "replicates took": "1.5 min", "retrained took": "",
+        "method": "remix", "trials": "8/10", "complete": "5", "pruned": "2", "failed": "1", "retried": "1",
+        "running": "0", "replicates": "3/5", "search time": "2.0 h", "replicate time": "1.5 min", "retrain time": "",
     }  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def test_tables_of_trials(make_study: MakeStudy, make_trial: MakeTrial, make_led
     )
     chosen = chosen_table(ledger)
     objectives = ("validation accuracy, best epoch", "Shapley imbalance, best epoch")
-    assert chosen.header == ("method", "trial", *objectives, "chosen point")
+    assert chosen.header == ("method", "trial", *objectives, "chosen configuration")
     assert chosen.rows == (("remix", "0", "75.00 %", "0.125", "a = 0.01235, b = None"),)
     trials = trials_table(ledger)
     assert trials.header[:7] == (

@@ -19,7 +19,7 @@ METRICS = Path(__file__).parents[3] / "docs" / "metrics.md"
         ("balance/accuracy_gap", "accuracy gap of the heads (points)", 1),
         ("test_balance/imbalance", "Shapley imbalance, test (0 to 1)", 1),
         ("best/balance_imbalance", "Shapley imbalance, best epoch (0 to 1)", 1),
-        ("best/balance_utilisation/video", "utilisation of video, best epoch (part of the accuracy)", 1),
+        ("best/balance_utilisation/video", "utilisation of video, best epoch (share of the accuracy)", 1),
         ("remix/share/video", "samples that train video alone (%)", 100),
         ("probe/accuracy/video", "linear probe of video (%)", 100),
         ("time/train_s", "time/train_s (s)", 1),
@@ -31,7 +31,7 @@ def test_metrics_have_names_and_units(metric: str, label: str, scale: float) -> 
     assert (unit.label, unit.scale) == (label, scale)
 
 
-def test_every_metric_of_accuracy_and_balance_has_a_name_of_its_own() -> None:
+def test_every_accuracy_and_balance_metric_has_its_own_name() -> None:
     rows = [line for line in METRICS.read_text().splitlines() if line.startswith("| `")]
     names = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
     wanted = [n for n in names if re.match(r"(best|last|val|test|balance|test_balance|sufficiency|probe)[/_]", n)]
@@ -46,6 +46,6 @@ def test_values_are_shown_in_their_unit() -> None:
     assert unit_of("balance/imbalance").shown(0.05) == "0.05"
 
 
-def test_small_words() -> None:
+def test_plurals_and_lists() -> None:
     assert [plural(n, "trial") for n in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
     assert [listed(n) for n in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
