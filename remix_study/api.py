@@ -169,7 +169,7 @@ def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[StudyStatus]:
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
-    from remix_study.study.search_space import read_study
+    from remix_study.study.study_file import read_study
 
     return read_study(path, settings)
 

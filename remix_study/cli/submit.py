@@ -125,8 +125,8 @@ def _target(
 
 def _read_study(file: Path, corpus: str | None, workspace: str | None, problems: list[str]) -> "StudyConfig | None":
     from remix_study.files.urls import is_url
-    from remix_study.study.search_space import read_study
     from remix_study.study.storage import check_storage
+    from remix_study.study.study_file import read_study
 
     try:
         study = read_study(file, {} if corpus is None else {"corpus": corpus})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remix_study.config.problems import Problem, meant
+from remix_study.config.problems import Problem, closest_match
 from remix_study.config.run import JointConfig, RemixConfig, RunConfig, UnimodalConfig
 from remix_study.config.study import (
     OBJECTIVES,
@@ -21,7 +21,7 @@ from remix_study.config.study import (
     MethodSpace,
     StudyConfig,
 )
-from remix_study.config.yaml_source import Keys, number_in
+from remix_study.config.yaml_source import Keys
 from remix_study.study.dimensions import holds
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
@@ -66,7 +66,6 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
             yield from _searched((*at, "space", path), path)
     for name, space in spaces.items():
         yield from conditions(study, name, space)
-        yield from _numbers(study, name, space)
         yield from _first_points(name, study.methods[name], space)
         yield from _sampler(study, name, space)
     yield from _ceilings(study, configs)
@@ -120,7 +119,7 @@ def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) ->
                     f" must name a dimension of `{name}` that is searched before `{path}`; before it: "
                     f"{', '.join(earlier) or 'none'}"
                 )
-                yield Problem(at, said, near=meant(on, earlier), kind="when")
+                yield Problem(at, said, near=closest_match(on, earlier), kind="when")
                 continue
             for value in values if isinstance(values, list) else [values]:
                 if not holds(earlier[on], value):
@@ -130,20 +129,7 @@ def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) ->
 
 def _near(dimension: Dimension, value: Any) -> str | None:
     known = dimension.of if isinstance(dimension, ChoiceDimension) else ()
-    return meant(value, map(str, known))
-
-
-def _word(keys: Keys, word: str) -> Problem:
-    return Problem(keys, f" is a word to YAML 1.1, not a number: {word!r}; write {number_in(word)}", kind="word")
-
-
-def _numbers(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
-    for path, dimension in space.items():
-        if isinstance(dimension, ChoiceDimension):
-            of = dimension.of
-            for key, value in of.items() if isinstance(of, dict) else enumerate(of):
-                if number_in(value) is not None:
-                    yield _word((*written_at(study, name, path), "of", key), value)
+    return closest_match(value, map(str, known))
 
 
 def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Problem]:
@@ -152,9 +138,7 @@ def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]
             at = ("methods", name, "first", number, path)
             if path not in space:
                 said = f" is not searched for this method; searched: {', '.join(space) or 'nothing'}"
-                yield Problem(at, said, near=meant(path, space), kind="first")
-            elif not holds(space[path], value) and number_in(value) is not None:
-                yield _word(at, value)
+                yield Problem(at, said, near=closest_match(path, space), kind="first")
             elif not holds(space[path], value):
                 said = f" must lie in its dimension ({extent(space[path])}), but is {value!r}"
                 yield Problem(at, said, near=_near(space[path], value), kind="first")
@@ -229,7 +213,7 @@ def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
         found = _judged(objective.metric)
         if found is None:
             yield Problem(at, f"{_unknown(objective.metric)}, but is {objective.metric}",
-                          near=meant(objective.metric, OBJECTIVES))  # fmt: skip
+                          near=closest_match(objective.metric, OBJECTIVES))  # fmt: skip
             continue
         if found.better != objective.direction and "shapley" not in objective.metric:
             yield Problem(
@@ -244,12 +228,12 @@ def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
 
 def _objective_keys(study: StudyConfig, number: int) -> Keys:
     """Several objectives are a list, one need not be."""
-    return ("objective", number) if isinstance(study.written.content.get("objective"), list | tuple) else ("objective",)
+    return ("objective", number) if isinstance(study.source.content.get("objective"), list | tuple) else ("objective",)
 
 
 def _in_short(study: StudyConfig, keys: Keys) -> bool:
     """Whether an objective is written as its metric alone."""
-    found = study.written.content.get("objective")
+    found = study.source.content.get("objective")
     return isinstance(found[keys[1]] if len(keys) > 1 and found else found, str)
 
 

@@ -27,8 +27,9 @@ from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.preflight import needs_of
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import look_in
-from remix_study.study.search_space import SpaceRow, check_study, configure, effective_space, grid, space_of
+from remix_study.study.search_space import SpaceRow, configure, effective_space, grid, space_of
 from remix_study.study.storage import check_storage, study_folder
+from remix_study.study.study_file import check_study
 from remix_study.study.tasks import slots
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import train

@@ -17,8 +17,8 @@ from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import look_in
-from remix_study.study.search_space import check_study
 from remix_study.study.storage import check_storage, study_folder
+from remix_study.study.study_file import check_study
 from remix_study.study.tasks import Needs
 from remix_study.tracking.address import check as check_tracking
 

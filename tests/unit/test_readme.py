@@ -14,7 +14,7 @@ import yaml
 from remix_study.cli.main import app
 from remix_study.config.load import parse_run
 from remix_study.datasets.manifest import read_manifest
-from remix_study.study.search_space import read_study
+from remix_study.study.study_file import read_study
 from tests.pages import PAGES, README, ROOT, blocks_in, parse_command, shell_commands
 
 RUNS, CLIPS, LOOP, MAP = (ROOT / "docs" / name for name in ("runs.md", "clips.md", "loop.md", "architecture.md"))
@@ -101,7 +101,7 @@ def test_the_commands_of_the_page_on_runs_train(folder: Path) -> None:
 def test_the_commands_of_the_page_on_clips_prepare_a_store(folder: Path) -> None:
     commands = [w[1:] for w in shell_commands(CLIPS) if w[:3] == ["remix-study", "prepare", "manifest"]]
     (check, prepare) = commands
-    assert "Ready to be prepared" in remix_study(check, folder)
+    assert "Ready to prepare" in remix_study(check, folder)
     assert "160 train, 80 val, 80 test" in " ".join(remix_study(prepare, folder).split())
 
 

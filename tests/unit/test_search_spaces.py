@@ -18,7 +18,8 @@ from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPrese
 from remix_study.media.publish import Content, seal
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
-from remix_study.study.search_space import check_study, configure, read_study, space_of
+from remix_study.study.search_space import configure, space_of
+from remix_study.study.study_file import check_study, read_study
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import train
 from remix_study.world import Solo

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.study.search_space import read_study
+from remix_study.study.study_file import read_study
 from tests.pages import parse_command
 from tests.unit.clusters.checks import CLUSTERS, ROOT, load
 from tests.unit.clusters.kuberay import RAY_JOB, key_problems, rule_problems, schema_problems
