@@ -1,4 +1,4 @@
-"""Configurations from YAML files and from plain dictionaries"""
+"""Loading runs and studies from YAML files and dictionaries"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,69 +6,79 @@ from typing import Any
 
 import yaml
 
-from remix_study.config.problems import Problem, examine, parse, refuse
+from remix_study.config.problems import Problem, parse, raise_problems, validate
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.config.yaml_source import YamlSource, read
+from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError
 
 
 def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
-    """A run from a YAML file, with `a.b=value` changes applied to it.
+    """The run that a YAML file describes.
+
+    Args:
+        changes: `a.b=value` each, applied in their order; values are YAML.
 
     Raises:
-        ConfigError: with all problems at once, each with its line.
+        ConfigError: lists all problems, each with its line.
     """
-    written = read(path)
+    source = read(path)
     for change in changes:
         key, found, value = change.partition("=")
         if not found:
-            raise ConfigError(
-                f"`--set` must look like a.b=value, but is {change!r}. For example: --set method.warmup=3"
-            )
+            raise ConfigError(f"Cannot apply `--set {change}`: it has no `=`. For example: --set method.warmup=3")
         try:
-            put(written.content, key.strip(), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ConfigError(f"the value of `--set {key}` must be YAML, but is {value!r}.") from None
-        written = written.changed(tuple(key.strip().split(".")))
-    return parse(RunConfig, written)
+            put(source.content, key.strip(), load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"Cannot read the value of `--set {change}` as YAML: {_reason(error)}.") from None
+        source = source.changed(tuple(key.strip().split(".")))
+    return parse(RunConfig, source)
 
 
-def parse_run(content: Mapping[str, Any], source: str) -> RunConfig:
-    """
+def _reason(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error)  # without the position in the file
+
+
+def parse_run(content: Mapping[str, Any], name: str) -> RunConfig:
+    """The run that a dictionary describes.
+
     Raises:
-        ConfigError: with all problems at once; `source` is named first.
+        ConfigError: lists all problems; begins with `name`.
     """
-    return parse(RunConfig, YamlSource(source, dict(content)))
+    return parse(RunConfig, YamlSource(name, dict(content)))
 
 
 def load_study(path: Path) -> StudyConfig:
-    """A study from a YAML file. What its methods make of it is checked where it is run (study/search_space.py).
+    """The study that a YAML file describes. `study/study_file.py` checks it against the configurations of its trials.
 
     Raises:
-        ConfigError: with all problems at once, each with its line.
+        ConfigError: lists all problems, each with its line.
     """
-    written = read(path)
-    study, problems = examine_study(written)
+    source = read(path)
+    study, problems = validate_study(source)
     if study is None or problems:
-        refuse(written, problems)
+        raise_problems(source, problems)
     return study
 
 
-def examine_study(written: YamlSource) -> tuple[StudyConfig | None, list[Problem]]:
-    """A study, where what was written has the shape of one, and every problem."""
-    study, problems = examine(StudyConfig, written)
+def validate_study(source: YamlSource) -> tuple[StudyConfig | None, list[Problem]]:
+    """The content of `source` as a study that knows its source, or None if it is invalid; and all problems."""
+    study, problems = validate(StudyConfig, source)
     if study is not None:
-        study._written = written
+        study.set_source(source)
     return study, problems
 
 
 def put(content: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries; a value that is itself a dictionary replaces what was there."""
+    """Set the value at `a.b.c` in nested dictionaries; groups that are missing are created.
+
+    Raises:
+        ConfigError: `a` or `a.b` is a value, not a group of keys.
+    """
     *parents, last = dotted.split(".")
     for parent in parents:
         inner = content.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"`{dotted}` cannot be set, because `{parent}` is {inner!r}, not a group of keys.")
+            raise ConfigError(f"Cannot set `{dotted}`: `{parent}` is {inner!r}, not a group of keys.")
         content = inner
     content[last] = value

@@ -1,7 +1,7 @@
-"""Problems in a configuration, as a person reads them: all at once, where they were written, and what was meant
+"""Validation of configurations: all problems at once, each with its line, its path in the YAML and a suggestion
 
-pydantic finds the problems; here its findings become lines with the path as it stands in the YAML (without the tags of
-unions, which nobody wrote) and, where there is one, the key that was probably meant.
+pydantic finds the problems. Here its errors become messages with the path as it is written in the YAML (pydantic's own
+paths also contain the tags of unions) and with the most similar known key.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from remix_study.config.yaml_source import Keys, YamlSource, dotted, number_in
+from remix_study.config.yaml_source import Keys, YamlSource, dotted
 from remix_study.credentials import redact
 from remix_study.errors import ConfigError
 
@@ -20,83 +20,87 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to mend.
+    """A problem of a configuration.
 
-    keys: where it stands.
-    says: follows the path (`is missing`), or is a sentence of its own (`whole`) that names its keys itself.
-    near: the key that was probably meant, from the same group as the wrong one.
-    kind: one problem found at two points of a search space has the same keys and kind, though it may name other values.
+    keys: the path to the value to change.
+    message: follows the path (" is missing"), or is a complete sentence that names the path itself (`complete`).
+    near: the known key or value that is most similar to the wrong one.
+    kind: identifies the problem. A problem that occurs for two trials of a study has the same keys and kind in both,
+        although the messages may name different values.
     """
 
     keys: Keys
-    says: str
-    whole: bool = False
+    message: str
+    complete: bool = False
     near: str | None = None
     kind: str = ""
 
     def text(self) -> str:
-        said = self.says + (f"; did you mean `{self.near}`?" if self.near else "")
-        return said if self.whole or not self.keys else f"`{dotted(self.keys)}`{said}"
+        """The message with its path and suggestion."""
+        message = self.message + (f"; did you mean `{self.near}`?" if self.near else "")
+        return message if self.complete or not self.keys else f"`{dotted(self.keys)}`{message}"
 
 
-class ImpossibleError(ValueError):
-    """Several things that cannot be together: each the key to change, and a sentence that names it."""
+class ContradictionError(ValueError):
+    """Settings that contradict each other: for each problem the key to change, and a sentence that names it."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         super().__init__("; ".join(sentence for _, sentence in problems))
         self.problems = tuple(problems)
 
 
-def parse(shape: type[T], written: YamlSource) -> T:
-    """
+def parse(model: type[T], source: YamlSource) -> T:
+    """The content of `source` as a `model`.
+
     Raises:
         ConfigError: with all problems at once.
     """
-    parsed, problems = examine(shape, written)
+    parsed, problems = validate(model, source)
     if parsed is None or problems:
-        refuse(written, problems)
+        raise_problems(source, problems)
     return parsed
 
 
-def examine(shape: type[T], written: YamlSource) -> tuple[T | None, list[Problem]]:
-    """What was written in its shape, where it has one, and every problem."""
+def validate(model: type[T], source: YamlSource) -> tuple[T | None, list[Problem]]:
+    """The content of `source` as a `model`, or None if it is invalid; and all problems."""
     twice = [
-        Problem(keys, f" must stand once, but stands in lines {first} and {line}; remove one of them", kind="twice")
-        for keys, first, line in written.twice
+        Problem(keys, f" occurs twice, in lines {first} and {line}; remove one of them", kind="twice")
+        for keys, first, line in source.twice
     ]
     try:
-        return shape.model_validate(written.content), twice
+        return model.model_validate(source.content), twice
     except ValidationError as error:
         errors = _without_other_branches(error.errors())
-        return None, twice + [each for found in errors for each in _problems(shape, found, written.content)]
+        return None, twice + [each for found in errors for each in _problems(model, found, source.content)]
 
 
-def refuse(written: YamlSource, problems: Iterable[Problem]) -> NoReturn:
+def raise_problems(source: YamlSource, problems: Iterable[Problem]) -> NoReturn:
     """
     Raises:
-        ConfigError: all problems, in the order of their lines.
+        ConfigError: lists all problems, in the order of their lines.
     """
-    ordered = sorted(problems, key=lambda each: written.line(each.keys) or 0)
-    once = {(written.spots.get(each.keys, each.keys), each.says): each for each in reversed(ordered)}
-    lines = [f"  - {written.place(each.keys)}{each.text()}" for each in reversed(once.values())]
-    head = "one problem" if len(lines) == 1 else f"{len(lines)} problems"
-    raise ConfigError(f"{written.name} has {head}:\n" + "\n".join(lines))
+    ordered = sorted(problems, key=lambda each: source.line(each.keys) or 0)
+    # A value that is written once and used twice (`*alias`) is reported once.
+    once = {(source.spots.get(each.keys, each.keys), each.message): each for each in reversed(ordered)}
+    lines = [f"  - {source.place(each.keys)}{each.text()}" for each in reversed(once.values())]
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    raise ConfigError(f"{source.name} has {count}:\n" + "\n".join(lines))
 
 
-def meant(word: Any, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
+def closest_match(word: Any, known: Iterable[str]) -> str | None:
+    """The known word that is most similar to `word`; None if none is similar."""
     near = difflib.get_close_matches(str(word), list(known), n=1)
     return near[0] if near else None
 
 
-def _problems(shape: type[BaseModel], found: Any, content: Mapping[str, Any]) -> list[Problem]:
+def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) -> list[Problem]:
     location: Keys = found["loc"]
-    keys = _as_written(_keys(shape, location), content)
+    keys = _without_implied_indices(_keys(model, location), content)
     kind, given = found["type"], found.get("input")
     match kind:
         case "extra_forbidden":
-            known = _keys_at(shape, location[:-1])
-            near = meant(location[-1], known)
+            known = _keys_at(model, location[:-1])
+            near = closest_match(location[-1], known)
             help_ = "" if near else f"; known keys: {', '.join(known)}"
             return [Problem(keys, f" is not a known key{help_}", near=near, kind=kind)]
         case "missing":
@@ -109,29 +113,30 @@ def _problems(shape: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
             return [_no_such_word(at, context["tag"], words)]
         case "union_tag_not_found":
             tag = found["ctx"]["discriminator"]
-            return [Problem(keys, f" must have a key {tag} that says which kind it is", kind=kind)]
+            return [Problem(keys, f" needs a key {tag} that selects its type", kind=kind)]
         case "literal_error":
             expected = found["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return [_no_such_word(keys, given, expected)]
-        case "value_error" if isinstance(found["ctx"]["error"], ImpossibleError):
+        case "value_error" if isinstance(found["ctx"]["error"], ContradictionError):
             return [
-                Problem(_as_written((*keys, *key.split(".")), content), sentence, whole=True, kind=key)
+                Problem(_without_implied_indices((*keys, *key.split(".")), content), sentence, complete=True, kind=key)
                 for key, sentence in found["ctx"]["error"].problems
             ]
         case _:
             message = found["msg"].removeprefix("Value error, ")
             plain = isinstance(given, str | int | float | bool | None)
-            number = number_in(given) if kind in ("int_parsing", "float_parsing") else None
-            said = message + (f" (is {redact(repr(given))})" if plain else "") + (f"; write {number}" if number else "")
-            return [Problem(keys, f": {said}" if keys else said, kind=kind)]
+            message += f" (is {redact(repr(given))})" if plain else ""
+            return [Problem(keys, f": {message}" if keys else message, kind=kind)]
 
 
 def _no_such_word(keys: Keys, given: Any, words: Sequence[str]) -> Problem:
-    return Problem(keys, f" must be one of {', '.join(words)}, but is {given!r}", near=meant(given, words), kind="word")
+    return Problem(
+        keys, f" must be one of {', '.join(words)}, but is {given!r}", near=closest_match(given, words), kind="word"
+    )
 
 
 def _without_other_branches(errors: Sequence[Any]) -> list[Any]:
-    """Of a union without tags (a word or a group of keys) only what the branch says that was tried to write."""
+    """Errors without those of union branches that the input does not resemble, such as a word that is no group."""
     kept = []
     for found in errors:
         branch = next((n for n, step in enumerate(found["loc"]) if _is_branch(step)), None)
@@ -150,8 +155,8 @@ def _is_branch(step: str | int) -> bool:
     return isinstance(step, str) and step.startswith(tuple(_BRANCH_OF.values()))
 
 
-def _as_written(keys: Keys, content: Mapping[str, Any]) -> Keys:
-    """Without the numbers of lists that were written in short: `objective: {metric: ...}` is a list of one."""
+def _without_implied_indices(keys: Keys, content: Mapping[str, Any]) -> Keys:
+    """`keys` without the index of a list of one item that is written without its list: `objective: {metric: ...}`."""
     at: Any = content
     found: list[str | int] = []
     for key in keys:
@@ -171,9 +176,9 @@ def _value_at(content: Any, keys: Keys) -> Any:
     return content
 
 
-def _keys(shape: type[BaseModel], location: Keys) -> Keys:
-    """The location as the person wrote it: without the tags of unions."""
-    at: Any = shape
+def _keys(model: type[BaseModel], location: Keys) -> Keys:
+    """Pydantic's location as a path in the YAML: without the tags of unions."""
+    at: Any = model
     keys: list[str | int] = []
     for step in location:
         if _is_branch(step):
@@ -185,8 +190,8 @@ def _keys(shape: type[BaseModel], location: Keys) -> Keys:
     return tuple(keys)
 
 
-def _keys_at(shape: type[BaseModel], location: Keys) -> list[str]:
-    at: Any = shape
+def _keys_at(model: type[BaseModel], location: Keys) -> list[str]:
+    at: Any = model
     for step in location:
         following = _enter(at, step)
         at = following[0] if following else None
@@ -194,7 +199,7 @@ def _keys_at(shape: type[BaseModel], location: Keys) -> list[str]:
 
 
 def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
-    """What lies at `step`, and whether `step` is a key (or the tag of a union, which nobody wrote)."""
+    """The type at `step` of type `at`, and whether `step` is a key of the YAML (False: the tag of a union)."""
     if isinstance(at, type) and issubclass(at, BaseModel):
         field = at.model_fields.get(str(step))
         return None if field is None else (field.annotation, True)
@@ -219,6 +224,6 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
 
 
 def moved(problem: Problem, keys: Keys, near: str | None) -> Problem:
-    """The same problem told at another place, where what was probably meant may have another name."""
-    says = f"`{dotted(keys)}`: {problem.says}" if problem.whole else problem.says
-    return replace(problem, keys=keys, says=says, near=near)
+    """The problem, reported at other keys and with another suggestion."""
+    message = f"`{dotted(keys)}`: {problem.message}" if problem.complete else problem.message
+    return replace(problem, keys=keys, message=message, near=near)

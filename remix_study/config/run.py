@@ -8,18 +8,36 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from remix_study.config.identity import identity
-from remix_study.config.problems import ImpossibleError
+from remix_study.config.problems import ContradictionError
+from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
+
+_NUMBERS = (int, float, int | None, float | None)
 
 
 class Part(BaseModel):
-    """A part of a configuration: unchangeable, and without room for misspelt keys."""
+    """A group of keys: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_as_number(cls, content: Any) -> Any:
+        """Make pydantic report `true` where a number must be, which it would read as 1."""
+        if not isinstance(content, dict):
+            return content
+        numbers = [key for key, field in cls.model_fields.items() if field.annotation in _NUMBERS]
+        return content | {key: str(content[key]).lower() for key in numbers if isinstance(content.get(key), bool)}
 
 
 def kind_or(tag: str, default: str) -> BeforeValidator:
@@ -286,10 +304,6 @@ class EvaluationConfig(Part):
     )
 
 
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # YAML reads a bare `off` as false
-
-
 def _no_password(helps: str) -> AfterValidator:
     """A configuration is copied wherever its runs are: to their folders, to MLflow, into the report."""
 
@@ -312,7 +326,7 @@ _CORPUS_SECRETS = _no_password(
 
 
 class TrackingConfig(Part):
-    uri: Annotated[str | None, BeforeValidator(_off), _TRACKING_SECRETS] = Field(
+    uri: Annotated[str | None, _TRACKING_SECRETS] = Field(
         default=None,
         description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` tracks nothing; "
         "`$NAME` is taken from the environment",
@@ -382,7 +396,7 @@ class RunConfig(Part):
             )
             problems.append(("rate.warmup", said))
         if problems:
-            raise ImpossibleError(problems)
+            raise ContradictionError(problems)
         return self
 
     def digest(self, data: str) -> str:
@@ -395,4 +409,4 @@ class RunConfig(Part):
         return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump(self.model_dump(mode="json"))

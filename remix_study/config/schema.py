@@ -108,8 +108,6 @@ def _plain(schema: Schema) -> Schema:
     for name, definition in definitions.items():
         if name == "RemixConfig":  # `name` has a default in Python; a method without one has no kind in YAML
             definition["required"] = ["name"]
-        if name == "TrackingConfig":  # YAML 1.1 reads a bare `off` as false
-            definition["properties"]["uri"]["anyOf"].append({"const": False})
     return schema
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from remix_study.config.problems import ImpossibleError, meant
+from remix_study.config.problems import ContradictionError, closest_match
 from remix_study.config.run import Part, kind_or
-from remix_study.config.yaml_source import YamlSource
+from remix_study.config.yaml_source import YamlSource, dump
 
 STORAGE = "REMIX_STUDY_STORAGE"  # of the environment: where trials are kept, for studies that do not say it
 
@@ -75,7 +74,7 @@ class ChoiceDimension(Searched):
     def _named(self) -> "ChoiceDimension":
         nameless = [each for each in self.of if isinstance(each, dict | list)]
         if nameless:
-            example = yaml.safe_dump({"one": nameless[0]}, default_flow_style=True).strip()
+            example = dump({"one": nameless[0]}, flow=True).strip()
             raise ValueError(f"`of` must name whole parts, such as {example}, because a trial records the name")
         return self
 
@@ -202,13 +201,22 @@ class StudyConfig(Part):
     )
     seed: int = Field(default=0, ge=0)
 
-    _written: YamlSource = PrivateAttr(default_factory=YamlSource)
+    _source: YamlSource = PrivateAttr(default_factory=YamlSource)
+
+    @field_validator("base")
+    @classmethod
+    def _tracked_as_recorded(cls, base: dict[str, Any]) -> dict[str, Any]:
+        """Studies recorded by version 0.1 have `uri: false` for `uri: off`, which YAML 1.1 reads as false."""
+        tracking = base.get("tracking")
+        if isinstance(tracking, dict) and tracking.get("uri") is False:
+            return {**base, "tracking": {**tracking, "uri": "off"}}
+        return base
 
     @model_validator(mode="after")
     def _possible(self) -> "StudyConfig":
         problems: list[tuple[str, str]] = []
         if self.reference not in self.methods:
-            near = meant(self.reference, self.methods)
+            near = closest_match(self.reference, self.methods)
             said = f"`reference` must be one of {', '.join(self.methods)}, but is {self.reference}"
             problems.append(("reference", said + (f"; did you mean `{near}`?" if near else "")))
         several = len(self.objective) > 1
@@ -221,7 +229,7 @@ class StudyConfig(Part):
         if self.tolerance and not several:
             problems.append(("tolerance", "`tolerance` needs several objectives, but there is one; leave it out"))
         if problems:
-            raise ImpossibleError(problems)
+            raise ContradictionError(problems)
         return self
 
     @property
@@ -234,6 +242,10 @@ class StudyConfig(Part):
         return self.objective[:1] if self.methods[method].ceiling_of is not None else self.objective
 
     @property
-    def written(self) -> YamlSource:
-        """The file that it was loaded from, with the line of each key; without lines where there was none."""
-        return self._written if self._written.name else YamlSource(f"the study `{self.name}`", self.model_dump())
+    def source(self) -> YamlSource:
+        """The file that the study was loaded from, with the line of each key; without lines if there was no file."""
+        return self._source if self._source.name else YamlSource(f"the study `{self.name}`", self.model_dump())
+
+    def set_source(self, source: YamlSource) -> None:
+        """Remember the file that the study was loaded from, so that problems found later name its lines."""
+        self._source = source

@@ -1,7 +1,14 @@
-"""What a person wrote: a YAML file with the line of each of its keys
+"""YAML files: read by YAML 1.2's core schema, with the line of every key, and written so that any reader agrees
 
-A problem is told where it stands, so the lines are kept beside the content. A key that stands twice is a problem:
-plain YAML would let the last one win without a word.
+PyYAML follows YAML 1.1, where `1e-3` is a string, `off` is false, `012` is 10 and `1:30` is 90. Here scalars follow the
+core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema):
+    null                   `null`, `~`, or nothing
+    booleans               `true`, `false`
+    integers               `12`, `-3`, `0o14`, `0xC`; a leading zero (`012`) is refused
+    floats                 `1.5`, `1e-3`, `.5`, `.inf`, `.nan`
+    strings                everything else: `off`, `yes`, `1_000`, `1:30`, `2026-11-28`
+Three things go beyond it: keys are always strings, `<<` merges as in YAML 1.1, and a key that occurs twice in a group
+is reported.
 """
 
 import re
@@ -15,23 +22,38 @@ import yaml
 from remix_study.errors import ConfigError
 
 Keys = tuple[str | int, ...]
-"""From the top of a file to one of its places: ("methods", "remix", "first", 0). Keys with dots stay whole."""
+"""The path to a value: ("methods", "remix", "first", 0). A key that contains dots is one element."""
 
-CHANGED = 0  # the line of what `--set` brought
-_DEEPEST = 100  # groups within groups; only an alias of what it lies in goes deeper
+CHANGED = 0  # the line of a value that comes from `--set`
+_DEEPEST = 100  # levels of nesting
+_MOST = 100_000  # keys and list items, after aliases are expanded: nine lines of aliases can stand for 10^9 items
+
+_NULL, _BOOL, _INT, _FLOAT, _STR, _MERGE = (
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge")
+)
+_LEADING_ZERO = re.compile(r"([-+]?)0+([0-9]+)")
+# Tag, pattern, first characters. The first match wins.
+_CORE = (
+    (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (_BOOL, r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    (_INT, r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (_FLOAT, r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    (_FLOAT, r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
+    (_MERGE, r"<<", ["<"]),
+)
 
 
 @dataclass(frozen=True)
 class YamlSource:
-    """A configuration as it was written.
+    """A configuration and where each of its values was written.
 
-    name: the file's, or words that say where the content comes from.
-    lines: of keys and list items, from 1; nothing where the content comes from no file.
-    spots: of the same, where in the text they stand; what is written once and used twice (`*alias`) has one.
-    twice: keys that stand twice, with the lines of both.
+    name: of the file, or words that say where the content comes from.
+    lines: of keys and list items, from 1; empty if the content does not come from a file.
+    spots: of the same, their offset in the text. A value that is written once and used twice (`*alias`) has one offset.
+    twice: keys that occur twice in a group, each with the lines of both.
     """
 
-    # Where something was written is no part of what it is: equal configurations may come from two files.
+    # Left out of comparisons: equal configurations may come from two files.
     name: str = field(default="", compare=False)
     content: dict[str, Any] = field(default_factory=dict, compare=False)
     lines: Mapping[Keys, int] = field(default_factory=dict, compare=False)
@@ -39,51 +61,64 @@ class YamlSource:
     twice: tuple[tuple[Keys, int, int], ...] = field(default=(), compare=False)
 
     def line(self, keys: Keys) -> int | None:
-        """Of the keys, or of the nearest group that they would lie in; CHANGED where `--set` brought it."""
+        """The line of a key, or of the nearest group that would contain it; CHANGED if it comes from `--set`."""
         for end in range(len(keys), 0, -1):
             if (found := self.lines.get(keys[:end])) is not None:
                 return found
         return None
 
     def place(self, keys: Keys) -> str:
-        """As an editor and a terminal link it: `study.yaml:12: `."""
+        """The prefix of a message about a key, in the form that editors and terminals link: `study.yaml:12: `."""
         line = self.line(keys)
         return "" if line is None else "--set: " if line == CHANGED else f"{self.name}:{line}: "
 
     def changed(self, keys: Keys) -> "YamlSource":
-        """The same, after `--set` has put something at these keys of the content."""
+        """A copy that attributes the value at `keys` to `--set`."""
         lines = {at: line for at, line in self.lines.items() if at[: len(keys)] != keys}
         return replace(self, lines={**lines, keys: CHANGED})
 
 
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
 def read(path: Path) -> YamlSource:
-    """
+    """The content of a YAML file.
+
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or holds no keys.
+        ConfigError: the file cannot be read, is not YAML, or does not contain keys.
     """
     try:
         return read_text(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise ConfigError(f"the configuration {path} must be a readable file, but: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}. Check the path.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} must be YAML, but: {error}.") from error
+        raise ConfigError(f"Cannot read {path} as YAML: {error}. Save it as UTF-8.") from error
 
 
 def read_text(text: str, name: str) -> YamlSource:
-    """
+    """The content of a YAML text; messages call it `name`.
+
     Raises:
-        ConfigError: the text is not YAML, or holds no keys.
+        ConfigError: the text is not YAML, or does not contain keys.
     """
-    loader = yaml.SafeLoader(text)
+    loader = _CoreLoader(text)
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             kind = type(None if root is None else loader.construct_document(root)).__name__
-            raise ConfigError(f"{name} must hold `key: value` lines, but holds {kind}.")
-        places = list(_places(root, ()))  # before construction, which takes merges apart
+            raise ConfigError(f"Cannot read {name}: it must contain `key: value` lines, but contains {kind}.")
+        places = []
+        for place in _places(root, ()):  # before construction, which resolves merges
+            places.append(place)
+            if len(places) > _MOST:
+                raise yaml.YAMLError(f"it has more than {_MOST} keys and list items, counting aliases")
         content = loader.construct_document(root)
+    except _LeadingZeroError as error:
+        raise ConfigError(f"Cannot read {name}:{error.line}: {error}.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} must be YAML, but: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"Cannot read {name} as YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError:
+        raise ConfigError(f"Cannot read {name} as YAML: it nests more than {_DEEPEST} levels deep.") from None
     finally:
         loader.dispose()
     lines: dict[Keys, int] = {}
@@ -98,10 +133,23 @@ def read_text(text: str, name: str) -> YamlSource:
     return YamlSource(name, content, lines, spots, tuple(twice))
 
 
+def load(text: str) -> Any:
+    """The value of a YAML text: plain Python values, as `yaml.safe_load` returns them. Fast; knows no lines.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML.
+    """
+    loader = _FastCoreLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple[Keys, yaml.Mark, bool]]:
-    """Every key and list item below a node with its line; what a merge (`<<`) brings comes last, and may be covered."""
+    """Every key and list item below a node, with its mark; those from a merge (`<<`) come last."""
     if len(keys) > _DEEPEST:
-        raise yaml.YAMLError(f"`{dotted(keys[:3])}` contains itself")
+        raise yaml.YAMLError(f"`{dotted(keys[:3])}` contains itself, or nests more than {_DEEPEST} levels deep")
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield (*keys, number), item.start_mark, merged
@@ -109,7 +157,7 @@ def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple
     if isinstance(node, yaml.MappingNode):
         brought: list[yaml.Node] = []
         for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == _MERGE:
                 brought += value.value if isinstance(value, yaml.SequenceNode) else [value]
                 continue
             at = (*keys, str(key.value))
@@ -119,16 +167,66 @@ def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple
             yield from _places(other, keys, True)
 
 
+class _LeadingZeroError(yaml.YAMLError):
+    """A number such as 010."""
+
+    def __init__(self, text: str, number: str, line: int) -> None:
+        super().__init__(f"the number {text} has a leading zero. Write {number}, or '{text}' for a string")
+        self.line = line
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    if zero := _LEADING_ZERO.fullmatch(text):  # YAML 1.1 reads 010 as 8, YAML 1.2 as 10
+        raise _LeadingZeroError(text, f"{zero[1]}{zero[2]}", node.start_mark.line + 1)
+    return int(text, 0)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=inf|nan)", "", str(loader.construct_scalar(node)).lower()))
+
+
+class _StringKeys(yaml.constructor.SafeConstructor):
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)  # resolves merges
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = _STR
+
+
+# In pure Python: a text that nests too deeply raises RecursionError, where libyaml would crash.
+_CoreLoader: Any = type("_CoreLoader", (_StringKeys, yaml.SafeLoader), {})
+# With libyaml if PyYAML has it: a report reads the configurations of thousands of runs.
+_FastCoreLoader: Any = type("_FastCoreLoader", (_StringKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), {})
+for _loader in (_CoreLoader, _FastCoreLoader):
+    _loader.yaml_implicit_resolvers = {}  # instead of those of YAML 1.1
+    for _tag, _pattern, _first in _CORE:
+        _loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+    _loader.add_constructor(_INT, _construct_int)
+    _loader.add_constructor(_FLOAT, _construct_float)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes every string that a reader of YAML 1.1 or 1.2 could take for another type."""
+
+
+for _tag, _pattern, _first in _CORE:
+    _QuotingDumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def dump(content: Any, *, flow: bool = False) -> str:
+    """`content` as YAML, keys in their order; YAML 1.1 and 1.2 read it alike.
+
+    Args:
+        flow: on one line, with braces.
+    """
+    return yaml.dump(content, Dumper=_QuotingDumper, sort_keys=False, default_flow_style=flow)
+
+
 def dotted(keys: Keys) -> str:
-    """As a person writes it: `methods.remix.first[0].epochs`."""
+    """A path as it is written in a message: `methods.remix.first[0].epochs`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
-
-
-def number_in(word: Any) -> str | None:
-    """How YAML 1.1 must be told a number that it took for a word: `1e-3` -> 1.0e-3. None for other values."""
-    found = re.fullmatch(r"([-+]?\d+(?:\.\d*)?|[-+]?\.\d+)[eE]([-+]?)(\d+)", word) if isinstance(word, str) else None
-    if found is None:
-        return None
-    mantissa, sign, exponent = found.groups()
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign or '+'}{exponent}"

@@ -5,16 +5,16 @@ run in are the same question.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from remix_study import version
 from remix_study.config.identity import SEMANTICS, identity
 from remix_study.config.load import put
 from remix_study.config.study import StudyConfig
+from remix_study.config.yaml_source import dump
 from remix_study.errors import StudyError
 from remix_study.files.disk import write_atomically
 
@@ -22,6 +22,7 @@ CONFIG = "study.yaml"  # the study as it was last run, its corpus included
 QUESTION = "question.json"
 _GROWS = {"trials", "replicates", "concurrency", "budget", "resources", "storage"}
 _SHOWN = 12
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path) -> None:
@@ -61,7 +62,7 @@ def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_dige
     resolved = config.model_dump(mode="json")
     for path, value in settings.items():
         put(resolved["base"], path, value)
-    write_atomically(folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+    write_atomically(folder / CONFIG, dump(resolved))
 
 
 def corpus_digest(folder: Path) -> str | None:
@@ -85,7 +86,12 @@ def differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[str, s
             inner = f"{path}.{key}" if path else str(key)
             found |= differences(before.get(key, _Nothing), now.get(key, _Nothing), inner)
         return found
-    return {} if before == now else {path: (_shown(before), _shown(now))}
+    return {} if before == now or _as_number(before) == now else {path: (_shown(before), _shown(now))}
+
+
+def _as_number(before: Any) -> Any:
+    """`before`, or the number that it spells: version 0.1 read `1e-3` as a string."""
+    return float(before) if isinstance(before, str) and _EXPONENT.fullmatch(before) else before
 
 
 class _Nothing:

@@ -16,6 +16,8 @@ import torch
 import yaml
 
 from remix_study.config.run import RunConfig
+from remix_study.config.yaml_source import load, read_text
+from remix_study.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "remix_study").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
@@ -23,7 +25,6 @@ ALLOWED = {
     ("media/workers.py", "pickle.loads"): "jobs that this process pickled for its own child process",
     ("launch/ray_decoding.py", "pickle.loads"): "jobs that the driver pickled for its own Ray actor",
     ("media/build.py", "pickle.loads"): "bytes that the same object pickled and kept in memory",
-    ("report/data.py", "yaml.load"): "called with CSafeLoader or SafeLoader, which build plain values only",
 }
 RUNS_CODE = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
@@ -52,10 +53,13 @@ def test_no_file_is_read_by_a_function_that_can_execute_code() -> None:
     assert found == set(ALLOWED)
 
 
-def test_yaml_is_loaded_with_safe_loaders() -> None:
-    loads = [call for _, name, call in calls() if name == "yaml.load"]
-    assert loads
-    assert all("SafeLoader" in ast.unparse(call.args[1]) for call in loads)
+def test_yaml_cannot_construct_python_objects(tmp_path: Path) -> None:
+    text = f"a: !!python/object/apply:os.system ['touch {tmp_path / 'mark'}']\n"
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        read_text(text, "run.yaml")
+    with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
+        load(text)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_checkpoints_are_loaded_with_weights_only() -> None:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from remix_study.config import schema
-from remix_study.config.load import examine_study
-from remix_study.config.problems import examine
+from remix_study.config.load import validate_study
+from remix_study.config.problems import validate
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_invalid(content: dict[str, Any]) -> None:
     ("content", "good"),
     [
         ({"corpus": "c", "method": {"name": "joint"}, "optimizer": {"learning_rate": 0.1}}, True),
-        ({"corpus": "c", "method": {"name": "remix"}, "tracking": {"uri": False}}, True),
+        ({"corpus": "c", "method": {"name": "remix"}, "tracking": {"uri": "off"}}, True),
         ({"corpus": "c", "method": {"warmup": 3}}, False),
         ({"corpus": "c", "method": {"name": "unimodal"}}, False),
         ({"corpus": "c", "method": {"name": "remix", "filter": {"rule": "margin"}}}, False),
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_invalid(content: dict[str, Any]) -> None:
 )
 def test_a_run_is_judged_as_it_is_when_it_loads(content: dict[str, Any], good: bool) -> None:
     assert RUN.is_valid(content) == good
-    assert (examine(RunConfig, YamlSource("x", content))[0] is not None) == good
+    assert (validate(RunConfig, YamlSource("x", content))[0] is not None) == good
 
 
 def test_keys_of_a_space_are_completed_with_every_path_of_a_run_that_may_be_searched() -> None:
@@ -142,4 +142,4 @@ def test_keys_of_a_space_are_completed_with_every_path_of_a_run_that_may_be_sear
     for path in paths:  # each may be the key of a dimension
         content = study(space={path: {"kind": "choice", "of": [1]}})
         assert STUDY.is_valid(content), path
-        assert examine_study(YamlSource("x", content))[0] is not None
+        assert validate_study(YamlSource("x", content))[0] is not None
