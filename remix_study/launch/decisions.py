@@ -1,12 +1,12 @@
-"""What Remix decided about every training sample, for people and for the report: `decisions.parquet` in a run's folder
+"""Writing `decisions.parquet`: what Remix decided about each training sample
 
-One line per sample of the training split, as of the last epoch:
+The file in the run folder has one row per training sample, as of the last epoch:
 
     id, label        of the clip
-    score_<m>        separability of its prediction from modality m alone, at the last look (unit: see method.score)
-    trains_<m>       whether it is in the batches of modality m alone
-    trains_all       whether it is in batches that train all modalities
-    others           what the clip store knows of the clip as a number (`truth`), such as `human_audio` or `muted`
+    score_<m>        separability of the prediction from modality m alone, at the last scoring pass (unit: method.score)
+    trains_<m>       whether the sample is assigned to batches of modality m alone
+    trains_all       whether the sample is assigned to batches of all modalities
+    others           numeric facts about the clip in the clip store (`truth`), such as `human_audio` or `muted`
 """
 
 # N training samples, M modalities
@@ -29,7 +29,15 @@ DECISIONS = "decisions.parquet"
 def write_decisions(
     folder: Path, plan: RemixPlan, store: ClipStore, rows_N: NDArray[np.int64], modalities: Sequence[str]
 ) -> Path | None:
-    """The file, or None where nothing has been decided yet: a run that never left its warm-up."""
+    """Write the file and return its path; return None if the run never left its warm-up.
+
+    Args:
+        folder: the run folder.
+        plan: the run's Remix plan.
+        store: the clip store.
+        rows_N: the training samples' rows in the store.
+        modalities: their names, in the order of the plan's arrays.
+    """
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -45,7 +53,10 @@ def write_decisions(
 def decisions(
     plan: RemixPlan, store: ClipStore, rows_N: NDArray[np.int64], modalities: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The columns above; scores are absent where the filter needed none, and None before the first decision."""
+    """Return the columns of the file by name, or None before the first assignment.
+
+    The score columns are missing if the filter rule uses no scores. Arguments as for `write_decisions`.
+    """
     assignment = plan.assignment
     if assignment is None:
         return None
@@ -69,4 +80,4 @@ def _is_number(value: object) -> bool:
 
 def _number(fact: Mapping[str, Any], key: str) -> float:
     value = fact.get(key)
-    return float(value) if _is_number(value) else float("nan")  # type: ignore[arg-type]  # it is a number
+    return float(value) if _is_number(value) else float("nan")  # type: ignore[arg-type]  # mypy does not narrow

@@ -1,12 +1,13 @@
-"""The run's own folder: nothing about a run lies anywhere else
+"""The run folder, which holds all state of one run
 
-config.yaml          what it is
+config.yaml          the resolved configuration
+digest               the digest of configuration and corpus
 history.jsonl        one line per epoch
 checkpoints/         last.pt, best.pt
-tracking/            what MLflow is told, and which run it is there
-result.json          written last: the run is complete
-ended.json           written instead: it ended early, pruned or stopped
-lock                 held while a process works on it
+tracking/            data for MLflow, and the MLflow run id
+result.json          the summary; written last, when the run is complete
+ended.json           the reason why a run was pruned or stopped
+lock                 locked while a process works on the run
 """
 
 import json
@@ -25,51 +26,57 @@ _log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """One run on disk."""
+    """One run on disk.
+
+    Args:
+        path: the folder. It need not exist.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()  # workers have another working directory
 
     def prepare(self, config: RunConfig, digest: str) -> None:
-        """
+        """Create the folder, and write `config.yaml` and `digest`.
+
         Raises:
-            ConfigError: the folder cannot be written, or is that of another run.
+            ConfigError: the folder cannot be written, or belongs to a run with another digest.
         """
         known = self.path / "digest"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if known.exists() and known.read_text() != digest:
                 raise ConfigError(
-                    f"the run folder {self.path} must be of one configuration and corpus, but holds a run of another "
-                    f"({known.read_text()}, not {digest}). Use another --name, or remove the folder."
+                    f"Cannot use the run folder {self.path}: it holds a run with another configuration or corpus "
+                    f"(digest {known.read_text()}, not {digest}). Use another --name, or remove the folder."
                 )
             write_atomically(known, digest)
             write_atomically(self.path / "config.yaml", config.to_yaml())
         except OSError as error:
             raise ConfigError(
-                f"the run folder {self.path} must be writable, but: {error.strerror}. Choose another --workspace."
+                f"Cannot write the run folder {self.path}: {error.strerror}. Use another --workspace."
             ) from error
 
     def lock(self, *, wait: bool = False) -> AbstractContextManager[None]:
-        """Held by the one process that works on this run; see `sole_writer`.
+        """Return the lock of the process that works on this run; see `sole_writer`.
 
-        A study that was killed and started again meets its own trials, which Ray ends some seconds after their driver:
-        its trials `wait` for them.
+        Args:
+            wait: wait until the lock is free. A restarted study waits for its former trials, which Ray ends some
+                seconds after their driver.
         """
         return sole_writer(self.path / "lock", wait=wait)
 
     def is_held(self) -> bool:
-        """Whether some process works on this run now."""
+        """Return whether a process works on this run now."""
         return holder(self.path / "lock") is not None
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """Of every epoch whose line is whole: another process may be writing the next one."""
+        """The records of all epochs. An incomplete last line, which a process may be writing, is skipped."""
         path = self.path / "history.jsonl"
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def result(self) -> dict[str, float] | None:
-        """The summary of a complete run."""
+        """Return the summary of a complete run, else None."""
         content = self._read("result.json")
         return None if content is None else dict(content)
 
@@ -78,13 +85,13 @@ class RunFolder:
 
     @property
     def seconds(self) -> float:
-        """Of work that this run kept, over all its starts: its epochs, and what was measured at its end."""
+        """Seconds of work that the run kept over all restarts: its epochs and the final evaluation."""
         work = ("time/score_s", "time/train_s", "time/evaluate_s")
         epochs = sum(record.get(part, 0.0) for record in self.history for part in work)
         return epochs + (self.result() or {}).get("time/evidence_s", 0.0)
 
     def ended_early(self) -> RunPruned | StudyStopped | None:
-        """Why the run ended before its last epoch; a run that was stopped goes on when it is launched again."""
+        """Return why the run ended before its last epoch, else None. A stopped run resumes when launched again."""
         content = self._read("ended.json")
         if content is None:
             return None
@@ -95,12 +102,12 @@ class RunFolder:
         write_atomically(self.path / "ended.json", json.dumps({"state": state, "reason": str(why)}))
 
     def clear_stop(self) -> None:
-        """Before the run goes on."""
+        """Forget that the run was stopped, so that it can resume. A pruned run stays pruned."""
         if isinstance(self.ended_early(), StudyStopped):
             (self.path / "ended.json").unlink()
 
     def mlflow_run_id(self) -> str | None:
-        """The MLflow run of this run, as far as MLflow has heard of it."""
+        """Return the id of this run in MLflow; None if it has not been sent there."""
         return run_id_of(self.path)
 
     def _read(self, name: str) -> Any:

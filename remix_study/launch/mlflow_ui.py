@@ -1,4 +1,4 @@
-"""Opening MLflow on what matters: which experiment, which links, and no run that seems to run for ever"""
+"""Preparing MLflow's page for `remix-study ui`: the experiment to open, its links, and abandoned runs"""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from remix_study.tracking.mlflow import send
 from remix_study.tracking.review import Links, share_view
 from remix_study.tracking.spool import end_unfinished_run, run_id_of
 
-COLUMNS = ("optimizer.learning_rate",)  # of runs that belong to no study
+COLUMNS = ("optimizer.learning_rate",)  # for experiments without a study
 
 
 def experiment_to_show(uri: str, wanted: str | None) -> str:
-    """`wanted`, or the experiment whose newest run is newest.
+    """Return the name of the experiment to open: `wanted`, or by default the one with the newest run.
 
     Raises:
-        TrackingError: there is no such experiment, or none with a run.
+        TrackingError: `wanted` does not exist, or no experiment has a run.
     """
     client = client_of(uri)
     experiments = client.search_experiments()
@@ -30,23 +30,30 @@ def experiment_to_show(uri: str, wanted: str | None) -> str:
     )
     if not newest:
         raise TrackingError(
-            "MLflow must hold a run to be looked at, but holds none. Run `remix-study train` or `demo`."
+            "Cannot open MLflow: it has no runs yet. Run `remix-study train` or `remix-study demo` first."
         )
     return str(client.get_experiment(newest[0].info.experiment_id).name)
 
 
 def share_experiment_view(uri: str, experiment: str, host: str) -> Links:
-    """Links to the runs of `experiment`, its studies unfolded, the newest one's question and answer above them."""
+    """Store the view of `experiment` (see `share_view`), and return links to it.
+
+    Args:
+        host: the URL at which a browser reaches the server.
+    """
     return share_view(uri, experiment, host, params=COLUMNS)
 
 
 def close_abandoned_runs(uri: str) -> None:
-    """No run that nobody works on stays RUNNING: what its folder still has to tell is sent, else it ends as KILLED."""
+    """End all RUNNING runs of this machine that no process works on.
+
+    Unsent data of a run folder is sent first. A run whose folder does not say how it ended becomes KILLED.
+    """
     client = client_of(uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
     for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000):
         folder = Path(run.data.tags.get("remix_study.folder", ""))
-        # A folder that is not here belongs to another machine, which alone can tell.
+        # A folder that is not on this machine belongs to another one, which may be working on the run.
         if not folder.is_absolute() or not folder.exists() or RunFolder(folder).is_held():
             continue
         if run_id_of(folder) == run.info.run_id:

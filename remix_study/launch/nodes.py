@@ -1,7 +1,7 @@
-"""What all machines of a cluster must have before a study begins: the same files, code and versions
+"""Checking that all nodes of a Ray cluster have the same files, code and package versions
 
-A task looks at every machine that is there now; one that the autoscaler adds later meets the same demands when its
-first run begins (study/tasks.py).
+A Ray task checks every node that exists when the study starts. A node that the autoscaler adds later is checked when
+its first run starts (study/tasks.py).
 """
 
 import hashlib
@@ -25,30 +25,37 @@ from remix_study.files.mirror import url_of
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import is_url, path_of
 
-_PATIENCE_S = 180.0  # a machine's first process imports Ray from a disk that may be slow
-# Of other versions, numbers are others, or checkpoints cannot be read.
+_PATIENCE_S = 180.0  # the first process of a node imports Ray, perhaps from a slow disk
+# Other versions give other numbers, or cannot read a checkpoint.
 _PACKAGES = ("ray", "torch", "torchaudio", "numpy", "optuna")
 
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a machine must see: `seen` are files of a shared disk, with what is said of each; `urls` alike."""
+    """What a node must have.
 
-    seen: Mapping[str, str]
+    Args:
+        files: paths on a shared disk, each with its name for messages.
+        urls: URLs that the node must be able to list, each with its name for messages.
+        versions: package versions, as of `versions`.
+        code: as of `code_digest`.
+    """
+
+    files: Mapping[str, str]
     urls: Mapping[str, str]
     versions: Mapping[str, str]
     code: str
 
 
 def require_identical_nodes(workspace: Path, corpus: str) -> int:
-    """Look at every machine of the Ray that we are on; how many there are.
+    """Check every node of the connected cluster, and return the number of nodes.
 
     Args:
-        workspace: a folder of this machine, or its copy of what lies at a URL.
+        workspace: a folder of this machine, or the local copy of a remote workspace.
         corpus: a folder or a URL.
 
     Raises:
-        StudyError: what is wrong, machine by machine.
+        StudyError: some nodes lack something; the message lists the problems of each.
     """
     here = ray.get_runtime_context().get_node_id()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's gap
@@ -56,18 +63,18 @@ def require_identical_nodes(workspace: Path, corpus: str) -> int:
     if not others:
         return 1
     with _token(workspace) as token:
-        demands = NodeRequirements(
-            seen=({} if token is None else {str(token): f"the workspace {workspace}"})
+        requirements = NodeRequirements(
+            files=({} if token is None else {str(token): f"the workspace {workspace}"})
             | ({} if is_url(corpus) else {str(_seal(path_of(corpus))): f"the corpus {corpus}"}),
             urls={url: what for url, what in ((url_of(workspace), "the workspace"), (corpus, "the corpus"))
                   if url is not None and is_url(url)},
             versions=versions(),
             code=code_digest(),
         )  # fmt: skip
-        problems = _ask(others, demands)
+        problems = collect_problems(others, requirements)
     if problems:
         raise StudyError(
-            "every machine of the cluster must have the same files, code and versions, but:\n"
+            "Not all nodes of the cluster have the same files, code and versions:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
         )
     return len(others) + 1
@@ -75,7 +82,10 @@ def require_identical_nodes(workspace: Path, corpus: str) -> int:
 
 @contextmanager
 def _token(workspace: Path) -> Iterator[Path | None]:
-    """A file in the workspace that no other disk has; None where the workspace is at a URL."""
+    """Create a file with a unique name in the workspace for the block; yield None if the workspace is at a URL.
+
+    A node that does not find the file has another disk at this path.
+    """
     if url_of(workspace) is not None:
         yield None
         return
@@ -89,68 +99,74 @@ def _token(workspace: Path) -> Iterator[Path | None]:
 
 
 def _seal(corpus: Path) -> Path:
-    """The file without which there is no store."""
+    """Return the manifest of the corpus's clip store, without which there is no store."""
     inner = corpus / "store" / "manifest.json"
     return (inner if inner.exists() else corpus / "manifest.json").resolve()
 
 
-def _ask(nodes: Sequence[Mapping[str, Any]], demands: NodeRequirements) -> list[str]:
-    looks = []
+def collect_problems(nodes: Sequence[Mapping[str, Any]], requirements: NodeRequirements) -> list[str]:
+    """Run `node_problems` on every node, and return what each lacks, starting with its address.
+
+    Args:
+        nodes: entries of `ray.nodes()`.
+        requirements: what each must have.
+    """
+    checks = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task: Any = ray.remote(node_problems)
         how = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-        looks.append((node["NodeManagerAddress"], task.options(**how).remote(demands)))
-    ready, _ = ray.wait([look for _, look in looks], num_returns=len(looks), timeout=_PATIENCE_S)
+        checks.append((node["NodeManagerAddress"], task.options(**how).remote(requirements)))
+    ready, _ = ray.wait([check for _, check in checks], num_returns=len(checks), timeout=_PATIENCE_S)
     found: list[str] = []
-    for address, look in looks:
-        if look not in ready:
-            found.append(f"{address} does not answer within {_PATIENCE_S:.0f} s; see `ray status`")
-            ray.cancel(look, force=True)
+    for address, check in checks:
+        if check not in ready:
+            found.append(f"{address} did not answer within {_PATIENCE_S:.0f} s. See `ray status`")
+            ray.cancel(check, force=True)
             continue
         try:
-            found += [f"{address}: {problem}" for problem in ray.get(look)]
+            found += [f"{address}: {problem}" for problem in ray.get(check)]
         except RayError as error:
             words = " ".join(str(error).split())[-300:]
-            found.append(f"{address}: it cannot run this project's code (... {words})")
+            found.append(f"{address}: cannot run remix_study (... {words})")
     return found
 
 
-def node_problems(demands: NodeRequirements) -> list[str]:
-    """On a machine of the cluster: what it lacks."""
+def node_problems(requirements: NodeRequirements) -> list[str]:
+    """Return what this node lacks; runs as a Ray task on each node."""
     found = [
-        f"{socket.gethostname()} does not see {what}. Put it on a disk that all machines share, at the same path, or "
-        "at a URL such as s3://bucket/folder"
-        for path, what in demands.seen.items()
+        f"{socket.gethostname()} does not see {what}. Put it on a disk that all nodes share, at the same path, or at a "
+        "URL such as s3://bucket/folder"
+        for path, what in requirements.files.items()
         if not Path(path).exists()
     ]
-    for url, what in demands.urls.items():
+    for url, what in requirements.urls.items():
         try:
             RemoteFolder(url).matching("*")
         except RemixStudyError as error:
             found.append(f"{socket.gethostname()} cannot use {what}: {error}")
     mine = versions()
-    other = [f"{name} {mine.get(name)} (not {version})" for name, version in demands.versions.items()
+    other = [f"{name} {mine.get(name)} (not {version})" for name, version in requirements.versions.items()
              if mine.get(name) != version]  # fmt: skip
     if other:
         found.append(f"{socket.gethostname()} has {', '.join(other)}. Install the same versions (constraints.txt)")
-    if code_digest() != demands.code:
+    if code_digest() != requirements.code:
         found.append(
-            f"{socket.gethostname()} has another remix_study. Start with `remix-study submit`, `run_study.py` or `ray "
-            "job submit --working-dir .`, which hand the code to all machines"
+            f"{socket.gethostname()} has other code of remix_study. Start with `remix-study submit`, `run_study.py` or "
+            "`ray job submit --working-dir .`, which send the code to all nodes"
         )
     return found
 
 
 def versions() -> dict[str, str]:
-    """Of what decides about numbers."""
+    """Return the versions of Python and of the packages that numeric results depend on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     major, minor, _ = platform.python_version_tuple()
     return {"Python": f"{major}.{minor}", **found}
 
 
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """A digest of all Python files below `root`; by default, of this package as this process would import it."""
+    """Return the SHA-256 digest of names and contents of all Python files below `root` (default: this package)."""
     content = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
@@ -158,5 +174,5 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
 
 
 def on_cluster() -> bool:
-    """Whether this process was told of a Ray that others started."""
+    """Return whether this process is connected to Ray, or RAY_ADDRESS names a cluster."""
     return ray.is_initialized() or "RAY_ADDRESS" in os.environ

@@ -1,12 +1,12 @@
-"""Decoding on a Ray cluster: the jobs and answers of `media.workers.run_jobs`, by actors on all its machines
+"""Decoding clips on a Ray cluster: the distributed counterpart of `media.workers.run_jobs`
 
-    actors      one CPU each, as many as the cluster has; each lives until there is no work left
-    chunks      the units of work: an actor gets the numbers of a chunk, and sends an answer for each as it goes
-    accidents   an actor that has sent nothing for too long is killed from outside, and what dies with its machine is
-                seen, too: the rest of its chunk goes to another, the clip under way gets one more chance
+    actors     one CPU each, as many as the cluster has; each lives until no work is left
+    chunks     the units of work: an actor gets the job numbers of a chunk, and streams one result per job
+    failures   an actor that sends nothing for too long is killed. If an actor is killed or lost with its node, another
+               one gets the rest of its chunk, and the current job is retried once
 
-Rows come back as answers, and the driver writes them: machines need to share no disk but that of the clips, and none
-where those are at a URL.
+The driver receives all results and writes them. Nodes share only the disk that holds the clips, and no disk if the
+clips are at a URL.
 """
 
 import collections
@@ -29,8 +29,8 @@ from remix_study.media.build import DecodeRow
 from remix_study.media.source import LocalSource
 from remix_study.media.workers import be_quiet, in_chunks, limit_memory
 
-_START_LIMIT_S = 300.0  # without any actor at work: all CPUs are taken, or machines are still starting
-_ANSWERS_AHEAD = 8  # of each actor, until the driver has taken them: they wait in its machine's memory
+_START_LIMIT_S = 300.0  # longest time without a working actor: CPUs may be busy, or nodes still starting
+_UNREAD_RESULTS = 8  # of each actor; they wait in its node's memory until the driver reads them
 
 
 def run_jobs_on_ray(
@@ -43,7 +43,16 @@ def run_jobs_on_ray(
     chunk: int = 32,
     timeout_s: float = 60.0,
 ) -> None:
-    """As `run_jobs`, on the Ray that RAY_ADDRESS names (or one of our own); `workers` None means all its CPUs.
+    """Run `work(job)` for every job on the cluster at RAY_ADDRESS, or on a local Ray.
+
+    Args:
+        work: must be picklable.
+        jobs: job numbers.
+        on_result: called in this process as `on_result(job, result)`.
+        on_lost: called as `on_lost(job, reason)` for a job whose actor was killed or lost twice.
+        workers: number of actors; None: one per CPU of the cluster.
+        chunk: largest number of jobs per chunk.
+        timeout_s: longest time that one job may take.
 
     Raises:
         OSError, RemixStudyError: as raised by `work`.
@@ -56,33 +65,33 @@ def run_jobs_on_ray(
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     count = max(1, min(workers or int(resources.get("CPU", 1)), len(jobs)))
     chunks = collections.deque(in_chunks(jobs, count, chunk))
-    _Crew(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
+    _ActorPool(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
 
 
 class _Decoder:
-    """What runs on the cluster."""
+    """The actor: runs chunks of jobs on the cluster."""
 
     def __init__(self, work: bytes) -> None:
         import torch
 
         be_quiet()
-        torch.set_num_threads(1)  # the cores are shared out by actor
+        torch.set_num_threads(1)  # each actor has one core
         self._work: Callable[[int], object] = pickle.loads(work)
         limit_memory()
 
     def ready(self) -> RemixStudyError | None:
-        """What keeps it from working."""
+        """Return the error that would make every job on this node fail, else None."""
         source = self._work.source if isinstance(self._work, DecodeRow) else None
         if isinstance(source, LocalSource) and not Path(source.root).is_dir():
             node = socket.gethostname()
             return SourceError(
-                f"every machine of the cluster must see the clips in {source.root}, but {node} does not. Put them on a "
-                "disk that all share, or at a URL such as s3://bucket/corpus."
+                f"Node {node} does not see the clips in {source.root}. Put them on a disk that all nodes share, or at "
+                "a URL such as s3://bucket/corpus."
             )
         return None
 
     def do(self, chunk: list[int]) -> Iterator[tuple[Any, ...]]:
-        """`("done", result)` for each job, in this order."""
+        """Yield `("done", result)` for each job in order, or another tuple for an error, which ends the chunk."""
         try:
             for job in chunk:
                 yield "done", self._work(job)
@@ -90,22 +99,27 @@ class _Decoder:
             yield "refused", error
         except OSError as error:
             yield "os error", error.errno, error.strerror or str(error)
-        except Exception:  # a fault of ours: the driver raises it, with this traceback
+        except Exception:  # a bug in our code: the driver raises it with this traceback
             yield "bug", traceback.format_exc()
 
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor as the driver knows it; `waiting` is what it will say next."""
+    """The driver's state of one actor.
+
+    Args:
+        pending: Ray's reference to the actor's next message.
+        left: unfinished jobs of its chunk; it works on the first.
+    """
 
     actor: Any
-    waiting: Any
+    pending: Any
     ready: bool = False
     deadline: float = 0.0
-    left: collections.deque[int] = field(default_factory=collections.deque)  # the first is under way
+    left: collections.deque[int] = field(default_factory=collections.deque)
 
 
-class _Crew:
+class _ActorPool:
     def __init__(
         self,
         work: bytes,
@@ -115,51 +129,51 @@ class _Crew:
         on_result: Callable[[int, object], None],
         on_lost: Callable[[int, str], None],
     ) -> None:
-        self._work = ray.put(work)  # once for each machine
+        self._work = ray.put(work)  # sent once to each node
         self._chunks, self._count, self._timeout_s = chunks, count, timeout_s
         self._on_result, self._on_lost = on_result, on_lost
         self._attempts: collections.Counter[int] = collections.Counter()
-        self._crew: list[_Worker] = []
+        self._workers: list[_Worker] = []
         self._failed_starts = 0
         self._start_deadline = time.monotonic() + _START_LIMIT_S
 
     def run(self) -> None:
         try:
-            while self._chunks or any(worker.left for worker in self._crew):
-                while self._chunks and len(self._crew) < self._count:
-                    self._hire()
-                for worker in self._speaking():
-                    self._listen(worker)
+            while self._chunks or any(worker.left for worker in self._workers):
+                while self._chunks and len(self._workers) < self._count:
+                    self._start_actor()
+                for worker in self._wait_for_messages():
+                    self._handle_message(worker)
                 now = time.monotonic()
-                for worker in [worker for worker in self._crew if worker.left and worker.deadline <= now]:
-                    self._dismiss(worker, "timeout")
-                self._require_life(now)
+                for worker in [worker for worker in self._workers if worker.left and worker.deadline <= now]:
+                    self._replace(worker, "timeout")
+                self._require_progress(now)
         finally:
-            for worker in self._crew:
+            for worker in self._workers:
                 _end(worker)
 
-    def _hire(self) -> None:
+    def _start_actor(self) -> None:
         decoder: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Decoder)
         actor = decoder.remote(self._work)
-        self._crew.append(_Worker(actor, actor.ready.remote()))
+        self._workers.append(_Worker(actor, actor.ready.remote()))
 
-    def _speaking(self) -> list[_Worker]:
-        """Who has something to say; waits until one has, or until one has been silent for too long."""
-        deadlines = [worker.deadline for worker in self._crew if worker.left] or [self._start_deadline]
+    def _wait_for_messages(self) -> list[_Worker]:
+        """Wait for a message or for the next deadline, and return the workers that have sent a message."""
+        deadlines = [worker.deadline for worker in self._workers if worker.left] or [self._start_deadline]
         pause = max(0.0, min(deadlines) - time.monotonic())
-        waiting = [worker.waiting for worker in self._crew]
-        if not ray.wait(waiting, timeout=pause)[0]:
+        pending = [worker.pending for worker in self._workers]
+        if not ray.wait(pending, timeout=pause)[0]:
             return []
-        spoken, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        return [worker for worker in self._crew if any(worker.waiting is each for each in spoken)]
+        arrived, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        return [worker for worker in self._workers if any(worker.pending is each for each in arrived)]
 
-    def _listen(self, worker: _Worker) -> None:
+    def _handle_message(self, worker: _Worker) -> None:
         try:
-            said = ray.get(next(worker.waiting) if worker.ready else worker.waiting)
+            message = ray.get(next(worker.pending) if worker.ready else worker.pending)
         except (RayError, StopIteration):
-            self._dismiss(worker, "died")
+            self._replace(worker, "died")
             return
-        match said:
+        match message:
             case None:
                 worker.ready, self._failed_starts = True, 0
                 self._give_chunk(worker)
@@ -171,33 +185,34 @@ class _Crew:
             case ("refused", error):
                 raise error
             case RemixStudyError():
-                raise said
+                raise message
             case ("os error", number, text):
                 raise OSError(number, text)
             case ("bug", text):
-                raise RuntimeError(f"an actor failed:\n{text}")
+                raise RuntimeError(f"An actor failed:\n{text}")
 
     def _give_chunk(self, worker: _Worker) -> None:
         self._start_deadline = time.monotonic() + _START_LIMIT_S
         if not self._chunks:
-            self._crew.remove(worker)
+            self._workers.remove(worker)
             _end(worker)
             return
         chunk = self._chunks.popleft()
         worker.left.extend(chunk)
         worker.deadline = time.monotonic() + self._timeout_s
-        how = {"num_returns": "streaming", ray_private.GENERATOR_BACKPRESSURE: _ANSWERS_AHEAD}
-        worker.waiting = worker.actor.do.options(**how).remote(chunk)
+        how = {"num_returns": "streaming", ray_private.GENERATOR_BACKPRESSURE: _UNREAD_RESULTS}
+        worker.pending = worker.actor.do.options(**how).remote(chunk)
 
-    def _dismiss(self, worker: _Worker, reason: str) -> None:
-        self._crew.remove(worker)
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        """Kill the actor and put its unfinished jobs back; report the current job as lost if it was retried before."""
+        self._workers.remove(worker)
         _end(worker)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= 3:
                 raise StoreError(
-                    "actors must start on the cluster, but three in a row did not. Each of its machines needs the same "
-                    "remix_study; what an actor said stands in Ray's logs."
+                    "Three actors in a row failed to start on the cluster. Check that all nodes have the same "
+                    "remix_study, and see the actors' messages in Ray's logs."
                 )
             return
         job, *rest = worker.left
@@ -209,13 +224,13 @@ class _Crew:
         else:
             self._on_lost(job, reason)
 
-    def _require_life(self, now: float) -> None:
-        if self._chunks and not any(worker.left for worker in self._crew) and now > self._start_deadline:
+    def _require_progress(self, now: float) -> None:
+        if self._chunks and not any(worker.left for worker in self._workers) and now > self._start_deadline:
             raise StoreError(
-                f"the cluster must have a free CPU for decoding, but none came free in {_START_LIMIT_S:.0f} s. Wait "
-                "for what runs there, or decode on this machine (without RAY_ADDRESS)."
+                f"The cluster had no free CPU for decoding within {_START_LIMIT_S:.0f} s. Wait for its other work to "
+                "end, or unset RAY_ADDRESS to decode on this machine."
             )
 
 
 def _end(worker: _Worker) -> None:
-    ray.kill(worker.actor)  # by Ray's own thread of that process: also where Python hangs
+    ray.kill(worker.actor)  # a thread of Ray ends the process, even if Python hangs

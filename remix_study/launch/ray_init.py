@@ -1,4 +1,4 @@
-"""Which Ray we run on: the one that RAY_ADDRESS names, or one of our own"""
+"""Connecting to the Ray cluster at RAY_ADDRESS, or starting a local Ray; the resources of either"""
 
 import logging
 import os
@@ -21,10 +21,16 @@ _log = logging.getLogger(__name__)
 
 
 def join_or_start(**own: Any) -> bool:
-    """Whether the Ray we are on now is our own; `own` are the arguments of `ray.init` for starting it.
+    """Connect to the cluster at RAY_ADDRESS, or start a local Ray if it is not set. Do nothing if connected already.
+
+    Args:
+        own: arguments of `ray.init` for a local Ray.
+
+    Returns:
+        Whether this call started a local Ray.
 
     Raises:
-        RemixStudyError: the Ray that RAY_ADDRESS names does not answer, or does not let us in.
+        RemixStudyError: the cluster does not answer, or rejects the connection.
     """
     if ray.is_initialized():
         return False
@@ -32,7 +38,7 @@ def join_or_start(**own: Any) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": _log.isEnabledFor(logging.INFO), "logging_level": logging.ERROR}
     if address is None:
         with _hangups_kept_from_children():
-            # "local": not a Ray that somebody else started on this machine, which knows nothing of our slots.
+            # "local": never a Ray that was started on this machine before; it lacks the custom resources in `own`.
             ray.init(address="local", include_dashboard=False, **quiet, **own)
         return True
     _require_answer(address)
@@ -40,16 +46,17 @@ def join_or_start(**own: Any) -> bool:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError) as error:
         raise RemixStudyError(
-            f"the Ray at RAY_ADDRESS={address} must let us in, but does not ({' '.join(str(error).split())[:200]}). "
-            "Set RAY_AUTH_MODE=token if it was started with a token, or unset RAY_ADDRESS to run on a Ray of our own."
+            f"Cannot connect to Ray at RAY_ADDRESS={address}: {' '.join(str(error).split())[:200].rstrip('.')}. Set "
+            "RAY_AUTH_MODE=token if it was started with a token, or unset RAY_ADDRESS to use a local Ray."
         ) from error
     return False
 
 
 @contextmanager
 def _hangups_kept_from_children() -> Iterator[None]:
-    """A terminal that is closed sends SIGHUP to all processes of its job: Ray's would die of it. They inherit this
-    mask (Ray itself does the same with SIGINT); a SIGHUP that comes meanwhile reaches us after the block.
+    """Block SIGHUP, so that processes started in the block inherit the mask and survive a closed terminal.
+
+    Ray does the same with SIGINT. A SIGHUP sent to this process meanwhile is delivered after the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
@@ -59,9 +66,15 @@ def _hangups_kept_from_children() -> Iterator[None]:
 
 
 class RayResources(NamedTuple):
-    """CPU cores and GPUs of the Ray that we are on: now, and as far as its autoscaler may add machines.
+    """CPU cores and GPUs of the connected Ray cluster.
 
-    may_grow: whether there may come more, and nobody knows how much.
+    Args:
+        cpus: CPU cores of the nodes that exist.
+        gpus: GPUs of the nodes that exist.
+        max_cpus: CPU cores after the autoscaler has added all nodes that the cluster file allows.
+        max_gpus: GPUs after that.
+        machines: nodes that exist.
+        may_grow: whether the autoscaler may add an unknown amount beyond the maxima.
     """
 
     cpus: float
@@ -73,30 +86,36 @@ class RayResources(NamedTuple):
 
 
 def ray_resources() -> RayResources:
-    """What the Ray that we are on has, and may come to have.
+    """Return the current and the maximum resources of the connected cluster.
 
-    How far an open-source autoscaler goes is told by nobody but the launcher's file on the head, where drivers run.
-    Machines of one's own are there without their resources, and on Kubernetes there is no such file.
+    Only the cluster file on the head node, where drivers run, says how many nodes the autoscaler may add. It does not
+    list the resources of on-premise nodes, and does not exist on Kubernetes: then `may_grow` is True.
     """
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    most, may_grow = cluster_file_resources(Path(ray_private.BOOTSTRAP_CONFIG).expanduser())
+    maximum, may_grow = cluster_file_resources(Path(ray_private.BOOTSTRAP_CONFIG).expanduser())
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's gap
     alive = sum(bool(node["Alive"]) for node in nodes)
-    return RayResources(cpus, gpus, max(cpus, most.get("CPU", 0.0)), max(gpus, most.get("GPU", 0.0)), alive, may_grow)
+    return RayResources(
+        cpus, gpus, max(cpus, maximum.get("CPU", 0.0)), max(gpus, maximum.get("GPU", 0.0)), alive, may_grow
+    )
 
 
-def cluster_file_resources(launcher: Path) -> tuple[dict[str, float], bool]:
-    """Of all machines that a launcher's file allows at once, the head included; whether more than that may come."""
+def cluster_file_resources(file: Path) -> tuple[dict[str, float], bool]:
+    """Return the resources of all nodes that a cluster file allows, and whether the cluster may grow beyond them.
+
+    Args:
+        file: for Ray's cluster launcher. If it is missing or invalid, the resources are empty.
+    """
     on_kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
-        content = yaml.safe_load(launcher.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         kinds, head = content["available_node_types"], content["head_node_type"]
         left = int(content.get("max_workers", 0))
         may_grow = False
         found = Counter(_resources(kinds[head]))
-        # The richest first: a limit on all workers together leaves the choice to the autoscaler.
-        workers = sorted((k for name, k in kinds.items() if name != head), key=_richness, reverse=True)
+        # The largest first: within the limit on all workers, the autoscaler may choose any node type.
+        workers = sorted((k for name, k in kinds.items() if name != head), key=_size, reverse=True)
         for kind in workers:
             count = min(left, int(kind.get("max_workers", 0)))
             left -= count
@@ -104,27 +123,27 @@ def cluster_file_resources(launcher: Path) -> tuple[dict[str, float], bool]:
             found.update({name: count * value for name, value in _resources(kind).items()})
         return {name: float(value) for name, value in found.items()}, may_grow or on_kubernetes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return {}, on_kubernetes  # another Ray, or a file that somebody has edited: what is there now counts
+        return {}, on_kubernetes  # no cluster file, or not a valid one: only the existing nodes count
 
 
 def _resources(kind: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(kind.get("resources", {}).get(name, 0)) for name in ("CPU", "GPU")}
 
 
-def _richness(kind: Mapping[str, Any]) -> tuple[float, float]:
+def _size(kind: Mapping[str, Any]) -> tuple[float, float]:
     resources = _resources(kind)
     return resources["GPU"], resources["CPU"]
 
 
 def _require_answer(address: str) -> None:
-    """Ray itself tries a dead address for minutes."""
+    """Raise at once if nothing listens at `address`; Ray itself retries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto" and the like: Ray looks for itself
+        return  # such as "auto": Ray finds the address itself
     try:
         socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
     except OSError as error:
         raise RemixStudyError(
-            f"a Ray must answer at RAY_ADDRESS={address}, but does not ({error.strerror or error}). Start it "
-            "(`ray start --head`), mend the address, or unset RAY_ADDRESS to run on a Ray of our own."
+            f"Cannot connect to Ray at RAY_ADDRESS={address}: {error.strerror or error}. Start it with `ray start "
+            "--head`, correct the address, or unset RAY_ADDRESS to use a local Ray."
         ) from error

@@ -1,7 +1,8 @@
-"""One run as a TorchTrainer
+"""Launching one run as a Ray Train TorchTrainer
 
-One worker runs in Ray Train's local mode, in this process: it starts in under a second. More workers are processes of a
-Ray cluster, with gloo on CPUs and NCCL on GPUs. Either way the run lives in its folder, and the same command resumes.
+A single worker runs in this process, in Ray Train's local mode, and starts in under a second. Several workers are
+processes of a Ray cluster; they communicate through gloo on CPUs and NCCL on GPUs. In both cases all state is in the
+run folder, and rerunning the command resumes the run.
 """
 
 import logging
@@ -40,27 +41,36 @@ log = logging.getLogger(__name__)
 
 
 def tracking_uri(config: RunConfig, workspace: Path) -> str | None:
-    """Where this run is tracked, as it is written down: the values of `$NAME`s are not in it. None: nowhere."""
+    """Return the run's tracking URI, with `$NAME`s unresolved; None if the run is not tracked."""
     if config.tracking.uri == OFF:
         return None
     return tracking_address(config.tracking.uri, workspace)
 
 
 def require_lasting_database(uri: str, workspace: Path) -> None:
-    """
+    """Check that MLflow's database would not be in this machine's temporary copy of a remote workspace.
+
     Raises:
-        TrackingError: the workspace is at a URL, and MLflow's database would lie in this machine's copy of it.
+        TrackingError: the workspace is at a URL, and no tracking server is set.
     """
-    home = url_of(workspace.resolve())
-    if home is not None and uri == default_uri(workspace):
+    url = url_of(workspace.resolve())
+    if url is not None and uri == default_uri(workspace):
         raise TrackingError(
-            f"the workspace {shown(home)} cannot hold MLflow's database, so a tracking server must be named, but none "
-            "is. Set MLFLOW_TRACKING_URI (docs/tracking.md starts one), or `tracking: {uri: off}`."
+            f"Cannot keep MLflow's database in the remote workspace {shown(url)}: a database needs a local disk. Set "
+            "MLFLOW_TRACKING_URI to a tracking server (see docs/tracking.md), or set `tracking: {uri: off}`."
         )
 
 
 def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = None) -> Job:
-    """The job of `config` on the store of digest `data`; its folder is named by method, seed and digest by default."""
+    """Return the job that trains `config`.
+
+    Args:
+        data: the digest of the clip store.
+        name: of the run folder below `runs/`. Default: method, seed and digest.
+
+    Raises:
+        ConfigError: `name` is not a plain folder name.
+    """
     if name is not None and (name != Path(name).name or name in ("", ".", "..")):
         raise ConfigError(f"`--name` must be the name of a folder, without a path, but is {name!r}.")
     digest = config.digest(data)
@@ -82,14 +92,17 @@ def run_one(
     config: RunConfig,
     workspace: Path,
     name: str | None = None,
-    on_start: Callable[[str, RunFolder], None] = lambda name, folder: None,  # noqa: ARG005
+    on_start: Callable[[str, RunFolder], None] = lambda name, folder: None,  # noqa: ARG005 - named for callers
 ) -> Record:
-    """Check, train (or resume, or just report a complete run), and with `ceilings: train` each modality alone first.
+    """Check and train one run; resume an unfinished one; return the summary of a complete one without training.
 
-    `on_start(name, folder)` is called before each training.
+    With `evaluation.ceilings: train`, first train one unimodal run per modality.
+
+    Args:
+        on_start: called as `on_start(name, folder)` before each training.
 
     Raises:
-        RemixStudyError: anything that a person can mend, before training where possible.
+        RemixStudyError: the configuration, data or environment is unusable. Raised before training where possible.
     """
     store = open_corpus(config.corpus)
     require_fit(config, store)
@@ -102,20 +115,22 @@ def run_one(
         check_tracking(uri)
     job = make_job(config, store.digest, workspace, name)
     job = replace(job, ceilings=_ceilings(config, store, workspace, on_start))
-    return _watched(job, on_start)
+    return _announce_and_launch(job, on_start)
 
 
-def _watched(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
+def _announce_and_launch(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
     with working_copy(Path(job.folder), job.url) as copy:
         on_start(job.name, RunFolder(copy.folder))
         return launch(job)
 
 
 def launch(job: Job, callback: EpochCallback | None = None) -> Record:
-    """Train a job that has been checked; a complete run is not trained again.
+    """Train or resume the run of a checked job, and return its summary. A complete run is not trained again.
 
     Raises:
-        RunPruned, StudyStopped: the callback ended it early, now or (pruned) before.
+        RunPruned: the callback pruned the run, now or when it was launched before.
+        StudyStopped: the callback stopped the run.
+        RemixStudyError: workers failed repeatedly.
     """
     config = job.config
     with working_copy(Path(job.folder), job.url) as copy:
@@ -138,21 +153,22 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
                 return len(folder.history)
 
             try:
-                _fit(job, callback, folder, epochs)
+                fit(job, callback, folder, epochs)
             except RemixStudyError as error:
                 if config.workers > 1:
                     copy.pull(checkpoints=False)
-                    _tell_the_end(job, folder, error)
+                    _report_failure(job, folder, error)
                     copy.push()
                 raise
             copy.pull(checkpoints=False)
-            return _found(job, folder)
+            return _read_outcome(job, folder)
 
 
-def _tell_the_end(job: Job, folder: RunFolder, error: RemixStudyError) -> None:
-    """To MLflow, of workers that have failed: where one fails, Ray Train ends the others, maybe before they told it.
+def _report_failure(job: Job, folder: RunFolder, error: RemixStudyError) -> None:
+    """Mark a run whose workers failed as FAILED in MLflow.
 
-    In a study its driver does so.
+    When one worker fails, Ray Train kills the others, possibly before rank 0 reported the failure. The runs of a study
+    are reported by its driver instead.
     """
     if job.tracking_uri is None or job.spool:
         return
@@ -161,12 +177,12 @@ def _tell_the_end(job: Job, folder: RunFolder, error: RemixStudyError) -> None:
     end_unfinished_run(folder.path, str(error), cause_of(error))
     try:
         send(job.tracking_uri, folder.path)
-    except Exception as unsent:  # MLflow's, or of whatever database it keeps; what fails the run is `error`
-        log.warning("MLflow is not told that %s has failed: %s", job.name, explain(job.tracking_uri, unsent))
+    except Exception as unsent:  # any error of MLflow or its database; the caller raises `error`
+        log.warning("Cannot report to MLflow that %s failed: %s", job.name, explain(job.tracking_uri, unsent))
 
 
 def unimodal_config(config: RunConfig, modality: str) -> RunConfig:
-    """The same recipe for one modality alone: what its encoder could learn."""
+    """Return the same configuration with method `unimodal`: its accuracy is the modality's ceiling."""
     content = config.model_dump(mode="json")
     content["method"] = {"name": "unimodal", "modality": modality}
     content["evaluation"] |= {"ceilings": "none", "probe": False, "clash_every": 0}
@@ -187,13 +203,21 @@ def _ceilings(
     split = "test/accuracy" if config.evaluation.test else "best/val_accuracy"
     found = {}
     for m in modalities_of(config, store):
-        # Its folder is named by its digest: other runs of the same recipe find it complete.
+        # The folder name contains the digest, so that other runs with this configuration reuse the result.
         job = make_job(unimodal_config(config, m), store.digest, workspace)
-        found[m] = _watched(job, on_start)[split]
+        found[m] = _announce_and_launch(job, on_start)[split]
     return found
 
 
-def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Callable[[], int]) -> None:
+def fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Callable[[], int]) -> None:
+    """Train a job on its workers; the result is in the run folder afterwards.
+
+    Args:
+        epochs: returns the number of epochs completed so far.
+
+    Raises:
+        RemixStudyError: the workers do not fit into the cluster, or failed repeatedly.
+    """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -201,7 +225,7 @@ def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Ca
     config = job.config
     local = config.workers == 1
     if local and callback is not None:
-        # Nothing of Ray Train is needed in one process of a study, and its fit takes longer than a small epoch.
+        # A single-process trial needs nothing of Ray Train, whose `fit` takes longer than a small epoch.
         work(job, callback)
         return
     gpus = 0.0
@@ -223,31 +247,28 @@ def _fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Ca
         run_config=RayRunConfig(
             name=folder.path.name,
             storage_path=str(folder.path.parent.parent / "ray_train"),
-            # Its types are those of Train V1, which lacks the second limit.
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]  # V1's
         ),
     )
     with restore_signal_handlers():
         if local:
-            make_trainer().fit()  # in this process: exceptions come as they are
+            make_trainer().fit()  # in this process, so exceptions are not wrapped
         else:
-            _fit_workers(make_trainer, epochs)
+            fit_with_restarts(make_trainer, epochs)
 
 
-def _found(job: Job, folder: RunFolder) -> Record:
-    """What the workers left behind."""
+def _read_outcome(job: Job, folder: RunFolder) -> Record:
+    """Return the summary that the workers wrote, or raise the reason why they ended the run early."""
     done = folder.result()
     if done is None:
         if (early := folder.ended_early()) is not None:
             raise early
-        raise RemixStudyError(f"the run {job.name} must leave a result, but did not; see {folder.path}.")
+        raise RemixStudyError(f"The workers of {job.name} ended without writing a result. See {folder.path}.")
     return done
 
 
 def _loop(content: dict[str, Any]) -> None:
-    work(
-        Job.from_json(content["job"]), content["callback"]
-    )  # its result lies in the run's folder: a new driver finds it, too
+    work(Job.from_json(content["job"]), content["callback"])  # the driver reads the result from the run folder
 
 
 def _gpus(job: Job) -> float:
@@ -259,10 +280,18 @@ def _gpus(job: Job) -> float:
     return 1.0 if ray_resources().max_gpus > 0 else 0.0
 
 
-def _fit_workers(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> None:
-    """Ray Train restarts workers twice; machines that are lent may be taken away more often than that.
+def fit_with_restarts(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> None:
+    """Train, and start again for as long as workers are lost but the run makes progress.
 
-    As long as the run comes further between losses, it is not the run that kills its workers.
+    Ray Train itself restarts workers twice, but nodes may be preempted more often. A run that completes an epoch
+    between two losses is not their cause.
+
+    Args:
+        make_trainer: returns a new trainer, with a method `fit`.
+        epochs: returns the number of epochs completed so far.
+
+    Raises:
+        RemixStudyError: a worker failed by an exception, or was lost without progress since the last loss.
     """
     from ray.train import TrainingFailedError
 
@@ -273,18 +302,18 @@ def _fit_workers(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> 
         except TrainingFailedError as error:
             before, reached = reached, epochs()
             if _is_loss(error) and reached > before:
-                log.warning("workers were lost again after epoch %d; others go on from there", reached - 1)
+                log.warning("Workers were lost again after epoch %d. Restarting them from its checkpoint.", reached - 1)
                 continue
             cause = _root(error).rstrip(".")
             raise RemixStudyError(
-                f"a worker failed, and again when restarted: {cause}. Its last checkpoint is kept; run the same "
-                "command to go on from it."
+                f"A worker failed, and failed again after restarts: {cause}. Rerun the command to resume from the last "
+                "checkpoint."
             ) from error
         return
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether workers died with their machine or process, rather than of an exception of ours."""
+    """Return whether workers were lost with their node or process, rather than by an exception in our code."""
     from ray.exceptions import RayActorError, WorkerCrashedError
 
     losses = (RayActorError, WorkerCrashedError, *ray_private.worker_health_errors())
@@ -293,7 +322,7 @@ def _is_loss(error: Exception) -> bool:
 
 
 def _root(error: BaseException) -> str:
-    """The words of the worker that failed first, without Ray's wrapping."""
+    """Return the message of the worker that failed first, without Ray's wrapping, at most 600 characters."""
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
         inner = getattr(failure, "cause", None) or failure
@@ -302,11 +331,16 @@ def _root(error: BaseException) -> str:
 
 
 def _require_room(workers: int, cpus: float, gpus: float) -> None:
-    """Ray Train waits for ever where there is no room for its workers; we say so."""
+    """Check that the cluster can ever hold all workers; Ray Train would wait forever.
+
+    Raises:
+        RemixStudyError: it cannot.
+    """
     most = ray_resources()
     for what, have, each in (("CPU cores", most.max_cpus, cpus), ("GPUs", most.max_gpus, gpus)):
         need = workers * each
         if have < need:
             raise RemixStudyError(
-                f"`workers: {workers}` needs {need:g} {what}, but Ray sees {have:g}. Use fewer workers, or a cluster."
+                f"`workers: {workers}` needs {need:g} {what}, but Ray has {have:g}. Use fewer workers or a larger "
+                "cluster."
             )

@@ -1,4 +1,4 @@
-"""The pictures of one run: what is drawn, and under which name MLflow shows it"""
+"""The figures of one run, by the artifact names under which MLflow shows them"""
 
 # N training samples, M modalities
 
@@ -18,7 +18,11 @@ UNITS = {
 
 
 def run_figures(config: RunConfig, run: Run, result: RunResult) -> dict[str, Figure]:
-    """Learning curves; for Remix, the assignment over epochs and the scores of the last look, overall and by class."""
+    """Return the run's figures by artifact name.
+
+    These are the learning curves and, for Remix, the assignment over epochs and histograms of the scores of the last
+    scoring pass, over all samples and per class.
+    """
     modalities = run.model.modalities
     found = {"figures/learning_curves.png": f.draw_learning_curves(f.learning_curves(result.history, modalities))}
     if not isinstance(config.method, RemixConfig):
@@ -26,13 +30,13 @@ def run_figures(config: RunConfig, run: Run, result: RunResult) -> dict[str, Fig
     over_epochs = f.assignment(result.history, modalities, config.method.warmup)
     found["figures/assignment.png"] = f.draw_assignment(over_epochs)
     plan = run.method.plan
-    look = plan.last_scoring_pass if isinstance(plan, RemixPlan) else None
-    if look is not None:
+    scoring_pass = plan.last_scoring_pass if isinstance(plan, RemixPlan) else None
+    if scoring_pass is not None:
         unit = UNITS[config.method.score]
-        overall = f.score_histograms(look.scores_NM, modalities)
+        overall = f.score_histograms(scoring_pass.scores_NM, modalities)
         found["figures/scores.png"] = f.draw_score_histograms(overall, unit)
         store = run.reader.store
         labels_N = store.labels_N[run.rows["train"]]
-        by_class = f.score_histograms(look.scores_NM, modalities, labels_N, store.classes)
+        by_class = f.score_histograms(scoring_pass.scores_NM, modalities, labels_N, store.classes)
         found["figures/scores_by_class.png"] = f.draw_score_histograms(by_class, unit)
     return found

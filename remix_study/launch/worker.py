@@ -97,9 +97,10 @@ class Job:
 
 
 def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
-    """Train the job's run on this worker; its summary, the same on every rank.
+    """Train the job's run on this worker and return its summary, the same on every rank.
 
-    None where the callback ended it early: an exception would make Ray Train start the run again.
+    Returns:
+        The summary; None if the callback ended the run early, because an exception would make Ray Train restart it.
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -117,12 +118,12 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
     leads = collectives.world.leads
     tracker: Tracker = NullTracker()
     if leads:
-        copy.take()
+        copy.claim()
         callback = copy.wrap_callback(callback)
         if job.tracking_uri is not None:
             tracker = _tracker(job, folder)
     try:
-        with _termination_is_an_exception():
+        with _exit_on_sigterm():
             if leads:
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
@@ -140,7 +141,7 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
         return None
     except BaseException:
         if leads:
-            copy.push_if_due(at_once=True)  # how it ended, and the epochs so far
+            copy.push_if_due(at_once=True)  # the reason, and the epochs so far
         raise
     if leads:
         copy.push()
@@ -150,7 +151,7 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
 def _tracker(job: Job, folder: RunFolder) -> Tracker:
     if job.spool:
         return SpoolTracker(folder.path, job.experiment)
-    from remix_study.tracking.mlflow import MLflowTracker  # a study's trials need no MLflow: they start sooner
+    from remix_study.tracking.mlflow import MLflowTracker  # here, because trials start sooner without it
 
     assert job.tracking_uri is not None
     return MLflowTracker(job.tracking_uri, job.experiment, folder=folder.path)
@@ -160,7 +161,7 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
     folder = Path(job.folder)
     tracker.log_metrics(result.summary, len(result.history) - 1)
     plan = run.method.plan
-    if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # of every replicate, but of no trial
+    if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # replicates, not trials
         write_decisions(folder, plan, run.reader.store, run.rows["train"], run.model.modalities)
     if job.figures:
         for name, figure in run_figures(job.config, run, result).items():
@@ -199,7 +200,7 @@ def _info(job: Job, store: ClipStore) -> RunInfo:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested keys as `a.b.c`; what is not set is left out."""
+    """Return nested keys as `a.b.c`, lists as comma-separated text. Values of None are left out."""
     found: dict[str, str | int | float | bool] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -212,7 +213,7 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
 
 
 def _collectives_device(device: torch.device) -> torch.device:
-    """Where ranks add up: gloo, which ranks that share a GPU use, gathers on the CPU only."""
+    """Return the device used for collectives. Gloo, used when ranks share a GPU, gathers on the CPU only."""
     return device if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
@@ -227,12 +228,12 @@ def _device(config: RunConfig) -> torch.device:
 
 
 @contextmanager
-def _termination_is_an_exception() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: recorded as KILLED, with its last checkpoint whole."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, so that the run is recorded as KILLED and its checkpoint is complete."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005 - Python's signature
     try:
         yield
     finally:
@@ -240,5 +241,5 @@ def _termination_is_an_exception() -> Iterator[None]:
 
 
 def worker_threads(at_once: int) -> int:
-    """Torch's threads for one of `at_once` processes that share this machine."""
+    """Return the number of torch threads for each of `at_once` processes that share this machine."""
     return max(1, len(os.sched_getaffinity(0)) // at_once)

@@ -1,8 +1,8 @@
-"""The folder in which a process works on a run: the run's own, or a copy of it where the workspace is at a URL
+"""Local copy of a run folder in a remote workspace
 
-A copy is pulled before the work, pushed while it goes on, and removed after it: machines come and go, and what a run
-needs to go on elsewhere is at the URL. Of two processes that work on one run, the later one has it: a worker whose
-driver was killed lives on for some seconds, and must not write over the one that took its run up.
+A process pulls the run folder before it works on the run, pushes it after each epoch, and removes the copy at the end,
+so that another node can resume the run at any time. If two processes work on one run, the later one owns it: a worker
+may outlive its killed driver by some seconds, and must not overwrite the files of the process that resumed the run.
 """
 
 import hashlib
@@ -23,14 +23,20 @@ from remix_study.launch.folder import CHECKPOINTS
 from remix_study.training.loop import EpochCallback
 from remix_study.training.state import Record
 
-_SHARE = 10  # pushing takes at most so small a part of the time
+_SHARE = 10  # pushing takes at most one tenth of the time
 _log = logging.getLogger(__name__)
-_copies: dict[str, "WorkingCopy"] = {}  # of this process, by the run's URL
+_copies: dict[str, "WorkingCopy"] = {}  # of this process, by URL of the run folder
 
 
 @dataclass
 class WorkingCopy:
-    """`folder` is where to work; the methods do nothing where that is the run's own."""
+    """The folder in which this process works on a run.
+
+    Args:
+        folder: the local folder.
+        mirror: copies it from and to the remote workspace. None: `folder` is the run folder itself, and `pull`, `claim`
+            and `push` do nothing.
+    """
 
     folder: Path
     mirror: Mirror | None = None
@@ -40,81 +46,90 @@ class WorkingCopy:
     _users: int = 0
 
     def pull(self, *, checkpoints: bool = True) -> None:
-        """Bring here what the run has left so far.
+        """Download the run folder, optionally without its checkpoints.
 
         Raises:
-            SourceError: the service does not answer or refuses.
+            SourceError: the storage service does not answer, or denies access.
         """
         if self.mirror is not None:
             self.mirror.pull(skip=None if checkpoints else _is_checkpoint)
 
-    def take(self) -> None:
-        """From now on the run is this process's."""
+    def claim(self) -> None:
+        """Make this process the owner of the run; a former owner can no longer push."""
         if self.mirror is not None:
             self.mirror.write(OWNER, self._token.encode())
             self._owns = True
 
     def push(self) -> None:
-        """All of it, now.
+        """Upload the run folder, and retry for minutes while the storage service does not answer.
 
         Raises:
-            RemixStudyError: another process has the run.
-            SourceError: the service does not take it, for minutes.
+            RemixStudyError: another process owns the run.
+            SourceError: the storage service still does not answer, or denies access.
         """
         if self.mirror is None:
             return
         started = time.monotonic()
-        self._require_ours()
+        self._require_ownership()
         patiently(self.mirror.push, threading.Event().wait)
         self._next_s = time.monotonic() + (_SHARE - 1) * (time.monotonic() - started)
 
     def push_if_due(self, *, at_once: bool = False) -> None:
-        """After an epoch, unless that would take too much of the time; a service that is down is asked later."""
+        """Upload the run folder if enough time has passed since the last upload; skip it if the service is down.
+
+        Args:
+            at_once: upload in any case.
+        """
         if self.mirror is None or (time.monotonic() < self._next_s and not at_once):
             return
         started = time.monotonic()
         try:
-            self._require_ours()
+            self._require_ownership()
             self.mirror.push()
-        except SourceError as error:  # the end of the run insists
-            _log.warning("the run %s is not pushed now: %s", self.folder.name, error)
+        except SourceError as error:  # `push` retries at the end of the run
+            _log.warning("Cannot upload the run %s now, retrying after a later epoch: %s", self.folder.name, error)
         self._next_s = time.monotonic() + (_SHARE - 1) * (time.monotonic() - started)
 
-    def _require_ours(self) -> None:
+    def _require_ownership(self) -> None:
         assert self.mirror is not None
         if self._owns and self.mirror.read(OWNER) != self._token.encode():
-            raise RemixStudyError(f"the run {self.folder.name} has been taken up by another process, which goes on.")
+            raise RemixStudyError(f"Another process has resumed the run {self.folder.name}. This process ends.")
 
     def wrap_callback(self, callback: EpochCallback | None) -> EpochCallback | None:
-        """`callback`, told after the epoch was pushed."""
+        """Return a callback that uploads the run folder after each epoch and then calls `callback`."""
         if self.mirror is None:
             return callback
 
-        def push_and_judge(history: Sequence[Record]) -> None:
+        def push_and_call(history: Sequence[Record]) -> None:
             self.push_if_due()
             if callback is not None:
                 callback(history)
 
-        return push_and_judge
+        return push_and_call
 
 
 @contextmanager
-def working_copy(folder: Path, home: str | None) -> Iterator[WorkingCopy]:
-    """Of the run in `folder`, at the URL `home` if there is one; the same one for all of this process."""
-    if home is None:
+def working_copy(folder: Path, url: str | None) -> Iterator[WorkingCopy]:
+    """Yield the working copy of a run; nested and concurrent uses in one process share it.
+
+    Args:
+        folder: the run folder, or its place in the driver's copy of a remote workspace.
+        url: the URL of the run folder; None if the workspace is on a disk.
+    """
+    if url is None:
         yield WorkingCopy(folder)
         return
-    copy = _copies.get(home)
+    copy = _copies.get(url)
     if copy is None:
-        place = scratch() / "runs" / hashlib.sha256(home.encode()).hexdigest()[:16] / folder.name
-        copy = _copies[home] = WorkingCopy(place, Mirror(home, place))
+        place = scratch() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16] / folder.name
+        copy = _copies[url] = WorkingCopy(place, Mirror(url, place))
     copy._users += 1
     try:
         yield copy
     finally:
         copy._users -= 1
         if copy._users == 0:
-            del _copies[home]
+            del _copies[url]
             shutil.rmtree(copy.folder.parent, ignore_errors=True)
 
 

@@ -1,14 +1,15 @@
-"""Evidence of a run, where a reviewer finds it again
+"""Tracking of runs in MLflow
 
-tracker.py   what a run tells a tracker (protocol), a tracker that forgets, one that remembers (tests)
-spool.py     everything told is first a line in a local file, so that a server that is down loses nothing
-signals.py   a stop that waits for the line being sent
-address.py   tracking URIs: the default, the check before training starts, messages without credentials
-mlflow.py    spool -> MLflow, with explicit client and run ids; the tracker of a single run sends by itself
-syncer.py    a thread of the study's driver that sends for all its runs
-model.py     the trained model as an MLflow model with a signature
-review.py    the link that opens MLflow on the training runs, with columns and charts ready
-server.py    MLflow's server on the loopback address
+tracker.py   the Tracker protocol; NullTracker, which records nothing, and RecordingTracker, for tests
+spool.py     local file to which a run writes all tracking data first, so that a server outage loses nothing
+mlflow.py    sends a spool to MLflow; MLflowTracker, for runs without a study
+syncer.py    thread of the study's driver that sends the spools of all its runs
+address.py   tracking URIs: the default, the check before training, messages without credentials
+client.py    MLflow's client with an explicit tracking URI; experiments and abandoned runs
+model.py     saves a trained model as an MLflow model with a signature
+review.py    links that open MLflow's page with columns and charts selected
+server.py    starts and stops an MLflow server
+signals.py   handlers of SIGINT, SIGTERM and SIGHUP
 """
 
 from remix_study.credentials import redact

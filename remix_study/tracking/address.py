@@ -1,4 +1,4 @@
-"""Tracking URIs: the default one, whether one can be used, and messages that keep its credentials"""
+"""Tracking URIs: the default, the check that one can be used, and messages without its credentials"""
 
 import logging
 import os
@@ -16,42 +16,43 @@ from remix_study.errors import ConfigError, TrackingError
 from remix_study.files.databases import create_sqlite, table_creation_lock
 from remix_study.files.disk import sole_writer
 
-_SECONDS = 4  # per network step: a server's answer takes one to connect and one to read, under ten in all
+_SECONDS = 4  # timeout of each network step; connecting and reading take under ten seconds in total
 _PORTS = {"mysql": 3306, "mssql": 1433}
 _ENVIRONMENT = "MLFLOW_TRACKING_URI"
-_HELPS = "Start it, mend the address, or leave the tracking URI out to track in the workspace."
-# MLflow's own defaults (7 retries, backoff 2, 120 s each) hang for minutes on a server that is gone, in the middle of
-# training. The spool makes long retries needless. Whoever sets these variables knows why, and is left alone.
+_REMEDY = "Start it, correct the address, or leave out the tracking URI to track in the workspace."
+# With its own defaults (7 retries, backoff 2, 120 s each), MLflow blocks training for minutes when the server is down.
+# The spool makes long retries unnecessary. Variables that the user has set are not changed.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Two lines on standard output for every run that ends, amid a table or JSON of ours.
+    # MLflow would print two lines for every run that ends, between our tables or JSON.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
 def set_client_defaults() -> None:
-    """Environment defaults for every MLflow client of this process; MLflow reads them at each request."""
+    """Set environment defaults for all MLflow clients of this process; MLflow reads them at each request."""
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-    # A line per retry, all night long, of what our own warning says once.
+    # It would log a line per retry, where we log one warning.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def default_uri(workspace: Path) -> str:
-    """`mlflow.db` in the workspace; artifacts go to `mlartifacts` beside it."""
+    """Return the URI of `mlflow.db` in the workspace; its artifacts are in `mlartifacts` next to it."""
     return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
 
 
 def tracking_address(written: str | None, workspace: Path) -> str:
-    """`tracking.uri` as it was written, else MLFLOW_TRACKING_URI, else the workspace's own database.
+    """Return `written` (the value of `tracking.uri`), else MLFLOW_TRACKING_URI, else the default.
 
-    `$NAME`s stay as they are, and an environment's address with a password is only named: see `resolved`.
+    `$NAME`s are not resolved. If MLFLOW_TRACKING_URI holds a password, its name is returned instead of its value; see
+    `resolved`.
 
     Raises:
-        TrackingError: MLFLOW_TRACKING_URI is a server's address with a password in it, which links would show.
+        TrackingError: MLFLOW_TRACKING_URI is a server's address with a password, which links would show.
     """
     if written is not None:
         return written
@@ -62,14 +63,14 @@ def tracking_address(written: str | None, workspace: Path) -> str:
         return given
     if is_server(given):
         raise TrackingError(
-            f"{_ENVIRONMENT} must not hold a password, but is {redact(given)}. Leave only the address in it, and set "
+            f"{_ENVIRONMENT} must not hold a password, but is {redact(given)}. Remove it from the address, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     return f"${_ENVIRONMENT}"
 
 
 def resolved(uri: str) -> str:
-    """With the values of its `$NAME`s; for clients and nothing else.
+    """Return `uri` with the values of its `$NAME`s. The result may hold a password: pass it to clients only.
 
     Raises:
         TrackingError: a name is not in the environment.
@@ -81,27 +82,28 @@ def resolved(uri: str) -> str:
 
 
 def is_server(uri: str) -> bool:
+    """Return whether `uri` is the address of an MLflow server, not of a database."""
     return uri.lower().startswith(("http:", "https:"))
 
 
 def artifact_root(uri: str) -> Path | None:
-    """`mlartifacts` beside an sqlite database; None where a server decides."""
+    """Return `mlartifacts` next to an SQLite database; None for servers and other databases."""
     return sqlite_path(uri).parent / "mlartifacts" if uri.startswith("sqlite:") else None
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file behind `sqlite:///relative` or `sqlite:////absolute`, made absolute."""
+    """Return the absolute path of the file of `sqlite:///relative` or `sqlite:////absolute`."""
     return Path(resolved(uri).partition(":///")[2].partition("?")[0]).resolve()
 
 
 def explain(uri: str, error: BaseException) -> str:
-    """The error's first line, with no credential of `uri` in it however it is quoted."""
+    """Return the first line of an error's message without the password of `uri`, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return without_secrets(uri, lines[0])[:300]
 
 
 def without_secrets(uri: str, words: str) -> str:
-    """What a library says, with no credential of any URI, nor of `uri`, in it."""
+    """Return a library's message without the credentials in any URI, and without the password of `uri`."""
     try:
         return redact(words, password_of=resolved(uri))
     except TrackingError:  # a name that is not in the environment cannot have been quoted
@@ -109,18 +111,18 @@ def without_secrets(uri: str, words: str) -> str:
 
 
 def check(uri: str) -> None:
-    """Returns if runs can be tracked there, within about ten seconds; creates an sqlite database that is absent.
+    """Check within about ten seconds that runs can be tracked at `uri`; create a missing SQLite database.
 
     Raises:
-        TrackingError: the server does not answer, refuses us, or the database cannot be opened or written.
+        TrackingError: the server does not answer or denies access, or the database cannot be opened or written.
     """
     set_client_defaults()
     known = resolved(uri)
     scheme = urlsplit(known).scheme.lower()
     if scheme in ("", "file"):
         raise TrackingError(
-            f"a tracking URI must name a server or a database, but is the folder {redact(known)!r}, which MLflow 3.17 "
-            "no longer writes to. Use sqlite:///PATH/mlflow.db, or http://HOST:PORT of an MLflow server."
+            f"The tracking URI must be a server or a database, but is the folder {redact(known)!r}, which MLflow no "
+            "longer supports. Use sqlite:///PATH/mlflow.db, or http://HOST:PORT of an MLflow server."
         )
     if scheme in ("http", "https"):
         _check_server(known)
@@ -136,17 +138,17 @@ def check(uri: str) -> None:
         prepare(uri)
     except Exception as error:
         raise TrackingError(
-            f"the tracking database {redact(known)} must be one that this MLflow understands, but is not "
-            f"({explain(uri, error)}). Upgrade it with `mlflow db upgrade URI`, or choose another one."
+            f"Cannot open the tracking database {redact(known)} with this MLflow: {explain(uri, error)}. Upgrade it "
+            "with `mlflow db upgrade URI`, or use another one."
         ) from None
 
 
 @cache
 def prepare(uri: str) -> None:
-    """Open a database, once per process; its tables are made if they are not there, and one of sqlite with them.
+    """Open a database once per process, and create missing tables; create a missing SQLite file.
 
-    MLflow's own lock does not hold when two processes meet a database that is not there: the second one fails with
-    "table experiments already exists". Nor does it reach other machines.
+    MLflow's own lock does not protect two processes that open a new database at the same time: the second one fails
+    with "table experiments already exists". Nor does it work across machines.
     """
     from mlflow import MlflowClient
 
@@ -171,24 +173,23 @@ def _check_server(uri: str) -> None:
         answer = mlflow_private.search_experiments_once(uri, _SECONDS)
     except Exception as error:
         raise TrackingError(
-            f"the MLflow server at {redact(uri)} must answer before training starts, but does not "
-            f"({type(error.__cause__ or error).__name__}). Start it (`mlflow server`), mend the address, or leave "
-            "the tracking URI out to track in the workspace."
-        ) from None  # the cause's text quotes the URI, credentials included
+            f"Cannot connect to the MLflow server at {redact(uri)}: {type(error.__cause__ or error).__name__}. "
+            f"{_REMEDY}"
+        ) from None  # the text of the cause contains the URI with its password
     if answer.status_code == 403 and mlflow_private.UNKNOWN_HOST in answer.text:
         raise TrackingError(
-            f"the MLflow server at {redact(uri)} must know the name it is called by, but does not. Start it with "
-            f"`--allowed-host {urlsplit(uri).hostname}`."
+            f"The MLflow server at {redact(uri)} rejects this host name. Start the server with `--allowed-host "
+            f"{urlsplit(uri).hostname}`."
         )
     if answer.status_code in (401, 403):
         raise TrackingError(
-            f"the MLflow server at {redact(uri)} must let us in, but answers {answer.status_code}. Set "
+            f"The MLflow server at {redact(uri)} denies access (status {answer.status_code}). Set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
         )
     if answer.status_code != 200:
         raise TrackingError(
-            f"an MLflow server must answer at {redact(uri)}, but the answer is {answer.status_code}. "
-            "See its log, or check that the address is that of an MLflow server."
+            f"The server at {redact(uri)} answered with status {answer.status_code}. Check that the address is that of "
+            "an MLflow server, and see its log."
         )
 
 
@@ -196,7 +197,7 @@ def _check_sqlite(uri: str) -> None:
     path = sqlite_path(uri)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):  # sqlite writes its journal beside the database
+        with tempfile.TemporaryFile(dir=path.parent):  # SQLite writes its journal next to the database
             pass
         connection = sqlite3.connect(path, timeout=_SECONDS)
         try:
@@ -206,13 +207,13 @@ def _check_sqlite(uri: str) -> None:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(
-            f"the tracking database {redact(uri)} must be readable and writable, but is not ({error}). "
-            "Free or mend its folder, or choose another workspace or tracking URI."
+            f"Cannot read and write the tracking database {redact(uri)}: {error}. Check its folder, or use another "
+            "workspace or tracking URI."
         ) from error
 
 
 def _check_postgresql(uri: str) -> None:
-    """MLflow tries again for minutes what one connection finds out at once."""
+    """Open one connection; MLflow would retry for minutes."""
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -225,13 +226,13 @@ def _check_postgresql(uri: str) -> None:
             return
     except (ImportError, NoSuchModuleError) as error:
         raise TrackingError(
-            f"{redact(uri)} needs a driver that is not installed ({explain(uri, error)}). "
-            "`pip install 'remix-study[postgresql]'`, and write postgresql+psycopg://..."
+            f"The driver for {redact(uri)} is not installed: {explain(uri, error)}. Run `pip install "
+            "'remix-study[postgresql]'`, and write the URI as postgresql+psycopg://..."
         ) from None
     except (ArgumentError, ValueError) as error:
         raise TrackingError(
-            f"a PostgreSQL database must be written as postgresql+psycopg://USER:$DB_PASSWORD@HOST/NAME, but "
-            f"{redact(uri)} cannot be read ({explain(uri, error)})."
+            f"The address of a PostgreSQL database must be postgresql+psycopg://USER:$DB_PASSWORD@HOST/NAME, but is "
+            f"{redact(uri)} ({explain(uri, error)})."
         ) from None
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
@@ -245,21 +246,20 @@ def _check_postgresql(uri: str) -> None:
                 if value
             )  # fmt: skip
             raise TrackingError(
-                f"the database {url.database!r} must exist, but its PostgreSQL has none of this name. Make it: "
-                f"createdb{where} {url.database}"
+                f"The database {url.database!r} does not exist in this PostgreSQL. Create it: createdb{where} "
+                f"{url.database}"
             ) from None
         raise TrackingError(
-            f"the postgresql server of {redact(uri)} must answer and let us in, but: {words}. {_HELPS}"
+            f"Cannot connect to the PostgreSQL server of {redact(uri)}: {words.rstrip('.')}. {_REMEDY}"
         ) from None
 
 
 def _check_port(uri: str, kind: str) -> None:
-    # SQLAlchemy inside MLflow tries again for minutes; a plain connection says at once whether anybody is there.
+    # A plain connection fails at once if nothing listens; SQLAlchemy in MLflow would retry for minutes.
     parts = urlsplit(uri)
     try:
         socket.create_connection((parts.hostname or "localhost", parts.port or _PORTS[kind]), timeout=_SECONDS).close()
     except (OSError, ValueError) as error:
         raise TrackingError(
-            f"the {kind} server of {redact(uri)} must answer before training starts, but does not "
-            f"({explain(uri, error)}). {_HELPS}"
+            f"Cannot connect to the {kind} server of {redact(uri)}: {explain(uri, error)}. {_REMEDY}"
         ) from None

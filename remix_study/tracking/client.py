@@ -1,4 +1,4 @@
-"""MLflow's client with an explicit tracking URI: opening it, its experiments, and runs that no process works on"""
+"""MLflow's client with an explicit tracking URI; experiments, and runs that no process works on"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +16,11 @@ GONE = "the process that ran it is gone"  # why a run is ended that no process w
 
 
 def client_of(uri: str) -> "MlflowClient":
+    """Return a client for `uri`; create an SQLite database that does not exist.
+
+    Raises:
+        TrackingError: a `$NAME` in `uri` is not in the environment.
+    """
     set_client_defaults()
     from mlflow import MlflowClient
 
@@ -25,11 +30,11 @@ def client_of(uri: str) -> "MlflowClient":
 
 
 def ensure_experiment(uri: str, name: str) -> str:
-    """The experiment's id; whoever comes second to create it finds the first one's.
+    """Return the id of the experiment `name`, and create it if it does not exist. Concurrent calls create it once.
 
     Raises:
-        TrackingError: an experiment of this name was deleted, or `uri` is a database that does not say where
-            artifacts go.
+        TrackingError: an experiment with this name was deleted, or `uri` is a database for which no artifact location
+            is known.
     """
     from mlflow.exceptions import MlflowException
 
@@ -39,11 +44,10 @@ def ensure_experiment(uri: str, name: str) -> str:
         root = artifact_root(uri)
         if root is None and not uri.startswith(("http", "databricks")):
             raise TrackingError(
-                f"artifacts must have a place, but {redact(uri)} is a database that names none for the experiment "
-                f"{name!r}. Put an MLflow server before it, or run `mlflow experiments create` with an artifact "
-                "location."
+                f"Cannot create the experiment {name!r}: the database {redact(uri)} has no artifact location. Use an "
+                "MLflow server (`remix-study serve`), or run `mlflow experiments create` with `--artifact-location`."
             )
-        # Explicit, because a database's default is ./mlruns of whatever directory this happens to be.
+        # Explicit, because the default for a database is ./mlruns in the current directory.
         place = None if root is None else (root / "".join(c if c.isalnum() else "-" for c in name)).as_uri()
         try:
             return client.create_experiment(name, artifact_location=place)
@@ -53,8 +57,8 @@ def ensure_experiment(uri: str, name: str) -> str:
                 raise error
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"the experiment {name!r} must be active, but was deleted. Bring it back with `mlflow experiments restore "
-            f"-x {found.experiment_id}`, or choose another name."
+            f"Cannot use the experiment {name!r}: it was deleted. Restore it with `mlflow experiments restore -x "
+            f"{found.experiment_id}`, or use another name."
         )
     return found.experiment_id
 
@@ -66,7 +70,15 @@ def close_stale(
     keep: set[str] | frozenset[str] = frozenset(),
     reason: str = GONE,
 ) -> list[str]:
-    """End as KILLED all runs left RUNNING that carry all of `tags`, but for those in `keep`; returns their ids."""
+    """End RUNNING runs with the given tags as KILLED, and return their ids.
+
+    Args:
+        uri: tracking URI.
+        experiment: its name.
+        tags: a run must have all of them.
+        keep: ids of runs to leave alone.
+        reason: becomes the tag `failure_reason`.
+    """
     client = client_of(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -82,13 +94,14 @@ def close_stale(
 
 
 def kill(client: "MlflowClient", run_id: str, reason: str) -> None:
-    """End a run that nobody works on, and whose spool nobody has."""
+    """End a run whose spool is not available as KILLED."""
     client.set_tag(run_id, FAILURE_REASON, reason)
     client.set_tag(run_id, STATE, "stopped")
     client.set_terminated(run_id, "KILLED")
 
 
 def reopen(client: "MlflowClient", run: "Run") -> None:
+    """Set the status of a resumed run to RUNNING, and delete the tags of its former end."""
     client.update_run(run.info.run_id, status="RUNNING")
     client.set_tag(run.info.run_id, STATE, "running")
     for tag in {FAILURE_REASON, FAILURE_CAUSE, REASON} & run.data.tags.keys():
@@ -96,7 +109,8 @@ def reopen(client: "MlflowClient", run: "Run") -> None:
 
 
 def runs_with(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "list[Run]":
-    # Compared here and not in MLflow's filter language, which has no way to quote a quote.
+    """Return all active runs of an experiment that have all of `tags`."""
+    # Filtered here, because MLflow's filter language cannot escape quotes.
     found: list[Run] = []
     token: str | None = None
     while True:

@@ -1,12 +1,12 @@
-"""What a spool holds, sent to MLflow, through a client with an explicit tracking URI and run ids; never fluent state
+"""Sending spools to MLflow, through a client with explicit tracking URI and run ids, without fluent state
 
-A sender drains one run folder's spool; sending is idempotent, whoever sends, however often:
-- a run is made once. It carries its spool's key as a tag, by which a sender that died before it could write the run's
-  id down finds it again.
-- a metric (key, step) is written once. Epochs done again after a resume carry new clock times, which MLflow would store
-  as second values: what the spool said before is left out. The first value stays.
-- a line sent twice because its answer was lost carries the same timestamps, which MLflow recognises itself.
-- tags, artifacts and the status overwrite themselves; a model is made once, and its id is kept beside it.
+A sender sends the spool of one run folder. Sending is idempotent, regardless of who sends and how often:
+- A run is created once. It has the key of its spool as a tag, by which a new sender finds it if the former one died
+  before it wrote the run id to disk.
+- A metric (key, step) is written once. Epochs that are repeated after a resume have new timestamps, which MLflow would
+  store as further values. They are skipped, and the first value is kept.
+- A line that is sent twice because the answer was lost has the same timestamps, which MLflow deduplicates.
+- Tags, artifacts and status overwrite their former values. A model is created once, and its id is kept next to it.
 """
 
 import contextlib
@@ -53,19 +53,21 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 KEY = "remix_study.spool"
-# Errors that no later attempt will mend; everything else may be a hiccup. A file that is not there or not ours to write
-# (an artifact removed, a server's folder that is not this machine's) would hold back the run's end for ever.
-_HOPELESS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
-_HOPELESS_FILES = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+# Permanent errors; all others are retried. Without the file errors (an artifact was deleted, the server's artifact
+# folder is not on this machine), the end of the run would never be sent.
+_PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+_PERMANENT_FILES = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 60.0
 _log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Sends what waits in one run folder.
+    """Sends the unsent data of one run folder.
 
     Args:
-        parent: a run folder whose MLflow run becomes this one's parent; that must have been sent before.
+        uri: tracking URI.
+        folder: the run folder.
+        parent: the folder of the study, whose MLflow run becomes the parent. Its start must have been sent before.
     """
 
     def __init__(self, uri: str, folder: Path, *, parent: Path | None = None) -> None:
@@ -74,38 +76,41 @@ class Sender:
         self._folder = folder / "tracking"
         self._parent = parent
         self._spool = Spool(self._folder)
-        self._upto = -1  # the offset that what follows is known up to
+        self._known_until = -1  # `_steps` and `_ended` describe the spool up to this offset
         self._steps: dict[str, set[int]] = {}
         self._refused: set[str] = set()
         self._ended = False
-        self._seen = 0  # the spool's size when nothing waited
+        self._sent_size = 0  # size of the spool when everything was sent
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a whole line has not arrived yet. Asked every second of every run: mostly a look at a file's size."""
+        """Whether a complete line is unsent. Called every second for every run, so usually it only stats a file."""
         size = self._spool.size
-        if size == self._seen:
+        if size == self._sent_size:
             return False
-        waits = self._spool.has_unsent
-        if not waits:
-            self._seen = size
-        return waits
+        unsent = self._spool.has_unsent
+        if not unsent:
+            self._sent_size = size
+        return unsent
 
     @property
     def size(self) -> int:
-        """Bytes that the run has told so far."""
+        """Size of the spool in bytes."""
         return self._spool.size
 
     @property
     def ended(self) -> bool:
-        """Whether the run had ended, as far as it was sent."""
+        """Whether the end of the run was sent."""
         return self._ended
 
     def send(self) -> bool:
-        """Send all that waits; False: another sender is at it.
+        """Send all unsent data.
+
+        Returns:
+            False if another process is sending this run folder.
 
         Raises:
-            Exception: whatever kept the server or database from taking it. What has arrived is not sent again.
+            Exception: any error of the server or database. What was confirmed before is not sent again.
         """
         if not self.has_unsent:
             return True
@@ -118,15 +123,15 @@ class Sender:
             stack.enter_context(defer_stop_signals())
             try:
                 self._drain(client)
-            except _ToldNowhereError:
+            except _RunMissingError:
                 self._drain(client)
         return True
 
     def _drain(self, client: "MlflowClient") -> None:
         begin = self._spool.offset
-        if begin != self._upto:
+        if begin != self._known_until:
             self._recall(begin)
-        # Many epochs of one run go out in one request.
+        # Several epochs are sent in one request.
         waiting: list[tuple[str, float, int, int]] = []
         taken: set[tuple[str, int]] = set()
         end = begin
@@ -139,34 +144,34 @@ class Sender:
                 ]
                 if waiting and len(waiting) + len(fresh) > METRICS_PER_BATCH:
                     self._send_metrics(client, waiting)
-                    self._arrived(end)
+                    self._confirm(end)
                     waiting, taken = [], set()
                 waiting += fresh
                 taken |= {(key, step) for key, _, _, step in fresh}
             else:
                 if waiting:
                     self._send_metrics(client, waiting)
-                    self._arrived(end)
+                    self._confirm(end)
                     waiting, taken = [], set()
                 if line is not None:
                     self._send_line(client, line)
-                self._arrived(after)
+                self._confirm(after)
             end = after
         self._send_metrics(client, waiting)
         if end > begin:
-            self._arrived(end)
+            self._confirm(end)
         if self._ended:
-            self._steps, self._upto = {}, -1  # thousands of ended runs are watched; should one go on, it is recalled
+            self._steps, self._known_until = {}, -1  # saves memory; read again if the run is resumed
 
-    def _arrived(self, offset: int) -> None:
+    def _confirm(self, offset: int) -> None:
         self._spool.advance(offset)
-        self._upto = offset
+        self._known_until = offset
 
     def _recall(self, offset: int) -> None:
-        """What was sent by others, or by a process before this one: it stands in the spool."""
-        self._steps, self._ended, self._upto = {}, False, offset
+        """Read from the spool which steps were sent up to `offset`, perhaps by another process."""
+        self._steps, self._ended, self._known_until = {}, False, offset
         if (notes_of(self._run_folder) or {}).get("foreign"):
-            return  # the server knows steps that this spool has never heard of
+            return  # the server has steps that are not in this spool
         steps: defaultdict[str, set[int]] = defaultdict(set)
         for line, end in self._spool.read():
             if end > offset:
@@ -180,7 +185,7 @@ class Sender:
         self._steps = dict(steps)
 
     def _known(self, client: "MlflowClient", key: str) -> set[int]:
-        """Steps that the server has of a metric."""
+        """Return the steps of a metric that the server has."""
         if key not in self._steps:
             notes = notes_of(self._run_folder)
             foreign = notes is not None and notes.get("foreign")
@@ -199,14 +204,14 @@ class Sender:
             try:
                 client.log_batch(self._run_id, metrics=metrics)
             except Exception as error:
-                if not _hopeless(error):
+                if not _is_permanent(error):
                     raise
                 self._send_one_by_one(client, metrics)
         for key, _, _, step in rows:
             self._steps.setdefault(key, set()).add(step)
 
     def _send_one_by_one(self, client: "MlflowClient", metrics: "Iterable[Metric]") -> None:
-        """One bad name makes MLflow refuse a whole batch."""
+        """Send each metric in a batch of its own, since MLflow rejects a batch for one invalid name."""
         by_key: defaultdict[str, list[Metric]] = defaultdict(list)
         for metric in metrics:
             by_key[metric.key].append(metric)
@@ -214,10 +219,10 @@ class Sender:
             try:
                 client.log_batch(self._run_id, metrics=of_key)
             except Exception as error:
-                if not _hopeless(error):
+                if not _is_permanent(error):
                     raise
                 self._refused.add(key)
-                _log.error("MLflow refuses the metric %r for good: %s", key, explain(self._uri, error))
+                _log.error("MLflow rejects the metric %r. Skipping it: %s", key, explain(self._uri, error))
 
     def _send_line(self, client: "MlflowClient", line: Line) -> None:
         if "start" in line:
@@ -226,11 +231,11 @@ class Sender:
         try:
             self._send_rest(client, line)
         except Exception as error:
-            if not _hopeless(error):
+            if not _is_permanent(error):
                 raise
-            # Kept at the head of the spool it would hold back everything after it, for ever.
+            # Skip the line, or nothing after it would ever be sent.
             what = ", ".join(f"{key} {value}" for key, value in line.items() if key in ("artifact", "model", "status"))
-            _log.error("MLflow refuses %s of %s for good: %s", what or "tags", self._run_folder.name,
+            _log.error("MLflow rejects %s of %s. Skipping it: %s", what or "tags", self._run_folder.name,
                        explain(self._uri, error))  # fmt: skip
 
     def _send_rest(self, client: "MlflowClient", line: Line) -> None:
@@ -253,21 +258,21 @@ class Sender:
     @property
     def _run_id(self) -> str:
         run_id = run_id_of(self._run_folder)
-        assert run_id is not None, "a spool's first line is a start"
+        assert run_id is not None, "the first line of a spool is a start"
         return run_id
 
     def _start(self, client: "MlflowClient", line: Line) -> None:
-        """Make the run, or find it and go on with it: its status back to RUNNING, what its last end said gone.
+        """Create the run, or find and resume it: set its status to RUNNING, and delete the tags of its former end.
 
         Raises:
-            TrackingError: a run that should be resumed is not there.
+            TrackingError: the run to resume does not exist, or the study's run was not sent yet.
         """
         info = RunInfo(**line["start"])
         parent = info.parent_run_id
         if self._parent is not None:
             parent = run_id_of(self._parent)
             if parent is None:
-                raise TrackingError(f"the study's own run must be sent before {info.name!r}, but was not yet.")
+                raise TrackingError(f"Cannot send the run {info.name!r} before the study's own run.")
         run = self._find(client, line)
         if run is None:
             tags = {**_source(), "dataset_digest": info.dataset_digest, **_cut(info.tags), KEY: line["key"],
@@ -298,18 +303,18 @@ class Sender:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             if known is None:
-                raise TrackingError(f"the run {resumed} must be there to be resumed, but is not.") from None
-            # Another server than before, or an emptied one: it is told everything, from the first line on.
-            _log.warning("%s does not have the run of %s; it is told again", redact(self._uri), self._run_folder)
+                raise TrackingError(f"Cannot resume the MLflow run {resumed}: it does not exist.") from None
+            # Another server than before, or an emptied one: send everything from the first line.
+            _log.warning("%s does not have the run of %s. Sending it again.", redact(self._uri), self._run_folder)
             forget_run(self._run_folder)
-            self._arrived(0)
+            self._confirm(0)
             self._recall(0)
-            raise _ToldNowhereError from None
+            raise _RunMissingError from None
         experiment = ensure_experiment(self._uri, line["experiment"])
         found = client.search_runs([experiment], f"tags.`{KEY}` = '{line['key']}'", max_results=1)
         if not found:
             return None
-        # Made by a sender that died before it could write this down.
+        # Created by a sender that died before it wrote the run id to disk.
         write_notes(self._run_folder, {"run_id": found[0].info.run_id})
         return client.get_run(found[0].info.run_id)
 
@@ -337,7 +342,7 @@ class Sender:
             if made.model_id not in {output.model_id for output in (run.outputs.model_outputs if run.outputs else ())}:
                 client.log_outputs(self._run_id, [LoggedModelOutput(made.model_id, step=0)])
         except Exception as error:
-            if _hopeless(error):
+            if _is_permanent(error):
                 client.finalize_logged_model(made.model_id, "FAILED")
                 client.delete_logged_model(made.model_id)
                 notes.unlink()
@@ -345,17 +350,23 @@ class Sender:
         client.set_tag(self._run_id, "model_uri", f"models:/{made.model_id}")
 
 
-class _ToldNowhereError(Exception):
-    """The server does not have what this spool believes sent."""
+class _RunMissingError(Exception):
+    """The server does not have the run of this spool."""
 
 
 def send(uri: str, folder: Path) -> bool:
-    """Send what waits in one run folder; see `Sender.send`."""
+    """Send the unsent data of one run folder; see `Sender.send`."""
     return Sender(uri, folder).send()
 
 
 class MLflowTracker(SpoolTracker):
-    """Tracks one run at `uri` and sends by itself: for a run that has no study's driver to do it."""
+    """Tracker that sends its spool itself: for a run that does not belong to a study.
+
+    Args:
+        uri: tracking URI.
+        experiment: name of the MLflow experiment.
+        folder: the run folder.
+    """
 
     def __init__(self, uri: str, experiment: str, *, folder: Path) -> None:
         super().__init__(folder, experiment)
@@ -366,10 +377,10 @@ class MLflowTracker(SpoolTracker):
         self._next_try = 0.0
 
     def start(self, info: RunInfo, resume_run_id: str | None = None) -> str:
-        """Open a run, or go on with it: its status back to RUNNING, what a former process left unsent sent.
+        """Start or resume the run, send the unsent data of a former process, and return the MLflow run id.
 
         Raises:
-            TrackingError: the server or database cannot be used, or the run to resume is not there.
+            TrackingError: the server or database cannot be used, or the run to resume does not exist.
         """
         check(self._uri)
         self._started = False
@@ -381,34 +392,34 @@ class MLflowTracker(SpoolTracker):
             raise
         except Exception as error:
             raise TrackingError(
-                f"the run {info.name!r} must be opened at {redact(self._uri)}, but was refused "
-                f"({explain(self._uri, error)}). See the server's log, or choose another tracking URI."
+                f"Cannot start the run {info.name!r} at {redact(self._uri)}: {explain(self._uri, error)}. See the "
+                "server's log, or use another tracking URI."
             ) from None
         run_id = self.run_id
         if run_id is None:
             raise TrackingError(
-                f"one process at a time may send {self._run_folder}, and another one does. Wait for it, or end it."
+                f"Cannot send {self._run_folder}: another process is sending it. Wait for it, or end it."
             )
         return run_id
 
     def finish(self, status: Status, reason: str | None = None) -> None:
-        """End the run. What cannot be sent stays in the spool."""
+        """End the run. Data that cannot be sent stays in the spool."""
         super().finish(status, reason)
         if self._spool.has_unsent and not self.flush():
             _log.error(
-                "%s did not take all of the run; what is missing is kept in %s and is sent when the run is resumed",
+                "%s did not accept all data of the run. The rest is kept in %s; rerun the command to send it.",
                 redact(self._uri),
                 self._folder,
             )
 
     def flush(self) -> bool:
-        """Send what waits, now; whether all has arrived."""
+        """Send all unsent data now, and return whether that succeeded."""
         try:
             arrived = self._sender.send()
         except Exception as error:
             if not self._pause_s:
                 _log.warning(
-                    "%s does not take metrics now (%s); they are kept in %s and sent later",
+                    "%s does not accept tracking data (%s). Keeping it in %s and retrying.",
                     redact(self._uri),
                     explain(self._uri, error),
                     self._folder,
@@ -417,19 +428,19 @@ class MLflowTracker(SpoolTracker):
             self._next_try = time.monotonic() + self._pause_s
             return False
         if self._pause_s:
-            _log.warning("%s takes metrics again; nothing is missing", redact(self._uri))
+            _log.warning("%s accepts tracking data again. Nothing was lost.", redact(self._uri))
         self._pause_s = 0.0
         return arrived
 
     def _tell(self, line: Line) -> None:
         super()._tell(line)
-        # A server that hangs costs training a few seconds, and then nothing for a while.
+        # A hanging server delays training by a few seconds, then not again until the pause is over.
         if self._started and (not self._pause_s or time.monotonic() >= self._next_try):
             self.flush()
 
 
 def _log_head(client: "MlflowClient", run: "Run", info: RunInfo) -> None:
-    """Parameters and data set; a resumed run has them already, and MLflow refuses to change parameters."""
+    """Log parameters and data set, unless a resumed run has them: MLflow does not let parameters change."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
@@ -447,7 +458,7 @@ def _log_head(client: "MlflowClient", run: "Run", info: RunInfo) -> None:
     try:
         client.log_inputs(run.info.run_id, inputs)
     except MlflowException:
-        # Runs that start together all add the same data set, and MLflow fails all but the first; now it is there.
+        # If runs add the same data set at the same time, MLflow creates it for one and fails the others. Try again.
         client.log_inputs(run.info.run_id, inputs)
 
 
@@ -474,9 +485,9 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
 
 
-def _hopeless(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
-        return error.error_code in _HOPELESS
-    return isinstance(error, _HOPELESS_FILES)
+        return error.error_code in _PERMANENT
+    return isinstance(error, _PERMANENT_FILES)

@@ -1,9 +1,9 @@
-"""The trained model as an MLflow model: one tensor per modality in, fused logits out
+"""Saving a trained model as an MLflow model: one tensor per modality in, fused logits out
 
-Pickled, not exported as a graph (MLflow's default, `pt2`): an export fixes what the model may do in Python, takes
-seconds where a pickle takes milliseconds, and a process that scores our models has remix_study installed anyway. The
-price is the pickle's: load only what you trust. Written locally first, so that a model which cannot be written leaves
-no half-made entry on the server, and a server that is down gets it later.
+The model is pickled, not exported as a graph (MLflow's default, `pt2`). An export restricts what the model may do in
+Python and takes seconds instead of milliseconds, and a process that loads our models has remix_study installed anyway.
+Load pickles only from sources that you trust. The model is written to a local folder first and sent like other data, so
+that an error leaves no incomplete entry on the server.
 """
 
 import copy
@@ -21,9 +21,13 @@ from remix_study.sample import Batch
 
 
 class FusedLogits(nn.Module):
-    """Tensors in the order of `modalities`, each (B, ...) -> logits (B, C), every modality active.
+    """Module that takes one tensor (B, ...) per modality, in the order of `modalities`, and returns logits (B, C).
 
-    `model(batch).logits_BC` must be the fused logits, as of `models.late_fusion.MultimodalModel`.
+    All modalities are active.
+
+    Args:
+        model: `model(batch).logits_BC` must be the fused logits, as of `models.late_fusion.MultimodalModel`.
+        modalities: their names.
     """
 
     def __init__(self, model: nn.Module, modalities: tuple[str, ...]) -> None:
@@ -33,7 +37,7 @@ class FusedLogits(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if len(inputs) != len(self.modalities):
-            raise ValueError(f"one tensor for each of {self.modalities} is needed, but {len(inputs)} were given")
+            raise ValueError(f"`inputs` must be one tensor for each of {self.modalities}, but are {len(inputs)}")
         rows, device = len(inputs[0]), inputs[0].device
         batch = Batch(
             modalities=self.modalities,
@@ -47,7 +51,12 @@ class FusedLogits(nn.Module):
 
 
 def save_model(model: nn.Module, example: Batch, folder: Path) -> None:
-    """Writes an MLflow model into `folder`, whose former content goes. It names no run yet.
+    """Write an MLflow model without a run id into `folder`, and delete its former content.
+
+    Args:
+        model: see `FusedLogits`.
+        example: a batch with all rows of every modality, from which the signature is inferred.
+        folder: is created.
 
     Raises:
         ValueError: `example` lacks a modality, or rows of one.
@@ -60,8 +69,8 @@ def save_model(model: nn.Module, example: Batch, folder: Path) -> None:
     rows = len(example.active_BM)
     for name in example.modalities:
         if name not in example.inputs or len(example.inputs[name]) != rows:
-            raise ValueError(f"the example batch must hold all {rows} rows of {name}")
-    # A copy on the CPU: training goes on with the model's own device and mode.
+            raise ValueError(f"`example` must have all {rows} rows of {name}")
+    # A copy on the CPU, because training continues with the model's device and mode.
     scored = FusedLogits(copy.deepcopy(model).cpu(), example.modalities).eval()
     inputs = [example.inputs[name].detach().cpu() for name in example.modalities]
     with torch.no_grad():
@@ -83,11 +92,11 @@ def save_model(model: nn.Module, example: Batch, folder: Path) -> None:
         mlflow_model=Model(),
         signature=signature,
         serialization_format="pickle",
-        # Named, because MLflow otherwise loads the model in a second process to find out.
+        # Given, because MLflow otherwise loads the model in a second process to infer them.
         pip_requirements=["remix-study", f"torch=={torch.__version__.partition('+')[0]}"],
     )
 
 
 def _not_the_pickle_warning(record: logging.LogRecord) -> bool:
-    # Said above, once, instead of at each model.
+    # The module docstring says it once; MLflow logs it for each model.
     return PICKLE_WARNING not in record.getMessage()

@@ -1,11 +1,11 @@
-"""The links a reviewer opens: MLflow's run table and charts with balance and sufficiency ready
+"""Links that open MLflow's run table and charts with the metrics of balance and sufficiency selected
 
-Left alone, MLflow 3 opens on an empty page about traces, with no metric columns and no charts. Two parts of the link
-change that: `workflowType=machine_learning`, and a view state that a tag of the experiment carries
-(`mlflow.sharedViewState.KEY` = "deflate;" + base64(zlib(JSON))). The format is undocumented, read off MLflow 3.17 and
-tested in a real browser (tests/browser); where it should change, `Links.plain` still opens the runs.
+By default, MLflow 3 opens an experiment on an empty page for traces, without metric columns or charts. Two parts of the
+links change that: `workflowType=machine_learning`, and a view state that is stored in a tag of the experiment
+(`mlflow_private.packed_view`). The format is undocumented; it was read off MLflow 3.17, and tests/browser checks it.
+If a later MLflow changes it, `Links.plain` still opens the runs.
 
-What the view shows follows from the experiment's studies: their runs carry their modalities and what they search.
+The tags of the study's own run say which modalities and hyperparameters the view shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ from remix_study.tracking.tracker import FAILURE_CAUSE, STATE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What a study's own run says about the view, as tags.
+# Tags of the study's own run that determine the view.
 STAGE, MODALITIES, SEARCHED = "remix_study.stage", "remix_study.modalities", "remix_study.searched"
 NOTE = "mlflow.note.content"
-_KEY = "remix-study"  # always the same: a link printed yesterday opens on what is known today
-_STUDIES = 20  # unfolded; the newest
-_SEARCHED = 8  # columns of parameters, before a table becomes unreadable
+_KEY = "remix-study"  # constant, so that an old link opens the current view
+_STUDIES = 20  # the newest studies are unfolded in the table
+_SEARCHED = 8  # largest number of hyperparameter columns
 
 
 class Links(NamedTuple):
-    """`plain` needs nothing but MLflow itself; the others rely on the shared view state."""
+    """Links to the runs of an experiment. `plain` does not depend on the shared view state."""
 
     table: str
     charts: str
@@ -39,7 +39,7 @@ class Links(NamedTuple):
 
 
 def columns(modalities: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of the run table: does it work, is it balanced, is each modality learnt sufficiently, and how."""
+    """Return the metric columns of the run table: accuracy, balance, sufficiency and share of the first modality."""
     return (
         "best/val_accuracy",
         "test/accuracy",
@@ -52,7 +52,7 @@ def columns(modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def bars(modalities: Sequence[str]) -> tuple[str, ...]:
-    """Metrics of which a run has one value, drawn as a bar per run."""
+    """Return the metrics with one value per run, drawn as bars."""
     return (
         "best/val_accuracy",
         "test/accuracy",
@@ -62,7 +62,7 @@ def bars(modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def charts(modalities: Sequence[str]) -> tuple[str, ...]:
-    """Metrics drawn over epochs, a line per run; `val/accuracy_uni/*` is the curve of a modality's own head."""
+    """Return the metrics drawn over epochs, one line per run. `val/accuracy_uni/*` belongs to the unimodal heads."""
     return (
         "val/accuracy",
         *(f"val/accuracy_uni/{m}" for m in modalities),
@@ -74,30 +74,33 @@ def charts(modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def store_view(client: "MlflowClient", experiment_id: str, params: Sequence[str] = ()) -> None:
-    """Store the view with the experiment, and the newest study's question and answer above its runs.
+    """Store the view in the experiment's tags, and show the newest study's question and answer above its runs.
 
     Args:
-        params: columns where no study says what it searches.
+        params: parameter columns for an experiment without a study.
     """
     studies = client.search_runs(
         [experiment_id], f"tags.`{STAGE}` = 'study'", max_results=_STUDIES, order_by=["attributes.start_time DESC"]
     )
     modalities: Sequence[str] = (AUDIO, VIDEO)
     if studies:
-        told = studies[0].data.tags
-        modalities = tuple(filter(None, told.get(MODALITIES, "").split(","))) or modalities
-        params = tuple(filter(None, told.get(SEARCHED, "").split(",")))[:_SEARCHED]
-        if NOTE in told:
-            client.set_experiment_tag(experiment_id, NOTE, told[NOTE])
+        tags = studies[0].data.tags
+        modalities = tuple(filter(None, tags.get(MODALITIES, "").split(","))) or modalities
+        params = tuple(filter(None, tags.get(SEARCHED, "").split(",")))[:_SEARCHED]
+        if NOTE in tags:
+            client.set_experiment_tag(experiment_id, NOTE, tags[NOTE])
     state = view_state(modalities, [run.info.run_id for run in studies], params)
     client.set_experiment_tag(experiment_id, VIEW_TAG + _KEY, packed_view(state))
 
 
 def share_view(uri: str, experiment: str, host: str, params: Sequence[str] = ()) -> Links:
-    """`store_view` in the experiment of that name at `uri`, created if it is not there; links to it.
+    """Store the view of an experiment, which is created if it does not exist, and return links to it.
 
     Args:
-        host: where a browser finds the same store, such as http://127.0.0.1:5000.
+        uri: tracking URI.
+        experiment: its name.
+        host: URL at which a browser reaches a server for `uri`, such as http://127.0.0.1:5000.
+        params: see `store_view`.
     """
     experiment_id = ensure_experiment(uri, experiment)
     store_view(client_of(uri), experiment_id, params)
@@ -105,7 +108,7 @@ def share_view(uri: str, experiment: str, host: str, params: Sequence[str] = ())
 
 
 def links_of(uri: str, experiment: str) -> Links | None:
-    """Links to an experiment on a server; None where `uri` is a database, or there is nothing to look at, or nobody."""
+    """Return links to an experiment; None if `uri` is not a server, or the server or experiment is not available."""
     if not is_server(uri):
         return None
     set_client_defaults()
@@ -118,6 +121,7 @@ def links_of(uri: str, experiment: str) -> Links | None:
 
 
 def links(host: str, experiment_id: str) -> Links:
+    """Return links to an experiment on the server at the URL `host`."""
     runs = f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?"
     shared = {**WORKFLOW, VIEW_QUERY: _KEY}
     return Links(
@@ -128,17 +132,18 @@ def links(host: str, experiment_id: str) -> Links:
 
 
 def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequence[str]) -> Mapping[str, Any]:
-    """What the user interface of MLflow 3.17 keeps of a view, as its own JavaScript writes it.
+    """Return the view state in the format of MLflow's JavaScript (3.17).
 
     Args:
-        parents: run ids whose children are unfolded where the table is nested.
-        params: parameters among the columns.
+        modalities: see `columns`, `bars` and `charts`.
+        parents: ids of runs whose children are unfolded in a nested table.
+        params: parameter columns.
     """
     bar_section, line_section = "remix-study-bars", "remix-study-lines"
     return {
         "searchFilter": "",
-        # By a metric: then MLflow lists all children as a ranking (parents last), and its charts draw them. By time it
-        # folds them into their parents, one click away, and charts of folded runs are empty.
+        # Ordered by a metric, MLflow lists all child runs (parents last) and draws them in charts. Ordered by time, it
+        # folds them into their parents, and charts of folded runs are empty.
         "orderByKey": "metrics.`best/val_accuracy`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -148,7 +153,7 @@ def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequen
         "runsExpanded": dict.fromkeys(parents, True),
         "runsPinned": [],
         "runsHidden": [],
-        "runsHiddenMode": "FIRST_20_RUNS",  # of the ranking; all at once are a grey cloud
+        "runsHiddenMode": "FIRST_20_RUNS",  # charts of more runs are unreadable
         "selectedColumns": [
             "params.`method.name`",
             f"tags.`{STAGE}`",
@@ -162,11 +167,10 @@ def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequen
             *(_line(metric, line_section, number) for number, metric in enumerate(charts(modalities))),
         ],
         "compareRunSections": [
-            _section(line_section, "Over epochs: does it work, is it balanced, who trains on what?"),
-            _section(bar_section, "In the end: accuracy and sufficiency"),
+            _section(line_section, "Over epochs: accuracy, balance and shares of the modalities"),
+            _section(bar_section, "Final accuracy and sufficiency"),
         ],
-        # As if a reader had moved the sections: else MLflow sorts them by name, with those it makes up itself among
-        # them.
+        # As if a reader had reordered the sections. Otherwise MLflow sorts them by name among its generated ones.
         "isAccordionReordered": True,
         "autoRefreshEnabled": False,
         "useGroupedValuesInCharts": True,

@@ -1,4 +1,4 @@
-"""MLflow's server, as a child that ends with us: on the loopback address, or for a cluster behind a password"""
+"""Running MLflow's server as a child process: on the loopback address, or password-protected for a cluster"""
 
 import contextlib
 import ipaddress
@@ -40,37 +40,38 @@ from remix_study.tracking.address import (
 LOOPBACK = "127.0.0.1"
 _POLL_S = 0.2
 _LINES_KEPT = 100
-_PASSWORD_LENGTH = 12  # MLflow's own rule
-_KNOWN_PASSWORD = "password1234"  # of every MLflow before 3.17, and in its documentation
+_PASSWORD_LENGTH = 12  # MLflow's minimum
+_KNOWN_PASSWORD = "password1234"  # the default before MLflow 3.17, and in its documentation
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-# A client asks several times a second, and each password is hashed slowly on purpose. One that was changed is still
-# taken for so long by the server's other processes.
+# Clients send several requests a second, and checking a password is slow on purpose. After a password is changed, the
+# server's other processes accept the old one for this long.
 _PASSWORD_CACHE_S = 60
 _HEALTH = "/health"
 
 
 @dataclass(frozen=True)
 class Admin:
-    """Who may do everything on a server that asks for a password; made when its database has no such user."""
+    """The administrator of a password-protected server, who is created if the database has no such user."""
 
     name: str
     password: str = field(repr=False)
 
 
 def admin_from_environment() -> Admin:
-    """
+    """Return the administrator given by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+
     Raises:
-        TrackingError: user or password is missing, too short, or known to everybody.
+        TrackingError: one of them is missing, or the password is too short or MLflow's default.
     """
     name, password = os.environ.get(_USER, ""), os.environ.get(_PASSWORD, "")
     if not name or not password:
         raise TrackingError(
-            f"a server that others reach must ask for a password, so {_USER} and {_PASSWORD} must be set, but "
-            f"{_PASSWORD if name else _USER} is not. Set both here and for every client; or give `--no-auth`, where "
-            "nobody but you reaches the address."
+            f"Cannot start a server that other machines can reach without a password: "
+            f"{_PASSWORD if name else _USER} is not set. Set {_USER} and {_PASSWORD} here and for every client, or use "
+            "`--no-auth` if only you can reach the address."
         )
     if password == _KNOWN_PASSWORD:
-        raise TrackingError(f"{_PASSWORD} must be a secret, but is the one of MLflow's documentation. Choose another.")
+        raise TrackingError(f"{_PASSWORD} must be secret, but is the default in MLflow's documentation. Use another.")
     if len(password) < _PASSWORD_LENGTH:
         raise TrackingError(
             f"{_PASSWORD} must have at least {_PASSWORD_LENGTH} characters for MLflow, but has {len(password)}. "
@@ -80,10 +81,10 @@ def admin_from_environment() -> Admin:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it.
+    """Return whether only this machine can reach the address `host`.
 
     Raises:
-        TrackingError: the name is not known.
+        TrackingError: the name cannot be resolved.
     """
     try:
         found = {str(each[4][0]) for each in socket.getaddrinfo(host, None)}
@@ -96,24 +97,25 @@ def is_loopback(host: str) -> bool:
 
 
 def names_of(host: str, given: Sequence[str]) -> tuple[str, ...]:
-    """By which a server that listens on `host` is called: what was said, its address, this machine's name."""
+    """Return the names of a server that listens on `host`: those given, the address, and this machine's names."""
     everywhere = host in ("0.0.0.0", "::", "")
     return tuple(dict.fromkeys([*given, *([] if everywhere else [host]), socket.gethostname(), socket.getfqdn()]))
 
 
 class MLflowServer:
-    """`with MLflowServer(uri) as server: open(server.url)`; serves the store at `uri`, an sqlite or other database.
+    """MLflow's server for the database at `uri`; use as `with MLflowServer(uri) as server: open(server.url)`.
 
     Args:
-        port: 0 takes a free one.
-        patience_s: how long to wait for the first answer; a cold start on a busy machine took 70 s.
-        host: an address of this machine; 0.0.0.0 is all of them.
-        workers: processes that answer.
-        artifacts: a folder or URL. The server alone reads and writes there; clients need no credentials for it.
-            Default: `mlartifacts` beside an sqlite database.
-        admin: ask everybody for a password; None: nobody.
-        names: by which clients call it, besides loopback and private addresses.
-        tell: is given what the server says once it is up, line by line and without secrets.
+        uri: an SQLite or other database.
+        port: 0: any free port.
+        patience_s: how long to wait for the first answer. A cold start on a busy machine took 70 s.
+        host: an address of this machine; 0.0.0.0: all of them.
+        workers: number of server processes.
+        artifacts: a folder or URL that only the server reads and writes; clients need no credentials for it. Default:
+            `mlartifacts` next to an SQLite database.
+        admin: require passwords, and create this user. None: no passwords.
+        names: host names by which clients reach the server, besides loopback and private addresses.
+        tell: called with each line of the server's output after it has started, without secrets.
     """
 
     def __init__(
@@ -145,13 +147,13 @@ class MLflowServer:
 
     @property
     def url(self) -> str:
-        """By which this machine reaches it."""
+        """The URL at which this machine reaches the server."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def process_group(self) -> int:
-        """Of the server and its workers, while it runs."""
+        """The process group of the server and its workers, while it runs."""
         assert self._process is not None, "start comes first"
         return self._process.pid
 
@@ -163,16 +165,16 @@ class MLflowServer:
         self.stop()
 
     def start(self) -> None:
-        """Returns when the server answers.
+        """Start the server, and return when it answers.
 
         Raises:
-            TrackingError: the port is in use, the store or the place of artifacts cannot be used, or the server does
-                not come up.
+            TrackingError: the port is in use, the database or artifact location cannot be used, or the server does not
+                start.
         """
         known = resolved(self._uri)
         if is_server(known):
             raise TrackingError(
-                f"a server can be started for a database, but {redact(known)} is a server already: open it."
+                f"Cannot start a server for {redact(known)}: it is a server already. Open this address instead."
             )
         check(self._uri)
         destination = self._destination()
@@ -184,7 +186,7 @@ class MLflowServer:
             command += ["--artifacts-destination", destination]
         if self._admin is not None:
             command += ["--app-name", "basic-auth"]
-        # MLflow's tables and users are made while the server starts: of several servers, by one at a time.
+        # MLflow creates tables and users while it starts, so start one server at a time.
         with table_creation_lock(known, timeout_s=self._patience_s, raises=TrackingError):
             try:
                 self._log = log = _Log(self._uri, self._tell)
@@ -194,7 +196,7 @@ class MLflowServer:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    # Outside the folder of the person who started it: MLflow would leave ./mlruns behind there.
+                    # Not the current directory, where MLflow would create ./mlruns.
                     cwd=sqlite_path(known).parent if known.startswith("sqlite:") else Path.home(),
                     start_new_session=True,  # a process group of its own, so that its workers end with it
                 )
@@ -208,76 +210,76 @@ class MLflowServer:
         log.up.set()
 
     def _destination(self) -> str | None:
-        """Where artifacts go, as MLflow is told.
+        """Return the artifact location for MLflow's command line, or None for MLflow's default.
 
         Raises:
-            TrackingError: nothing can be written there.
+            TrackingError: it cannot be written.
         """
         if self._artifacts is None:
             root = artifact_root(self._uri)
             return None if root is None else root.as_uri()
         if holds_password(self._artifacts):
             raise TrackingError(
-                f"`--artifacts` must not hold a secret, but is {redact(self._artifacts)}. Give credentials as the "
-                "service's own tools take them; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
+                f"`--artifacts` must not hold a password, but is {redact(self._artifacts)}. Set credentials as for the "
+                "service's own tools; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
             )
         place = self._artifacts if is_url(self._artifacts) else Path(self._artifacts).resolve().as_uri()
         _require_writable(place)
         return place
 
     def _environment(self, known: str) -> dict[str, str]:
-        """Of the server. Secrets are here and not among its arguments, which every user of the machine can read."""
+        """Return the server's environment. It holds the secrets, since all users of the machine can read arguments."""
         found = {name: value for name, value in os.environ.items()
                  if name not in (_USER, _PASSWORD, "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI")}  # fmt: skip
         found |= {
             "MLFLOW_BACKEND_STORE_URI": known,
-            # Two processes and 0.4 GB instead of ten and 1.7 GB.
+            # Without MLflow's job runners: two processes and 0.4 GB instead of ten and 1.7 GB.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         if self._names:
             hosts = [host for name in self._names for host in (name, f"{name}:*")]
             found["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join([*mlflow_private.default_allowed_hosts(), *hosts])
-            # A browser names the page's own address as the origin of what the page asks for.
+            # Requests of MLflow's own page have its address as origin.
             origins = [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
             found["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(origins)
         if self._admin is not None:
             found |= {
                 "MLFLOW_AUTH_ADMIN_USERNAME": self._admin.name,
                 "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin.password,
-                "MLFLOW_AUTH_CONFIG_PATH": self._settings.enter_context(_in_memory(basic_auth_settings(known))),
+                "MLFLOW_AUTH_CONFIG_PATH": self._settings.enter_context(memory_file(basic_auth_settings(known))),
             }
-            # Protects a form against other pages. Several servers behind one address must share it.
+            # The key for CSRF tokens. Several servers behind one address must share it.
             found.setdefault("MLFLOW_FLASK_SERVER_SECRET_KEY", secrets.token_hex(32))
         return found
 
     def _require_admin(self, log: "_Log") -> None:
-        """A database that has the user already keeps the password that it has."""
+        """Check that the password works: a database that has the user already keeps its former password."""
         if self._admin is None:
             return
         known = b64encode(f"{self._admin.name}:{self._admin.password}".encode()).decode()
         path = "/api/2.0/mlflow/experiments/search?max_results=1"
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Basic {known}"})
-        status = _status(request, patience_s=30)  # the first answer of a server with a large database is slow
+        status = _status(request, patience_s=30)  # with a large database, the first answer is slow
         if status == 401:
             raise TrackingError(
-                f"{_PASSWORD} must be that of the user {self._admin.name!r}, but {redact(resolved(self._uri))} knows "
-                "this user by another one. Set that one; it is changed through MLflow (`update_user_password`)."
+                f"{_PASSWORD} is not the password of the user {self._admin.name!r} in "
+                f"{redact(resolved(self._uri))}. Set the right one. To change it, use MLflow's `update_user_password`."
             )
         if status != 200:
             raise TrackingError(
-                f"MLflow's server must answer at {self.url}, but its first answer is {status}: {log.last_words()}."
+                f"MLflow's server at {self.url} failed its first request with status {status}: {log.last_line()}."
             )
 
     def wait(self) -> int:
-        """Until the server ends by itself; its exit status."""
+        """Wait until the server ends by itself, and return its exit status."""
         assert self._process is not None, "start comes first"
         return self._process.wait()
 
     def stop(self) -> None:
-        """Ends the server and its workers; may be called twice."""
+        """End the server and its workers; does nothing if it has ended."""
         process, self._process = self._process, None
         if self._log is not None:
-            self._log.up.clear()  # how it ends is no news
+            self._log.up.clear()  # do not report its last output
         if process is None:
             self._settings.close()
             return
@@ -300,24 +302,24 @@ class MLflowServer:
         end = time.monotonic() + self._patience_s
         while time.monotonic() < end:
             try:
-                # There is no event to await: MLflow says that it is ready only by answering. Ending is awaited.
+                # Poll, because MLflow signals readiness only by answering requests.
                 status = self._process.wait(timeout=_POLL_S)
             except subprocess.TimeoutExpired:
                 if _status(urllib.request.Request(self.url + _HEALTH)) == 200:
                     return
             else:
                 raise TrackingError(
-                    f"MLflow's server must start at {self.url}, but ended with status {status}: "
-                    f"{log.last_words()}. Try another port, or run `mlflow server` to see more."
+                    f"MLflow's server at {self.url} ended with status {status}: {log.last_line()}. Use another port, "
+                    "or run `mlflow server` to see more."
                 )
         raise TrackingError(
-            f"MLflow's server must answer at {self.url} within {self._patience_s:.0f} s, but does not: "
-            f"{log.last_words()}. Try again when the machine is less busy."
+            f"MLflow's server did not answer at {self.url} within {self._patience_s:.0f} s: {log.last_line()}. Try "
+            "again when the machine is less busy."
         )
 
 
 class _Log:
-    """What the server says: its last lines are kept, and once it is `up`, each is told."""
+    """The server's output. Keeps the last lines; calls `tell` with each line while `up` is set."""
 
     def __init__(self, uri: str, tell: Callable[[str], None] | None) -> None:
         self._uri, self._tell = uri, tell
@@ -338,10 +340,10 @@ class _Log:
                     if self._tell is not None and self.up.is_set():
                         self._tell(line)
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         if self._thread is not None:
-            self._thread.join(1.0)  # of a server that has ended, all it said; of another one, what it said so far
-        return self._lines[-1] if self._lines else "it said nothing"
+            self._thread.join(1.0)  # if the server has ended, read all of its output
+        return self._lines[-1] if self._lines else "no output"
 
     def close(self) -> None:
         if self._thread is not None:
@@ -349,7 +351,13 @@ class _Log:
 
 
 def basic_auth_settings(known: str) -> str:
-    """MLflow's settings of users: beside its own tables; for sqlite in a file of their own."""
+    """Return the content of MLflow's basic-auth settings file.
+
+    Users are stored in the tracking database; for SQLite, in `mlflow_users.db` next to it.
+
+    Args:
+        known: the tracking URI with its `$NAME`s resolved.
+    """
     users = known
     if known.startswith("sqlite:"):
         users = f"sqlite:///{sqlite_path(known).with_name('mlflow_users.db')}"
@@ -359,13 +367,13 @@ def basic_auth_settings(known: str) -> str:
         "authorization_function": mlflow_private.BASIC_AUTH,
         "auth_cache_ttl_seconds": str(_PASSWORD_CACHE_S),
     }
-    # Its reader takes % for the beginning of a reference.
+    # configparser interpolates %.
     return "[mlflow]\n" + "".join(f"{key} = {value.replace('%', '%%')}\n" for key, value in values.items())
 
 
 @contextlib.contextmanager
-def _in_memory(text: str) -> Iterator[str]:
-    """A path at which our own processes read `text`: it holds a password, and on a disk it would outlive a kill."""
+def memory_file(text: str) -> Iterator[str]:
+    """Yield a path at which processes of this user can read `text`. It is in memory, so that no password is on disk."""
     number = os.memfd_create("mlflow_basic_auth")
     try:
         os.write(number, text.encode())
@@ -375,45 +383,49 @@ def _in_memory(text: str) -> Iterator[str]:
 
 
 def _require_writable(place: str) -> None:
-    """As the server will write: with the packages, credentials and addresses that MLflow itself takes."""
+    """Write and delete a file at the artifact location in the same way as the server.
+
+    Raises:
+        TrackingError: it cannot be written, or a package is missing.
+    """
     try:
         repository = mlflow_private.artifact_repository(place)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"remix-study-{secrets.token_hex(4)}"
-            path.write_text("written to see whether it can be\n")
+            path.write_text("Written by remix-study to check that artifacts can be stored here.\n")
             repository.log_artifact(str(path))
-            with contextlib.suppress(Exception):  # who may write but not remove may serve all the same
+            with contextlib.suppress(Exception):  # permission to delete is not needed
                 repository.delete_artifacts(path.name)
     except ImportError as error:
         raise TrackingError(
-            f"artifacts at {redact(place)} need a package that is not installed ({error}). "
-            "`pip install 'remix-study[server]'` brings that of S3."
+            f"Cannot store artifacts at {redact(place)}: a package is not installed ({error}). For S3, run `pip "
+            "install 'remix-study[server]'`."
         ) from None
-    except Exception as error:  # every service has exceptions of its own, with no base in common
+    except Exception as error:  # each service has its own exceptions, without a common base
         raise TrackingError(
-            f"artifacts must have a place that can be written, but {redact(place)} cannot ({explain(place, error)}). "
-            "Make the bucket, or mend the address or the credentials."
+            f"Cannot write artifacts to {redact(place)}: {explain(place, error)}. Create the bucket, or correct the "
+            "address or the credentials."
         ) from None
 
 
 def _free_port(host: str, wanted: int) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server itself binds: a port whose last connection is just closing is free.
+        # As the server does, so that a port with closing connections is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, wanted))
         except (OSError, OverflowError) as error:
             raise TrackingError(
-                f"port {wanted} of {host} must be free, but is not ({getattr(error, 'strerror', error)}). "
-                "Choose another one with --port, or 0 for any."
+                f"Cannot use port {wanted} of {host}: {getattr(error, 'strerror', error)}. Use another --port, or "
+                "--port 0 for a free one."
             ) from error
         port: int = probe.getsockname()[1]
         return port
 
 
 def _status(request: urllib.request.Request, patience_s: float = 2) -> int:
-    """Of the answer; 0 where there is none."""
-    # No proxy: the address is this machine's.
+    """Return the HTTP status of the answer; 0 if there is none."""
+    # Without a proxy, because the address is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=patience_s) as answer:

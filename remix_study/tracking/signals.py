@@ -1,4 +1,4 @@
-"""Signals that end a process: when they act, and that they do so by an exception"""
+"""Handlers of SIGINT, SIGTERM and SIGHUP; all of them change nothing outside Python's main thread"""
 
 import signal
 import threading
@@ -11,17 +11,17 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def defer_stop_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM act after the block; a second one acts at once.
+    """Deliver SIGINT and SIGTERM after the block; a second signal raises KeyboardInterrupt at once.
 
-    Inside a database transaction they would leave the database locked by this very process, and the run could then not
-    be recorded as KILLED.
+    Interrupting a database transaction would leave the database locked by this process, so that the run could not be
+    recorded as KILLED.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
     arrived: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         if arrived:
             raise KeyboardInterrupt
         arrived.append(number)
@@ -36,10 +36,9 @@ def defer_stop_signals() -> Iterator[None]:
 
 @contextmanager
 def restore_signal_handlers() -> Iterator[None]:
-    """The handlers of SIGINT and SIGTERM are put back after the block, whatever it set.
+    """Restore the handlers of SIGINT and SIGTERM after the block.
 
-    Ray Train leaves its own SIGINT handler behind: after a fit of several workers, Ctrl-C in this process would ask a
-    controller that is gone.
+    Ray Train leaves its SIGINT handler in place after `fit`. Ctrl-C would then call a controller that no longer exists.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -54,12 +53,12 @@ def restore_signal_handlers() -> Iterator[None]:
 
 @contextmanager
 def raise_on_termination(error: Callable[[int], BaseException]) -> Iterator[None]:
-    """In the block, SIGTERM and a terminal that goes away raise `error(number)`: what was started here ends with us.
+    """Raise `error(number)` on SIGTERM or SIGHUP in the block, so that child processes can be ended.
 
-    Unless they are ignored already, as nohup has it. A signal is Python's main thread's: elsewhere nothing changes.
+    A signal that is ignored already stays ignored, such as SIGHUP under nohup.
     """
 
-    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
         raise error(number)
 
     heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
@@ -69,7 +68,7 @@ def raise_on_termination(error: Callable[[int], BaseException]) -> Iterator[None
 
 @contextmanager
 def signal_handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """In the block, in Python's main thread."""
+    """Install `handlers` for the block, and restore the former ones after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,5 +80,5 @@ def signal_handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType |
     finally:
         for number, old in before.items():
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # the terminal has gone, and does not come back
+                continue  # the terminal is closed: further SIGHUPs stay ignored
             signal.signal(number, signal.SIG_DFL if old is None else old)

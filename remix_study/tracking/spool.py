@@ -1,14 +1,14 @@
-"""Everything a run tells its tracker, as lines of a local file, before anything is sent
+"""The spool: local file to which a run writes all of its tracking data before it is sent to MLflow
 
-    spool.jsonl    one JSON object per line, only ever appended to
-    spool.offset   how many of its bytes have arrived; moved on only after the server said so
-    run.json       which MLflow run this is, once the sender has made it
+    spool.jsonl    one JSON object per line; append-only
+    spool.offset   number of bytes that MLflow has confirmed
+    run.json       the MLflow run id, once the sender has created the run
 
-Whoever trains only writes: a server that is down, slow or far away costs a training process nothing. Whoever sends
-(`mlflow.py`) reads whole lines while others are still being written. A line may be sent twice (its answer was lost, or
-the process died before the offset moved): what a line does must be idempotent, which is the sender's part.
+A training process only writes, so a server that is down or slow does not delay it. The sender (`mlflow.py`) reads
+complete lines while others are being written. It may send a line twice, if the answer was lost or the process died
+before it wrote the offset; therefore applying a line must be idempotent.
 
-Imports no MLflow: a study's trials start sooner without it.
+This module does not import MLflow, so that trials start faster.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ if TYPE_CHECKING:  # as in tracker.py
     from remix_study.sample import Batch
 
 Line = dict[str, Any]
-MODEL, MODEL_NOTES = "model", "model.json"  # beside the spool: the trained model's folder, its id on the server
+MODEL, MODEL_NOTES = "model", "model.json"  # next to the spool: folder of the trained model; its id in MLflow
 _RUN = "run.json"
 _BLOCK = 1 << 14
 _log = logging.getLogger(__name__)
 
 
 class Spool:
-    """The lines in one folder. Any process may append; one at a time reads and moves the offset."""
+    """The spool in one folder. Any process may append; one process at a time reads and advances the offset."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Spool:
 
     @property
     def offset(self) -> int:
-        """Bytes that have arrived. 0 where it cannot be read: sending all again is harmless."""
+        """Number of confirmed bytes. 0 if the file cannot be read: sending everything again is harmless."""
         try:
             return int(self._offset.read_text())
         except (OSError, ValueError):
@@ -65,11 +65,11 @@ class Spool:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether a whole line has not arrived yet."""
+        """Whether a complete line is not confirmed yet."""
         return self.size > self.offset and next(self.read(self.offset), None) is not None
 
     def append(self, *lines: Line) -> None:
-        """On disk when this returns: an epoch that a checkpoint holds is not told again after a power cut."""
+        """Append lines and fsync, since an epoch that is in a checkpoint is not reported again after a power cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lines.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -77,13 +77,13 @@ class Spool:
             if end:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":
-                    file.write(b"\n")  # the last writer was killed inside a line: closing it keeps the next one whole
+                    file.write(b"\n")  # a writer was killed within a line: end it, so that only that line is lost
             file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 
     def read(self, begin: int = 0) -> Iterator[tuple[Line | None, int]]:
-        """Whole lines from byte `begin` on, each with the byte after it; None for one that a kill cut short."""
+        """Yield complete lines from byte `begin` on, each with the offset of its end; None for an incomplete line."""
         if not self._lines.exists():
             return
         with self._lines.open("rb") as file:
@@ -91,12 +91,12 @@ class Spool:
             end = begin
             for raw in file:
                 if not raw.endswith(b"\n"):
-                    return  # somebody is writing it
+                    return  # it is being written
                 end += len(raw)
                 try:
                     line = json.loads(raw)
                 except ValueError:
-                    _log.warning("a line cut short by a kill was left out of the tracking of %s", self.folder.parent)
+                    _log.warning("Skipping an incomplete line in %s: its writer was killed.", self._lines)
                     line = None
                 yield line, end
 
@@ -105,13 +105,13 @@ class Spool:
 
     @property
     def key(self) -> str | None:
-        """What the first start called itself: how a sender that lost its notes finds the run again."""
+        """The key of the first start, by which a sender that lost run.json finds the run in MLflow; None: no start."""
         return next((str(line["key"]) for line, _ in self.read() if line is not None and "start" in line), None)
 
     @property
     def is_open(self) -> bool:
-        """Whether the run was started and not ended since, as far as it was told."""
-        # From the end, and not parsed: a study looks at thousands of these when it starts, and most have ended.
+        """Whether the last start in the spool has no end after it."""
+        # Read from the end and not parsed: a starting study checks thousands of spools, most of which have ended.
         with contextlib.suppress(FileNotFoundError), self._lines.open("rb") as file:
             for raw in _backwards(file):
                 if raw.startswith((b'{"start"', b'{"status"')):
@@ -120,24 +120,26 @@ class Spool:
 
 
 def _backwards(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, the last one first, without their ends."""
-    begin, first, whole = file.seek(0, os.SEEK_END), b"", False
+    """Yield complete lines without newline, the last one first."""
+    begin, first, complete = file.seek(0, os.SEEK_END), b"", False
     while begin > 0:
         end, begin = begin, max(0, begin - _BLOCK)
         file.seek(begin)
         first, *lines = (file.read(end - begin) + first).split(b"\n")
-        if lines and not whole:
-            del lines[-1]  # nothing, or a line that somebody is writing
-            whole = True
+        if lines and not complete:
+            del lines[-1]  # empty, or a line that is being written
+            complete = True
         yield from reversed(lines)
-    if whole:
+    if complete:
         yield first
 
 
 class SpoolTracker:
-    """Tracks one run by writing only; `folder` is the run's own, where the spool and copies of all artifacts lie.
+    """Tracker that writes to the spool only; the study's driver sends it (`syncer.py`).
 
-    Somebody else sends: a study's driver (`syncer.py`).
+    Args:
+        folder: the run folder. The spool and copies of all artifacts are in its subfolder `tracking`.
+        experiment: name of the MLflow experiment.
     """
 
     def __init__(self, folder: Path, experiment: str) -> None:
@@ -149,11 +151,11 @@ class SpoolTracker:
 
     @property
     def run_id(self) -> str | None:
-        """None until it was sent."""
+        """The MLflow run id; None until the start was sent."""
         return run_id_of(self._run_folder)
 
     def start(self, info: RunInfo, resume_run_id: str | None = None) -> str | None:
-        """Begin, or go on: the same folder stays the same MLflow run, whatever was sent in between."""
+        """Start or resume the run. A run folder always belongs to the same MLflow run."""
         known = self.run_id
         line: Line = {
             "start": asdict(info) | {"tags": dict(info.tags), "params": dict(info.params),
@@ -164,7 +166,7 @@ class SpoolTracker:
         }  # fmt: skip
         if resume_run_id is not None and resume_run_id != known:
             line["resume"] = resume_run_id
-        # What a profile may hold besides JSON's own types is told by its text.
+        # Values of other than JSON's types, such as paths in a profile, are written as text.
         self._spool.append(json.loads(json.dumps(line, default=str)))
         if info.config_yaml:
             self.log_text(info.config_yaml, "config.yaml")
@@ -173,7 +175,7 @@ class SpoolTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         bad = {key for key, value in metrics.items() if not math.isfinite(value)}
         for key in sorted(bad - self._warned):
-            _log.warning("%s is not a finite number at step %d and is left out (said once per metric)", key, step)
+            _log.warning("Skipping metric %s at step %d: it is not finite. Reported once per metric.", key, step)
         self._warned |= bad
         finite = [[key, float(value)] for key, value in metrics.items() if key not in bad]
         if finite:
@@ -188,27 +190,27 @@ class SpoolTracker:
         self._tell({"artifact": name})
 
     def log_figure(self, figure: "Figure", name: str) -> None:
-        """As PNG, which MLflow shows inline; `name` such as `figures/learning_curves.png`."""
+        """Record a figure as PNG, which MLflow shows inline; `name` such as `figures/learning_curves.png`."""
         figure.savefig(self._local(name), format="png", dpi=150)
         self._tell({"artifact": name})
 
     def log_file(self, path: Path, name: str) -> None:
-        """A file that lies elsewhere in the study or run; sent as it then is."""
+        """Record a file of the study or run that is outside `tracking/`. It is read when it is sent."""
         self._tell({"artifact": name, "from": os.path.relpath(path, self._folder)})
 
     def log_model(self, model: "nn.Module", example: "Batch") -> None:
-        """With a signature, readable by `mlflow.pytorch.load_model("models:/ID")`; a refusal is only warned about."""
+        """Save the model for `mlflow.pytorch.load_model("models:/ID")`. If that fails, log a warning."""
         from remix_study.tracking.model import save_model
 
         try:
             save_model(model, example, self._folder / MODEL)
         except Exception as error:
-            _log.warning("the model of %s is not logged: %s", self._run_folder, error)
+            _log.warning("Cannot save the model of %s for MLflow: %s", self._run_folder, error)
         else:
             self._tell({"model": MODEL})
 
     def finish(self, status: Status, reason: str | None = None) -> None:
-        """End the run; FAILED and KILLED carry `reason` as a tag."""
+        """End the run. `reason` becomes the tag `failure_reason`."""
         if not self._spool.is_open:
             return
         if reason:
@@ -225,13 +227,13 @@ class SpoolTracker:
 
 
 def run_id_of(run_folder: Path) -> str | None:
-    """The MLflow run of this run folder; None as long as no server has heard of it."""
+    """Return the MLflow run id of a run folder; None until the start was sent."""
     known = notes_of(run_folder)
     return None if known is None else str(known["run_id"])
 
 
 def notes_of(run_folder: Path) -> dict[str, Any] | None:
-    """What the sender wrote down: `run_id`, and `foreign` where the run was begun from another folder."""
+    """Return the content of run.json: `run_id`, and `foreign` if the run was started from another folder."""
     try:
         return dict(json.loads((run_folder / "tracking" / _RUN).read_text()))
     except (OSError, ValueError):
@@ -243,15 +245,18 @@ def write_notes(run_folder: Path, notes: Mapping[str, Any]) -> None:
 
 
 def forget_run(run_folder: Path) -> None:
-    """The run is not where its spool is sent: the next sender tells it from the first line on."""
+    """Forget the MLflow run, so that the next sender sends the spool from its first line."""
     for name in (_RUN, MODEL_NOTES):
         (run_folder / "tracking" / name).unlink(missing_ok=True)
 
 
 def end_unfinished_run(run_folder: Path, reason: str, cause: str | None = None) -> bool:
-    """End what no process works on any more (its caller knows that) and nobody ended; whether it was open.
+    """End a run that no process works on any more, if it has no end yet; return whether that was so.
 
-    As KILLED, or with a `cause` (of `errors.CAUSES`) as FAILED.
+    Args:
+        run_folder: the caller must know that no process works on it.
+        reason: becomes the tag `failure_reason`.
+        cause: one of `errors.CAUSES`: the run ends as FAILED. None: it ends as KILLED.
     """
     spool = Spool(run_folder / "tracking")
     if not spool.is_open:

@@ -1,11 +1,11 @@
-"""The one who sends what all runs of a study have written
+"""Thread of the study's driver that sends the spools of all its runs to MLflow
 
-A thread of the study's driver looks into the spool of every run at work about once a second. While the server is down
-the runs train on, the spools grow, and the thread asks again after 1, 2, 4 ... 30 seconds. What is still waiting when
-the study ends is sent at its next start.
+The thread checks the spool of every active run about once a second. While the server is down, the runs keep training,
+the spools grow, and the thread retries after 1, 2, 4 ... 30 seconds. Data that is unsent when the study ends is sent
+when the study is started again.
 
-A run that has ended, and whose end has arrived, is only looked at again when it is watched anew, and once when the
-study ends: a large study has a hundred ended runs for each that is at work.
+Once the end of a run is sent, the thread drops the run until it is watched again, and checks it once more when the
+study ends: a large study has a hundred ended runs for each active one.
 """
 
 import logging
@@ -23,10 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 class Syncer:
-    """`with Syncer(uri, parent=study_folder) as syncer: syncer.watch(run_folder)`
+    """Sends the spools of the run folders that it watches.
+
+    Use as `with Syncer(uri, parent=study_folder) as syncer: syncer.watch(run_folder)`.
 
     Args:
-        parent: a run folder that is watched from the beginning, and whose MLflow run is the parent of all others.
+        uri: tracking URI.
+        parent: the study's folder. It is watched from the beginning, and its MLflow run is the parent of all others.
+        period_s: seconds between two checks.
     """
 
     def __init__(self, uri: str, *, parent: Path | None = None, period_s: float = _PERIOD_S) -> None:
@@ -35,7 +39,7 @@ class Syncer:
         self._period_s = period_s
         self._pause_s = period_s
         self._senders: dict[Path, Sender] = {}
-        self._ended: dict[Path, int] = {}  # sent to its end: the size of its spool then
+        self._ended: dict[Path, int] = {}  # size of the spool when its end was sent
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._closing = self._abandoned = self._late = False
@@ -51,9 +55,7 @@ class Syncer:
         self.close()
 
     def watch(self, folder: Path) -> None:
-        """Send what is there and what will be written. What is written after the run's end waits for another `watch`,
-        or for `close`.
-        """
+        """Send all data of a run until its end. Data written later is sent after another `watch` or at `close`."""
         folder = folder.resolve()
         with self._lock:
             self._ended.pop(folder, None)
@@ -61,20 +63,20 @@ class Syncer:
                 self._senders[folder] = Sender(self._uri, folder, parent=self._parent)
 
     def watch_unsent(self, runs: Path) -> int:
-        """Watch the run folders in `runs` where a former process left something unsent; how many those are."""
+        """Watch the run folders in `runs` that have unsent data of a former process, and return their number."""
         left = [folder for folder in sorted(runs.glob("*")) if Sender(self._uri, folder).has_unsent]
         for folder in left:
             self.watch(folder)
         return len(left)
 
     def wake(self) -> None:
-        """Something was written that somebody may want to see soon."""
+        """Check all spools now, unless the server is down."""
         if not self._late:
             self._woken.set()
 
     def close(self, patience_s: float = 20.0) -> int:
-        """Send what is left, for at most `patience_s`; how many run folders still wait for the next start."""
-        self._look_again()
+        """Send the remaining data for at most `patience_s` seconds; return the number of folders with unsent data."""
+        self._rewatch_changed()
         self._closing = True
         self._woken.set()
         if self._thread.is_alive():
@@ -89,22 +91,22 @@ class Syncer:
             self._woken.clear()
             if self._abandoned:
                 return
-            last = self._closing  # a round that began before may have looked before the last lines were written
+            last = self._closing  # an earlier round may have checked before the last lines were written
             try:
                 arrived = self._round()
-            except Exception:  # a disk that fails, say: whatever it is, the runs still to come need this thread
-                _log.exception("tracking stumbled, and goes on")
+            except Exception:  # such as a failing disk; later runs need this thread
+                _log.exception("Error while sending tracking data. Retrying.")
                 arrived = False
             if arrived and last:
                 return
 
     def _round(self) -> bool:
-        """Send all that waits; whether nothing waits any more."""
+        """Send all unsent data, and return whether everything was sent."""
         arrived, sent = True, False
         for folder, sender in self._watched():
             if self._abandoned:
                 return False
-            size = sender.size  # before the look: what is written after it is found by `_look_again`
+            size = sender.size  # read first: `_rewatch_changed` finds what is written later
             if not sender.has_unsent:
                 if sender.ended and folder != self._parent:
                     self._leave(folder, size)
@@ -119,12 +121,12 @@ class Syncer:
         self._pause_s = self._period_s
         if sent and self._late:
             self._late = False
-            _log.warning("%s takes metrics again; nothing is missing", redact(self._uri))
+            _log.warning("%s accepts tracking data again. Nothing was lost.", redact(self._uri))
         return arrived
 
     def _failed(self, folder: Path, sender: Sender, error: Exception, *, alone: bool) -> None:
         with self._lock:
-            # Last in the next round: what only this run cannot send must not hold back the others.
+            # Try this run last in the next round, since its error may not concern the others.
             del self._senders[folder]
             self._senders[folder] = sender
         if not alone:
@@ -132,7 +134,7 @@ class Syncer:
         if not self._late:
             self._late = True
             _log.warning(
-                "%s does not take metrics now (%s); they are kept in %s and sent later",
+                "%s does not accept tracking data (%s). Keeping it in %s and retrying.",
                 redact(self._uri),
                 explain(self._uri, error),
                 folder / "tracking",
@@ -143,8 +145,8 @@ class Syncer:
             del self._senders[folder]
             self._ended[folder] = size
 
-    def _look_again(self) -> None:
-        """Into the spools of the runs that have ended: something may have been told of them since."""
+    def _rewatch_changed(self) -> None:
+        """Watch the ended runs again whose spools have grown since."""
         with self._lock:
             ended = list(self._ended.items())
         for folder, size in ended:

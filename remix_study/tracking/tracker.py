@@ -1,4 +1,4 @@
-"""What a run tells its tracker; only rank 0 has a real one"""
+"""The Tracker protocol, which a run reports to; only rank 0 reports to a real one"""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from remix_study.errors import RunPruned, StudyStopped, cause_of
 
-if TYPE_CHECKING:  # `remix-study status` reads run folders, and must not wait for torch
+if TYPE_CHECKING:  # `remix-study status` imports this module and must start without torch
     from matplotlib.figure import Figure
     from torch import nn
 
@@ -16,19 +16,23 @@ if TYPE_CHECKING:  # `remix-study status` reads run folders, and must not wait f
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# Tags by which a reviewer filters. MLflow has no word for pruned, and says FINISHED of a run that was.
+# Tags to filter by. MLflow has no status for pruned runs; they are FINISHED.
 STATE = "remix_study.state"  # running, complete, pruned, stopped, failed
-REASON = "remix_study.reason"  # why the pruner ended it
-FAILURE_REASON, FAILURE_CAUSE = "failure_reason", "failure_cause"  # in words; one of `errors.CAUSES`
+REASON = "remix_study.reason"  # why the pruner ended the run
+FAILURE_REASON, FAILURE_CAUSE = "failure_reason", "failure_cause"  # a message; one of `errors.CAUSES`
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before its first step.
+    """What is known about a run before its first step.
 
-    `dataset_digest` is the store's fingerprint, `dataset_profile` its card (counts, preset, licence); `config_yaml` is
-    the fully resolved configuration, which the parameters (cut at MLflow's length limit) only summarise; empty: none.
+    Args:
+        params: the configuration, flattened; values are cut at MLflow's length limit.
+        config_yaml: the complete resolved configuration; empty: none.
+        dataset_digest: the fingerprint of the clip store.
+        dataset_profile: the card of the clip store (counts, preset, licence).
+        parent_run_id: the MLflow run id of the study.
     """
 
     name: str
@@ -43,17 +47,17 @@ class RunInfo:
 
 
 class Tracker(Protocol):
-    """Only `start` may raise (TrackingError): once training goes, tracking must not stop it."""
+    """Receives the tracking data of a run. Only `start` may raise (TrackingError): tracking never stops training."""
 
     @property
     def run_id(self) -> str | None: ...
 
     def start(self, info: RunInfo, resume_run_id: str | None = None) -> str | None:
-        """Open a run, or open `resume_run_id` again; returns its id."""
+        """Start a run, or resume the run `resume_run_id`, and return its id (None if it is not known yet)."""
         ...
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One value per name and step (the epoch), written once: later values for the same step are ignored."""
+        """Record one value per name and step (the epoch). Later values for the same step are ignored."""
         ...
 
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
@@ -63,20 +67,27 @@ class Tracker(Protocol):
     def log_figure(self, figure: "Figure", name: str) -> None: ...
 
     def log_model(self, model: "nn.Module", example: "Batch") -> None:
-        """`model(batch).logits_BC` are the scores; `example` has all rows of every modality."""
+        """Record the model.
+
+        Args:
+            model: `model(batch).logits_BC` must be the class logits.
+            example: a batch with all rows of every modality.
+        """
         ...
 
-    def finish(self, status: Status, reason: str | None = None) -> None: ...
+    def finish(self, status: Status, reason: str | None = None) -> None:
+        """End the run."""
+        ...
 
 
 class NullTracker:
-    """Forgets everything: ranks other than 0, and runs that nobody asks about."""
+    """Records nothing: for ranks other than 0, and for runs that are not tracked."""
 
     @property
     def run_id(self) -> str | None:
         return None
 
-    def start(self, info: RunInfo, resume_run_id: str | None = None) -> str | None:  # noqa: ARG002
+    def start(self, info: RunInfo, resume_run_id: str | None = None) -> str | None:  # noqa: ARG002 - protocol
         return None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
@@ -94,7 +105,7 @@ class NullTracker:
 
 @dataclass
 class RecordingTracker:
-    """Remembers everything, for tests; keeps the rule that a metric has one value per step."""
+    """Keeps all tracking data in memory, for tests. Like MLflow's sender, keeps one value per metric and step."""
 
     run_id: str | None = None
     info: RunInfo | None = None
@@ -124,7 +135,7 @@ class RecordingTracker:
     def log_figure(self, figure: "Figure", name: str) -> None:
         self.figures[name] = figure
 
-    def log_model(self, model: "nn.Module", example: "Batch") -> None:  # noqa: ARG002
+    def log_model(self, model: "nn.Module", example: "Batch") -> None:  # noqa: ARG002 - protocol
         self.models.append(model)
 
     def finish(self, status: Status, reason: str | None = None) -> None:
@@ -133,12 +144,12 @@ class RecordingTracker:
 
 @contextmanager
 def finishing(tracker: Tracker) -> Iterator[None]:
-    """Ends the run whatever happens, as what it was, and lets every exception go on.
+    """End the run with the status that fits how the block ends, and re-raise its exception.
 
-    complete  FINISHED
-    pruned    FINISHED: nothing went wrong (RunPruned)
-    stopped   KILLED: somebody asked for it
-    failed    FAILED, with the error's words and its cause
+    complete  FINISHED: no exception
+    pruned    FINISHED: RunPruned
+    stopped   KILLED: KeyboardInterrupt, SystemExit or StudyStopped
+    failed    FAILED: any other exception; its message and cause become tags
     """
     try:
         yield
@@ -161,5 +172,5 @@ def _end(tracker: Tracker, tags: Mapping[str, str], status: Status, reason: str 
         tracker.set_tags(tags)
         tracker.finish(status, reason)
     except OSError as error:
-        # A full disk, say. What ended the run must go on and not be hidden by what cannot be written about it.
-        _log.warning("it is not recorded that the run ended as %s: %s", tags[STATE], error)
+        # Such as a full disk. Do not hide the exception that ended the run.
+        _log.warning("Cannot record that the run ended as %s: %s", tags[STATE], error)

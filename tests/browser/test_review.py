@@ -1,7 +1,7 @@
-"""What a reviewer sees, in a real browser: the format of the review view is MLflow's own and documented nowhere
+"""The links of tracking/review.py in a real browser: the format of MLflow's view state is not documented
 
-The experiment is built by what builds a study's: runs that write to their spools, a syncer, the view that the study's
-run stores.
+The experiment is built as for a study: runs write to their spools, a syncer sends them, and the study's run stores the
+view.
 """
 
 import math
@@ -41,10 +41,10 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    "--window-size=2250,1250",  # the grid draws only the columns that are in sight
+    "--window-size=2250,1250",  # the grid renders only visible columns
 )
 
-# MLflow's assistant opens once in every new browser, over a quarter of the page; a reader has closed it.
+# MLflow's assistant opens once in every new browser profile and covers a quarter of the page.
 CLOSE_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 pytestmark = [
@@ -59,7 +59,7 @@ pytestmark = [
 
 
 class Study(NamedTuple):
-    """A study as a reviewer meets it: links, a server, and the MLflow runs that matter."""
+    """A study in MLflow: links, server, experiment, and the ids of its own run and of one trial."""
 
     links: Links
     host: str
@@ -85,7 +85,7 @@ def info(name: str, tags: dict[str, str], params: dict[str, str | int | float | 
 
 
 def history(method: str, rate: float, number: int, epochs: int) -> list[dict[str, float]]:
-    """Curves that look like training; nothing here is a result."""
+    """Return made-up learning curves."""
     video = {"joint": 0.31, "joint_unimodal": 0.38, "remix": 0.62}[method] + 0.015 * number
     far = 1 - abs(math.log10(rate) + 2) / 4 - 0.01 * number
     return [
@@ -109,7 +109,7 @@ def history(method: str, rate: float, number: int, epochs: int) -> list[dict[str
 
 
 def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None:
-    """A trial or a replicate, written as its training process writes it."""
+    """Write the spool of a trial or replicate as its training process does."""
     tracker = SpoolTracker(folder, "demo")
     tracker.start(
         info(
@@ -118,16 +118,16 @@ def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None
             {"method.name": method, "point.optimizer.learning_rate": rate, "epochs": 8},
         )
     )
-    told = history(method, rate, number, 8)
+    records = history(method, rate, number, 8)
     try:
         with finishing(tracker):
-            for epoch, metrics in enumerate(told):
+            for epoch, metrics in enumerate(records):
                 tracker.log_metrics(metrics, epoch)
                 if rate > 0.05 and epoch == 3:
                     raise RunPruned(f"{metrics['val/accuracy']:.2f} after 4 epochs is below the best third")
                 if rate < 0.0005 and epoch == 1:
                     raise MemoryError("out of memory")
-            best = told[-1]
+            best = records[-1]
             summary = {
                 "best/val_accuracy": best["val/accuracy"],
                 "best/val_accuracy_uni/audio": best["val/accuracy_uni/audio"],
@@ -136,7 +136,9 @@ def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None
             if stage == "replicate":
                 summary["test/accuracy"] = best["val/accuracy"] - 0.02 + 0.01 * number
             tracker.log_metrics(summary, 7)
-            tracker.log_figure(draw_learning_curves(learning_curves(told, ("audio", "video"))), "figures/learning.png")
+            tracker.log_figure(
+                draw_learning_curves(learning_curves(records, ("audio", "video"))), "figures/learning.png"
+            )
     except (RunPruned, MemoryError):
         return
     if stage == "replicate" and method != "joint":
@@ -185,7 +187,7 @@ def browser(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[webdrive
     try:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": CLOSE_ASSISTANT})
         yield driver
-        if folder := os.environ.get("REMIX_STUDY_SCREENSHOTS"):  # for a person's eyes
+        if folder := os.environ.get("REMIX_STUDY_SCREENSHOTS"):  # for manual inspection
             driver.save_screenshot(str(Path(folder) / f"{request.node.name}.png"))
     finally:
         driver.quit()
@@ -197,7 +199,7 @@ def text_of(driver: webdriver.Chrome) -> str:
 
 
 def until(driver: webdriver.Chrome, holds: Callable[[webdriver.Chrome], bool]) -> None:
-    # The page redraws itself while it loads: an element found a moment ago may be gone.
+    # The page re-renders while it loads, so elements may become stale.
     wait = WebDriverWait(driver, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException])
     wait.until(holds, f"not seen at {driver.current_url}")
 
@@ -206,7 +208,7 @@ def shows(*words: str) -> Callable[[webdriver.Chrome], bool]:
     return lambda driver: all(word in text_of(driver) for word in words)
 
 
-# How many rows stand further right than the row of that name, and below it.
+# Returns the number of rows that are indented below the row with the given name.
 NESTED = """
 const links = [...document.querySelectorAll('[role="row"] a[href*="/runs/"]')];
 const names = links.map(link => [link.textContent.trim(), link.getBoundingClientRect()]);
@@ -227,7 +229,7 @@ def test_the_table_ranks_all_runs_with_the_chosen_columns(browser: webdriver.Chr
     until(browser, shows("out of memory"))
 
 
-def test_by_time_the_studys_runs_are_nested_below_it(browser: webdriver.Chrome, study: Study) -> None:
+def test_sorted_by_time_the_runs_are_nested_below_their_study(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.links.table)
     until(browser, shows("remix-search-0"))
     browser.find_element(By.XPATH, "//*[@role='columnheader']//*[normalize-space()='Created']").click()
@@ -243,7 +245,7 @@ def test_the_charts_compare_the_runs(browser: webdriver.Chrome, study: Study) ->
     until(browser, shows("Over epochs", "val/accuracy_uni/video", "balance/accuracy_gap", "remix/share/audio"))
     lines = ".js-plotly-plot .scatterlayer .trace"
     until(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, lines)) >= 2 * len(METHODS))
-    until(browser, shows("In the end"))
+    until(browser, shows("Final accuracy and sufficiency"))
 
 
 def test_the_plain_link_opens_the_training_runs(browser: webdriver.Chrome, study: Study) -> None:
@@ -252,20 +254,20 @@ def test_the_plain_link_opens_the_training_runs(browser: webdriver.Chrome, study
     until(browser, shows("demo"))
 
 
-def test_a_trials_page_says_what_it_was(browser: webdriver.Chrome, study: Study) -> None:
+def test_the_page_of_a_trial_shows_metrics_data_set_and_state(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.trial, ""))
     until(browser, shows("remix-search-0", "Finished", "best/val_accuracy", "point.optimizer.learning_rate"))
     until(browser, shows("synthetic", "remix_study.state"))
 
 
-def test_a_figure_is_rendered_among_a_trials_artifacts(browser: webdriver.Chrome, study: Study) -> None:
+def test_a_figure_is_rendered_among_the_artifacts(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.trial, "artifacts/figures/learning.png"))
     until(browser, shows("learning.png"))
     drawn = "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.offsetParent !== null)"
     until(browser, lambda driver: bool(driver.execute_script(drawn)))
 
 
-def test_the_report_lies_with_the_study(browser: webdriver.Chrome, study: Study) -> None:
+def test_the_report_is_an_artifact_of_the_study(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.parent, "artifacts/report/report.html"))
     until(browser, shows("report.html"))
     until(browser, lambda driver: len(driver.find_elements(By.TAG_NAME, "iframe")) > 0)

@@ -91,6 +91,6 @@ def test_a_folder_that_only_one_node_has_is_refused_before_anything_starts(
     assert "Traceback" not in said
     assert ray_left(machines) == []
     told = " ".join(said.split())
-    assert "every machine of the cluster must have the same files" in told
+    assert "Not all nodes of the cluster have the same files" in told
     assert "w1 does not see the workspace /root/workspace" in told
     assert not (Path(machines.state) / "head" / "root" / "workspace" / "studies" / "private" / "runs").exists()

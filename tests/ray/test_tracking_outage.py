@@ -146,8 +146,8 @@ def test_every_point_arrives_once_although_the_server_was_killed_twice(
                 (epoch, epoch + k / 100) for epoch in range(trainer.epochs[folder])
             ]
     assert runs["study"].info.status == "FINISHED"
-    assert "does not take metrics now" in caplog.text
-    assert "takes metrics again" in caplog.text
+    assert "does not accept tracking data" in caplog.text
+    assert "accepts tracking data again" in caplog.text
 
 
 @pytest.mark.timeout(300)

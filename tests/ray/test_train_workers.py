@@ -79,7 +79,7 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
 
 def test_a_run_that_explodes_ends_failed_with_its_reason(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = recipe({**RECIPE, "optimizer": {"name": "sgd", "learning_rate": 1e30}})
-    with pytest.raises(RemixStudyError, match=r"a worker failed, and again when restarted: .*epoch 0, "):
+    with pytest.raises(RemixStudyError, match=r"A worker failed, and failed again after restarts: .*epoch 0, "):
         run_one(config, tmp_path, "pair")
     _, run = tracked(tmp_path)
     assert run.info.status == "FAILED"
@@ -92,5 +92,5 @@ def test_a_run_that_explodes_ends_failed_with_its_reason(recipe: Callable[..., R
 
 
 def test_more_workers_than_there_is_room_for_are_refused(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
-    with pytest.raises(RemixStudyError, match=r"`workers: 4` needs 4 CPU cores, but Ray sees 2. Use fewer workers"):
+    with pytest.raises(RemixStudyError, match=r"`workers: 4` needs 4 CPU cores, but Ray has 2. Use fewer workers"):
         run_one(recipe({**RECIPE, "workers": 4}), tmp_path)

@@ -1,4 +1,4 @@
-"""What Remix decided, kept for people: one line per training clip, as the plan has it"""
+"""decisions.parquet: one row per training clip"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from remix_study.training.loop import Run, train
 
 
 @pytest.mark.slow
-def test_every_training_clip_has_its_decision_and_what_is_known_of_it(
+def test_each_training_clip_has_its_decision_and_facts(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], small_store: ClipStore, tmp_path: Path
 ) -> None:
     run = assembled(recipe({"epochs": 3}))
@@ -28,14 +28,14 @@ def test_every_training_clip_has_its_decision_and_what_is_known_of_it(
     table = pyarrow.parquet.read_table(tmp_path / DECISIONS).to_pandas()
     assert list(table["id"]) == [small_store.ids[row] for row in rows]
     assert plan.assignment is not None
-    assert plan.look is not None
+    assert plan.last_scoring_pass is not None
     np.testing.assert_array_equal(table["trains_audio"], plan.assignment.assigned_NM[:, 0])
-    np.testing.assert_array_equal(table["score_video"], plan.look.scores_NM[:, 1])
+    np.testing.assert_array_equal(table["score_video"], plan.last_scoring_pass.scores_NM[:, 1])
     assert ((table["trains_audio"] | table["trains_video"]) ^ table["trains_all"]).all()
     np.testing.assert_array_equal(table["muted"], [float(small_store.truth[row]["muted"]) for row in rows])
 
 
-def test_a_filter_without_scores_leaves_them_out(
+def test_score_columns_are_missing_if_the_filter_uses_none(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], small_store: ClipStore
 ) -> None:
     run = assembled(recipe({"method": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}}}))

@@ -10,38 +10,38 @@ from remix_study.errors import ConfigError, RunPruned, StoreError, StudyStopped
 from remix_study.launch.folder import RunFolder
 
 
-def test_a_folder_is_of_one_configuration(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_folder_accepts_one_configuration(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / "one")
     folder.prepare(recipe(), "digest")
     folder.prepare(recipe(), "digest")
     assert load_run(folder.path / "config.yaml") == recipe()
-    with pytest.raises(ConfigError, match=r"holds a run of another \(digest, not other\)\. Use another --name"):
+    with pytest.raises(ConfigError, match=r"another configuration or corpus \(digest digest, not other\)\. Use"):
         folder.prepare(recipe({"seed": 1}), "other")
     assert load_run(folder.path / "config.yaml") == recipe()
 
 
-def test_a_file_in_the_way_is_named(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_file_at_the_folders_path_is_reported_and_kept(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("precious")
-    with pytest.raises(ConfigError, match=r"must be writable, but: .* Choose another --workspace"):
+    with pytest.raises(ConfigError, match=r"Cannot write the run folder .*: .* Use another --workspace"):
         RunFolder(tmp_path / "runs" / "one").prepare(recipe(), "digest")
     assert (tmp_path / "runs").read_text() == "precious"
 
 
-def test_a_line_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_history_is_skipped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.history == []
     (tmp_path / "history.jsonl").write_text('{"epoch": 0, "x": 1.5}\n{"epoch": 1, "x"')
     assert folder.history == [{"epoch": 0, "x": 1.5}]
 
 
-def test_a_result_is_remembered(tmp_path: Path) -> None:
+def test_a_written_result_is_read_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert (folder.result(), folder.mlflow_run_id(), folder.seconds) == (None, None, 0.0)
     folder.write_result({"best/val_accuracy": 0.5})
     assert RunFolder(tmp_path).result() == {"best/val_accuracy": 0.5}
 
 
-def test_seconds_are_of_the_work_that_was_kept(tmp_path: Path) -> None:
+def test_seconds_add_up_all_epochs_and_the_final_evaluation(tmp_path: Path) -> None:
     line = '{"time/score_s": 1, "time/train_s": 2.5, "time/evaluate_s": 0.5}\n'
     (tmp_path / "history.jsonl").write_text(line * 2)
     assert RunFolder(tmp_path).seconds == 8.0
@@ -49,7 +49,7 @@ def test_seconds_are_of_the_work_that_was_kept(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).seconds == 10.0
 
 
-def test_a_pruned_run_stays_pruned_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
+def test_a_pruned_run_stays_pruned_and_a_stopped_one_resumes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.ended_early() is None
     folder.write_ended_early(StudyStopped("asked to"))
@@ -63,7 +63,7 @@ def test_a_pruned_run_stays_pruned_and_a_stopped_one_goes_on(tmp_path: Path) -> 
     assert (type(early), str(early)) == (RunPruned, "no promise")
 
 
-def test_whoever_works_holds_the_lock(tmp_path: Path) -> None:
+def test_the_lock_excludes_a_second_process(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert not folder.is_held()
     with folder.lock():

@@ -1,4 +1,4 @@
-"""Workers of one run that vanish again and again"""
+"""Runs whose workers are lost repeatedly"""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
 
 from remix_study.errors import RemixStudyError
-from remix_study.launch.run import _fit_workers
+from remix_study.launch.run import fit_with_restarts
 
 LOST = WorkerGroupError("rank 1", {1: ActorDiedError()})
 OURS = WorkerGroupError("rank 0", {0: ValueError("loss is not a number")})
 
 
 class Trainers:
-    """Each `fit` ends as the next of `ends` says; epochs are those that the run has come to by then."""
+    """Fake trainers: each `fit` completes the epochs and raises the error (if any) of the next item of `ends`."""
 
     def __init__(self, *ends: tuple[int, Exception | None]) -> None:
         self._ends: Iterator[tuple[int, Exception | None]] = iter(ends)
@@ -34,15 +34,15 @@ class Trainers:
         return self.reached
 
 
-def test_a_run_goes_on_as_often_as_machines_are_taken_away_as_long_as_it_comes_further() -> None:
+def test_lost_workers_are_restarted_while_the_run_makes_progress() -> None:
     trainers = Trainers((3, LOST), (5, LOST), (6, LOST), (10, None))
-    _fit_workers(trainers, trainers.epochs)
+    fit_with_restarts(trainers, trainers.epochs)
     assert trainers.fits == 4
 
 
 @pytest.mark.parametrize("ends", [((3, LOST), (3, LOST)), ((0, LOST),), ((3, OURS),)])
-def test_a_run_that_kills_its_workers_or_fails_by_itself_ends(ends: tuple[tuple[int, Exception], ...]) -> None:
+def test_losses_without_progress_and_exceptions_end_the_run(ends: tuple[tuple[int, Exception], ...]) -> None:
     trainers = Trainers(*ends)
-    with pytest.raises(RemixStudyError, match="last checkpoint is kept"):
-        _fit_workers(trainers, trainers.epochs)
+    with pytest.raises(RemixStudyError, match="Rerun the command to resume from the last checkpoint"):
+        fit_with_restarts(trainers, trainers.epochs)
     assert trainers.fits == len(ends)

@@ -15,8 +15,8 @@ def uri(tmp_path: Path) -> str:
     return default_uri(tmp_path)
 
 
-def begun(folder: Path, uri: str) -> SpoolTracker:
-    """A run that its server knows and that has not ended."""
+def started(folder: Path, uri: str) -> SpoolTracker:
+    """Return the tracker of a run that was sent to the server and has not ended."""
     tracker = SpoolTracker(folder, "e")
     tracker.start(RunInfo(folder.name, {"remix_study.folder": str(folder)}, {}, "", "c", "d" * 40, "store", {}))
     send(uri, folder)
@@ -24,9 +24,9 @@ def begun(folder: Path, uri: str) -> SpoolTracker:
 
 
 @pytest.mark.slow
-def test_only_runs_that_nobody_works_on_are_ended_and_as_what_they_were(tmp_path: Path, uri: str) -> None:
+def test_only_abandoned_runs_are_ended(tmp_path: Path, uri: str) -> None:
     for name in ("gone", "at_work", "ended"):
-        begun(tmp_path / name, uri)
+        started(tmp_path / name, uri)
     SpoolTracker(tmp_path / "ended", "e").finish("FINISHED")  # while the server was down
     elsewhere = MlflowClient(tracking_uri=uri).create_run("0", tags={"remix_study.folder": "/another/machine"})
     with RunFolder(tmp_path / "at_work").lock():

@@ -1,4 +1,4 @@
-"""Corpora of other modalities than audio and video, from their files to a trained run with its evidence"""
+"""Corpora with modalities other than audio and video, from their files to a trained and evaluated run"""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def history(workspace: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (workspace / "runs" / "one" / "history.jsonl").read_text().splitlines()]
 
 
-def test_three_modalities_of_features_are_remixed_and_explained(recipe: Recipe, tmp_path: Path) -> None:
+def test_three_modalities_of_features_are_trained_with_remix(recipe: Recipe, tmp_path: Path) -> None:
     names = ("audio", "video", "text")
     prepare(mosei_at(mosei.write_pickle(tmp_path / "a.pkl"), tmp_path / "work"), tmp_path / "corpus", workers=1)
     config = recipe(
@@ -48,14 +48,14 @@ def test_three_modalities_of_features_are_remixed_and_explained(recipe: Recipe, 
         assert all(share > 0 for share in shares)
 
 
-def test_each_of_three_modalities_alone_is_a_ceiling(recipe: Recipe, tmp_path: Path) -> None:
+def test_each_of_three_modalities_has_a_unimodal_ceiling(recipe: Recipe, tmp_path: Path) -> None:
     prepare(mosei_at(mosei.write_splits(tmp_path / "given"), tmp_path), tmp_path / "corpus", workers=1)
     changes = {"corpus": str(tmp_path / "corpus"), "evaluation": {"ceilings": "train", "test": True, "probe": False}}
     summary = run_one(recipe({**changes, "global_batch": 16}), tmp_path, "one")
     assert {f"sufficiency/ratio/{m}" for m in ("audio", "video", "text")} <= summary.keys()
 
 
-def test_pictures_and_flow_are_remixed(recipe: Recipe, tmp_path: Path) -> None:
+def test_images_and_optical_flow_are_trained_with_remix(recipe: Recipe, tmp_path: Path) -> None:
     root = ucf101.write(tmp_path / "given")
     prepare(Ucf101(source_at(root), frames=2, side=16), tmp_path / "corpus", workers=1)
     config = recipe({"corpus": str(tmp_path / "corpus"), "method": REMIX, "global_batch": 8, "evaluation.test": True})

@@ -1,4 +1,4 @@
-"""What a machine of a cluster must have; several real ones are in tests/cluster"""
+"""Checks of one node of a cluster; tests/cluster has real nodes"""
 
 import socket
 from dataclasses import replace
@@ -20,21 +20,21 @@ from remix_study.launch.nodes import (
     versions,
 )
 
-HERE = NodeRequirements(seen={}, urls={}, versions=versions(), code=code_digest())
+HERE = NodeRequirements(files={}, urls={}, versions=versions(), code=code_digest())
 
 
-def test_a_machine_that_has_everything_has_no_problem(tmp_path: Path) -> None:
+def test_a_node_that_has_everything_has_no_problem(tmp_path: Path) -> None:
     (tmp_path / "token").touch()
-    assert node_problems(replace(HERE, seen={str(tmp_path / "token"): "the workspace"})) == []
+    assert node_problems(replace(HERE, files={str(tmp_path / "token"): "the workspace"})) == []
 
 
-def test_a_disk_that_is_another_is_told_with_the_remedy(tmp_path: Path) -> None:
-    (problem,) = node_problems(replace(HERE, seen={str(tmp_path / "token"): "the workspace /w"}))
+def test_a_missing_shared_disk_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    (problem,) = node_problems(replace(HERE, files={str(tmp_path / "token"): "the workspace /w"}))
     assert problem.startswith(f"{socket.gethostname()} does not see the workspace /w.")
     assert "s3://" in problem
 
 
-def test_a_url_that_cannot_be_used_from_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_that_the_node_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: RemoteFolder, pattern: str) -> list[str]:
         raise SourceError("memory://b must let us in, but refuses.")
 
@@ -43,7 +43,7 @@ def test_a_url_that_cannot_be_used_from_there_is_told(monkeypatch: pytest.Monkey
     assert problem == f"{socket.gethostname()} cannot use the workspace: memory://b must let us in, but refuses."
 
 
-def test_other_versions_and_other_code_are_told() -> None:
+def test_other_versions_and_other_code_are_reported() -> None:
     older = {**versions(), "torch": "1.0", "Python": "3.9"}
     found = node_problems(replace(HERE, versions=older, code="another"))
     assert len(found) == 2
@@ -52,7 +52,7 @@ def test_other_versions_and_other_code_are_told() -> None:
     assert "remix-study submit" in found[1]
 
 
-def test_the_digest_of_the_code_follows_every_file_of_it(tmp_path: Path) -> None:
+def test_the_code_digest_depends_on_names_and_contents_of_all_files(tmp_path: Path) -> None:
     package = tmp_path / "remix_study"
     (package / "deep").mkdir(parents=True)
     for name in ("__init__.py", "deep/one.py"):
@@ -73,36 +73,36 @@ class Context:
         return "head"
 
 
-def test_one_machine_alone_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_single_node_is_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes_of("head"), {**nodes_of("gone")[0], "Alive": False}])
     assert require_identical_nodes(tmp_path / "w", "corpus") == 1
     assert not (tmp_path / "w").exists()
 
 
-def test_what_is_wrong_is_told_of_all_machines_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_problems_of_all_nodes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: nodes_of("head", "w1", "w2"))
     asked: list[NodeRequirements] = []
 
-    def ask(others: list[dict[str, Any]], demands: NodeRequirements) -> list[str]:
-        asked.append(demands)
+    def collect(others: list[dict[str, Any]], requirements: NodeRequirements) -> list[str]:
+        asked.append(requirements)
         assert [node["NodeID"] for node in others] == ["w1", "w2"]
-        assert all(Path(path).exists() for path in demands.seen)
+        assert all(Path(path).exists() for path in requirements.files)
         return ["w1: does not see it", "w2: has other code"]
 
-    monkeypatch.setattr(nodes, "_ask", ask)
+    monkeypatch.setattr(nodes, "collect_problems", collect)
     (tmp_path / "corpus" / "store").mkdir(parents=True)
     (tmp_path / "corpus" / "store" / "manifest.json").touch()
     with pytest.raises(StudyError, match="same files, code and versions") as raised:
         require_identical_nodes(tmp_path / "w", str(tmp_path / "corpus"))
     assert str(raised.value).splitlines()[1:] == ["  - w1: does not see it", "  - w2: has other code"]
-    (demands,) = asked
-    assert set(demands.seen.values()) == {f"the workspace {tmp_path / 'w'}", f"the corpus {tmp_path / 'corpus'}"}
-    assert list((tmp_path / "w").iterdir()) == []  # nothing of the look is left
+    (requirements,) = asked
+    assert set(requirements.files.values()) == {f"the workspace {tmp_path / 'w'}", f"the corpus {tmp_path / 'corpus'}"}
+    assert list((tmp_path / "w").iterdir()) == []  # the token is removed
 
 
-def test_a_ray_of_our_own_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_ray_is_not_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not on_cluster()

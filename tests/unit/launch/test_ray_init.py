@@ -1,4 +1,4 @@
-"""Which Ray we start, and what its processes inherit"""
+"""Starting a local Ray, and the resources of a cluster"""
 
 import signal
 from pathlib import Path
@@ -14,26 +14,26 @@ def blocked() -> set[signal.Signals]:
     return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
 
 
-def test_a_ray_of_our_own_is_no_other_and_does_not_hear_a_hangup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_ray_is_started_anew_and_ignores_sighup(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[dict[str, Any]] = []
     masks: list[set[signal.Signals]] = []
 
     def init(**settings: Any) -> None:
         started.append(settings)
-        masks.append(blocked())  # which the processes that are started here inherit
+        masks.append(blocked())  # Ray's processes inherit this mask
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     before = blocked()
     assert join_or_start(num_cpus=2)
-    assert started[0]["address"] == "local"  # also where somebody ran `ray start` on this machine
+    assert started[0]["address"] == "local"  # even if `ray start` was run on this machine
     assert started[0]["num_cpus"] == 2
     assert masks[0] == before | {signal.SIGHUP}
     assert blocked() == before
 
 
-LAUNCHER = """
+CLUSTER_FILE = """
 max_workers: 6
 head_node_type: head
 available_node_types:
@@ -44,26 +44,26 @@ available_node_types:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "have", "expected"),
+    ("cluster_file", "have", "expected"),
     [
-        (LAUNCHER, {"CPU": 2.0}, (2, 0, 2 + 4 * 8 + 2 * 32, 4)),
-        (LAUNCHER, {"CPU": 500.0, "GPU": 9.0}, (500, 9, 500, 9)),
+        (CLUSTER_FILE, {"CPU": 2.0}, (2, 0, 2 + 4 * 8 + 2 * 32, 4)),
+        (CLUSTER_FILE, {"CPU": 500.0, "GPU": 9.0}, (500, 9, 500, 9)),
         (None, {"CPU": 4.0}, (4, 0, 4, 0)),
         ("{half a file", {"CPU": 4.0}, (4, 0, 4, 0)),
         ("head_node_type: nobody\navailable_node_types: {}", {}, (0, 0, 0, 0)),
         ("just words", {}, (0, 0, 0, 0)),
     ],
 )
-def test_room_is_what_the_autoscaler_may_come_to(
+def test_maximum_resources_follow_from_the_cluster_file(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    launcher: str | None,
+    cluster_file: str | None,
     have: dict[str, float],
     expected: tuple[float, ...],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    if launcher is not None:
-        (tmp_path / "ray_bootstrap_config.yaml").write_text(launcher)
+    if cluster_file is not None:
+        (tmp_path / "ray_bootstrap_config.yaml").write_text(cluster_file)
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

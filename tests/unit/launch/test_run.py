@@ -21,7 +21,7 @@ from remix_study.tracking.tracker import RunInfo
 Recipe = Callable[..., RunConfig]
 
 
-def test_where_a_run_is_tracked(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_tracking_uri_defaults_to_the_workspace(recipe: Recipe, tmp_path: Path) -> None:
     assert tracking_uri(recipe(), tmp_path) is None
     assert tracking_uri(recipe({"tracking.uri": None}), tmp_path) == default_uri(tmp_path)
     assert tracking_uri(recipe({"tracking.uri": "http://host:1"}), tmp_path) == "http://host:1"
@@ -40,41 +40,41 @@ def test_a_job_has_absolute_paths_and_survives_json(
     assert Job.from_json(job.to_json()) == job
 
 
-def test_a_twin_differs_in_its_method_and_its_evidence_only(recipe: Recipe) -> None:
+def test_a_unimodal_config_differs_in_method_and_evaluation_only(recipe: Recipe) -> None:
     run = recipe({"evaluation": {"ceilings": "train", "probe": True, "clash_every": 3, "batch": 7}, "seed": 4})
-    twin = unimodal_config(run, "video")
-    assert twin.method == c.UnimodalConfig(name="unimodal", modality="video")
-    assert twin.evaluation == c.EvaluationConfig(batch=7, probe=False)
-    assert twin.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
+    unimodal = unimodal_config(run, "video")
+    assert unimodal.method == c.UnimodalConfig(name="unimodal", modality="video")
+    assert unimodal.evaluation == c.EvaluationConfig(batch=7, probe=False)
+    assert unimodal.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_workers_that_were_ended_before_they_told_it_have_failed_in_mlflow_all_the_same(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+@pytest.mark.parametrize("reported", [False, True])
+def test_a_run_whose_workers_failed_is_failed_in_mlflow(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: bool
 ) -> None:
-    """Ray Train ends the others where one fails; whether they had written their end down, or not even that."""
+    """When one worker fails, Ray Train kills the others, before or after rank 0 reported the failure."""
 
     def fail(job: Job, callback: object, folder: RunFolder, epochs: object) -> None:
         tracker = SpoolTracker(folder.path, job.experiment)
         tracker.start(RunInfo("pair", {}, {}, "", "", "", "", {}))
-        if told:
-            tracker.finish("FAILED", "it was said already")
-        raise RemixStudyError("a worker failed, and again when restarted: the loss must be a number")
+        if reported:
+            tracker.finish("FAILED", "reported by the worker")
+        raise RemixStudyError("A worker failed: the loss is not a number")
 
-    monkeypatch.setattr(runs, "_fit", fail)
-    with pytest.raises(RemixStudyError, match="a worker failed"):
+    monkeypatch.setattr(runs, "fit", fail)
+    with pytest.raises(RemixStudyError, match="A worker failed"):
         run_one(recipe({"workers": 2, "tracking.uri": None}), tmp_path, "pair")
     client = MlflowClient(tracking_uri=default_uri(tmp_path))
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert run.info.status == "FAILED"
-    expected = "it was said already" if told else "a worker failed, and again when restarted"
+    expected = "reported by the worker" if reported else "A worker failed"
     assert run.data.tags["failure_reason"].startswith(expected)
 
 
 def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:
     config = recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}})
     started: list[str] = []
-    summary = run_one(config, tmp_path, "one", on_start=lambda *told: started.append(told[0].split("-")[0]))
+    summary = run_one(config, tmp_path, "one", on_start=lambda name, _: started.append(name.split("-")[0]))
     assert started == ["unimodal", "unimodal", "one"]
     ceilings = {folder.name: RunFolder(folder).result() for folder in (tmp_path / "runs").glob("unimodal-*")}
     assert len(ceilings) == 2
@@ -83,17 +83,17 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
         if alone > 0:
             ratio = summary[f"test/accuracy_uni/{m}"] / alone
             assert summary[f"sufficiency/ratio/{m}"] == pytest.approx(ratio)
-    # Another run of the same recipe finds them complete.
+    # Another run with the same configuration reuses them.
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (tmp_path / "runs").glob("unimodal-*")}
     run_one(recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}, "method.warmup": 0}), tmp_path)
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
 
 
 @pytest.mark.slow
-def test_an_augmented_run_on_a_store_of_several_frames_goes_the_whole_way(
+def test_an_augmented_run_on_a_store_of_several_frames_is_reproducible(
     recipe: Recipe, small_corpus: Path, tmp_path: Path
 ) -> None:
-    """Prepared, trained with its ceilings and tested; the same bits twice, and others than without."""
+    """Prepare, train with ceilings and test: the same bits twice, and other bits without augmentation."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "clips").symlink_to(small_corpus / "clips")
@@ -116,7 +116,7 @@ def test_an_augmented_run_on_a_store_of_several_frames_goes_the_whole_way(
     assert load_run(config).augment == recipe({"augment": augment}).augment
 
 
-def test_a_failed_run_leaves_no_result_and_frees_its_lock(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_failed_run_writes_no_result_and_releases_its_lock(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"epoch 0"):
         run_one(recipe({"optimizer": {"name": "sgd", "learning_rate": 1e30}}), tmp_path, "one")
     folder = RunFolder(tmp_path / "runs" / "one")
@@ -133,6 +133,6 @@ def test_a_worker_needs_nothing_but_its_job(recipe: Recipe, small_corpus: Path, 
     assert work(job) == RunFolder(tmp_path).result()
 
 
-def test_parameters_are_flat_and_what_is_not_set_is_left_out() -> None:
+def test_parameters_are_flattened_without_unset_ones() -> None:
     nested = {"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": [1, 2], "g": {}}
     assert flat(nested) == {"a.b": 1, "a.c.d": "x", "f": "1, 2"}

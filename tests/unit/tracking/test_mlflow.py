@@ -68,11 +68,11 @@ def tracker(uri: str, experiment: str, tmp_path: Path) -> MLflowTracker:
 
 
 class Flaky:
-    """MLflow's client, whose writes fail while `down`; with `deaf`, they arrive but the answer is lost."""
+    """MLflow's client, whose writes fail while `down` is set; with `deaf`, they succeed but the answer is lost."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client, self.down, self.deaf = client, False, False
-        self.calls: list[tuple[str, int]] = []  # name, metrics in it
+        self.calls: list[tuple[str, int]] = []  # method name, number of metrics
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self.client, name)
@@ -119,7 +119,9 @@ def history(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, floa
     return sorted((point.step, point.value) for point in client.get_metric_history(run_id, key))
 
 
-def test_a_run_tells_what_it_is(tracker: MLflowTracker, client: MlflowClient, info: Make, workspace: Path) -> None:
+def test_a_run_has_its_parameters_metrics_tags_and_artifacts(
+    tracker: MLflowTracker, client: MlflowClient, info: Make, workspace: Path
+) -> None:
     run_id = tracker.start(info(parent_run_id="the-parent"))
     tracker.log_metrics({"val/accuracy": 0.5, "balance/accuracy_gap": 12.0}, 0)
     tracker.set_tags({"is_best": "true"})
@@ -142,7 +144,7 @@ def test_a_run_tells_what_it_is(tracker: MLflowTracker, client: MlflowClient, in
     assert Path(client.download_artifacts(run_id, "figures/empty.png")).read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_call_is_one_batch_and_nan_is_left_out(
+def test_one_call_is_one_batch_without_nan(
     tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = tracker.start(info())
@@ -151,10 +153,10 @@ def test_one_call_is_one_batch_and_nan_is_left_out(
         tracker.log_metrics({"a": 1.0, "b": 2.0, "bad": math.nan, "worse": math.inf}, epoch)
     assert flaky.calls == [("log_batch", 2), ("log_batch", 2)]
     assert set(client.get_run(run_id).data.metrics) == {"a", "b"}
-    assert caplog.text.count("bad is not a finite number") == 1
+    assert caplog.text.count("Skipping metric bad at step 0") == 1
 
 
-def test_epochs_done_again_after_a_resume_are_not_written_twice(
+def test_epochs_repeated_after_a_resume_are_not_written_twice(
     tracker: MLflowTracker, uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     run_id = tracker.start(info())
@@ -178,7 +180,7 @@ def test_epochs_done_again_after_a_resume_are_not_written_twice(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_server_that_is_down_for_a_while_loses_nothing(
+def test_an_outage_loses_no_data(
     tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky, clock: Clock
 ) -> None:
     run_id = tracker.start(info())
@@ -197,7 +199,7 @@ def test_a_server_that_is_down_for_a_while_loses_nothing(
     assert client.get_run(run_id).info.status == "KILLED"
 
 
-def test_a_server_that_hangs_is_asked_ever_more_rarely(
+def test_a_hanging_server_is_retried_with_growing_pauses(
     tracker: MLflowTracker, info: Make, flaky: Flaky, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker.start(info())
@@ -215,7 +217,7 @@ def test_a_server_that_hangs_is_asked_ever_more_rarely(
     assert [at - begin for at in asked] == [0, 10, 30, 70, 130, 190]
 
 
-def test_what_a_dead_process_left_unsent_is_sent_by_the_next(
+def test_unsent_data_of_a_former_process_is_sent(
     tracker: MLflowTracker, uri: str, client: MlflowClient, info: Make, flaky: Flaky, tmp_path: Path
 ) -> None:
     run_id = tracker.start(info())
@@ -242,7 +244,7 @@ def runs_of(client: MlflowClient, experiment: str) -> list[Any]:
     return [] if found is None else list(client.search_runs([found.experiment_id]))
 
 
-def test_a_run_that_only_writes_is_sent_whole(
+def test_a_spool_is_sent_completely(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, flaky: Flaky
 ) -> None:
     tracker = spooled(tmp_path, experiment, info(parent_run_id="the-parent"))
@@ -266,7 +268,7 @@ def test_a_run_that_only_writes_is_sent_whole(
     assert Path(client.download_artifacts(run.info.run_id, "figures/empty.png")).exists()
 
 
-def test_long_histories_go_out_in_batches_that_mlflow_takes(
+def test_long_histories_are_sent_in_batches_within_mlflows_limit(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, flaky: Flaky
 ) -> None:
     tracker = SpoolTracker(tmp_path, experiment)
@@ -280,7 +282,7 @@ def test_long_histories_go_out_in_batches_that_mlflow_takes(
     assert history(client, tracker.run_id, "m29") == [(epoch, float(epoch)) for epoch in range(50)]
 
 
-def test_a_resumed_run_stays_the_same_run_whoever_sends(
+def test_a_resumed_run_stays_the_same_mlflow_run(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     spooled(tmp_path, experiment, info()).finish("KILLED", "stopped")
@@ -297,7 +299,7 @@ def test_a_resumed_run_stays_the_same_run_whoever_sends(
     assert history(client, run.info.run_id, "time/train_s") == [(0, 5.0), (1, 5.0), (2, 5.0), (3, 7.0), (4, 7.0)]
 
 
-def test_a_sender_killed_before_it_wrote_the_run_down_makes_no_twin(
+def test_a_sender_killed_before_it_wrote_the_run_id_creates_no_second_run(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spooled(tmp_path, experiment, info())
@@ -318,7 +320,7 @@ def test_a_sender_killed_before_it_wrote_the_run_down_makes_no_twin(
     assert history(client, found.info.run_id, "val/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2)]
 
 
-def test_a_folder_that_was_removed_and_made_again_is_another_run(
+def test_a_run_folder_that_was_deleted_and_created_again_is_another_run(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     for _ in range(2):
@@ -328,7 +330,7 @@ def test_a_folder_that_was_removed_and_made_again_is_another_run(
     assert len(runs_of(client, experiment)) == 2
 
 
-def test_an_emptied_server_is_told_everything_again(
+def test_an_emptied_server_is_sent_everything_again(
     uri: str, info: Make, tmp_path: Path, experiment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spooled(tmp_path / "run", experiment, info()).finish("KILLED", "stopped")
@@ -342,10 +344,10 @@ def test_an_emptied_server_is_told_everything_again(
     assert run.info.status == "FINISHED"
     points = MlflowClient(tracking_uri=other).get_metric_history(run.info.run_id, "val/accuracy")
     assert sorted(point.step for point in points) == [0, 1, 2, 3, 4]
-    assert "told again" in caplog.text
+    assert "Sending it again" in caplog.text
 
 
-def test_two_senders_at_once_double_nothing(
+def test_concurrent_senders_write_nothing_twice(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     senders = [Sender(uri, tmp_path) for _ in range(4)]
@@ -372,7 +374,7 @@ def test_two_senders_at_once_double_nothing(
     assert history(client, run.info.run_id, "val/accuracy") == [(epoch, epoch / 100) for epoch in range(40)]
 
 
-def test_a_sender_leaves_what_another_one_is_sending(
+def test_a_sender_skips_a_folder_that_another_one_is_sending(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     spooled(tmp_path, experiment, info())
@@ -382,12 +384,12 @@ def test_a_sender_leaves_what_another_one_is_sending(
     assert send(uri, tmp_path)
 
 
-def test_a_child_waits_for_its_parent(
+def test_a_run_is_not_sent_before_its_study(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     parent, child = tmp_path / "study", tmp_path / "study" / "runs" / "one"
     spooled(child, experiment, info(name="child"))
-    with pytest.raises(TrackingError, match="must be sent before"):
+    with pytest.raises(TrackingError, match="before the study's own run"):
         Sender(uri, child, parent=parent).send()
     spooled(parent, experiment, info(name="study"))
     send(uri, parent)
@@ -395,7 +397,7 @@ def test_a_child_waits_for_its_parent(
     assert client.get_run(str(run_id_of(child))).data.tags["mlflow.parentRunId"] == run_id_of(parent)
 
 
-def test_a_file_from_elsewhere_is_sent_as_it_is_when_it_is_sent(
+def test_a_file_outside_the_spool_is_read_when_it_is_sent(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     report = tmp_path / "report" / "tables" / "methods.csv"
@@ -408,7 +410,7 @@ def test_a_file_from_elsewhere_is_sent_as_it_is_when_it_is_sent(
     assert Path(client.download_artifacts(str(tracker.run_id), "report/tables/methods.csv")).read_text() == "final"
 
 
-def test_an_artifact_that_is_gone_does_not_hold_back_the_end(
+def test_a_deleted_artifact_does_not_block_the_end_of_the_run(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = spooled(tmp_path, experiment, info())
@@ -420,17 +422,17 @@ def test_an_artifact_that_is_gone_does_not_hold_back_the_end(
     assert "notes.txt" in caplog.text
 
 
-def test_a_line_that_mlflow_refuses_for_good_does_not_hold_back_the_rest(
+def test_a_metric_that_mlflow_rejects_does_not_block_the_others(
     tracker: MLflowTracker, client: MlflowClient, info: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = tracker.start(info())
     tracker.log_metrics({"not*a*name": 1.0, "val/cross_entropy": 2.0}, 0)
     tracker.log_metrics({"val/accuracy": 0.5, "not*a*name": 1.0}, 1)
     assert client.get_run(run_id).data.metrics == {"val/cross_entropy": 2.0, "val/accuracy": 0.5}
-    assert caplog.text.count("refuses the metric 'not*a*name'") == 1
+    assert caplog.text.count("rejects the metric 'not*a*name'") == 1
 
 
-def test_runs_in_threads_keep_to_themselves(
+def test_runs_in_threads_are_independent(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     found: dict[int, str] = {}
@@ -458,7 +460,7 @@ def _create(uri: str, barrier: Any, ids: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_experiment(tmp_path: Path) -> None:
+def test_two_processes_create_one_experiment(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, ids = context.Barrier(2), context.Queue()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -471,20 +473,18 @@ def test_two_processes_make_one_experiment(tmp_path: Path) -> None:
         assert process.exitcode == 0
 
 
-def test_a_deleted_experiment_is_named_with_the_remedy(uri: str, client: MlflowClient, experiment: str) -> None:
+def test_a_deleted_experiment_is_reported_with_the_remedy(uri: str, client: MlflowClient, experiment: str) -> None:
     client.delete_experiment(ensure_experiment(uri, experiment))
     with pytest.raises(TrackingError, match="mlflow experiments restore"):
         ensure_experiment(uri, experiment)
 
 
-def test_a_run_that_is_not_there_cannot_be_resumed(tracker: MLflowTracker, info: Make) -> None:
+def test_a_missing_run_cannot_be_resumed(tracker: MLflowTracker, info: Make) -> None:
     with pytest.raises(TrackingError, match="0123"):
         tracker.start(info(), resume_run_id="0123" * 8)
 
 
-def test_runs_left_running_are_ended(
-    uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
-) -> None:
+def test_abandoned_runs_are_ended(uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path) -> None:
     ids: dict[str, str] = {}
     for name, study in (("kept", "demo"), ("stale", "demo"), ("other", "it's another"), ("done", "demo")):
         tracker = MLflowTracker(uri, experiment, folder=tmp_path / name)
@@ -498,7 +498,7 @@ def test_runs_left_running_are_ended(
     assert close_stale(uri, "no such experiment", {}) == []
 
 
-def test_the_model_scores_a_batch_after_loading(
+def test_a_loaded_model_gives_the_same_logits(
     tracker: MLflowTracker, client: MlflowClient, info: Make, experiment: str
 ) -> None:
     run_id = tracker.start(info())
@@ -522,7 +522,7 @@ def test_the_model_scores_a_batch_after_loading(
     assert signature.outputs.inputs[0].shape == (-1, 3)
 
 
-def test_a_model_that_cannot_be_logged_leaves_nothing_behind(
+def test_a_model_that_cannot_be_logged_leaves_no_entry(
     tracker: MLflowTracker, client: MlflowClient, info: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = tracker.start(info())
@@ -539,7 +539,7 @@ def test_a_model_that_cannot_be_logged_leaves_nothing_behind(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_model_that_is_interrupted_is_sent_again_and_once(
+def test_a_model_whose_upload_was_interrupted_is_created_once(
     uri: str,
     client: MlflowClient,
     info: Make,
@@ -569,7 +569,7 @@ def test_a_model_that_is_interrupted_is_sent_again_and_once(
     assert [output.model_id for output in outputs.model_outputs] == [logged.model_id]
 
 
-def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_by_the_user_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     set_client_defaults()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"

@@ -31,7 +31,7 @@ def study(info: Callable[..., RunInfo], tmp_path: Path, experiment: str) -> Spoo
     return tracker
 
 
-def test_a_study_says_what_its_experiments_view_shows(
+def test_the_tags_of_a_study_determine_the_view(
     uri: str, client: MlflowClient, experiment: str, study: SpoolTracker, tmp_path: Path
 ) -> None:
     Spool(tmp_path / "tracking").append({"view": True})
@@ -53,7 +53,7 @@ def test_a_study_says_what_its_experiments_view_shows(
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
 
 
-def test_links_open_the_view_the_charts_and_plain_runs(uri: str, client: MlflowClient, experiment: str) -> None:
+def test_links_contain_the_key_of_the_stored_view(uri: str, client: MlflowClient, experiment: str) -> None:
     links = share_view(uri, experiment, "http://127.0.0.1:5000/", params=["optimizer.learning_rate"])
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -66,7 +66,7 @@ def test_links_open_the_view_the_charts_and_plain_runs(uri: str, client: MlflowC
     assert "params.`optimizer.learning_rate`" in view_of(client, experiment)["selectedColumns"]
 
 
-def test_a_link_stays_the_same_while_the_experiment_grows(
+def test_links_stay_valid_while_the_experiment_grows(
     uri: str, client: MlflowClient, experiment: str, study: SpoolTracker, tmp_path: Path
 ) -> None:
     first = share_view(uri, experiment, "http://h")
@@ -76,6 +76,6 @@ def test_a_link_stays_the_same_while_the_experiment_grows(
     assert view_of(client, experiment)["runsExpanded"] == {run_id_of(tmp_path): True}
 
 
-def test_only_a_server_that_answers_has_links(uri: str) -> None:
+def test_there_are_no_links_without_a_server_that_answers(uri: str) -> None:
     assert links_of(uri, "any") is None
     assert links_of("http://127.0.0.1:9", "any") is None

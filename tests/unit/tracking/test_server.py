@@ -10,30 +10,29 @@ from remix_study.tracking import check
 from remix_study.tracking.server import Admin, MLflowServer, is_loopback, names_of
 
 
-def test_a_port_in_use_is_named(uri: str) -> None:
+def test_a_port_in_use_is_reported(uri: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(TrackingError, match=f"port {port} .* must be free.*--port"), MLflowServer(uri, port=port):
+        with pytest.raises(TrackingError, match=f"Cannot use port {port} .*--port"), MLflowServer(uri, port=port):
             pass
 
 
-def test_a_server_is_not_served_again() -> None:
+def test_the_address_of_a_server_is_rejected() -> None:
     with pytest.raises(TrackingError, match="is a server already"):
         MLflowServer("http://127.0.0.1:1").start()
 
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_a_server_answers_and_ends_with_all_its_workers(uri: str) -> None:
+def test_a_server_answers_and_its_workers_end_with_it(uri: str) -> None:
     server = MLflowServer(uri)
     with server:
         with urllib.request.urlopen(f"{server.url}/health", timeout=10) as answer:
             assert answer.status == 200
         check(server.url)
-        assert server._process is not None
-        group = server._process.pid
+        group = server.process_group
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     with pytest.raises(urllib.error.URLError):
@@ -41,17 +40,17 @@ def test_a_server_answers_and_ends_with_all_its_workers(uri: str) -> None:
     server.stop()
 
 
-def test_only_loopback_is_this_machines_alone() -> None:
+def test_loopback_addresses_are_recognised() -> None:
     assert is_loopback("127.0.0.1")
     assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")
     assert not is_loopback("10.1.2.3")
 
 
-def test_a_server_knows_the_names_that_were_given_and_its_own() -> None:
+def test_the_names_of_a_server_are_those_given_and_its_own() -> None:
     assert names_of("0.0.0.0", ["mlflow.example.org"])[:2] == ("mlflow.example.org", socket.gethostname())
     assert names_of("10.1.2.3", [])[0] == "10.1.2.3"
 
 
-def test_a_password_is_not_shown_by_chance() -> None:
+def test_the_password_is_not_in_the_repr() -> None:
     assert "hunter2" not in repr(Admin("me", "hunter2hunter2"))

@@ -7,14 +7,14 @@ from remix_study.tracking.signals import defer_stop_signals, restore_signal_hand
 
 
 @pytest.fixture(autouse=True)
-def pythons_own_handler() -> Iterator[None]:
-    """Whatever ran before in this process may have left its own."""
+def default_sigint_handler() -> Iterator[None]:
+    """Earlier tests in this process may have left another handler."""
     with restore_signal_handlers():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 
-def test_a_stop_waits_for_what_is_being_sent() -> None:
+def test_a_signal_is_deferred_until_the_end_of_the_block() -> None:
     sent: list[str] = []
 
     def send() -> None:
@@ -27,7 +27,7 @@ def test_a_stop_waits_for_what_is_being_sent() -> None:
     assert sent == ["the rest of the transaction"]
 
 
-def test_a_second_stop_does_not_wait() -> None:
+def test_a_second_signal_is_not_deferred() -> None:
     sent: list[str] = []
 
     def send() -> None:
@@ -41,15 +41,15 @@ def test_a_second_stop_does_not_wait() -> None:
     assert sent == []
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with defer_stop_signals():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_handler_that_a_library_leaves_behind_is_taken_away() -> None:
-    """Ray Train leaves one whose controller is gone after the fit."""
+def test_a_handler_that_a_library_leaves_is_removed() -> None:
+    """Ray Train leaves a handler whose controller no longer exists."""
     before = signal.getsignal(signal.SIGINT)
 
     @restore_signal_handlers()

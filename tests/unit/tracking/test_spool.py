@@ -22,7 +22,7 @@ def lines(spool: Spool, begin: int = 0) -> list[Line | None]:
     return [line for line, _ in spool.read(begin)]
 
 
-def test_lines_are_read_in_order_and_from_where_they_arrived(tmp_path: Path) -> None:
+def test_lines_are_read_in_order_from_the_offset(tmp_path: Path) -> None:
     assert not Spool(tmp_path).has_unsent
     spool = Spool(tmp_path)
     spool.append({"n": 1})
@@ -35,7 +35,7 @@ def test_lines_are_read_in_order_and_from_where_they_arrived(tmp_path: Path) -> 
     assert not Spool(tmp_path).has_unsent
 
 
-def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_not_read(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"n": 1})
     spool.advance(spool.size)
@@ -48,17 +48,17 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     assert lines(spool) == [{"n": 1}, {"n": 2, "metrics": []}]
 
 
-def test_a_line_cut_by_a_kill_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_line_does_not_affect_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = Spool(tmp_path)
     spool.append({"n": 1})
     with (tmp_path / "spool.jsonl").open("a") as file:
         file.write('{"n": 2, "met')
     Spool(tmp_path).append({"n": 3})
     assert lines(spool) == [{"n": 1}, None, {"n": 3}]
-    assert "cut short" in caplog.text
+    assert "Skipping an incomplete line" in caplog.text
 
 
-def test_writers_at_once_do_not_mix_their_lines(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
     def write(number: int) -> None:
         for _ in range(20):
             Spool(tmp_path).append({"from": number, "text": "x" * 20_000})
@@ -73,7 +73,7 @@ def test_writers_at_once_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert None not in found
 
 
-def test_an_offset_that_a_power_cut_emptied_sends_all_again(tmp_path: Path) -> None:
+def test_an_empty_offset_file_means_that_nothing_was_sent(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"n": 1})
     spool.advance(spool.size)
@@ -82,7 +82,7 @@ def test_an_offset_that_a_power_cut_emptied_sends_all_again(tmp_path: Path) -> N
     assert spool.has_unsent
 
 
-def test_a_run_is_open_from_its_start_to_its_end(tmp_path: Path, info: Make) -> None:
+def test_a_run_is_open_between_start_and_end(tmp_path: Path, info: Make) -> None:
     tracker = SpoolTracker(tmp_path, "e")
 
     def is_open() -> bool:
@@ -101,7 +101,7 @@ def test_a_run_is_open_from_its_start_to_its_end(tmp_path: Path, info: Make) -> 
 
 
 @given(st.lists(st.text("ab\n", max_size=12)), st.integers(1, 20))
-def test_lines_from_the_end_are_the_lines_from_the_beginning(texts: list[str], block: int) -> None:
+def test_reading_backwards_yields_the_same_lines(texts: list[str], block: int) -> None:
     content = "".join(texts).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", block)
@@ -109,7 +109,7 @@ def test_lines_from_the_end_are_the_lines_from_the_beginning(texts: list[str], b
     assert found[::-1] == content.split(b"\n")[:-1]
 
 
-def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:
+def test_an_abandoned_run_is_ended_once_as_killed(tmp_path: Path, info: Make) -> None:
     SpoolTracker(tmp_path, "e").start(info())
     assert end_unfinished_run(tmp_path, "the process is gone")
     assert not end_unfinished_run(tmp_path, "the process is gone")
@@ -119,17 +119,17 @@ def test_what_nobody_works_on_is_ended_once(tmp_path: Path, info: Make) -> None:
     assert status["status"] == "KILLED"
 
 
-def test_what_died_without_a_word_has_failed(tmp_path: Path, info: Make) -> None:
+def test_a_lost_run_is_ended_as_failed_with_its_cause(tmp_path: Path, info: Make) -> None:
     SpoolTracker(tmp_path, "e").start(info())
     assert end_unfinished_run(tmp_path, "its process died", "lost worker")
     *_, tags, status = lines(Spool(tmp_path / "tracking"))
-    told = {STATE: "failed", "failure_cause": "lost worker", "failure_reason": "its process died"}
-    assert tags == {"tags": told}
+    expected = {STATE: "failed", "failure_cause": "lost worker", "failure_reason": "its process died"}
+    assert tags == {"tags": expected}
     assert status is not None
     assert status["status"] == "FAILED"
 
 
-def test_a_run_keeps_its_key_over_its_starts(tmp_path: Path, info: Make) -> None:
+def test_a_run_keeps_its_key_when_it_is_resumed(tmp_path: Path, info: Make) -> None:
     for _ in range(2):
         SpoolTracker(tmp_path / "a", "e").start(info(dataset_profile={"path": Path("x")}))
     SpoolTracker(tmp_path / "b", "e").start(info())
@@ -139,14 +139,14 @@ def test_a_run_keeps_its_key_over_its_starts(tmp_path: Path, info: Make) -> None
     assert first["start"]["dataset_profile"] == {"path": "x"}
 
 
-def test_a_run_that_no_server_knows_has_no_id(tmp_path: Path, info: Make) -> None:
+def test_a_run_has_no_id_until_it_is_sent(tmp_path: Path, info: Make) -> None:
     assert SpoolTracker(tmp_path, "e").start(info()) is None
     assert run_id_of(tmp_path) is None
     (tmp_path / "tracking" / "run.json").write_text(json.dumps({"run_id": "abc"}))
     assert run_id_of(tmp_path) == SpoolTracker(tmp_path, "e").run_id == "abc"
 
 
-def test_writing_needs_no_mlflow() -> None:
-    told = "import sys, remix_study.tracking.spool, remix_study.launch.folder; print('mlflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+def test_writing_a_spool_does_not_import_mlflow() -> None:
+    code = "import sys, remix_study.tracking.spool, remix_study.launch.folder; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

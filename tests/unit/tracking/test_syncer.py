@@ -25,14 +25,14 @@ def written(folder: Path, experiment: str, info: RunInfo) -> SpoolTracker:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    # A server and a database have no event to await.
+    # Poll, because neither the server nor the database offers an event to await.
     end, pause = time.monotonic() + PATIENCE_S, Event()
     while not holds():
-        assert time.monotonic() < end, "not in time"
+        assert time.monotonic() < end, "timed out"
         pause.wait(0.02)
 
 
-def test_runs_arrive_while_they_train_below_their_parent(
+def test_runs_are_sent_below_their_study_while_they_train(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
 ) -> None:
     study, run = tmp_path / "study", tmp_path / "study" / "runs" / "one"
@@ -44,7 +44,7 @@ def test_runs_arrive_while_they_train_below_their_parent(
         assert client.get_run(str(run_id_of(run))).data.metrics == {"val/accuracy": 0.5}
         tracker.finish("FINISHED")
         until(lambda: not Sender(uri, run).has_unsent)
-        # A run that ended may be taken up again, or be told more.
+        # Data may be added to an ended run, and it may be resumed.
         tracker.set_tags({"is_best": "true"})
         parent.finish("FINISHED")
         assert syncer.close() == 0
@@ -54,7 +54,7 @@ def test_runs_arrive_while_they_train_below_their_parent(
     assert client.get_run(str(run_id_of(study))).info.status == "FINISHED"
 
 
-def test_what_a_former_driver_left_is_adopted(
+def test_unsent_data_of_a_former_driver_is_sent(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
 ) -> None:
     for name in ("sent", "left"):
@@ -66,7 +66,7 @@ def test_what_a_former_driver_left_is_adopted(
 
 
 class Down:
-    """Stands in for a sender whose server does not answer until it is `up`."""
+    """Fake sender whose server does not answer until `up` is set."""
 
     def __init__(self) -> None:
         self.up, self.asked, self.has_unsent, self.ended, self.size = False, 0, True, False, 0
@@ -79,23 +79,23 @@ class Down:
         return True
 
 
-def test_an_outage_is_told_once_and_ended_once(
+def test_an_outage_and_its_end_are_reported_once(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.01)
     down = Down()
-    monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)  # noqa: ARG005 (a sender's)
+    monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)  # noqa: ARG005 - Sender's signature
     with Syncer(uri, period_s=0.01) as syncer:
         syncer.watch(tmp_path)
         until(lambda: down.asked >= 4)
         down.up = True
         until(lambda: not down.has_unsent)
-    assert caplog.text.count("does not take metrics now") == 1
-    assert caplog.text.count("takes metrics again") == 1
+    assert caplog.text.count("does not accept tracking data") == 1
+    assert caplog.text.count("accepts tracking data again") == 1
 
 
-def test_pauses_grow_while_nothing_can_be_sent(uri: str, tmp_path: Path) -> None:
+def test_the_pause_between_retries_doubles_up_to_a_limit(uri: str, tmp_path: Path) -> None:
     syncer, down, pauses = Syncer(uri), Down(), []
     syncer._senders[tmp_path] = down  # type: ignore[assignment]  # a stand-in
     for _ in range(7):
@@ -107,7 +107,7 @@ def test_pauses_grow_while_nothing_can_be_sent(uri: str, tmp_path: Path) -> None
     assert syncer._pause_s == 1
 
 
-def test_a_run_that_cannot_be_sent_does_not_hold_back_the_others(
+def test_a_run_that_cannot_be_sent_does_not_block_the_others(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.01)
@@ -120,7 +120,7 @@ def test_a_run_that_cannot_be_sent_does_not_hold_back_the_others(
     assert client.get_run(str(run_id_of(tmp_path / "good"))).info.status == "FINISHED"
 
 
-def test_the_thread_outlives_what_it_cannot_foresee(
+def test_the_thread_survives_an_unexpected_error(
     uri: str, experiment: str, info: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, times = Syncer._round, []
@@ -139,7 +139,7 @@ def test_the_thread_outlives_what_it_cannot_foresee(
     assert run_id_of(tmp_path) is not None
 
 
-def test_closing_waits_no_longer_than_it_may(uri: str, tmp_path: Path) -> None:
+def test_close_waits_at_most_its_timeout(uri: str, tmp_path: Path) -> None:
     hanging, go_on = Event(), Event()
 
     class Hangs(Down):
@@ -158,7 +158,7 @@ def test_closing_waits_no_longer_than_it_may(uri: str, tmp_path: Path) -> None:
         go_on.set()
 
 
-def test_a_run_whose_end_has_arrived_is_looked_at_again_only_when_something_is_told_of_it(
+def test_an_ended_run_is_dropped_until_it_is_watched_again(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path
 ) -> None:
     study, run, other = tmp_path / "study", tmp_path / "study" / "runs" / "one", tmp_path / "study" / "runs" / "two"
@@ -168,21 +168,21 @@ def test_a_run_whose_end_has_arrived_is_looked_at_again_only_when_something_is_t
         syncer.watch(run)
         syncer.watch(other)
         until(lambda: not Sender(uri, run).has_unsent)
-        assert set(syncer._senders) == {study, run, other}, "it is at work"
+        assert set(syncer._senders) == {study, run, other}, "an active run is watched"
         tracker.finish("FINISHED")
         until(lambda: set(syncer._senders) == {study, other})
         tracker.set_tags({"is_best": "true"})
         syncer.watch(run)
         until(lambda: not Sender(uri, run).has_unsent and set(syncer._senders) == {study, other})
-        tracker.start(info(name="one"))  # taken up again
+        tracker.start(info(name="one"))  # resumed
         syncer.watch(run)
         until(lambda: client.get_run(str(run_id_of(run))).info.status == "RUNNING")
         assert set(syncer._senders) == {study, run, other}
         tracker.finish("FINISHED")
         until(lambda: set(syncer._senders) == {study, other})
-        tracker.set_tags({"told": "late"})  # and nobody says so
+        tracker.set_tags({"added": "late"})  # without another `watch`
         parent.finish("FINISHED")
         assert syncer.close() == 0
     found = client.get_run(str(run_id_of(run)))
-    assert (found.info.status, found.data.tags["is_best"], found.data.tags["told"]) == ("FINISHED", "true", "late")
+    assert (found.info.status, found.data.tags["is_best"], found.data.tags["added"]) == ("FINISHED", "true", "late")
     assert client.get_run(str(run_id_of(study))).info.status == "FINISHED"

@@ -19,7 +19,7 @@ from remix_study.tracking.tracker import FAILURE_CAUSE, REASON, STATE
         (MemoryError("big"), "FAILED", "MemoryError: big", {STATE: "failed", FAILURE_CAUSE: "out of memory"}),
     ],
 )
-def test_a_run_ends_as_what_it_was(
+def test_the_exception_determines_status_and_tags(
     info: Callable[..., RunInfo], error: BaseException | None, status: str, reason: str | None, tags: dict[str, str]
 ) -> None:
     tracker = RecordingTracker()
@@ -29,22 +29,22 @@ def test_a_run_ends_as_what_it_was(
             if error is not None:
                 raise error
     except BaseException as raised:
-        assert raised is error  # noqa: PT017 (any of them)
+        assert raised is error  # noqa: PT017 - each parameter raises another type
     assert (tracker.status, tracker.reason, tracker.tags) == (status, reason, tags)
 
 
 def test_a_full_disk_does_not_hide_why_the_run_failed(caplog: pytest.LogCaptureFixture) -> None:
     class Full(RecordingTracker):
-        def set_tags(self, tags: Mapping[str, str]) -> None:  # noqa: ARG002 (the protocol's)
+        def set_tags(self, tags: Mapping[str, str]) -> None:  # noqa: ARG002 - protocol
             raise OSError("no space left on device")
 
     with pytest.raises(ValueError, match="the reason"), finishing(Full()):
         raise ValueError("the reason")
-    assert "not recorded that the run ended as failed" in caplog.text
+    assert "Cannot record that the run ended as failed" in caplog.text
 
 
 @pytest.mark.parametrize("tracker", [NullTracker(), RecordingTracker()])
-def test_trackers_keep_the_protocol(tracker: Tracker, info: Callable[..., RunInfo]) -> None:
+def test_trackers_implement_the_protocol(tracker: Tracker, info: Callable[..., RunInfo]) -> None:
     assert tracker.start(info(), "resumed") == tracker.run_id
     tracker.log_metrics({"val/accuracy": 0.5}, 0)
     tracker.finish("FINISHED")
