@@ -1,10 +1,12 @@
-"""What a media file says it holds, found by reading its packets without decoding them
+"""Durations, frame times and tracks of a media file, read from its packets without decoding them
 
-`len(VideoReader)` counts packets, also those that a cut file tells players not to show; so the frames that can be shown
-are counted here, for both backends: packets that are not marked as discarded, by presentation time.
+`len(VideoReader)` counts all packets, including those that a trimmed file marks as not to be shown. This module counts
+the frames that can be shown, for both decoders: packets that are not marked as discarded, by presentation time.
 
-A file of a corpus is untrusted. It is opened only if its content, whatever its name, is one of the containers listed
-here: FFmpeg also reads playlists, which name other files and addresses, and texts and pictures, which "decode" too.
+Files of a corpus are untrusted. A file is opened only if its content, whatever its name, is one of the containers
+listed here: FFmpeg also reads playlists, which name other files and addresses, as well as texts and pictures.
+
+Works with PyAV 18, whose times are `fractions.Fraction`, and with PyAV 19, whose times are `av.AVRational`.
 """
 
 # F frames that can be shown, in presentation order
@@ -13,7 +15,7 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -22,41 +24,84 @@ from numpy.typing import NDArray
 from remix_study.errors import MediaError
 from remix_study.media.checks import check_file
 
-# FFmpeg's names of demuxers; `mov` is MP4 too, `matroska` WebM, `asf` WMV, `mpeg` VOB.
+# FFmpeg's names of demuxers. `mov` also reads MP4, `matroska` WebM, `asf` WMV, `mpeg` VOB.
 _CONTAINERS = (
     "mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "nut", "mxf", "dv", "ivf", "rm", "gif",
     "wav", "w64", "aiff", "caf", "au", "flac", "mp3", "aac", "ac3", "amr", "wv", "tta", "ape",
     "h264", "hevc", "m4v", "mpegvideo",
 )  # fmt: skip
-# Without a header that says how long they are; FFmpeg then guesses from the bit rate of the first packets.
+# Raw streams have no header with their duration; FFmpeg guesses it from the bit rate of the first packets.
 _RAW = {"aac", "ac3", "h264", "hevc", "m4v", "mpegvideo"}
+_DEFAULT_FRAME_S = 0.04  # 25 frames per second, for a video track without a frame rate
+
+
+class Rational(Protocol):
+    """A ratio of two integers: `fractions.Fraction` in PyAV 18, `av.AVRational` in PyAV 19."""
+
+    @property
+    def numerator(self) -> int: ...
+
+    @property
+    def denominator(self) -> int: ...
+
+
+def seconds(pts: int, time_base: Rational | None) -> float:
+    """Convert a timestamp to seconds: pts * time_base, correctly rounded.
+
+    Args:
+        pts: a timestamp, in units of `time_base`.
+        time_base: seconds per unit. PyAV 18 gives None where it is unknown, PyAV 19 gives 0/1 or a denominator of 0.
+
+    Raises:
+        MediaError: stage `open`; the time base is unknown.
+    """
+    if time_base is None or not time_base.numerator or not time_base.denominator:
+        raise MediaError("one of its tracks has timestamps but no time base", stage="open")
+    return pts * time_base.numerator / time_base.denominator
+
+
+def _frame_seconds(rate: Rational | None) -> float:
+    """Seconds per frame at a rate in frames per second; unknown rates (None, 0/1, n/0) count as 25 per second."""
+    if rate is None or not rate.numerator or not rate.denominator:
+        return _DEFAULT_FRAME_S
+    return rate.denominator / rate.numerator
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """`duration_s` is None when the file does not say; times count from the start of the file."""
+    """What a file says about its tracks. Times are in seconds from the start of the file.
+
+    Attributes:
+        duration_s: None if the file does not state its duration.
+        frame_times_F: presentation time of each frame, ascending; None without a video track.
+        frame_s: how long the last frame is shown.
+        audio_rate: in Hz; None without an audio track.
+        audio_start_s, audio_end_s: start and end of the audio track.
+        audio_tracks: number of audio tracks.
+    """
 
     duration_s: float | None
-    frame_times_F: NDArray[np.float64] | None  # seconds; None: no video track
-    frame_s: float  # how long the last frame is shown
-    audio_rate: int | None  # Hz; None: no audio track
+    frame_times_F: NDArray[np.float64] | None
+    frame_s: float
+    audio_rate: int | None
     audio_start_s: float
     audio_end_s: float
     audio_tracks: int
 
     @property
     def video_end_s(self) -> float:
+        """When the last frame ends; 0 without frames."""
         if self.frame_times_F is None or not len(self.frame_times_F):
             return 0.0
         return float(self.frame_times_F[-1]) + self.frame_s
 
 
 def probe(path: Path) -> Container:
-    """
+    """Read a file's durations, frame times and tracks.
+
     Raises:
-        MediaError: the file is missing, not a file, empty, unreadable, an LFS pointer (stages of `check_file`), no
-            media (`open`), of another kind, such as a picture or a playlist (`format`), or of an unknown codec
-            (`codec`).
+        MediaError: `check_file` refuses the file (its stages), it cannot be opened (`open`), its content is of another
+            kind, such as a picture or a playlist (`format`), or there is no decoder for its codec (`codec`).
     """
     check_file(path)
     try:
@@ -66,17 +111,17 @@ def probe(path: Path) -> Container:
         stage = "memory" if isinstance(error, MemoryError) else "open"
         raise MediaError(f"it is not a media file that can be opened ({type(error).__name__})", stage=stage) from error
     except IndexError as error:  # PyAV numbers the tracks once, when it opens the file
-        raise MediaError("one of its tracks is not announced at its beginning", stage="open") from error
+        raise MediaError("its header does not list all of its tracks", stage="open") from error
 
 
 def open_media(path: Path) -> Any:
-    """An `av` input container, to be used in a `with` block. Nothing but this file is opened, whatever it says.
+    """Open a PyAV input container, for use in a `with` block. FFmpeg may open no other file or address.
 
     Raises:
-        MediaError: stage `format`; its content is not one of the containers above.
-        av.FFmpegError: it cannot be opened.
+        MediaError: stage `format`; the content is not one of the containers above.
+        av.FFmpegError: the file cannot be opened.
     """
-    # `file:` so that no name is taken for an address.
+    # `file:` keeps FFmpeg from reading a file name as an address.
     try:
         return av.open(
             f"file:{path}", options={"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
@@ -85,26 +130,26 @@ def open_media(path: Path) -> Any:
         if error.errno != errno.EINVAL:
             raise
         raise MediaError(
-            "its content is not sound or video, whatever its name says, but of another kind (a picture, a text or a "
+            "its content is not audio or video, whatever its name says, but of another kind (a picture, a text or a "
             "playlist)",
             stage="format",
         ) from error
 
 
 def video_track(file: Any) -> Any | None:
-    """The track that FFmpeg holds for the best; never a cover picture.
+    """The video track that FFmpeg ranks best, or None. Cover pictures do not count.
 
     Raises:
         MediaError: stage `codec`; there is no decoder for it.
     """
     best = file.streams.best("video")
-    if best is not None and is_cover(best):  # then there is no other: FFmpeg prefers any
+    if best is not None and is_cover(best):  # FFmpeg prefers every other video track to a cover
         return None
     return _decodable(best, "video")
 
 
 def audio_track(file: Any) -> Any | None:
-    """The track that FFmpeg holds for the best.
+    """The audio track that FFmpeg ranks best, or None.
 
     Raises:
         MediaError: stage `codec`; there is no decoder for it.
@@ -113,6 +158,7 @@ def audio_track(file: Any) -> Any | None:
 
 
 def is_cover(track: Any) -> bool:
+    """Whether a video track is a cover picture."""
     return bool(track.disposition & av.stream.Disposition.attached_pic)
 
 
@@ -124,32 +170,32 @@ def _decodable(track: Any | None, kind: str) -> Any | None:
 
 def _read(file: Any) -> Container:
     video, audio = video_track(file), audio_track(file)
-    # AVI has one time per frame, in the order of decoding: what FFmpeg derives for showing is late where order differs.
-    one_rate = file.format.name == "avi"
-    start_s = 0.0 if one_rate else max((file.start_time or 0) / av.time_base, 0.0)
+    # AVI stores one time per frame, in decoding order. FFmpeg's derived presentation times are late after reordering.
+    is_avi = file.format.name == "avi"
+    start_s = 0.0 if is_avi else max((file.start_time or 0) / av.time_base, 0.0)
     shown: list[int | None] = []
-    last, last_lasts = -1, 0
+    last, last_duration = -1, 0
     first_audio: float | None = None
-    last_audio = 0  # where its last packet ends
+    last_audio = 0  # end of the last audio packet, in units of the track's time base
     for packet in _packets(file, video, audio):
         if video is not None and packet.stream_index == video.index:
-            shown.append(packet.dts if one_rate else packet.pts)
+            shown.append(packet.dts if is_avi else packet.pts)
             if packet.pts is not None and packet.pts > last:
-                last, last_lasts = packet.pts, packet.duration or 0
+                last, last_duration = packet.pts, packet.duration or 0
         elif packet.pts is not None:
-            first_audio = float(packet.pts * packet.time_base) if first_audio is None else first_audio
+            first_audio = seconds(packet.pts, packet.time_base) if first_audio is None else first_audio
             last_audio = max(last_audio, packet.pts + (packet.duration or 0))
-    frame_s = float(1 / video.average_rate) if video is not None and video.average_rate else 0.04
-    last_s = float(last_lasts * video.time_base) if video is not None and last_lasts > 0 else frame_s
+    frame_s = _frame_seconds(video.average_rate if video is not None else None)
+    last_s = seconds(last_duration, video.time_base) if video is not None and last_duration > 0 else frame_s
     times: NDArray[np.float64] | None = None
     if video is not None:
         known = sorted(pts for pts in shown if pts is not None)
         if len(known) == len(shown):
-            times = np.array([float(pts * video.time_base) - start_s for pts in known])
-        else:  # no times at all: frames follow each other at the file's rate
+            times = np.array([seconds(pts, video.time_base) - start_s for pts in known])
+        else:  # without presentation times, frames follow each other at the file's rate
             times = np.arange(len(shown), dtype=np.float64) * frame_s
     duration_s = file.duration / av.time_base if file.duration and file.format.name not in _RAW else None
-    if one_rate and video is not None and video.frames:  # of a cut AVI, FFmpeg only says what is left
+    if is_avi and video is not None and video.frames:  # of a truncated AVI, FFmpeg reports only what is left
         duration_s = max(duration_s or 0.0, video.frames * frame_s)
     return Container(
         duration_s=duration_s,
@@ -157,15 +203,15 @@ def _read(file: Any) -> Container:
         frame_s=last_s,
         audio_rate=int(audio.rate) if audio is not None else None,
         audio_start_s=max((first_audio or 0.0) - start_s, 0.0),
-        audio_end_s=max(float(last_audio * audio.time_base) - start_s, 0.0) if audio is not None else 0.0,
+        audio_end_s=max(seconds(last_audio, audio.time_base) - start_s, 0.0) if audio is not None else 0.0,
         audio_tracks=len(file.streams.audio),
     )
 
 
 def _packets(file: Any, *tracks: Any | None) -> Iterator[Any]:
-    """Of these tracks, those that are shown or heard."""
+    """The packets of these tracks that are not empty and not marked as discarded."""
     wanted = [track for track in tracks if track is not None]
-    if not wanted:  # `demux()` of none would give all
+    if not wanted:  # `demux([])` would give the packets of all tracks
         return
     for packet in file.demux(wanted):
         if packet.size and not packet.is_discard:
