@@ -1,4 +1,4 @@
-"""Studies from Python: what the commands do, as methods with typed results
+"""Studies in Python: the commands of the CLI as methods with typed results
 
     from remix_study import Study
 
@@ -6,7 +6,7 @@
     result = study.run()
     study.trials().query("state == 'complete'").sort_values("values.best/val_accuracy")
 
-Every method reads the study's own folder, so that a notebook may look at what another process runs.
+Every method reads the study's folder, so that a notebook can show a study that another process runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """One study: a file that asks a question, in a workspace where the answer grows.
+    """A study: its configuration and its workspace.
 
     Args:
-        study: a YAML file (see search_spaces/), or a `StudyConfig` made in Python.
-        corpus: another corpus than the file names: a folder, relative to where you are, or a URL.
-        workspace: where the study's folder, its runs and MLflow's database lie: a folder or a URL.
+        study: a YAML file (see search_spaces/), or a `StudyConfig`.
+        corpus: overrides the corpus of the file: a folder, relative to the working directory, or a URL.
+        workspace: a folder or URL that holds the study's folder, its runs and MLflow's database.
 
     Raises:
-        ConfigError: the file is not a study; all problems at once.
+        ConfigError: the file is not a valid study. Lists all problems.
     """
 
     def __init__(
@@ -54,42 +54,57 @@ class Study:
 
     @classmethod
     def open(cls, name: str, workspace: Path | str = DEFAULT_WORKSPACE) -> "Study":
-        """A study that has begun, as it was last run.
+        """A study that was started before, with the configuration of its last run.
 
         Raises:
-            StudyError: there is none of this name in the workspace.
+            StudyError: the workspace has no study of this name.
         """
         return cls(load_study(existing(workspace_at(workspace), name) / "study.yaml"), workspace=workspace)
 
     @property
     def name(self) -> str:
+        """Name of the study."""
         return self.config.name
 
     @property
     def corpus(self) -> str:
-        """What its runs train on: a folder or a URL."""
+        """Folder or URL of the corpus that its runs train on."""
         return self._settings["corpus"]
 
     @property
     def folder(self) -> Path:
-        """Everything of the study lies here."""
+        """Folder with all files of the study."""
         return study_folder(self.workspace.resolve(), self.name)
 
     def plan(self, *, timed: bool = True, progress: Callable[[int, int], None] | None = None) -> "Plan":
-        """What `run` would do and cost; starts nothing."""
+        """What `run` would do and how long it would take. Starts nothing.
+
+        Args:
+            timed: train a few epochs of each method to estimate the duration and the disk space.
+            progress: called with the number of methods that are timed, and of all.
+
+        Raises:
+            ConfigError, StudyError: `run` would refuse to start.
+        """
         from remix_study.study.plan import make_plan
 
         more = {} if progress is None else {"progress": progress}
         return make_plan(self.config, self._settings, self.workspace, timed=timed, **more)
 
     def run(self, *, retry_failed: bool = False, watch: "StudyListener | None" = None) -> "StudyResult | None":
-        """Run the study to its end; again: go on, or extend it where `trials` or `replicates` have grown.
+        """Run the study to its end. Call it again to resume, or to extend a study with more `trials` or `replicates`.
 
-        None where no method has a result (all of its runs failed, or the budget ended first).
+        Args:
+            retry_failed: run failed trials again, with the same hyperparameters.
+            watch: callbacks that show the progress.
+
+        Returns:
+            The comparison of the methods; None if no method has a result (all its runs failed, or the budget ended
+            first).
 
         Raises:
-            ConfigError, StudyError, TrackingError: before anything starts, where possible.
-            StudyStopped: somebody asked it to stop; `run` goes on.
+            ConfigError, StudyError, TrackingError: the study cannot run; before any run starts, where possible.
+            StudyStopped: the study was asked to stop.
         """
         from remix_study.report.page import write_report
         from remix_study.study.study import StudyRun
@@ -98,10 +113,19 @@ class Study:
         return run.run(write_report)
 
     def retrain(self, seeds: int, method: str | None = None, *, watch: "StudyListener | None" = None) -> "pd.DataFrame":
-        """The best point of `method` (default: the reference) with so many further seeds; one row per run.
+        """Train the best configuration of a method with further seeds.
+
+        Args:
+            seeds: number of runs.
+            method: name of the method; default: the reference.
+            watch: callbacks that show the progress.
+
+        Returns:
+            One row per run: its number and its summary (docs/metrics.md).
 
         Raises:
-            StudyError: no such method, or none of its trials is complete.
+            StudyError: the study has no such method, or none of its trials is complete.
+            StudyStopped: the study was asked to stop.
         """
         import pandas as pd
 
@@ -113,49 +137,78 @@ class Study:
         return pd.DataFrame([{"number": number, **summary} for number, summary in sorted(summaries.items())])
 
     def status(self) -> StudyStatus:
-        """How it stands now, whoever runs it."""
+        """The current status of the study, whichever process runs it."""
         return study_status(existing(self.workspace, self.name))
 
     def stop(self) -> str:
-        """Ask the process that runs it to stop after the epochs under way; the process's id."""
+        """Ask the process that runs the study to stop after its current epochs.
+
+        Returns:
+            The id of that process.
+
+        Raises:
+            StudyError: no process runs the study.
+        """
         return ask_to_stop(existing(self.workspace, self.name))
 
     def result(self) -> "StudyResult | None":
-        """The comparison of what is complete."""
+        """The comparison of the methods, from all complete runs; None if no method has a result."""
         from remix_study.study.results import result_of
 
         return result_of(self.ledger())
 
     def best(self, method: str | None = None) -> Best:
-        """The chosen point so far of `method` (default: the reference) as a run configuration."""
+        """The best configuration so far of a method (default: the reference).
+
+        Raises:
+            StudyError: the study has no such method, or none of its trials is complete.
+        """
         return best_run(existing(self.workspace, self.name), method)
 
     def ledger(self, *, intermediate: bool = False) -> "Ledger":
-        """All that is on record, as plain rows."""
+        """All recorded trials and replicates.
+
+        Args:
+            intermediate: also read the values after each epoch that trials reported to the pruner.
+        """
         from remix_study.study.ledger import read_ledger
 
         return read_ledger(existing(self.workspace, self.name), intermediate=intermediate)
 
     def trials(self) -> "pd.DataFrame":
-        """One row per trial, replicate and retrained run, with its point (`params.*`) and summary (`summary.*`)."""
+        """One row per trial, replicate and retrained run: hyperparameters (`params.*`) and summary (`summary.*`)."""
         from remix_study.study.export import trial_rows, with_summaries
 
         return _frame(with_summaries(trial_rows(self.ledger())))
 
     def epochs(self) -> "pd.DataFrame":
-        """One row per epoch of every run; columns as docs/metrics.md names them."""
+        """One row per epoch of every run, with the metrics of docs/metrics.md as columns."""
         from remix_study.study.export import epoch_rows, trial_rows
 
         return _frame(list(epoch_rows(trial_rows(self.ledger()))))
 
     def report(self, out: Path | str | None = None) -> list[Path]:
-        """Write the report; its files, the page first."""
+        """Write the report.
+
+        Args:
+            out: the folder to write to; default: `report/` in the study's folder.
+
+        Returns:
+            The files written, the page first.
+        """
         from remix_study.report.page import write_report
 
         return write_report(existing(self.workspace, self.name), None if out is None else Path(out))
 
     def export(self, out: Path | str | None = None) -> list[Path]:
-        """`trials` and `epochs` as Parquet and CSV; the files written."""
+        """Write `trials` and `epochs` as Parquet and CSV.
+
+        Args:
+            out: the folder to write to; default: `export/` in the study's folder.
+
+        Returns:
+            The files written.
+        """
         from remix_study.study.export import export
 
         folder = existing(self.workspace, self.name)
@@ -163,7 +216,7 @@ class Study:
 
 
 def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[StudyStatus]:
-    """How every study of a workspace stands."""
+    """The status of every study of a workspace."""
     place = workspace_at(workspace)
     return [study_status(existing(place, name)) for name in names(place)]
 

@@ -1,12 +1,12 @@
-"""Results: what a study found, as numbers and as one honest sentence
+"""Results of a study: the comparison of its methods, as numbers and as a sentence
 
-Contenders are compared with the reference seed by seed: the same seed draws the same initial weights and shuffles, so
-that the paired difference is less noisy than the difference of means. All accuracies are of the test split.
+Methods are compared with the reference seed by seed. The same seed gives the same initial weights and shuffles, so the
+paired difference is less noisy than the difference of means. All accuracies are on the held-out test set.
 
-Every other is a test of its own (paired t-test), so that the p values are adjusted for how many there are (Holm's
-step-down, Scandinavian Journal of Statistics 6, 1979): a difference counts only if it stands after that.
+Each method is compared by a paired t-test. The p values are adjusted for the number of tests (Holm's step-down method,
+Scandinavian Journal of Statistics 6, 1979); a difference is reported only if the adjusted value is significant.
 
-No torch at import time: the report and the terminal show results without it.
+Does not import torch, so that the report and the terminal show results quickly.
 """
 
 # S seeds
@@ -23,7 +23,7 @@ from remix_study.errors import StudyError
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates
 
 CONFIDENCE = 0.95
-_EQUAL = 1e-9  # points by which equal differences of rounded numbers may differ
+_EQUAL = 1e-9  # in percentage points: tolerance for rounding
 
 
 class Spread(NamedTuple):
@@ -34,15 +34,20 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Reference minus method, in percentage points, over the seeds that both have.
+    """Test accuracy of the reference minus that of a method, in percentage points, over the seeds that both have.
 
-    `low`, `high`: the t interval of the mean at 95 %; infinite for fewer than two seeds.
-    p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
-    p_holm: the same, adjusted for the number of others; None where p is, and for a ceiling, which is no other.
+    Attributes:
+        mean, std: of the differences; `std` is the sample standard deviation.
+        low, high: 95 % confidence interval of the mean (Student's t); infinite for fewer than two seeds.
+        wins: seeds in which the reference is better.
+        seeds: seeds that both have.
+        p: of the two-sided paired t-test, in [0, 1]; None for fewer than two seeds.
+        p_holm: `p` adjusted for the number of methods; None if `p` is, and for a unimodal ceiling, which is not
+            counted.
 
-    Where all differences are equal, as on a small test split they may well be, a t interval has no width and its p is
-    0, whatever was found. There the sign test stands in: p = 2^(1 - seeds), or 1 if they are 0; `low` and `high` are
-    the mean where that is below 5 %, from six seeds on, and infinite before.
+    If all differences are equal, which happens on small test sets, the t interval has no width and its p is 0. The sign
+    test is used instead: p = 2^(1 - seeds), or 1 if the differences are 0. `low` and `high` are then the mean if p is
+    below 5 % (six seeds or more), and infinite otherwise.
     """
 
     mean: float
@@ -56,19 +61,19 @@ class Paired(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`ahead`, `behind`, or `open`: the interval holds 0, or the difference falls to the other comparisons."""
+        """Whether the reference is significantly `ahead` or `behind`; otherwise `open`."""
         if self.p_holm is not None and self.p_holm >= 1 - CONFIDENCE:
             return "open"
         return self._alone
 
     @property
     def all_equal(self) -> bool:
-        """Whether the seeds leave no spread to hold the difference against."""
+        """Whether the difference is the same in every seed, so that it has no spread."""
         return self.seeds >= 2 and self.std == 0
 
     @property
     def corrected_away(self) -> bool:
-        """Whether it would count as a difference, were it the only comparison."""
+        """Whether the difference is significant before, but not after the adjustment for several tests."""
         return self.verdict == "open" and self._alone != "open"
 
     @property
@@ -77,14 +82,22 @@ class Paired(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """What one modality reaches when trained alone, in [0, 1]: its own head, and a linear probe (if there is one)."""
+    """Test accuracy of one modality trained alone, in [0, 1]: of its head, and of a linear probe if there is one."""
 
     head: float
     probe: float | None
 
 
 class Method(NamedTuple):
-    """`seeds[number]`: the summary of each replicate, sufficiency included. `ahead`: None for the reference."""
+    """The replicates of a method and its comparison with the reference.
+
+    Attributes:
+        params: the chosen hyperparameters.
+        seeds: replicate number -> summary of the run, with its sufficiency.
+        ceiling_of: the modality whose unimodal ceiling this method is, or None.
+        control_of: what the method is a control of, or None.
+        ahead: the reference minus this method; None for the reference.
+    """
 
     name: str
     params: Mapping[str, Any]
@@ -94,10 +107,11 @@ class Method(NamedTuple):
     ahead: Paired | None
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """values_S of the seeds that have this metric, in the order of the seeds."""
+        """values_S of a metric: one for each seed that has it, in the order of the seeds."""
         return np.asarray([s[metric] for _, s in sorted(self.seeds.items()) if metric in s], dtype=np.float64)
 
     def spread(self, metric: str, scale: float = 1.0) -> Spread | None:
+        """Mean and deviation of `scale` times a metric over the seeds; None if no seed has it."""
         values_S = self.values(metric) * scale
         if len(values_S) == 0:
             return None
@@ -105,7 +119,14 @@ class Method(NamedTuple):
 
 
 class StudyResult(NamedTuple):
-    """`ceilings[m]`: of modality m trained alone, mean test accuracy and mean accuracy of a linear probe."""
+    """The comparison of a study's methods.
+
+    Attributes:
+        methods: those that have a complete replicate, in the order of the study file.
+        ceilings: modality -> mean accuracies over the replicates of its unimodal ceiling.
+        failures: what failed, with the reasons.
+        sentence: the comparison as text.
+    """
 
     name: str
     question: str
@@ -117,7 +138,7 @@ class StudyResult(NamedTuple):
 
     @property
     def others(self) -> tuple[Method, ...]:
-        """All but the unimodal ceilings."""
+        """The methods without the unimodal ceilings."""
         return tuple(c for c in self.methods if c.ceiling_of is None)
 
 
@@ -127,7 +148,12 @@ def compare(
     best: Mapping[str, Mapping[str, Any]],
     failures: Sequence[str],
 ) -> StudyResult:
-    """Put the replicates of all methods side by side; a method that has none yet is named and left out.
+    """Compare the methods of a study. A method without a complete replicate is left out and named in the sentence.
+
+    Args:
+        replicates: method -> replicate number -> summary of the run.
+        best: method -> its chosen hyperparameters.
+        failures: what failed, with the reasons.
 
     Raises:
         StudyError: no method has a complete replicate.
@@ -135,8 +161,8 @@ def compare(
     seen = {name: replicates[name] for name in study.methods if replicates.get(name)}
     if not seen:
         raise StudyError(
-            "at least one method needs a complete replicate, but none has any: "
-            f"{'; '.join(failures) or 'none was run'}. Let the study run on."
+            f"Cannot compare methods: none has a complete replicate ({'; '.join(failures) or 'none was run'}). Resume "
+            "the study first."
         )
     ceilings = _ceilings(study, seen)
     ahead = _ahead(study, seen)
@@ -156,7 +182,7 @@ def compare(
 
 
 def result_of(ledger: Ledger) -> StudyResult | None:
-    """The comparison of what a study has so far: complete replicates of each method's chosen point; None without."""
+    """The comparison from all replicates so far of the chosen hyperparameters; None if none is complete."""
     replicates: dict[str, dict[int, dict[str, float]]] = {}
     best: dict[str, dict[str, Any]] = {}
     failures = [
@@ -178,7 +204,7 @@ def result_of(ledger: Ledger) -> StudyResult | None:
             elif record.state == "complete":
                 summary = _summary(record)
                 if summary is None:
-                    failures.append(f"{label}: it was complete, but {record.folder} has no result any more")
+                    failures.append(f"{label}: was complete, but {record.folder} no longer has a result")
                 else:
                     replicates[name][record.number] = summary
     return compare(ledger.study, replicates, best, failures) if any(replicates.values()) else None
@@ -202,15 +228,15 @@ def _ceilings(study: StudyConfig, replicates: Mapping[str, Mapping[int, Mapping[
 
 
 def _sufficiency(summary: Mapping[str, float], ceilings: Mapping[str, Ceiling]) -> dict[str, float]:
-    """Of the own heads where they are trained, and of linear probes, which need no trained head."""
+    """Sufficiency of the unimodal heads, if they are trained, and of linear probes, as metrics."""
     if not ceilings:
         return {}
-    # Here and not above: they bring torch, which a look at a study without ceilings does not need.
+    # Imported here, because they import torch, which a study without ceilings does not need.
     from remix_study.metrics import sufficiency_ratio
-    from remix_study.training.evidence import sufficiency
+    from remix_study.training.final_evaluation import sufficiency
 
     alone = {m: summary[f"test/accuracy_uni/{m}"] for m in ceilings if f"test/accuracy_uni/{m}" in summary}
-    # Chance does not enter: sufficiency above chance belongs to a run, which knows its split's majority class.
+    # Sufficiency above chance is left out: only the run itself knows the majority class of its split.
     found = sufficiency(alone, {m: ceiling.head for m, ceiling in ceilings.items()}, chance=0.0)
     found = {key: value for key, value in found.items() if "above_chance" not in key}
     for m, ceiling in ceilings.items():
@@ -224,7 +250,7 @@ def _sufficiency(summary: Mapping[str, float], ceilings: Mapping[str, Ceiling]) 
 
 
 def _ahead(study: StudyConfig, replicates: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Paired]:
-    """The reference against each of the others; p values adjusted over the others, ceilings left out of the count."""
+    """The reference minus each other method; p values are adjusted for the number of methods without ceilings."""
     if study.reference not in replicates:
         return {}
     reference = replicates[study.reference]
@@ -261,7 +287,10 @@ def _paired(reference: Mapping[int, Mapping[str, float]], other: Mapping[int, Ma
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given: the k-th smallest of n times n - k + 1, not falling, at most 1."""
+    """Holm's adjusted p values, in the order given.
+
+    The k-th smallest of n values is multiplied by n - k + 1. Adjusted values do not decrease and are at most 1.
+    """
     given = list(p_values)
     adjusted, floor = [0.0] * len(given), 0.0
     for rank, index in enumerate(sorted(range(len(given)), key=lambda i: given[i])):
@@ -271,7 +300,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
 
 def headline(result: StudyResult) -> str:
-    """The verdicts in a few words, for a picture's title: "remix: ahead of joint; level with remix_random"."""
+    """The comparison as the title of a figure: "remix: ahead of joint; level with remix_random"."""
     if all(c.ahead is None or c.ahead.seeds < 2 for c in result.others):
         return f"{result.reference}: too few seeds to compare"
     words = {"ahead": "ahead of", "open": "level with", "behind": "behind"}
@@ -281,35 +310,37 @@ def headline(result: StudyResult) -> str:
 
 
 def _sentence(result: StudyResult, missing: Sequence[str]) -> str:
-    """What the numbers say, and no more."""
+    """The comparison as text. `missing`: methods without a complete replicate."""
     name = result.reference
-    left_out = f" Without a complete replicate, and so not compared: {', '.join(missing)}." if missing else ""
+    left_out = f" Not compared, because they have no complete replicate: {', '.join(missing)}." if missing else ""
     if name in missing:
-        return f"{name} has no complete replicate yet, so that nothing can be compared with it.{left_out}"
+        return f"{name} has no complete replicate yet, so no method can be compared with it.{left_out}"
     compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
     seeds = max((ahead.seeds for _, ahead in compared), default=0)
     if not compared:
-        return f"Nothing can be compared with {name} yet.{left_out}" if missing else f"{name} has no other here."
+        if missing:
+            return f"No method can be compared with {name} yet.{left_out}"
+        return f"{name} is the only method of this study: it is compared with none."
     if seeds < 2:
-        return f"One seed cannot tell a difference from luck: compare over at least two, better five or more.{left_out}"
+        return f"One seed is too few for a comparison: use at least two, better five or more.{left_out}"
     said = "; ".join(_finding(name, c, ahead) for c, ahead in compared)
-    return f"Over {seeds} seeds, on a test split that chose nothing: {said}.{left_out}"
+    return f"On the held-out test set ({seeds} seeds): {said}.{left_out}"
 
 
 def _finding(name: str, c: Method, ahead: Paired) -> str:
-    """One other's clause, with its confidence."""
+    """The comparison of the reference `name` with one method, as a clause."""
     by, how_sure = f"{abs(ahead.mean):.1f} points", _confidence(ahead)
     match ahead.verdict:
         case "ahead":
             said = f"{name} beats {c.name} by {by} ({how_sure})"
-            return said + (f", so {c.control_of} does help" if c.control_of else "")
+            return said + (f", so {c.control_of} helps" if c.control_of else "")
         case "behind":
             said = f"{name} loses to {c.name} by {by} ({how_sure})"
-            return said + (f", so {c.control_of} does harm here" if c.control_of else "")
+            return said + (f", so {c.control_of} hurts here" if c.control_of else "")
         case _:
-            why = ", once all comparisons are counted" if ahead.corrected_away else ""
-            said = f"{name} and {c.name} cannot be told apart{why} ({ahead.mean:+.1f} points, {how_sure})"
-            return said + (f", so nothing here shows that {c.control_of} helps" if c.control_of else "")
+            why = " after the correction for several comparisons" if ahead.corrected_away else ""
+            said = f"no significant difference between {name} and {c.name}{why} ({ahead.mean:+.1f} points, {how_sure})"
+            return said + (f", so there is no evidence that {c.control_of} helps" if c.control_of else "")
 
 
 def _confidence(ahead: Paired) -> str:
@@ -320,12 +351,12 @@ def _confidence(ahead: Paired) -> str:
 
 
 def interval_text(ahead: Paired) -> str:
-    """`95 % interval -1.2 to +3.4`, or why there is none."""
+    """`95 % interval -1.2 to +3.4`, or why there is no interval."""
     if ahead.all_equal:
-        return "the same in every seed, so no interval"
+        return "the same difference in every seed, so no interval"
     return f"95 % interval {ahead.low:+.1f} to {ahead.high:+.1f}"
 
 
 def p_text(p: float) -> str:
-    """`p = 0.034`; a p value near 0 is not known to be 0."""
+    """`p = 0.034`, or `p < 0.001` for smaller values."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

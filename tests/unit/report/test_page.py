@@ -259,10 +259,10 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
         ({"replicates": 0}, "No answer yet", "since there are no replicates yet"),
         (
             {"replicates": 1},
-            "One seed cannot tell a difference from luck",
+            "One seed is too few for a comparison",
             "shares at least two seeds with the reference",
         ),
-        ({"methods": ("remix",)}, "remix has no other here.", "the accuracy of each modality alone is unknown"),
+        ({"methods": ("remix",)}, "remix is the only method of this study", "the accuracy of each modality alone is unknown"),
         ({"methods": ("remix", "joint")}, "remix beats joint", "the accuracy of each modality alone is unknown"),
     ],
 )
@@ -301,7 +301,7 @@ def test_the_report_skips_missing_run_folders(begin: Begin) -> None:
         path.unlink()
     write_report(folder)
     text, _, _ = read(folder / "report")
-    assert "Without a complete replicate, and so not compared: joint." in text
+    assert "Not compared, because they have no complete replicate: joint." in text
 
 
 def test_the_state_of_a_running_study(begin: Begin) -> None:

@@ -50,16 +50,16 @@ def test_differences_are_paired_seed_by_seed() -> None:
     assert [ahead.mean, ahead.std, ahead.wins, ahead.seeds] == pytest.approx([4, 2, 3, 3])
     assert ahead.low == pytest.approx(4 - 4.9683, abs=1e-3)
     assert ahead.high == pytest.approx(4 + 4.9683, abs=1e-3)
-    assert ahead.verdict == "open"  # three wins of three, and yet not shown
+    assert ahead.verdict == "open"  # although the reference wins in all three seeds
     test = stats.ttest_1samp([4.0, 2.0, 6.0], 0)
     low, high = test.confidence_interval(0.95)
     assert [ahead.low, ahead.high] == pytest.approx([low, high])
-    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one other: nothing to correct
+    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one comparison: no adjustment
 
 
 @pytest.mark.parametrize(("number", "verdict"), [(2, "open"), (3, "open"), (5, "open"), (6, "ahead"), (8, "ahead")])
-def test_seeds_that_all_say_the_same_are_no_proof_while_they_are_few(number: int, verdict: str) -> None:
-    """On 80 clips three seeds may well differ by two clips each; a t-test would call that certain (p = 0)."""
+def test_equal_differences_in_few_seeds_are_not_significant(number: int, verdict: str) -> None:
+    """On 80 clips, three seeds can differ by two clips each. A t-test would give p = 0."""
     reference = [(68 + n % 3) / 80 for n in range(number)]
     found = result(seeds(*reference), joint=seeds(*(value - 2 / 80 for value in reference)))
     ahead = found.methods[1].ahead
@@ -68,17 +68,17 @@ def test_seeds_that_all_say_the_same_are_no_proof_while_they_are_few(number: int
     assert ahead.p == pytest.approx(stats.binomtest(number, number).pvalue)
     assert (ahead.verdict, ahead.wins) == (verdict, number)
     assert ("beats joint by 2.5 points" in found.sentence) == (verdict == "ahead")
-    assert f"the same in every seed, so no interval, {number}/{number} seeds" in found.sentence
+    assert f"the same difference in every seed, so no interval, {number}/{number} seeds" in found.sentence
     assert "inf" not in found.sentence
 
 
-def test_methods_that_never_differ_are_not_told_apart() -> None:
+def test_methods_that_never_differ_are_not_significantly_different() -> None:
     ahead = result(seeds(*[0.8] * 7), joint=seeds(*[0.8] * 7)).methods[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.p, ahead.mean) == ("open", 1.0, 0.0)
 
 
-def test_only_seeds_that_both_have_are_compared() -> None:
+def test_only_seeds_that_both_methods_have_are_compared() -> None:
     remix = {0: {"test/accuracy": 0.9}, 2: {"test/accuracy": 0.8}, 3: {"test/accuracy": 0.1}}
     ahead = (
         result(remix, joint={0: {"test/accuracy": 0.8}, 1: {"test/accuracy": 0.0}, 2: {"test/accuracy": 0.7}})
@@ -89,13 +89,13 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert [ahead.mean, ahead.seeds, ahead.wins] == pytest.approx([10, 2, 2])
 
 
-def test_one_seed_or_none_leaves_the_question_open() -> None:
+def test_fewer_than_two_seeds_are_not_compared() -> None:
     ahead = result(seeds(0.9), joint=seeds(0.1)).methods[1].ahead
     assert ahead is not None
     assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("open", 0.0, -np.inf, np.inf)
     assert (ahead.p, ahead.p_holm) == (None, None)
     found = result(seeds(0.9), joint=seeds(0.1))
-    assert found.sentence.startswith("One seed cannot tell a difference from luck")
+    assert found.sentence.startswith("One seed is too few for a comparison")
     assert headline(found) == "remix: too few seeds to compare"
     ahead = result({0: {"test/accuracy": 0.9}}, joint={1: {"test/accuracy": 0.1}}).methods[1].ahead
     assert ahead is not None
@@ -108,32 +108,32 @@ def test_one_seed_or_none_leaves_the_question_open() -> None:
         (
             (0.701, 0.71, 0.689), "ahead",
             "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001), so choosing "
-            "does help", "remix: ahead of joint",
+            "helps", "remix: ahead of joint",
         ),
         (
             (0.901, 0.91, 0.889), "behind",
             "remix loses to joint by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001), so "
-            "choosing does harm here", "remix: behind joint",
+            "choosing hurts here", "remix: behind joint",
         ),
         (
             (0.79, 0.83, 0.78), "open",
-            "remix and joint cannot be told apart (+0.0 points, 95 % interval -4.3 to +4.3, 2/3 seeds, Holm p = 1.00), "
-            "so nothing here shows that choosing helps", "remix: level with joint",
+            "no significant difference between remix and joint (+0.0 points, 95 % interval -4.3 to +4.3, 2/3 seeds, "
+            "Holm p = 1.00), so there is no evidence that choosing helps", "remix: level with joint",
         ),
     ],
 )  # fmt: skip
-def test_the_sentence_says_what_the_numbers_say_and_no_more(
+def test_the_sentence_reports_the_verdict_with_its_numbers(
     other: tuple[float, ...], verdict: str, sentence: str, title: str
 ) -> None:
     found = result(seeds(0.80, 0.81, 0.79), {"joint": {"control_of": "choosing"}}, joint=seeds(*other))
     ahead = found.methods[1].ahead
     assert ahead is not None
     assert ahead.verdict == verdict
-    assert found.sentence == f"Over 3 seeds, on a test split that chose nothing: {sentence}."
+    assert found.sentence == f"On the held-out test set (3 seeds): {sentence}."
     assert headline(found) == title
 
 
-def test_what_is_no_control_is_only_beaten() -> None:
+def test_methods_without_control_of_get_no_conclusion() -> None:
     found = result(
         seeds(0.80, 0.81, 0.79),
         joint=seeds(0.701, 0.71, 0.689),
@@ -141,16 +141,16 @@ def test_what_is_no_control_is_only_beaten() -> None:
         same=seeds(0.8, 0.81, 0.79),
     )
     assert found.sentence == (
-        "Over 3 seeds, on a test split that chose nothing: "
+        "On the held-out test set (3 seeds): "
         "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001); "
         "remix loses to other by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001); "
-        "remix and same cannot be told apart (+0.0 points, the same in every seed, so no interval, 0/3 seeds, "
-        "Holm p = 1.00)."
+        "no significant difference between remix and same (+0.0 points, the same difference in every seed, so no "
+        "interval, 0/3 seeds, Holm p = 1.00)."
     )
     assert headline(found) == "remix: ahead of joint; level with same; behind other"
 
 
-def test_ceilings_bound_sufficiency_and_are_no_rivals() -> None:
+def test_ceilings_bound_sufficiency_and_are_not_compared() -> None:
     alone = {"test/accuracy_uni/audio": 0.6, "probe/accuracy/audio": 0.45}
     found = result(
         seeds(0.8, 0.8, **alone), {"audio_alone": {"ceiling_of": "audio"}},
@@ -165,7 +165,7 @@ def test_ceilings_bound_sufficiency_and_are_no_rivals() -> None:
     assert remix.seeds[0]["sufficiency/ratio/audio"] == pytest.approx(0.6 / 0.75)
     assert remix.seeds[0]["sufficiency/gap/audio"] == pytest.approx(sufficiency_gap(0.6, 0.75))
     assert remix.seeds[0]["sufficiency/probe_ratio/audio"] == pytest.approx(0.5)
-    # Without a trained head only the probe speaks.
+    # Without a trained head, only the probe has a sufficiency.
     assert {k for k in joint.seeds[0] if k.startswith("sufficiency")} == {"sufficiency/probe_ratio/audio"}
 
 
@@ -192,7 +192,7 @@ def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) ->
     assert holm(given) == pytest.approx(adjusted)
 
 
-def test_a_difference_that_falls_to_the_other_comparisons_is_open() -> None:
+def test_a_difference_that_is_not_significant_after_holm_is_open() -> None:
     close = seeds(0.778, 0.790, 0.769)  # 2.2, 2.0 and 2.1 points behind
     found = result(seeds(0.80, 0.81, 0.79), close=close, wild=seeds(0.2, 0.9, 0.9), wide=seeds(0.9, 0.1, 0.9))
     alone = result(seeds(0.80, 0.81, 0.79), close=close).methods[1].ahead
@@ -207,7 +207,7 @@ def test_a_difference_that_falls_to_the_other_comparisons_is_open() -> None:
     assert not ahead.corrected_away
 
 
-def test_ceilings_are_tested_but_not_counted() -> None:
+def test_ceilings_are_not_counted_in_holms_adjustment() -> None:
     found = result(
         seeds(0.80, 0.82, 0.79), {"alone": {"ceiling_of": "audio"}}, joint=seeds(0.78, 0.79, 0.79),
         alone=seeds(0.5, 0.52, 0.51),
@@ -224,21 +224,19 @@ def test_methods_without_a_replicate_are_named_and_left_out() -> None:
     made = study(joint={}, other={})
     found = compare(made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": {}}, {}, ["other-0: NaN"])
     assert [c.name for c in found.methods] == ["remix", "joint"]
-    assert found.sentence.endswith(" Without a complete replicate, and so not compared: other.")
+    assert found.sentence.endswith(" Not compared, because they have no complete replicate: other.")
     assert found.failures == ("other-0: NaN",)
     lone = compare(made, {"joint": seeds(0.7, 0.72)}, {}, [])
     assert [c.ahead for c in lone.methods] == [None]
     assert lone.sentence == (
-        "remix has no complete replicate yet, so that nothing can be compared with it. "
-        "Without a complete replicate, and so not compared: remix, other."
+        "remix has no complete replicate yet, so no method can be compared with it. "
+        "Not compared, because they have no complete replicate: remix, other."
     )
-    assert compare(made, {"remix": seeds(0.7)}, {}, []).sentence.startswith("Nothing can be compared with remix yet.")
+    assert compare(made, {"remix": seeds(0.7)}, {}, []).sentence.startswith("No method can be compared with remix yet.")
 
 
-def test_a_study_without_any_replicate_is_refused_with_the_reasons() -> None:
-    with pytest.raises(
-        StudyError, match="at least one method needs a complete replicate, but none has any: joint-0: NaN"
-    ):
+def test_a_study_without_any_replicate_raises_the_reasons() -> None:
+    with pytest.raises(StudyError, match=r"none has a complete replicate \(joint-0: NaN\)"):
         compare(study(joint={}), {"remix": {}, "joint": {}}, {}, ["joint-0: NaN"])
 
 
@@ -262,7 +260,7 @@ def replicate(number: int, folder: Path, **changes: Any) -> ReplicateRecord:
     return ReplicateRecord(**(known | changes))
 
 
-def test_the_result_is_of_the_chosen_points_replicates(tmp_path: Path) -> None:
+def test_the_result_is_of_replicates_of_the_chosen_hyperparameters(tmp_path: Path) -> None:
     folders = [tmp_path / str(n) for n in range(5)]
     for n, folder in enumerate(folders[:4]):
         folder.mkdir()
@@ -272,7 +270,7 @@ def test_the_result_is_of_the_chosen_points_replicates(tmp_path: Path) -> None:
     replicates = (
         replicate(1, folders[1]),
         replicate(0, folders[0]),
-        replicate(2, folders[2], params={"lr": 0.5}),  # of the point that was the best before
+        replicate(2, folders[2], params={"lr": 0.5}),  # of hyperparameters that were the best before
         replicate(3, folders[3], stage="final"),
         replicate(4, folders[4]),  # somebody removed its folder
         replicate(5, folders[3], state="failed", reason="killed"),
@@ -285,7 +283,7 @@ def test_the_result_is_of_the_chosen_points_replicates(tmp_path: Path) -> None:
     assert remix.params == {"lr": 0.9}
     assert found.failures == (
         "remix-search-2: NaN",
-        f"remix-replicate-4: it was complete, but {folders[4]} has no result any more",
+        f"remix-replicate-4: was complete, but {folders[4]} no longer has a result",
         "remix-replicate-5: killed",
     )
 
