@@ -1,7 +1,11 @@
-"""A study: several methods, the same budget for each, and the comparison of their best
+"""Studies: search several methods with the same number of trials each, and compare their best configurations
 
-search_space.py   dimensions -> parameters of a trial -> a run configuration
-tasks.py          one piece of work for Tune, and the Tune searcher that hands them out
-study.py          the spine: search every method, choose on validation, replicate with new seeds, compare
-results.py        what came out: means, paired differences, sufficiency, and an honest sentence
+study.py          the steps of a study: search, choose, replicate, compare
+scheduler.py      which task is next
+study_file.py     reading and checking a study file
+search_space.py   dimensions -> hyperparameters of a trial -> a run configuration
+search.py         the trials of one method in Optuna's storage
+tasks.py          executing trials and replicates with Ray Tune
+results.py        means, paired differences, sufficiency, and the comparison as a sentence
+status.py         the status of a study, for any process
 """

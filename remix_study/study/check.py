@@ -1,7 +1,7 @@
-"""What is wrong with a study before it starts: found in its file, not in the morning
+"""Problems of a study that involve several keys, found before it starts
 
-Here are the problems that no single key shows: a condition that never holds, a pruner that callbacks too early, an
-objective that some method does not have, a sampler that would draw at random what it cannot model.
+Examples: a condition that can never hold, a pruner that ends trials before Remix begins, an objective that a method
+does not have, a dimension that the sampler cannot model.
 """
 
 import re
@@ -30,7 +30,14 @@ Configs = Mapping[str, Sequence[RunConfig]]
 
 @dataclass(frozen=True)
 class _Metric:
-    """A number of every epoch by which a study may choose. `heads`, `fusion`: what a method must have for it."""
+    """A metric that may be an objective.
+
+    Args:
+        pattern: regular expression of its name.
+        better: maximize or minimize.
+        heads: whether a method needs unimodal heads for it.
+        fusion: whether a method needs several modalities for it.
+    """
 
     pattern: str
     better: str = "maximize"
@@ -38,7 +45,7 @@ class _Metric:
     fusion: bool = False
 
 
-# Names and meaning: docs/metrics.md. At the end of a run `val/x` of the best epoch is `best/val_x`.
+# Defined in docs/metrics.md. A summary names `val/x` of the best epoch `best/val_x`.
 _EPOCH = (
     _Metric(r"val/(accuracy|macro_f1)"),
     _Metric(r"val/cross_entropy", "minimize"),
@@ -55,7 +62,12 @@ _END = (_Metric(r"last/val_accuracy"), _Metric(r"time/(total_(train|score|evalua
 
 
 def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Problem]:
-    """`spaces`: what each method searches, `configs`: its possible runs at the corners of that; only of sound ones."""
+    """Problems of a study that involve several keys.
+
+    Args:
+        spaces: method -> its search space.
+        configs: method -> its valid runs at the corners of the space. Both only of methods that can be checked.
+    """
     yield from _settled(("base",), study.base, ("seed", "evaluation.test"))
     for path in study.space:
         yield from _searched(("space", path), path)
@@ -75,11 +87,11 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
 
 
 def written_at(study: StudyConfig, method: str, path: str) -> Keys:
-    """Where a dimension of a method is written: with the method, or with what all search."""
+    """The keys of a dimension of a method: below the method, or in the `space` of all methods."""
     return ("methods", method, "space", path) if path in study.methods[method].space else ("space", path)
 
 
-# --- what a study settles itself -------------------------------------------------------------------------------------
+# --- keys that a study sets itself -----------------------------------------------------------------------------------
 
 
 def _settled(at: Keys, content: Mapping[str, Any], paths: Sequence[str]) -> Iterator[Problem]:
@@ -90,7 +102,7 @@ def _settled(at: Keys, content: Mapping[str, Any], paths: Sequence[str]) -> Iter
 
 
 def _values(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]:
-    """Where and how a dotted path is set, be its keys nested or dotted."""
+    """The keys, nested or dotted, that set a dotted path, and their values."""
     for key, value in content.items():
         if key == path:
             yield (key,), value
@@ -109,21 +121,21 @@ def _searched(at: Keys, path: str) -> Iterator[Problem]:
 
 
 def conditions(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
-    """A condition is on a dimension that comes earlier, and can hold."""
+    """Problems of conditions that name no earlier dimension, or that can never hold."""
     earlier: dict[str, Dimension] = {}
     for path, dimension in space.items():
         for on, values in dimension.when.items():
             at = (*written_at(study, name, path), "when", on)
             if on not in earlier:
                 said = (
-                    f" must name a dimension of `{name}` that is searched before `{path}`; before it: "
+                    f" must name a dimension of `{name}` that comes before `{path}`; these come before it: "
                     f"{', '.join(earlier) or 'none'}"
                 )
                 yield Problem(at, said, near=closest_match(on, earlier), kind="when")
                 continue
             for value in values if isinstance(values, list) else [values]:
                 if not holds(earlier[on], value):
-                    yield Problem(at, f" waits for {value}, which never comes", near=_near(earlier[on], value))
+                    yield Problem(at, f" can never hold: `{on}` is never {value}", near=_near(earlier[on], value))
         earlier[path] = dimension
 
 
@@ -137,7 +149,7 @@ def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]
         for path, value in point.items():
             at = ("methods", name, "first", number, path)
             if path not in space:
-                said = f" is not searched for this method; searched: {', '.join(space) or 'nothing'}"
+                said = f" is not in the search space of this method, which has {', '.join(space) or 'no dimension'}"
                 yield Problem(at, said, near=closest_match(path, space), kind="first")
             elif not holds(space[path], value):
                 said = f" must lie in its dimension ({extent(space[path])}), but is {value!r}"
@@ -145,14 +157,14 @@ def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]
 
 
 def extent(dimension: Dimension) -> str:
-    """In words: `0.0005 to 0.01`, or the labels of a choice."""
+    """The range of a dimension as text: `0.0005 to 0.01`, or the labels of a choice."""
     if isinstance(dimension, ChoiceDimension):
         return ", ".join(shown(label) for label in dimension.of)
     return f"{dimension.low:g} to {dimension.high:g}"
 
 
 def shown(value: Any) -> str:
-    """A value as YAML has it."""
+    """A value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -163,13 +175,14 @@ def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
         at = written_at(study, name, path)
         if study.sampler == "cmaes" and isinstance(dimension, ChoiceDimension):
             yield Problem(
-                at, " is a choice, which `sampler: cmaes` cannot model and draws at random; use tpe, gp or nsga2"
+                at,
+                " is a choice, which `sampler: cmaes` samples at random instead of modelling it; use tpe, gp or nsga2",
             )
         if study.sampler in ("cmaes", "gp") and dimension.when:
             yield Problem(
                 at,
-                f" has a `when`, which `sampler: {study.sampler}` cannot model: where not every trial has a dimension, "
-                "it is drawn at random; use tpe",
+                f" has a `when`, but `sampler: {study.sampler}` samples a dimension at random if not every trial has "
+                "it; use tpe",
                 kind="sampler",
             )
 
@@ -183,13 +196,14 @@ def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
         at: Keys = ("methods", name)
         if name == study.reference and (method.ceiling_of is not None or method.control_of is not None):
             key = "ceiling_of" if method.ceiling_of is not None else "control_of"
-            yield Problem((*at, key), f" must not stand with the `reference`, but `{name}` is it; choose another")
+            yield Problem(
+                (*at, key), f" must not be set for the `reference`, which is `{name}`; choose another reference"
+            )
         if method.ceiling_of is None:
             continue
         if bounds[method.ceiling_of] > 1:
-            said = (
-                f" must be of one method for each modality, but {bounds[method.ceiling_of]} bound {method.ceiling_of}"
-            )
+            count = bounds[method.ceiling_of]
+            said = f" must be set by one method per modality, but {count} methods set {method.ceiling_of}"
             yield Problem((*at, "ceiling_of"), said, kind="twice")
         for config in configs.get(name, ()):
             if not isinstance(config.method, UnimodalConfig) or config.method.modality != method.ceiling_of:
@@ -227,26 +241,26 @@ def _objectives(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
 
 
 def _objective_keys(study: StudyConfig, number: int) -> Keys:
-    """Several objectives are a list, one need not be."""
+    """The keys of an objective: a list may be left out if there is one objective."""
     return ("objective", number) if isinstance(study.source.content.get("objective"), list | tuple) else ("objective",)
 
 
 def _in_short(study: StudyConfig, keys: Keys) -> bool:
-    """Whether an objective is written as its metric alone."""
+    """Whether an objective is written as the name of its metric."""
     found = study.source.content.get("objective")
     return isinstance(found[keys[1]] if len(keys) > 1 and found else found, str)
 
 
 def _unknown(metric: str) -> str:
     if metric.startswith(("test/", "test_balance/")):
-        return " must be measured on validation: selection never sees the test split"
+        return " must be measured on validation: the test set is not used for selection"
     if metric.startswith(("probe/", "sufficiency/")):
-        return " must be known of every trial: probes and sufficiency are measured of replicates"
-    return f" must be a number that every run has at its end, such as {', '.join(OBJECTIVES[:3])} (docs/metrics.md)"
+        return " must be a metric of trials: probes and sufficiency are only measured for replicates"
+    return f" must be a metric of a run's summary, such as {', '.join(OBJECTIVES[:3])} (docs/metrics.md)"
 
 
 def _judged(metric: str, epoch: bool = False) -> _Metric | None:
-    """What is known of a name, of the end of a run or of an epoch."""
+    """The metric of this name, of a run's summary or of an epoch; None if there is none."""
     name = re.sub(r"^best/(val|balance)_", r"\1/", metric) if not epoch else metric
     if name == metric and not epoch:
         return next((each for each in _END if re.fullmatch(each.pattern, metric)), None)
@@ -254,19 +268,19 @@ def _judged(metric: str, epoch: bool = False) -> _Metric | None:
 
 
 def _absent(at: Keys, metric: str, judged: _Metric, name: str, configs: Sequence[RunConfig]) -> Iterator[Problem]:
-    """Methods that do not have the metric would only fail."""
+    """A problem for each run whose method does not have the metric: its trials would fail."""
     for config in configs:
         alone = isinstance(config.method, UnimodalConfig)
         lacks = None
         if judged.heads and isinstance(config.method, JointConfig):
-            lacks = "trains no heads of its own; use joint_unimodal"
+            lacks = "trains no unimodal heads; use joint_unimodal"
         elif judged.fusion and alone:
             lacks = "has one modality"
         elif judged.heads and isinstance(config.method, UnimodalConfig):
             wanted = re.sub(r".*_uni/", "", metric)
-            lacks = None if wanted == config.method.modality else f"has {config.method.modality} alone"
+            lacks = None if wanted == config.method.modality else f"has only {config.method.modality}"
         if lacks is not None:
-            yield Problem(at, f" must be a number that every method has, but {metric} is none of `{name}`: it {lacks}",
+            yield Problem(at, f" must be a metric of every method, but `{name}` does not have {metric}: it {lacks}",
                           kind=f"absent {name}")  # fmt: skip
 
 
@@ -291,20 +305,23 @@ def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     if late:
         names = ", ".join(f"`{name}` ({warmup})" for name, warmup in late.items())
         said = (
-            f" must be above every warm-up, or the pruner callbacks Remix before it begins, but is {pruner.grace} with "
+            f" must be above every warm-up, so that no trial is pruned before Remix begins, but is {pruner.grace} with "
             f"the warm-up of {names}; use {max(late.values()) + 1} or more"
         )
         yield Problem(at, said, kind="unfair")
     at = ("pruner", "metric")
     found = _judged(pruner.metric, epoch=True) if pruner.metric.startswith("val/") else None
     if found is None:
-        said = f" must be of every epoch's validation, such as val/accuracy (docs/metrics.md), but is {pruner.metric}"
+        said = (
+            " must be a validation metric of every epoch, such as val/accuracy (docs/metrics.md), but is "
+            f"{pruner.metric}"
+        )
         yield Problem(at, said, kind="metric")
         return
     if found.better != study.objective[0].direction:
         said = (
-            f" must be better in the direction of the objective ({study.objective[0].direction} "
-            f"{study.objective[0].metric}), but {pruner.metric} is not; use "
+            f" must have the direction of the objective ({study.objective[0].direction} "
+            f"{study.objective[0].metric}), but {pruner.metric} has the other one; use "
             f"{re.sub(r'^best/val_', 'val/', study.objective[0].metric)}"
         )
         yield Problem(at, said, kind="direction")
@@ -317,8 +334,8 @@ def _resources(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     if gpus:
         for name, runs in configs.items():
             if any(config.device == "cpu" for config in runs):
-                said = f" must be 0 where a run has `device: cpu`, as `{name}` has, but is {gpus:g}; use `device: auto`"
+                said = f" must be 0 if a run has `device: cpu`, as `{name}` has, but is {gpus:g}; use `device: auto`"
                 yield Problem(("resources", "gpus"), said, kind="gpus")
     elif gpus == 0 and study.budget.gpu_hours is not None:
-        said = " is never used up without GPUs; set `resources.gpus`, or give `budget.cpu_hours`"
+        said = " has no effect without GPUs; set `resources.gpus`, or use `budget.cpu_hours`"
         yield Problem(("budget", "gpu_hours"), said)

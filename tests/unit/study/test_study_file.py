@@ -52,7 +52,7 @@ def test_problems_of_all_methods_are_reported_at_once() -> None:
     assert told.splitlines()[0] == "the study `s` has 4 problems:"
     for wanted in (
         "`methods.joint.space.optimizer.learnin_rate` is not a known key; did you mean `optimizer.learning_rate`?",
-        "`methods.remix.first[0].method.odrer` is not searched for this method; searched: ",
+        "`methods.remix.first[0].method.odrer` is not in the search space of this method, which has ",
         "`methods.late.set.method.warmup`: `method.warmup` must be below `epochs` (4), ",
         "`methods.never.set.method.warmup`: `method.warmup` must be below `epochs` (4), ",
     ):
@@ -71,9 +71,12 @@ def test_a_condition_that_can_never_hold_is_an_error() -> None:
     for when, said in (
         (
             {"method.order": "blocks"},
-            r"must name a dimension of `remix` that is searched before .*method\.filter\.rule",
+            r"must name a dimension of `remix` that comes before .*method\.filter\.rule",
         ),
-        ({"method.filter.rule": "marign"}, r"waits for marign, which never comes; did you mean `margin`\?"),
+        (
+            {"method.filter.rule": "marign"},
+            r"can never hold: `method.filter.rule` is never marign; did you mean `margin`\?",
+        ),
     ):
         space: dict[str, Any] = {"method.filter.rule": {"kind": "choice", "of": ["argmin", "margin"]}}
         space["method.filter.threshold"] = {"kind": "float", "low": 0.0, "high": 1.0, "when": when}
