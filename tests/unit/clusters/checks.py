@@ -1,4 +1,4 @@
-"""What is wrong with a file of clusters/, as sentences: what Ray, a cloud or Kubernetes would find only when it runs"""
+"""Problems in the files of clusters/, as sentences, that Ray or a cloud would report only at run time"""
 
 import importlib.util
 import json
@@ -28,12 +28,12 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-# --- Ray's cluster launcher ------------------------------------------------------------------------------------------
+# --- Ray's cluster launcher -------------------------------------------------------------------------------------------
 
 
 @cache
 def provider_keys(kind: str) -> frozenset[str]:
-    """What Ray's code asks a provider's section for: its schema lets any key pass."""
+    """The keys that Ray's code reads from `provider`; its schema accepts any key."""
     sources = (RAY / "autoscaler" / "_private" / _PROVIDERS[kind]).glob("*.py")
     asked = (
         r"""(?:provider_config|\["provider"\])\s*(?:\[|\.get\()\s*"([a-z]\w*)"|"([a-z]\w*)" in config\["provider"\]"""
@@ -48,7 +48,7 @@ def provider_problems(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def commands(launcher: Mapping[str, Any]) -> list[str]:
-    """All that shells read, of the file itself and of its node types."""
+    """All shell commands of the file and of its node types."""
     kinds = launcher.get("available_node_types", {}).values()
     return [
         command
@@ -60,15 +60,15 @@ def commands(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def shell_problems(script: str) -> list[str]:
-    """What bash does not understand, and placeholders whose values a shell would take apart."""
+    """Syntax errors of bash, and placeholders whose values a shell could misinterpret."""
     checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
-    # What is put in their place may be anything, but an address has no meaning to a shell.
+    # A value may contain anything, except for an address.
     loose = [name for name in PLACEHOLDER.findall(script) if not name.endswith("_ADDRESS")]
     return [*checked.stderr.splitlines(), *(f"{name} reaches a shell" for name in loose)]
 
 
 def security_problems(launcher: Mapping[str, Any]) -> list[str]:
-    """What lets strangers in, or lets an installation drift."""
+    """Missing authentication, open ports, and unpinned packages."""
     found = []
     for role in ("head", "worker"):
         for command in launcher[f"{role}_start_ray_commands"]:
@@ -88,7 +88,7 @@ def security_problems(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def secrets_in(text: str) -> list[str]:
-    """What looks like a secret: values of names that say so (paths are none), private keys, long random words."""
+    """Text that looks like a secret: values of suspicious names (except paths), private keys, long random words."""
     named = re.findall(r"""(?im)^[^#\n]*\b\w*(?:password|secret\w*key|token)\s*[:=]\s*["']?([^\s"'$~/.\\]+)""", text)
     keys = re.findall(r"BEGIN [A-Z ]*PRIVATE KEY|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\b[0-9a-f]{32,}\b", text)
     return [*named, *keys]
@@ -140,9 +140,9 @@ def _google(value: Any, schema: Mapping[str, Any], at: str) -> Iterator[str]:
         "integer": int,
         "number": (int, float),
     }
-    # In JSON, Google's 64-bit integers are strings, and taken as numbers, too.
-    whole = wanted == "string" and schema.get("format") in ("int64", "uint64") and type(value) is int
-    if not (whole or isinstance(value, fits[wanted])) or (wanted == "integer" and isinstance(value, bool)):
+    # Google's 64-bit integers are strings in JSON, but numbers are accepted, too.
+    int64 = wanted == "string" and schema.get("format") in ("int64", "uint64") and type(value) is int
+    if not (int64 or isinstance(value, fits[wanted])) or (wanted == "integer" and isinstance(value, bool)):
         yield f"{at} must be of type {wanted}"
     elif "enum" in schema and value not in schema["enum"]:
         yield f"{at} must be one of {', '.join(schema['enum'])}"
@@ -158,8 +158,8 @@ def _google(value: Any, schema: Mapping[str, Any], at: str) -> Iterator[str]:
                 yield from _google(inner, known, f"{at}.{key}")
 
 
-# Ray gives these itself.
-_OF_RAY = {"vmName", "adminUsername", "publicKey", "vmTags", "vmCount", "provisionPublicIp", "msi", "nsg", "subnet"}
+# Ray sets these itself.
+_SET_BY_RAY = {"vmName", "adminUsername", "publicKey", "vmTags", "vmCount", "provisionPublicIp", "msi", "nsg", "subnet"}
 
 
 def _azure(config: Mapping[str, Any]) -> list[str]:
@@ -170,7 +170,7 @@ def _azure(config: Mapping[str, Any]) -> list[str]:
     found = [f"node_config has no key {key}" for key in config.keys() - {"azure_arm_parameters"}]
     given = config.get("azure_arm_parameters", {})
     for key, value in given.items():
-        if key not in parameters or key in _OF_RAY:
+        if key not in parameters or key in _SET_BY_RAY:
             found.append(f"azure_arm_parameters.{key} cannot be set")
         elif not isinstance(value, kinds[parameters[key]["type"]]):
             found.append(f"azure_arm_parameters.{key} must be of type {parameters[key]['type']}")

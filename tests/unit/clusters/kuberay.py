@@ -1,7 +1,6 @@
-"""What is wrong with a KubeRay manifest, as sentences: by its keys always, by KubeRay's own schemas where we have them
+"""Problems in a KubeRay manifest, as sentences, by its keys and, if available, by KubeRay's own schemas
 
-The keys are those of KubeRay 1.6's API types and of Kubernetes' pods that a study has a use for; a key beyond them is
-looked up and added here.
+The known keys are those of KubeRay 1.6 and of Kubernetes' pods that a study may need. Add others here as needed.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-# A dict: a mapping with these keys. A list: a list of such. None: any value.
+# A dict is a mapping with these keys, a list is a list of its only element, None is any value.
 _RESOURCES: dict[str, Any] = {"requests": None, "limits": None}
 _NAMED: dict[str, Any] = {"name": None}
 _SECURITY: dict[str, Any] = dict.fromkeys(("fsGroup", "fsGroupChangePolicy", "runAsUser", "runAsGroup", "runAsNonRoot"))
@@ -72,7 +71,7 @@ RAY_JOB: dict[str, Any] = {
         },
     },
 }
-_LONGEST_NAME = 47  # KubeRay makes names of pods from it
+_LONGEST_NAME = 47  # KubeRay derives the names of pods from it
 
 
 def key_problems(value: Any, shape: Any, at: str = "") -> Iterator[str]:
@@ -95,7 +94,7 @@ def key_problems(value: Any, shape: Any, at: str = "") -> Iterator[str]:
 
 
 def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
-    """What KubeRay's operator refuses, or what would not do what it says."""
+    """Settings that KubeRay's operator rejects or ignores."""
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job["metadata"]["name"]) or (
@@ -103,9 +102,9 @@ def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
     ):
         yield "metadata.name must be a label of DNS"
     if not spec.get("shutdownAfterJobFinishes"):
-        yield "machines go on costing after the study: shutdownAfterJobFinishes"
+        yield "the cluster must end with the study: shutdownAfterJobFinishes"
     if cluster.get("authOptions", {}).get("mode") != "token" or "secretName" not in cluster["authOptions"]:
-        yield "Ray must ask for the token of a Secret: authOptions"
+        yield "Ray must require the token of a Secret: authOptions"
     if len({group["template"]["spec"]["containers"][0]["image"] for group in groups}) != 1:
         yield "head and workers must run the same image"
     for group in groups:
@@ -133,13 +132,13 @@ def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
 
 
 def schema_problems(manifest: Mapping[str, Any], crds: Path) -> list[str]:
-    """Against the CRD of its kind in a folder `ray.io_*.yaml`, as KubeRay's Helm chart has it.
+    """Violations of the CRD for its kind, from a folder with the `ray.io_*.yaml` files of KubeRay's Helm chart.
 
     Raises:
-        FileNotFoundError: there is none for this kind and version.
+        FileNotFoundError: the folder has no CRD for this kind and version.
     """
     group, version = manifest["apiVersion"].split("/")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # they are of 1.4 MB
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the files have 1.4 MB
     for path in sorted(crds.glob("*.yaml")):
         crd = yaml.load(path.read_text(), loader)
         spec = crd["spec"]
@@ -153,7 +152,7 @@ def schema_problems(manifest: Mapping[str, Any], crds: Path) -> list[str]:
 
 
 def strict(schema: Any) -> Any:
-    """As Kubernetes reads it with `--validate=strict`: unknown keys are problems."""
+    """The schema as Kubernetes applies it with `--validate=strict`: rejects unknown keys."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -162,7 +161,7 @@ def strict(schema: Any) -> Any:
         return {"type": ["integer", "string"]}
     made = {key: strict(value) for key, value in schema.items()}
     open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
-    # `properties` may also be the name of a property; then it has no type beside it.
+    # A property may be called `properties`; then it has no type beside it.
     if isinstance(schema.get("properties"), dict) and schema.get("type") == "object" and not open_ended:
         made["additionalProperties"] = False
     return made

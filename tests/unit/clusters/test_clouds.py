@@ -1,6 +1,6 @@
-"""What the clouds' own packages say of clusters/{aws,gcp,azure}.yaml; on AWS also what Ray's code makes of it
+"""clusters/{aws,gcp,azure}.yaml against the clouds' published interfaces; aws.yaml also with Ray's code
 
-No cloud is asked: Amazon is played by moto, and the others are known by their published interfaces.
+No cloud is contacted: moto simulates Amazon.
 """
 
 import copy
@@ -17,8 +17,8 @@ from ray.autoscaler._private.util import prepare_config
 from tests.unit.clusters.checks import CLUSTERS, load, node_problems
 
 
-def mistaken(name: str, kind: str, *path: str | int, value: Any) -> dict[str, Any]:
-    """A shipped file with one value of a node_config set."""
+def with_value(name: str, kind: str, *path: str | int, value: Any) -> dict[str, Any]:
+    """A shipped file with one value of a node_config changed."""
     launcher = copy.deepcopy(load(CLUSTERS / name))
     place = launcher["available_node_types"][kind]["node_config"]
     for key in path[:-1]:
@@ -28,7 +28,7 @@ def mistaken(name: str, kind: str, *path: str | int, value: Any) -> dict[str, An
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "azure.yaml"])
-def test_the_cloud_would_take_every_machine(name: str) -> None:
+def test_every_node_config_is_valid(name: str) -> None:
     assert node_problems(load(CLUSTERS / name)) == []
 
 
@@ -41,8 +41,8 @@ def test_the_cloud_would_take_every_machine(name: str) -> None:
         (("IamInstanceProfile",), "remix-study-worker", "IamInstanceProfile"),
     ],
 )
-def test_a_mistake_for_amazon_would_be_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
-    found = node_problems(mistaken("aws.yaml", "gpu_spot", *path, value=value))
+def test_an_invalid_value_for_amazon_is_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
+    found = node_problems(with_value("aws.yaml", "gpu_spot", *path, value=value))
     assert any(problem in each for each in found)
 
 
@@ -58,8 +58,8 @@ def test_a_mistake_for_amazon_would_be_found(path: tuple[str | int, ...], value:
         (("creationTimestamp",), "now", "node_config.creationTimestamp cannot be set"),
     ],
 )
-def test_a_mistake_for_google_would_be_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
-    found = node_problems(mistaken("gcp.yaml", "gpu_spot", *path, value=value))
+def test_an_invalid_value_for_google_is_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
+    found = node_problems(with_value("gcp.yaml", "gpu_spot", *path, value=value))
     assert any(problem in each for each in found)
 
 
@@ -74,12 +74,12 @@ def test_a_mistake_for_google_would_be_found(path: tuple[str | int, ...], value:
         (("azure_arm_parameters",), {}, "azure_arm_parameters.vmSize is missing"),
     ],
 )
-def test_a_mistake_for_azure_would_be_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
-    found = node_problems(mistaken("azure.yaml", "gpu_spot", *path, value=value))
+def test_an_invalid_value_for_azure_is_found(path: tuple[str | int, ...], value: Any, problem: str) -> None:
+    found = node_problems(with_value("azure.yaml", "gpu_spot", *path, value=value))
     assert any(problem in each for each in found)
 
 
-def test_google_s_zone_is_the_same_everywhere() -> None:
+def test_google_disks_are_in_the_zone_of_the_provider() -> None:
     launcher = load(CLUSTERS / "gcp.yaml")
     zone, region = launcher["provider"]["availability_zone"], launcher["provider"]["region"]
     assert zone.startswith(region)
@@ -88,18 +88,20 @@ def test_google_s_zone_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.slow
-def test_ray_makes_amazon_s_machines_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `ray up` and the head's autoscaler would: roles, key, network, then one machine of each kind."""
+def test_ray_creates_machines_from_the_amazon_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `ray up` and the head's autoscaler: roles, key, network, then one machine per node type."""
     from ray.autoscaler._private.aws import config as aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
-    bootstrap: Any = aws.bootstrap_aws  # Ray gives them no types
+    bootstrap: Any = aws.bootstrap_aws  # Ray ships no types
     make_provider: Any = AWSNodeProvider
     (tmp_path / ".ssh").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "nobody")
-    monkeypatch.setattr(aws, "time", SimpleNamespace(sleep=lambda _: None, time=time.time))  # Amazon's own delays
+    monkeypatch.setattr(
+        aws, "time", SimpleNamespace(sleep=lambda _: None, time=time.time)
+    )  # skip Ray's waits for Amazon
     launcher = load(CLUSTERS / "aws.yaml")
     region = launcher["provider"]["region"]
     with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):

@@ -1,4 +1,4 @@
-"""Every file of clusters/ is one that Ray accepts, asks for a token, holds no secret, and says the same versions"""
+"""The files of clusters/: valid for Ray, secured by a token, without secrets, with consistent versions"""
 
 import json
 import os
@@ -53,33 +53,33 @@ def remote(request: pytest.FixtureRequest) -> dict[str, Any]:
     return load(request.param)
 
 
-# --- Ray takes them --------------------------------------------------------------------------------------------------
+# --- validity for Ray -------------------------------------------------------------------------------------------------
 
 
 def test_ray_accepts_the_file(launcher: dict[str, Any]) -> None:
     validate_config(prepare_config(launcher))
 
 
-def test_ray_would_refuse_a_misspelt_key(launcher: dict[str, Any]) -> None:
+def test_ray_rejects_a_misspelt_key(launcher: dict[str, Any]) -> None:
     misspelt = {**launcher, "head_start_ray_comands": []}
     with pytest.raises(Exception, match="head_start_ray_comands"):
         validate_config(prepare_config(misspelt))
 
 
 def test_keys_are_current(launcher: dict[str, Any]) -> None:
-    """`prepare_config` silently translates the keys of old files; the schema knows today's only."""
+    """`prepare_config` silently translates outdated keys; the schema lists only current ones."""
     schema = RAY / "autoscaler" / "ray-schema.json"
     assert set(launcher) <= set(json.loads(schema.read_text())["properties"])
 
 
-def test_keys_of_the_provider_are_those_that_ray_asks_for(launcher: dict[str, Any]) -> None:
+def test_provider_keys_are_those_that_ray_reads(launcher: dict[str, Any]) -> None:
     assert provider_problems(launcher) == []
     misspelt = {**launcher, "provider": {**launcher["provider"], "cache_stoped_nodes": False}}
     assert provider_problems(misspelt) == ["provider has no key cache_stoped_nodes"]
 
 
-def test_nothing_of_ray_s_own_defaults_is_left_to_run(launcher: dict[str, Any]) -> None:
-    """Where a file says nothing, Ray fills in its examples: nightly wheels, a dashboard for the whole network."""
+def test_no_default_command_of_ray_is_used(launcher: dict[str, Any]) -> None:
+    """Ray's defaults are its examples: nightly wheels, a dashboard that is open to the network."""
     assert not security_problems(prepare_config(launcher))
     kind = launcher["provider"]["type"]
     defaults = load(RAY / "autoscaler" / kind / "defaults.yaml")
@@ -87,7 +87,7 @@ def test_nothing_of_ray_s_own_defaults_is_left_to_run(launcher: dict[str, Any]) 
     assert set(said) - {"initialization_commands"} <= set(launcher) | ({"setup_commands"} if kind == "local" else set())
 
 
-# --- Strangers stay out ----------------------------------------------------------------------------------------------
+# --- security ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_nothing_of_ray_s_own_defaults_is_left_to_run(launcher: dict[str, Any]) 
         ("https://astral", "http://astral", "only released packages, by https"),
     ],
 )
-def test_a_hole_would_be_found(old: str, new: str, problem: str) -> None:
-    sound = load(CLUSTERS / "aws.yaml")
-    assert security_problems(sound) == []
-    assert old in json.dumps(sound)
-    holed = json.loads(json.dumps(sound).replace(old, new))
-    assert any(each.startswith(problem) for each in security_problems(holed))
+def test_a_security_problem_is_found(old: str, new: str, problem: str) -> None:
+    valid = load(CLUSTERS / "aws.yaml")
+    assert security_problems(valid) == []
+    assert old in json.dumps(valid)
+    changed = json.loads(json.dumps(valid).replace(old, new))
+    assert any(each.startswith(problem) for each in security_problems(changed))
 
 
 @pytest.mark.parametrize("path", [*FILES, CLUSTERS / "README.md"], ids=named)
-def test_there_is_no_secret(path: Path) -> None:
+def test_files_contain_no_secrets(path: Path) -> None:
     assert secrets_in(path.read_text()) == []
 
 
@@ -124,11 +124,11 @@ def test_there_is_no_secret(path: Path) -> None:
         "auth_token: 0123456789abcdef0123456789abcdef",
     ],
 )
-def test_a_secret_would_be_found(planted: str) -> None:
+def test_a_secret_is_found(planted: str) -> None:
     assert secrets_in(f"cluster_name: c\n{planted}\n")
 
 
-def test_secrets_come_by_one_file_of_the_laptop(remote: dict[str, Any]) -> None:
+def test_secrets_are_mounted_from_the_laptop(remote: dict[str, Any]) -> None:
     assert remote["file_mounts"] == {
         CHECKOUT: ".",
         "~/.ray/auth_token": "~/.ray/auth_token",
@@ -137,7 +137,7 @@ def test_secrets_come_by_one_file_of_the_laptop(remote: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", REMOTE, ids=named)
-def test_submit_reads_the_file_once_it_is_filled_in(path: Path, tmp_path: Path) -> None:
+def test_submit_requires_the_placeholders_to_be_filled_in(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="still contains placeholders: CHANGE_ME"):
         read_cluster_file(path)
     filled = tmp_path / path.name
@@ -145,27 +145,27 @@ def test_submit_reads_the_file_once_it_is_filled_in(path: Path, tmp_path: Path) 
     assert read_cluster_file(filled).secrets == Path("~").expanduser() / SECRETS_FILE
 
 
-# --- Shells understand them ------------------------------------------------------------------------------------------
+# --- shell syntax -----------------------------------------------------------------------------------------------------
 
 
-def test_shells_understand_every_command(launcher: dict[str, Any]) -> None:
+def test_every_command_is_valid_for_bash(launcher: dict[str, Any]) -> None:
     for command in commands(launcher):
         assert shell_problems(command) == []
 
 
-def test_a_shell_would_stumble() -> None:
+def test_a_shell_problem_is_found() -> None:
     assert shell_problems("echo 'open")
     assert shell_problems("pip install CHANGE_ME_PACKAGES") == ["CHANGE_ME_PACKAGES reaches a shell"]
     assert shell_problems("ray start --node-ip-address=CHANGE_ME_HEAD_ADDRESS") == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".sbatch"], ids=named)
-def test_bash_understands_batch_scripts(path: Path) -> None:
+def test_batch_scripts_are_valid_for_bash(path: Path) -> None:
     assert shell_problems(path.read_text()) == []
 
 
-def test_the_environment_is_set_in_the_launcher_s_shells_alone(remote: dict[str, Any], tmp_path: Path) -> None:
-    """Ray starts processes by shells that read ~/.bashrc, too: there it must not win over a job's environment."""
+def test_the_environment_is_set_in_interactive_shells_only(remote: dict[str, Any], tmp_path: Path) -> None:
+    """Ray starts processes in shells that also read ~/.bashrc; there it must not override a job's environment."""
     (setup,) = [command for command in remote["setup_commands"] if ".bashrc" in command]
     (tmp_path / SECRETS_FILE).write_text("DB_USER='a b'\n")
     (tmp_path / ".bashrc").touch()
@@ -178,7 +178,7 @@ def test_the_environment_is_set_in_the_launcher_s_shells_alone(remote: dict[str,
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    for _ in range(2):  # `ray up` again
+    for _ in range(2):  # running `ray up` again must not add another line
         bash("-c", setup)
     assert len((tmp_path / ".bashrc").read_text().splitlines()) == 1
     show = 'source ~/.bashrc; echo "$DB_USER:$RAY_AUTH_MODE:${PATH%%:*}"; env | grep -c ^DB_USER= || true'
@@ -187,7 +187,7 @@ def test_the_environment_is_set_in_the_launcher_s_shells_alone(remote: dict[str,
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_a_machine_whose_gpu_cannot_be_used_says_so(name: str, tmp_path: Path) -> None:
+def test_setup_fails_on_a_node_with_an_unusable_gpu(name: str, tmp_path: Path) -> None:
     (check,) = load(CLUSTERS / name)["worker_setup_commands"]
     python = tmp_path / "remix-study-env" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -205,10 +205,10 @@ def test_a_machine_whose_gpu_cannot_be_used_says_so(name: str, tmp_path: Path) -
         assert ("no GPU for CUDA 13.0" in done.stderr) != usable
 
 
-# --- Versions are said in one place ----------------------------------------------------------------------------------
+# --- versions ---------------------------------------------------------------------------------------------------------
 
 
-def test_ray_is_what_the_project_needs() -> None:
+def test_ray_has_the_version_of_the_project() -> None:
     version = PINS["ray"]
     for path in FILES:
         said = re.findall(
@@ -218,7 +218,7 @@ def test_ray_is_what_the_project_needs() -> None:
     assert f"ray[default,train,tune]>={version.rpartition('.')[0]}," in " ".join(PROJECT["dependencies"])
 
 
-def test_python_is_what_the_project_needs() -> None:
+def test_python_has_the_version_of_the_project() -> None:
     short = ".".join(map(str, PYTHON))
     assert PROJECT["requires-python"] == f">={short}"
     for name in CLOUDS:
@@ -228,8 +228,8 @@ def test_python_is_what_the_project_needs() -> None:
     }
 
 
-def test_all_clouds_are_set_up_alike() -> None:
-    """But for the packages of their object stores."""
+def test_all_clouds_have_the_same_setup() -> None:
+    """Except for the packages of their object stores."""
     setups = [re.sub(r"s3|gcs|azure", "STORE", json.dumps(load(CLUSTERS / name)["setup_commands"])) for name in CLOUDS]
     assert len(set(setups)) == 1
 
@@ -247,12 +247,12 @@ def test_every_extra_is_pinned() -> None:
             assert re.split(r"[\[<>=~!; ]", need)[0].lower() in pinned, need
 
 
-# --- What a study finds there ----------------------------------------------------------------------------------------
+# --- autoscaling ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_a_study_learns_how_many_machines_there_may_be(name: str) -> None:
-    """They begin with none; and the head, where the driver is, trains nothing."""
+def test_the_study_knows_the_maximum_resources(name: str) -> None:
+    """Clusters start without workers, and the head trains nothing."""
     launcher = load(CLUSTERS / name)
     most, may_grow = cluster_file_resources(CLUSTERS / name)
     assert not may_grow
@@ -265,7 +265,7 @@ def test_a_study_learns_how_many_machines_there_may_be(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_spot_machines_come_first(name: str) -> None:
+def test_spot_instances_are_preferred(name: str) -> None:
     kinds = load(CLUSTERS / name)["available_node_types"]
     assert kinds["gpu_spot"]["priority"] > kinds["gpu_on_demand"].get("priority", 0)
     assert kinds["gpu_spot"]["resources"] == kinds["gpu_on_demand"]["resources"]
@@ -273,23 +273,23 @@ def test_spot_machines_come_first(name: str) -> None:
     assert not re.search(r"(?i)spot", json.dumps(kinds["gpu_on_demand"]["node_config"]))
 
 
-def test_the_local_file_names_this_machine_alone() -> None:
+def test_the_local_file_uses_this_machine_only() -> None:
     local = load(CLUSTERS / "local.yaml")
     assert local["provider"] == {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []}
     (start,) = [command for command in local["head_start_ray_commands"] if "ray start" in command]
     options = dict(re.findall(r"--([a-z-]+)=(\S+)", start))
     assert options["node-ip-address"] == "127.0.0.1"
     assert options["dashboard-host"] == "127.0.0.1"
-    # Ray's own workers listen there: `ray start` refuses a port among theirs.
+    # `ray start` rejects the ports of Ray's workers.
     assert not 10002 <= int(options["port"]) <= 19999
     assert prepare_config(local)["max_workers"] == 0
 
 
-# --- The image -------------------------------------------------------------------------------------------------------
+# --- the image --------------------------------------------------------------------------------------------------------
 
 
 def dockerfile() -> list[list[str]]:
-    """Its instructions, each as words."""
+    """The instructions of the Dockerfile, split into words."""
     text = re.sub(r"^#.*\n", "", (CLUSTERS / "Dockerfile").read_text(), flags=re.M)
     return [line.split() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
@@ -298,18 +298,18 @@ def copied() -> list[str]:
     return [word for words in dockerfile() if words[0] == "COPY" for word in words[1:-1] if not word.startswith("--")]
 
 
-def test_the_image_runs_as_an_ordinary_user() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     assert [words[1] for words in dockerfile() if words[0] == "USER"][-1] == "ray"
 
 
-def test_the_image_holds_what_is_named_and_nothing_else() -> None:
+def test_the_image_copies_listed_files_only() -> None:
     assert all((ROOT / name).exists() for name in copied())
     assert not {".", "./", "*"} & set(copied())
     assert not [words for words in dockerfile() if words[0] in ("ADD", "ENV")]
 
 
 @pytest.mark.slow
-def test_what_the_image_holds_is_enough_to_install(tmp_path: Path) -> None:
+def test_the_copied_files_can_be_installed(tmp_path: Path) -> None:
     for name in copied():
         subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "wheels", "."]
@@ -317,7 +317,7 @@ def test_what_the_image_holds_is_enough_to_install(tmp_path: Path) -> None:
     assert list((tmp_path / "wheels").glob("remix_study-*.whl"))
 
 
-# --- The README ------------------------------------------------------------------------------------------------------
+# --- clusters/README.md -----------------------------------------------------------------------------------------------
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -329,26 +329,26 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def test_the_readme_says_of_every_file_whether_it_was_really_run() -> None:
-    told = {re.sub(r"\[`(.+?)`\].*", r"\1", row[0]): row[-1] for row in rows("Where a study runs")}
+def test_the_readme_states_for_every_file_how_it_was_tested() -> None:
+    told = {re.sub(r"\[`(.+?)`\].*", r"\1", row[0]): row[-1] for row in rows("Running a study on a cluster")}
     assert set(told) == {path.name for path in FILES}
-    assert all(re.match(r"really run|only validated", how) for how in told.values())
+    assert all(re.match(r"run |validated only", how) for how in told.values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_the_readme_says_what_to_put_in_every_place(path: Path) -> None:
-    told = {row[1].strip("`") for row in rows("What to fill in") if f"`{path.name}`" in row[0]}
+def test_the_readme_explains_every_placeholder(path: Path) -> None:
+    told = {row[1].strip("`") for row in rows("Values to fill in") if f"`{path.name}`" in row[0]}
     assert told == set(PLACEHOLDER.findall(path.read_text()))
 
 
-def words_of_the_readme() -> list[list[str]]:
+def readme_commands() -> list[list[str]]:
     return shell_commands(CLUSTERS / "README.md")
 
 
-def test_our_commands_within_those_of_other_tools_exist() -> None:
+def test_nested_commands_of_ours_exist() -> None:
     """`kubectl exec ... -- python -m remix_study status ...` and the like."""
     found = 0
-    for words in words_of_the_readme():
+    for words in readme_commands():
         for before in (["-m", "remix_study"], ["run_study.py", "--"]):
             at = next((n + 2 for n in range(len(words)) if words[n : n + 2] == before), None)
             if at is not None:
@@ -361,14 +361,14 @@ def test_our_commands_within_those_of_other_tools_exist() -> None:
     assert found >= 6
 
 
-def test_policies_are_json() -> None:
-    policies = [word for words in words_of_the_readme() for word in words if word.startswith("{")]
+def test_aws_policies_are_json() -> None:
+    policies = [word for words in readme_commands() for word in words if word.startswith("{")]
     assert len(policies) == 3
     assert all("Statement" in json.loads(policy) for policy in policies)
 
 
 def test_the_readme_installs_what_each_cloud_needs() -> None:
-    installed = [set(words[-1].strip(".[]").split(",")) for words in words_of_the_readme() if words[0] == "pip"]
+    installed = [set(words[-1].strip(".[]").split(",")) for words in readme_commands() if words[0] == "pip"]
     for name in CLOUDS:
         text = " ".join(load(CLUSTERS / name)["setup_commands"] + load(CLUSTERS / name)["head_setup_commands"])
         needed = {extra for group in re.findall(r"-e '\.\[([\w,-]+)\]'", text) for extra in group.split(",")}

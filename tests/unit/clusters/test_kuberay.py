@@ -1,4 +1,4 @@
-"""clusters/kuberay-*.yaml by their keys and KubeRay's rules; by its CRDs, too, where KUBERAY_CRDS names their folder"""
+"""clusters/kuberay-*.yaml: keys, KubeRay's rules, and its CRDs if KUBERAY_CRDS names their folder"""
 
 import copy
 import os
@@ -32,7 +32,7 @@ def place(job: Any, path: str) -> Any:
     return job
 
 
-def test_kuberay_would_take_it(job: dict[str, Any]) -> None:
+def test_the_manifest_is_valid(job: dict[str, Any]) -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert problems(job) == []
 
@@ -51,8 +51,8 @@ POD = f"{GPU}.template.spec"
         (f"{POD}.tolerations.0", "operater", "Exists", "tolerations[0] has no key operater"),
         (CLUSTER, "workerGroupSpecs", {}, "workerGroupSpecs must be a list"),
         ("metadata", "name", "Remix_Study", "metadata.name must be a label of DNS"),
-        ("spec", "shutdownAfterJobFinishes", False, "machines go on costing"),
-        (f"{CLUSTER}.authOptions", "mode", "disabled", "Ray must ask for the token"),
+        ("spec", "shutdownAfterJobFinishes", False, "the cluster must end with the study"),
+        (f"{CLUSTER}.authOptions", "mode", "disabled", "Ray must require the token"),
         (f"{CLUSTER}.headGroupSpec.rayStartParams", "num-cpus", 0, "rayStartParams must be strings"),
         (POD, "restartPolicy", "Always", "restartPolicy must be Never"),
         (f"{POD}.containers.0", "image", "other", "head and workers must run the same image"),
@@ -62,12 +62,12 @@ POD = f"{GPU}.template.spec"
         (GPU, "replicas", 9, "minReplicas <= replicas <= maxReplicas"),
     ],
 )
-def test_a_mistake_would_be_found(job: dict[str, Any], path: str, key: str, value: Any, problem: str) -> None:
+def test_an_invalid_value_is_found(job: dict[str, Any], path: str, key: str, value: Any, problem: str) -> None:
     place(job, path)[key] = value
     assert any(problem in each for each in problems(job))
 
 
-def test_what_it_runs_is_a_command_of_ours_on_a_study_of_the_image(job: dict[str, Any]) -> None:
+def test_the_entrypoint_runs_a_study_of_the_image(job: dict[str, Any]) -> None:
     python, module, package, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, module, package) == ("python", "-m", "remix_study")
     study = words[1].removeprefix("/home/ray/remix-study/")
@@ -75,7 +75,7 @@ def test_what_it_runs_is_a_command_of_ours_on_a_study_of_the_image(job: dict[str
     assert read_study(ROOT / study, {})
 
 
-def test_workspace_and_corpus_are_on_the_disk_that_all_pods_share(job: dict[str, Any]) -> None:
+def test_workspace_and_corpus_are_on_the_shared_volume(job: dict[str, Any]) -> None:
     storage = load(CLUSTERS / "kuberay-storage.yaml")
     assert storage["spec"]["accessModes"] == ["ReadWriteMany"]
     words = shlex.split(job["spec"]["entrypoint"])
@@ -92,8 +92,8 @@ def test_workspace_and_corpus_are_on_the_disk_that_all_pods_share(job: dict[str,
             assert Path(words[words.index(option) + 1]).is_relative_to(mount)
 
 
-def test_a_crd_is_read_strictly(tmp_path: Path) -> None:
-    """Unknown keys, wrong types and missing ones; but maps stay open, and quantities may be numbers or words."""
+def test_a_crd_is_applied_strictly(tmp_path: Path) -> None:
+    """Rejects unknown, missing and mistyped keys; accepts any key of a map, and numbers or strings as quantities."""
     schema = {
         "type": "object",
         "properties": {
@@ -133,9 +133,9 @@ def test_a_crd_is_read_strictly(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    CRDS not in os.environ, reason=f"{CRDS} must name a folder with KubeRay's CRDs, which are not ours to ship"
+    CRDS not in os.environ, reason=f"{CRDS} must name a folder with KubeRay's CRDs, which we do not ship"
 )
-def test_kuberay_s_own_schema_takes_it(job: dict[str, Any]) -> None:
+def test_the_manifest_is_valid_for_kuberays_own_schema(job: dict[str, Any]) -> None:
     crds = Path(os.environ[CRDS])
     assert schema_problems(job, crds) == []
     place(job, POD)["volumess"] = []
