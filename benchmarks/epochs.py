@@ -90,7 +90,7 @@ class Trainer:
         for part in rank_batches(planned.schedule, self.collectives.world):
             clips = self.reader.read(part.samples_b, part.active_bM, read_inactive=self.zero_feature)
             train_step(
-                self.model, self.method, clips, part.whole, self.optimizer, self.collectives,
+                self.model, self.method, clips, part.global_count, self.optimizer, self.collectives,
                 autocast=False, clip_norm=None, where=f"epoch {self.epochs}, step {part.step}",
             )  # fmt: skip
         self.collectives.barrier()

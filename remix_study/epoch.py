@@ -1,7 +1,6 @@
-"""An epoch as data: which samples a step sees, and through which modalities
+"""An epoch as data: the samples of every step, and the modalities that they train
 
-A method decides before an epoch starts; the training loop carries the decision out. `EpochPlan` is the seam between
-them, `Schedule` what passes through it.
+A method plans an epoch before it starts (`EpochPlan`), and the training loop executes the plan (`Schedule`).
 """
 
 # N training samples, M modalities, C classes, T steps of an epoch, B samples of one global batch
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 NO_SAMPLE = -1
 
 ScoreFunction = Callable[[NDArray[np.floating[Any]], NDArray[np.int64]], NDArray[np.float64]]
-"""(probs_BMC, labels_B) -> scores_BM; higher means that the modality knows the sample better."""
+"""(probs_BMC, labels_B) -> scores_BM; higher means that the modality alone is more certain of the sample."""
 
 
 class ScoringPass(NamedTuple):
-    """What one evaluation pass over the training samples saw, with every modality on its own."""
+    """Results of one evaluation of every modality alone on all training samples."""
 
     scores_NM: NDArray[np.float64]
     cross_entropy_NM: NDArray[np.float64]  # nats
@@ -28,10 +27,14 @@ class ScoringPass(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of one epoch, for the whole world: every rank holds the same one.
+    """The steps of one epoch for all ranks; every rank has the same schedule.
 
-    `samples_TB` are positions in the training split; a row that is not full ends in `NO_SAMPLE`. `active_TBM` says
-    through which modalities each of them is trained.
+    Args:
+        samples_TB: int64 (T, B), positions in the training split; an incomplete batch ends in `NO_SAMPLE`.
+        active_TBM: bool (T, B, M), the modalities that each sample trains.
+
+    Raises:
+        ValueError: the shapes do not match.
     """
 
     samples_TB: NDArray[np.int64]
@@ -47,18 +50,18 @@ class Schedule:
 
     @property
     def counts_T(self) -> NDArray[np.int64]:
-        """How many samples each step's global batch really holds."""
+        """The number of samples in each step's global batch."""
         return np.asarray((self.samples_TB != NO_SAMPLE).sum(axis=1), dtype=np.int64)
 
     @property
     def modalities_TM(self) -> NDArray[np.bool_]:
-        """Which modalities are trained by anyone in each step; the same answer on every rank."""
+        """The modalities that any sample of a step trains, bool (T, M); the same on every rank."""
         return np.asarray(self.active_TBM.any(axis=1))
 
 
 @dataclass(frozen=True)
 class PlannedEpoch:
-    """A schedule, and what the plan wants recorded about how it came to be."""
+    """A schedule, with metrics and warnings about how it was planned."""
 
     schedule: Schedule
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -67,10 +70,10 @@ class PlannedEpoch:
 
 
 class EpochPlan(Protocol):
-    """Who is trained through what, decided once per epoch and for all ranks.
+    """Plans every epoch for all ranks.
 
-    `run_scoring_pass` evaluates every modality alone on all training samples; a plan that does not need it does not
-    call it. `state` is what an exact resume needs.
+    `run_scoring_pass` evaluates every modality alone on all training samples; a plan calls it only if it needs scores.
+    `state` returns what an exact resume needs.
     """
 
     def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch: ...

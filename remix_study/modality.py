@@ -1,4 +1,4 @@
-"""Modality names and their one canonical order (the M axis of every array)"""
+"""Names of modalities and their canonical order (the M axis of every array)"""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ _KNOWN = (AUDIO, VIDEO, FLOW)
 
 
 def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The M axis: audio, video, flow, then all others by name.
+    """Return the order of the M axis: audio, video, flow, then all others by name.
 
     Raises:
         ValueError: a name occurs twice.

@@ -1,4 +1,4 @@
-"""What a sample is: a manifest row (`Clip`) and what a model receives (`Batch`)"""
+"""A sample as a manifest row (`Clip`) and as the input of a model (`Batch`)"""
 
 # B samples of one batch, M modalities
 
@@ -16,9 +16,9 @@ Truth = bool | int | float | str
 class Clip:
     """One row of a manifest.
 
-    `paths` gives the file of each modality; audio and video may name the same file. `start` and `end` are seconds
-    within the file (None: from the beginning, to the end). `group` is what must not cross splits, such as an actor.
-    `truth` is ground truth that only a generator knows, such as whether the audio was muted.
+    `paths`: the file of each modality; audio and video may have the same file. `start`, `end`: seconds within the
+    file (None: from the beginning, to the end). `group`: clips of one group, such as an actor, must be in one split.
+    `truth`: further facts about a clip, such as whether its audio was muted.
     """
 
     id: SampleId
@@ -33,10 +33,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a model receives.
+    """A batch for a model.
 
-    `inputs[m]` has either all B rows, or only those with `active_BM[:, m]`, in batch order; a modality that is active
-    nowhere may be absent. `active_BM` columns follow `modalities`. `samples_B` are row numbers of the clip store.
+    `inputs[m]`: all B rows, or only those with `active_BM[:, m]`, in batch order; it may lack modalities without active
+    rows. `active_BM`: bool, columns follow `modalities`. `samples_B`: row numbers of the clip store.
     """
 
     modalities: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Every random stream is derived here, so that nothing random depends on what ran before
+"""Random streams, derived from the run's seed, a purpose, and optional keys such as epoch and step
 
-A stream is named by the run's seed, a purpose and, where it applies, epoch and step. A run that is resumed, or that
-has another number of workers, draws the same numbers.
+No stream depends on what was drawn before, so a resumed run and a run with another number of workers draw the same
+numbers.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ def _entropy(seed: int, purpose: str, keys: tuple[int, ...]) -> int:
 
 
 def stream(seed: int, purpose: str, *keys: int) -> np.random.Generator:
-    """The NumPy generator of one purpose; `keys` are, say, epoch and step."""
+    """Return the NumPy generator of one purpose; `keys` are, for example, epoch and step."""
     return np.random.Generator(np.random.PCG64(_entropy(seed, purpose, keys)))
 
 
 def torch_stream(seed: int, purpose: str, *keys: int) -> torch.Generator:
-    """The same for torch, on the CPU."""
+    """Return the torch CPU generator of one purpose; its numbers differ from those of `stream`."""
     generator = torch.Generator()
     generator.manual_seed(_entropy(seed, purpose, keys) % 2**63)
     return generator

@@ -1,6 +1,6 @@
-"""The world is a value: who am I among how many, and how do we add things up
+"""Rank, number of ranks, and collective operations
 
-Nobody below `launch/` asks the environment who it is. Tests write `World(3, 8)`.
+Only `launch/` reads the rank from the environment; other modules are given a `World`, so tests can write `World(3, 8)`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Rank `rank` of `size` ranks."""
+    """Rank `rank` of `size` ranks.
+
+    Raises:
+        ValueError: the rank is not in 0..size-1.
+    """
 
     rank: int = 0
     size: int = 1
@@ -25,12 +29,12 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank writes what is written once: checkpoints, metrics, figures."""
+        """Whether this is rank 0, which writes checkpoints, metrics and figures."""
         return self.rank == 0
 
 
 class Collectives(Protocol):
-    """What ranks do together; every rank must call the same methods in the same order."""
+    """Collective operations. Every rank must call the same methods in the same order."""
 
     @property
     def world(self) -> World: ...
@@ -40,31 +44,33 @@ class Collectives(Protocol):
         ...
 
     def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Each rank's rows (any number, same width and dtype), in rank order, on every rank."""
+        """Return the rows of all ranks in rank order, on every rank. Ranks may have different numbers of rows."""
         ...
 
-    def barrier(self) -> None: ...
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
+        ...
 
 
 class Solo:
-    """One rank alone."""
+    """Collective operations of a single rank."""
 
     @property
     def world(self) -> World:
         return World()
 
     def sum_(self, tensor: torch.Tensor) -> None:
-        """The sum over one rank is what it is."""
+        """Do nothing: the sum over one rank is the tensor itself."""
 
     def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return rows
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Do nothing: there is no other rank."""
 
 
 class TorchCollectives:
-    """Over an initialised `torch.distributed` process group (gloo on CPU, NCCL on GPU)."""
+    """Collective operations of an initialised `torch.distributed` process group (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

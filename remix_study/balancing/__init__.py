@@ -1,6 +1,6 @@
-"""Balancing methods as slots of a training step
+"""Training methods as parts of a training step
 
-slots.py    the slots, and `Method` that fills them
+slots.py    `Method`: an epoch plan and loss rules
 losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
 """
 

@@ -1,4 +1,4 @@
-"""The loss rules of joint training, of its unimodal losses, and of Remix's steps
+"""Loss rules of joint training, unimodal losses, and Remix
 
 joint            CE(z)
 joint_unimodal   CE(z) + lambda sum_m CE(h_m)           ("uniform baseline" of MMPareto; Remix's warm-up)
@@ -21,22 +21,23 @@ FUSED = "fused"
 
 @dataclass(frozen=True)
 class FusedLoss:
-    """CE(z) of every sample."""
+    """CE(z) of every sample, under the name `fused`."""
 
     def __call__(
         self,
         outputs: StepOutputs,
         labels_B: torch.Tensor,
-        active: Mapping[str, torch.Tensor],  # noqa: ARG002 - the fused head sees what is active
+        active: Mapping[str, torch.Tensor],  # noqa: ARG002 - the model masks inactive modalities
     ) -> dict[str, torch.Tensor]:
         return {FUSED: cross_entropy(outputs.logits_BC.float(), labels_B, reduction="none")}
 
 
 @dataclass(frozen=True)
 class UnimodalLosses:
-    """CE(h_m) of the samples in which m is active: times `together` where others are active too, else times `alone`.
+    """Weighted CE(h_m) of the samples in which m is active.
 
-    A head whose modality is not in `active` is not asked: its gradient stays None, as released for the masked head.
+    The weight is `together` for samples with several active modalities, else `alone`. A head whose modality is not in
+    `active` has no term, so its gradient stays None, as in the released code.
     """
 
     together: float

@@ -1,9 +1,9 @@
-"""A method is a few slots of a training step, never the owner of a loop
+"""A training method: the parts of a training step that it defines
 
-    plan      which samples a step sees, and through which modalities (`remix_study.epoch.EpochPlan`)
-    losses    what each sample is asked for, summed over all rules
+    plan      the samples of every step, and the modalities that they train (`remix_study.epoch.EpochPlan`)
+    losses    loss rules, summed
 
-Methods that set different slots switch on together without a third class.
+The training loop is the same for all methods, so methods that define different parts can be combined.
 """
 
 # B samples, M modalities, C classes
@@ -18,7 +18,7 @@ from remix_study.epoch import EpochPlan
 
 
 class StepOutputs(Protocol):
-    """Fused logits (B, C), and unimodal logits m -> (B, C) of the encoders that ran."""
+    """Outputs of a model: fused logits (B, C), and unimodal logits m -> (B, C) of the encoders that ran."""
 
     @property
     def logits_BC(self) -> torch.Tensor: ...
@@ -27,7 +27,10 @@ class StepOutputs(Protocol):
 
 
 class LossRule(Protocol):
-    """Named loss terms, each with one value per sample (B,), in nats; zero where a sample is not asked."""
+    """Computes named loss terms (B,), one value per sample, in nats; zero for samples that a term excludes.
+
+    `active`: modality -> bool (B,), the samples that it trains; modalities without samples are absent.
+    """
 
     def __call__(
         self, outputs: StepOutputs, labels_B: torch.Tensor, active: Mapping[str, torch.Tensor]
@@ -36,9 +39,9 @@ class LossRule(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """What a run trains with."""
+    """A training method."""
 
     name: str
     plan: EpochPlan
     losses: tuple[LossRule, ...]
-    trains_heads: bool = True  # whether the unimodal heads are trained, and so worth asking
+    trains_heads: bool = True  # whether the unimodal heads are trained; if not, their metrics are left out

@@ -6,10 +6,10 @@
     film      z = W ((1 + g) * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
     gated     z = W sum_m 2 sigmoid(sum_{j != m} G_j f_j) * (V_m f_m) + b
 
-A modality that is not active comes as a zero feature. FiLM and gating as published for audio and video (OGM-GE: Peng
-et al., CVPR 2022, arXiv 2203.15332) multiply one modality by the other and then pass no gradient at all to the
-encoder that a unimodal batch should train. Both are therefore residual here: 1 + g instead of g, and each modality
-gated by the others with a gate that is 1 where they are silent, instead of one modality gated by the other.
+Features of an inactive modality are zero. FiLM and gating as published for audio and video (OGM-GE: Peng et al., CVPR
+2022, arXiv 2203.15332) multiply one modality by the other, so a unimodal batch would pass no gradient to its encoder.
+Both are therefore residual here: FiLM uses 1 + g instead of g, and every modality is gated by the others with a gate
+that is 1 if they are inactive.
 """
 
 # B samples, M modalities, C classes, d features of one modality
@@ -23,9 +23,9 @@ from remix_study.modality import canonical_order
 
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    """A linear layer that starts from Xavier's uniform distribution and bias 0.
+    """A linear layer with Xavier-uniform weights and bias 0.
 
-    Bias 0 makes a silent modality add nothing to the logits before training has begun.
+    With bias 0, an inactive modality adds nothing to the logits of an untrained model.
     """
     layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
@@ -35,14 +35,14 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
 
 
 class Fusion(nn.Module):
-    """Features (B, d_m) of every modality, exactly zero where inactive -> logits (B, C).
+    """Features (B, d_m) of every modality, exactly zero if inactive -> logits (B, C).
 
     Args:
         widths: modality -> d_m.
         num_classes: C.
     """
 
-    uses_heads = False  # whether `head_logits` are read; they are computed for that only where somebody reads them
+    uses_heads = False  # whether `forward` reads `head_logits`; if not, the model skips computing missing ones
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Fusion(nn.Module):
         active_BM: torch.Tensor,
         head_logits: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Columns of `active_BM` follow `modalities`; `head_logits` may be empty unless `uses_heads`."""
+        """Fuse features. Columns of `active_BM` follow `modalities`; `head_logits` may be empty unless `uses_heads`."""
         raise NotImplementedError
 
 
 class ConcatFusion(Fusion):
-    """One linear layer on all features side by side."""
+    """One linear layer on the concatenated features."""
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__(widths, num_classes)
@@ -69,8 +69,8 @@ class ConcatFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
-        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         logits_BC: torch.Tensor = self.out(torch.cat([features[m] for m in self.modalities], dim=1))
         return logits_BC
@@ -86,23 +86,23 @@ class SumFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
-        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         return _total([self.out[m](features[m]) for m in self.modalities])
 
 
 class DecisionFusion(Fusion):
-    """The mean of the own heads' logits over the active modalities.
+    """The mean of the unimodal heads' logits over the active modalities.
 
-    Where none is active, the mean over all of them, which is then the mean of the heads' biases.
+    If no modality is active, the mean over all of them, which is then the mean of the heads' biases.
     """
 
     uses_heads = True
 
     def forward(
         self,
-        features: Mapping[str, torch.Tensor],  # noqa: ARG002
+        features: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
         active_BM: torch.Tensor,
         head_logits: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
@@ -116,7 +116,7 @@ class FiLMFusion(Fusion):
     """Feature-wise linear modulation: the first modality (audio) conditions the second (video), residually.
 
     Perez et al., AAAI 2018, arXiv 1709.07871. Deviation from OGM-GE's z = W (g * f_2 + t) + b: 1 + g, so that f_2
-    reaches the logits where f_1, and with it g, is zero. Where f_2 is zero, f_1 reaches them through t.
+    reaches the logits if f_1, and therefore g, is zero. If f_2 is zero, f_1 reaches the logits through t.
 
     Raises:
         ValueError: there are not exactly two modalities.
@@ -126,7 +126,7 @@ class FiLMFusion(Fusion):
         super().__init__(widths, num_classes)
         if len(self.modalities) != 2:
             raise ValueError(
-                f"film conditions one modality on one other, so there must be 2 modalities, but there are "
+                f"FiLM fusion needs exactly 2 modalities, but there are "
                 f"{len(self.modalities)}: {', '.join(self.modalities)}. Use concat, sum, decision or gated."
             )
         self.conditioning, self.conditioned = self.modalities
@@ -137,8 +137,8 @@ class FiLMFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
-        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         scale, shift = self.modulation(features[self.conditioning]).chunk(2, dim=1)
         logits_BC: torch.Tensor = self.out((1 + scale) * features[self.conditioned] + shift)
@@ -146,11 +146,11 @@ class FiLMFusion(Fusion):
 
 
 class GatedFusion(Fusion):
-    """Each modality's content is gated by all the others, and the gated contents are summed.
+    """Each modality is gated by all others, and the gated features are summed.
 
-    Deviation from OGM-GE's z = W (sigmoid(G f_1) * (V f_2)) + b, which is silent wherever f_2 is: every modality has
-    content and gates, for any number of modalities, and a gate is 2 sigmoid(.), without bias, so that it lies in (0, 2)
-    and is exactly 1 where the other modalities are silent. One modality alone is then a linear classifier of itself.
+    Deviation from OGM-GE's z = W (sigmoid(G f_1) * (V f_2)) + b, which is constant if f_2 is zero: every modality is
+    gated, for any number of modalities. A gate is 2 sigmoid(.) without bias, in (0, 2), and exactly 1 if the other
+    modalities are inactive. A single active modality is then a linear classifier.
     """
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
@@ -164,21 +164,21 @@ class GatedFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002  zero features say it already
-        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
-        pushes = {m: gate(features[m]) for m, gate in self.gate.items()}
+        gates = {m: gate(features[m]) for m, gate in self.gate.items()}
         gated = []
         for m in self.modalities:
             content: torch.Tensor = self.content[m](features[m])
-            others = [push for other, push in pushes.items() if other != m]
+            others = [gate for other, gate in gates.items() if other != m]
             gated.append(content * (2 * torch.sigmoid(_total(others))) if others else content)
         logits_BC: torch.Tensor = self.out(_total(gated))
         return logits_BC
 
 
 def _total(tensors: list[torch.Tensor]) -> torch.Tensor:
-    # Not Python's sum(), which begins with 0 + tensor: one more kernel and one more node in the graph.
+    # Not sum(), which would add a kernel for 0 + tensor.
     total = tensors[0]
     for tensor in tensors[1:]:
         total = total + tensor

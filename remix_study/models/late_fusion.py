@@ -1,6 +1,6 @@
-"""MultimodalModel: encode each modality, mask what is inactive, fuse; beside it one head per modality alone
+"""MultimodalModel: encoders, masking, fusion, and one unimodal head per modality
 
-The unimodal heads are what Remix's scores, its unimodal losses and the sufficiency metrics read. They share nothing
+Remix's scores, the unimodal losses and the sufficiency metrics use the unimodal heads. The heads share no parameters
 with the fusion, except with `DecisionFusion`, which is their mean.
 """
 
@@ -20,11 +20,14 @@ from remix_study.sample import Batch
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives; `head_logits` only of encoders that ran, meaningless in rows where inactive."""
+    """Outputs of a forward pass.
+
+    `head_logits` has only modalities whose encoder ran; rows of inactive samples are meaningless.
+    """
 
     logits_BC: torch.Tensor
     head_logits: dict[str, torch.Tensor]  # m -> (B, C)
-    features: dict[str, torch.Tensor]  # m -> (B, d_m), of every modality, exactly zero where inactive
+    features: dict[str, torch.Tensor]  # m -> (B, d_m), of every modality, exactly zero if inactive
 
 
 class MultimodalModel(nn.Module):
@@ -56,7 +59,7 @@ class MultimodalModel(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         """Fused logits and unimodal logits of a batch, whose modalities must include the model's.
 
-        An encoder with no row to encode is not run: its gradients stay None and its BatchNorm statistics still.
+        An encoder without rows does not run: its gradients stay None and its BatchNorm statistics unchanged.
 
         Raises:
             ValueError: a modality's input has neither all rows nor exactly the active ones.
@@ -68,7 +71,7 @@ class MultimodalModel(nn.Module):
             x = batch.inputs.get(m)
             active_B = active_BM[:, column]
             if x is None or len(x) == 0:
-                # Asked on the CPU only: on a GPU the answer would make every unimodal step wait for the device.
+                # On the CPU only: on a GPU this check would synchronise every unimodal step.
                 if active_B.device.type == "cpu" and bool(active_B.any()):
                     raise _rows_error(m, 0, active_B)
                 features[m] = self._head(m).weight.new_zeros(len(active_B), self.widths[m])
@@ -84,9 +87,9 @@ class MultimodalModel(nn.Module):
             head_logits[m] = self._head(m)(features[m])
         if not self.fusion.uses_heads:
             return Outputs(self.fusion(features, active_BM, head_logits), head_logits, features)
-        # The head of a silent modality says its bias. Detached, so that its gradient stays None like its encoder's.
-        silent = {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
-        return Outputs(self.fusion(features, active_BM, head_logits | silent), head_logits, features)
+        # The head of an inactive modality outputs its bias; detached, so that its gradient stays None.
+        inactive = {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
+        return Outputs(self.fusion(features, active_BM, head_logits | inactive), head_logits, features)
 
     def encode(self, modality: str, x: torch.Tensor) -> torch.Tensor:
         """One modality's input (B, ...) -> its features (B, d_m)."""
@@ -96,7 +99,7 @@ class MultimodalModel(nn.Module):
     def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor:
         """Fused logits (B, C) of features with only `active_BM` active; columns follow the model's `modalities`.
 
-        Encode once, fuse many: every subset of modalities costs a pass through the head only.
+        Evaluating another subset of modalities needs no further pass of the encoders.
         """
         masked = {m: features[m].masked_fill(~active_BM[:, i, None], 0.0) for i, m in enumerate(self.modalities)}
         head_logits = {m: self._head(m)(masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
@@ -107,7 +110,7 @@ class MultimodalModel(nn.Module):
         encoder = self.encoders[modality]
         lone = encoder.modules() if len(x) == 1 else ()
         norms = [norm for norm in lone if isinstance(norm, _BatchNorm) and norm.training]
-        # A single row has no variance: BatchNorm uses its running statistics, and leaves them as they are.
+        # A single row has no variance, so BatchNorm uses its running statistics and does not update them.
         for norm in norms:
             norm.eval()
         encoded_Bd: torch.Tensor = encoder(x)
@@ -117,7 +120,7 @@ class MultimodalModel(nn.Module):
 
     def _head(self, modality: str) -> nn.Linear:
         head = self.heads[modality]
-        assert isinstance(head, nn.Linear)  # as built above; said for the type checker
+        assert isinstance(head, nn.Linear)  # for the type checker
         return head
 
     def _active(self, batch: Batch) -> torch.Tensor:
@@ -134,5 +137,5 @@ class MultimodalModel(nn.Module):
 def _rows_error(modality: str, given: int, active_B: torch.Tensor) -> ValueError:
     return ValueError(
         f"`inputs[{modality!r}]` must have all {len(active_B)} rows of the batch or its {int(active_B.sum())} active "
-        f"ones, but has {given}. Cut the input with the same `active_BM` that the batch carries."
+        f"ones, but has {given}. Select the input's rows with the `active_BM` of the batch."
     )

@@ -1,19 +1,19 @@
 """Data Remixing (Ma, Chen, Deng; ICML 2025), arXiv 2506.11550
 
-Once per epoch, after a warm-up in which every sample trains all modalities:
-    separability   how much does each modality alone know about this sample?
-    filtering      which samples are worth training through which modality now?
-    assignment     which modality does this sample train?
-    reassembling   batches of one modality each, the same on every rank
-Inference is unchanged. Released choices: KL from uniform, argmin, blocks (video first), every epoch; each is one value
-of a setting here, beside its controls.
+After a warm-up in which every sample trains all modalities, every epoch has four steps:
+    separability   score how certain each modality alone is of each sample
+    filtering      select the samples that are worth training through each modality
+    assignment     assign each sample to a modality
+    reassembling   form batches of one modality each, identical on every rank
+Inference does not change. The released code uses KL from uniform, argmin, blocks (video first), in every epoch. Each of
+these choices is a setting here, next to its alternatives and controls.
 
-In a training loop of your own:
+Use in your own training loop:
     plan = RemixPlan(settings, modalities, labels_N, classes, seed)
     for epoch in range(epochs):
-        planned = plan.plan(epoch, run_scoring_pass)       # which evaluates the training samples
+        planned = plan.plan(epoch, run_scoring_pass)       # evaluates all training samples
         for batch in rank_batches(planned.schedule, World(rank, size)):
-            ...                                            # encode only what batch.active_bM says
+            ...                                            # encode the modalities in batch.active_bM only
 """
 
 import warnings

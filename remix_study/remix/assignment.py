@@ -1,4 +1,4 @@
-"""The decision: which modality does each sample train, and what is worth knowing about that decision"""
+"""Assignment of samples to modalities, and statistics of an assignment"""
 
 # N training samples, M modalities, C classes
 
@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who trains what until the next decision.
+    """The modalities that each sample trains until the next assignment.
 
-    `assigned_NM[i, m]`: sample i is in the batches of modality m alone. `joint_N[i]`: sample i is in batches that
-    train all modalities. A sample may be in both, in several, or in none (then it rests).
+    Args:
+        assigned_NM: bool (N, M); sample i is in batches that train modality m alone.
+        joint_N: bool (N,); sample i is in batches that train all modalities.
+
+    A sample may be in several kinds of batches, or in none (it rests).
+
+    Raises:
+        ValueError: the arrays differ in N.
     """
 
     assigned_NM: NDArray[np.bool_]
@@ -26,21 +32,23 @@ class Assignment:
 
     @property
     def trained_N(self) -> NDArray[np.bool_]:
+        """Mask of the samples that train at least one modality."""
         return np.asarray(self.assigned_NM.any(axis=1) | self.joint_N)
 
     def shares_M(self) -> NDArray[np.float64]:
-        """share_m = n_m / N: the part of all samples that trains modality m alone."""
+        """share_m = n_m / N: the fraction of all samples that trains modality m alone."""
         return np.asarray(self.assigned_NM.mean(axis=0), dtype=np.float64)
 
     def joint_share(self) -> float:
+        """The fraction of all samples that trains all modalities together."""
         return float(self.joint_N.mean())
 
     def resting_share(self) -> float:
-        """The part of the samples that nothing is trained on."""
+        """The fraction of all samples that trains nothing."""
         return float(1.0 - self.trained_N.mean())
 
     def entropy(self) -> float:
-        """-sum share log share / log M over the single-modality shares: 1 when even, 0 when one modality has all."""
+        """-sum share log share / log M over the single-modality shares: 1 if equal, 0 if one modality has all."""
         shares_M = self.shares_M()
         total = shares_M.sum()
         if total == 0 or len(shares_M) < 2:
@@ -49,12 +57,12 @@ class Assignment:
         return float(-(parts * np.log(parts)).sum() / np.log(len(shares_M))) + 0.0
 
     def churn(self, before: "Assignment") -> float:
-        """The fraction of samples that train something else than they did `before`."""
+        """The fraction of samples whose assignment differs from `before`."""
         changed_N = (self.assigned_NM != before.assigned_NM).any(axis=1) | (self.joint_N != before.joint_N)
         return float(changed_N.mean())
 
     def shares_by_class(self, labels_N: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-        """shares_CM: the part of each class that trains each modality; NaN for a class without samples."""
+        """shares_CM: the fraction of each class that trains each modality; NaN for a class without samples."""
         count_C = np.bincount(labels_N, minlength=classes).astype(np.float64)
         with np.errstate(invalid="ignore"):
             columns = [
@@ -64,12 +72,12 @@ class Assignment:
 
 
 def everything_joint(samples: int, modalities: int) -> Assignment:
-    """The warm-up, and plain joint training: every sample trains all modalities."""
+    """Every sample trains all modalities, as in the warm-up and in joint training."""
     return Assignment(np.zeros((samples, modalities), np.bool_), np.ones(samples, np.bool_))
 
 
 def mean_margin(scores_NM: NDArray[np.float64]) -> float:
-    """mean(second smallest - smallest score): how clear the decisions are, in the unit of the score."""
+    """Mean over samples of (second lowest - lowest score), in the unit of the score."""
     two_N2 = np.partition(scores_NM, 1, axis=1)[:, :2]
     return float((two_N2[:, 1] - two_N2[:, 0]).mean())
 

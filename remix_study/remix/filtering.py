@@ -1,19 +1,18 @@
-"""Filtering: which samples are worth training through which modality now?
+"""Filtering rules: assign each sample to modalities by its scores
 
-A rule turns scores into costs, and each sample goes to the modality where its cost is lowest. That one frame holds the
-released rule, its controls and the thresholds a study searches, and any rule can be given a target share per
-modality: a price is added to each modality's costs until the counts are right.
+A rule turns scores into costs, and each sample is assigned to the modality with the lowest cost. Every rule supports a
+target share per modality: a price per modality is added to the costs until the counts match.
 
-Rules (YAML name: who goes where)
-    argmin      the modality that knows the sample least (released)
-    margin      as argmin if the two lowest costs differ by at least `threshold`, else all (together, or each)
-    quantile    a modality's own hardest `fraction` of the samples; what is hard for none stays multimodal, or rests
-    max_share   as argmin, but no modality gets more than `share` of the samples: the least clear ones move on
-    band        only modalities whose score lies in [lower, upper]: neither hopeless nor mastered
-    tempered    drawn with probability proportional to exp(-score / temperature): argmin at 0, random at infinity
-    random      control: drawn evenly
-    permuted    control: the argmin decision, dealt to other samples
-    inverted    control: the modality that knows the sample best
+Rules (YAML name: assignment)
+    argmin      the modality with the lowest score (released)
+    margin      as argmin if the two lowest costs differ by at least `threshold`, else all modalities (joint, or each)
+    quantile    each modality gets the `fraction` of samples with its lowest scores; the others stay joint, or rest
+    max_share   as argmin, but a modality gets at most `share` of the samples; those with the smallest difference move
+    band        only modalities whose score is in [lower, upper]
+    tempered    random with probability proportional to exp(-score / temperature): argmin at 0, uniform at infinity
+    random      control: uniformly random
+    permuted    control: the argmin assignment, randomly permuted over samples
+    inverted    control: the modality with the highest score
 """
 
 # N training samples, M modalities in training order (ties go to the first)
@@ -31,11 +30,14 @@ Shares = NDArray[np.float64] | None
 
 
 class Filter(Protocol):
-    """scores_NM, optional target shares_M, generator -> Assignment. Without shares, ties go to the lowest column."""
+    """A rule: scores_NM, optional target shares_M, random generator -> Assignment.
+
+    Without shares, ties go to the lowest column.
+    """
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the values of the scores matter, and so whether a scoring pass is worth its time."""
+        """Whether the rule uses scores; if not, the scoring pass is skipped."""
         ...
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment: ...
@@ -43,6 +45,8 @@ class Filter(Protocol):
 
 @dataclass(frozen=True)
 class Argmin:
+    """Assign to the modality with the lowest score, as in the released code."""
+
     needs_scores = True
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
@@ -51,6 +55,8 @@ class Argmin:
 
 @dataclass(frozen=True)
 class Inverted:
+    """Control: assign to the modality with the highest score."""
+
     needs_scores = True
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
@@ -59,6 +65,8 @@ class Inverted:
 
 @dataclass(frozen=True)
 class Random:
+    """Control: assign uniformly at random."""
+
     needs_scores = False
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
@@ -67,6 +75,8 @@ class Random:
 
 @dataclass(frozen=True)
 class Permuted:
+    """Control: the argmin assignment, randomly permuted over samples."""
+
     needs_scores = True
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
@@ -76,7 +86,7 @@ class Permuted:
 
 @dataclass(frozen=True)
 class Tempered:
-    """The Gumbel-max trick: argmin of (score - T g) draws from softmax(-score / T). `temperature` in score units."""
+    """Sample from softmax(-score / T) by the Gumbel-max trick: argmin of (score - T g); T in score units."""
 
     temperature: float
     needs_scores = True
@@ -89,7 +99,7 @@ class Tempered:
 
 @dataclass(frozen=True)
 class Margin:
-    """`threshold` in score units. `close`: what a close call becomes: one `joint` sample, or one in `each` modality."""
+    """Argmin for clear samples. Below `threshold` (score units), a sample trains jointly, or `each` modality alone."""
 
     threshold: float
     close: Literal["joint", "each"] = "joint"
@@ -107,7 +117,10 @@ class Margin:
 
 @dataclass(frozen=True)
 class Quantile:
-    """`fraction` in (0, 1] of the samples per modality; ranks are compared, so scales of scores do not matter."""
+    """Each modality gets the `fraction` in (0, 1] of samples with its lowest scores.
+
+    Ranks are compared, so modalities may have scores of different scale.
+    """
 
     fraction: float
     otherwise: Literal["joint", "rest"] = "joint"
@@ -115,9 +128,9 @@ class Quantile:
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
         samples = len(scores_NM)
-        lot_N = draw.permutation(samples)  # equal scores are ranked by lot: rows are often sorted by class
+        shuffled_N = draw.permutation(samples)  # break ties at random, since rows are often sorted by class
         rank_NM = np.empty(scores_NM.shape)
-        order_NM = lot_N[np.argsort(scores_NM[lot_N], axis=0, kind="stable")]
+        order_NM = shuffled_N[np.argsort(scores_NM[shuffled_N], axis=0, kind="stable")]
         np.put_along_axis(rank_NM, order_NM, np.arange(samples)[:, None] / max(samples, 1), axis=0)
         hard_NM = rank_NM < self.fraction
         return _among(np.where(hard_NM, rank_NM, np.inf), shares_M, self.otherwise, draw)
@@ -125,21 +138,21 @@ class Quantile:
 
 @dataclass(frozen=True)
 class MaxShare:
-    """`share` in [1/M, 1] of the samples is the most that one modality gets."""
+    """Argmin, but a modality gets at most `share` in [1/M, 1] of the samples."""
 
     share: float
     needs_scores = True
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
         samples, modalities = scores_NM.shape
-        # At least ceil(N / M), or the samples would not fit.
+        # At least ceil(N / M), so that all samples fit.
         room = max(int(np.floor(self.share * samples + 1e-9)), -(-samples // modalities))
         return _each_to_one(_within_capacity(scores_NM, cheapest(scores_NM, shares_M, draw), room, draw), modalities)
 
 
 @dataclass(frozen=True)
 class Band:
-    """`lower` <= score <= `upper`, in score units. Below: hopeless for this modality now. Above: mastered."""
+    """Assign to modalities with `lower` <= score <= `upper` (score units): neither too hard nor already learnt."""
 
     lower: float
     upper: float
@@ -152,12 +165,19 @@ class Band:
 
 
 def cheapest(cost_NM: Scores, shares_M: Shares = None, draw: np.random.Generator | None = None) -> NDArray[np.int64]:
-    """The column of the lowest cost of each row; with `shares_M`, counts that follow those shares exactly.
+    """Return the column with the lowest cost of each row; with `shares_M`, under exact counts per column.
 
-    Counts are N * share, rounded to the largest remainders. Of all ways to keep the counts, the one with the lowest
-    sum of costs is met for M = 2 and closely approached for M > 2. Infinite costs are kept out where the counts allow.
-    Among samples that lose equally, `draw` decides who moves: scores that saturate are equal, and the order of the rows
-    must not decide for them, since it is often the order of the classes.
+    Counts are N * share, rounded by largest remainders. For M = 2, the sum of costs is minimal under these counts; for
+    M > 2, close to minimal. Infinite costs are avoided if the counts allow. `draw` breaks ties between samples at
+    random: saturated scores are often equal, and rows are often sorted by class.
+
+    Args:
+        cost_NM: float (N, M).
+        shares_M: target shares (M,); None: no constraint.
+        draw: random generator; None: ties are broken by row order.
+
+    Returns:
+        int64 (N,), columns in 0..M-1.
     """
     chosen_N = np.asarray(np.argmin(cost_NM + prices(cost_NM, shares_M), axis=1), dtype=np.int64)
     return chosen_N if shares_M is None else _repair(cost_NM, chosen_N, target_counts(len(cost_NM), shares_M), draw)
@@ -173,10 +193,11 @@ def target_counts(samples: int, shares_M: NDArray[np.float64]) -> NDArray[np.int
 
 
 def prices(cost_NM: Scores, shares_M: Shares) -> NDArray[np.float64]:
-    """What each modality must charge so that about its share of the samples finds it cheapest.
+    """Return a price (M,) per modality, so that argmin(cost + price) gives each modality about its share.
 
-    For M = 2 the midpoint between two neighbouring cost differences is exact; for M > 2, each modality in turn sets
-    the price at which it gets its count, until none moves (coordinate ascent on the dual of the transport problem).
+    For M = 2, the midpoint between two neighbouring cost differences is exact. For M > 2, each modality in turn sets
+    the price at which it gets its count, until no price changes (coordinate ascent on the dual of the transport
+    problem).
     """
     samples, modalities = cost_NM.shape
     price_M = np.zeros(modalities)
@@ -205,22 +226,22 @@ def _beyond(cost_NM: Scores) -> float:
 def _repair(
     cost_NM: Scores, chosen_N: NDArray[np.int64], count_M: NDArray[np.int64], draw: np.random.Generator | None
 ) -> NDArray[np.int64]:
-    """Move the samples that lose least from modalities with too many to those with too few (ties leave a few)."""
+    """Move samples from modalities with too many to those with too few, lowest extra cost first (ties need this)."""
     finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
     chosen_N = chosen_N.copy()
     surplus_M = np.bincount(chosen_N, minlength=len(count_M)) - count_M
     while (surplus_M > 0).any():
-        giver, taker = int(np.argmax(surplus_M)), int(np.argmin(surplus_M))
-        mine = _by_lot(np.flatnonzero(chosen_N == giver), draw)
-        loss = finite_NM[mine, taker] - finite_NM[mine, giver]
-        moving = mine[np.argsort(loss, kind="stable")[: min(surplus_M[giver], -surplus_M[taker])]]
-        chosen_N[moving] = taker
-        surplus_M[giver] -= len(moving)
-        surplus_M[taker] += len(moving)
+        source, target = int(np.argmax(surplus_M)), int(np.argmin(surplus_M))
+        mine = _shuffled(np.flatnonzero(chosen_N == source), draw)
+        loss = finite_NM[mine, target] - finite_NM[mine, source]
+        moving = mine[np.argsort(loss, kind="stable")[: min(surplus_M[source], -surplus_M[target])]]
+        chosen_N[moving] = target
+        surplus_M[source] -= len(moving)
+        surplus_M[target] += len(moving)
     return chosen_N
 
 
-def _by_lot(rows: NDArray[np.int64], draw: np.random.Generator | None) -> NDArray[np.int64]:
+def _shuffled(rows: NDArray[np.int64], draw: np.random.Generator | None) -> NDArray[np.int64]:
     return rows if draw is None else draw.permutation(rows)
 
 
@@ -232,15 +253,15 @@ def _within_capacity(
     full: set[int] = set()
     while True:
         count_M = np.bincount(chosen_N, minlength=modalities)
-        giver = int(np.argmax(count_M))
-        if count_M[giver] <= room:
+        source = int(np.argmax(count_M))
+        if count_M[source] <= room:
             return chosen_N
-        full.add(giver)
+        full.add(source)
         open_M = np.asarray([m for m in range(modalities) if m not in full])
-        mine = _by_lot(np.flatnonzero(chosen_N == giver), draw)
+        mine = _shuffled(np.flatnonzero(chosen_N == source), draw)
         next_best = open_M[np.argmin(cost_NM[np.ix_(mine, open_M)], axis=1)]
-        loss = cost_NM[mine, next_best] - cost_NM[mine, giver]
-        moving = np.argsort(loss, kind="stable")[: count_M[giver] - room]
+        loss = cost_NM[mine, next_best] - cost_NM[mine, source]
+        moving = np.argsort(loss, kind="stable")[: count_M[source] - room]
         chosen_N[mine[moving]] = next_best[moving]
 
 
@@ -253,12 +274,12 @@ def _each_to_one(chosen_N: NDArray[np.int64], modalities: int) -> Assignment:
 def _among(
     cost_NM: Scores, shares_M: Shares, otherwise: Literal["joint", "rest"], draw: np.random.Generator
 ) -> Assignment:
-    """Each row goes to its cheapest finite modality; a row without one stays multimodal, or rests."""
+    """Assign each row to its cheapest modality with a finite cost; a row without one trains jointly, or rests."""
     some_N = np.isfinite(cost_NM).any(axis=1)
     assigned_NM = np.zeros(cost_NM.shape, np.bool_)
     rows = np.flatnonzero(some_N)
     chosen = cheapest(cost_NM[rows], shares_M, draw)
-    # A share must not push a sample into a modality that the rule has closed to it.
+    # A share must not assign a sample to a modality that the rule excludes.
     closed = ~np.isfinite(cost_NM[rows, chosen])
     chosen[closed] = np.argmin(cost_NM[rows[closed]], axis=1)
     assigned_NM[rows, chosen] = True

@@ -1,7 +1,7 @@
-"""Plans: what each epoch trains
+"""Epoch plans: the schedule of every epoch
 
-`RemixPlan` is Data Remixing told in order: warm-up, then at every `rescore_every`-th epoch score, filter and
-assign; and in every epoch reassemble. `ConstantPlan` never decides anything: joint training, or one modality alone.
+`RemixPlan` implements Data Remixing: after the warm-up it scores, filters and assigns every `rescore_every` epochs, and
+reassembles batches in every epoch. `ConstantPlan` keeps one assignment, for joint or unimodal training.
 """
 
 # N training samples, M modalities, C classes
@@ -27,31 +27,41 @@ from remix_study.seeds import stream
 
 @dataclass(frozen=True)
 class ConstantPlan:
-    """The same assignment in every epoch; only the shuffling is new."""
+    """The same assignment in every epoch; only batches are reshuffled."""
 
     assignment: Assignment
     how: Reassembly
     seed: int
 
-    def plan(  # a constant plan needs no scores
+    def plan(
         self,
         epoch: int,
-        run_scoring_pass: Callable[[ScoreFunction], ScoringPass],  # noqa: ARG002 - the protocol's
+        run_scoring_pass: Callable[[ScoreFunction], ScoringPass],  # noqa: ARG002 - required by EpochPlan
     ) -> PlannedEpoch:
         return PlannedEpoch(
-            _some_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
+            _require_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
         )
 
     def state(self) -> dict[str, Any]:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing is remembered."""
+        """There is no state to restore."""
 
 
 @dataclass(frozen=True)
 class RemixSettings:
-    """`warmup`, `rescore_every`: epochs. `joint_share`: part of samples, in [0, 1), kept multimodal after warm-up."""
+    """Settings of `RemixPlan`.
+
+    Args:
+        warmup: epochs of joint training before the first assignment.
+        score: the separability score.
+        filter: the filtering rule.
+        how: how batches are formed.
+        share: rule for the share of samples per modality; None: no constraint.
+        joint_share: fraction of the samples, in [0, 1), drawn at random to train jointly after the warm-up.
+        rescore_every: epochs between two assignments.
+    """
 
     warmup: int
     score: ScoreName
@@ -65,9 +75,16 @@ class RemixSettings:
 class RemixPlan:
     """Data Remixing as a plan; see `remix_study.remix` for the method.
 
-    Columns of scores and assignments follow `modalities`; ties go to the first in training order
-    (`settings.how.columns`). Everything random is drawn from (seed, epoch): all ranks decide the same, and a resumed
-    run decides as the uninterrupted one.
+    Columns of scores and assignments follow `modalities`; ties go to the first modality in training order
+    (`settings.how.columns`). All random numbers are derived from (seed, epoch), so all ranks compute the same plan, and
+    so does a resumed run.
+
+    Args:
+        settings: see `RemixSettings`.
+        modalities: names of the M columns.
+        labels_N: class of each training sample, in 0..classes-1.
+        classes: number of classes.
+        seed: seed of the run.
     """
 
     def __init__(
@@ -84,7 +101,7 @@ class RemixPlan:
 
     @property
     def assignment(self) -> Assignment | None:
-        """The decision in force; None during warm-up."""
+        """The current assignment; None during the warm-up."""
         return self._assignment
 
     @property
@@ -142,18 +159,19 @@ class RemixPlan:
         share = self._settings.share
         return self._settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
-    def _update_scores(self, seen: ScoringPass) -> None:
+    def _update_scores(self, scored: ScoringPass) -> None:
         before_M = None if self._last_pass is None else self._last_pass.cross_entropy_NM.mean(axis=0)
         if self._settings.share is not None:
-            self._shares_M = self._settings.share.next(seen.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
-        self._last_pass = seen
+            self._shares_M = self._settings.share.next(scored.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
+        self._last_pass = scored
 
     def _assign(self, epoch: int) -> Assignment:
         settings = self._settings
         columns = list(settings.how.columns)
-        seen = np.zeros((len(self._labels_N), len(columns))) if self._last_pass is None else self._last_pass.scores_NM
+        last = self._last_pass
+        scores_NM = np.zeros((len(self._labels_N), len(columns))) if last is None else last.scores_NM
         shares_M = None if settings.share is None else self._shares_M[columns]
-        ordered = settings.filter(seen[:, columns], shares_M, stream(self._seed, "filter", epoch))
+        ordered = settings.filter(scores_NM[:, columns], shares_M, stream(self._seed, "filter", epoch))
         assigned_NM = np.empty_like(ordered.assigned_NM)
         assigned_NM[:, columns] = ordered.assigned_NM
         joint_N = ordered.joint_N
@@ -164,7 +182,9 @@ class RemixPlan:
         return Assignment(assigned_NM, joint_N)
 
     def _reassemble(self, assignment: Assignment, epoch: int) -> Schedule:
-        return _some_steps(reassemble(assignment, self._settings.how, stream(self._seed, "reassemble", epoch)), epoch)
+        return _require_steps(
+            reassemble(assignment, self._settings.how, stream(self._seed, "reassemble", epoch)), epoch
+        )
 
     def _assignment_metrics(self, assignment: Assignment) -> dict[str, float]:
         metrics = {
@@ -203,7 +223,7 @@ class RemixPlan:
         )
 
 
-def _some_steps(schedule: Schedule, epoch: int) -> Schedule:
+def _require_steps(schedule: Schedule, epoch: int) -> Schedule:
     if schedule.steps == 0:
         raise TrainingError(
             f"epoch {epoch}: an epoch must train on some samples, but filter and batches left none. "
@@ -212,4 +232,4 @@ def _some_steps(schedule: Schedule, epoch: int) -> Schedule:
     return schedule
 
 
-MOST_CLASSES_LOGGED = 50  # shares per class: past that, MLflow's page drowns in series; the figures still show them
+MOST_CLASSES_LOGGED = 50  # shares per class; more series slow MLflow's page down

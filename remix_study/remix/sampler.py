@@ -1,11 +1,12 @@
-"""Sampler: a global schedule -> this rank's batches
+"""Sampler: a global schedule -> the batches of this rank
 
-A pure slice: rank r of R trains `samples_TB[first_step:, r::R]`. Ranks never talk about it, take the same number of
-steps, and together see each global batch exactly once.
+Rank r of R trains `samples_TB[first_step:, r::R]`. Ranks need no communication, take the same number of steps, and
+together train each global batch exactly once.
 """
 
 # T steps, B samples of one global batch, b samples of one rank, M modalities
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,17 +18,23 @@ from remix_study.world import World
 
 
 class RankBatch(NamedTuple):
-    """What one rank trains in one step; `whole` is the size of the global batch that it is a part of."""
+    """The samples of one rank in one step; `global_count` is the number of samples of the global batch."""
 
     step: int
     samples_b: NDArray[np.int64]
     active_bM: NDArray[np.bool_]
     trained_M: NDArray[np.bool_]  # modalities that any rank trains in this step
-    whole: int
+    global_count: int
+
+    @property
+    def whole(self) -> int:
+        """Deprecated name of `global_count`; removed in 0.3."""
+        warnings.warn("`RankBatch.whole` is now `global_count`", DeprecationWarning, stacklevel=2)
+        return self.global_count
 
 
 def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Iterator[RankBatch]:
-    """This rank's part of every step from `first_step` on."""
+    """Yield this rank's part of every step, from `first_step` on."""
     trained_TM = schedule.modalities_TM
     count_T = schedule.counts_T
     for step in range(first_step, schedule.steps):

@@ -1,16 +1,16 @@
-"""Reassembling: batches of one modality each, the same on every rank
+"""Reassembling: form batches of one modality each, identical on every rank
 
-Samples that share a group (one modality, or `joint`) are shuffled and cut into global batches; an order puts the
-batches of all groups into one sequence:
+The samples of each group (one modality, or `joint`) are shuffled and split into global batches. `order` sorts the
+batches of all groups:
     blocks        one group after the other, in training order (released: all video, then all audio); joint last
-    alternate     one batch of each group in turn, until they run out
+    alternate     one batch of each group in turn, until none is left
     shuffled      batches in random order
-    proportional  every group spread evenly over the epoch
-    mixed         no reassembly: samples of all groups share batches (the control)
+    proportional  the batches of every group spread evenly over the epoch
+    mixed         control without reassembly: a batch has samples of all groups
 
-A group's last batch is often incomplete: `keep` trains it as it is (released), `drop` leaves those samples out for
-this epoch, `fill` tops it up with other samples of its group. A kept batch of fewer than `smallest` samples is topped
-up to `smallest`, since BatchNorm statistics of a handful of clips are noise and every rank needs some of each batch.
+The last batch of a group is often incomplete: `keep` trains it as it is (released), `drop` skips its samples in this
+epoch, `fill` adds other samples of the group. A kept batch of fewer than `smallest` samples is filled up to `smallest`,
+since BatchNorm needs more than a few samples and every rank needs at least one.
 """
 
 # N training samples, M modalities, T steps, B samples of one global batch
@@ -31,7 +31,15 @@ Incomplete = Literal["keep", "drop", "fill"]
 
 @dataclass(frozen=True)
 class Reassembly:
-    """`columns`: the M axis in training order. `batch`: samples of a global batch. `smallest` <= `batch`."""
+    """How batches are formed.
+
+    Args:
+        order: see the module docstring.
+        columns: columns of the M axis in training order.
+        batch: samples of a global batch.
+        incomplete: what happens to the last batch of a group.
+        smallest: least number of samples of a kept batch, in 1..batch.
+    """
 
     order: Order
     columns: tuple[int, ...]
@@ -51,7 +59,7 @@ class _Group:
 
 
 def reassemble(assignment: Assignment, how: Reassembly, draw: np.random.Generator) -> Schedule:
-    """The schedule of one epoch for the whole world."""
+    """Return the schedule of one epoch, for all ranks."""
     groups = _groups(assignment, how.columns)
     if how.order == "mixed":
         return _mixed(groups, assignment.assigned_NM.shape[1], how, draw)
@@ -79,7 +87,7 @@ def _cut(group: _Group, how: Reassembly, draw: np.random.Generator) -> Schedule:
 
 
 def _completed(samples: NDArray[np.int64], how: Reassembly, draw: np.random.Generator) -> NDArray[np.int64]:
-    """`samples` as they will be cut into batches: without those of an incomplete batch, or with more for it."""
+    """`samples` without the incomplete batch (`drop`), or with samples added to it."""
     rest = samples[len(samples) // how.batch * how.batch :]
     if len(rest) == 0:
         return samples
@@ -92,7 +100,7 @@ def _completed(samples: NDArray[np.int64], how: Reassembly, draw: np.random.Gene
 def _more(
     samples: NDArray[np.int64], rest: NDArray[np.int64], wanted: int, draw: np.random.Generator
 ) -> NDArray[np.int64]:
-    """`wanted` further samples of the group: first those not in `rest`, and again from the start if they run out."""
+    """`wanted` more samples of the group: first those not in `rest`, repeated if there are too few."""
     if wanted <= 0:
         return rest[:0]
     others = draw.permutation(samples[: len(samples) - len(rest)])
@@ -100,7 +108,7 @@ def _more(
 
 
 def _sequence(steps_G: list[int], order: Order, draw: np.random.Generator) -> NDArray[np.int64]:
-    """Positions in the concatenation of all groups' batches, in the order in which they are trained."""
+    """Positions in the concatenated batches of all groups, in training order."""
     total = sum(steps_G)
     group_T = np.repeat(np.arange(len(steps_G)), steps_G)
     turn_T = np.concatenate([np.arange(steps) for steps in steps_G]) if total else np.zeros(0, np.int64)
@@ -117,7 +125,7 @@ def _sequence(steps_G: list[int], order: Order, draw: np.random.Generator) -> ND
 
 
 def _mixed(groups: list[_Group], modalities: int, how: Reassembly, draw: np.random.Generator) -> Schedule:
-    """Rows of all groups in one pool: a sample that is in two groups comes twice."""
+    """Batches from all groups together; a sample that is in two groups occurs twice."""
     samples = np.concatenate([group.samples for group in groups])
     active = np.concatenate([np.tile(group.active_M, (len(group.samples), 1)) for group in groups])
     pool = _cut(_Group(np.arange(len(samples)), np.ones(modalities, np.bool_)), how, draw).samples_TB

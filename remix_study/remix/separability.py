@@ -1,7 +1,6 @@
-"""Separability: how much does each modality alone know about this sample?
+"""Separability scores: how certain each modality alone is of each sample
 
-Every score follows one direction, so that any filtering rule works with any score: **higher means better known**. The
-modality with the lowest score is the one that finds the sample hard.
+For every score, higher means better known, so any filtering rule works with any score.
 """
 
 # N samples, n of one chunk, M modalities, C classes
@@ -14,15 +13,21 @@ from numpy.typing import NDArray
 ScoreName = Literal["kl", "kl_normalised", "cross_entropy", "true_class"]
 Probabilities = NDArray[np.floating[Any]]
 
-SMALLEST_PROBABILITY = 1e-9  # as released: probabilities are clipped from below before the logarithm
-_CHUNK_BYTES = 2**19  # of float64; chunks that stay in a core's cache are three times as fast as larger ones
+SMALLEST_PROBABILITY = 1e-9  # lower clip before the logarithm, as released
+_CHUNK_BYTES = 2**19  # of float64; chunks that fit the cache are three times as fast as larger ones
 
 
 def kl_from_uniform(probs_NMC: Probabilities) -> NDArray[np.float64]:
-    """How far each unimodal prediction is from 'no idea', in bits: 0 for uniform, log2 C for one-hot.
+    """KL divergence of each unimodal prediction from the uniform distribution, in bits.
 
-    D_m(i) = sum_k p_k log2(p_k C), with p clipped to [1e-9, 1] (Data Remixing as released). Labels are not used: a
-    confidently wrong modality counts as one that knows. Returns scores_NM, float64.
+    D_m(i) = sum_k p_k log2(p_k C), with p clipped to [1e-9, 1] (Data Remixing as released). Labels are not used, so a
+    confident wrong prediction scores as high as a confident right one.
+
+    Args:
+        probs_NMC: probabilities (N, M, C).
+
+    Returns:
+        float64 (N, M), from 0 (uniform) to log2 C (one-hot).
     """
     samples, modalities, classes = probs_NMC.shape
     scores_NM = np.empty((samples, modalities))
@@ -39,22 +44,22 @@ def kl_from_uniform(probs_NMC: Probabilities) -> NDArray[np.float64]:
 
 
 def kl_normalised(probs_NMC: Probabilities) -> NDArray[np.float64]:
-    """`kl_from_uniform` divided by its largest value log2 C: in [0, 1], comparable over numbers of classes."""
+    """`kl_from_uniform` divided by its maximum log2 C: in [0, 1], comparable between numbers of classes."""
     return kl_from_uniform(probs_NMC) / float(np.log2(probs_NMC.shape[-1]))
 
 
 def negative_cross_entropy(probs_NMC: Probabilities, labels_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Log p of the true class, in nats: 0 when certain and right, log(1e-9) = -20.7 at worst; -log C is chance."""
+    """Log-probability of the true class, in nats: from log(1e-9) = -20.7 to 0; a uniform prediction has -log C."""
     return np.asarray(np.log(np.clip(true_class(probs_NMC, labels_N), SMALLEST_PROBABILITY, 1.0)))
 
 
 def true_class(probs_NMC: Probabilities, labels_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The probability that each modality alone gives to the true class: in [0, 1]."""
+    """Probability of the true class from each modality alone, in [0, 1]."""
     return np.asarray(probs_NMC[np.arange(len(labels_N)), :, labels_N], dtype=np.float64)
 
 
 def score(name: ScoreName, probs_NMC: Probabilities, labels_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The score of this name; shape (N, M), higher means better known."""
+    """Compute the score `name`: float64 (N, M), higher means better known."""
     match name:
         case "kl":
             return kl_from_uniform(probs_NMC)
@@ -67,7 +72,7 @@ def score(name: ScoreName, probs_NMC: Probabilities, labels_N: NDArray[np.int64]
 
 
 def score_range(name: ScoreName, classes: int) -> tuple[float, float]:
-    """The smallest and largest value that a score can take: where thresholds may lie."""
+    """The smallest and largest possible value of a score."""
     match name:
         case "kl":
             return 0.0, float(np.log2(classes))

@@ -1,7 +1,7 @@
-"""How many samples each modality gets: the decision that matters more than which ones (docs/evidence.md)
+"""Share rules: how many samples each modality gets
 
-`FixedShare` keeps a given share. `ProgressShare` follows learning progress: a modality whose loss falls faster per
-sample it was given receives more of them.
+How many matters more than which ones (docs/evidence.md). `FixedShare` keeps given shares. `ProgressShare` follows
+learning progress: a modality whose loss falls faster per assigned sample gets more samples.
 """
 
 # N training samples, M modalities
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class ShareRule(Protocol):
-    """Mean training cross-entropy per modality (nats) at each scoring pass -> the shares until the next one."""
+    """A rule: mean training cross-entropy per modality (nats) at this and the last scoring pass -> new shares (M,)."""
 
     @property
     def needs_scoring(self) -> bool: ...
@@ -26,28 +26,27 @@ class ShareRule(Protocol):
 
 @dataclass(frozen=True)
 class FixedShare:
-    """The same shares always; they sum to 1."""
+    """Constant shares, which sum to 1."""
 
     shares: tuple[float, ...]
     needs_scoring = False
 
     def next(
         self,
-        loss_M: NDArray[np.float64] | None,  # noqa: ARG002 - the seam is shared with ProgressShare
-        before_M: NDArray[np.float64] | None,  # noqa: ARG002
-        shares_M: NDArray[np.float64],  # noqa: ARG002
+        loss_M: NDArray[np.float64] | None,  # noqa: ARG002 - required by ShareRule
+        before_M: NDArray[np.float64] | None,  # noqa: ARG002 - required by ShareRule
+        shares_M: NDArray[np.float64],  # noqa: ARG002 - required by ShareRule
     ) -> NDArray[np.float64]:
         return np.asarray(self.shares, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class ProgressShare:
-    """Log-odds of the shares move by `rate` times the difference of log progress.
+    """Shares that follow the learning progress of each modality.
 
-    g_m = max(L_m before - L_m now, 1e-3) / max(share_m, 0.1);  log share_m += rate * log g_m, then normalised, and kept
-    within [lowest, 1 - (M - 1) * lowest], where `lowest` is at most 1 / M. For two modalities with rate 0.5
-    and lowest 0.2 this is the controller measured in docs/evidence.md. The first look has nothing to compare with and
-    keeps the shares.
+    g_m = max(L_m before - L_m now, 1e-3) / max(share_m, 0.1);  log share_m += rate * log g_m, then normalised, and
+    limited to [lowest, 1 - (M - 1) * lowest], where `lowest` is at most 1 / M. The first scoring pass keeps the shares.
+    docs/evidence.md measures two modalities with rate 0.5 and lowest 0.2.
     """
 
     rate: float = 0.5
@@ -65,7 +64,7 @@ class ProgressShare:
 
 
 def _at_least(shares_M: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
-    """Raise small shares to `lowest`; the others keep their proportions among themselves."""
+    """Raise small shares to `lowest`; the others keep their proportions."""
     held_M = np.zeros(len(shares_M), np.bool_)
     while True:
         rest = 1.0 - lowest * held_M.sum()

@@ -1,11 +1,11 @@
-"""One run, from its first epoch to its evidence
+"""Training of one run
 
-loop.py         the spine: plan, train, evaluate, record, checkpoint; then the evidence at the end
-step.py         one optimizer step of the whole world
-scoring.py      what every modality alone says about every training sample
-evaluate.py     one encoder pass -> accuracies, balance, missing modalities
-evidence.py     probe, sufficiency and test, once, when training is over
-rates.py        learning rate as a function of the epoch
-state.py        what an epoch leaves behind, and what an exact resume needs
-checkpoint.py   last and best, written atomically
+loop.py               the training loop: plan, train, evaluate, record and checkpoint every epoch
+step.py               one optimizer step over all ranks
+scoring.py            scoring pass: unimodal predictions for every training sample
+evaluate.py           one encoder pass -> accuracies, balance, missing modalities
+final_evaluation.py   linear probes, sufficiency and test split, once, after the last epoch
+learning_rate.py      learning-rate schedules as functions of the epoch
+state.py              the content of a checkpoint
+checkpoint.py         last and best checkpoint, replaced atomically
 """

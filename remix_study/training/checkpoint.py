@@ -1,7 +1,7 @@
-"""Checkpoints: `last` to go on from, `best` to keep; each file is either whole or the one before it
+"""Checkpoints of a run: `last.pt` to resume from, `best.pt` for the final evaluation; both are replaced atomically
 
-They lie in the run's own folder, so that a run resumes alike whether Ray Train restarts its workers, its driver was
-killed, or it never had Ray around it. Loading executes no code (`weights_only`).
+They are in the run folder, so a run resumes in the same way after Ray Train restarts its workers, after its driver is
+killed, and without Ray. Loading executes no code (`weights_only`).
 """
 
 import pickle
@@ -17,7 +17,7 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 class Checkpoints:
-    """The checkpoints of one run; only the leading rank saves, all ranks load."""
+    """The checkpoints of one run. Only rank 0 saves; all ranks load."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,37 +27,37 @@ class Checkpoints:
         """Replace the checkpoint `name` atomically.
 
         Raises:
-            TrainingError: it cannot be written; the one before is untouched.
+            TrainingError: it cannot be written; the previous checkpoint is kept.
         """
         path = self._folder / name
         try:
             with replacing(path) as file:
                 torch.save(content, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            # torch says of a full disk that a position in the file is unexpected.
+            # On a full disk, torch reports an unexpected position in the file.
             why = "the disk is probably full" if isinstance(error, RuntimeError) else str(error)
             raise TrainingError(
-                f"the checkpoint {path} must be written, but: {why}. Free some space and run the same command again: "
-                "it goes on from the checkpoint before."
+                f"Cannot write checkpoint {path}: {why}. Free disk space and rerun the command to resume from the "
+                "previous checkpoint."
             ) from error
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The checkpoint `name`, its tensors on the CPU, or None if there is none.
+        """Return the checkpoint `name` with its tensors on the CPU, or None if there is none.
 
         Raises:
-            TrainingError: it is damaged, or would run code.
+            TrainingError: it is corrupt, or would execute code.
         """
         path = self._folder / name
         if not path.exists():
             return None
         try:
-            # On the CPU: a GPU that fails or is full says nothing about the file.
+            # To the CPU, since an error of the GPU would look like a corrupt file.
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            if "allocate" in str(error):  # torch says of a machine without memory that it is a RuntimeError
+            if "allocate" in str(error):  # torch also raises RuntimeError when it runs out of memory
                 raise
             raise TrainingError(
-                f"the checkpoint {path} must be one that this program has written, but is damaged, or holds something "
-                "that could run code; nothing of it was run. Remove it, and the same command begins this run anew."
+                f"Cannot load checkpoint {path}: it is corrupt, or contains objects that could execute code (none was "
+                "executed). Delete it and rerun the command to restart the run."
             ) from error
         return content

@@ -1,7 +1,8 @@
-"""Evaluation: one encoder pass over a split -> everything that is known about it
+"""Evaluation of a split with one pass of the encoders
 
-Encode once, fuse many: the fused head, each unimodal head, their late sum and every subset of modalities (features of
-the others zero) come from the same features. Ranks share the samples without padding; what they add up are counts.
+The fused head, each unimodal head, their late sum and every subset of modalities (features of the others zero) are
+computed from the same features. Each rank evaluates a part of the samples, without padding; counts are summed over
+ranks.
 """
 
 # N samples of a split, M modalities, C classes, B samples of one batch
@@ -24,9 +25,11 @@ FUSED, LATE_SUM = "fused", "late_sum"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`confusions`: view -> (C, C), where a view is `fused`, `late_sum` or a modality (its own head).
+    """Results on one split.
 
-    `subset_accuracy`: v(S) of every set of modalities with the others masked. Cross-entropies are means in nats.
+    `confusions`: view -> (C, C), where a view is `fused`, `late_sum` or a modality (its unimodal head).
+    `subset_accuracy`: v(S) for every set S of modalities, with the others masked. `cross_entropies`: means in nats.
+    `true_probability_M`: sum over samples of the probability of the true class.
     """
 
     modalities: tuple[str, ...]
@@ -43,9 +46,9 @@ class Evaluation:
         return {m: m_.accuracy(self.confusions[m]) for m in self.modalities}
 
     def metrics(self, split: str, heads: bool) -> dict[str, float]:
-        """Named as docs/metrics.md lists them; `balance/...` is of `val`, `test_balance/...` of `test`.
+        """All metrics by their names in docs/metrics.md; `balance/...` is of `val`, `test_balance/...` of `test`.
 
-        Without trained `heads`, what only they could say is left out rather than reported as chance.
+        If the unimodal heads are not trained (`heads=False`), their metrics are left out.
         """
         fused_CC = self.confusions[FUSED]
         found = {
@@ -88,7 +91,7 @@ def evaluate(
     batch: int,
     autocast: bool,
 ) -> Evaluation:
-    """Evaluate the clips at `rows_N`, every one exactly once over all ranks; the same result on every rank."""
+    """Evaluate the clips at `rows_N`, each exactly once over all ranks. The result is the same on every rank."""
     modalities, classes = model.modalities, model.num_classes
     everyone = m_.subsets(modalities)
     views = [FUSED, *modalities, *([LATE_SUM] if len(modalities) > 1 else [])]

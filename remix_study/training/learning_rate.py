@@ -1,24 +1,25 @@
-"""Learning rate as a pure function of the epoch, so that a resumed run needs no scheduler state"""
+"""Learning-rate schedules as functions of the epoch, so that a resumed run needs no scheduler state"""
 
 import math
 from collections.abc import Callable
 
 RateFactor = Callable[[int], float]
-"""epoch (from 0) -> what the base learning rate is multiplied with"""
+"""epoch (from 0) -> factor of the base learning rate"""
 
 
 def constant() -> RateFactor:
-    return lambda epoch: 1.0  # noqa: ARG005
+    """The base learning rate in every epoch."""
+    return lambda epoch: 1.0  # noqa: ARG005 - the signature of a schedule
 
 
 def step(epochs: int, every: float, factor: float) -> RateFactor:
-    """Times `factor` after every `every` (a fraction) of the epochs."""
+    """Multiply by `factor` after every fraction `every` of the epochs."""
     length = max(1, round(every * epochs))
     return lambda epoch: factor ** (epoch // length)
 
 
 def cosine(epochs: int, warmup: int, final: float) -> RateFactor:
-    """Linear rise over `warmup` epochs, then half a cosine from 1 towards `final`."""
+    """Linear warm-up over `warmup` epochs, then half a cosine from 1 to `final`."""
 
     def rate(epoch: int) -> float:
         if epoch < warmup:

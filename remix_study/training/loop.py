@@ -1,7 +1,7 @@
-"""The spine of a run
+"""The training loop of a run
 
-For every epoch: plan it, train it, evaluate it, record it, checkpoint it. After the last one: the evidence. All ranks
-walk through the same lines; the leading rank alone writes.
+Every epoch is planned, trained, evaluated, recorded and checkpointed. After the last epoch, the best one gets a final
+evaluation. All ranks execute the same code; only rank 0 writes.
 """
 
 # N training samples, M modalities
@@ -30,7 +30,7 @@ from remix_study.sample import Batch
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
-from remix_study.training.evidence import evidence
+from remix_study.training.final_evaluation import evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
@@ -39,9 +39,9 @@ from remix_study.world import Collectives
 
 log = logging.getLogger(__name__)
 
-# Told of all epochs so far, after each but the last; raises RunPruned or StudyStopped where the run shall end here.
+# Called with the metrics of all epochs so far, after every epoch; raises RunPruned or StudyStopped to end the run.
 EpochCallback = Callable[[Sequence[Record]], None]
-_GO_ON, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
+_CONTINUE, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one run is made of; `assemble.py` puts it together."""
+    """All parts of one run; built by `assemble.py`."""
 
     settings: LoopSettings
     method: Method
@@ -78,30 +78,30 @@ class Run:
     checkpoints: Checkpoints
     tracker: Tracker
     history_file: Path
-    callback: EpochCallback | None = None  # asked on the leading rank alone
+    callback: EpochCallback | None = None  # called on rank 0 only
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """`history[e]`: metrics of epoch e. `summary`: what is known at the end, `best/...`, `test/...` and the like."""
+    """`history[e]`: metrics of epoch e. `summary`: metrics of the finished run, such as `best/...` and `test/...`."""
 
     history: list[Record]
     summary: Record
 
 
 def train(run: Run) -> RunResult:
-    """Train a run to its end, from the beginning or from its last checkpoint.
+    """Train a run to its end, from its last checkpoint if there is one.
 
     Raises:
-        TrainingError: the loss is not a number, nothing is left to train, or a checkpoint is of another run.
-        RunPruned, StudyStopped: the run's callback said so; the checkpoint of the last epoch is kept.
+        TrainingError: the loss is not finite, an epoch has no samples, or the checkpoint belongs to another run.
+        RunPruned, StudyStopped: raised by the callback; the checkpoint of the last epoch is kept.
     """
     progress = _resume(run)
     if progress.history:
-        _obey(run, progress)  # a kill between checkpoint and verdict must not spare a run its verdict
+        _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
     for epoch in range(progress.next_epoch, run.settings.epochs):
         started = _now(run)
-        planned = run.method.plan.plan(epoch, lambda score: _look(run, score))
+        planned = run.method.plan.plan(epoch, lambda score: _run_scoring_pass(run, score))
         for warning in planned.warnings:
             if run.collectives.world.leads:
                 log.warning("epoch %d: %s", epoch, warning)
@@ -125,31 +125,31 @@ def train(run: Run) -> RunResult:
             "time/samples_per_s": samples / max(ended - scored, 1e-9),
         }
         better = progress.add(record)
-        _keep(run, progress, better)
-        _obey(run, progress)
+        _save(run, progress, better)
+        _run_callback(run, progress)
     return RunResult(progress.history, _summary(run, progress))
 
 
-def _obey(run: Run, progress: Progress) -> None:
-    """What the leading rank's callback says, every rank does: none waits for one that has left."""
-    verdict = torch.full((1,), _GO_ON)
-    words = ""
+def _run_callback(run: Run, progress: Progress) -> None:
+    """Run the callback on rank 0 and share its decision, so that all ranks end in the same epoch."""
+    decision = torch.full((1,), _CONTINUE)
+    reason = ""
     if run.collectives.world.leads and run.callback is not None:
         try:
             run.callback(progress.history)
         except RunPruned as pruned:
-            verdict[0], words = _PRUNED, str(pruned)
+            decision[0], reason = _PRUNED, str(pruned)
         except StudyStopped as stopped:
-            verdict[0], words = _STOPPED, str(stopped)
-    run.collectives.sum_(verdict)
-    if verdict[0] == _PRUNED:
-        raise RunPruned(words)
-    if verdict[0] == _STOPPED:
-        raise StudyStopped(words)
+            decision[0], reason = _STOPPED, str(stopped)
+    run.collectives.sum_(decision)
+    if decision[0] == _PRUNED:
+        raise RunPruned(reason)
+    if decision[0] == _STOPPED:
+        raise StudyStopped(reason)
 
 
 def _require_numbers(found: Evaluation, epoch: int) -> None:
-    """The last step of an epoch may leave weights that no later loss has seen yet."""
+    """Raise if predictions are not finite: the last step of an epoch may diverge after the last loss was checked."""
     broken = [view for view, loss in found.cross_entropies.items() if not math.isfinite(loss)]
     if broken:
         raise NotANumberError(
@@ -164,14 +164,14 @@ def _resume(run: Run) -> Progress:
     if content is not None:
         if content["digest"] != run.settings.digest:
             raise TrainingError(
-                f"the run folder {run.history_file.parent} must hold checkpoints of this configuration "
-                f"({run.settings.digest}), but holds those of another ({content['digest']}). Use another --name."
+                f"the checkpoints in {run.history_file.parent} must be of this configuration "
+                f"({run.settings.digest}), but are of another ({content['digest']}). Use another --name."
             )
         progress = unpack(content, run.model, run.optimizer, run.method.plan)
     if run.collectives.world.leads:
-        # What was written after the last checkpoint is trained again, and written again.
+        # Drop epochs after the last checkpoint: they are trained and recorded again.
         run.history_file.write_text("".join(_line(e, record) for e, record in enumerate(progress.history)))
-        if progress.history:  # a kill between checkpoint and tracker: what is there already is not written again
+        if progress.history:  # the run may have been killed after the checkpoint; the tracker skips known epochs
             run.tracker.log_metrics(progress.history[-1], len(progress.history) - 1)
     return progress
 
@@ -181,17 +181,19 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
-    loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # added up there: no wait for each step
+    loss = torch.zeros(
+        (), dtype=torch.float64, device=run.reader.device
+    )  # summed there: no sync per step
     clashes: dict[str, list[float]] = {}
     for part in rank_batches(planned.schedule, run.collectives.world):
         batch = _read(run, part, epoch)
         if run.settings.clash_every and part.step % run.settings.clash_every == 0:
-            _note_clash(run, batch, clashes)
+            _measure_clash(run, batch, clashes)
         loss += train_step(
             run.model,
             run.method,
             batch,
-            part.whole,
+            part.global_count,
             run.optimizer,
             run.collectives,
             autocast=run.settings.autocast,
@@ -215,23 +217,23 @@ def _read(run: Run, part: RankBatch, epoch: int) -> Batch:
     return run.reader.read(rows_N[part.samples_b], part.active_bM, read_inactive=run.settings.zero_feature, draws=draws)
 
 
-def _note_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:
+def _measure_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:
     measures = [("c2", modality_interference)]
-    if run.method.trains_heads:  # C1 against a head that is never trained would be a conflict with noise
+    if run.method.trains_heads:  # C1 needs a trained head
         measures.insert(0, ("c1", objective_conflict))
     for measure, of in measures:
         for m, cosine in of(run.model, batch, run.collectives.sum_).items():
             clashes.setdefault(f"{measure}/{m}", []).append(cosine)
 
 
-def _look(run: Run, score: ScoreFunction) -> ScoringPass:
+def _run_scoring_pass(run: Run, score: ScoreFunction) -> ScoringPass:
     settings = run.settings
     return scoring_pass(run.model, run.reader, run.rows["train"], run.collectives, score,
                    batch=settings.evaluation_batch, autocast=settings.autocast)  # fmt: skip
 
 
 def _average_statistics(run: Run) -> None:
-    """BatchNorm's running statistics follow each rank's own batches; ranks leave an epoch with their mean."""
+    """Average BatchNorm's running statistics over ranks, since each rank updates them from its own batches."""
     size = run.collectives.world.size
     if size == 1:
         return
@@ -241,7 +243,7 @@ def _average_statistics(run: Run) -> None:
             buffer.div_(size)
 
 
-def _keep(run: Run, progress: Progress, better: bool) -> None:
+def _save(run: Run, progress: Progress, better: bool) -> None:
     if run.collectives.world.leads:
         content = pack(progress, run.model, run.optimizer, run.method.plan, run.settings.digest)
         if better:
@@ -257,7 +259,7 @@ def _keep(run: Run, progress: Progress, better: bool) -> None:
 def _summary(run: Run, progress: Progress) -> Record:
     settings = run.settings
     started = _now(run)
-    found = evidence(
+    found = evaluate_finished(
         run.model,
         run.reader,
         run.rows,

@@ -1,7 +1,7 @@
-"""Scoring: what every modality alone says about every training sample
+"""Scoring pass: evaluate every modality alone on every training sample
 
-A deterministic pass: evaluation mode, every sample once, in the order of the training split. Ranks share the samples;
-every rank receives the whole table.
+The pass is deterministic: evaluation mode, every sample once, in the order of the training split. Each rank evaluates a
+part of the samples, and every rank receives the complete table.
 """
 
 # N training samples, M modalities, C classes, B samples of one batch
@@ -29,7 +29,7 @@ def scoring_pass(
     batch: int,
     autocast: bool,
 ) -> ScoringPass:
-    """Scores and cross-entropies (nats) of the heads, both (N, M), float64, for the clips at `rows_N`."""
+    """Scores and cross-entropies (nats) of the unimodal heads, both (N, M) float64, for the clips at `rows_N`."""
     world = collectives.world
     modalities = model.modalities
     mine = np.arange(world.rank, len(rows_N), world.size)
@@ -41,7 +41,7 @@ def scoring_pass(
         seen = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(seen.labels_B.device, autocast):
             logits = [model.heads[m](model.encode(m, seen.inputs[m])) for m in modalities]
-        # The softmax runs where the logits are; only probabilities travel to the CPU, where the scores are defined.
+        # Softmax runs on the device; scores are computed on the CPU.
         probs_BMC = torch.stack(logits, dim=1).float().softmax(dim=2).cpu().numpy()
         labels_B = seen.labels_B.cpu().numpy()
         true_BM = probs_BMC[np.arange(len(chosen)), :, labels_B].astype(np.float64)
@@ -49,6 +49,6 @@ def scoring_pass(
         part[:, 1 : 1 + len(modalities)] = score(probs_BMC, labels_B)
         part[:, 1 + len(modalities) :] = -np.log(np.clip(true_BM, SMALLEST_PROBABILITY, 1.0))
     model.train()
-    whole = collectives.gather_rows(table)
-    whole = whole[np.argsort(whole[:, 0], kind="stable")]
-    return ScoringPass(whole[:, 1 : 1 + len(modalities)].copy(), whole[:, 1 + len(modalities) :].copy())
+    gathered = collectives.gather_rows(table)
+    gathered = gathered[np.argsort(gathered[:, 0], kind="stable")]
+    return ScoringPass(gathered[:, 1 : 1 + len(modalities)].copy(), gathered[:, 1 + len(modalities) :].copy())

@@ -1,6 +1,7 @@
-"""What an epoch leaves behind: the record of a run, and what resuming it exactly needs
+"""State of a run: its metrics so far, and the content of a checkpoint
 
-Everything random is derived from (seed, epoch, step), so that model, optimizer, plan and record are all there is.
+All random numbers are derived from (seed, epoch, step), so model, optimizer, plan and metrics are enough for an exact
+resume.
 """
 
 import json
@@ -19,7 +20,7 @@ Record = dict[str, float]
 
 @dataclass
 class Progress:
-    """How far a run has come. `history[e]` are the metrics of epoch e."""
+    """Progress of a run. `history[e]`: the metrics of epoch e."""
 
     history: list[Record] = field(default_factory=list)
     best_epoch: int = -1
@@ -30,8 +31,8 @@ class Progress:
         return len(self.history)
 
     def add(self, record: Record) -> bool:
-        """Whether the epoch is the best so far by validation accuracy; the first of equals stays best."""
-        # Plain numbers: a NumPy scalar in a checkpoint would need code to be loaded.
+        """Append an epoch; return whether its validation accuracy is the best so far (the first of equals stays)."""
+        # Plain numbers, since loading a NumPy scalar from a checkpoint would execute code.
         self.history.append({key: float(value) for key, value in record.items()})
         better = record["val/accuracy"] > self.best_accuracy
         if better:
@@ -42,10 +43,10 @@ class Progress:
 def pack(
     progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan, digest: str
 ) -> dict[str, Any]:
-    """A checkpoint's content, of tensors and plain values only: loading it needs no code."""
+    """The content of a checkpoint: tensors and plain values only, so that loading it executes no code."""
     return {
         "digest": digest,
-        # As text: one object instead of one per number, which took longer to write than an epoch's weights.
+        # As text, since pickling one object per number took longer than writing the weights.
         "history": json.dumps(progress.history),
         "best_epoch": progress.best_epoch,
         "best_accuracy": progress.best_accuracy,
@@ -56,6 +57,7 @@ def pack(
 
 
 def unpack(content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> Progress:
+    """Restore model, optimizer and plan from a checkpoint; return the progress."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     plan.restore({key: _array(value) for key, value in content["plan"].items()})

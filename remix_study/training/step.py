@@ -1,9 +1,9 @@
-"""One optimizer step of the whole world
+"""One optimizer step over all ranks
 
-Data-parallel training by one all-reduce of exactly the parameters that were trained. torch's DDP would have to be told
-which encoder sits out (`find_unused_parameters`), would divide by the number of ranks where the last batch is uneven,
-and hides the gradients from methods that compare them; here a step's gradient is the gradient of the mean loss over the
-global batch, whatever its size and however it is dealt to ranks.
+Data-parallel training with one all-reduce of the parameters that were trained in the step. The gradient is that of the
+mean loss over the global batch, for any batch size and any distribution of the batch over ranks. torch's DDP does not
+fit: it needs `find_unused_parameters` for skipped encoders, averages over ranks even if their batches differ in size,
+and hides gradients from methods that compare them.
 """
 
 # B samples of this rank, P parameters
@@ -25,7 +25,7 @@ def train_step(
     model: MultimodalModel,
     method: Method,
     batch: Batch,
-    whole: int,
+    global_count: int,
     optimizer: torch.optim.Optimizer,
     collectives: Collectives,
     *,
@@ -33,23 +33,31 @@ def train_step(
     clip_norm: float | None,
     where: str,
 ) -> torch.Tensor:
-    """Train on this rank's `batch` of a global batch of `whole` samples; the sum of its losses (a scalar, detached).
+    """Train on this rank's part of a global batch.
+
+    Args:
+        batch: this rank's samples.
+        global_count: number of samples of the global batch, over all ranks.
+        where: epoch and step, for error messages.
+
+    Returns:
+        The sum of the losses of this rank's samples (a detached scalar, in nats).
 
     Raises:
-        NotANumberError: a loss is not finite, on any rank; `where` (epoch and step) and the modalities are named.
+        NotANumberError: a loss is not finite, on any rank.
     """
     optimizer.zero_grad(set_to_none=True)
     with mixed_precision(batch.labels_B.device, autocast):
         outputs = model(batch)
-    # Only what is trained: the head of a modality merely encoded (`zero_feature`) keeps no gradient, as released.
+    # A modality that is encoded but inactive (`zero_feature`) gives its head no gradient, as in the released code.
     columns = {m: batch.active_BM[:, i] for i, m in enumerate(batch.modalities)}
     active = {m: rows_B for m, rows_B in columns.items() if rows_B.any()}
     terms: dict[str, torch.Tensor] = {}
     for rule in method.losses:
         terms |= rule(outputs, batch.labels_B, active)
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    torch.autograd.backward(total / whole)
-    _add_up(model.parameters(), total.detach(), collectives, lambda: _problem(terms, active, where))
+    torch.autograd.backward(total / global_count)
+    _reduce_gradients(model.parameters(), total.detach(), collectives, lambda: _problem(terms, active, where))
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
@@ -58,22 +66,22 @@ def train_step(
 
 @contextmanager
 def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
-    """bfloat16 where it pays; it needs no loss scaling, unlike float16."""
+    """Autocast to bfloat16 if `enabled`; unlike float16, it needs no loss scaling."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
         yield
 
 
-def _add_up(
+def _reduce_gradients(
     parameters: Iterable[nn.Parameter], total: torch.Tensor, collectives: Collectives, problem: Callable[[], str]
 ) -> None:
-    """Sum gradients over ranks; a parameter that no rank trained keeps None, so that the optimizer leaves it alone."""
+    """Sum gradients over ranks. A parameter that no rank trained keeps None, so the optimizer skips it."""
     every = list(parameters)
     if collectives.world.size == 1:
         if not torch.isfinite(total):
             raise NotANumberError(problem())
         return
-    # Which parameters were trained by anyone, and whether any loss went wrong: small enough to ask in every step. Ranks
-    # differ in the answer when a mixed batch gives one of them no sample of some modality.
+    # Share which parameters any rank trained, and whether any loss is not finite. Ranks can differ: a mixed batch may
+    # give a rank no sample of some modality.
     flags = torch.tensor([float(p.grad is not None) for p in every] + [0.0], device=total.device)
     flags[-1] = (~torch.isfinite(total)).float()
     collectives.sum_(flags)

@@ -100,7 +100,7 @@ def test_every_fusion_is_built(recipe: Recipe, small_store: ClipStore, name: str
         ("image", models.TinyEncoder, (2, 1, 5, 6)),
     ],
 )
-def test_features_get_the_encoder_that_fits_them(
+def test_features_get_the_default_encoder_of_their_layout(
     recipe: Recipe,
     small_store: ClipStore,
     layout: Literal["vector", "sequence", "image"],
@@ -114,7 +114,7 @@ def test_features_get_the_encoder_that_fits_them(
     assert model.encode("text", torch.randn(shape)).shape == (2, model.widths["text"])
 
 
-def test_features_get_the_settings_that_they_were_given(recipe: Recipe, small_store: ClipStore) -> None:
+def test_encoders_of_features_get_their_settings(recipe: Recipe, small_store: ClipStore) -> None:
     sizes = {"name": "sequence", "width": 8, "layers": 1}
     own = build_model(recipe({"model.encoders": {"text": sizes}}), with_text(small_store, "sequence"))
     encoder = own.encoders["text"]
@@ -149,7 +149,7 @@ def test_a_unimodal_run_has_one_modality_and_its_head_is_its_fused_head(recipe: 
     assert isinstance(model.fusion, models.DecisionFusion)
 
 
-def test_training_order_is_video_first_unless_said() -> None:
+def test_training_order_is_video_first_by_default() -> None:
     assert training_order(
         RunConfig.model_validate({"corpus": "c", "method": {"name": "remix"}}).method, ("audio", "video")
     ) == (
@@ -195,9 +195,7 @@ def test_initial_weights_depend_on_the_seed_alone(recipe: Recipe, small_store: C
     assert not torch.equal(first["heads.audio.weight"], other["heads.audio.weight"])
 
 
-def test_channels_last_is_a_layout_and_not_other_weights(
-    recipe: Recipe, small_store: ClipStore, tmp_path: Path
-) -> None:
+def test_channels_last_keeps_the_weights(recipe: Recipe, small_store: ClipStore, tmp_path: Path) -> None:
     runs = [
         assemble(recipe({"channels_last": last}), small_store, Solo(), torch.device("cpu"), NullTracker(), tmp_path)
         for last in (True, False)

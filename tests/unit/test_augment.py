@@ -31,7 +31,7 @@ def spectrograms(rows: int, bands: int = 9, frames: int = 14) -> torch.Tensor:
 # --- chance ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_sample_draws_depends_on_seed_epoch_and_sample_alone() -> None:
+def test_draws_depend_on_seed_epoch_and_sample_only() -> None:
     everyone = draws(100).uniforms("video crop", 5)
     assert everyone.shape == (100, 5)
     assert 0 <= everyone.min() < 0.05 < 0.95 < everyone.max() < 1
@@ -73,13 +73,13 @@ def test_settings_that_do_nothing_are_falsy() -> None:
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_sees_the_middle_candidate_of_each_segment() -> None:
+def test_evaluation_uses_the_middle_candidate_of_each_segment() -> None:
     assert choose_frames(2, 3, 4, None, "video").tolist() == [[1, 4]] * 4
     assert choose_frames(3, 1, 1, None, "video").tolist() == [[0, 1, 2]]
     assert choose_frames(2, 3, 4, draws(4, crop=True), "video").tolist() == [[1, 4]] * 4  # not asked for
 
 
-def test_training_draws_one_candidate_of_each_segment_and_each_equally_often() -> None:
+def test_training_samples_candidates_uniformly() -> None:
     chosen = choose_frames(2, 3, 900, draws(900, random_frames=True), "video")
     assert chosen.shape == (900, 2)
     assert (chosen // 3 == [0, 1]).all()
@@ -111,7 +111,7 @@ def defined_box(u: NDArray[np.float64], height: int, width: int) -> tuple[int, i
 
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 1000))
-def test_a_crop_is_the_one_of_the_definition(height: int, width: int, seed: int) -> None:
+def test_crops_follow_the_definition(height: int, width: int, seed: int) -> None:
     uniforms_FK = stream(seed, "test").random((16, 22))
     boxes_F4 = crop_boxes(uniforms_FK, height, width)
     assert boxes_F4.tolist() == [list(defined_box(u, height, width)) for u in uniforms_FK]
@@ -124,7 +124,7 @@ def test_a_crop_is_the_one_of_the_definition(height: int, width: int, seed: int)
     assert (left + w <= width).all()
 
 
-def test_a_picture_that_no_crop_fits_gets_the_central_one() -> None:
+def test_a_frame_that_no_crop_fits_gets_the_central_crop() -> None:
     uniforms_FK = np.ones((1, 22)) - 1e-9  # all of the area at aspect 4/3, ten times
     assert crop_boxes(uniforms_FK, 200, 40).tolist() == [[73, 0, 53, 40]]
     assert crop_boxes(uniforms_FK, 40, 200).tolist() == [[0, 73, 40, 53]]
@@ -140,7 +140,7 @@ def test_crops_cover_the_published_range_of_areas_and_aspects() -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_crop_is_a_piece_enlarged_and_maybe_mirrored(flip: bool) -> None:
+def test_a_crop_is_enlarged_and_possibly_flipped(flip: bool) -> None:
     """Against torch's own resizing of the piece alone: nothing beyond its edge is mixed in."""
     whole, chance = pictures(6, frames=3, height=40, width=32), draws(6, crop=True, flip=flip)
     seen = move_pictures(whole.clone(), chance, "video", flow=False)
@@ -160,7 +160,7 @@ def test_a_crop_is_a_piece_enlarged_and_maybe_mirrored(flip: bool) -> None:
 # --- flips -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_flip_mirrors_half_of_the_frames_each_by_itself_and_changes_no_value() -> None:
+def test_a_flip_mirrors_about_half_of_the_frames_exactly() -> None:
     whole = pictures(100)
     seen = move_pictures(whole.clone(), draws(100, flip=True), "video", flow=False)
     mirrored = np.array([[torch.equal(seen[i, t], whole[i, t].flip(1)) for t in range(2)] for i in range(100)])
@@ -170,7 +170,7 @@ def test_a_flip_mirrors_half_of_the_frames_each_by_itself_and_changes_no_value()
     assert (mirrored[:, 0] != mirrored[:, 1]).any()
 
 
-def test_flow_that_is_mirrored_runs_the_other_way_across_and_the_same_way_down() -> None:
+def test_flipping_flow_negates_its_horizontal_component() -> None:
     whole = pictures(50, channels=2)
     seen = move_pictures(whole.clone(), draws(50, flip=True), "flow", flow=True)
     mirrored = whole.flip(3)
@@ -196,7 +196,7 @@ def test_flow_is_not_cropped() -> None:
 
 @pytest.mark.parametrize("kind", ["time", "frequency"])
 @pytest.mark.parametrize("time_axis", [0, 1])
-def test_a_mask_is_one_band_of_up_to_so_many_and_holds_the_mean(kind: str, time_axis: int) -> None:
+def test_a_mask_is_one_band_of_limited_width_with_the_mean(kind: str, time_axis: int) -> None:
     most = 4
     whole = spectrograms(400)
     seen = mask_spectrograms(whole, time_axis, draws(400, **{f"{kind}_mask": most}), "audio")
@@ -213,7 +213,7 @@ def test_a_mask_is_one_band_of_up_to_so_many_and_holds_the_mean(kind: str, time_
     assert lines.any(axis=0).all()  # anywhere
 
 
-def test_both_masks_hold_the_mean_of_the_whole_spectrogram() -> None:
+def test_masks_use_the_mean_of_the_whole_spectrogram() -> None:
     whole = spectrograms(50)
     seen = mask_spectrograms(whole, 1, draws(50, time_mask=5, frequency_mask=3), "audio")
     for row in range(50):
@@ -224,7 +224,7 @@ def test_both_masks_hold_the_mean_of_the_whole_spectrogram() -> None:
 
 
 @pytest.mark.parametrize("time_axis", [0, 1])
-def test_a_shift_moves_everything_in_time_and_what_leaves_comes_in_again(time_axis: int) -> None:
+def test_a_shift_is_circular_in_time(time_axis: int) -> None:
     whole = spectrograms(200, 20, 20)
     seen = mask_spectrograms(whole, time_axis, draws(200, shift=0.25), "audio")
     found = []
@@ -236,14 +236,14 @@ def test_a_shift_moves_everything_in_time_and_what_leaves_comes_in_again(time_ax
     assert abs(np.mean(found)) < 1
 
 
-def test_a_band_may_be_as_wide_as_there_is() -> None:
+def test_a_mask_may_be_as_wide_as_the_spectrogram() -> None:
     whole = spectrograms(30, 3, 4)
     seen = mask_spectrograms(whole, 1, draws(30, time_mask=99), "audio")
     assert seen.isfinite().all()
     assert (seen != whole).flatten(1).all(dim=1).any()
 
 
-def test_the_given_spectrograms_are_left_as_they_were() -> None:
+def test_masking_does_not_modify_its_input() -> None:
     whole = spectrograms(10)
     before = whole.clone()
     mask_spectrograms(whole, 1, draws(10, time_mask=3, frequency_mask=3, shift=0.5), "audio")

@@ -53,14 +53,14 @@ def test_a_class_absent_from_a_split_is_named(recipe: Recipe, small_store: ClipS
     assert f"every class must occur in `val`, but {small_store.classes[2]} does not" in line
 
 
-def test_a_split_is_only_missed_where_it_is_needed(recipe: Recipe, audio_store: ClipStore) -> None:
+def test_the_test_split_is_required_only_if_it_is_evaluated(recipe: Recipe, audio_store: ClipStore) -> None:
     alone = {"method": {"name": "unimodal", "modality": "audio"}}
     require_fit(recipe(alone), audio_store)
     (line,) = problems(recipe({**alone, "evaluation.test": True}), audio_store)
     assert "the corpus must have a split `test`, but has train, val" in line
 
 
-def test_more_than_the_training_clips_cannot_be_asked_of_a_batch(recipe: Recipe, small_store: ClipStore) -> None:
+def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_store: ClipStore) -> None:
     (line,) = problems(recipe({"global_batch": 200, "smallest_batch": 100}), small_store)
     assert "`smallest_batch` must be at most the 96 training clips, but is 100" in line
 
@@ -82,7 +82,7 @@ def test_more_than_the_training_clips_cannot_be_asked_of_a_batch(recipe: Recipe,
         ),
     ],
 )
-def test_what_does_not_fit_scores_and_modalities_is_refused(
+def test_options_outside_the_scores_and_modalities_are_refused(
     recipe: Recipe, small_store: ClipStore, method: dict[str, Any], wanted: str
 ) -> None:
     (line,) = problems(recipe({"method": {"name": "remix", "warmup": 1, **method}}), small_store)
@@ -96,7 +96,7 @@ def test_the_range_follows_the_number_of_classes(recipe: Recipe, small_store: Cl
     )
 
 
-def test_one_modality_is_not_enough_for_anything_multimodal(recipe: Recipe, audio_store: ClipStore) -> None:
+def test_multimodal_methods_need_two_modalities(recipe: Recipe, audio_store: ClipStore) -> None:
     for name in ("joint", "joint_unimodal", "remix"):
         method = {"name": name} | ({"warmup": 1} if name == "remix" else {})
         (line,) = problems(recipe({"method": method}), audio_store)
@@ -105,7 +105,7 @@ def test_one_modality_is_not_enough_for_anything_multimodal(recipe: Recipe, audi
     assert "`method.modality` must be one of audio, but is video" in line
 
 
-def test_film_is_for_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
+def test_film_needs_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
     told = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
     assert "`model.fusion: film` needs two modalities, but the corpus has 1" in told
     (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
@@ -114,19 +114,19 @@ def test_film_is_for_two_modalities(recipe: Recipe, small_store: ClipStore, audi
     require_fit(recipe({"model.fusion": "film", "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
 
 
-def test_progress_shares_of_three_cannot_each_be_above_a_third(recipe: Recipe, small_store: ClipStore) -> None:
+def test_the_lowest_progress_share_depends_on_the_number_of_modalities(recipe: Recipe, small_store: ClipStore) -> None:
     (line,) = problems(recipe({"method.share": {"kind": "progress", "lowest": 0.4}}), with_text(small_store))
     assert "`method.share.lowest` must be below 1/3, but is 0.4" in line
 
 
-def test_unknown_modalities_are_named_wherever_they_are(recipe: Recipe, small_store: ClipStore) -> None:
+def test_unknown_modalities_are_named(recipe: Recipe, small_store: ClipStore) -> None:
     config = recipe({"model.encoders": {"vidoe": {"name": "tiny"}}, "evaluation.ceilings": {"adio": 0.9}})
     one, other = problems(config, small_store)
     assert "`model.encoders` names vidoe, but the corpus has audio, video" in one
     assert "`evaluation.ceilings` names adio, but the corpus has audio, video" in other
 
 
-def test_an_encoder_that_was_chosen_must_fit(recipe: Recipe, small_store: ClipStore) -> None:
+def test_a_configured_encoder_must_take_the_modality(recipe: Recipe, small_store: ClipStore) -> None:
     chosen = {"audio": {"name": "sequence"}, "text": {"name": "resnet18"}}
     one, other = problems(recipe({"model.encoders": chosen}), with_text(small_store, "sequence"))
     assert one.endswith(
@@ -146,7 +146,7 @@ def test_an_encoder_that_was_chosen_must_fit(recipe: Recipe, small_store: ClipSt
     )
 
 
-def test_a_transform_must_have_something_to_act_on(
+def test_a_transform_needs_a_modality_that_it_applies_to(
     recipe: Recipe, small_store: ClipStore, audio_store: ClipStore
 ) -> None:
     everything = {"crop": True, "flip": True, "time_mask": 5, "frequency_mask": 5, "shift": 0.1}
@@ -165,14 +165,14 @@ def test_a_transform_must_have_something_to_act_on(
     assert "but the corpus has flow, text (features); leave it out" in lines[0]
 
 
-def test_a_mask_must_leave_something(recipe: Recipe, small_store: ClipStore) -> None:
+def test_a_mask_must_be_smaller_than_the_spectrogram(recipe: Recipe, small_store: ClipStore) -> None:
     require_fit(recipe({"augment": {"time_mask": 31, "frequency_mask": 31}}), small_store)
     one, other = problems(recipe({"augment": {"time_mask": 32, "frequency_mask": 40}}), small_store)
     assert "`augment.time_mask` must be below the 32 frames of a spectrogram, but is 32" in one
     assert "`augment.frequency_mask` must be below the 32 bands of a spectrogram, but is 40" in other
 
 
-def test_random_frames_need_a_store_that_has_them(recipe: Recipe, small_store: ClipStore) -> None:
+def test_random_frames_need_a_store_with_candidates(recipe: Recipe, small_store: ClipStore) -> None:
     config = recipe({"augment": {"frames": "random"}})
     (line,) = problems(config, small_store)
     assert "`augment.frames: random` needs several frames of each segment, but the store has one" in line
@@ -181,5 +181,5 @@ def test_random_frames_need_a_store_that_has_them(recipe: Recipe, small_store: C
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is told where there is no GPU")
-def test_a_gpu_that_is_not_there_is_told_with_everything_else(recipe: Recipe, audio_store: ClipStore) -> None:
+def test_a_missing_gpu_is_reported_with_all_other_problems(recipe: Recipe, audio_store: ClipStore) -> None:
     assert len(problems(recipe({"device": "cuda", "method": {"name": "joint"}}), audio_store)) == 2

@@ -10,7 +10,7 @@ def test_audio_then_video_then_others_by_name() -> None:
         assert canonical_order(given) == ("audio", "video", "depth", "text")
 
 
-def test_only_what_was_given_is_in_the_order() -> None:
+def test_the_order_has_given_names_only() -> None:
     assert canonical_order(["video"]) == ("video",)
     assert canonical_order([]) == ()
 

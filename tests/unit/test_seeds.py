@@ -10,7 +10,7 @@ NAMES = [(0, "filter", ()), (1, "filter", ()), (0, "joint", ()), (0, "filter", (
          (0, "filter", (12,)), (0, "filter", (2, 1))]  # fmt: skip
 
 
-def test_the_same_name_gives_the_same_numbers_whatever_was_drawn_before() -> None:
+def test_a_stream_does_not_depend_on_earlier_draws() -> None:
     first = stream(3, "reassemble", 4).random(8)
     np.random.default_rng().random(100)
     torch.rand(100)
@@ -20,14 +20,14 @@ def test_the_same_name_gives_the_same_numbers_whatever_was_drawn_before() -> Non
     )
 
 
-def test_every_part_of_the_name_makes_another_stream() -> None:
+def test_seed_purpose_and_keys_give_different_streams() -> None:
     numbers = [stream(seed, purpose, *keys).integers(2**62) for seed, purpose, keys in NAMES]
     torch_seeds = [torch_stream(seed, purpose, *keys).initial_seed() for seed, purpose, keys in NAMES]
     assert all(a != b for a, b in combinations(numbers, 2))
     assert all(a != b for a, b in combinations(torch_seeds, 2))
 
 
-def test_streams_leave_the_global_generators_alone() -> None:
+def test_streams_do_not_use_the_global_generators() -> None:
     before = torch.get_rng_state()
     stream(0, "filter").random(10)
     torch.rand(10, generator=torch_stream(0, "filter"))

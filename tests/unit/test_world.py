@@ -5,7 +5,7 @@ import torch
 from remix_study.world import Solo, World
 
 
-def test_alone_by_default() -> None:
+def test_one_rank_by_default() -> None:
     assert World() == World(0, 1)
 
 
@@ -19,7 +19,7 @@ def test_exactly_one_rank_leads() -> None:
     assert [World(rank, 4).leads for rank in range(4)] == [True, False, False, False]
 
 
-def test_solo_is_its_own_sum_and_gathers_itself() -> None:
+def test_solo_sums_and_gathers_nothing_else() -> None:
     solo, tensor, rows = Solo(), torch.arange(3.0), np.arange(6.0).reshape(3, 2)
     solo.sum_(tensor)
     solo.barrier()

@@ -38,7 +38,7 @@ def test_the_fused_loss_is_the_cross_entropy_of_each_sample(outputs: Made) -> No
     assert term[1].tolist() == pytest.approx(by_hand(outputs.logits_BC), rel=1e-5)
 
 
-def test_unimodal_losses_weigh_samples_by_how_many_modalities_train_them(outputs: Made) -> None:
+def test_unimodal_losses_are_weighted_by_the_number_of_active_modalities(outputs: Made) -> None:
     terms = UnimodalLosses(together=0.5, alone=2.0)(outputs, LABELS, BOTH)
     audio, video = (by_hand(outputs.head_logits[m]) for m in ("audio", "video"))
     expected_audio = [0.5 * audio[0], 2.0 * audio[1], 0.0, 0.5 * audio[3]]
@@ -55,7 +55,7 @@ def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
     assert terms["audio"].tolist() == pytest.approx([2.0 * loss for loss in by_hand(outputs.head_logits["audio"])])
 
 
-def test_a_head_that_nobody_trains_is_not_asked(outputs: Made) -> None:
+def test_an_inactive_head_has_no_term(outputs: Made) -> None:
     """As released: the masked modality's own head keeps gradients of None, even where its encoder ran."""
     outputs.head_logits["video"].requires_grad_()
     outputs.head_logits["audio"].requires_grad_()
@@ -86,6 +86,6 @@ def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) 
 
 
 @pytest.mark.parametrize("rule", [FusedLoss(), UnimodalLosses(1.0, 1.0)])
-def test_losses_are_single_precision_whatever_the_logits_are(outputs: Made, rule: FusedLoss | UnimodalLosses) -> None:
+def test_losses_are_float32_for_any_logits(outputs: Made, rule: FusedLoss | UnimodalLosses) -> None:
     half = Made(outputs.logits_BC.bfloat16(), {m: x.bfloat16() for m, x in outputs.head_logits.items()})
     assert all(term.dtype == torch.float32 for term in rule(half, LABELS, BOTH).values())

@@ -62,7 +62,7 @@ def test_a_resumed_history_keeps_its_epochs() -> None:
     assert learning_curves([{"epoch": 7.0, "val/accuracy": 0.1}], MODALITIES).fused.epochs == [7]
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+def test_line_labels_do_not_overlap() -> None:
     history = [{"val/accuracy": 0.5, "val/accuracy_uni/audio": 0.5, "val/accuracy_uni/video": 0.5}] * 2
     figure = draw_learning_curves(learning_curves(history, MODALITIES))
     png(figure)
@@ -96,7 +96,7 @@ def test_every_score_is_counted_once() -> None:
     assert sum(axes.get_visible() for axes in draw_score_histograms(by_class).axes) == 5
 
 
-def test_the_comparison_orders_methods_and_says_what_it_shows() -> None:
+def test_the_comparison_is_sorted_and_has_a_title() -> None:
     remix = MethodResults("remix", [0.80, 0.82, 0.81], {"audio": [0.7, 0.7, 0.7], "video": [0.6, 0.6, 0.6]})
     joint = MethodResults("joint", [0.70, 0.71, 0.69], {})
     data = comparison([joint, remix])
@@ -109,7 +109,7 @@ def test_the_comparison_orders_methods_and_says_what_it_shows() -> None:
     assert png(figure).startswith(b"\x89PNG")
 
 
-def test_three_modalities_are_drawn_in_one_order_and_every_title_fits() -> None:
+def test_three_modalities_have_one_order_and_titles_fit() -> None:
     """Titles that name every modality were cut at the right; probes had other colours than shares had."""
     names = ("audio", "video", "text")
     history = [
@@ -139,14 +139,14 @@ def test_three_modalities_are_drawn_in_one_order_and_every_title_fits() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["audio", "video", "text"]
 
 
-def test_a_lead_within_the_noise_of_seeds_is_not_called_one() -> None:
+def test_a_difference_within_the_seeds_deviation_is_not_a_lead() -> None:
     close = [MethodResults("remix", [0.80, 0.90], {}), MethodResults("joint", [0.84, 0.84], {})]
     assert "are level" in comparison(close).title
     assert "reaches" in comparison(close[:1]).title
     assert len(draw_comparison(comparison(close)).axes) == 1
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
+def test_missing_data_is_refused() -> None:
     with pytest.raises(ValueError, match="val/accuracy"):
         learning_curves([{"train/loss": 1.0}], MODALITIES)
     with pytest.raises(ValueError, match="none was done with Remix"):

@@ -30,7 +30,7 @@ def test_agrees_with_scikit_learn(cases: list[tuple[int, int]]) -> None:
 
 
 @given(pairs, st.integers(0, 60))
-def test_ranks_may_add_up_their_confusions(cases: list[tuple[int, int]], cut: int) -> None:
+def test_confusions_of_ranks_can_be_summed(cases: list[tuple[int, int]], cut: int) -> None:
     labels, predictions = split(cases)
     parts = [confusion(labels[part], predictions[part], CLASSES) for part in (slice(cut), slice(cut, None))]
     assert np.array_equal(parts[0] + parts[1], confusion(labels, predictions, CLASSES))
@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     assert majority_rate(counts) == pytest.approx(2 / 5)
 
 
-def test_refuses_what_cannot_be_counted() -> None:
+def test_invalid_labels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels must be ids in 0\.\.2, but reach from 0 to 3"):
         confusion(np.array([0, 3]), np.array([0, 0]), 3)
     with pytest.raises(ValueError, match=r"predictions must be ids in 0\.\.2, but reach from -1 to 0"):

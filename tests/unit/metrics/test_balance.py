@@ -47,7 +47,7 @@ def test_subsets_are_all_by_size() -> None:
 
 
 @given(tables())
-def test_shapley_is_the_mean_gain_over_all_orders_of_arrival(case: tuple[Table, tuple[str, ...]]) -> None:
+def test_shapley_is_the_mean_gain_over_all_permutations(case: tuple[Table, tuple[str, ...]]) -> None:
     value, modalities = case
     gains: dict[str, list[float]] = {m: [] for m in modalities}
     for order in permutations(modalities):
@@ -59,14 +59,14 @@ def test_shapley_is_the_mean_gain_over_all_orders_of_arrival(case: tuple[Table, 
 
 
 @given(tables())
-def test_contributions_sum_to_what_all_add_to_nothing(case: tuple[Table, tuple[str, ...]]) -> None:
+def test_contributions_sum_to_the_total_gain(case: tuple[Table, tuple[str, ...]]) -> None:
     value, modalities = case
     total = value[frozenset(modalities)] - value[frozenset()]
     assert sum(shapley(value, modalities).values()) == pytest.approx(total, abs=1e-12)
 
 
 @given(st.lists(rates, min_size=4, max_size=4))
-def test_modalities_that_are_alike_contribute_alike(by_size: list[float]) -> None:
+def test_equal_modalities_contribute_equally(by_size: list[float]) -> None:
     modalities = NAMES[:3]
     phi = shapley({S: by_size[len(S)] for S in subsets(modalities)}, modalities)
     assert imbalance(phi) == pytest.approx(0, abs=1e-12)
@@ -110,7 +110,7 @@ def test_two_modalities_by_hand() -> None:
     assert accuracy_ratio({"audio": 0.6, "video": 0.4}) == pytest.approx(2 / 3)
 
 
-def test_edges_have_values_instead_of_nan() -> None:
+def test_edge_cases_are_not_nan() -> None:
     assert accuracy_ratio({"audio": 0.0, "video": 0.0}) == 1
     assert conditional_utilisation(pair_table(0, 0, 0, 0), ("audio", "video")) == {}
     alone = {frozenset[str](): 0.2, frozenset({"audio"}): 0.7}
@@ -119,7 +119,7 @@ def test_edges_have_values_instead_of_nan() -> None:
     assert missing(alone, ("audio",)) == {"audio": 0.2}
 
 
-def test_a_table_with_holes_is_refused_by_name() -> None:
+def test_an_incomplete_table_is_refused() -> None:
     value = pair_table(0.1, 0.6, 0.4, 0.8)
     del value[frozenset({"video"})]
     with pytest.raises(ValueError, match=r"lacks \{video\}"):
@@ -142,7 +142,7 @@ def test_log_rho_by_hand() -> None:
 
 
 @given(st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=4), st.floats(1e-3, 1e3))
-def test_log_rho_sees_ratios_only(sums: list[float], scale: float) -> None:
+def test_log_rho_is_scale_invariant(sums: list[float], scale: float) -> None:
     rho = abs_log_rho(np.array(sums))
     assert rho >= 0
     assert abs_log_rho(np.array(sums) * scale) == pytest.approx(rho, abs=1e-9)

@@ -161,7 +161,7 @@ def test_opposite_objectives_conflict_fully() -> None:
     assert objective_conflict(model, batch)["audio"] == pytest.approx(-1, abs=1e-6)
 
 
-def test_what_is_undefined_is_left_out() -> None:
+def test_undefined_cosines_are_left_out() -> None:
     model = tiny_model(ConcatFusion)
     pure = tiny_batch(model, [[0, 1]] * 4)
     assert set(objective_conflict(model, pure)) == {"video"}

@@ -29,7 +29,7 @@ def test_ratios_by_hand() -> None:
     assert chance_corrected(0.6, 0.8, 0.2) == pytest.approx(2 / 3)
 
 
-def test_what_is_undefined_is_none() -> None:
+def test_undefined_ratios_are_none() -> None:
     assert sufficiency_ratio(0.6, 0.0) is None
     assert chance_corrected(0.6, 0.2, 0.2) is None
     assert chance_corrected(0.1, 0.1, 0.2) is None
@@ -62,7 +62,7 @@ def test_the_penalty_is_the_best_on_val_as_found_by_separate_fits() -> None:
     )  # warm starts stop elsewhere in a flat optimum
 
 
-def test_the_scale_of_features_does_not_matter_and_a_constant_one_does_no_harm() -> None:
+def test_scale_and_constant_features_do_not_matter() -> None:
     train, val, test = (blobs(n, 3, 0.8, seed) for n, seed in ((60, 1), (60, 2), (60, 3)))
     scale = np.array([1e-4, 1e4, 1, 3, 1, 1])
 
@@ -74,7 +74,7 @@ def test_the_scale_of_features_does_not_matter_and_a_constant_one_does_no_harm()
     assert linear_probe(*changed(train), *changed(val), *changed(test), seed=0) == plain
 
 
-def test_twice_the_same_is_the_same() -> None:
+def test_the_probe_is_deterministic() -> None:
     splits = (*blobs(80, 4, 1.0, 1), *blobs(80, 4, 1.0, 2), *blobs(80, 4, 1.0, 3))
     assert linear_probe(*splits, seed=5) == linear_probe(*splits, seed=5)
 
@@ -89,7 +89,7 @@ def test_classes_may_be_missing() -> None:
     assert linear_probe(train[0][one], train[1][one], *val, *test, seed=0).accuracy == pytest.approx(0.25)
 
 
-def test_half_precision_features_are_welcome() -> None:
+def test_half_precision_features_are_accepted() -> None:
     train, val, test = (blobs(60, 3, 0.02, seed) for seed in (1, 2, 3))
     x, v, t = (split[0].astype(np.float16) for split in (train, val, test))
     assert linear_probe(x, train[1], v, val[1], t, test[1], seed=0).accuracy == 1

@@ -119,7 +119,7 @@ def test_zero_features_never_kill_the_active_gradient(build: type[Fusion], width
 @pytest.mark.parametrize("widths", [WIDTHS_3, {"audio": 6}], ids=["three", "one"])
 def test_film_refuses_any_number_of_modalities_but_two(widths: dict[str, int]) -> None:
     with pytest.raises(
-        ValueError, match=rf"there must be 2 modalities, but there are {len(widths)}: audio.*Use concat"
+        ValueError, match=rf"needs exactly 2 modalities, but there are {len(widths)}: audio.*Use concat"
     ):
         FiLMFusion(widths, CLASSES)
 

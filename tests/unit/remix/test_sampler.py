@@ -46,7 +46,7 @@ def test_ranks_rebuild_the_global_schedule(case: tuple[Schedule, int]) -> None:
             places = np.arange(rank, samples_TB.shape[1], size)[: len(batch.samples_b)]
             samples_TB[batch.step, places] = batch.samples_b
             active_TBM[batch.step, places] = batch.active_bM
-            assert batch.whole == schedule.counts_T[batch.step]
+            assert batch.global_count == schedule.counts_T[batch.step]
     np.testing.assert_array_equal(samples_TB, schedule.samples_TB)
     np.testing.assert_array_equal(active_TBM, schedule.active_TBM)
 
@@ -61,7 +61,7 @@ def test_no_rank_waits_for_another(case: tuple[Schedule, int]) -> None:
         lengths = [len(batch.samples_b) for batch in steps]
         assert min(lengths) >= 1
         assert max(lengths) - min(lengths) <= 1
-        assert sum(lengths) == steps[0].whole
+        assert sum(lengths) == steps[0].global_count
         for batch in steps:
             np.testing.assert_array_equal(batch.trained_M, steps[0].trained_M)
 
@@ -84,7 +84,7 @@ def test_trained_modalities_are_those_of_the_whole_world() -> None:
     (batch,) = rank_batches(schedule, World(0, 2))
     assert batch.active_bM.tolist() == [[True, False]]
     assert batch.trained_M.tolist() == [True, True]
-    assert batch.whole == 2
+    assert batch.global_count == 2
 
 
 def test_a_schedule_of_two_shapes_is_refused() -> None:

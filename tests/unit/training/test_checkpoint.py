@@ -11,7 +11,7 @@ from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 CPU = torch.device("cpu")
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     saved = Checkpoints(tmp_path / "runs" / "one" / "checkpoints")
     assert saved.load(LAST) is None
     saved.save(LAST, {"weights": torch.arange(3.0), "history": [{"val/accuracy": 0.5}]})
@@ -26,7 +26,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "trouble", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
 )
-def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
     saved = Checkpoints(tmp_path)
     saved.save(LAST, {"epoch": 1})
 
@@ -35,14 +37,16 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.M
         raise trouble
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(TrainingError, match=r"must be written, but: .*Free some space and run the same command again"):
+    with pytest.raises(TrainingError, match=r"Cannot write checkpoint .*Free disk space and rerun the command"):
         saved.save(LAST, {"epoch": 2})
     monkeypatch.undo()
     assert saved.load(LAST) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_kill_before_the_rename_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_before_the_rename_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved = Checkpoints(tmp_path)
     saved.save(LAST, {"epoch": 1})
 

@@ -38,7 +38,7 @@ def kept_epochs(run: Run) -> int:
 
 
 @pytest.mark.parametrize("error", [RunPruned("no promise"), StudyStopped("asked to")])
-def test_a_run_ends_where_its_judge_says_so(recipe: Recipe, assembled: Assembled, error: Exception) -> None:
+def test_the_callback_ends_a_run(recipe: Recipe, assembled: Assembled, error: Exception) -> None:
     callback = Referee(2, error)
     run = replace(assembled(recipe({"epochs": 5})), callback=callback)
     with pytest.raises(type(error), match=str(error)):
@@ -47,9 +47,7 @@ def test_a_run_ends_where_its_judge_says_so(recipe: Recipe, assembled: Assembled
     assert kept_epochs(run) == 2
 
 
-def test_a_run_that_was_stopped_goes_on_and_one_that_was_pruned_meets_its_verdict_again(
-    recipe: Recipe, assembled: Assembled
-) -> None:
+def test_a_stopped_run_resumes_and_a_pruned_run_is_pruned_again(recipe: Recipe, assembled: Assembled) -> None:
     """The verdict of the last epoch may have been lost in a kill: it is asked for again before anything is trained."""
     config = recipe({"epochs": 3})
     with pytest.raises(StudyStopped):
@@ -64,9 +62,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_was_pruned_meets_its_verdic
     assert len(result.history) == 3
 
 
-def test_every_rank_ends_with_the_leading_one(
-    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]
-) -> None:
+def test_all_ranks_end_with_rank_0(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
     callbacks = [Referee(1, RunPruned("no promise")), Referee(99, RunPruned("never asked"))]
 
     def rank(collectives: Collectives) -> str:

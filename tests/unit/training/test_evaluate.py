@@ -66,7 +66,7 @@ def test_the_size_of_a_batch_does_not_matter(run: Run) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_ranks_together_see_what_one_sees_alone(
+def test_several_ranks_evaluate_like_one(
     run: Run,
     recipe: Callable[..., RunConfig],
     assembled: Callable[..., Run],

@@ -85,7 +85,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("moment", ["before tracking", "mid-epoch", "while saving the best", "while saving the last"])
 @pytest.mark.parametrize("epoch", [1, 4])
-def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
     recipe: Recipe, assembled: Assembled, losses: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch,
     moment: str, epoch: int,
 ) -> None:  # fmt: skip
@@ -163,13 +163,11 @@ def test_a_complete_run_is_not_trained_again(
 
 def test_a_checkpoint_of_another_run_is_refused(recipe: Recipe, assembled: Assembled) -> None:
     train(assembled(recipe()))
-    with pytest.raises(TrainingError, match=r"must hold checkpoints of this configuration .* Use another --name"):
+    with pytest.raises(TrainingError, match=r"must be of this configuration .* Use another --name"):
         train(assembled(recipe({"seed": 1})))
 
 
-def test_two_runs_of_one_configuration_have_the_same_bits_and_another_seed_has_others(
-    recipe: Recipe, assembled: Assembled
-) -> None:
+def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled: Assembled) -> None:
     runs = [assembled(recipe(change), folder) for folder, change in (("a", {}), ("b", {}), ("c", {"seed": 1}))]
     histories = [untimed(train(run).history) for run in runs]
     assert histories[0] == histories[1]
@@ -199,7 +197,7 @@ def test_two_runs_of_one_configuration_have_the_same_bits_and_another_seed_has_o
     ],
     ids=lambda change: " ".join(f"{k}={v.get('name', '') if isinstance(v, dict) else v}" for k, v in change.items()),
 )
-def test_every_way_to_train_trains(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
+def test_every_setting_trains(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
     config = recipe({"epochs": 2, **change})
     run = assembled(config)
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
@@ -218,14 +216,14 @@ def test_every_way_to_train_trains(recipe: Recipe, assembled: Assembled, change:
         assert any(key.startswith("clash/c1/") for key in result.history[0])
 
 
-def test_training_makes_the_loss_fall(recipe: Recipe, assembled: Assembled) -> None:
+def test_training_reduces_the_loss(recipe: Recipe, assembled: Assembled) -> None:
     result = train(assembled(recipe({"method": {"name": "joint"}, "epochs": 6, "optimizer.learning_rate": 0.003})))
     losses = [record["train/loss"] for record in result.history]
     assert losses[-1] < 0.8 * losses[0]
     assert result.summary["best/val_accuracy"] == max(record["val/accuracy"] for record in result.history)
 
 
-def test_only_what_is_trained_is_read(recipe: Recipe, assembled: Assembled) -> None:
+def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) -> None:
     """After warm-up, with neither scoring nor evaluation in the count, each sample is read through one modality."""
     read: dict[bool, dict[str, int]] = {}
     for zero_feature in (False, True):
@@ -283,7 +281,7 @@ AUGMENT = {"augment": HARD["augment"]}
     ],
     ids=["joint", "mixed"],
 )
-def test_two_ranks_see_what_one_sees(
+def test_two_ranks_read_the_same_samples_as_one(
     recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], looks: Looks,
     method: dict[str, Any], seen: int,
 ) -> None:  # fmt: skip
@@ -297,9 +295,7 @@ def test_two_ranks_see_what_one_sees(
     assert_same_looks(looks, one)
 
 
-def test_a_sample_looks_the_same_whatever_the_method_and_the_batch_and_new_in_each_epoch(
-    recipe: Recipe, assembled: Assembled, looks: Looks
-) -> None:
+def test_augmentation_depends_on_sample_and_epoch_only(recipe: Recipe, assembled: Assembled, looks: Looks) -> None:
     """So that methods, and a modality alone, differ by what they do."""
     train(assembled(recipe({**AUGMENT, "method": {"name": "joint"}}), "joint"))
     joint = dict(looks)
@@ -341,9 +337,7 @@ def test_only_training_is_augmented(
     assert sum(same) < 0.1 * len(same)
 
 
-def test_without_augment_training_sees_clips_as_they_are_stored(
-    recipe: Recipe, assembled: Assembled, looks: Looks
-) -> None:
+def test_without_augment_training_uses_stored_clips(recipe: Recipe, assembled: Assembled, looks: Looks) -> None:
     run = assembled(recipe())
     train(run)
     stored = run.reader.read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
@@ -351,7 +345,7 @@ def test_without_augment_training_sees_clips_as_they_are_stored(
     assert all(torch.equal(x, stored[m][row]) for (m, _, row), x in looks.items())
 
 
-def test_the_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: Assembled) -> None:
+def test_the_learning_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: Assembled) -> None:
     config = recipe(
         {"epochs": 4, "optimizer.learning_rate": 0.01, "rate": {"name": "step", "every": 0.5, "factor": 0.1}}
     )
@@ -362,14 +356,14 @@ def test_the_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: A
 
 
 @pytest.mark.parametrize("change", [{"epochs": 3}, {"epochs": 1, "method": {"name": "joint"}, "global_batch": 96}])
-def test_a_run_that_explodes_says_where(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
+def test_a_diverged_run_names_epoch_and_step(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
     """One step an epoch: the weights are broken, and no later loss has seen it before evaluation does."""
     config = recipe({"optimizer": {"name": "sgd", "learning_rate": 1e30}, **change})
     with pytest.raises(TrainingError, match=r"(epoch 0, step \d: the loss|after epoch 0, predictions) must be"):
         train(assembled(config))
 
 
-def test_summary_and_times_are_of_this_run(recipe: Recipe, assembled: Assembled) -> None:
+def test_summary_and_times(recipe: Recipe, assembled: Assembled) -> None:
     run = assembled(recipe({"evaluation.test": True, "evaluation.probe": True, "epochs": 3}), ceilings={"audio": 0.9})
     result = train(run)
     best = result.history[int(result.summary["best/epoch"])]
@@ -393,7 +387,7 @@ def test_warnings_of_the_plan_are_logged(
 
 
 @pytest.mark.parametrize("order", ["alternate", "mixed"])
-def test_ranks_that_are_threads_agree_on_everything(
+def test_all_ranks_have_the_same_history_and_weights(
     recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], order: str
 ) -> None:
     config = recipe(
@@ -410,7 +404,7 @@ def test_ranks_that_are_threads_agree_on_everything(
     assert_same_bits(weights_one, weights_other)
 
 
-def test_only_the_leading_rank_writes(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
+def test_only_rank_0_writes(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
     trackers = [RecordingTracker(), RecordingTracker()]
 
     def work(collectives: Any) -> Path:

@@ -58,7 +58,7 @@ def test_scores_equal_a_loop_over_samples(run: Run, name: ScoreName) -> None:
     np.testing.assert_allclose(look.cross_entropy_NM, entropies, atol=2e-4)
 
 
-def test_looking_changes_nothing(run: Run) -> None:
+def test_a_scoring_pass_changes_no_state(run: Run) -> None:
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     scoring_pass(run.model, run.reader, run.rows["train"], Solo(), partial(score, "kl"), batch=40, autocast=False)
     assert all(torch.equal(before[key], value) for key, value in run.model.state_dict().items())

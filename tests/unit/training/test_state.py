@@ -11,7 +11,7 @@ from remix_study.remix import Argmin, ProgressShare, Reassembly, RemixPlan, Remi
 from remix_study.training.state import Progress, pack, unpack
 
 
-def test_the_first_of_equals_stays_best() -> None:
+def test_the_first_of_equal_epochs_stays_best() -> None:
     progress = Progress()
     assert [progress.add({"val/accuracy": value}) for value in (0.2, 0.5, 0.5, 0.4)] == [True, True, False, False]
     assert (progress.best_epoch, progress.best_accuracy, progress.next_epoch) == (1, 0.5, 4)
@@ -28,7 +28,7 @@ def test_records_are_plain_numbers() -> None:
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])
-def test_what_is_packed_survives_a_file_without_code(epochs: int) -> None:
+def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
     """Of a plan in warm-up, at its first decision, and later."""
 
     def plan() -> RemixPlan:

@@ -32,7 +32,7 @@ def buffers(module: nn.Module) -> list[torch.Tensor]:
     return [buffer.clone() for buffer in module.buffers()]
 
 
-def test_skip_encoder_leaves_the_inactive_encoder_entirely_alone(run: Run) -> None:
+def test_skip_encoder_does_not_touch_the_inactive_encoder(run: Run) -> None:
     video, audio = run.model.encoders["video"], run.model.encoders["audio"]
     step(run, run.reader.read(ROWS, np.ones((6, 2), np.bool_)))  # gradients of an earlier step must not linger
     still, moving = buffers(video), buffers(audio)
@@ -47,7 +47,7 @@ def test_skip_encoder_leaves_the_inactive_encoder_entirely_alone(run: Run) -> No
     assert run.reader.rows_read == {"audio": 12, "video": 6}
 
 
-def test_a_lone_row_of_a_modality_trains_by_the_running_statistics(run: Run) -> None:
+def test_a_single_row_uses_running_statistics(run: Run) -> None:
     """BatchNorm refuses a single value per channel; a mixed batch, or a rank of many, may hold just one such row."""
     active = np.array([[True, False]] * 5 + [[False, True]])
     video = run.model.encoders["video"]
@@ -59,7 +59,7 @@ def test_a_lone_row_of_a_modality_trains_by_the_running_statistics(run: Run) -> 
     assert all(module.training for module in run.model.modules())
 
 
-def test_zero_feature_gives_the_inactive_encoder_zeros_and_not_nothing(run: Run) -> None:
+def test_zero_feature_gives_the_inactive_encoder_zero_gradients(run: Run) -> None:
     video = run.model.encoders["video"]
     before = buffers(video)
     step(run, run.reader.read(ROWS, AUDIO_ONLY, read_inactive=True))
@@ -68,7 +68,7 @@ def test_zero_feature_gives_the_inactive_encoder_zeros_and_not_nothing(run: Run)
     assert not all(torch.equal(a, b) for a, b in zip(before, buffers(video), strict=True))  # as released
 
 
-def test_both_maskings_train_the_active_encoder_alike(
+def test_both_maskings_train_the_active_encoder_equally(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run]
 ) -> None:
     runs = [assembled(recipe()) for _ in range(2)]
@@ -105,9 +105,7 @@ def test_the_loss_is_the_sum_of_all_rules_over_samples(run: Run) -> None:
         (np.ones((6, 2), np.bool_), "audio, video", "fused, audio"),
     ],
 )
-def test_a_loss_that_is_no_number_stops_with_epoch_step_and_modality(
-    run: Run, active: Any, where: str, terms: str
-) -> None:
+def test_a_nan_loss_raises_with_epoch_step_and_modality(run: Run, active: Any, where: str, terms: str) -> None:
     broken = "video" if where == "video" else "audio"
     for parameter in run.model.encoders[broken].parameters():
         nn.init.constant_(parameter, float("nan"))
@@ -121,7 +119,7 @@ def test_a_loss_that_is_no_number_stops_with_epoch_step_and_modality(
     assert all(torch.equal(before[key], value) for key, value in run.model.heads.state_dict().items())  # no step taken
 
 
-def test_a_world_stops_together_when_one_rank_goes_wrong(
+def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
 ) -> None:
     runs = [assembled(recipe(), folder=f"rank{rank}") for rank in range(2)]
@@ -151,7 +149,7 @@ def test_a_world_stops_together_when_one_rank_goes_wrong(
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
-def test_clipping_bounds_the_length_of_the_step(
+def test_clipping_bounds_the_gradient_norm(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], clip_norm: float | None
 ) -> None:
     run = assembled(recipe({"optimizer": {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}}))
@@ -176,7 +174,7 @@ def test_bfloat16_trains_and_its_loss_stays_close(
     assert all(p.dtype == torch.float32 for p in other.model.parameters())
 
 
-def test_ranks_sum_only_what_someone_trained(
+def test_only_gradients_of_trained_parameters_are_summed(
     recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
 ) -> None:
     """Rank 0 has audio only, rank 1 video only: each receives the other's gradients."""
@@ -213,7 +211,7 @@ def test_ranks_sum_only_what_someone_trained(
     assert all(".video." in name for name in untrained)
 
 
-def test_a_method_is_its_loss_rules(run: Run) -> None:
+def test_the_loss_terms_are_those_of_the_method(run: Run) -> None:
     only_fused = Method("joint", run.method.plan, (FusedLoss(),))
     batch = run.reader.read(ROWS, np.ones((6, 2), np.bool_))
     train_step(run.model, only_fused, batch, 6, run.optimizer, Solo(), autocast=False, clip_norm=None, where="here")

@@ -8,7 +8,7 @@ from remix_study import metrics
 from remix_study.config.run import RunConfig
 from remix_study.sample import Batch
 from remix_study.training.evaluate import evaluate
-from remix_study.training.evidence import evidence, sufficiency
+from remix_study.training.final_evaluation import evaluate_finished, sufficiency
 from remix_study.training.loop import Run, train
 from remix_study.world import Solo
 
@@ -26,12 +26,12 @@ def found(
     run: Run, collectives: Any = None, ceilings: Mapping[str, float] | None = None, **how: Any
 ) -> dict[str, float]:
     settings: dict[str, Any] = {"batch": 20, "autocast": False, "test": True, "probe": True, "seed": 0, "heads": True}
-    return evidence(
+    return evaluate_finished(
         run.model, run.reader, run.rows, collectives or Solo(), run.checkpoints, ceilings=ceilings, **settings | how
     )
 
 
-def test_evidence_speaks_of_the_best_epoch_and_not_of_the_last(run: Run) -> None:
+def test_the_best_epoch_is_evaluated_and_not_the_last(run: Run) -> None:
     best = run.checkpoints.load("best.pt")
     assert best is not None
     for parameter in run.model.parameters():  # as if a last epoch had ruined everything
@@ -64,13 +64,13 @@ def test_untrained_heads_have_no_sufficiency(run: Run) -> None:
     assert not [key for key in numbers if key.startswith("sufficiency")]
 
 
-def test_the_probe_sees_what_it_does_not_when_labels_are_predictable(run: Run) -> None:
+def test_the_probe_is_perfect_if_labels_are_predictable(run: Run) -> None:
     numbers = found(run)
     assert numbers["probe/accuracy/video"] > 0.3  # of four classes; gratings are easy here
     assert found(run) == numbers  # a new probe, the same seed
 
 
-def test_ranks_find_the_same_evidence(
+def test_ranks_compute_the_same_final_evaluation(
     run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
 ) -> None:
     runs = [assembled(recipe(UNIMODAL)) for _ in range(2)]  # of the same folder: they load the same checkpoint
@@ -84,14 +84,14 @@ def test_ranks_find_the_same_evidence(
 
 
 @pytest.mark.slow
-def test_more_ranks_than_samples_still_find_evidence(
+def test_final_evaluation_with_more_ranks_than_samples(
     run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
 ) -> None:
     few = {split: rows[:8] for split, rows in run.rows.items()}
 
     def work(collectives: Any) -> dict[str, float]:
         mine = assembled(recipe(UNIMODAL))
-        return evidence(mine.model, mine.reader, few, collectives, mine.checkpoints, ceilings=None,
+        return evaluate_finished(mine.model, mine.reader, few, collectives, mine.checkpoints, ceilings=None,
                         batch=4, autocast=False, test=False, probe=True, seed=0, heads=True)  # fmt: skip
 
     first, *others = together(9, work)

@@ -1,8 +1,8 @@
-"""Evidence: once, when training is over, about the epoch that validation chose
+"""Final evaluation: once, after the last epoch, of the epoch with the best validation accuracy
 
-test          the test split, which nothing before has seen: of the chosen epoch, and accuracy of the last one
-probe         a fresh linear classifier on every encoder's frozen features
-sufficiency   every unimodal head against what its modality learns alone
+test          metrics on the held-out test split, and the test accuracy of the last epoch
+probe         a new linear classifier on the frozen features of every encoder
+sufficiency   accuracy of every unimodal head relative to its modality trained alone
 """
 
 # N samples of a split, d features
@@ -23,7 +23,7 @@ from remix_study.training.step import mixed_precision
 from remix_study.world import Collectives
 
 
-def evidence(
+def evaluate_finished(
     model: MultimodalModel,
     reader: ClipReader,
     rows: Mapping[str, NDArray[np.int64]],
@@ -38,16 +38,17 @@ def evidence(
     seed: int,
     heads: bool,
 ) -> dict[str, float]:
-    """The numbers of a finished run; leaves the chosen epoch's weights in `model`. Same result on every rank.
+    """Evaluate a finished run; the result is the same on every rank.
 
-    Without `test`, probe and sufficiency speak of the validation split, which also chose the epoch: a little kind.
+    Loads the weights of the best epoch into `model`. Without `test`, probes and sufficiency use the validation split,
+    which also selected the epoch, so they are slightly optimistic.
     """
     how: dict[str, Any] = {"batch": batch, "autocast": autocast}
     found: dict[str, float] = {}
     if test:
         found["test/accuracy_last"] = evaluate(model, reader, rows["test"], collectives, **how).accuracy
     best = checkpoints.load(BEST)
-    assert best is not None  # saved in the first epoch at the latest
+    assert best is not None  # the first epoch always saves one
     model.load_state_dict(best["model"])
     split = "test" if test else "val"
     chosen = evaluate(model, reader, rows[split], collectives, **how)
@@ -61,7 +62,13 @@ def evidence(
 
 
 def sufficiency(alone: Mapping[str, float], ceilings: Mapping[str, float], chance: float) -> dict[str, float]:
-    """Every modality's own accuracy, in [0, 1], against what it reaches when trained by itself on the same split."""
+    """Sufficiency metrics of each modality.
+
+    Args:
+        alone: modality -> accuracy of its unimodal head, in [0, 1].
+        ceilings: modality -> accuracy on the same split when it is trained alone, in [0, 1].
+        chance: the rate of the most frequent class.
+    """
     found: dict[str, float] = {}
     for m, ceiling in ceilings.items():
         if m not in alone:
@@ -90,7 +97,7 @@ def _probe(
     found = {}
     wanted = ["train", "val", split]
     labels = [reader.store.labels_N[rows[name]] for name in wanted]
-    # In a fixed order, not a set's: ranks gather together, and each has a hash seed of its own.
+    # Ranks must gather in the same order, and the order of a set differs between processes.
     features = {
         name: _features(model, reader, rows[name], collectives, batch, autocast) for name in dict.fromkeys(wanted)
     }
