@@ -1,8 +1,8 @@
-"""Tasks: the runs of a study as Ray Tune trials
+"""Tasks: executing trials and replicates with Ray Tune
 
-Tune asks a searcher for work and tells it what came of it. Ours passes both on, so that the study alone decides what
-is next: Optuna's storage is the truth, Tune executes. (`OptunaSearch` records pruned and failed trials as something
-else, and its restore crashes: docs/platform.md.)
+Tune asks a searcher for the next trial and reports results to it. Our searcher forwards both to the study, which
+decides what is next and records the results in Optuna's storage. Ray's own `OptunaSearch` is not used, because it
+records pruned and failed trials as something else and its restore crashes (docs/platform.md).
 """
 
 import contextlib
@@ -39,14 +39,21 @@ from remix_study.study.start_barrier import StartBarrier, wait_at_barrier
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SLOT = "trial_slot"
-_LOOK_EVERY_S = 5.0
-ATTEMPTS = 3  # of a task whose process was lost: each goes on from the run's last checkpoint
+_CLUSTER_POLL_S = 5.0
+ATTEMPTS = 3  # of a task whose process dies; each resumes from the run's last checkpoint
 End = Literal["complete", "pruned", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One trial of a study (a run per seed), or one replicate (one run), and its `number`."""
+    """One trial of a study (a run per seed), or one replicate (one run).
+
+    Args:
+        stage: `search`, `replicate` or `final`; see ledger.py.
+        number: of the trial or replicate.
+        jobs: the runs.
+        callbacks: the pruning callback of each run.
+    """
 
     stage: str
     method: str
@@ -56,15 +63,18 @@ class Task:
 
     @property
     def name(self) -> str:
+        """`METHOD-STAGE-NUMBER`."""
         return f"{self.method}-{self.stage}-{self.number}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task.
+    """How a task ended.
 
-    summaries: of the runs that are complete, in the order of their seeds.
-    reason, cause: of any other end; `cause` (of `errors.CAUSES`) of a failure only.
+    Args:
+        summaries: of the runs that are complete, in the order of their seeds.
+        reason: why the task is not complete, as text.
+        cause: of a failure, one of `errors.CAUSES`; None otherwise.
     """
 
     state: End
@@ -95,9 +105,14 @@ Tell = Callable[[Task, Outcome], None]
 
 @dataclass(frozen=True)
 class Needs:
-    """What the runs of a study take.
+    """Resources that the runs of a study need.
 
-    concurrency: None: as many at once as there is room for. gpus: of each worker; None: one where there are any.
+    Args:
+        concurrency: runs at once; None: as many as fit.
+        workers: of each run.
+        cpus: of each worker.
+        gpus: of each worker; None: one if there are any.
+        may_use_gpu: whether any run may use a GPU.
     """
 
     concurrency: int | None = None
@@ -109,9 +124,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where tasks run: how many at once, what Tune reserves for each, torch's threads and GPUs of each worker.
+    """Where tasks run.
 
-    now: how many at once before an autoscaler adds machines. machines: of the Ray we joined; 0: it is our own.
+    Args:
+        concurrency: tasks at once, after an autoscaler has added nodes.
+        share: resources that Tune reserves for each task.
+        threads: torch threads of each worker.
+        gpus: GPUs of each worker.
+        now: tasks at once with the nodes there are.
+        machines: nodes of the Ray cluster; 0 if this process started Ray itself.
     """
 
     concurrency: int
@@ -123,10 +144,19 @@ class Place:
 
 
 class _TaskSearcher(Searcher):
-    """`ask` gives a task, None for 'not now', or raises StopIteration when there is no more.
+    """Tune's searcher, which gets its trials from the study.
 
-    Tune asks for a task before there is room for it, which keeps its processes warm. Where runs come one after the
-    other it is not given one: what is suggested must follow from all that ended before, killed or not.
+    Tune asks for a task before there is room for it, which keeps its processes alive. With one run at a time it gets no
+    task early, so that each suggestion depends on all trials before it, whether or not the study was killed in between.
+
+    Args:
+        ask: returns the next task, or None to wait; raises StopIteration if there are no more.
+        tell: called with each task and its outcome.
+        errors: texts of the errors of trials.
+        at_once: fixed number of tasks at once, or None.
+        no_more_now: called if `ask` has no task now.
+        epochs_of: returns the number of epochs that a task has completed.
+        limit: returns how many tasks Tune may get at once.
     """
 
     def __init__(
@@ -136,42 +166,42 @@ class _TaskSearcher(Searcher):
         errors: "_ErrorTexts",
         at_once: int | None,
         no_more_now: Callable[[], None],
-        epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005 - as it is called
+        epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005 - default of a callback
         limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(metric="finished", mode="max")
         self._ask, self._tell, self._errors, self._no_more_now = ask, tell, errors, no_more_now
         self._epochs_of, self._limit = epochs_of, limit
         self._one_by_one = at_once == 1
-        self._given: dict[str, Task] = {}
-        self._again: list[Task] = []
+        self._running: dict[str, Task] = {}
+        self._to_restart: list[Task] = []
         self._lost: Counter[str] = Counter()
         self._reached: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
-        if (self._one_by_one and self._given) or len(self._given) >= self._limit():
+        if (self._one_by_one and self._running) or len(self._running) >= self._limit():
             return None
-        if self._again:
-            task: Task | None = self._again.pop(0)
+        if self._to_restart:
+            task: Task | None = self._to_restart.pop(0)
         else:
             try:
                 task = self._ask()
             except StopIteration:
                 self._no_more_now()
-                # Once told that it is finished, Tune asks no more, and a task that is lost could not be given again.
-                return None if self._given else str(Searcher.FINISHED)
+                # After FINISHED Tune asks no more, so a task whose process dies could not be restarted.
+                return None if self._running else str(Searcher.FINISHED)
         if task is None:
             self._no_more_now()
             return None
-        self._given[trial_id] = task
+        self._running[trial_id] = task
         content = {
             "jobs": [job.to_json() for job in task.jobs],
             "callbacks": [asdict(callback) for callback in task.callbacks],
         }
-        return {"task": json.dumps(content)}  # as text: Tune would search inside a dictionary
+        return {"task": json.dumps(content)}  # as text: Tune would resolve a dictionary as a search space
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        task = self._given.pop(trial_id, None)
+        task = self._running.pop(trial_id, None)
         if task is None:
             return
         if error or result is None or "outcome" not in result:
@@ -181,97 +211,97 @@ class _TaskSearcher(Searcher):
         self._tell(task, Outcome(**{**content, "summaries": tuple(content["summaries"])}))
 
     def _process_lost(self, task: Task, words: str) -> None:
-        """Nobody knows why a process died; another one takes its run up, but not for ever.
+        """Restart a task whose process died, up to ATTEMPTS times without progress.
 
-        A machine that is lent may be taken away again and again, and a run that comes further each time is none that
-        kills its process: only losses without an epoch between them count.
+        Spot nodes may be preempted many times. Only losses without a completed epoch between them are counted, since a
+        run that makes progress does not kill its own process.
         """
         epochs = self._epochs_of(task)
         if epochs > self._reached[task.name]:
             self._reached[task.name], self._lost[task.name] = epochs, 0
         self._lost[task.name] += 1
         if self._lost[task.name] < ATTEMPTS:
-            log.warning("the process of %s died; another one goes on from its last checkpoint", task.name)
-            self._again.append(task)
+            log.warning("The process of %s died. Restarting it from its last checkpoint.", task.name)
+            self._to_restart.append(task)
             return
         memory = "memory" in words.lower()
-        reason = f"its process died {ATTEMPTS} times and came no further ({words or 'killed'}); its checkpoint is kept"
+        reason = f"its process died {ATTEMPTS} times without progress ({words or 'killed'}); its checkpoint is kept"
         self._tell(task, Outcome("failed", (), reason, "out of memory" if memory else "lost worker"))
 
     def give_back(self) -> None:
-        """What was handed out and has not begun when the study was stopped: it goes on at the next start."""
-        for task in self._given.values():
-            self._tell(task, Outcome("stopped", (), "stopped as asked before there was room for it"))
-        self._given.clear()
+        """Report tasks that Tune has not started when the study is stopped; the next start resumes them."""
+        for task in self._running.values():
+            self._tell(task, Outcome("stopped", (), "stopped as requested before it started"))
+        self._running.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune writes its searcher down for a restore that we never ask for."""
+        """Tune pickles its searcher for a restore, which a study does not use."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing of ours is in memory only: the study rebuilds it from its storage."""
+        """Nothing to save: the study reads its state from its storage."""
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
 
 
 class _StopWhenIdle(tune.Callback, Stopper):
-    """Ends Tune where the study was asked to stop, and nobody is at work
+    """Ends Tune when the study was asked to stop and no run is active.
 
-    Runs at work end by themselves, after their epoch. One that waits for a machine would be waited for instead, on a
-    cluster that has none any more: for ever.
+    Active runs end after their epoch. Without this, Tune would wait for runs that are pending on a cluster without
+    nodes.
     """
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         super().__init__()
         self._stopping = stopping
-        self._at_work: set[str] = set()
+        self._active: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
-        self._at_work.add(trial.trial_id)
+        self._active.add(trial.trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
-        self._at_work.discard(trial.trial_id)
+        self._active.discard(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's
-        self._at_work.discard(trial.trial_id)
+        self._active.discard(trial.trial_id)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Tune's
         return False
 
     def stop_all(self) -> bool:
-        return not self._at_work and self._stopping()
+        return not self._active and self._stopping()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As for the searcher."""
+        """See `_TaskSearcher.__getstate__`."""
         return {}
 
 
 class _ClusterLimit:
-    """How many runs may be at work at once on a cluster: machines join it and leave it."""
+    """How many runs may be active or pending on a cluster, whose nodes come and go."""
 
     def __init__(self, needs: Needs, gpus: float) -> None:
         self._needs, self._gpus = needs, gpus
         self._known, self._until_s = 0, 0.0
 
     def __call__(self) -> int:
-        """As of some seconds ago.
+        """The limit, at most `_CLUSTER_POLL_S` old.
 
-        An autoscaler that does not tell how far it goes adds machines for what waits alone: so one waits.
+        An autoscaler without a known maximum only adds nodes for pending runs, so one run more than fits is allowed.
         """
         if time.monotonic() >= self._until_s:
             have = ray_resources()
             now = fitting(self._needs, have.cpus, have.gpus, self._gpus)
             most = fitting(self._needs, have.max_cpus, have.max_gpus, self._gpus)
             waiting = 1 if have.may_grow else 0
-            # One at least: where the last machine has just gone, a run that waits for the next one is what brings it.
+            # At least one: after the last node has left, a pending run makes the autoscaler add one.
             self._known = max(1, most, now + waiting)
-            self._until_s = time.monotonic() + _LOOK_EVERY_S
+            self._until_s = time.monotonic() + _CLUSTER_POLL_S
         return self._known
 
 
 class _ErrorTexts(FIFOScheduler):
-    """Tune tells its searcher that a trial's process died, and only its scheduler of what."""
+    """Error texts of trials. Tune passes them to its scheduler, but not to its searcher."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's gap
@@ -282,7 +312,7 @@ class _ErrorTexts(FIFOScheduler):
 
 
 def _trial(config: dict[str, Any]) -> None:
-    """In a Tune worker process: the runs of one task, whose ends are an outcome and not a crash of the process."""
+    """Run one task in a Tune worker process. Report every error as an outcome, so that the process survives."""
     content = json.loads(config["task"])
     place = config["place"]
     wait_at_barrier(place["barrier"])
@@ -293,19 +323,19 @@ def _trial(config: dict[str, Any]) -> None:
 
 
 def cannot_see_study(callbacks: list[PruningCallback]) -> Outcome | None:
-    """A failure where this machine does not see the study: one that an autoscaler has added, and nobody looked at."""
+    """A failure if this node cannot read the study's folder; None otherwise. An autoscaler may add such a node."""
     for callback in callbacks:
         if callback.url is None and not (Path(callback.folder) / CONFIG).exists():
             reason = (
-                f"the machine {socket.gethostname()} must see the workspace, but there is no {callback.folder}. Mount "
-                "the shared disk there, too, or use a workspace at a URL"
+                f"node {socket.gethostname()} cannot see the workspace: there is no {callback.folder}. Mount the "
+                "shared disk on it, or use a workspace at a URL"
             )
             return Outcome("failed", (), reason, "other")
     return None
 
 
 def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
-    """One run after the other; the first that does not complete ends the task."""
+    """Run the jobs one after the other, up to the first that is not complete."""
     summaries: list[dict[str, float]] = []
     for job, callback in zip(jobs, callbacks, strict=True):
         try:
@@ -318,14 +348,14 @@ def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             failed = Outcome("failed", tuple(summaries), f"{job.name}: {reason}" if len(jobs) > 1 else reason,
                              cause_of(error))  # fmt: skip
-            del error  # its traceback holds the run's model, which is to be freed
+            del error  # its traceback refers to the run's model, which is freed below
             _free()
             return failed
     return Outcome("complete", tuple(summaries))
 
 
 def _free() -> None:
-    """The process goes on with another run: what a failed one held must not make that fail, too."""
+    """Free the memory of a failed run, because this process runs the next one."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -340,36 +370,42 @@ def execute(
     epochs_of: Callable[[Task], int],
     stopping: Callable[[], bool],
 ) -> None:
-    """Run tasks, as many at once as there is room for, until `ask` has no more; `on_place` is told where, first.
+    """Run tasks on Ray Tune, as many at once as fit, until `ask` has no more.
 
-    `epochs_of(task)` says how far a task has come whose process was lost; `stopping`, whether to end without more.
+    Tune's processes are reused for several trials, because importing torch and Ray takes longer than a small run.
 
-    Tune's processes are reused from trial to trial: importing torch, Ray and MLflow takes longer than a small run.
+    Args:
+        ask: returns the next task, or None to wait; raises StopIteration if there are no more.
+        tell: called with each task and its outcome.
+        folder: the study's, where Tune writes its files.
+        on_place: called once with the place, before the first task.
+        epochs_of: returns the number of epochs that a task has completed.
+        stopping: returns whether the study was asked to stop.
 
     Raises:
-        StudyError: not even one run has room.
+        StudyError: not even one run fits.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # CSV, JSON and TensorBoard copies of our history
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study has one of its own (stopping.py)
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # for a restore that we never ask for
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # stopping.py has its own handler
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # a study does not use Tune's restore
     if not log.isEnabledFor(logging.INFO):  # `--debug`
-        # Of a disk that is full, or a process that died, they show tracebacks; we have a sentence.
+        # They log tracebacks of full disks and lost processes, which the study reports as messages.
         for name in ray_private.TUNE_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # Tune would hand the driver's keys on in the runtime environment, which Ray writes into its logs and shows in its
     # dashboard. Every machine has its own, in the environment that Ray was started in.
     ray_private.keep_from_trials("AWS_")
     errors = _ErrorTexts()
-    with _place(needs) as place, _quiet() as aloud:
+    with _place(needs) as place, _quiet() as audible:
         on_place(place)
         at_once = place.concurrency if not place.machines else needs.concurrency
         fixed = math.inf if at_once is None or not place.machines else at_once
         limit = _ClusterLimit(needs, place.gpus) if at_once is None else lambda: fixed
         barrier = StartBarrier(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if barrier is None else barrier.open
-        searcher = _TaskSearcher(aloud(ask), aloud(tell), errors, at_once, no_more_now, epochs_of, limit)
-        leaving = _StopWhenIdle(stopping)
+        searcher = _TaskSearcher(audible(ask), audible(tell), errors, at_once, no_more_now, epochs_of, limit)
+        stop_when_idle = _StopWhenIdle(stopping)
         tuner = tune.Tuner(
             tune.with_resources(_trial, place.share),
             param_space={
@@ -392,8 +428,8 @@ def execute(
                 name="tune",
                 storage_path=str(folder.resolve()),
                 verbose=0,
-                callbacks=[leaving],
-                stop=leaving,
+                callbacks=[stop_when_idle],
+                stop=stop_when_idle,
                 log_to_file=True,
             ),
         )
@@ -402,25 +438,25 @@ def execute(
 
 
 def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:
-    """How many runs at once fit into so many CPU cores and GPUs, and the GPUs of each of their workers.
+    """How many runs fit at once into `cpus` CPU cores and `gpus` GPUs, and the GPUs of each of their workers.
 
     Raises:
-        StudyError: not even one.
+        StudyError: not even one run fits.
     """
     each = (1.0 if gpus > 0 else 0.0) if needs.gpus is None else needs.gpus
     each = each if needs.may_use_gpu else 0.0
     fit = fitting(needs, cpus, gpus, each)
     if fit < 1 and needs.concurrency is None:
         raise StudyError(
-            f"one run needs {needs.workers} x {needs.cpus:g} CPU cores and {needs.workers} x {each:g} GPUs, but there "
-            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster; on one that an "
-            "autoscaler fills, say with `concurrency` how many runs shall be at work at once."
+            f"One run needs {needs.workers} x {needs.cpus:g} CPU cores and {needs.workers} x {each:g} GPUs, but there "
+            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster. On a cluster with "
+            "an autoscaler, set `concurrency` to the number of runs at once."
         )
     return needs.concurrency or fit, each
 
 
 def fitting(needs: Needs, cpus: float, gpus: float, each: float) -> int:
-    """How many runs fit at once, if each of their workers takes `each` GPUs."""
+    """How many runs fit at once if each of their workers needs `each` GPUs."""
     fit = math.floor(cpus / (needs.workers * needs.cpus))
     if each > 0:
         fit = min(fit, math.floor(gpus / (needs.workers * each) + 1e-9))
@@ -429,13 +465,13 @@ def fitting(needs: Needs, cpus: float, gpus: float, each: float) -> int:
 
 @contextlib.contextmanager
 def _place(needs: Needs) -> Iterator[Place]:
-    """A Ray of our own with a slot for each run, or the one that RAY_ADDRESS names with what it has."""
+    """Join the Ray cluster that RAY_ADDRESS names, or start Ray with one slot for each run."""
     cores = float(len(os.sched_getaffinity(0)))
     at_once, gpus = 0, 0.0
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         at_once, gpus = slots(needs, cores, torch.cuda.device_count())
     ours = join_or_start(
-        # More runs at once than cores are the user's word; Ray would keep them waiting for ever.
+        # The user may ask for more runs at once than there are cores; Ray would never start them.
         num_cpus=max(int(cores), math.ceil(at_once * needs.workers * needs.cpus)),
         resources={SLOT: at_once},
         object_store_memory=200 * 2**20,
@@ -448,13 +484,13 @@ def _place(needs: Needs) -> Iterator[Place]:
             threads = max(1, worker_threads(at_once * needs.workers))
         else:
             have = ray_resources()
-            growing = needs if needs.concurrency is not None or not have.may_grow else replace(needs, concurrency=1)
-            at_once, gpus = slots(growing, have.max_cpus, have.max_gpus)
-            if growing is not needs:
+            growable = needs if needs.concurrency is not None or not have.may_grow else replace(needs, concurrency=1)
+            at_once, gpus = slots(growable, have.max_cpus, have.max_gpus)
+            if growable is not needs:
                 at_once = max(1, fitting(needs, have.max_cpus, have.max_gpus, gpus))
             now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
-            # With several workers the trial only waits for them, and must not take a core of theirs; but Tune refuses a
-            # trial that takes nothing: one byte.
+            # A trial with several workers only waits for them and must not reserve a core. Tune rejects a trial without
+            # resources, so it reserves one byte.
             share = {"memory": 1.0} if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
             threads = max(1, int(needs.cpus))
         yield Place(at_once, share, threads, gpus, now, machines)
@@ -465,15 +501,15 @@ def _place(needs: Needs) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Callable[[Callable[..., T]], Callable[..., T]]]:
-    """Tune prints a farewell whatever its verbosity. What the yielded function wraps is heard all the same."""
-    heard = sys.stdout
+    """Hide what Tune prints, whatever its verbosity. Functions wrapped by the yielded function still print."""
+    stdout = sys.stdout
 
-    def aloud(what: Callable[..., T]) -> Callable[..., T]:
+    def audible(what: Callable[..., T]) -> Callable[..., T]:
         def call(*arguments: Any) -> T:
-            with contextlib.redirect_stdout(heard):
+            with contextlib.redirect_stdout(stdout):
                 return what(*arguments)
 
         return call
 
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield aloud
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
+        yield audible

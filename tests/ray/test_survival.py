@@ -144,7 +144,7 @@ def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench:
     before = begun.lines()
     assert begun.ends() == 0, begun.said
     assert "Traceback" not in begun.said
-    assert begun.said.count("the process of joint-search-0 died; another one goes on from its last checkpoint") == 2
+    assert begun.said.count("The process of joint-search-0 died. Restarting it from its last checkpoint.") == 2
     require_gone_on(before, begun.lines())
     joint, remix = begun.ledger().trials["joint"], begun.ledger().trials["remix"]
     assert [(t.number, t.state) for t in joint] == [(0, "failed"), (1, "complete")]
@@ -171,7 +171,7 @@ def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "Acci
     finally:
         os.kill(worker, signal.SIGCONT)
     (sentence,) = [line for line in second.said.splitlines() if "error" in line]
-    assert f"one process at a time may write to {first.folder}, and process {first.process.pid} does." in sentence
+    assert f"Cannot write to {first.folder}: process {first.process.pid} is using the folder" in sentence
     assert "Traceback" not in second.said
     assert first.ends() == 0, first.said
     assert {t.state for trials in first.ledger().trials.values() for t in trials} == {"complete"}

@@ -39,12 +39,12 @@ DONE = Outcome("complete", ({"x": 1.0},))
 
 
 def joined(**own: object) -> bool:
-    """A Ray that others have started."""
+    """Stands for `join_or_start` on a running cluster."""
     return False
 
 
-class Desk:
-    """Gives `tasks` in order, and remembers what it is told."""
+class FakeStudy:
+    """A study that asks for `tasks` in order and records their outcomes."""
 
     def __init__(self, *tasks: Task | None) -> None:
         self.waiting = list(tasks)
@@ -67,46 +67,46 @@ class Desk:
         return _TaskSearcher(self.ask, self.tell, self.errors, at_once, self.nobody_else)
 
 
-def test_tasks_are_handed_out_until_there_are_no_more() -> None:
-    desk = Desk(TASK, None, TASK)
-    searcher = desk.searcher()
+def test_the_searcher_suggests_tasks_until_there_are_no_more() -> None:
+    study = FakeStudy(TASK, None, TASK)
+    searcher = study.searcher()
     given = json.loads(searcher.suggest("one")["task"])
     assert Job.from_json(given["jobs"][0]) == JOB
     assert PruningCallback(**given["callbacks"][0]) == CALLBACK
-    assert desk.alone == 0
-    assert searcher.suggest("two") is None  # not now
-    assert desk.alone == 1  # who waits for a second process is told that none will come
+    assert study.alone == 0
+    assert searcher.suggest("two") is None  # the study has none now
+    assert study.alone == 1  # the start barrier is opened
     assert json.loads(searcher.suggest("two")["task"]) == given
-    # While anything runs, its process may be lost, and the task given again: Tune must go on asking.
+    # While a task runs, its process may die and the task be restarted, so Tune must keep asking.
     assert searcher.suggest("three") is None
     for trial in ("one", "two"):
         searcher.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
     assert searcher.suggest("three") == Searcher.FINISHED
 
 
-def test_one_by_one_means_that_the_next_task_is_asked_for_when_the_one_before_has_ended() -> None:
-    """Tune asks ahead, but what a study suggests must follow from all ends before, as after a kill."""
-    desk = Desk(TASK, OTHER)
-    searcher = desk.searcher(at_once=1)
+def test_with_one_run_at_a_time_the_next_task_is_asked_for_after_the_last_has_ended() -> None:
+    """Tune asks early, but a suggestion must depend on all trials before it, as after a kill."""
+    study = FakeStudy(TASK, OTHER)
+    searcher = study.searcher(at_once=1)
     searcher.suggest("one")
     assert searcher.suggest("two") is None
-    assert len(desk.waiting) == 1
+    assert len(study.waiting) == 1
     searcher.on_trial_complete("one", {"outcome": json.dumps(asdict(DONE))})
     assert json.loads(searcher.suggest("two")["task"])
-    assert desk.waiting == []
+    assert study.waiting == []
 
 
-def test_outcomes_come_back_to_the_task_they_are_of() -> None:
-    desk = Desk(TASK, OTHER)
-    searcher = desk.searcher()
+def test_outcomes_are_reported_with_their_task() -> None:
+    study = FakeStudy(TASK, OTHER)
+    searcher = study.searcher()
     searcher.suggest("one")
     searcher.suggest("two")
     pruned = Outcome("pruned", (), "no promise")
     searcher.on_trial_complete("two", {"outcome": json.dumps(asdict(DONE))})
     searcher.on_trial_complete("one", {"outcome": json.dumps(asdict(pruned))})
-    assert [(task.method, outcome) for task, outcome in desk.told] == [("joint", DONE), ("remix", pruned)]
-    searcher.on_trial_complete("one", None)  # told already: Tune may say it twice
-    assert len(desk.told) == 2
+    assert [(task.method, outcome) for task, outcome in study.told] == [("joint", DONE), ("remix", pruned)]
+    searcher.on_trial_complete("one", None)  # Tune may report an end twice
+    assert len(study.told) == 2
 
 
 @pytest.mark.parametrize(
@@ -115,38 +115,38 @@ def test_outcomes_come_back_to_the_task_they_are_of() -> None:
 @pytest.mark.parametrize(
     ("words", "cause"), [("", "lost worker"), ("killed: the node runs low on memory", "out of memory")]
 )
-def test_a_process_that_is_lost_is_replaced_but_not_for_ever(
+def test_a_lost_process_is_restarted_a_limited_number_of_times(
     result: dict[str, object] | None, error: bool, words: str, cause: str
 ) -> None:
-    desk = Desk(TASK)
-    searcher = desk.searcher()
+    study = FakeStudy(TASK)
+    searcher = study.searcher()
     for attempt in range(ATTEMPTS):
-        assert desk.told == []
+        assert study.told == []
         assert searcher.suggest(f"trial {attempt}")["task"]
-        desk.errors.words[f"trial {attempt}"] = words
+        study.errors.words[f"trial {attempt}"] = words
         searcher.on_trial_complete(f"trial {attempt}", result, error=error)
-    ((task, outcome),) = desk.told
+    ((task, outcome),) = study.told
     assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
     assert outcome.reason is not None
-    assert outcome.reason.startswith(f"its process died {ATTEMPTS} times and came no further ({words or 'killed'})")
+    assert outcome.reason.startswith(f"its process died {ATTEMPTS} times without progress ({words or 'killed'})")
     assert searcher.suggest("another") == Searcher.FINISHED
 
 
-def test_a_machine_that_is_taken_away_again_and_again_costs_no_trial_that_comes_further() -> None:
-    desk = Desk(TASK)
+def test_preempted_nodes_do_not_fail_a_trial_that_makes_progress() -> None:
+    study = FakeStudy(TASK)
     epochs = iter([2, 3, 5, 8, 8, 8])
-    searcher = _TaskSearcher(desk.ask, desk.tell, desk.errors, 2, desk.nobody_else, lambda _: next(epochs))
+    searcher = _TaskSearcher(study.ask, study.tell, study.errors, 2, study.nobody_else, lambda _: next(epochs))
     losses = 0
-    while not desk.told:
+    while not study.told:
         assert searcher.suggest(f"trial {losses}")["task"]
         searcher.on_trial_complete(f"trial {losses}", None, error=True)
         losses += 1
-    ((_, outcome),) = desk.told
-    assert losses == 6  # three of them since the last epoch
+    ((_, outcome),) = study.told
+    assert losses == 6  # three since the last epoch
     assert outcome.cause == "lost worker"
 
 
-def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
+def test_a_node_without_the_workspace_reports_a_failure(tmp_path: Path) -> None:
     callback = PruningCallback(str(tmp_path / "w" / "studies" / "s"))
     outcome = cannot_see_study([callback])
     assert outcome is not None
@@ -159,22 +159,22 @@ def test_a_machine_that_does_not_see_the_study_says_so(tmp_path: Path) -> None:
     assert cannot_see_study([replace(callback, folder="elsewhere", url="s3://bucket/w/studies/s")]) is None
 
 
-def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers join minutes after the head, and leave again."""
+def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker nodes join minutes after the head node, and leave."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     rooms = {0.0: RayResources(1, 0, 1, 0, 1), 6.0: RayResources(3, 0, 3, 0, 3), 12.0: RayResources(0, 0, 0, 0, 1)}
     monkeypatch.setattr(tasks, "ray_resources", lambda: rooms[now[0]])
-    desk = Desk(TASK, OTHER, TASK, OTHER)
+    study = FakeStudy(TASK, OTHER, TASK, OTHER)
     limit = _ClusterLimit(Needs(), 0.0)
-    searcher = _TaskSearcher(desk.ask, desk.tell, desk.errors, None, desk.nobody_else, limit=limit)
+    searcher = _TaskSearcher(study.ask, study.tell, study.errors, None, study.nobody_else, limit=limit)
     assert searcher.suggest("one")
     assert searcher.suggest("two") is None
     now[0] = 6.0
     assert searcher.suggest("two")
     assert searcher.suggest("three")
     assert searcher.suggest("four") is None
-    now[0] = 12.0  # all machines are gone: one run waits, for which an autoscaler brings another
+    now[0] = 12.0  # all nodes have left: one pending run makes the autoscaler add one
     for trial in ("one", "two"):
         searcher.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
     assert searcher.suggest("four") is None
@@ -182,7 +182,7 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_machines(monkeypatc
     assert searcher.suggest("four")
 
 
-def test_where_an_autoscaler_does_not_say_how_far_it_goes_one_run_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_autoscaler_without_a_known_maximum_one_run_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(4, 0, 4, 0, 2, may_grow=True))
     assert _ClusterLimit(Needs(cpus=2), 0.0)() == 3
     monkeypatch.setattr(tasks, "join_or_start", joined)
@@ -230,9 +230,7 @@ def test_room_counts_what_an_autoscaler_may_add(
                                                      "out of memory")),
     ],
 )  # fmt: skip
-def test_every_end_is_an_outcome_and_not_a_crash(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: Outcome
-) -> None:
+def test_every_error_becomes_an_outcome(monkeypatch: pytest.MonkeyPatch, error: Exception, expected: Outcome) -> None:
     def ends(job: Job, callback: PruningCallback) -> dict[str, float]:
         assert (job, callback) == (JOB, CALLBACK)
         raise error
@@ -241,7 +239,7 @@ def test_every_end_is_an_outcome_and_not_a_crash(
     assert run_jobs([JOB], [CALLBACK]) == expected
 
 
-def test_a_full_disk_is_seen_behind_the_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_found_behind_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(job: Job, callback: PruningCallback) -> dict[str, float]:
         try:
             raise OSError(28, "No space left on device")
@@ -252,7 +250,7 @@ def test_a_full_disk_is_seen_behind_the_error_that_says_so(monkeypatch: pytest.M
     assert run_jobs([JOB], [CALLBACK]).cause == "disk full"
 
 
-def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_seed_that_fails_ends_the_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [replace(JOB, name=name) for name in ("one", "two", "three")]
     ran = []
 
@@ -267,7 +265,7 @@ def test_the_first_seed_that_fails_ends_a_trial_and_is_named(monkeypatch: pytest
     assert ran == ["one", "two"]
 
 
-def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_process_reports_the_outcome_of_its_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
     given: list[Job] = []
     monkeypatch.setattr(tune, "report", reported.append)
@@ -289,39 +287,37 @@ def test_a_worker_process_reports_what_came_of_its_task(monkeypatch: pytest.Monk
     ("needs", "have", "at_once", "gpus"),
     [
         (Needs(), (8, 0), 8, 0.0),
-        (Needs(), (8, 2), 2, 1.0),  # a GPU for each run where there are any
+        (Needs(), (8, 2), 2, 1.0),  # one GPU for each run
         (Needs(may_use_gpu=False), (8, 2), 8, 0.0),
         (Needs(gpus=0.25), (8, 1), 4, 0.25),
         (Needs(gpus=0), (8, 2), 8, 0.0),
         (Needs(workers=2), (8, 0), 4, 0.0),
         (Needs(workers=2, cpus=2), (8, 0), 2, 0.0),
         (Needs(workers=2), (8, 8), 4, 1.0),
-        (Needs(concurrency=3), (2, 0), 3, 0.0),  # the user's word
+        (Needs(concurrency=3), (2, 0), 3, 0.0),  # as the user asked
     ],
 )
-def test_as_many_runs_at_once_as_there_is_room_for(
-    needs: Needs, have: tuple[float, float], at_once: int, gpus: float
-) -> None:
+def test_as_many_runs_at_once_as_fit(needs: Needs, have: tuple[float, float], at_once: int, gpus: float) -> None:
     assert slots(needs, *have) == (at_once, gpus)
 
 
-def test_no_room_for_one_run_is_said() -> None:
+def test_an_error_if_not_one_run_fits() -> None:
     with pytest.raises(
-        StudyError, match=r"one run needs 4 x 1 CPU cores and 4 x 0 GPUs, but there are 2 and 0\. Lower"
+        StudyError, match=r"One run needs 4 x 1 CPU cores and 4 x 0 GPUs, but there are 2 and 0\. Lower"
     ):
         slots(Needs(workers=4), 2, 0)
 
 
-def test_what_the_study_prints_is_heard_while_tune_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_the_study_is_shown_while_that_of_tune_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     def told(words: Sequence[str]) -> None:
         print(*words)
 
-    with tasks._quiet() as aloud:
+    with tasks._quiet() as audible:
         print("farewell")
-        aloud(told)(["one", "two"])
+        audible(told)(["one", "two"])
     assert capsys.readouterr().out == "one two\n"
 
 
-def test_a_task_is_named_by_what_it_is() -> None:
+def test_the_name_of_a_task_has_method_stage_and_number() -> None:
     assert TASK.name == "remix-search-3"
     assert Path(TASK.callbacks[0].folder).name == "study"
