@@ -45,7 +45,7 @@ from remix_study.datasets import pickled_arrays
 from remix_study.datasets.corpus import Found
 from remix_study.datasets.manifest import SPLITS
 from remix_study.errors import ManifestError, MediaError
-from remix_study.files.disk import move_into_place, sole_writer, storage_errors, temporary_path, write_atomically
+from remix_study.files.disk import exclusive_lock, move_into_place, storage_errors, temporary_path, write_atomically
 from remix_study.media.features import open_array
 from remix_study.media.presets import FeaturePreset, Preset
 from remix_study.media.source import Source, source_at
@@ -198,7 +198,7 @@ def unpack(path: Path, work: Path) -> Path:
     mark = folder / "unpacked.json"
     with storage_errors(work):
         work.mkdir(parents=True, exist_ok=True)
-        with sole_writer(work / ".lock"):
+        with exclusive_lock(work / ".lock"):
             if mark.exists() and mark.read_text() == origin:
                 return folder
             if folder.exists() and not mark.exists():

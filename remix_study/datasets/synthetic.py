@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from remix_study.datasets.manifest import SPLITS, write_manifest
 from remix_study.errors import ConfigError, StoreError
-from remix_study.files.disk import move_into_place, sole_writer, storage_errors, temporary_path, write_atomically
+from remix_study.files.disk import exclusive_lock, move_into_place, storage_errors, temporary_path, write_atomically
 from remix_study.media.plan import Progress
 from remix_study.media.workers import run_jobs
 from remix_study.sample import Clip, SampleId
@@ -83,7 +83,7 @@ def render(out: Path, spec: SyntheticSpec, *, workers: int | None = None, progre
     """
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with sole_writer(out / ".render.lock"):
+        with exclusive_lock(out / ".render.lock"):
             _claim(out / "synthetic.json", spec)
             clips = [_clip(spec, split, number) for split in SPLITS for number in range(spec.count(split))]
             for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Files, folders and URLs: written so that nothing is lost, and locked so that one process writes"""
+"""Files, folders, databases and URLs: atomic writes, locks, and copies of remote folders"""
 
 from pathlib import Path
 

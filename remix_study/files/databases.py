@@ -47,7 +47,7 @@ def table_creation_lock(
 def create_sqlite(path: Path, create: Callable[[Path], None]) -> None:
     """Create an SQLite database with all of its tables, unless it exists; a kill leaves no database without tables.
 
-    The caller holds a lock (see `sole_writer`) if several processes may create the database.
+    The caller holds a lock (see `exclusive_lock`) if several processes may create the database.
 
     Args:
         create: creates the database at the temporary path that it is given, in the same folder.

@@ -1,4 +1,4 @@
-"""Writing so that a kill, a full disk or a second writer loses nothing"""
+"""Writing files that survive crashes and power cuts, and locks that admit one process"""
 
 import contextlib
 import errno
@@ -14,43 +14,43 @@ from remix_study.errors import StoreError
 
 @contextlib.contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn what a person can mend about `folder` into one sentence.
+    """Explain a full disk or a folder without write permission.
 
     Raises:
-        StoreError: the disk is full or `folder` cannot be written.
+        StoreError: the disk that holds `folder` is full, or `folder` cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"the disk that holds {folder} is full. What is done is kept: free space and run the command again."
+                f"Cannot write: the disk of {folder} is full. Finished work is kept. Free space and rerun the command."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StoreError(
-                f"{folder} must be a folder that can be written, but is not ({error.strerror}). Choose another."
+                f"Cannot write to {folder}: {error.strerror}. Choose a folder in which you can create files."
             ) from error
         raise
 
 
 @contextlib.contextmanager
-def sole_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `lock` while in the block; the system frees it when the process dies, however it dies.
+def exclusive_lock(lock: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `lock` during the block. The operating system releases it if the process dies.
 
     Args:
-        wait: for the other process to end, rather than to refuse.
+        wait: wait until another process releases the lock, instead of raising an error.
 
     Raises:
-        StoreError: another process holds it, named by its process id, and we do not wait.
+        StoreError: another process holds the lock, and `wait` is False. The message names its process id.
     """
     with lock.open("a+") as file:
         try:
-            _take(file, wait)
+            _acquire(file, wait)
         except BlockingIOError:
             file.seek(0)
             raise StoreError(
-                f"one process at a time may write to {lock.parent}, and process {file.read().strip() or '?'} does. "
-                "Wait for it, or end it."
+                f"Cannot write to {lock.parent}: process {file.read().strip() or '?'} is using the folder, and "
+                "only one process at a time may do so. Wait until it ends, or stop it."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -58,10 +58,10 @@ def sole_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _take(file: IO[str], wait: bool) -> None:
+def _acquire(file: IO[str], wait: bool) -> None:
     """
     Raises:
-        BlockingIOError: somebody holds it. One who looks (`holder`) shares it for a moment, and keeps nobody out.
+        BlockingIOError: another process holds the lock exclusively.
     """
     if wait:
         return fcntl.flock(file, fcntl.LOCK_EX)
@@ -69,18 +69,20 @@ def _take(file: IO[str], wait: bool) -> None:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # `lock_holder` shares the lock for some microseconds, which must not count as holding it: try again. If
+            # another process holds it exclusively, this raises.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             fcntl.flock(file, fcntl.LOCK_UN)
             os.sched_yield()
 
 
-def holder(lock: Path) -> str | None:
-    """The process id of who holds `lock` now; None: nobody does."""
+def lock_holder(lock: Path) -> str | None:
+    """The id of the process that holds `lock`, "?" if it is unknown, or None if no process does."""
     if not lock.exists():
         return None
     with lock.open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look are not each other's holder
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two callers do not see one another
         except BlockingIOError:
             return file.read().strip() or "?"
     return None
@@ -153,7 +155,7 @@ def sync(path: Path) -> None:
 
 
 def checksum(path: Path) -> dict[str, Any]:
-    """Size in bytes and sha256 of the content."""
+    """The file's size and digest: `{"bytes": ..., "sha256": ...}`."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

@@ -1,10 +1,10 @@
-"""A workspace at a URL: folders of this machine, and their twins there
+"""Keeping a local copy of a workspace at a URL up to date in both directions
 
-    CACHE/<url>.workspace/      the copy of a workspace on this machine; `.url` in it says of what
-    .mirror.json                in a copied folder: what was last known to be the same on both sides
+    CACHE/<url>.workspace/      local copy of a workspace; the file `.url` in it contains the URL
+    .mirror.json                in a copied folder: the state of every file when both sides were last equal
 
-What is at the URL is the truth. Who works on something pulls it first, and pushes what it writes: small files whole,
-again and again, in an order in which whoever reads in between finds nothing that refers to what is not there yet.
+The remote files are authoritative. A process pulls a folder before it works there, and pushes changed files, in an
+order in which a reader never finds a file that refers to one that is not uploaded yet.
 """
 
 import contextlib
@@ -23,18 +23,19 @@ from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import is_url, path_of, shown, tag_of
 
 _URL, _INDEX = ".url", ".mirror.json"
-_AT_ONCE = 16  # files on their way: each waits for the service most of the time
-_PATIENCE_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)  # after the packages' own tries: four minutes
-# What refers to other files, in the order in which it may be seen: a run that says it is complete is so.
+_TRANSFERS = 16  # at once: each waits for the service most of the time
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)  # four minutes, besides the packages' own retries
+# Files that refer to others, in the order in which they are transferred, after all others: result.json comes last,
+# because it marks a run as complete.
 _LATE = ("history.jsonl", "spool.jsonl", "best.pt", "last.pt", "ended.json", "result.json")
 _log = logging.getLogger(__name__)
 
 
 def workspace_at(where: str | Path) -> Path:
-    """A folder as it is given; of a URL, the folder of this machine that is the copy of what lies there.
+    """The local folder of a workspace: `where` itself, or the folder for the copy of a URL.
 
     Raises:
-        StoreError: the folder for copies cannot be written.
+        StoreError: the folder for the copy cannot be created.
     """
     if not is_url(where):
         return path_of(where)
@@ -48,7 +49,7 @@ def workspace_at(where: str | Path) -> Path:
 
 
 def url_of(folder: Path) -> str | None:
-    """The URL of which `folder` is the copy; None: it is no copy."""
+    """The URL that `folder` is a copy of; None if it is not a copy."""
     for parent in (folder, *folder.parents):
         mark = parent / _URL
         if mark.is_file():
@@ -59,13 +60,13 @@ def url_of(folder: Path) -> str | None:
 
 
 def place_of(folder: Path) -> str:
-    """Where a folder is, for a person: its path, or the URL of which it is the copy."""
-    home = url_of(folder)
-    return str(folder) if home is None else shown(home)
+    """The location of a folder for messages: its path, or the URL that it is a copy of."""
+    url = url_of(folder)
+    return str(folder) if url is None else shown(url)
 
 
 class _Known(NamedTuple):
-    """A file as both sides had it: the service's tag, and size and time of change here."""
+    """The state of a file when both sides were equal: the service's tag, and its local size and modification time."""
 
     tag: str | None
     size: int
@@ -73,20 +74,23 @@ class _Known(NamedTuple):
 
 
 class Mirror:
-    """`folder` here and `url` there. One thread at a time; `skip(path)` says which paths stay out of it.
+    """A local folder and the remote folder that it is a copy of. Methods that transfer files lock out other threads.
 
-    Every method raises `SourceError` where the service does not answer or refuses.
+    Every method raises `SourceError` if the service does not answer or refuses access.
+
+    Args:
+        skip: returns True for paths, relative to the folder, that are not transferred.
     """
 
     def __init__(self, url: str, folder: Path, *, skip: Callable[[str], bool] = lambda _: False) -> None:
         self.url, self.folder = url, folder
         self._skip = skip
-        self._site = RemoteFolder(url)
+        self._remote = RemoteFolder(url)
         self._index: dict[str, _Known] = _read_index(folder / _INDEX)
         self._lock = threading.RLock()
         self._next_index_s = 0.0
 
-    # --- from there --------------------------------------------------------------------------------------------------
+    # --- download -----------------------------------------------------------------------------------------------------
 
     def pull(
         self,
@@ -97,24 +101,29 @@ class Mirror:
         restore: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> bool:
-        """Bring here what differs there, and remove what was removed there; whether there is anything.
+        """Download files that differ, and delete local files that were deleted remotely.
 
         Args:
-            below: of one folder only. flat: without the folders in it.
-            restore: also what was removed here, which otherwise is for `push` to remove there.
-            on_progress: is told of files, (done, all).
+            below: transfer only this folder.
+            skip: further paths to leave alone.
+            flat: leave out subfolders.
+            restore: download files again that were deleted locally. Otherwise the next `push` deletes them remotely.
+            on_progress: called with the number of downloaded files and their total.
+
+        Returns:
+            Whether the remote folder contains files.
         """
         with self._lock:
             there = self._there(below, skip, flat)
             wanted = [path for path in there if self._differs(path, there[path], restore)]
             late = [path for path in wanted if PurePosixPath(path).name in _LATE]
             if late:
-                # Read before the others are looked for: all that they refer to is there by then.
-                parts = list(self._side_by_side(self._download, [(path, there[path]) for path in late]))
+                # Download them before listing the others again: all files that they refer to exist by then.
+                parts = list(self._in_parallel(self._download, [(path, there[path]) for path in late]))
                 there = self._there(below, skip, flat) | {path: there[path] for path in late}
                 wanted = [path for path in there if path not in late and self._differs(path, there[path], restore)]
             done, total = len(late), len(late) + len(wanted)
-            for part, known in self._side_by_side(self._download, [(path, there[path]) for path in wanted]):
+            for part, known in self._in_parallel(self._download, [(path, there[path]) for path in wanted]):
                 self._settle(part, known)
                 done += 1
                 if on_progress is not None:
@@ -122,19 +131,19 @@ class Mirror:
             if late:
                 for part, known in sorted(parts, key=lambda each: _LATE.index(PurePosixPath(each[1][0]).name)):
                     self._settle(part, known)
-            # What is left out of this look is not gone.
-            gone = [path for path in self._index if self._is_of(path, below, flat) and path not in there
+            # Paths that this call skips were not deleted.
+            deleted = [path for path in self._index if self._is_of(path, below, flat) and path not in there
                     and not self._left_out(path) and not (skip is not None and skip(path))]  # fmt: skip
-            for path in gone:
+            for path in deleted:
                 if self._known_now(path) == self._index[path][1:]:
                     (self.folder / path).unlink(missing_ok=True)
                 del self._index[path]
-            if wanted or late or gone:
+            if wanted or late or deleted:
                 self._write_index()
             return bool(there)
 
     def _there(self, below: str, skip: Callable[[str], bool] | None, flat: bool) -> dict[str, Mapping[str, Any]]:
-        found = self._site.listing(below, flat=flat)
+        found = self._remote.listing(below, flat=flat)
         return {path: info for path, info in found.items()
                 if not self._left_out(path) and not (skip is not None and skip(path))}  # fmt: skip
 
@@ -149,8 +158,8 @@ class Mirror:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         part = temporary_path(target, "pulled")  # the run itself may be writing `target` at this moment
-        if not self._site.fetch(path, part):
-            part.unlink(missing_ok=True)  # removed in the meantime; it may be one that a kill left behind
+        if not self._remote.fetch(path, part):
+            part.unlink(missing_ok=True)  # deleted remotely in the meantime; `part` may be left from a killed process
         else:
             sync(part)
         return part, (path, tag_of(info))
@@ -161,10 +170,10 @@ class Mirror:
             part.replace(self.folder / path)
             self._index[path] = _Known(tag, *(self._known_now(path) or (0, 0)))
 
-    # --- to there ----------------------------------------------------------------------------------------------------
+    # --- upload -------------------------------------------------------------------------------------------------------
 
     def push(self, below: str = "", *, flat: bool = False) -> int:
-        """Bring there what has changed here, and remove what was removed here; how many files."""
+        """Upload files that have changed, and delete remote files that were deleted locally; the number of both."""
         with self._lock:
             here = {path for path in _files(self.folder, below, flat) if not self._left_out(path)}
             changed = [
@@ -173,49 +182,50 @@ class Mirror:
             early = [path for path in changed if PurePosixPath(path).name not in _LATE]
             late = sorted((path for path in changed if path not in early),
                           key=lambda path: _LATE.index(PurePosixPath(path).name))  # fmt: skip
-            gone = [path for path in self._index if self._is_of(path, below, flat) and path not in here
+            deleted = [path for path in self._index if self._is_of(path, below, flat) and path not in here
                     and not self._left_out(path)]  # fmt: skip
-            for path in gone:
-                self._site.remove(path)
+            for path in deleted:
+                self._remote.remove(path)
                 del self._index[path]
-            for path, known in self._side_by_side(self._upload, [(path,) for path in early]):
+            for path, known in self._in_parallel(self._upload, [(path,) for path in early]):
                 self._note(path, known)
             for path in late:
                 self._note(*self._upload(path))
-            if changed or gone:
+            if changed or deleted:
                 self._write_index()
-            return len(changed) + len(gone)
+            return len(changed) + len(deleted)
 
     def _upload(self, path: str) -> tuple[str, _Known | None]:
-        now = self._known_now(path)  # before it is read: what is appended meanwhile is sent the next time
+        now = self._known_now(path)  # before reading: the next push sends what is appended meanwhile
         if now is None:
-            return path, None  # removed in the meantime
-        self._site.upload(self.folder / path, path)
-        return path, _Known(tag_of(self._site.info(path) or {}), *now)
+            return path, None  # deleted in the meantime
+        self._remote.upload(self.folder / path, path)
+        return path, _Known(tag_of(self._remote.info(path) or {}), *now)
 
     def _note(self, path: str, known: _Known | None) -> None:
         if known is not None:
             self._index[path] = known
 
-    # --- single files ------------------------------------------------------------------------------------------------
+    # --- single files -------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes | None:
-        """A file there, past all copies; None: there is none."""
-        return self._site.content(path)
+        """The content of a remote file, not of the local copy; None if it does not exist."""
+        return self._remote.content(path)
 
     def write(self, path: str, content: bytes) -> None:
-        """A file there alone."""
-        self._site.put(path, content)
+        """Write a remote file, but not the local copy."""
+        self._remote.put(path, content)
 
     def remove(self, path: str) -> None:
-        self._site.remove(path)
+        """Delete a remote file, but not the local copy."""
+        self._remote.remove(path)
 
-    # --- both --------------------------------------------------------------------------------------------------------
+    # --- both ---------------------------------------------------------------------------------------------------------
 
     def _left_out(self, path: str) -> bool:
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
-            return True  # a bucket may hold any name, and nobody's may lead out of the folder here
+            return True  # a bucket may contain any name; none may lead out of the local folder
         name = parts[-1]
         if name in ("lock", LEASE, OWNER) or name.startswith(".") or is_temporary(name):
             return True
@@ -234,19 +244,19 @@ class Mirror:
             return None
         return stat.st_size, stat.st_mtime_ns
 
-    def _side_by_side(self, what: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+    def _in_parallel(self, what: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
         if len(calls) < 2:
             yield from (what(*call) for call in calls)
             return
-        with ThreadPoolExecutor(min(_AT_ONCE, len(calls))) as pool:
+        with ThreadPoolExecutor(min(_TRANSFERS, len(calls))) as pool:
             yield from pool.map(lambda call: what(*call), calls)
 
     def close(self) -> None:
-        """What is known is on disk: the next process fetches nothing twice."""
+        """Save the index, so that the next process downloads only changed files."""
         self._write_index(soon=True)
 
     def _write_index(self, *, soon: bool = False) -> None:
-        """An index of ten thousand runs takes a while: without its last lines, something is fetched again."""
+        """Save the index, unless the last save was recent: a stale index only costs downloads."""
         started = time.monotonic()
         if started < self._next_index_s and not soon:
             return
@@ -256,26 +266,27 @@ class Mirror:
         self._next_index_s = time.monotonic() + 50 * (time.monotonic() - started)
 
 
-def patiently(what: Callable[[], object], wait: Callable[[float], object]) -> None:
-    """`what` with a service, tried again for minutes: what it is about took hours, and services come back.
+def with_retries(what: Callable[[], object], wait: Callable[[float], object]) -> None:
+    """Call `what`, and retry it for four minutes while the service fails.
 
-    `wait(seconds)` is called between tries.
+    Args:
+        wait: called with the seconds to wait before each retry.
 
     Raises:
-        SourceError: after the last of them.
+        SourceError: the last try failed.
     """
-    for pause in _PATIENCE_S:
+    for pause in _PAUSES_S:
         try:
             what()
             return
         except SourceError as error:
-            _log.warning("%s; tried again in %.0f s", str(error).rstrip("."), pause)
+            _log.warning("%s; retrying in %.0f s", str(error).rstrip("."), pause)
             wait(pause)
     what()
 
 
-LEASE = "lease.json"  # who drives a study (study/home.py)
-OWNER = "owner"  # whose run it is (launch/working_copy.py)
+LEASE = "lease.json"  # which process drives a study (study/remote.py)
+OWNER = "owner"  # which process works on a run (launch/working_copy.py)
 
 
 def _files(folder: Path, below: str, flat: bool) -> Iterator[str]:
@@ -286,6 +297,6 @@ def _files(folder: Path, below: str, flat: bool) -> Iterator[str]:
 
 
 def _read_index(path: Path) -> dict[str, _Known]:
-    with contextlib.suppress(OSError, ValueError, TypeError):  # without it everything is fetched again
+    with contextlib.suppress(OSError, ValueError, TypeError):  # without an index, all files are downloaded again
         return {key: _Known(*value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     return {}

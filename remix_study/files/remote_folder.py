@@ -1,4 +1,4 @@
-"""The files below a URL, and where this machine keeps its copies of them"""
+"""Reading and writing the files below a URL"""
 
 import contextlib
 import hashlib
@@ -14,13 +14,13 @@ from remix_study.files.urls import no_bucket, open_url, url_errors
 
 
 def cache_folder(url: str) -> Path:
-    """Where the store for `url` is built on this machine; it need not exist."""
+    """The local folder for copies of `url`, in `REMIX_STUDY_CACHE` or `~/.cache/remix_study`. It need not exist."""
     cache = Path(os.environ.get("REMIX_STUDY_CACHE") or "~/.cache/remix_study").expanduser().absolute()
     return cache / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
 class RemoteFolder:
-    """The files below a URL, by paths relative to it; every method raises `SourceError` as `url_errors`."""
+    """The files below a URL, by paths relative to it. Every method raises `SourceError`, as `url_errors` does."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -30,7 +30,7 @@ class RemoteFolder:
         return posixpath.join(self.root, *parts)
 
     def content(self, *parts: str) -> bytes | None:
-        """None where there is no such file."""
+        """The content of a file, or None if it does not exist."""
         with url_errors(self.url):
             try:
                 found: bytes = self.system.cat_file(self.path(*parts))
@@ -41,7 +41,7 @@ class RemoteFolder:
         return found
 
     def info(self, path: str) -> Mapping[str, Any] | None:
-        """None where there is no such file."""
+        """A file's description by fsspec (size, ETag ...), or None if it does not exist."""
         with url_errors(self.url), contextlib.suppress(FileNotFoundError):
             found: Mapping[str, Any] = self.system.info(self.path(path))
             return found
@@ -52,7 +52,7 @@ class RemoteFolder:
             self.system.rm_file(self.path(path))
 
     def listing(self, below: str = "", *, flat: bool = False) -> dict[str, Mapping[str, Any]]:
-        """The files below a folder, by their paths, each with what the service says of it. flat: not of its folders."""
+        """The files below a folder: path -> fsspec's description. `flat` leaves out those in its subfolders."""
         root = self.path(below) if below else self.root
         with url_errors(self.url):
             try:
@@ -68,7 +68,7 @@ class RemoteFolder:
         return {name[start:]: info for name, info in found.items() if name[start:]}
 
     def matching(self, pattern: str) -> list[str]:
-        """Paths of files and folders; `*` stands for any part of one name."""
+        """The paths of files and folders that match a pattern; `*` matches any part of one name."""
         with url_errors(self.url):
             found = self.system.glob(self.path(pattern))
         start = len(self.root.rstrip("/")) + 1
@@ -81,7 +81,7 @@ class RemoteFolder:
             self.upload(Path(file.name), path)
 
     def fetch(self, path: str, target: Path) -> bool:
-        """The file as `target`, which is left in part where it breaks off; False where there is none."""
+        """Download a file to `target`, which is incomplete after an error. Returns False if the file does not exist."""
         with url_errors(self.url):
             try:
                 self.system.get_file(self.path(path), str(target))
@@ -93,14 +93,14 @@ class RemoteFolder:
         with url_errors(self.url):
             try:
                 self.system.put_file(str(source), self.path(path))
-            except FileNotFoundError as error:  # where folders are real, they come first
-                if no_bucket(error):  # a misspelt one must not be made
+            except FileNotFoundError as error:  # some services need the folder first
+                if no_bucket(error):  # do not create a bucket whose name is misspelt
                     raise
                 self.system.makedirs(posixpath.dirname(self.path(path)), exist_ok=True)
                 self.system.put_file(str(source), self.path(path))
 
     def download(self, path: str, target: Path) -> None:
-        """The whole file, or nothing of it; nothing where there is none."""
+        """Download a file to `target` atomically; do nothing if it does not exist."""
         part = temporary_path(target)
         if self.fetch(path, part):
             move_into_place(part, target)

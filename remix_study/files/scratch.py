@@ -1,7 +1,7 @@
-"""A folder of this process for what it downloads
+"""A temporary folder per process for downloads
 
-It goes when the process ends; what a killed process left is removed by the next one that needs a folder. Who lives is
-told by a lock, which the system frees however a process dies.
+The folder is deleted when the process ends. Folders of killed processes are deleted by the next process that needs one:
+each running process holds a lock, which the operating system releases when it dies.
 """
 
 import fcntl
@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import IO
 
 from remix_study.errors import StoreError
-from remix_study.files.disk import sole_writer, storage_errors
+from remix_study.files.disk import exclusive_lock, storage_errors
 
 _guard = threading.Lock()
-_made: dict[int, tuple[Path, IO[str]]] = {}  # by process: a fork makes its own; the lock lives as long as its file
+_made: dict[
+    int, tuple[Path, IO[str]]
+] = {}  # by process id: a fork creates its own. The lock is held while its file is open
 
 
 def scratch() -> Path:
-    """The folder of this process; private.
+    """The folder of this process, which other users cannot read.
 
     Raises:
         StoreError: the folder for temporary files cannot be written.
@@ -37,8 +39,10 @@ def _make() -> tuple[Path, IO[str]]:
     with storage_errors(base):
         base.mkdir(mode=0o700, exist_ok=True)
         if base.stat().st_uid != os.getuid():
-            raise StoreError(f"{base} must belong to you, but does not. Set TMPDIR to a folder of yours.")
-        with sole_writer(base / ".lock", wait=True):
+            raise StoreError(
+                f"Cannot use {base} for temporary files: it belongs to another user. Set TMPDIR to a folder of yours."
+            )
+        with exclusive_lock(base / ".lock", wait=True):
             _sweep(base)
             folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
             lock = folder.with_suffix(".lock").open("w")
@@ -61,6 +65,6 @@ def _sweep(base: Path) -> None:
 
 
 def _remove(pid: int, folder: Path) -> None:
-    if pid == os.getpid():  # a fork inherits this duty, but not the folder
+    if pid == os.getpid():  # not in a fork, which inherits the finalizer
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".lock").unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, RunPruned, StudyStopped
-from remix_study.files.disk import holder, sole_writer, write_atomically
+from remix_study.files.disk import exclusive_lock, lock_holder, write_atomically
 from remix_study.tracking.spool import run_id_of
 
 CHECKPOINTS = "checkpoints"
@@ -57,17 +57,17 @@ class RunFolder:
             ) from error
 
     def lock(self, *, wait: bool = False) -> AbstractContextManager[None]:
-        """Return the lock of the process that works on this run; see `sole_writer`.
+        """Return the lock of the process that works on this run; see `exclusive_lock`.
 
         Args:
             wait: wait until the lock is free. A restarted study waits for its former trials, which Ray ends some
                 seconds after their driver.
         """
-        return sole_writer(self.path / "lock", wait=wait)
+        return exclusive_lock(self.path / "lock", wait=wait)
 
     def is_held(self) -> bool:
         """Return whether a process works on this run now."""
-        return holder(self.path / "lock") is not None
+        return lock_holder(self.path / "lock") is not None
 
     @property
     def history(self) -> list[dict[str, float]]:

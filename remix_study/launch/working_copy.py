@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remix_study.errors import RemixStudyError, SourceError
-from remix_study.files.mirror import OWNER, Mirror, patiently
+from remix_study.files.mirror import OWNER, Mirror, with_retries
 from remix_study.files.scratch import scratch
 from remix_study.launch.folder import CHECKPOINTS
 from remix_study.training.loop import EpochCallback
@@ -71,7 +71,7 @@ class WorkingCopy:
             return
         started = time.monotonic()
         self._require_ownership()
-        patiently(self.mirror.push, threading.Event().wait)
+        with_retries(self.mirror.push, threading.Event().wait)
         self._next_s = time.monotonic() + (_SHARE - 1) * (time.monotonic() - started)
 
     def push_if_due(self, *, at_once: bool = False) -> None:

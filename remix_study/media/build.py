@@ -1,11 +1,11 @@
-"""Decode a corpus once into a clip store, on all cores
+"""Building a clip store: decode a corpus once, on all cores
 
-    plan        what the store is made of -> fingerprint
-    decode      worker processes write rows where they belong and return only how it went
-    quarantine  what could not be used, counted, reported, and refused if it is too much
-    publish     the store appears whole, or not at all
+    plan        compute the fingerprint of the store's sources and settings
+    decode      worker processes write each row in its place and return its status
+    quarantine  count and report unusable clips; raise an error if there are too many
+    publish     rename the finished store to its final name
 
-Kill it at any moment and give the same command: it goes on where it was and ends in the same bytes.
+A build that was killed resumes when the command is rerun, and produces the same bytes as an uninterrupted build.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, RemixStudyError, StoreError, cause_of
-from remix_study.files.disk import sole_writer, storage_errors
+from remix_study.files.disk import exclusive_lock, storage_errors
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
-from remix_study.media.partial import Partial, RowStatus, refuse_other_settings
+from remix_study.media.partial import Partial, RowStatus, require_same_settings
 from remix_study.media.plan import Plan, Progress, plan_store
 from remix_study.media.presets import Preset
 from remix_study.media.publish import check_quarantine, publish
@@ -57,30 +57,46 @@ def build_store(
     run: RunJobs = run_jobs,
     shard_bytes: int = SHARD_BYTES,
 ) -> ClipStore:
-    """`out`/store, built from `clips` whose paths are relative to `root`, a folder or a URL.
+    """Build a clip store in `out`/store. An existing store with the same fingerprint is returned unchanged.
 
-    A store of the same fingerprint is kept as it is. `workers` None means all cores. `card` adds facts such as the
-    licence. `reading(done, total)` counts source files while their checksums are taken, `progress(done, total)` clips.
-    `run` is who decodes: processes of this machine, or a cluster's, whose workers send rows instead of writing them.
-    With `wait`, another build of this store is waited for.
+    Args:
+        clips: the clips, with paths relative to `root`.
+        root: a folder or a URL.
+        out: a folder of this machine.
+        preset: what to keep of each clip.
+        name: the corpus's name.
+        manifest_digest: digest of the manifest that the clips come from.
+        decoder: `pyav` or `decord`.
+        checks: what to accept; by default `Checks()`.
+        workers: number of worker processes; None means one per core.
+        chunk: largest number of clips that a worker gets at once.
+        timeout_s: seconds that one clip may take.
+        max_bad_fraction: largest fraction of unusable clips, 0 to 1.
+        replace: replace a store or an unfinished build with other content or settings.
+        wait: wait for another process that builds this store, instead of raising an error.
+        card: further facts for the card, such as the licence.
+        progress: called as `progress(done, total)` with numbers of clips.
+        reading: called as `reading(done, total)` with numbers of source files while their checksums are computed.
+        run: runs the jobs: `run_jobs` on this machine, or a function that runs them on a cluster. Workers of a cluster
+            send rows back instead of writing them.
+        shard_bytes: size of a shard.
 
     Raises:
-        StoreError: nothing is lost and the message says what helps: another store is there and `replace` is False,
-            another process builds it, the disk is full or not writable, too many clips are unusable (above
-            `max_bad_fraction`, between 0 and 1), a class lost all clips of a split.
+        StoreError: another store exists and `replace` is False, another process builds the store, the disk is full or
+            cannot be written, too many clips are unusable, or a class lost all clips of a split. Finished work is kept.
     """
     if not clips:
-        raise StoreError("a store needs at least one clip, but the manifest has none.")
+        raise StoreError("Cannot build a store: the manifest has no clips.")
     folder, checks = out / "store", checks or Checks()
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with sole_writer(out / ".store.lock", wait=wait):
+        with exclusive_lock(out / ".store.lock", wait=wait):
             plan = plan_store(clips, source_at(root), preset, decoder, checks, reading)
-            if (kept := _kept(folder, plan, replace=replace)) is not None:
+            if (existing := _existing(folder, plan, replace=replace)) is not None:
                 shutil.rmtree(out / "store.partial", ignore_errors=True)
-                return kept
+                return existing
             if not replace:
-                refuse_other_settings(out / "store.partial", plan)
+                require_same_settings(out / "store.partial", plan)
             partial = Partial(out / "store.partial", plan, shard_bytes)
             try:
                 _decode(plan, partial, run, workers, chunk, timeout_s, progress)
@@ -92,7 +108,8 @@ def build_store(
     return ClipStore.open(folder)
 
 
-def _kept(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
+def _existing(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
+    """The store in `folder` if it has the fingerprint of the plan; None if it is missing or may be replaced."""
     if not folder.exists():
         return None
     try:
@@ -106,14 +123,14 @@ def _kept(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
     if replace:
         return None
     raise StoreError(
-        f"{folder} holds a store of other content or settings (fingerprint {store.digest[:12]}, wanted "
-        f"{plan.fingerprint[:12]}). Choose another folder, or replace it (`replace`)."
+        f"Cannot build a store in {folder}: it holds a store with other content or settings (fingerprint "
+        f"{store.digest[:12]}, not {plan.fingerprint[:12]}). Choose another folder, or replace the store (`--replace`)."
     )
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker says of a clip; `rows` only where it has not written them itself."""
+    """A worker's result for one clip. `rows` is empty if the worker wrote the rows itself."""
 
     status: RowStatus
     rows: dict[str, NDArray[Any]]
@@ -121,13 +138,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class PackedClips:
-    """Clips as one piece of memory: a million of them as objects, in every worker, would be gigabytes."""
+    """Clips pickled into one buffer, because a million objects would take gigabytes in every worker."""
 
     content: NDArray[np.uint8]
     ends_N: NDArray[np.int64]
 
     @classmethod
     def of(cls, clips: Sequence[Clip]) -> "PackedClips":
+        """Pack clips without their `truth`, which decoding does not need."""
         content, ends = bytearray(), np.zeros(len(clips), np.int64)
         for row, clip in enumerate(clips):
             content += pickle.dumps(dataclasses.replace(clip, truth={}))
@@ -141,7 +159,7 @@ class PackedClips:
 
 @dataclass(frozen=True)
 class DecodeRow:
-    """The work of a worker process: decode clip `row`, and write its rows where there are `writers` for them."""
+    """The job of a worker process: decode clip `row`, and write its rows if there are `writers`."""
 
     clips: PackedClips
     source: Source
@@ -155,13 +173,13 @@ class DecodeRow:
             decoded = decode_clip(self.clips[row], self.source, self.preset, decoder_named(self.decoder), self.checks)
         except MediaError as error:
             return Decoded(RowStatus(row=row, stage=error.stage, message=str(error), meta={}), {})
-        except RemixStudyError:  # no fault of the clip: a package is missing, a source does not answer
+        except RemixStudyError:  # not the clip's fault: a package is missing, or a source does not answer
             raise
-        except Exception as error:  # whatever a damaged file provokes must not stop the other clips
-            stage, why = "decode", f"it cannot be decoded ({type(error).__name__})"
+        except Exception as error:  # an error that a damaged file causes must not stop the other clips
+            stage, reason = "decode", f"it cannot be decoded ({type(error).__name__})"
             if cause_of(error) == "out of memory":
-                stage, why = "memory", "decoding it takes too much memory"
-            return Decoded(RowStatus(row=row, stage=stage, message=why, meta={}), {})
+                stage, reason = "memory", "decoding it takes too much memory"
+            return Decoded(RowStatus(row=row, stage=stage, message=reason, meta={}), {})
         status = RowStatus(row=row, stage=None, message="", meta=decoded.meta)
         if not self.writers:
             return Decoded(status, decoded.rows)
@@ -196,12 +214,12 @@ def _decode(
         record(result.status)
 
     def on_lost(row: int, reason: str) -> None:
-        told = {
+        messages = {
             "timeout": f"decoding it took more than {timeout_s:g} s, twice",
-            "died": "decoding it ended its process, twice",
+            "died": "decoding it crashed the worker process, twice",
             "memory": "decoding it takes too much memory",
         }
-        record(RowStatus(row=row, stage=reason, message=told[reason], meta={}))
+        record(RowStatus(row=row, stage=reason, message=messages[reason], meta={}))
 
     writers = partial.writers if run is run_jobs else {}
     work = DecodeRow(PackedClips.of(plan.clips), plan.source, plan.preset, plan.decoder, plan.checks, writers)

@@ -1,6 +1,6 @@
-"""Another store of the same rows: other splits, nothing decoded again
+"""Derived stores: the rows of a store under other splits, without decoding again
 
-Array files are linked, not copied; index, statistics of the training split, card and fingerprint are the new store's.
+Array files are linked, not copied. The new store has its own index, training statistics, card and fingerprint.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.errors import StoreError
-from remix_study.files.disk import sole_writer, storage_errors
+from remix_study.files.disk import exclusive_lock, storage_errors
 from remix_study.media.card import SPLITS
 from remix_study.media.plan import canonical_json
 from remix_study.media.publish import Content, fresh_folder, link_or_copy, replace_folder, seal
@@ -21,38 +21,42 @@ from remix_study.sample import SampleId
 def derive_store(
     store: ClipStore, out: Path, splits: Mapping[SampleId, str], *, card: Mapping[str, Any] | None = None
 ) -> ClipStore:
-    """`out`/store with the rows of `store`, each in the split that `splits` says; kept where it is there already.
+    """Derive a store with other splits in `out`/store. An existing store with the same splits is returned unchanged.
 
-    `card` adds facts, or says them otherwise than `store`'s card. A store of other splits that was derived to `out`
-    before is replaced.
+    A store with other splits that was derived to `out` before is replaced.
+
+    Args:
+        splits: the split of every row, by id.
+        card: facts that are added to, or replace those of, the card of `store`.
 
     Raises:
-        StoreError: a row has no split, a class is not in every split, `out` holds a store that was decoded (and is
-            not to be lost), or `out` cannot be written.
+        StoreError: a row has no split, a class is not in every split, `out` holds a decoded store (which is never
+            replaced), or `out` cannot be written.
     """
     _require_splits(store, splits)
     _require_classes(store, splits, out)
-    said = canonical_json({"base": store.digest, "splits": [splits[clip] for clip in store.ids]})
-    fingerprint = hashlib.sha256(said.encode()).hexdigest()
+    identity = canonical_json({"base": store.digest, "splits": [splits[clip] for clip in store.ids]})
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
     folder = out / "store"
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        with sole_writer(out / ".store.lock"):
-            if (kept := _kept(folder, fingerprint)) is not None:
-                return kept
+        with exclusive_lock(out / ".store.lock"):
+            if (existing := _existing(folder, fingerprint)) is not None:
+                return existing
             _write(store, folder, splits, fingerprint, card or {})
     return ClipStore.open(folder)
 
 
-def _kept(folder: Path, fingerprint: str) -> ClipStore | None:
+def _existing(folder: Path, fingerprint: str) -> ClipStore | None:
+    """The store in `folder` if it has this fingerprint; None if it is missing or may be replaced."""
     if not folder.exists():
         return None
-    there = ClipStore.open(folder)
-    if there.digest == fingerprint:
-        return there
-    if there.base is None:
+    existing = ClipStore.open(folder)
+    if existing.digest == fingerprint:
+        return existing
+    if existing.base is None:
         raise StoreError(
-            f"{folder} must be free for a store of other splits, but holds one that was decoded. Choose another folder."
+            f"Cannot derive a store in {folder}: it holds a decoded store, which is not replaced. Choose another folder."
         )
     return None
 
@@ -94,22 +98,22 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def _require_splits(store: ClipStore, splits: Mapping[SampleId, str]) -> None:
     missing = [clip for clip in store.ids if clip not in splits]
     if missing:
-        raise StoreError(f"every clip must have a split, but {len(missing)} have none, {missing[0]} first.")
+        raise StoreError(f"Every clip must have a split, but {len(missing)} have none, such as {missing[0]}.")
     unknown = sorted({splits[clip] for clip in store.ids} - set(SPLITS))
     if unknown:
-        raise StoreError(f"a split must be one of {', '.join(SPLITS)}, but is {unknown[0]!r}.")
+        raise StoreError(f"A split must be one of {', '.join(SPLITS)}, but is {unknown[0]!r}.")
 
 
 def _require_classes(store: ClipStore, splits: Mapping[SampleId, str], out: Path) -> None:
-    there = {(splits[clip], int(label)) for clip, label in zip(store.ids, store.labels_N, strict=True)}
-    lost = [
+    present = {(splits[clip], int(label)) for clip, label in zip(store.ids, store.labels_N, strict=True)}
+    missing = [
         f"class {label!r} in split {split!r}"
-        for split in sorted({split for split, _ in there})
+        for split in sorted({split for split, _ in present})
         for number, label in enumerate(store.classes)
-        if (split, number) not in there
+        if (split, number) not in present
     ]
-    if lost:
+    if missing:
         raise StoreError(
-            f"every class must be in every split of {out}, but there is no clip of {'; '.join(lost[:5])}. Use fewer "
-            "folds, or leave the class out."
+            f"Every class must be in every split of {out}, but there is no clip of {'; '.join(missing[:5])}. Use fewer "
+            "folds, or exclude the class."
         )

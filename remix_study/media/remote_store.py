@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from remix_study.errors import SourceError, StoreError
-from remix_study.files.disk import checksum, sole_writer, storage_errors, write_atomically
+from remix_study.files.disk import checksum, exclusive_lock, storage_errors, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
 from remix_study.media.plan import Progress
@@ -67,7 +67,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
     site, journal = RemoteFolder(url), cache_folder(url).with_suffix(".uploaded")
     with storage_errors(journal.parent):
         journal.parent.mkdir(parents=True, exist_ok=True)
-        with sole_writer(journal.with_suffix(".uploading"), wait=True):
+        with exclusive_lock(journal.with_suffix(".uploading"), wait=True):
             changed = [place for place in places if not _is_there(site, folder, place)]
             seals = [place / "store" / _SEAL for place in changed]
             for seal in seals:  # first of all: no reader takes a mixture of old and new for a store
@@ -144,7 +144,7 @@ def local_copy(url: str, *, verify: bool = False, progress: Progress | None = No
             folder = _use(copies, remote.digest)
             if _is_whole(folder, remote, verify=verify):
                 return folder
-            with sole_writer(copies / ".lock", wait=True):
+            with exclusive_lock(copies / ".lock", wait=True):
                 if _fetch(site, remote, folder, progress, verify=verify):
                     _clear(copies)
                     return folder
@@ -240,7 +240,7 @@ def _use(copies: Path, name: str) -> Path:
     """The copy of this name, which nobody removes while this process lives: a lock ends with its process."""
     folder = copies / name
     if folder not in _in_use:
-        with sole_writer(copies / ".use", wait=True):  # not while somebody clears
+        with exclusive_lock(copies / ".use", wait=True):  # not while somebody clears
             folder.mkdir(exist_ok=True)
             lock = (folder / ".in-use").open("a")
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -250,7 +250,7 @@ def _use(copies: Path, name: str) -> Path:
 
 def _clear(copies: Path) -> None:
     """Remove copies of stores that are no longer there, but for those that a process reads."""
-    with sole_writer(copies / ".use", wait=True):
+    with exclusive_lock(copies / ".use", wait=True):
         for folder in copies.iterdir():
             if not folder.is_dir() or folder in _in_use:
                 continue

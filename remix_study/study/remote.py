@@ -1,8 +1,8 @@
-"""A study whose workspace is at a URL: what its driver, and whoever looks on, have to do about that
+"""Studies in a remote workspace: the lease of the driver, and copies of the study's files
 
-The driver holds a lease, a small file at the URL that says who drives the study, and counts on. It pulls what runs push
-(working_copy.py), pushes what it writes itself, and sees a stop that was asked for elsewhere. Of all this nothing
-happens where the study's folder is its own: there a lock does it, and everybody sees the same files.
+The driver is the process that runs the study. It holds a lease: a small file at the URL that names it and that it
+rewrites regularly. It pulls what runs push (working_copy.py), pushes what it writes itself, and checks for requests to
+stop. In a workspace on a disk none of this is needed: a lock replaces the lease, and all processes see the same files.
 """
 
 import json
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.errors import SourceError, StudyError
-from remix_study.files.disk import holder
-from remix_study.files.mirror import LEASE, Mirror, patiently, url_of
+from remix_study.files.disk import lock_holder
+from remix_study.files.mirror import LEASE, Mirror, url_of, with_retries
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS
@@ -28,19 +28,23 @@ from remix_study.study.storage import STOP
 
 Say = Callable[[str], None]
 _PERIOD_S, _BEAT_S = 5.0, 10.0
-_SILENCE_S = 3 * _BEAT_S  # of a driver that is watched: then it is gone
-_FRESH_S = 90.0  # for who only looks, and must rely on clocks
+_SILENCE_S = 3 * _BEAT_S  # without a heartbeat, after which another process may take over
+_FRESH_S = 90.0  # age of a lease that readers, who compare clocks, still believe
 _RUNS = "runs"
-_ELSEWHERE = ("tune/", "ray_train/")  # Ray's own notes, of no use to anybody else
+_RAY_FOLDERS = ("tune/", "ray_train/")  # only used by Ray on this machine
 _log = logging.getLogger(__name__)
 
 
 def _is_left_out(path: str) -> bool:
-    return path.startswith(_ELSEWHERE) or f"/{CHECKPOINTS}/" in path
+    return path.startswith(_RAY_FOLDERS) or f"/{CHECKPOINTS}/" in path
 
 
 class RemoteWorkspace:
-    """The study in `folder`, while this process drives it; `remote_workspace` makes one."""
+    """The remote files of the study in `folder`, while this process runs it. Made by `remote_workspace`.
+
+    Args:
+        url: of the study's folder; None if the workspace is on a disk. Then all methods do nothing.
+    """
 
     def __init__(self, folder: Path, url: str | None) -> None:
         self.folder, self.url = folder, url
@@ -48,72 +52,74 @@ class RemoteWorkspace:
         self._token = uuid.uuid4().hex
         self._beat = 0
         self._beat_s = 0.0
-        self._at_work: list[str] = []  # names of runs
+        self._active: list[str] = []  # names of active runs
         self._ended = threading.Event()
         self._taken_by: str | None = None
         self._late = False
-        self._thread = threading.Thread(target=self._work, name="home", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="remote-workspace", daemon=True)
 
     # --- for the driver ----------------------------------------------------------------------------------------------
 
     def watch(self, run_folder: Path) -> None:
-        """A run is at work somewhere: what it pushes is pulled from now on."""
-        if self._mirror is not None and run_folder.name not in self._at_work:
-            self._at_work.append(run_folder.name)
+        """Pull what an active run pushes, from now on."""
+        if self._mirror is not None and run_folder.name not in self._active:
+            self._active.append(run_folder.name)
 
     def fetch(self, run_folder: Path) -> None:
-        """A run has ended: all of it is here when this returns, but for its checkpoints.
+        """Pull all files of a run, except its checkpoints, and no longer watch it.
 
         Raises:
-            SourceError: the service does not answer or refuses, for minutes.
+            SourceError: the service has not answered, or has refused, for minutes.
         """
         if self._mirror is None:
             return
-        if run_folder.name in self._at_work:
-            self._at_work.remove(run_folder.name)
-        patiently(partial(self._mirror.pull, f"{_RUNS}/{run_folder.name}"), self._ended.wait)
+        if run_folder.name in self._active:
+            self._active.remove(run_folder.name)
+        with_retries(partial(self._mirror.pull, f"{_RUNS}/{run_folder.name}"), self._ended.wait)
 
-    def require_ours(self) -> None:
+    def require_lease(self) -> None:
         """
         Raises:
-            StudyError: another process drives the study now; this one was out of reach for too long.
+            StudyError: another process has taken over the study, because this one could not renew its lease.
         """
         if self._taken_by is not None:
             raise StudyError(
-                f"this process must drive the study, but process {self._taken_by} does: this one did not reach "
-                f"{shown(str(self.url))} for {_SILENCE_S:.0f} s. What is done is kept; the other one goes on."
+                f"Process {self._taken_by} has taken over the study, because this process did not reach "
+                f"{shown(str(self.url))} for {_SILENCE_S:.0f} s. Finished runs are kept; the other process continues."
             )
 
     def push(self) -> None:
-        """All that has changed here.
+        """Push all files that have changed.
 
         Raises:
-            SourceError: the service does not take it, for minutes.
+            SourceError: the service has not accepted them for minutes.
         """
         if self._mirror is not None:
-            patiently(self._mirror.push, self._ended.wait)
+            with_retries(self._mirror.push, self._ended.wait)
 
-    # --- its life ----------------------------------------------------------------------------------------------------
+    # --- life cycle --------------------------------------------------------------------------------------------------
 
     def begin(self, say: Say) -> None:
-        """
+        """Take the lease, pull the study and start to synchronise it in a thread.
+
         Raises:
-            StudyError: another process drives the study.
+            StudyError: another process runs the study.
             SourceError: the service does not answer or refuses.
         """
         assert self._mirror is not None
         self._take(say)
-        self._mirror.remove(STOP)  # which ended the start before; from now on it is looked for
+        self._mirror.remove(STOP)  # of the last start
         self._mirror.pull()
         self._thread.start()
 
     def end(self) -> None:
+        """Push the last changes and give up the lease."""
         assert self._mirror is not None
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         if self._taken_by is None:
-            self._ended.clear()  # the pauses between tries of the last push are real ones
+            self._ended.clear()  # so that the last push waits between its retries
             self.push()
             self._mirror.remove(LEASE)
         self._mirror.close()
@@ -122,22 +128,22 @@ class RemoteWorkspace:
         assert self._mirror is not None
         found = self._mirror.read(LEASE)
         known = _lease(found)
-        if known is not None and known.get("machine") != _machine(self.folder):  # of this machine the lock tells
-            say(f"process {known['by']} drove this study; looking for {_SILENCE_S:.0f} s whether it still does")
+        if known is not None and known.get("machine") != _machine(self.folder):  # on this machine the lock decides
+            say(f"Process {known['by']} has run this study. Checking for {_SILENCE_S:.0f} s whether it still does.")
             end = time.monotonic() + _SILENCE_S
-            # It is another machine's, which writes a file now and then: there is no event to await.
+            # Polls, because a file that another machine rewrites is no event that can be awaited.
             while time.monotonic() < end and not self._ended.wait(min(1.0, _BEAT_S / 4)):
                 now = self._mirror.read(LEASE)
                 if now is None:
                     break
                 if now != found:
                     raise StudyError(
-                        f"one process at a time may drive the study at {shown(str(self.url))}, and process "
-                        f"{known['by']} does. Wait for it, or `remix-study stop` it."
+                        f"Cannot run the study at {shown(str(self.url))}: process {known['by']} runs it. Wait for it, or "
+                        "stop it with `remix-study stop`."
                     )
-        self._tell()
+        self._renew_lease()
 
-    def _tell(self) -> None:
+    def _renew_lease(self) -> None:
         assert self._mirror is not None
         self._beat += 1
         machine, at = _machine(self.folder), time.time()
@@ -152,27 +158,27 @@ class RemoteWorkspace:
                 self._late = False
             except SourceError as error:
                 if not self._late:
-                    _log.warning("%s The study goes on, and is pushed later.", error)
+                    _log.warning("%s The study continues; its files are pushed later.", error)
                 self._late = True
-            except Exception:  # a disk that fails, say: whatever it is, the runs still to come need this thread
-                _log.exception("looking after the study at %s stumbled, and goes on", shown(str(self.url)))
+            except Exception:  # whatever fails, later runs need this thread
+                _log.exception("Synchronising the study at %s failed; it is retried", shown(str(self.url)))
 
     def _round(self) -> None:
         assert self._mirror is not None
-        self._say_that_we_live()
+        self._keep_lease()
         if not (self.folder / STOP).exists() and self._mirror.read(STOP) is not None:
             (self.folder / STOP).touch()
-        for name in list(self._at_work):
-            self._say_that_we_live()  # a thousand runs take a while
+        for name in list(self._active):
+            self._keep_lease()  # pulling a thousand runs takes a while
             if self._ended.is_set():
                 return
             self._mirror.pull(f"{_RUNS}/{name}")
-            self._mirror.push(f"{_RUNS}/{name}")  # what the sender noted
+            self._mirror.push(f"{_RUNS}/{name}")  # what the MLflow syncer recorded there
         for below in ("tracking", "report"):
             self._mirror.push(below)
         self._mirror.push(flat=True)
 
-    def _say_that_we_live(self) -> None:
+    def _keep_lease(self) -> None:
         assert self._mirror is not None
         if time.monotonic() < self._beat_s:
             return
@@ -181,39 +187,43 @@ class RemoteWorkspace:
             self._taken_by = str(found.get("by"))
             self._ended.set()
             return
-        self._tell()
+        self._renew_lease()
 
 
 @contextmanager
 def remote_workspace(folder: Path, say: Say) -> Iterator[RemoteWorkspace]:
-    """For the process that holds the lock in `folder`.
+    """The remote workspace of the study in `folder`, for the process that holds its lock.
 
     Raises:
-        StudyError: another machine's process drives the study.
+        StudyError: a process on another machine runs the study.
         SourceError: the workspace's service does not answer or refuses.
     """
-    home = RemoteWorkspace(folder, url_of(folder))
-    if home.url is None:
-        yield home
+    remote = RemoteWorkspace(folder, url_of(folder))
+    if remote.url is None:
+        yield remote
         return
-    home.begin(say)
+    remote.begin(say)
     try:
-        yield home
+        yield remote
     finally:
-        home.end()
+        remote.end()
 
 
-# --- for who looks on --------------------------------------------------------------------------------------------
+# --- for other processes -----------------------------------------------------------------------------------------
 
 
-def look_in(folder: Path, *, whole: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Bring here what of a study is to be read. whole: also its runs, but for their checkpoints and tracking.
+def fetch_study(folder: Path, *, whole: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Copy the study of a remote workspace to `folder`, for reading.
+
+    Args:
+        whole: also copy its runs, without their checkpoints and tracking files.
+        on_progress: called with the number of files that are copied, and of all.
 
     Raises:
         SourceError: the workspace's service does not answer or refuses.
     """
     url = url_of(folder)
-    if url is None or holder(folder / "lock") is not None:  # whoever drives it here keeps the copy up to date
+    if url is None or lock_holder(folder / "lock") is not None:  # its driver on this machine keeps the copy up to date
         return
     mirror = Mirror(url, folder, skip=lambda path: _is_left_out(path) or path.startswith("tracking/"))
     mirror.pull(skip=lambda path: "/tracking/" in path, flat=not whole, restore=True, on_progress=on_progress)
@@ -221,8 +231,8 @@ def look_in(folder: Path, *, whole: bool = True, on_progress: Callable[[int, int
 
 
 def driver_of(folder: Path) -> str | None:
-    """Who drives the study in `folder` now: a process id of this machine, or machine and process; None: nobody."""
-    here = holder(folder / "lock")
+    """The process that runs the study in `folder`: its id, followed by its host if that is another one; or None."""
+    here = lock_holder(folder / "lock")
     url = url_of(folder)
     if here is not None or url is None:
         return here
@@ -232,8 +242,8 @@ def driver_of(folder: Path) -> str | None:
     return str(found.get("by"))
 
 
-def leave_stop(folder: Path) -> None:
-    """Ask the driver, wherever it is, to stop."""
+def request_stop(folder: Path) -> None:
+    """Ask the process that runs the study to stop."""
     url = url_of(folder)
     if url is None:
         (folder / STOP).touch()
@@ -242,13 +252,13 @@ def leave_stop(folder: Path) -> None:
 
 
 def stop_asked(folder: Path, url: str | None) -> bool:
-    """Whether the study in `folder`, or at `url`, was asked to stop; a service that does not answer says nothing."""
+    """Whether the study in `folder`, or at `url`, was asked to stop; False if the service does not answer."""
     if url is None:
         return (folder / STOP).exists()
     try:
         return RemoteFolder(url).content(STOP) is not None
     except SourceError as error:
-        _log.warning("whether the study shall stop cannot be seen now: %s", error)
+        _log.warning("Cannot check whether the study was asked to stop: %s", error)
         return False
 
 
@@ -265,6 +275,6 @@ def _me() -> str:
 
 
 def _machine(folder: Path) -> str:
-    """The same for all processes that share the lock in this machine's copy."""
+    """An id that is equal for all processes that share the lock in this machine's copy."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else uuid.getnode()} {folder}"

@@ -19,7 +19,7 @@ from typing import Any
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StoreError, StudyStopped, cause_of
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import tracking_uri
 from remix_study.media.store import ClipStore
@@ -117,7 +117,7 @@ class StudyRun:
         self._epochs = max(config.epochs for config in configs)
         uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
         with (
-            disk_full_errors(self.folder), sole_writer(self.folder / "lock"), leavable(self.folder),
+            disk_full_errors(self.folder), exclusive_lock(self.folder / "lock"), leavable(self.folder),
             remote_workspace(self.folder, self._listener.say) as self._remote, answering(self._config.storage),
         ):  # fmt: skip
             # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
@@ -213,7 +213,7 @@ class StudyRun:
         Raises:
             StopIteration: no more tasks.
         """
-        self._remote.require_ours()
+        self._remote.require_lease()
         while True:
             match next_step(self._state_within_budget()):
                 case StartTrial(method):

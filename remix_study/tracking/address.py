@@ -14,7 +14,7 @@ from remix_study import mlflow_private
 from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, TrackingError
 from remix_study.files.databases import create_sqlite, table_creation_lock
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 
 _SECONDS = 4  # timeout of each network step; connecting and reading take under ten seconds in total
 _PORTS = {"mysql": 3306, "mssql": 1433}
@@ -163,7 +163,7 @@ def prepare(uri: str) -> None:
         return
     path = sqlite_path(known)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with sole_writer(path.with_name(f"{path.name}.lock"), wait=True):
+    with exclusive_lock(path.with_name(f"{path.name}.lock"), wait=True):
         create_sqlite(path, lambda made: open_at(f"sqlite:///{made}"))
         open_at(known)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from remix_study import mlflow_private
 from remix_study.credentials import redact
 from remix_study.errors import StoreError, TrackingError
-from remix_study.files.disk import sole_writer, write_atomically
+from remix_study.files.disk import exclusive_lock, write_atomically
 from remix_study.mlflow_private import (
     DATASET_DIGEST_LENGTH,
     DATASET_NAME_LENGTH,
@@ -116,7 +116,7 @@ class Sender:
             return True
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(sole_writer(self._folder / "send.lock"))
+                stack.enter_context(exclusive_lock(self._folder / "send.lock"))
             except StoreError:
                 return False
             client = client_of(self._uri)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from remix_study.files.disk import holder
+from remix_study.files.disk import lock_holder
 from remix_study.launch.folder import RunFolder
 from remix_study.study.ledger import Ledger, read_ledger
 from remix_study.tracking import default_uri
@@ -157,7 +157,7 @@ class Begun:
     def trains(self, name: str) -> int | None:
         """The process that works on the run whose name begins so."""
         for key, run in self.runs.items():
-            if key.startswith(name) and (pid := holder(run.path / "lock")) not in (None, "?", ""):
+            if key.startswith(name) and (pid := lock_holder(run.path / "lock")) not in (None, "?", ""):
                 return int(str(pid))
         return None
 

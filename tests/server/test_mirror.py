@@ -9,7 +9,7 @@ import pytest
 
 from remix_study.errors import SourceError
 from remix_study.files import mirror as mirrors
-from remix_study.files.mirror import Mirror, patiently, place_of, url_of, workspace_at
+from remix_study.files.mirror import Mirror, place_of, url_of, with_retries, workspace_at
 from remix_study.files.remote_folder import RemoteFolder
 
 pytestmark = pytest.mark.server
@@ -190,10 +190,10 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
 
     monkeypatch.setattr(RemoteFolder, "upload", upload)
     pauses: list[float] = []
-    patiently(one.push, pauses.append)
+    with_retries(one.push, pauses.append)
     assert pauses == [1.0, 2.0]
     assert sorted(RemoteFolder(one.url).listing()) == ["a"]
-    assert "tried again" in caplog.text
+    assert "retrying in" in caplog.text
 
     def gone(self: RemoteFolder, source: Path, path: str) -> None:
         raise SourceError("gone for good")
@@ -201,7 +201,7 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
     monkeypatch.setattr(RemoteFolder, "upload", gone)
     write(one.folder, b="b")
     with pytest.raises(SourceError, match="gone for good"):
-        patiently(one.push, pauses.append)
+        with_retries(one.push, pauses.append)
     assert sum(pauses) > 200
 
 

@@ -147,7 +147,7 @@ def test_a_key_that_would_lead_out_of_a_folder_is_no_file(bucket: "Bucket", sour
 
 def test_a_bucket_that_is_not_there_is_one_sentence(bucket: "Bucket") -> None:
     source = source_at("s3://nowhere/corpus")
-    with pytest.raises(SourceError, match=r"s3://nowhere/corpus must exist, but there is no such bucket"):
+    with pytest.raises(SourceError, match=r"Cannot access s3://nowhere/corpus: no such bucket"):
         source.list()
     with pytest.raises(SourceError, match="no such bucket"):
         open_corpus("s3://nowhere/corpus")
@@ -157,16 +157,16 @@ def test_credentials_that_are_missing_or_wrong_are_one_sentence_without_them(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.refuse_strangers()
-    with pytest.raises(SourceError, match=r"must let us in, but refuses .*Check the credentials") as caught:
+    with pytest.raises(SourceError, match=r"permission denied.*Check the credentials") as caught:
         pickle.loads(pickle.dumps(source)).read("clips/a.mp4")
     assert "someone" not in str(caught.value)
     assert "a-secret" not in str(caught.value)
-    with pytest.raises(SourceError, match="refuses"):
+    with pytest.raises(SourceError, match="permission denied"):
         require_writable(f"{bucket.url}/new")
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(SourceError, match="needs credentials, but there are none"):
+    with pytest.raises(SourceError, match="no credentials were found"):
         source_at(source.root).list()
 
 
@@ -174,7 +174,7 @@ def test_a_server_that_is_gone_is_one_sentence(source: RemoteSource, monkeypatch
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(SourceError, match="must answer, but does not"):
+    with pytest.raises(SourceError, match="no answer after several tries"):
         source_at(source.root).list()
 
 

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from remix_study import __version__
 from remix_study.cli import main as cli
 from remix_study.errors import ConfigError
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.tracking import default_uri
 
 Written = Callable[..., Path]
@@ -174,9 +174,9 @@ def test_a_finished_run_is_not_trained_again(say: Callable[..., Said], written: 
 def test_two_processes_cannot_train_one_run(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
     folder = tmp_path / "w" / "runs" / "one"
     folder.mkdir(parents=True)
-    with sole_writer(folder / "lock"):
+    with exclusive_lock(folder / "lock"):
         said = say("train", written(), "--workspace", tmp_path / "w", "--name", "one")
-    assert_refused(said, "one process at a time may write to", f"process {os.getpid()} does")
+    assert_refused(said, f"process {os.getpid()} is using the folder")
     assert not (folder / "history.jsonl").exists()
 
 

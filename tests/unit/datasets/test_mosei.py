@@ -11,7 +11,7 @@ import pytest
 from remix_study.datasets.corpus import prepare
 from remix_study.datasets.mosei import CLASSES, Mosei, class_of, mosei_at, unpack
 from remix_study.errors import ManifestError, StoreError
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.media.presets import FeaturePreset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip
@@ -194,7 +194,7 @@ def test_what_lies_in_the_way_is_not_deleted(tmp_path: Path) -> None:
 def test_two_unpackings_at_once_are_refused(tmp_path: Path) -> None:
     path = mosei.write_pickle(tmp_path / "a.pkl")
     (tmp_path / "features").mkdir()
-    with sole_writer(tmp_path / "features" / ".lock"), pytest.raises(StoreError, match="one process at a time"):
+    with exclusive_lock(tmp_path / "features" / ".lock"), pytest.raises(StoreError, match="only one process at a time"):
         unpack(path, tmp_path / "features")
 
 

@@ -1,4 +1,4 @@
-"""Who may write, and who only looks"""
+"""Atomic writes, and locks that admit one process"""
 
 import fcntl
 import os
@@ -10,48 +10,48 @@ import pytest
 
 from remix_study.errors import StoreError
 from remix_study.files.disk import (
-    holder,
+    exclusive_lock,
     is_temporary,
+    lock_holder,
     move_into_place,
-    sole_writer,
     temporary_path,
     write_atomically,
 )
 
 
-def test_one_writer_at_a_time_is_named_to_the_next(tmp_path: Path) -> None:
+def test_the_error_of_a_second_process_names_the_first(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    assert holder(lock) is None
-    with sole_writer(lock):
-        assert holder(lock) == str(os.getpid())
-        with pytest.raises(StoreError, match=f"and process {os.getpid()} does"), sole_writer(lock):
+    assert lock_holder(lock) is None
+    with exclusive_lock(lock):
+        assert lock_holder(lock) == str(os.getpid())
+        with pytest.raises(StoreError, match=f"process {os.getpid()} is using the folder"), exclusive_lock(lock):
             pass
-    assert holder(lock) is None
-    with sole_writer(lock):
+    assert lock_holder(lock) is None
+    with exclusive_lock(lock):
         pass
 
 
-def test_who_looks_at_the_moment_of_a_start_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`holder` shares the lock for some microseconds; here that lasts until the writer has met it."""
+def test_asking_for_the_holder_does_not_prevent_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lock_holder` shares the lock for some microseconds; here, during the first tries of `exclusive_lock`."""
     lock = tmp_path / "lock"
     lock.touch()
-    asked = []
-    with lock.open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
+    calls = []
+    with lock.open() as shared:
+        fcntl.flock(shared, fcntl.LOCK_SH)
         real = fcntl.flock
 
-        def met(file: Any, how: int) -> None:
-            asked.append(how)
-            if len(asked) == 5:
-                real(looking, fcntl.LOCK_UN)
+        def counted(file: Any, how: int) -> None:
+            calls.append(how)
+            if len(calls) == 5:
+                real(shared, fcntl.LOCK_UN)
             real(file, how)
 
-        monkeypatch.setattr(fcntl, "flock", met)
-        with sole_writer(lock):
-            assert len(asked) > 5
+        monkeypatch.setattr(fcntl, "flock", counted)
+        with exclusive_lock(lock):
+            assert len(calls) > 5
 
 
-def test_of_many_who_start_at_once_one_is_let_in_however_many_look(tmp_path: Path) -> None:
+def test_one_of_many_processes_gets_the_lock_while_others_ask_for_its_holder(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()
     ready, refused, over = Barrier(4), Barrier(4), Event()
@@ -60,27 +60,27 @@ def test_of_many_who_start_at_once_one_is_let_in_however_many_look(tmp_path: Pat
     def start() -> None:
         ready.wait(30)
         try:
-            with sole_writer(lock):
-                outcomes.append("in")
-                refused.wait(30)  # not out again before all others have tried
+            with exclusive_lock(lock):
+                outcomes.append("locked")
+                refused.wait(30)  # keep the lock until all others have tried
         except StoreError:
             outcomes.append("refused")
             refused.wait(30)
 
-    def look() -> None:
+    def ask() -> None:
         while not over.is_set():
-            holder(lock)
+            lock_holder(lock)
 
-    lookers = [Thread(target=look) for _ in range(3)]
+    askers = [Thread(target=ask) for _ in range(3)]
     starters = [Thread(target=start) for _ in range(4)]
-    for thread in lookers + starters:
+    for thread in askers + starters:
         thread.start()
     for thread in starters:
         thread.join(30)
     over.set()
-    for thread in lookers:
+    for thread in askers:
         thread.join(30)
-    assert sorted(outcomes) == ["in", "refused", "refused", "refused"]
+    assert sorted(outcomes) == ["locked", "refused", "refused", "refused"]
 
 
 def opened_file(descriptor: int) -> Path:

@@ -68,7 +68,7 @@ def test_the_lock_excludes_a_second_process(tmp_path: Path) -> None:
     assert not folder.is_held()
     with folder.lock():
         assert folder.is_held()
-        with pytest.raises(StoreError, match="one process at a time"), RunFolder(tmp_path).lock():
+        with pytest.raises(StoreError, match="only one process at a time"), RunFolder(tmp_path).lock():
             pass
     assert not folder.is_held()
 

@@ -36,11 +36,11 @@ def test_a_missing_shared_disk_is_reported_with_the_remedy(tmp_path: Path) -> No
 
 def test_a_url_that_the_node_cannot_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: RemoteFolder, pattern: str) -> list[str]:
-        raise SourceError("memory://b must let us in, but refuses.")
+        raise SourceError("Cannot access memory://b: permission denied.")
 
     monkeypatch.setattr(RemoteFolder, "matching", refused)
     (problem,) = node_problems(replace(HERE, urls={"memory://b/w": "the workspace"}))
-    assert problem == f"{socket.gethostname()} cannot use the workspace: memory://b must let us in, but refuses."
+    assert problem == f"{socket.gethostname()} cannot use the workspace: Cannot access memory://b: permission denied."
 
 
 def test_other_versions_and_other_code_are_reported() -> None:

@@ -19,7 +19,7 @@ from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
 from remix_study.errors import StoreError
 from remix_study.files import disk
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.media.decoders import _upright
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
@@ -265,7 +265,7 @@ def test_another_build_is_waited_for_on_request(corpus: Path, tmp_path: Path) ->
     first = build(corpus / "manifest.jsonl", tmp_path)
     reading: list[int] = []
     with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as held:
-        held.enter_context(sole_writer(tmp_path / ".store.lock"))
+        held.enter_context(exclusive_lock(tmp_path / ".store.lock"))
         waiting = pool.submit(
             build, corpus / "manifest.jsonl", tmp_path, wait=True, reading=lambda done, _: reading.append(done)
         )
@@ -278,8 +278,8 @@ def test_another_build_is_waited_for_on_request(corpus: Path, tmp_path: Path) ->
 
 def test_two_builds_of_one_store_do_not_meet(corpus: Path, tmp_path: Path) -> None:
     with (
-        sole_writer(tmp_path / ".store.lock"),
-        pytest.raises(StoreError, match=f"process {os.getpid()} does"),
+        exclusive_lock(tmp_path / ".store.lock"),
+        pytest.raises(StoreError, match=f"process {os.getpid()} is using the folder"),
     ):
         build(corpus / "manifest.jsonl", tmp_path)
     assert len(build(corpus / "manifest.jsonl", tmp_path)) == 16
@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_work_is_kept(corpus: Path, tmp
         if done == 8:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(StoreError, match=r"is full\. What is done is kept"):
+    with pytest.raises(StoreError, match=r"is full\. Finished work is kept"):
         build(corpus / "manifest.jsonl", tmp_path, progress=full)
     seen: list[int] = []
     build(corpus / "manifest.jsonl", tmp_path, progress=lambda done, _: seen.append(done))
@@ -308,7 +308,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_work_is_kept(corpus: Path, tmp
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="must be a folder that can be written"):
+    with pytest.raises(StoreError, match="Choose a folder in which you can create files"):
         build(corpus / "manifest.jsonl", tmp_path / "file")
 
 

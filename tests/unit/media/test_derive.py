@@ -8,7 +8,7 @@ import pytest
 
 from remix_study.datasets.corpus import open_corpus, prepare_corpus
 from remix_study.errors import StoreError
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.media.derive import derive_store
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
@@ -116,7 +116,7 @@ def test_splits_that_make_no_sense_are_refused(base: ClipStore, tmp_path: Path) 
 
 def test_two_at_once_do_not_meet(base: ClipStore, tmp_path: Path) -> None:
     with (
-        sole_writer(tmp_path / ".store.lock"),
-        pytest.raises(StoreError, match=f"process {os.getpid()} does"),
+        exclusive_lock(tmp_path / ".store.lock"),
+        pytest.raises(StoreError, match=f"process {os.getpid()} is using the folder"),
     ):
         derive_store(base, tmp_path, fold(base, 0))
