@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.storages import BaseStorage
+    from optuna.study._frozen import FrozenStudy  # what `storage.get_all_studies` returns
     from optuna.trial import FrozenTrial
 
 # Table to which Optuna writes its schema version, after it has created all other tables of a database. Opening a
@@ -51,7 +52,7 @@ def with_storage(study: "Study", storage: Any) -> "Study":
     return other
 
 
-def study_id(study: "Study") -> int:
+def study_id(study: "Study | FrozenStudy") -> int:
     """Return the study's id in its storage, by which storage methods address it; `Study` shows only its name."""
     return int(study._study_id)
 

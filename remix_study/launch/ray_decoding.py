@@ -29,7 +29,6 @@ from remix_study.media.build import DecodeRow
 from remix_study.media.source import LocalSource
 from remix_study.media.workers import be_quiet, in_chunks, limit_memory
 
-_START_LIMIT_S = 300.0  # longest time without a working actor: CPUs may be busy, or nodes still starting
 _UNREAD_RESULTS = 8  # of each actor; they wait in its node's memory until the driver reads them
 
 
@@ -42,6 +41,7 @@ def run_jobs_on_ray(
     workers: int | None = None,
     chunk: int = 32,
     timeout_s: float = 60.0,
+    start_timeout_s: float = 300.0,
 ) -> None:
     """Run `work(job)` for every job on the cluster at RAY_ADDRESS, or on a local Ray.
 
@@ -53,6 +53,7 @@ def run_jobs_on_ray(
         workers: number of actors; None: one per CPU of the cluster.
         chunk: largest number of jobs per chunk.
         timeout_s: longest time that one job may take.
+        start_timeout_s: longest time without a working actor: CPUs may be busy, or nodes still starting.
 
     Raises:
         OSError, RemixStudyError: as raised by `work`.
@@ -65,7 +66,7 @@ def run_jobs_on_ray(
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's gap
     count = max(1, min(workers or int(resources.get("CPU", 1)), len(jobs)))
     chunks = collections.deque(in_chunks(jobs, count, chunk))
-    _ActorPool(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
+    _ActorPool(pickle.dumps(work), chunks, count, timeout_s, start_timeout_s, on_result, on_lost).run()
 
 
 class _Decoder:
@@ -126,16 +127,18 @@ class _ActorPool:
         chunks: collections.deque[list[int]],
         count: int,
         timeout_s: float,
+        start_timeout_s: float,
         on_result: Callable[[int, object], None],
         on_lost: Callable[[int, str], None],
     ) -> None:
         self._work = ray.put(work)  # sent once to each node
-        self._chunks, self._count, self._timeout_s = chunks, count, timeout_s
+        self._chunks, self._count = chunks, count
+        self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._on_result, self._on_lost = on_result, on_lost
         self._attempts: collections.Counter[int] = collections.Counter()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
-        self._start_deadline = time.monotonic() + _START_LIMIT_S
+        self._start_deadline = time.monotonic() + self._start_timeout_s
 
     def run(self) -> None:
         try:
@@ -192,7 +195,7 @@ class _ActorPool:
                 raise RuntimeError(f"An actor failed:\n{text}")
 
     def _give_chunk(self, worker: _Worker) -> None:
-        self._start_deadline = time.monotonic() + _START_LIMIT_S
+        self._start_deadline = time.monotonic() + self._start_timeout_s
         if not self._chunks:
             self._workers.remove(worker)
             _end(worker)
@@ -227,8 +230,8 @@ class _ActorPool:
     def _require_progress(self, now: float) -> None:
         if self._chunks and not any(worker.left for worker in self._workers) and now > self._start_deadline:
             raise StoreError(
-                f"The cluster had no free CPU for decoding within {_START_LIMIT_S:.0f} s. Wait for its other work to "
-                "end, or unset RAY_ADDRESS to decode on this machine."
+                f"The cluster had no free CPU for decoding within {self._start_timeout_s:.0f} s. Wait until its other "
+                "work ends, or unset RAY_ADDRESS to decode on this machine."
             )
 
 

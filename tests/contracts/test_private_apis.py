@@ -110,7 +110,7 @@ def test_ray_reads_a_jobs_configuration_from_the_environment() -> None:
     with relied_on("ray", "`RAY_JOB_CONFIG_JSON_ENV_VAR`", "send the package to workers"):
         from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-        assert ray_private.JOB_CONFIG_VARIABLE == run_study.JOB == RAY_JOB_CONFIG_JSON_ENV_VAR
+        assert ray_private.JOB_CONFIG_VARIABLE == run_study.JOB_CONFIG == RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
 def test_ray_bounds_unread_results_of_a_generator() -> None:

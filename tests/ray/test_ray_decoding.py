@@ -16,7 +16,6 @@ from ray.util.state import list_actors
 from remix_study.datasets.manifest import read_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import SourceError, StoreError
-from remix_study.launch import preparing
 from remix_study.launch.ray_decoding import run_jobs_on_ray
 from remix_study.media.build import build_store
 from remix_study.media.plan import manifest_digest
@@ -52,13 +51,15 @@ class Record:
 
 
 def actors_alive() -> list[int]:
-    """Processes of decoders."""
-    found = list_actors(filters=[("state", "=", "ALIVE"), ("class_name", "=", "_Decoder")])
+    """Return the process ids of the decoding actors."""
+    # Given, because Ray refuses to choose if several instances run on this machine.
+    address = ray.get_runtime_context().gcs_address
+    found = list_actors(address=address, filters=[("state", "=", "ALIVE"), ("class_name", "=", "_Decoder")])
     return [actor.pid for actor in found if actor.pid is not None]
 
 
 def until_all_ended() -> None:
-    """Ray ends actors in processes of its own: there is no event to await."""
+    """Poll, because Ray offers no event for the end of an actor."""
     end = time.monotonic() + 30
     while actors_alive():
         assert time.monotonic() < end
@@ -66,7 +67,7 @@ def until_all_ended() -> None:
 
 
 def hang_with_the_interpreter_locked(job: int) -> int:
-    """As a decoder that loops in native code: no other thread of this process gets a turn."""
+    """Hang like a decoder that loops in native code: no other thread of the process can run."""
     if job == 3:
         ctypes.PyDLL(None).sleep(3600)
     return job
@@ -79,7 +80,7 @@ def die(job: int) -> int:
 
 
 def refuse(job: int) -> int:
-    raise StoreError(f"clip {job} must not be touched, but was.")
+    raise StoreError(f"clip {job} cannot be decoded")
 
 
 def test_every_job_is_done_once_and_actors_end() -> None:
@@ -90,7 +91,7 @@ def test_every_job_is_done_once_and_actors_end() -> None:
     until_all_ended()
 
 
-def test_a_job_that_hangs_is_ended_from_outside_twice_and_all_others_are_done() -> None:
+def test_a_hanging_job_is_killed_twice_and_then_reported() -> None:
     record = Record()
     record.run(hang_with_the_interpreter_locked, list(range(12)), timeout_s=2, chunk=4)
     assert record.lost == {3: "timeout"}
@@ -98,24 +99,24 @@ def test_a_job_that_hangs_is_ended_from_outside_twice_and_all_others_are_done() 
     until_all_ended()
 
 
-def test_an_actor_that_dies_is_replaced_and_its_job_reported_after_another_chance() -> None:
+def test_a_job_that_kills_its_actor_is_retried_once_and_then_reported() -> None:
     record = Record()
     record.run(die, list(range(12)), chunk=4)
     assert record.lost == {3: "died"}
     assert record.results == {job: job for job in range(12) if job != 3}
 
 
-def test_what_the_work_raises_reaches_the_caller() -> None:
+def test_exceptions_of_the_work_are_raised_in_the_caller() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         Record().run(os.close, [999])
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         Record().run((1).__floordiv__, [0])
-    with pytest.raises(StoreError, match="clip 0 must not be touched"):
+    with pytest.raises(StoreError, match="clip 0 cannot be decoded"):
         Record().run(refuse, [0])
     until_all_ended()
 
 
-def test_actors_that_cannot_start_are_not_started_for_ever() -> None:
+def test_actors_that_cannot_start_are_reported() -> None:
     with pytest.raises(StoreError, match="Three actors in a row failed to start"):
         Record().run(_Unloadable(), [1])
 
@@ -124,23 +125,23 @@ class _Unloadable:
     def __call__(self, job: int) -> None: ...
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (3,)  # loading it ends the process
+        return os._exit, (3,)  # unpickling it ends the process
 
 
-def test_a_cluster_without_a_free_cpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_a_free_cpu_is_reported() -> None:
     @ray.remote(num_cpus=2)
     class Other:
         def ready(self) -> None: ...
 
     other = Other.remote()  # type: ignore[attr-defined]  # Ray's gap
     ray.get(other.ready.remote())
-    monkeypatch.setattr(preparing, "_START_LIMIT_S", 0.5)
+    record = Record()
     with pytest.raises(StoreError, match="had no free CPU for decoding within"):
-        Record().run(operator.neg, [1])
+        run_jobs_on_ray(operator.neg, [1], on_result=record.on_result, on_lost=record.on_lost, start_timeout_s=0.5)
     ray.kill(other)
 
 
-def test_an_interruption_ends_the_actors() -> None:
+def test_an_interrupt_ends_the_actors() -> None:
     def interrupt(_job: int, _result: object) -> None:
         raise KeyboardInterrupt
 
@@ -165,7 +166,7 @@ def contents(store: ClipStore) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.path.iterdir()}
 
 
-def test_the_store_has_the_same_bytes_as_one_of_this_machine_also_when_an_actor_is_killed(
+def test_a_store_has_the_same_bytes_as_one_decoded_locally_even_if_an_actor_is_killed(
     manifest: Path, tmp_path: Path
 ) -> None:
     here = build(manifest, tmp_path / "here", run_jobs)
@@ -182,10 +183,10 @@ def test_the_store_has_the_same_bytes_as_one_of_this_machine_also_when_an_actor_
     assert contents(there) == contents(here)
 
 
-def test_clips_that_the_cluster_does_not_see_are_one_sentence_and_not_forty_missing_ones(
+def test_clips_that_nodes_do_not_see_are_reported_once(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver sees them: it has taken their checksums."""
+    """The driver sees the clips: it computed their checksums."""
     moved = tmp_path / "moved"
     render(moved, SyntheticSpec(train=4, val=4, test=4, classes=4), workers=1)
 
