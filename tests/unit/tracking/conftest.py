@@ -42,6 +42,6 @@ def info() -> Callable[..., RunInfo]:
             "dataset_source": "store",
             "dataset_profile": {"train": 1000},
         }
-        return RunInfo(**{**known, **changes})  # type: ignore[arg-type]
+        return RunInfo(**{**known, **changes})  # type: ignore[arg-type]  # values of several types
 
     return make
