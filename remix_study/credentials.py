@@ -1,6 +1,6 @@
-"""Secrets by name: what is written down says `$NAME`; its value is taken from the environment where it is used
+"""Credentials in URLs: written as `$NAME`, and read from the environment only where the URL is used
 
-Files, logs, tags and reports copy what was written, so a password that nobody wrote is in none of them.
+Configurations are copied to files, logs, tags and reports. Since they contain only names, no copy contains a password.
 """
 
 import os
@@ -17,22 +17,26 @@ _SECRET_VALUE = re.compile(
 
 
 def names_in(text: str) -> list[str]:
-    """Of the environment, as `$NAME` or `${NAME}`."""
+    """The environment variables that `text` names as `$NAME` or `${NAME}`, in order, each once."""
     return list(dict.fromkeys(found[1] or found[2] for found in _NAME.finditer(text)))
 
 
 def resolve(url: str, where: str) -> str:
-    """`url` with the environment's value for every `$NAME`; user, password and options may hold any character.
+    """Replace every `$NAME` in `url` by its value in the environment, which may contain any character.
+
+    Values in the user info and in the query are percent-encoded.
 
     Args:
-        where: what it is called where it was written, for the message.
+        where: the setting that contains the URL, for the error message.
 
     Raises:
-        ConfigError: a name is not in the environment.
+        ConfigError: a variable is not set.
     """
     missing = [name for name in names_in(url) if name not in os.environ]
     if missing:
-        raise ConfigError(f"{where} needs {', '.join(missing)} in the environment; set it and run again.")
+        raise ConfigError(
+            f"{where} needs {', '.join(missing)} in the environment, but it is not set. Set it and rerun the command."
+        )
     parts = _URL.match(url)
     if parts is None:
         return _fill(url)
@@ -42,7 +46,7 @@ def resolve(url: str, where: str) -> str:
 
 
 def holds_password(url: str) -> bool:
-    """Whether a secret is written in it, rather than named. A user of http alone is one: tokens are given so."""
+    """Whether `url` contains a secret, rather than its `$NAME`. A user name of http alone counts: it may be a token."""
     parts = _URL.match(url)
     if parts is None:
         return False

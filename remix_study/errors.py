@@ -1,25 +1,25 @@
-"""What can go wrong in ways a person can mend
+"""Errors that the user can fix
 
-Every message says what must hold, what is, and what helps. The command line prints it without a traceback.
+Every message says what failed, why, and what to do. The command line prints it without a traceback.
 """
 
 import errno
 
 
 class RemixStudyError(Exception):
-    """The family: anything raised on purpose, with a message meant for the person at the terminal."""
+    """Base class of all errors that are raised on purpose, with a message for the user."""
 
 
 class ConfigError(RemixStudyError):
-    """A configuration that cannot be run: all its problems at once."""
+    """An invalid configuration; the message lists all problems."""
 
 
 class ManifestError(RemixStudyError):
-    """A manifest (list of clips) that does not say what it must."""
+    """An invalid manifest (list of clips)."""
 
 
 class MediaError(RemixStudyError):
-    """A clip that cannot be turned into arrays; `stage` says how far it came."""
+    """A clip that cannot be converted to arrays; `stage` names the step that failed."""
 
     def __init__(self, message: str, *, stage: str = "decode") -> None:
         super().__init__(message)
@@ -27,11 +27,11 @@ class MediaError(RemixStudyError):
 
 
 class SourceError(RemixStudyError):
-    """A folder or URL of files that cannot be reached, or does not let us in."""
+    """A folder or URL that cannot be reached or refuses access."""
 
 
 class StoreError(RemixStudyError):
-    """A clip store that is missing, unfinished, damaged, or not of this manifest."""
+    """A clip store that is missing, damaged or of another manifest; or a folder that cannot be written."""
 
 
 class TrackingError(RemixStudyError):
@@ -39,38 +39,38 @@ class TrackingError(RemixStudyError):
 
 
 class TrainingError(RemixStudyError):
-    """A run that must not go on, such as one with nothing left to train."""
+    """A run that cannot continue, for example because no samples are left to train on."""
 
 
 class NotANumberError(TrainingError):
-    """A loss or a prediction is infinite or not a number: the run has diverged."""
+    """A loss or a prediction is infinite or NaN: the run has diverged."""
 
 
 class StudyError(RemixStudyError):
-    """A study that cannot start or go on."""
+    """A study that cannot start or resume."""
 
 
-class StudyStopped(RemixStudyError):  # noqa: N818 - a stop that was asked for is not an error
-    """A study that ended early because a person asked it to: no fault, and the same command goes on."""
+class StudyStopped(RemixStudyError):  # noqa: N818 - a stop that the user requested is not an error
+    """A study that was stopped on request; rerun the command to resume it."""
 
 
-class RunPruned(RemixStudyError):  # noqa: N818 - an early end that the study's pruner decided is not an error
-    """A run that ended early because its study's pruner saw no promise in it."""
+class RunPruned(RemixStudyError):  # noqa: N818 - pruning is not an error
+    """A run that the study's pruner ended early."""
 
 
 _SQLITE_FULL = "database or disk is full"
-# Why a run failed, in a word that can be counted.
+# Categories of failures, for counting.
 CAUSES = ("not a number", "out of memory", "lost worker", "bad configuration", "disk full", "other")
 
 
 def cause_of(error: BaseException) -> str:
-    """One of `CAUSES`; of an error and of what it was raised from, the first that is known."""
-    seen: BaseException | None = error
-    while seen is not None:
-        found = _cause(seen)
+    """The category (one of `CAUSES`) of an error, or of the first error in its chain of causes that has one."""
+    current: BaseException | None = error
+    while current is not None:
+        found = _cause(current)
         if found is not None:
             return found
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return "other"
 
 
@@ -82,7 +82,7 @@ def _cause(error: BaseException) -> str | None:
         return "out of memory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full"
-    if any(said in words for said in ("the disk is probably full", "no space left on device", _SQLITE_FULL)):
+    if any(phrase in words for phrase in ("the disk is probably full", "no space left on device", _SQLITE_FULL)):
         return "disk full"
     if isinstance(error, ConfigError | ManifestError):
         return "bad configuration"

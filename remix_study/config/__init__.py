@@ -1,1 +1,1 @@
-"""Configurations: what may stand in the YAML of a run or a study, how it is read, and how its problems are reported"""
+"""Configurations of runs and studies: their keys, how they are read from YAML, and how problems are reported"""

@@ -1,7 +1,8 @@
-"""RunConfig: the YAML of one run, strict at the door
+"""RunConfig: the configuration of one run
 
-Unknown keys are problems, and all problems are reported at once with their paths and, where there is one, the key that
-was probably meant. What only the corpus can tell (is a threshold in the score's range?) is checked in `fit.py`.
+Unknown keys are errors. What depends on the corpus, such as whether a threshold lies in the range of the scores, is
+checked in `fit.py`. To add an encoder, a filter rule, a method or another variant, add its class and one line in the
+union below it (`EncoderConfig`, `FilterConfig`, `MethodConfig` ...).
 """
 
 import hashlib
@@ -41,7 +42,7 @@ class Part(BaseModel):
 
 
 def kind_or(tag: str, default: str) -> BeforeValidator:
-    """A part without its tag is of the default kind: `optimizer: {learning_rate: 0.01}` is Adam's."""
+    """Fill in the key that selects the type: `optimizer: {learning_rate: 0.01}` has the default `name: adam`."""
 
     def fill(value: Any) -> Any:
         return {tag: default, **value} if isinstance(value, dict) and tag not in value else value
@@ -53,31 +54,33 @@ def kind_or(tag: str, default: str) -> BeforeValidator:
 
 
 class TinyEncoderConfig(Part):
-    """Four strided convolutions; for small spectrograms and frames."""
+    """Four strided convolutions, for small spectrograms and frames."""
 
     name: Literal["tiny"] = "tiny"
 
 
 class ResNet18Config(Part):
-    """ResNet-18 from scratch; 64 channels in the first stage is the published width."""
+    """ResNet-18 without pretrained weights; the published width is 64 channels in the first stage."""
 
     name: Literal["resnet18"]
     width: int = Field(default=64, ge=1)
 
 
 class VectorEncoderConfig(Part):
-    """One hidden layer; for features that are one vector per clip."""
+    """One hidden layer, for features that are one vector per clip."""
 
     name: Literal["vector"]
     hidden: int = Field(default=256, ge=1)
-    width: int = Field(default=128, ge=1, description="of what it gives")
+    width: int = Field(default=128, ge=1, description="size of the output vector")
 
 
 class SequenceEncoderConfig(Part):
-    """A small Transformer encoder; for features that are a sequence of vectors."""
+    """A small Transformer encoder, for features that are a sequence of vectors."""
 
     name: Literal["sequence"]
-    width: int = Field(default=64, ge=4, multiple_of=4, description="of each step, and of what it gives")
+    width: int = Field(
+        default=64, ge=4, multiple_of=4, description="size of each step's vector and of the output vector"
+    )
     layers: int = Field(default=2, ge=1)
 
 
@@ -89,10 +92,12 @@ EncoderConfig = Annotated[
 
 
 class ModelConfig(Part):
-    """One kind of encoder for all modalities, or one for each; features that it does not fit get the kind that does."""
+    """One type of encoder for all modalities, or one per modality; replaced for features that it cannot encode."""
 
     encoder: EncoderConfig = TinyEncoderConfig()
-    encoders: dict[str, EncoderConfig] = Field(default_factory=dict, description="modality -> another encoder")
+    encoders: dict[str, EncoderConfig] = Field(
+        default_factory=dict, description="modality -> its encoder, if not `encoder`"
+    )
     fusion: Literal["concat", "sum", "decision", "film", "gated"] = "concat"
 
 
@@ -117,12 +122,12 @@ class PermutedConfig(Part):
 
 class TemperedConfig(Part):
     rule: Literal["tempered"]
-    temperature: float = Field(ge=0, description="score units; 0 is argmin, .inf is random")
+    temperature: float = Field(ge=0, description="in the unit of the score; 0 is argmin, .inf is random")
 
 
 class MarginConfig(Part):
     rule: Literal["margin"]
-    threshold: float = Field(ge=0, description="score units")
+    threshold: float = Field(ge=0, description="in the unit of the score")
     close: Literal["joint", "each"] = "joint"
 
 
@@ -139,8 +144,8 @@ class MaxShareConfig(Part):
 
 class BandConfig(Part):
     rule: Literal["band"]
-    lower: float = Field(description="score units")
-    upper: float = Field(description="score units")
+    lower: float = Field(description="in the unit of the score")
+    upper: float = Field(description="in the unit of the score")
     otherwise: Literal["joint", "rest"] = "joint"
 
     @model_validator(mode="after")
@@ -166,13 +171,13 @@ FilterConfig = Annotated[
 
 
 class FixedShareConfig(Part):
-    """The part of the samples that each modality gets; parts sum to 1."""
+    """The fraction of the samples that is assigned to each modality; the fractions sum to 1."""
 
     kind: Literal["fixed"]
     parts: dict[str, Annotated[float, Field(ge=0, le=1)]]
 
     @model_validator(mode="after")
-    def _whole(self) -> "FixedShareConfig":
+    def _sums_to_one(self) -> "FixedShareConfig":
         total = sum(self.parts.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(f"`parts` must sum to 1, but sum to {total:g}")
@@ -180,7 +185,7 @@ class FixedShareConfig(Part):
 
 
 class ProgressShareConfig(Part):
-    """Shares that follow each modality's learning progress."""
+    """Fractions that follow each modality's learning progress."""
 
     kind: Literal["progress"]
     rate: float = Field(default=0.5, gt=0, le=5)
@@ -191,35 +196,37 @@ ShareConfig = Annotated[FixedShareConfig | ProgressShareConfig, Field(discrimina
 
 
 class JointConfig(Part):
-    """Cross-entropy of the fused head only."""
+    """Joint training with the cross-entropy of the fused head only."""
 
     name: Literal["joint"]
 
 
 class JointUnimodalConfig(Part):
-    """Joint training with unimodal losses beside it: L = CE(z) + weight * sum_m CE(h_m)."""
+    """Joint training with additional unimodal losses: L = CE(z) + weight * sum_m CE(h_m)."""
 
     name: Literal["joint_unimodal"]
     weight: float = Field(default=1.0, ge=0)
 
 
 class UnimodalConfig(Part):
-    """One modality alone: the ceiling that sufficiency is measured against."""
+    """Training one modality alone: the ceiling that sufficiency is measured against."""
 
     name: Literal["unimodal"]
     modality: str
 
 
 class RemixConfig(Part):
-    """Data Remixing; the defaults are the released choices, but for what `masking` and `smallest_batch` say."""
+    """Data Remixing; the defaults are those of the released code, except `masking` and `smallest_batch` of the run."""
 
     name: Literal["remix"] = "remix"
-    warmup: int = Field(default=10, ge=0, description="epochs of joint training first")
+    warmup: int = Field(default=10, ge=0, description="epochs of joint training before the first assignment")
     score: Literal["kl", "kl_normalised", "cross_entropy", "true_class"] = "kl"
     filter: FilterConfig = ArgminConfig()
     share: ShareConfig | None = None
     order: Literal["blocks", "alternate", "shuffled", "proportional", "mixed"] = "blocks"
-    training_order: tuple[str, ...] | None = Field(default=None, description="default: video first, as released")
+    training_order: tuple[str, ...] | None = Field(
+        default=None, description="default: video first, as in the released code"
+    )
     joint_share: float = Field(default=0.0, ge=0, lt=1)
     rescore_every: int = Field(default=1, ge=1, description="epochs")
     warmup_weight: float = Field(default=0.5, ge=0, description="alpha = beta: unimodal losses of multimodal samples")
@@ -261,7 +268,7 @@ class ConstantRateConfig(Part):
 
 
 class StepRateConfig(Part):
-    """Times `factor` after every `every` of the training (a fraction of the epochs)."""
+    """Multiplied by `factor` after each fraction `every` of the epochs."""
 
     name: Literal["step"] = "step"
     every: float = Field(default=0.67, gt=0, le=1)
@@ -269,7 +276,7 @@ class StepRateConfig(Part):
 
 
 class CosineRateConfig(Part):
-    """Half a cosine from the full rate to `final` of it, after `warmup` epochs of linear rise."""
+    """Half a cosine from the full rate down to the fraction `final` of it, after `warmup` epochs of linear increase."""
 
     name: Literal["cosine"]
     warmup: int = Field(default=0, ge=0)
@@ -282,63 +289,66 @@ RateConfig = Annotated[
 
 
 class AugmentConfig(Part):
-    """What training does to a sample before each look at it; evaluation and scoring see it as it is stored."""
+    """Random transforms of training samples; evaluation and scoring use samples as they are stored."""
 
-    crop: bool = Field(default=False, description="RandomResizedCrop of every video frame by itself; not of flow")
-    flip: bool = Field(default=False, description="left and right, of every frame by itself")
+    crop: bool = Field(default=False, description="RandomResizedCrop of every video frame independently; not of flow")
+    flip: bool = Field(default=False, description="horizontal flip of every frame independently")
     frames: Literal["middle", "random"] = Field(
         default="middle", description="random: one of each segment's candidates (presets such as 3x224r)"
     )
-    time_mask: int = Field(default=0, ge=0, description="greatest width, frames of the spectrogram (SpecAugment)")
-    frequency_mask: int = Field(default=0, ge=0, description="greatest width, bands of the spectrogram (SpecAugment)")
-    shift: float = Field(default=0.0, ge=0, le=1, description="of spectrograms along time, part of their length")
+    time_mask: int = Field(default=0, ge=0, description="maximum width in frames of the spectrogram (SpecAugment)")
+    frequency_mask: int = Field(default=0, ge=0, description="maximum width in bands of the spectrogram (SpecAugment)")
+    shift: float = Field(
+        default=0.0, ge=0, le=1, description="maximum shift of spectrograms along time, as a fraction of their length"
+    )
 
 
 class EvaluationConfig(Part):
     batch: int = Field(default=256, ge=1)
-    test: bool = Field(default=False, description="evaluate the test split, once, after the last epoch")
-    probe: bool = Field(default=True, description="linear probe of every encoder after the last epoch")
+    test: bool = Field(default=False, description="evaluate the held-out test set once, after the last epoch")
+    probe: bool = Field(default=True, description="train a linear probe on every encoder after the last epoch")
     clash_every: int = Field(default=0, ge=0, description="steps between gradient-conflict measurements; 0: never")
     ceilings: Literal["none", "train"] | dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default="none", description="`train` also trains each modality alone; or accuracies that are known already"
+        default="none", description="`train` also trains each modality alone; or known accuracies of the modalities"
     )
 
 
 def _no_password(helps: str) -> AfterValidator:
-    """A configuration is copied wherever its runs are: to their folders, to MLflow, into the report."""
+    """Configurations are copied to run folders, to MLflow and into the report."""
 
     def check(value: str | None) -> str | None:
         if value is not None and holds_password(value):
-            raise ValueError(f"must not hold a password, which would be copied wherever the run is. {helps}")
+            raise ValueError(
+                f"must not hold a password, because configurations are copied to logs and reports. {helps}"
+            )
         return value
 
     return AfterValidator(check)
 
 
 _TRACKING_SECRETS = _no_password(
-    "For a server, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; for a database, write $DB_PASSWORD in "
-    "its place, and set that."
+    "For a server, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. For a database, write $DB_PASSWORD "
+    "instead, and set that variable."
 )
 _CORPUS_SECRETS = _no_password(
-    "Give credentials as the service's own tools take them; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a "
-    "profile."
+    "Set credentials as for the service's own tools; for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
 )
 
 
 class TrackingConfig(Part):
     uri: Annotated[str | None, _TRACKING_SECRETS] = Field(
         default=None,
-        description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` tracks nothing; "
-        "`$NAME` is taken from the environment",
+        description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` disables tracking; "
+        "`$NAME` is read from the environment",
     )
     experiment: str = "remix"
     model: bool = Field(default=True, description="log the best model")
 
 
 class RunConfig(Part):
-    """One run: a method, on a corpus, with a recipe and a seed."""
+    """One run: the training of a model with a method on a corpus."""
 
-    corpus: Annotated[str, _CORPUS_SECRETS] = Field(description="a folder or URL made by `remix-study prepare`")
+    corpus: Annotated[str, _CORPUS_SECRETS] = Field(description="a folder or URL created by `remix-study prepare`")
     method: MethodConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = AdamConfig()
@@ -346,7 +356,9 @@ class RunConfig(Part):
     epochs: int = Field(default=60, ge=1)
     global_batch: int = Field(default=64, ge=1)
     incomplete: Literal["keep", "drop", "fill"] = "keep"
-    smallest_batch: int | None = Field(default=None, ge=1, description="default: the lesser of 8 and the global batch")
+    smallest_batch: int | None = Field(
+        default=None, ge=1, description="default: 8, or the global batch if it is smaller"
+    )
     masking: Literal["skip_encoder", "zero_feature"] = "skip_encoder"
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -360,41 +372,42 @@ class RunConfig(Part):
 
     @property
     def smallest(self) -> int:
+        """The smallest batch that is trained on."""
         return min(8, self.global_batch) if self.smallest_batch is None else self.smallest_batch
 
     @model_validator(mode="after")
-    def _possible(self) -> "RunConfig":
+    def _consistent(self) -> "RunConfig":
         problems: list[tuple[str, str]] = []
         if self.global_batch % self.workers:
             fitting = [n for n in (self.global_batch // self.workers * self.workers,) if n] + [
                 (self.global_batch // self.workers + 1) * self.workers
             ]
-            said = (
+            message = (
                 f"`global_batch` must be a multiple of the number of workers ({self.workers}), but is "
                 f"{self.global_batch}; use {' or '.join(map(str, fitting))}, or change `workers`"
             )
-            problems.append(("global_batch", said))
+            problems.append(("global_batch", message))
         if self.smallest > self.global_batch:
-            said = f"`smallest_batch` must be at most `global_batch` ({self.global_batch}), but is {self.smallest}"
-            problems.append(("smallest_batch", said))
+            message = f"`smallest_batch` must be at most `global_batch` ({self.global_batch}), but is {self.smallest}"
+            problems.append(("smallest_batch", message))
         if self.smallest < self.workers:
-            said = (
+            message = (
                 f"`smallest_batch` must be at least `workers` ({self.workers}), so that no worker's part of a batch is "
                 f"empty, but is {self.smallest}"
             )
-            problems.append(("smallest_batch", said))
+            problems.append(("smallest_batch", message))
         if isinstance(self.method, RemixConfig) and self.method.warmup >= self.epochs:
-            said = (
-                f"`method.warmup` must be below `epochs` ({self.epochs}), or nothing is ever remixed, but is "
-                f"{self.method.warmup}"
+            message = (
+                f"`method.warmup` must be below `epochs` ({self.epochs}), because samples are assigned only after it, "
+                f"but is {self.method.warmup}"
             )
-            problems.append(("method.warmup", said))
+            problems.append(("method.warmup", message))
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
-            said = (
-                f"`rate.warmup` must be below `epochs` ({self.epochs}), or the full rate is never reached, but is "
-                f"{self.rate.warmup}"
+            message = (
+                f"`rate.warmup` must be below `epochs` ({self.epochs}), because the full rate is reached after it, "
+                f"but is {self.rate.warmup}"
             )
-            problems.append(("rate.warmup", said))
+            problems.append(("rate.warmup", message))
         if problems:
             raise ContradictionError(problems)
         return self
@@ -409,4 +422,5 @@ class RunConfig(Part):
         return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:
+        """The configuration as YAML, with all defaults."""
         return dump(self.model_dump(mode="json"))

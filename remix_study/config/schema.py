@@ -1,8 +1,8 @@
-"""JSON schemas of the YAML files, for completion and checking in editors
+"""JSON schemas of the YAML files, for completion and validation in editors
 
-They are made from the shapes in config.py, and published beside the search spaces. A study's `base` is a run of which
-every key may be missing, `set` may use dotted keys, and a `space` has the dotted paths of a run as its keys.
-An editor knows less than we do: what only several keys show together is checked when a file is loaded.
+They are generated from RunConfig and StudyConfig, and published in search_spaces/. In a study, all keys of `base` are
+optional, `set` may use dotted keys, and the keys of a `space` are dotted paths of a run. Contradictions between keys
+are found only when a file is loaded.
 """
 
 import copy
@@ -18,14 +18,17 @@ from remix_study.errors import ConfigError
 
 Schema = dict[str, Any]
 
-_DIALECT = "http://json-schema.org/draft-07/schema#"  # what editors' YAML servers know best
+_DIALECT = "http://json-schema.org/draft-07/schema#"  # the dialect that YAML language servers support best
 
 
 def text(kind: str) -> str:
-    """The schema of a `run` or a `study` as it is published, `search_spaces/<kind>.schema.json`.
+    """The text of `search_spaces/<kind>.schema.json`.
+
+    Args:
+        kind: `run` or `study`.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: `kind` is something else.
     """
     match kind:
         case "run":
@@ -38,13 +41,13 @@ def text(kind: str) -> str:
 
 
 def run_schema() -> Schema:
-    """Of a run, as `remix-study train` reads it."""
+    """The schema of a run, as `remix-study train` reads it."""
     schema = _plain(RunConfig.model_json_schema())
     return {"$schema": _DIALECT, **schema, "title": "A run of remix_study"}
 
 
 def study_schema() -> Schema:
-    """Of a study, as `remix-study run` reads it."""
+    """The schema of a study, as `remix-study run` reads it."""
     schema = _plain(StudyConfig.model_json_schema())
     whole, parts = _partial_run()
     definitions = {**schema["$defs"], **parts}
@@ -53,10 +56,10 @@ def study_schema() -> Schema:
     open_ = {pattern: {"$ref": "#/$defs/Dimension"} for pattern in _open_patterns()}
 
     definitions["Dimension"] = schema["properties"]["space"]["additionalProperties"]
-    definitions["Base"] = {**whole, "description": "A run, all of whose keys may be missing."}
+    definitions["Base"] = {**whole, "description": "A run; all keys are optional."}
     definitions["Set"] = {
         "type": "object",
-        "description": "Put into `base`: whole parts, or single keys with dots.",
+        "description": "Changes to `base`: groups of keys, or single keys with dots.",
         "properties": {path: found for path, found in paths.items() if path in searched or path == "evaluation"},
         "patternProperties": {pattern: {} for pattern in _open_patterns()},
         "additionalProperties": False,
@@ -67,7 +70,7 @@ def study_schema() -> Schema:
         "patternProperties": open_,
         "additionalProperties": False,
     }
-    definitions["Point"] = {
+    definitions["Parameters"] = {
         "type": "object",
         "properties": {path: {} for path in searched},
         "patternProperties": {pattern: {} for pattern in _open_patterns()},
@@ -75,17 +78,17 @@ def study_schema() -> Schema:
     }
     for name in ("FloatDimension", "IntDimension", "ChoiceDimension"):
         when = definitions[name]["properties"]["when"]
-        definitions[name]["properties"]["when"] = {**_what(when), "$ref": "#/$defs/Point"}
+        definitions[name]["properties"]["when"] = {**_what(when), "$ref": "#/$defs/Parameters"}
     method = definitions["MethodSpace"]["properties"]
     method["set"], method["space"] = {"$ref": "#/$defs/Set"}, {"$ref": "#/$defs/Space"}
-    method["first"] = {**_what(method["first"]), "type": "array", "items": {"$ref": "#/$defs/Point"}}
+    method["first"] = {**_what(method["first"]), "type": "array", "items": {"$ref": "#/$defs/Parameters"}}
     definitions["Objective"]["properties"]["metric"] = _METRIC
 
     top = schema["properties"]
     top["base"], top["space"] = {"$ref": "#/$defs/Base"}, {"$ref": "#/$defs/Space"}
     one = {"anyOf": [_METRIC, {"$ref": "#/$defs/Objective"}]}
     top["objective"] = {
-        "description": "one, or several whose trade-off is searched",
+        "description": "one, or several for a Pareto front",
         "anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}],
         "default": "best/val_accuracy",
     }
@@ -96,23 +99,23 @@ def study_schema() -> Schema:
 
 
 _METRIC: Schema = {
-    "description": "a number of the run's end, on validation (docs/metrics.md)",
+    "description": "a validation metric of a finished run (docs/metrics.md)",
     "anyOf": [{"enum": list(OBJECTIVES)}, {"type": "string", "pattern": "^(best|last|time)/"}],
 }
 
 
 def _plain(schema: Schema) -> Schema:
-    """What pydantic says, but for what its validators admit besides, and for titles, which only repeat the keys."""
+    """Pydantic's schema without titles, which only repeat the keys, and with `name` required for Remix."""
     schema = _without_titles(schema)
     definitions = schema["$defs"]
     for name, definition in definitions.items():
-        if name == "RemixConfig":  # `name` has a default in Python; a method without one has no kind in YAML
+        if name == "RemixConfig":  # `name` has a default only in Python: in YAML it selects the type of the method
             definition["required"] = ["name"]
     return schema
 
 
 def _without_titles(schema: Any, inside: str = "") -> Any:
-    """Also every `oneOf` as `anyOf`: a part without its tag would fit several."""
+    """Also replaces `oneOf` by `anyOf`: a group without the key that selects its type may match several."""
     if isinstance(schema, list):
         return [_without_titles(each) for each in schema]
     if not isinstance(schema, dict):
@@ -126,7 +129,7 @@ def _without_titles(schema: Any, inside: str = "") -> Any:
 
 
 def _partial_run() -> tuple[Schema, Schema]:
-    """A run of which every key may be missing, at any depth, and the definitions that it needs."""
+    """The schema of a run in which all keys are optional at any depth, and the definitions that it refers to."""
     run = _plain(RunConfig.model_json_schema())
 
     def partial(schema: Any) -> Any:
@@ -149,7 +152,7 @@ def _partial_run() -> tuple[Schema, Schema]:
 
 @cache
 def _paths() -> Mapping[str, list[Schema]]:
-    """Every dotted path of a run -> what may stand there: of each kind of a part that has such a key."""
+    """Dotted path of a run -> the schemas of its value, one for each type of group that has such a key."""
     whole, parts = _partial_run()
     found: dict[str, list[Schema]] = {}
     for path, schema in _walk(whole, parts, ""):
@@ -176,7 +179,7 @@ def _options(schema: Schema, parts: Schema) -> list[Schema]:
 
 
 def _open_patterns() -> list[str]:
-    """Paths with a part that the corpus names: `model.encoders.audio.width`."""
+    """Patterns of paths that contain the name of a modality: `model.encoders.audio.width`."""
     _, parts = _partial_run()
     return sorted(
         f"^{re.escape(path)}\\.[^.]+(\\.[^.]+)*$"

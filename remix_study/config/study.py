@@ -1,4 +1,4 @@
-"""StudyConfig: the YAML of a study, strict at the door"""
+"""StudyConfig: the configuration of a study"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,16 +9,16 @@ from remix_study.config.problems import ContradictionError, closest_match
 from remix_study.config.run import Part, kind_or
 from remix_study.config.yaml_source import YamlSource, dump
 
-STORAGE = "REMIX_STUDY_STORAGE"  # of the environment: where trials are kept, for studies that do not say it
+STORAGE = "REMIX_STUDY_STORAGE"  # environment variable: the default of `storage`
 
-# What a study settles itself, and why: no method sets it, and nobody searches it.
+# Keys that methods must not set and searches must not contain, with the reason.
 SETTLED: Mapping[str, str] = {
     "seed": "a study draws its seeds itself; see `seed`, `seeds_per_trial` and `replicates` of the study",
-    "corpus": "trials on one corpus say nothing about another; run the study once for each",
-    "tracking": "where runs are recorded changes nothing that they learn",
-    "evaluation.test": "selection never sees the test split; replicates look at it, once",
+    "corpus": "results on different corpora are not comparable; run the study once per corpus",
+    "tracking": "tracking does not influence training",
+    "evaluation.test": "trials must not use the test set; only replicates evaluate it, once",
 }
-# What a study is most often judged by; all are told in docs/metrics.md.
+# Common objectives; docs/metrics.md describes all metrics.
 OBJECTIVES = (
     "best/val_accuracy", "best/val_macro_f1", "best/val_cross_entropy", "best/val_accuracy_late_sum",
     "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video", "best/balance_accuracy_ratio",
@@ -27,7 +27,7 @@ OBJECTIVES = (
 
 
 class Searched(Part):
-    """`when`: other dimensions and the values (a list: any of them) under which this one is searched at all."""
+    """`when`: search this dimension only if other dimensions have these values; a list means any of them."""
 
     when: dict[str, Any] = Field(default_factory=dict)
 
@@ -37,12 +37,14 @@ class FloatDimension(Searched):
     low: float = Field(allow_inf_nan=False)
     high: float = Field(allow_inf_nan=False)
     log: bool = False
-    step: float | None = Field(default=None, gt=0, description="distance of neighbouring values; not on a log scale")
+    step: float | None = Field(default=None, gt=0, description="distance between neighbouring values; not with `log`")
 
     @model_validator(mode="after")
     def _ordered(self) -> "FloatDimension":
         if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError(f"`low` must not exceed `high`, nor be 0 on a log scale; they are {self.low}, {self.high}")
+            raise ValueError(
+                f"`low` must not exceed `high`, nor be 0 on a log scale; they are {self.low} and {self.high}"
+            )
         if self.log and self.step is not None:
             raise ValueError("`step` must be left out on a log scale; list the values as a choice instead")
         return self
@@ -65,7 +67,7 @@ class IntDimension(Searched):
 
 
 class ChoiceDimension(Searched):
-    """`of`: values, each a number, a word, or a whole part of the configuration; names of parts are their labels."""
+    """`of`: the values, each a number or a word; or names, each with a value that may be a group of keys."""
 
     kind: Literal["choice"]
     of: list[Any] | dict[str, Any] = Field(min_length=1)
@@ -75,7 +77,7 @@ class ChoiceDimension(Searched):
         nameless = [each for each in self.of if isinstance(each, dict | list)]
         if nameless:
             example = dump({"one": nameless[0]}, flow=True).strip()
-            raise ValueError(f"`of` must name whole parts, such as {example}, because a trial records the name")
+            raise ValueError(f"`of` must name groups of keys, as in {example}, because a trial records the name")
         return self
 
 
@@ -83,24 +85,28 @@ Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(dis
 
 
 class MethodSpace(Part):
-    """One method: what it sets in the base configuration, and what is searched for it."""
+    """One method: its changes to the base configuration, and its search space."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Dimension] = Field(default_factory=dict)
-    first: list[dict[str, Any]] = Field(default_factory=list, description="known-good points, tried first")
-    ceiling_of: str | None = Field(default=None, description="the modality whose sufficiency this method bounds")
-    control_of: str | None = Field(default=None, description="what the reference has and this control lacks, in words")
+    first: list[dict[str, Any]] = Field(default_factory=list, description="known-good configurations, tried first")
+    ceiling_of: str | None = Field(
+        default=None, description="the modality whose ceiling this method measures, for sufficiency"
+    )
+    control_of: str | None = Field(
+        default=None, description="what the reference has and this control lacks, for the report"
+    )
 
 
 class Objective(Part):
-    """What a trial is judged by: a number of the run's summary, on validation."""
+    """A validation metric of the run's summary, to be maximized or minimized."""
 
     metric: str = "best/val_accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
 
 
 def _objectives(value: Any) -> Any:
-    """`best/val_accuracy`, one objective, or a list of either."""
+    """Accept a metric (`best/val_accuracy`), one objective, or a list of either."""
     return [{"metric": each} if isinstance(each, str) else each for each in _as_list(value)]
 
 
@@ -109,34 +115,36 @@ def _as_list(value: Any) -> list[Any]:
 
 
 class NoPrunerConfig(Part):
-    """Every trial runs to its last epoch."""
+    """No pruning: every trial trains for all epochs."""
 
     name: Literal["none"] = "none"
 
 
 class EarlyEnd(Part):
-    """`metric` is judged by its best value so far, which is what the best epoch's objective will be."""
+    """A pruner that compares the best values of `metric` so far, since the objective is that of the best epoch."""
 
     metric: str = Field(default="val/accuracy", description="of every epoch; higher is better")
-    grace: int = Field(default=4, ge=1, description="epochs that every trial gets; more than Remix's warm-up")
+    grace: int = Field(
+        default=4, ge=1, description="epochs before a trial may be pruned; more than the warm-up of Remix"
+    )
 
 
 class AshaConfig(EarlyEnd):
-    """Asynchronous successive halving: at grace, grace * reduction, ... epochs only the best 1 / reduction go on."""
+    """Asynchronous successive halving: at grace, grace * reduction, ... epochs only the best 1 / reduction continue."""
 
     name: Literal["asha"]
     reduction: int = Field(default=3, ge=2)
 
 
 class MedianConfig(EarlyEnd):
-    """A trial ends where it is below the median of the others at the same epoch."""
+    """Prune a trial whose metric is below the median of the others at the same epoch."""
 
     name: Literal["median"]
-    startup: int = Field(default=4, ge=1, description="trials that run to their end first")
+    startup: int = Field(default=4, ge=1, description="trials that are never pruned, at the start")
 
 
 class HyperbandConfig(EarlyEnd):
-    """Successive halving with several graces at once."""
+    """Successive halving with several values of `grace` at once."""
 
     name: Literal["hyperband"]
     reduction: int = Field(default=3, ge=2)
@@ -152,52 +160,55 @@ def _pruner(value: Any) -> Any:
 
 
 class BudgetConfig(Part):
-    """What a study may use, over all its starts; `trials` says how many trials that is at most.
+    """The limits of a study, over all its starts. `trials` limits the number of trials.
 
-    When it is nearly used up no new trial begins, so that the replicates still fit.
+    No new trial starts when the rest of the budget is needed for the replicates.
     """
 
-    hours: float | None = Field(default=None, gt=0, description="wall-clock, while somebody works on the study")
+    hours: float | None = Field(default=None, gt=0, description="wall-clock time while the study runs")
     cpu_hours: float | None = Field(default=None, gt=0)
     gpu_hours: float | None = Field(default=None, gt=0)
 
 
 class ResourcesConfig(Part):
-    """Of each worker of a run (`base.workers` says how many a run has)."""
+    """The resources of each worker of a run; `base.workers` is the number of workers."""
 
     cpus: float = Field(default=1, gt=0, le=1024)
     gpus: float | None = Field(
-        default=None, ge=0, le=64, description="0.25: four runs share a GPU; default: one where there are any"
+        default=None, ge=0, le=64, description="0.25: four runs share a GPU; default: 1 if there are GPUs"
     )
 
 
 class StudyConfig(Part):
-    """A question, its methods, and the same budget for each of them."""
+    """A study: a question, and methods that are compared with the same tuning budget."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     question: str
     base: dict[str, Any]
-    space: dict[str, Dimension] = Field(default_factory=dict, description="searched for every method")
+    space: dict[str, Dimension] = Field(default_factory=dict, description="search space of every method")
     methods: dict[str, MethodSpace] = Field(min_length=1)
-    reference: str = Field(description="the method that the others are compared with, seed by seed")
+    reference: str = Field(description="the method that the others are compared with, paired by seed")
     objective: Annotated[tuple[Objective, ...], BeforeValidator(_objectives), Field(min_length=1)] = (Objective(),)
     tolerance: float = Field(
         default=0.0,
         ge=0,
-        description="of several objectives: how far below the best of the first a point may be to win by the second",
+        description="with several objectives: how far a configuration may be below the best first objective to be "
+        "chosen by the second",
     )
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     pruner: Annotated[PrunerConfig, BeforeValidator(_pruner)] = NoPrunerConfig()
-    trials: int = Field(ge=1, description="per method")
-    seeds_per_trial: int = Field(default=1, ge=1, description="a trial's value is the mean over so many seeds")
-    replicates: int = Field(ge=1, description="seeds of the final comparison")
+    trials: int = Field(ge=1, description="trials per method")
+    seeds_per_trial: int = Field(default=1, ge=1, description="a trial's value is the mean over this many seeds")
+    replicates: int = Field(ge=1, description="seeds of the final comparison, per method")
     budget: BudgetConfig = BudgetConfig()
-    concurrency: int | None = Field(default=None, ge=1, description="runs at once; default: one per CPU core")
+    concurrency: int | None = Field(
+        default=None, ge=1, description="maximum number of concurrent runs; default: one per CPU core"
+    )
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = Field(
         default=None,
-        description="of the trials: default a file of the study; `journal` for a shared disk; or a database's URL; "
-        f"where it is not said, ${STORAGE}",
+        description="where trials are stored: `journal` for a shared disk, or the URL of a database; default: "
+        f"${STORAGE}, else a file in the study's folder",
     )
     seed: int = Field(default=0, ge=0)
 
@@ -213,19 +224,19 @@ class StudyConfig(Part):
         return base
 
     @model_validator(mode="after")
-    def _possible(self) -> "StudyConfig":
+    def _consistent(self) -> "StudyConfig":
         problems: list[tuple[str, str]] = []
         if self.reference not in self.methods:
             near = closest_match(self.reference, self.methods)
-            said = f"`reference` must be one of {', '.join(self.methods)}, but is {self.reference}"
-            problems.append(("reference", said + (f"; did you mean `{near}`?" if near else "")))
+            message = f"`reference` must be one of {', '.join(self.methods)}, but is {self.reference}"
+            problems.append(("reference", message + (f"; did you mean `{near}`?" if near else "")))
         several = len(self.objective) > 1
         if several and self.sampler == "cmaes":
-            said = "`sampler: cmaes` needs one objective, but there are several; use tpe, gp or nsga2"
-            problems.append(("sampler", said))
+            message = "`sampler: cmaes` needs one objective, but there are several; use tpe, gp or nsga2"
+            problems.append(("sampler", message))
         if several and not isinstance(self.pruner, NoPrunerConfig):
-            said = "`pruner` needs one objective, but there are several; leave it out, or search one of them"
-            problems.append(("pruner", said))
+            message = "`pruner` needs one objective, but there are several; leave it out, or search one of them"
+            problems.append(("pruner", message))
         if self.tolerance and not several:
             problems.append(("tolerance", "`tolerance` needs several objectives, but there is one; leave it out"))
         if problems:
@@ -238,7 +249,7 @@ class StudyConfig(Part):
         return tuple(objective.metric for objective in self.objective)
 
     def objectives_of(self, method: str) -> tuple[Objective, ...]:
-        """What a method's trials are judged by: a unimodal ceiling has no balance, and is judged by the first alone."""
+        """The objectives of a method's trials. Ceilings have the first only: one modality has no balance."""
         return self.objective[:1] if self.methods[method].ceiling_of is not None else self.objective
 
     @property

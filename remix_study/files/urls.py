@@ -124,14 +124,14 @@ def no_bucket(error: FileNotFoundError) -> bool:
 
 def _code(error: BaseException) -> str:
     """The error code of the service; its messages may contain account names."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
+    current: BaseException | None = error
+    while current is not None:
+        response = getattr(current, "response", None)
         if isinstance(response, Mapping) and (code := response.get("Error", {}).get("Code")):
             return f" ({code})"
-        if (status := getattr(seen, "status", None)) is not None:
+        if (status := getattr(current, "status", None)) is not None:
             return f" ({status})"
-        seen = seen.__cause__
+        current = current.__cause__
     return ""
 
 

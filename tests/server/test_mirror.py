@@ -1,4 +1,4 @@
-"""Folders of this machine and their twins in S3"""
+"""Local copies of folders in S3"""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from remix_study.errors import SourceError
-from remix_study.files import mirror as mirrors
 from remix_study.files.mirror import Mirror, place_of, url_of, with_retries, workspace_at
 from remix_study.files.remote_folder import RemoteFolder
 
@@ -28,7 +27,7 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def noted(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """`real` of a site, which writes down the last word that it is given."""
+    """`real`, a method of RemoteFolder, which also records the path that it is called with."""
 
     def call(self: RemoteFolder, *of: Any) -> Any:
         names.append(str(of[0] if isinstance(of[0], str) else of[1]))
@@ -39,11 +38,11 @@ def noted(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
 
 @pytest.fixture
 def pair(bucket: Any, tmp_path: Path) -> Callable[[str], Mirror]:
-    """Copies of one place, each as another machine has it."""
+    """Creates local copies of one remote folder, as several machines have them."""
     return lambda name: Mirror(f"{bucket.url}/w", tmp_path / name)
 
 
-def test_what_is_pushed_here_is_pulled_there(pair: Callable[[str], Mirror]) -> None:
+def test_a_pushed_change_is_pulled_by_another_copy(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     assert not two.pull()
     write(one.folder, a_dot_txt="a", deep__er__b_dot_txt="b")
@@ -58,7 +57,7 @@ def test_what_is_pushed_here_is_pulled_there(pair: Callable[[str], Mirror]) -> N
     assert content(one.folder) == {"a.txt": "changed"}
 
 
-def test_only_what_has_changed_travels_also_after_a_restart(
+def test_only_changed_files_are_transferred_even_after_a_restart(
     pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = pair("one"), pair("two")
@@ -80,22 +79,22 @@ def test_only_what_has_changed_travels_also_after_a_restart(
     assert content(again.folder)["f3"] == "three"
 
 
-def test_where_both_changed_what_is_there_wins(pair: Callable[[str], Mirror]) -> None:
+def test_the_remote_file_wins_if_both_sides_changed(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, a="first")
     one.push()
     two.pull()
     write(one.folder, a="of one")
-    write(two.folder, a="of two, which is not pushed")
+    write(two.folder, a="of two, not pushed")
     one.push()
     two.pull()
     assert content(two.folder) == {"a": "of one"}
 
 
-def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there(
+def test_a_reader_never_finds_a_file_that_refers_to_a_missing_one(
     pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`result.json` says that all else is there; a spool names artifacts."""
+    """`result.json` implies that all other files exist; a spool names artifacts."""
     one, two = pair("one"), pair("two")
     write(
         one.folder, result_dot_json="1", spool_dot_jsonl="plot.png", **{"plot_dot_png": "p", "history_dot_jsonl": "h"}
@@ -111,11 +110,11 @@ def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there
     assert order.index("checkpoints/best.pt") < order.index("checkpoints/last.pt")
 
     listing = RemoteFolder.listing
-    looks = iter([0, 1])
+    calls = iter([0, 1])
 
     def pushed_meanwhile(self: RemoteFolder, *how: Any, **more: Any) -> Any:
         found = listing(self, *how, **more)
-        if next(looks) == 0:
+        if next(calls) == 0:
             write(one.folder, spool_dot_jsonl="plot.png new.png", new_dot_png="n")
             one.push()
         return found
@@ -126,7 +125,7 @@ def test_whoever_reads_in_between_finds_nothing_that_refers_to_what_is_not_there
     assert all(name in found for name in found["spool.jsonl"].split())
 
 
-def test_a_part_is_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> None:
+def test_a_subfolder_can_be_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, top="t", runs__a__x="x", runs__b__x="x", runs__a__checkpoints__last_dot_pt="l")
     one.push("runs/a")
@@ -140,7 +139,7 @@ def test_a_part_is_pulled_and_pushed_alone(pair: Callable[[str], Mirror]) -> Non
     assert content(two.folder) == {"top": "t", "runs/a/x": "x"}
 
 
-def test_who_looks_at_a_part_does_not_take_the_rest_for_gone(pair: Callable[[str], Mirror]) -> None:
+def test_skipped_files_are_not_taken_for_deleted(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, a="a", tracking__spool_dot_jsonl="s")
     one.push()
@@ -151,14 +150,14 @@ def test_who_looks_at_a_part_does_not_take_the_rest_for_gone(pair: Callable[[str
     assert content(two.folder) == {"a": "a", "tracking/spool.jsonl": "s"}
 
 
-def test_what_is_being_written_or_is_of_this_machine_alone_stays_here(pair: Callable[[str], Mirror]) -> None:
+def test_temporary_and_local_files_are_not_uploaded(pair: Callable[[str], Mirror]) -> None:
     one = pair("one")
-    write(one.folder, lock="1", last_dot_partial="p", run_dot_new="n", _dot_hidden="h", a="a")
+    write(one.folder, lock="1", last_dot_partial="p", run_dot_new="n", x_dot_part="x", _dot_hidden="h", a="a")
     one.push()
     assert sorted(RemoteFolder(one.url).listing()) == ["a"]
 
 
-def test_a_file_removed_here_is_not_brought_back_before_it_is_removed_there(pair: Callable[[str], Mirror]) -> None:
+def test_a_file_deleted_locally_is_not_downloaded_again_before_the_next_push(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, stop="", a="a")
     one.push()
@@ -168,12 +167,12 @@ def test_a_file_removed_here_is_not_brought_back_before_it_is_removed_there(pair
     assert not (two.folder / "stop").exists()
     two.push()
     assert sorted(RemoteFolder(one.url).listing()) == ["a"]
-    (two.folder / "a").unlink()  # who only reads wants it back
+    (two.folder / "a").unlink()  # a reader needs it
     two.pull(restore=True)
     assert content(two.folder) == {"a": "a"}
 
 
-def test_a_service_that_is_away_for_a_while_is_asked_again(
+def test_a_transfer_is_retried_while_the_service_fails(
     pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = pair("one")
@@ -195,17 +194,17 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(
     assert sorted(RemoteFolder(one.url).listing()) == ["a"]
     assert "retrying in" in caplog.text
 
-    def gone(self: RemoteFolder, source: Path, path: str) -> None:
+    def fails(self: RemoteFolder, source: Path, path: str) -> None:
         raise SourceError("gone for good")
 
-    monkeypatch.setattr(RemoteFolder, "upload", gone)
+    monkeypatch.setattr(RemoteFolder, "upload", fails)
     write(one.folder, b="b")
     with pytest.raises(SourceError, match="gone for good"):
         with_retries(one.push, pauses.append)
     assert sum(pauses) > 200
 
 
-def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
+def test_a_local_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
     url = f"{bucket.url}/workspace"
     here = workspace_at(f"{url}/")
     assert here == workspace_at(url)
@@ -218,7 +217,7 @@ def test_a_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
     assert workspace_at(f"file://{tmp_path}") == tmp_path
 
 
-def test_no_name_in_a_bucket_leads_out_of_the_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
+def test_no_name_in_a_bucket_leads_out_of_the_local_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
     one = pair("deep/er")
     for name in ("../outside", "a/../../outside", "inside"):
         RemoteFolder(one.url).system.call_s3("put_object", Bucket="bucket", Key=f"w/{name}", Body=b"x")
@@ -227,13 +226,13 @@ def test_no_name_in_a_bucket_leads_out_of_the_folder(bucket: Any, pair: Callable
     assert not list(one.folder.parent.parent.rglob("outside"))
 
 
-def test_an_index_that_is_damaged_costs_a_second_download_and_no_more(pair: Callable[[str], Mirror]) -> None:
+def test_files_are_downloaded_again_if_the_index_is_damaged(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, a="a")
     one.push()
     two.pull()
     two.close()
-    (two.folder / mirrors._INDEX).write_text("{half")
+    (two.folder / ".mirror.json").write_text("{half")
     again = pair("two")
     assert again.pull()
     assert content(again.folder) == {"a": "a"}

@@ -1,4 +1,4 @@
-"""Secrets are named where something is written, and known only where they are used"""
+"""Credentials in URLs are written as names, and resolved where the URL is used"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from remix_study.errors import ConfigError
 ODD = "p@ss:w/rd?#%&$HOME 1"
 
 
-def test_a_password_of_any_characters_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_may_contain_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_USER", "me@work")
     monkeypatch.setenv("DB_PASSWORD", ODD)
     monkeypatch.setenv("SOCKET", "/run/a b/c")
@@ -23,13 +23,13 @@ def test_a_password_of_any_characters_arrives_as_it_is(monkeypatch: pytest.Monke
     assert url.query["host"] == "/run/a b/c"
 
 
-def test_a_path_is_filled_in_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", "/data/a b")
     assert resolve("sqlite:///$PLACE/mlflow.db", "it") == "sqlite:////data/a b/mlflow.db"
     assert resolve("journal", "it") == "journal"
 
 
-def test_all_missing_names_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_lists_all_variables_that_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_NAME", raising=False)
     monkeypatch.delenv("NOR_THIS", raising=False)
     with pytest.raises(ConfigError, match="`storage` needs NO_SUCH_NAME, NOR_THIS in the environment"):
@@ -49,7 +49,7 @@ def test_all_missing_names_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch
         "https://host/store?X-Amz-Signature=abc",
     ],
 )
-def test_a_written_secret_is_seen(url: str) -> None:
+def test_a_secret_in_a_url_is_detected(url: str) -> None:
     assert holds_password(url)
 
 
@@ -68,7 +68,7 @@ def test_a_written_secret_is_seen(url: str) -> None:
         "$MLFLOW_TRACKING_URI",
     ],
 )
-def test_what_only_names_a_secret_is_not_one(url: str) -> None:
+def test_the_name_of_a_secret_is_not_a_secret(url: str) -> None:
     assert not holds_password(url)
 
 
@@ -80,13 +80,15 @@ def test_what_only_names_a_secret_is_not_one(url: str) -> None:
         ("corpus", "s3://KEY:hunter2@bucket/store", "AWS_SECRET_ACCESS_KEY"),
     ],
 )
-def test_a_configuration_takes_no_password(recipe: Callable[..., RunConfig], path: str, url: str, helps: str) -> None:
+def test_a_configuration_must_not_contain_a_password(
+    recipe: Callable[..., RunConfig], path: str, url: str, helps: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"`{path}`: must not hold a password.*{helps}") as refused:
         recipe({path: url})
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_named_password_is_written_down_as_a_name(
+def test_a_written_configuration_contains_the_name_of_a_password(
     recipe: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "hunter2")

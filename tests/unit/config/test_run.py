@@ -31,7 +31,7 @@ def plain(**changes: Any) -> dict[str, Any]:
     return {"corpus": "corpus", "method": {"name": "joint"}, "epochs": 20, **changes}
 
 
-def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() -> None:
+def test_all_problems_are_reported_at_once_with_their_paths_and_the_most_similar_key() -> None:
     head, *lines = problems(
         {
             "corpus": "corpus",
@@ -44,7 +44,7 @@ def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() ->
         }
     )
     assert head == "run.yaml has 7 problems:"
-    told = "\n".join(lines)
+    text = "\n".join(lines)
     for wanted in (
         "`method.warmpu` is not a known key; did you mean `warmup`?",
         "`method.filter.rule` must be one of argmin, ",
@@ -55,10 +55,10 @@ def test_all_mistakes_are_told_at_once_with_their_paths_and_the_nearest_key() ->
         "`optimiser` is not a known key; did you mean `optimizer`?",
         "`epochs`: ",
     ):
-        assert wanted in told
+        assert wanted in text
 
 
-def test_a_key_with_no_near_one_gets_the_list_of_known_keys() -> None:
+def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> None:
     (_, line) = problems(plain(tracking={"zzzzz": 1}))
     assert line.endswith("`tracking.zzzzz` is not a known key; known keys: uri, experiment, model")
 
@@ -80,14 +80,14 @@ def test_a_key_with_no_near_one_gets_the_list_of_known_keys() -> None:
         ),
     ],
 )
-def test_what_cannot_be_together_is_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
+def test_contradictions_are_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
     assert wanted in "\n".join(problems(plain(**changes)))
 
 
-def test_several_impossibilities_are_told_together() -> None:
-    told = "\n".join(problems(plain(global_batch=5, workers=2, method={"name": "remix", "warmup": 99})))
-    assert "`global_batch`" in told
-    assert "`method.warmup`" in told
+def test_several_contradictions_are_reported_together() -> None:
+    text = "\n".join(problems(plain(global_batch=5, workers=2, method={"name": "remix", "warmup": 99})))
+    assert "`global_batch`" in text
+    assert "`method.warmup`" in text
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_several_impossibilities_are_told_together() -> None:
         ("rate", "name", "cosine", {"warmup": 2}),
     ],
 )  # fmt: skip
-def test_every_kind_is_reached_by_its_word(part: str, key: str, word: str, others: dict[str, Any]) -> None:
+def test_every_type_is_selected_by_its_name(part: str, key: str, word: str, others: dict[str, Any]) -> None:
     content = plain(method={"name": "remix"})
     put(content, part, {key: word, **others})
     found: Any = parse_run(content, "run.yaml")
@@ -131,12 +131,12 @@ def test_every_kind_is_reached_by_its_word(part: str, key: str, word: str, other
     assert {k: getattr(found, k) for k in others} == others
 
 
-def test_heads_of_attention_share_the_width_of_a_sequence() -> None:
+def test_the_width_of_a_sequence_must_be_divisible_by_the_heads() -> None:
     with pytest.raises(ConfigError, match=r"`model.encoder.width`: .*multiple of 4"):
         parse_run(plain(model={"encoder": {"name": "sequence", "width": 10}}), "run.yaml")
 
 
-def test_training_transforms_are_off_unless_asked_for_and_impossible_ones_are_told_at_once() -> None:
+def test_training_transforms_are_off_by_default_and_invalid_ones_are_reported_at_once() -> None:
     run = parse_run(plain(), "run.yaml")
     assert run.augment == AugmentConfig(
         crop=False, flip=False, frames="middle", time_mask=0, frequency_mask=0, shift=0.0
@@ -144,19 +144,19 @@ def test_training_transforms_are_off_unless_asked_for_and_impossible_ones_are_to
     wrong = {"crop": "often", "frames": "any", "time_mask": -1, "frequency_mask": 1.5, "shift": 1.5, "flp": True}
     with pytest.raises(ConfigError) as raised:
         parse_run(plain(augment=wrong), "run.yaml")
-    told = str(raised.value)
-    assert all(f"augment.{name}" in told for name in wrong)
-    assert "flip" in told  # what was probably meant
+    text = str(raised.value)
+    assert all(f"augment.{name}" in text for name in wrong)
+    assert "flip" in text  # suggested for `flp`
 
 
-def test_a_part_without_its_tag_is_of_the_default_kind() -> None:
+def test_a_group_without_its_type_has_the_default_type() -> None:
     run = parse_run(plain(optimizer={"learning_rate": 0.5}, rate={"factor": 0.5}, model={"encoder": {}}), "run.yaml")
     assert run.optimizer == AdamConfig(learning_rate=0.5)
     assert run.rate == StepRateConfig(factor=0.5)
     assert run.model.encoder == TinyEncoderConfig()
 
 
-def test_a_run_survives_yaml(recipe: Callable[..., RunConfig]) -> None:
+def test_a_run_can_be_written_and_read(recipe: Callable[..., RunConfig]) -> None:
     run = recipe(
         {"method.filter": {"rule": "tempered", "temperature": float("inf")}, "method.share": {"kind": "progress"}}
     )
@@ -167,14 +167,14 @@ def test_a_run_survives_yaml(recipe: Callable[..., RunConfig]) -> None:
 # --- files and --set -------------------------------------------------------------------------------------------------
 
 
-def written(folder: Path, text: str) -> Path:
+def write(folder: Path, text: str) -> Path:
     path = folder / "run.yaml"
     path.write_text(text)
     return path
 
 
-def test_changes_are_put_into_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, "corpus: corpus\nmethod: {name: remix, warmup: 2}\n")
+def test_changes_are_applied_to_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "corpus: corpus\nmethod: {name: remix, warmup: 2}\n")
     run = load_run(
         path, ["method.warmup=3", "method.filter={rule: margin, threshold: 0.5}", "rate.name=constant", "epochs = 9"]
     )
@@ -192,15 +192,15 @@ def test_changes_are_put_into_the_file(tmp_path: Path) -> None:
         ("method.warmpu=3", "`method.warmpu` is not a known key; did you mean `warmup`?"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_one_sentence(tmp_path: Path, change: str, wanted: str) -> None:
-    path = written(tmp_path, "corpus: corpus\nmethod: {name: remix}\n")
+def test_a_change_that_cannot_be_applied_is_explained(tmp_path: Path, change: str, wanted: str) -> None:
+    path = write(tmp_path, "corpus: corpus\nmethod: {name: remix}\n")
     with pytest.raises(ConfigError) as raised:
         load_run(path, [change])
     assert wanted in str(raised.value)
 
 
-def test_a_mistake_is_told_with_its_line_or_with_the_change_that_brought_it(tmp_path: Path) -> None:
-    path = written(tmp_path, "corpus: corpus\nmethod:\n  name: remix\n  oder: mixed\nepochs: ten\n")
+def test_a_problem_is_reported_with_its_line_or_as_a_change(tmp_path: Path) -> None:
+    path = write(tmp_path, "corpus: corpus\nmethod:\n  name: remix\n  oder: mixed\nepochs: ten\n")
     with pytest.raises(ConfigError) as raised:
         load_run(path, ["rate.name=stepp", "workers=3"])
     assert str(raised.value).splitlines() == [
@@ -220,8 +220,8 @@ def test_a_mistake_is_told_with_its_line_or_with_the_change_that_brought_it(tmp_
         ("", "it must contain `key: value` lines, but contains NoneType"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, wanted: str) -> None:
-    path = written(tmp_path, text)
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path: Path, text: str, wanted: str) -> None:
+    path = write(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
         load_run(path)
     assert wanted in str(raised.value)
@@ -239,7 +239,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 # --- digest ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_digest_is_of_configuration_and_corpus_but_not_of_places(recipe: Callable[..., RunConfig]) -> None:
+def test_the_digest_depends_on_configuration_and_corpus_but_not_on_locations(recipe: Callable[..., RunConfig]) -> None:
     run = recipe()
     assert run.digest("data") == recipe().digest("data")
     assert run.digest("data") == recipe({"corpus": "elsewhere"}).digest("data")
@@ -256,8 +256,8 @@ def test_the_digest_is_of_configuration_and_corpus_but_not_of_places(recipe: Cal
 # --- studies ---------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_of_a_study_are_told_at_once(tmp_path: Path) -> None:
-    path = written(
+def test_all_problems_of_a_study_are_reported_at_once(tmp_path: Path) -> None:
+    path = write(
         tmp_path,
         """
         name: a b
@@ -273,8 +273,8 @@ def test_all_mistakes_of_a_study_are_told_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as raised:
         load_study(path)
-    told = str(raised.value)
-    assert told.splitlines()[0] == f"{path} has 6 problems:"
+    text = str(raised.value)
+    assert text.splitlines()[0] == f"{path} has 6 problems:"
     for line, wanted in (
         (2, "`name`: "),
         (6, "`methods.joint.space.optimizer.learning_rate.kind` must be one of float, int, choice, but is 'flaot'; "
@@ -284,7 +284,7 @@ def test_all_mistakes_of_a_study_are_told_at_once(tmp_path: Path) -> None:
         (7, "`methods.remix.space.seed.of`: "),
         (9, "`trials`: "),
     ):  # fmt: skip
-        assert f"{path}:{line}: {wanted}" in told
+        assert f"{path}:{line}: {wanted}" in text
 
 
 def test_the_reference_must_be_a_method() -> None:
@@ -301,7 +301,7 @@ def test_the_reference_must_be_a_method() -> None:
         StudyConfig.model_validate(content)
 
 
-def test_all_that_contradicts_itself_in_a_study_is_told_at_once() -> None:
+def test_all_contradictions_of_a_study_are_reported_at_once() -> None:
     content = {
         "name": "s", "question": "q", "base": {}, "methods": {"joint": {}}, "reference": "jiont", "trials": 1,
         "replicates": 1, "objective": ["best/val_accuracy", "best/val_macro_f1"], "sampler": "cmaes", "pruner": "asha",
@@ -320,17 +320,17 @@ def test_all_that_contradicts_itself_in_a_study_is_told_at_once() -> None:
         ({"pruner": "asha"}, {"pruner": {"name": "asha", "grace": 4, "reduction": 3, "metric": "val/accuracy"}}),
     ],
 )
-def test_what_is_written_in_short_is_the_same(short: dict[str, Any], long: dict[str, Any]) -> None:
+def test_short_and_long_forms_are_equal(short: dict[str, Any], long: dict[str, Any]) -> None:
     content = {"name": "s", "question": "q", "base": {}, "methods": {"joint": {}}, "reference": "joint", "trials": 1,
                "replicates": 1}  # fmt: skip
     assert StudyConfig.model_validate(content | short) == StudyConfig.model_validate(content | long)
 
 
-def test_equal_studies_may_come_from_two_files(tmp_path: Path) -> None:
+def test_studies_from_different_files_may_be_equal(tmp_path: Path) -> None:
     lines = ["name: s", "question: q", "base: {}", "methods: {joint: {}}", "reference: joint", "trials: 1",
              "replicates: 1"]  # fmt: skip
-    one = load_study(written(tmp_path, "\n".join(lines)))
-    other = load_study(written(tmp_path, "\n".join(["# upside down", *reversed(lines)])))
+    one = load_study(write(tmp_path, "\n".join(lines)))
+    other = load_study(write(tmp_path, "\n".join(["# upside down", *reversed(lines)])))
     assert one == other == StudyConfig.model_validate(one.model_dump())
     assert (one.source.line(("trials",)), other.source.line(("trials",))) == (6, 3)
 

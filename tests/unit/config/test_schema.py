@@ -1,4 +1,4 @@
-"""The published schemas: up to date, and of one mind with what loads a file"""
+"""The published schemas are up to date, and accept the same files as the loader"""
 
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ STUDY = jsonschema.Draft7Validator(schema.study_schema())
 
 
 @pytest.mark.parametrize("kind", ["run", "study"])
-def test_what_is_published_is_what_the_shapes_say(kind: str) -> None:
+def test_the_published_schema_is_up_to_date(kind: str) -> None:
     path = SEARCH_SPACES / f"{kind}.schema.json"
     assert path.read_text() == schema.text(kind), f"run: remix-study schema {kind} > search_spaces/{path.name}"
 
 
-def test_there_is_no_other_schema() -> None:
+def test_an_unknown_kind_of_schema_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be `study` or `run`, but is 'trial'"):
         schema.text("trial")
 
 
 @pytest.mark.parametrize("validator", [RUN, STUDY])
-def test_a_schema_is_one(validator: Any) -> None:
+def test_a_schema_is_valid(validator: Any) -> None:
     validator.check_schema(validator.schema)
 
 
@@ -87,7 +87,7 @@ RATE = {"kind": "float", "low": 0.1, "high": 1.0}
                       "method.warmup": {"kind": "int", "low": 1, "high": 2, "when": {"method.order": "blocks"}}}),
     ],
 )  # fmt: skip
-def test_what_loads_is_valid(content: dict[str, Any]) -> None:
+def test_a_study_that_loads_is_valid(content: dict[str, Any]) -> None:
     StudyConfig.model_validate(content)
     assert [error.message for error in STUDY.iter_errors(content)] == []
 
@@ -115,7 +115,7 @@ def test_what_loads_is_valid(content: dict[str, Any]) -> None:
         {key: value for key, value in study().items() if key != "trials"},
     ],
 )
-def test_what_is_wrong_is_invalid(content: dict[str, Any]) -> None:
+def test_a_wrong_study_is_invalid(content: dict[str, Any]) -> None:
     assert list(STUDY.iter_errors(content))
 
 
@@ -130,12 +130,12 @@ def test_what_is_wrong_is_invalid(content: dict[str, Any]) -> None:
         ({"method": {"name": "joint"}}, False),
     ],
 )
-def test_a_run_is_judged_as_it_is_when_it_loads(content: dict[str, Any], good: bool) -> None:
+def test_the_schema_accepts_a_run_if_it_loads(content: dict[str, Any], good: bool) -> None:
     assert RUN.is_valid(content) == good
     assert (validate(RunConfig, YamlSource("x", content))[0] is not None) == good
 
 
-def test_keys_of_a_space_are_completed_with_every_path_of_a_run_that_may_be_searched() -> None:
+def test_a_space_offers_every_path_of_a_run_that_may_be_searched() -> None:
     paths = set(schema.study_schema()["$defs"]["Space"]["properties"])
     assert {"epochs", "method.order", "method.filter.threshold", "method.share", "optimizer.momentum"} <= paths
     assert not {"seed", "corpus", "tracking.uri", "evaluation.test", "evaluation"} & paths

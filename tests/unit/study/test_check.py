@@ -62,11 +62,11 @@ def test_a_valid_study_has_no_problem(changes: dict[str, Any]) -> None:
     [
         # keys that a study sets itself
         ({"space": RATE | {"seed": {"kind": "int", "low": 0, "high": 3}}}, "`space.seed` cannot be searched: a study"),
-        ({"space": {"evaluation.test": {"kind": "choice", "of": [True]}}}, "`space.evaluation.test` cannot be searched: selection never"),
-        ({"space": {"evaluation": {"kind": "choice", "of": {"a": {}}}}}, "`space.evaluation` cannot be searched: selection never"),
-        ({"space": {"corpus": {"kind": "choice", "of": ["a"]}}}, "`space.corpus` cannot be searched: trials on one corpus"),
+        ({"space": {"evaluation.test": {"kind": "choice", "of": [True]}}}, "`space.evaluation.test` cannot be searched: trials must not use"),
+        ({"space": {"evaluation": {"kind": "choice", "of": {"a": {}}}}}, "`space.evaluation` cannot be searched: trials must not use"),
+        ({"space": {"corpus": {"kind": "choice", "of": ["a"]}}}, "`space.corpus` cannot be searched: results on different corpora"),
         (with_method("joint", space={"tracking.uri": {"kind": "choice", "of": ["off"]}}), "`methods.joint.space.tracking.uri` cannot be searched"),
-        ({"base": {"corpus": "c", "epochs": 10, "evaluation": {"test": True}}}, "`base.evaluation.test` must be left out: selection never"),
+        ({"base": {"corpus": "c", "epochs": 10, "evaluation": {"test": True}}}, "`base.evaluation.test` must be left out: trials must not use"),
         ({"base": {"corpus": "c", "epochs": 10, "seed": 3}}, "`base.seed` must be left out: a study draws its seeds itself"),
         (with_method("joint", set={"method": {"name": "joint"}, "evaluation.test": True}), "`methods.joint.set.evaluation.test` must be left out"),
         # ceilings and controls
@@ -110,7 +110,7 @@ def test_each_problem_is_reported_with_its_remedy(changes: dict[str, Any], told:
 
 def test_a_choice_among_groups_of_keys_needs_labels() -> None:
     space = {"method.filter": {"kind": "choice", "of": [{"rule": "argmin"}, {"rule": "random"}]}}
-    with pytest.raises(ValueError, match=r"`of` must name whole parts, such as {one: {rule: argmin}}"):
+    with pytest.raises(ValueError, match=r"`of` must name groups of keys, as in {one: {rule: argmin}}"):
         study(space=space)
 
 
