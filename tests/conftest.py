@@ -5,6 +5,14 @@ import os
 # Tests are alone on this machine, and must not write to the home directory; before anything imports Ray.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# The processes that tests start have them, too: a lost driver, machine or server is noticed after a few seconds.
+os.environ.setdefault(
+    "REMIX_STUDY_PATIENCE",
+    "lease_period_s=1 lease_beat_s=1 lease_silence_s=5 lease_fresh_s=15 tracking_longest_pause_s=2 "
+    "tracker_first_pause_s=1 tracker_longest_pause_s=4 cluster_size_s=1",
+)
+# Torch's threads sleep while they wait: cores are shared by more processes than there are.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import signal
 import threading

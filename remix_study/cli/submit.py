@@ -35,6 +35,7 @@ from remix_study.cluster.connection import (
     terminate,
 )
 from remix_study.errors import ConfigError, RemixStudyError
+from remix_study.patience import PATIENCE
 from remix_study.tracking.signals import raise_on_termination
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from remix_study.cluster.submission import Submission
     from remix_study.config.study import StudyConfig
 
-RECONNECT_TRIES, RECONNECT_PAUSE_S = 6, 2.0
+RECONNECT_TRIES, RECONNECT_PAUSE_S = 6, PATIENCE.reconnect_pause_s
 # Lines of `ray job` itself, when it does not write to a terminal: time, level, source file.
 _RAY_LINE = re.compile(r"^[\d-]+ [\d:,]+\t\w+ cli\.py:\d+ -- ")
 # Printed by the study after it has checked all nodes of its cluster (study/study.py).

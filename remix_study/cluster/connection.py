@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from remix_study.errors import RemixStudyError
+from remix_study.patience import PATIENCE
 
 if TYPE_CHECKING:
     from remix_study.cluster.cluster_file import ClusterFile
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 err = Console(stderr=True)
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NO_HEAD = re.compile(r"Head node of cluster \(.*?\) not found", re.DOTALL)
-_FORWARD_TIMEOUT_S = 150.0  # Ray retries ssh for two minutes
+_FORWARD_TIMEOUT_S = PATIENCE.port_forward_s  # Ray retries ssh for two minutes
 _POLL_S = 0.2
 _TERMINATE_TIMEOUT_S = 5.0
 

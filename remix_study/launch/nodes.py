@@ -24,8 +24,9 @@ from remix_study.errors import RemixStudyError, StudyError
 from remix_study.files.mirror import url_of
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import is_url, path_of
+from remix_study.patience import PATIENCE
 
-_PATIENCE_S = 180.0  # the first process of a node imports Ray, perhaps from a slow disk
+_PATIENCE_S = PATIENCE.node_answer_s  # the first process of a node imports Ray, perhaps from a slow disk
 # Other versions give other numbers, or cannot read a checkpoint.
 _PACKAGES = ("ray", "torch", "torchaudio", "numpy", "optuna")
 

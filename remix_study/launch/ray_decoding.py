@@ -28,6 +28,7 @@ from remix_study.launch.ray_init import join_or_start
 from remix_study.media.build import DecodeRow
 from remix_study.media.source import LocalSource
 from remix_study.media.workers import be_quiet, in_chunks, limit_memory
+from remix_study.patience import PATIENCE
 
 _UNREAD_RESULTS = 8  # of each actor; they wait in its node's memory until the driver reads them
 
@@ -41,7 +42,7 @@ def run_jobs_on_ray(
     workers: int | None = None,
     chunk: int = 32,
     timeout_s: float = 60.0,
-    start_timeout_s: float = 300.0,
+    start_timeout_s: float = PATIENCE.decoder_start_s,
 ) -> None:
     """Run `work(job)` for every job on the cluster at RAY_ADDRESS, or on a local Ray.
 

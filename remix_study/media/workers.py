@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Protocol
 
 from remix_study.errors import RemixStudyError, StoreError
+from remix_study.patience import PATIENCE
 
-_START_LIMIT_S = 300.0  # a first import of torch from a slow network disk
+_START_LIMIT_S = PATIENCE.decoder_start_s  # a first import of torch from a slow network disk
 # Beyond what it has when it starts: a clip of 3840 x 2160 needs 0.3 GB, decord's libraries 0.3 (0.6 with CUDA).
 _MEMORY_BYTES = 3 * 2**30
 _PRELOAD = ["remix_study.media.build"]  # brings torch: imported once, then each worker is a fork in milliseconds

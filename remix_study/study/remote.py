@@ -24,12 +24,13 @@ from remix_study.files.mirror import LEASE, Mirror, url_of, with_retries
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS
+from remix_study.patience import PATIENCE
 from remix_study.study.storage import STOP
 
 Say = Callable[[str], None]
-_PERIOD_S, _BEAT_S = 5.0, 10.0
-_SILENCE_S = 3 * _BEAT_S  # without a heartbeat, after which another process may take over
-_FRESH_S = 90.0  # age of a lease that readers, who compare clocks, still believe
+_PERIOD_S, _BEAT_S = PATIENCE.lease_period_s, PATIENCE.lease_beat_s
+_SILENCE_S = PATIENCE.lease_silence_s  # without a heartbeat, after which another process may take over
+_FRESH_S = PATIENCE.lease_fresh_s  # age of a lease that readers, who compare clocks, still believe
 _RUNS = "runs"
 _RAY_FOLDERS = ("tune/", "ray_train/")  # only used by Ray on this machine
 _log = logging.getLogger(__name__)

@@ -13,7 +13,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-_PATIENCE_S = 60.0  # where others use the cluster, a slot may be free much later
+from remix_study.patience import PATIENCE
+
+_PATIENCE_S = PATIENCE.start_barrier_s  # where others use the cluster, a slot may be free much later
 _been: set[str] = set()  # meetings that this process has been to
 
 

@@ -30,10 +30,11 @@ from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, StoreError, StudyError, cause_of
 from remix_study.files.databases import create_sqlite, table_creation_lock
 from remix_study.files.urls import shown
+from remix_study.patience import PATIENCE
 
 log = logging.getLogger(__name__)
 JOURNAL = "journal"
-PATIENCE_S = 600.0  # of a study's driver, with a database that is being restarted; runs train on meanwhile
+PATIENCE_S = PATIENCE.storage_restart_s
 _EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 STOP = "stop"  # while this file lies in a study's folder, its runs end after their epoch and none begins
 _BUSY_S = 60  # several processes write: SQLite's own five seconds are short on a disk that is busy

@@ -19,6 +19,7 @@ from remix_study.credentials import redact
 from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
+from remix_study.patience import PATIENCE
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
 from remix_study.study.results import StudyResult
 from remix_study.tracking.address import explain
@@ -30,8 +31,8 @@ from remix_study.tracking.syncer import Syncer
 from remix_study.tracking.tracker import RunInfo, finishing
 from remix_study.version import __version__
 
-_PROGRESS_EVERY_S = 2.0
-_PATIENCE_S = 20.0
+_PROGRESS_EVERY_S = PATIENCE.study_progress_s
+_PATIENCE_S = PATIENCE.tracking_close_s
 _log = logging.getLogger(__name__)
 
 

@@ -32,6 +32,7 @@ from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, caus
 from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
+from remix_study.patience import PATIENCE
 from remix_study.study.pruning import PruningCallback
 from remix_study.study.question import CONFIG
 from remix_study.study.start_barrier import StartBarrier, wait_at_barrier
@@ -39,7 +40,7 @@ from remix_study.study.start_barrier import StartBarrier, wait_at_barrier
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SLOT = "trial_slot"
-_CLUSTER_POLL_S = 5.0
+_CLUSTER_POLL_S = PATIENCE.cluster_size_s
 ATTEMPTS = 3  # of a task whose process dies; each resumes from the run's last checkpoint
 End = Literal["complete", "pruned", "failed", "stopped"]
 

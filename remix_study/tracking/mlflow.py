@@ -31,6 +31,7 @@ from remix_study.mlflow_private import (
     PARAMS_PER_BATCH,
     TAG_LENGTH,
 )
+from remix_study.patience import PATIENCE
 from remix_study.tracking.address import check, explain
 from remix_study.tracking.client import client_of, ensure_experiment, reopen
 from remix_study.tracking.review import store_view
@@ -57,7 +58,7 @@ KEY = "remix_study.spool"
 # folder is not on this machine), the end of the run would never be sent.
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
 _PERMANENT_FILES = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = PATIENCE.tracker_first_pause_s, PATIENCE.tracker_longest_pause_s
 _log = logging.getLogger(__name__)
 
 

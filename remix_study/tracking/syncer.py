@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 
 from remix_study.credentials import redact
+from remix_study.patience import PATIENCE
 from remix_study.tracking.address import explain
 from remix_study.tracking.mlflow import Sender
 from remix_study.tracking.spool import Spool
 
-_PERIOD_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_PERIOD_S, _LONGEST_PAUSE_S = PATIENCE.tracking_period_s, PATIENCE.tracking_longest_pause_s
 _log = logging.getLogger(__name__)
 
 
