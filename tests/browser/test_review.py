@@ -26,6 +26,7 @@ from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE, Links
 from remix_study.tracking.server import MLflowServer
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 from remix_study.tracking.syncer import Syncer
+from tests import mlflow_database
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 PATIENCE_S = 40
@@ -149,6 +150,7 @@ def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     workspace = tmp_path_factory.mktemp("workspace")
+    mlflow_database.install(workspace)
     uri, folder = default_uri(workspace), workspace / "studies" / "demo"
     parent = SpoolTracker(folder, "demo")
     tags = {STAGE: "study", MODALITIES: "audio,video", SEARCHED: "point.optimizer.learning_rate"}

@@ -64,6 +64,16 @@ def why_not() -> str | None:
     return None
 
 
+# The dashboard answers at once; a process that joins the cluster to ask would take seconds.
+_LIST_NODES = """
+import pathlib, urllib.request
+token = pathlib.Path("/root/.ray/auth_token")
+headers = {"Authorization": "Bearer " + token.read_text().strip()} if token.exists() else {}
+request = urllib.request.Request("http://127.0.0.1:8265/api/v0/nodes", headers=headers)
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+
+
 class MachinesError(Exception):
     """A machine could not be made, or is not what it must be."""
 
@@ -198,6 +208,13 @@ class Machines:
         enter = ["nsenter", "--target", str(self._pids[name]), "--all"]
         inside = [*enter, "env", f"--chdir={cwd}", "-i", *given, *command]
         return subprocess.Popen(inside, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **popen)
+
+    def ray_nodes(self, head: str) -> list[dict[str, Any]]:
+        """Return the live nodes that Ray's dashboard on the machine `head` lists; empty while it does not answer."""
+        done = self.run(head, ["python", "-S", "-c", _LIST_NODES], check=False)
+        if done.returncode != 0:
+            return []
+        return [node for node in json.loads(done.stdout)["data"]["result"]["result"] if node["state"] == "ALIVE"]
 
     def processes(self, name: str) -> list[str]:
         """The command lines of all that runs there, but for process 1, the ssh server, and what asks."""

@@ -33,11 +33,8 @@ def restart(machines: Machines) -> None:
 
 
 def cores(machines: Machines) -> float:
-    ask = (
-        'import ray; ray.init("auto", logging_level="ERROR"); print("cores:", ray.cluster_resources().get("CPU", 0.0))'
-    )
-    said = machines.run(HOME, ["python", "-c", ask], env=ENV).stdout
-    return float(said.rpartition("cores:")[2].split()[0])
+    nodes = until(lambda: machines.ray_nodes(HOME), "the dashboard")
+    return sum(float(node["resources_total"].get("CPU", 0.0)) for node in nodes)
 
 
 def monitor(machines: Machines) -> str:

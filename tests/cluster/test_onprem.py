@@ -26,14 +26,8 @@ def cluster(laptop: Laptop) -> Laptop:
     """Up, with all of its machines."""
     laptop("ray", "up", "-y", LAUNCHER)
     # The autoscaler starts the workers after `ray up` has returned.
-    until(lambda: active(laptop) == 3, "three machines in the cluster", 180)
+    until(lambda: len(laptop.machines.ray_nodes("head")) == 3, "three machines in the cluster", 180)
     return laptop
-
-
-def active(laptop: Laptop) -> int:
-    said = laptop.on_head("python -c 'import ray; ray.init(\"auto\", logging_level=\"ERROR\"); "
-                          "print(\"active:\", sum(n[\"Alive\"] for n in ray.nodes()))'", check=False)  # fmt: skip
-    return int(said.rpartition("active: ")[2].split()[0]) if "active: " in said else 0
 
 
 @pytest.fixture
@@ -42,7 +36,10 @@ def dashboard(cluster: Laptop) -> Iterator[str]:
     forward = cluster.begin("ray", "dashboard", LAUNCHER, "-p", "18265")
     address = "http://127.0.0.1:18265"
     ask = f"import urllib.request as u; u.urlopen('{address}')"
-    until(lambda: cluster.machines.run("laptop", ["python", "-c", ask], check=False).returncode == 0, "the dashboard")
+    until(
+        lambda: cluster.machines.run("laptop", ["python", "-S", "-c", ask], check=False).returncode == 0,
+        "the dashboard",
+    )
     yield address
     os.killpg(forward.pid, signal.SIGTERM)
     forward.wait(30)
@@ -113,7 +110,7 @@ def test_a_study_loses_nothing_when_a_machine_is_lost(cluster: Laptop, machines:
 def test_a_lost_machine_that_is_back_joins_again(cluster: Laptop, machines: Machines) -> None:
     if not machines.is_up("w2"):
         machines.start("w2")
-    until(lambda: active(cluster) == 3, "w2 in the cluster again", 240)
+    until(lambda: len(machines.ray_nodes("head")) == 3, "w2 in the cluster again", 240)
 
 
 def test_a_job_brings_its_own_code(cluster: Laptop, machines: Machines, dashboard: str) -> None:

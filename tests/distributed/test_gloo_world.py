@@ -1,7 +1,6 @@
 """Two real gloo processes: sums, uneven gathers, and one schedule for both"""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.remix import ProgressShare, Reassembly, RemixPlan, RemixSettings, Tempered, World, rank_batches
 from remix_study.world import TorchCollectives
+from tests.commands import start
 
 SIZE, SAMPLES, CLASSES = 2, 31, 3
 
@@ -79,18 +79,17 @@ def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np.float64]]]:
     folder = tmp_path_factory.mktemp("gloo")
-    # Fresh interpreters: a fork of a process that has threads, as pytest has after other tests, may never wake up.
-    command = [sys.executable, __file__, str(folder)]
-    workers = [
-        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        for rank in range(SIZE)
-    ]
+    errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
+    # Not forks of this process: it has threads after other tests, and such a fork may hang.
+    workers = [start(__file__, str(folder), str(rank), cwd=folder, stderr=errors[rank]) for rank in range(2)]
     try:
-        problems = [worker.communicate(timeout=120)[1] for worker in workers]
+        statuses = [worker.wait(120) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0] * SIZE, "\n".join(problems)
+        for file in errors:
+            file.close()
+    assert statuses == [0, 0], "\n".join(Path(file.name).read_text() for file in errors)
     return [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(SIZE)]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,10 @@ from mlflow import MlflowClient
 
 from remix_study.launch.folder import RunFolder
 from remix_study.tracking import default_uri
+from tests import mlflow_database
+from tests.commands import Command, start
 
+OUTPUT = "output.txt"
 RECIPE = {
     "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled"},
     "epochs": 12,
@@ -27,39 +29,28 @@ RECIPE = {
 }
 
 
-def train(recipe: Path, workspace: Path) -> "subprocess.Popen[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "remix_study",
-        "train",
-        str(recipe),
-        "--workspace",
-        str(workspace),
-        "--name",
-        "run",
-    ]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def train(recipe: Path, workspace: Path) -> Command:
+    with (recipe.parent / OUTPUT).open("w") as output:
+        return start(
+            "-m", "remix_study", "train", str(recipe), "--workspace", str(workspace), "--name", "run",
+            cwd=recipe.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
 
-def finish(process: "subprocess.Popen[str]") -> None:
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+def finish(recipe: Path, workspace: Path) -> None:
+    assert train(recipe, workspace).wait(240) == 0, (recipe.parent / OUTPUT).read_text()
 
 
-def kill_after(process: "subprocess.Popen[str]", history: Path, epochs: int) -> None:
+def kill_after(process: Command, history: Path, epochs: int) -> None:
     """SIGKILL once `epochs` epochs are written down."""
     moment = threading.Event()
     for _ in range(24_000):
         if history.exists() and history.read_bytes().count(b"\n") >= epochs:
             break
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, f"the command ended before epoch {epochs}"
         moment.wait(0.01)  # another process writes the file: it has no event
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def state(workspace: Path) -> dict[str, Any]:
@@ -76,16 +67,18 @@ def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: P
     recipe = tmp_path / "run.yaml"
     recipe.write_text(yaml.safe_dump({"corpus": str(small_corpus), **RECIPE}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(train(recipe, whole))
+    for workspace in (whole, killed):
+        mlflow_database.install(workspace)
+    finish(recipe, whole)
 
     folder = killed / "runs" / "run"
     seen = []
     for epochs in (2, 6):  # killed twice
         kill_after(train(recipe, killed), folder / "history.jsonl", epochs)
-        seen.append(RunFolder(folder).tracked_as())
+        seen.append(RunFolder(folder).mlflow_run_id())
         assert not (folder / "result.json").exists()
-    finish(train(recipe, killed))
-    seen.append(RunFolder(folder).tracked_as())
+    finish(recipe, killed)
+    seen.append(RunFolder(folder).mlflow_run_id())
 
     one, other = state(whole), state(killed)
     assert one["model"].keys() == other["model"].keys()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from remix_study.training import loop
 from remix_study.training.checkpoint import LAST
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo, TorchCollectives
+from tests.commands import start
 
 CPU = torch.device("cpu")
 # 96 samples in global batches of 28: the last one of every group is incomplete, and odd ones are uneven over ranks.
@@ -82,20 +82,23 @@ def work(corpus: str, folder: str, rank: int) -> None:
 @pytest.fixture(scope="module")
 def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    command = [sys.executable, __file__, str(small_corpus), str(folder)]
+    errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
+    # Not forks of this process: it has threads after other tests, and such a fork may hang.
     workers = [
-        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        for rank in range(2)
+        start(__file__, str(small_corpus), str(folder), str(rank), cwd=folder, stderr=errors[rank]) for rank in range(2)
     ]
     try:
-        problems = [worker.communicate(timeout=300)[1] for worker in workers]
+        statuses = [worker.wait(300) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(problems)
+        for file in errors:
+            file.close()
+    assert statuses == [0, 0], "\n".join(Path(file.name).read_text() for file in errors)
     return folder
 
 
+@pytest.mark.smoke
 @pytest.mark.gloo
 @pytest.mark.parametrize("order", ["blocks", "mixed"])
 def test_two_workers_equal_one(pair: Path, small_corpus: Path, tmp_path: Path, order: str) -> None:

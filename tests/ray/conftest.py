@@ -19,6 +19,7 @@ from remix_study.files.disk import lock_holder
 from remix_study.launch.folder import RunFolder
 from remix_study.study.ledger import Ledger, read_ledger
 from remix_study.tracking import default_uri
+from tests import commands, mlflow_database
 
 RATE = "optimizer.learning_rate"
 _POLL_S = 0.02  # another process writes the files that we wait for: there is no event to await
@@ -53,19 +54,26 @@ class AccidentsBench:
             },
             "reference": "remix", "trials": 2, "replicates": 1, "concurrency": 1,
         }  # fmt: skip
+        if content["base"]["tracking"].get("uri", "a server") is None:
+            mlflow_database.install(self.workspace)
         path = self.place / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
         return path
 
     def begin(self, study: Path, *options: str, workspace: Path | None = None, **popen: Any) -> "Begun":
         place = workspace or self.workspace
-        command = [sys.executable, "-m", "remix_study", "run", str(study), "--corpus", str(self.corpus),
-                   "--workspace", str(place), *options]  # fmt: skip
+        words = ["-m", "remix_study", "run", str(study), "--corpus", str(self.corpus), "--workspace", str(place),
+                 *options]  # fmt: skip
         told = self.place / f"told-{len(self._begun)}"
-        how: dict[str, Any] = {"cwd": self.place, "start_new_session": True, "stdin": subprocess.DEVNULL}
-        how["env"] = os.environ | {"COLUMNS": "160"} | popen.pop("env", {})
+        env = os.environ | {"COLUMNS": "160"} | popen.pop("env", {})
+        process: commands.Command | subprocess.Popen[bytes]
         with told.open("w") as file:
-            process = subprocess.Popen(command, **(how | {"stdout": file, "stderr": file} | popen))
+            if popen:  # a terminal, which a new interpreter finds as a person's would
+                process = subprocess.Popen(
+                    [sys.executable, *words], cwd=self.place, env=env, start_new_session=True, **popen
+                )
+            else:
+                process = commands.start(*words, cwd=self.place, env=env, stdout=file, stderr=file)
         begun = Begun(process, told, place / "studies" / study.stem)
         self._begun.append(begun)
         return begun
@@ -111,7 +119,7 @@ class TrackedRun:
 class Begun:
     """A study's command at work."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "commands.Command | subprocess.Popen[bytes]"
     told: Path
     folder: Path
 

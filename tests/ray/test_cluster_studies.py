@@ -111,6 +111,7 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
     assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]  # Ray's gap
 
 
+@pytest.mark.smoke
 def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
     made = cluster(0, 1, 1)
     begun = bench.begin(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})

@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,17 @@ from mlflow import MlflowClient
 from remix_study.datasets.clips import ClipReader
 from remix_study.datasets.corpus import open_corpus
 from remix_study.tracking import default_uri
+from tests import commands, mlflow_database
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
 def demo(workspace: Path, study: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "remix_study", "demo", "--workspace", str(workspace), "--study", str(study),
-               "--train", "64", "--val", "32", "--test", "32"]  # fmt: skip
-    environment = {**os.environ, "COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=workspace.parent)
+    done = commands.run(
+        "-m", "remix_study", "demo", "--workspace", str(workspace), "--study", str(study), "--train", "64",
+        "--val", "32", "--test", "32", timeout=500, env={**os.environ, "COLUMNS": "120"}, cwd=workspace.parent,
+    )  # fmt: skip
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
@@ -59,6 +59,7 @@ def accuracy_of(client: MlflowClient, run: Any, corpus: Path) -> float:
     return float((logits_BC.argmax(dim=1) == batch.labels_B).float().mean())
 
 
+@pytest.mark.smoke
 def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
     workspace, study = tmp_path / "w", shrunk(tmp_path / "study.yaml")
     first = demo(workspace, study)
@@ -117,6 +118,7 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
 
 def test_a_study_goes_on_past_a_trial_that_explodes_and_reports_it(tmp_path: Path) -> None:
     workspace = tmp_path / "w"
+    mlflow_database.install(workspace)
     methods = {
         name: {
             "set": {"method": method, "optimizer": {"name": "sgd", "learning_rate": 0.01}},

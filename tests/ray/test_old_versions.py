@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remix_study.study.ledger import Ledger, read_ledger
+from tests import commands
 from tests.fixtures.make_0_1_0 import FIXTURE, install
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -18,8 +17,7 @@ EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text())
 
 def remix_study(*words: str, folder: Path) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-m", "remix_study", *words, "--workspace", "."]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = commands.run("-m", "remix_study", *words, "--workspace", ".", cwd=folder, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

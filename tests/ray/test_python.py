@@ -1,15 +1,13 @@
 """docs/python.md runs as it stands, cell by cell"""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import remix_study
 from remix_study.api import Study
+from tests import commands
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
@@ -19,10 +17,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     assert len(cells) == 7
     # As a notebook: one process without a file of its own, one cell after the other.
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(cells)], cwd=tmp_path, capture_output=True, text=True, timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = commands.run("-c", "\n".join(cells), cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "12 runs, about" in done.stdout
     assert re.search(r"On the held-out test set \(2 seeds\): .*remix", done.stdout)

@@ -155,6 +155,7 @@ def test_who_has_no_token_or_another_is_told_so(cluster: Cluster) -> None:
         assert "Traceback" not in said
 
 
+@pytest.mark.smoke
 def test_a_study_is_left_running_found_again_and_followed_to_its_end(cluster: Cluster) -> None:
     cluster.write("second")
     left = cluster.submit("second", "--corpus", str(cluster.corpus), "--detach")

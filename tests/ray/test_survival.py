@@ -20,6 +20,7 @@ import pytest
 
 from remix_study.tracking import default_uri
 from remix_study.tracking.server import MLflowServer
+from tests import mlflow_database
 
 if TYPE_CHECKING:
     from tests.ray.conftest import AccidentsBench, Begun
@@ -123,6 +124,21 @@ MOMENTS: dict[str, Callable[["Begun", random.Random], None]] = {
     "in an epoch": _in_epoch,
     "between runs": _between_runs,
 }
+
+
+@pytest.mark.smoke
+def test_a_killed_study_resumes_where_it_was(bench: "AccidentsBench") -> None:
+    study = bench.write(base={"tracking": TRACKED}, trials=1)
+    begun = bench.begin(study)
+    begun.until(lambda: begun.epochs("remix-search-0-") >= 2)
+    begun.kill()
+    begun.await_idle()
+    killed_at = begun.lines()
+    last = bench.run(study)
+    require_gone_on(killed_at, last.lines())
+    assert [(t.number, t.state) for trials in last.ledger().trials.values() for t in trials] == [(0, "complete")] * 2
+    assert all(last.finals().values())
+    require_whole_record(bench, last)
 
 
 # --- a worker --------------------------------------------------------------------------------------------------------
@@ -285,7 +301,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("size", ["3m", "6500k"])
+@pytest.mark.parametrize("size", [pytest.param("3m", marks=pytest.mark.smoke), "6500k"])
 def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
     bench: "AccidentsBench", small_disk: Callable[[str], Path], size: str
 ) -> None:
@@ -315,6 +331,7 @@ def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
 
 @pytest.mark.server
 def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "AccidentsBench") -> None:
+    mlflow_database.install(bench.workspace)
     store = default_uri(bench.workspace)
     with MLflowServer(store) as server:
         begun = bench.begin(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}))

@@ -16,6 +16,7 @@ from remix_study.tracking import RunInfo, default_uri, finishing
 from remix_study.tracking.server import MLflowServer
 from remix_study.tracking.spool import SpoolTracker, run_id_of
 from remix_study.tracking.syncer import Syncer
+from tests import mlflow_database
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -86,6 +87,7 @@ class Trainer:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MLflowServer]:
+    mlflow_database.install(tmp_path)
     with MLflowServer(default_uri(tmp_path)) as made:
         yield made
 

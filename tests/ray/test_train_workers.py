@@ -15,6 +15,7 @@ from remix_study.errors import RemixStudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import run_one
 from remix_study.tracking import default_uri
+from tests import mlflow_database
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -53,6 +54,7 @@ def tracked(workspace: Path) -> tuple[MlflowClient, Any]:
 def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     started: list[str] = []
     on_interrupt = signal.getsignal(signal.SIGINT)
+    mlflow_database.install(tmp_path)
     summary = run_one(recipe(RECIPE), tmp_path, "pair", on_start=lambda *told: started.append(told[0]))
     assert started == ["pair"]
     assert signal.getsignal(signal.SIGINT) is on_interrupt
@@ -78,6 +80,7 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
 
 
 def test_a_run_that_explodes_ends_failed_with_its_reason(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+    mlflow_database.install(tmp_path)
     config = recipe({**RECIPE, "optimizer": {"name": "sgd", "learning_rate": 1e30}})
     with pytest.raises(RemixStudyError, match=r"A worker failed, and failed again after restarts: .*epoch 0, "):
         run_one(config, tmp_path, "pair")

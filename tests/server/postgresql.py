@@ -27,6 +27,7 @@ class PostgreSQL:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._as_whom: list[str] = []
+        self._made: list[str] = []
         if os.geteuid() == 0:  # PostgreSQL refuses root
             user = next((p.pw_name for p in pwd.getpwall() if p.pw_name == "postgres"), "nobody")
             self._as_whom = ["runuser", "-u", user, "--"]
@@ -39,7 +40,14 @@ class PostgreSQL:
         """Make a database; its `uri`."""
         with self.connect("postgres") as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        self._made.append(name)
         return self.uri(name)
+
+    def drop_all(self) -> None:
+        """Drop all databases that `make` made, whoever is connected to them."""
+        with self.connect("postgres") as connection:
+            while self._made:
+                connection.execute(f'DROP DATABASE "{self._made.pop()}" WITH (FORCE)'.encode())
 
     def connect(self, name: str) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import commands
+
 _ADDRESS = re.compile(r"(?:export MLFLOW_TRACKING_URI=|charts +)(\S+)\n")
 USER, PASSWORD = "boss", "twelve letters % and more"
 
@@ -19,12 +21,16 @@ class Served:
 
     def __init__(self, place: Path, *words: str, command: str = "serve", before: tuple[str, ...] = ()) -> None:
         self._told, self._complained = place / "serve.out", place / "serve.err"
+        self.process: commands.Command | subprocess.Popen[bytes]
+        words, env = ("-m", "remix_study", command, "--port", "0", *words), os.environ | {"COLUMNS": "200"}
         with self._told.open("w") as out, self._complained.open("w") as err:
-            self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "remix_study", command, "--port", "0", *words],
-                cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-                env=os.environ | {"COLUMNS": "200"},
-            )  # fmt: skip
+            if before:
+                self.process = subprocess.Popen(
+                    [*before, sys.executable, *words], cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                    start_new_session=True, env=env,
+                )  # fmt: skip
+            else:
+                self.process = commands.start(*words, cwd=place, env=env, stdout=out, stderr=err)
 
     def __str__(self) -> str:
         return self._told.read_text() + self._complained.read_text()

@@ -11,7 +11,7 @@ from remix_study.errors import SourceError
 from remix_study.files.mirror import Mirror, place_of, url_of, with_retries, workspace_at
 from remix_study.files.remote_folder import RemoteFolder
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow  # an S3 server in this process: many may run at once
 
 
 def write(folder: Path, **files: str) -> None:

@@ -27,11 +27,20 @@ from tests.studies import Runner, config, nothing_to_show
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_postgresql]
 
 
-@pytest.fixture
-def postgresql(monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
+@pytest.fixture(scope="module")
+def started() -> Iterator[PostgreSQL]:
     with a_postgresql() as server:
-        monkeypatch.setenv("DB_PASSWORD", server.password)
         yield server
+
+
+@pytest.fixture
+def postgresql(started: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
+    """One server for all tests: it runs, and has no database but its own, when a test begins."""
+    monkeypatch.setenv("DB_PASSWORD", started.password)
+    yield started
+    if not started.runs:
+        started.start()
+    started.drop_all()
 
 
 @pytest.fixture
@@ -44,10 +53,12 @@ def bench(small_corpus: Path, tmp_path: Path) -> Iterator[AccidentsBench]:
 def test_what_is_wrong_with_a_database_is_said_at_once(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrackingError, match=rf"createdb -h 127.0.0.1 -p {postgresql.port} -U study mlflow$"):
         check(postgresql.uri("mlflow"))
-    with pytest.raises(TrackingError, match="The driver for .* is not installed"):
+    with pytest.raises(TrackingError, match=r"The driver for .* is not installed"):
         check(postgresql.uri("mlflow", "postgresql+pg8000"))
     monkeypatch.setenv("DB_PASSWORD", "wrong-one")
-    with pytest.raises(TrackingError, match=r"Cannot connect to the PostgreSQL server of .*password authentication failed") as said:
+    with pytest.raises(
+        TrackingError, match=r"Cannot connect to the PostgreSQL server of .*password authentication failed"
+    ) as said:
         check(postgresql.uri("postgres"))
     assert "wrong-one" not in str(said.value)
     monkeypatch.delenv("DB_PASSWORD")
@@ -157,6 +168,7 @@ def test_who_looks_at_an_empty_database_makes_no_tables_in_it(postgresql: Postgr
     assert open_to_read(uri, tmp_path) is not None
 
 
+@pytest.mark.smoke
 @pytest.mark.timeout(600)
 def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, bench: AccidentsBench) -> None:
     """The run under way trains on, though its pruner cannot be asked; its driver waits, and nothing is lost."""

@@ -24,7 +24,7 @@ from remix_study.media.store import ClipStore
 if TYPE_CHECKING:
     from tests.server.conftest import Bucket
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.slow  # an S3 server in this process: many may run at once
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The real commands, from clips on an S3 server to a study on a store there"""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ import yaml
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.files.remote_folder import cache_folder
 from remix_study.media.store import ClipStore
+from tests import commands
 
 if TYPE_CHECKING:
     from tests.server.conftest import Bucket
@@ -38,10 +37,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def say(*words: str, place: Path, code: int = 0) -> str:
     """What the command prints; it ends with `code`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "remix_study", *words], cwd=place, env=os.environ | {"COLUMNS": "200"}, check=False,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = commands.run("-m", "remix_study", *words, cwd=place, env=os.environ | {"COLUMNS": "200"}, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     assert "Traceback" not in said

@@ -76,6 +76,7 @@ def ray_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.smoke
 @pytest.mark.timeout(900)
 def test_no_secret_is_written_down_anywhere(
     bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_place: Path, monkeypatch: pytest.MonkeyPatch

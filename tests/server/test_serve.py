@@ -4,8 +4,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 from base64 import b64encode
 from pathlib import Path
 from urllib.error import HTTPError
@@ -16,6 +14,7 @@ from mlflow import MlflowClient
 
 from remix_study.tracking import check, default_uri
 from remix_study.tracking.server import basic_auth_settings, memory_file
+from tests import commands, mlflow_database
 from tests.server.serving import PASSWORD, USER, serving
 
 pytestmark = [pytest.mark.server]
@@ -43,6 +42,7 @@ def status(url: str, path: str, *, host: str | None = None, password: str | None
         return error.code
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_requires_the_password_and_keeps_runs_and_artifacts(
@@ -93,6 +93,7 @@ def test_a_server_requires_the_password_and_keeps_runs_and_artifacts(
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_ui_server_ends_with_its_command_or_terminal(tmp_path: Path, way: signal.Signals) -> None:
     """A server that outlived its terminal would keep the port."""
+    mlflow_database.install(tmp_path / "w")
     uri = default_uri(tmp_path / "w")
     check(uri)
     client = MlflowClient(tracking_uri=uri)
@@ -114,8 +115,7 @@ def test_a_server_started_with_nohup_ignores_sighup(tmp_path: Path) -> None:
 
 def serve(*words: str) -> str:
     """Return the error message of `remix-study serve`."""
-    done = subprocess.run([sys.executable, "-m", "remix_study", "serve", "--port", "0", *words], capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+    done = commands.run("-m", "remix_study", "serve", "--port", "0", *words, cwd=Path.cwd(), timeout=120)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

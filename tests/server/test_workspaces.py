@@ -6,11 +6,10 @@ A machine is a cache folder here: what is in another one cannot be seen.
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,24 @@ import yaml
 
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch.folder import RunFolder
+from tests import commands
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-# A driver's silence is noticed after five seconds, and files travel every second.
-HASTY = (
-    "import remix_study.study.remote as h; h._PERIOD_S, h._BEAT_S, h._SILENCE_S = 1.0, 1.0, 5.0; h._FRESH_S = 15.0; "
-    "from remix_study.cli.main import main; main()"
-)
 EPOCHS = 40  # long enough for other commands to find a run at work
 _POLL_S = 0.5  # other processes write what we wait for: there is no event to await
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A command at work, and the file with its output."""
+
+    process: commands.Command
+    output: Path
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
 
 
 class Afar:
@@ -38,7 +45,7 @@ class Afar:
         self.url, self.place = f"{bucket.url}/workspace", place
         self.corpus = bucket.put(corpus, "corpus")
         self.site = RemoteFolder(f"{self.url}/studies/s")
-        self.begun: list[subprocess.Popen[str]] = []
+        self.begun: list[Begun] = []
         self.storage = f"sqlite:///{place / 'storage.db'}"
 
     def study(self, **changes: Any) -> Path:
@@ -58,33 +65,27 @@ class Afar:
         path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
         return path
 
-    def begin(self, machine: str, *words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", HASTY, *words, "--workspace", self.url]
-        environment = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=self.place,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.begun.append(process)
-        return process
+    def begin(self, machine: str, *words: str) -> Begun:
+        output = self.place / f"output-{len(self.begun)}"
+        env = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
+        with output.open("w") as file:
+            process = commands.start(
+                "-m", "remix_study", *words, "--workspace", self.url, cwd=self.place, env=env, stdout=file, stderr=file
+            )
+        self.begun.append(Begun(process, output))
+        return self.begun[-1]
 
     def run(self, machine: str, *words: str) -> tuple[int, str]:
-        process = self.begin(machine, *words)
-        said = process.communicate(timeout=600)[0]
-        assert "Traceback" not in said, said
-        return process.returncode, said
+        begun = self.begin(machine, *words)
+        status = begun.process.wait(600)
+        assert "Traceback" not in begun.said, begun.said
+        return status, begun.said
 
-    def until(self, holds: Callable[[], Any], while_: "subprocess.Popen[str] | None" = None) -> Any:
+    def until(self, holds: Callable[[], Any], while_: Begun | None = None) -> Any:
         end, pause = time.monotonic() + 300, threading.Event()
         while not (found := holds()):
             assert time.monotonic() < end
-            assert while_ is None or while_.poll() is None, while_.communicate()[0]
+            assert while_ is None or while_.process.poll() is None, while_.said
             pause.wait(_POLL_S)
         return found
 
@@ -96,10 +97,10 @@ class Afar:
         return []
 
     def end_all(self) -> None:
-        for process in self.begun:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+        for begun in self.begun:
+            if begun.process.poll() is None:
+                os.killpg(begun.process.pid, signal.SIGKILL)
+                begun.process.wait()
 
 
 @pytest.fixture
@@ -109,6 +110,7 @@ def afar(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Afar]:
     made.end_all()
 
 
+@pytest.mark.smoke
 def test_a_study_goes_on_on_another_machine_where_its_driver_was_killed(afar: Afar) -> None:
     study = afar.study()
     driver = afar.begin("one", "run", str(study))
@@ -118,8 +120,8 @@ def test_a_study_goes_on_on_another_machine_where_its_driver_was_killed(afar: Af
     code, said = afar.run("two", "run", str(study))
     assert code == 1
     assert "one process at a time may drive the study" in " ".join(said.split())
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
+    os.killpg(driver.process.pid, signal.SIGKILL)
+    driver.process.wait()
     before = afar.lines("joint-search-0-")
     code, said = afar.run("two", "run", str(study))
     assert code == 0, said
@@ -157,8 +159,8 @@ def test_a_stop_is_asked_for_from_elsewhere_and_the_study_goes_on_later(afar: Af
     code, said = afar.run("two", "stop", "s")
     assert code == 0, said
     assert "of" in said
-    said = driver.communicate(timeout=120)[0]
-    assert driver.returncode == 130, said
+    status, said = driver.process.wait(120), driver.said
+    assert status == 130, said
     assert "Rerun the command to resume" in " ".join(said.split())
     assert 2 <= len(afar.lines("joint-search-0-")) < EPOCHS
     code, said = afar.run("two", "stop", "s")
