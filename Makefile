@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # Tests disable Ray's token authentication: they are alone on this machine, and must not write to the home directory.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 PYTHONWARNINGS=ignore::DeprecationWarning:ray
 
-.PHONY: help demo ui test test-fast lint types contracts bench format clean
+.PHONY: help demo ui test test-fast test-smoke test-rest test-all lint types contracts bench format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,16 +25,24 @@ demo: $(READY)  ## render clips, run the demo study, print the comparison
 ui: $(READY)  ## open MLflow on the demo's runs
 	$(BIN)/remix-study ui
 
-# A cluster, a server, a browser or worker processes want the machine for themselves; of all others as many run at once
-# as there are cores.
-ALONE := ray or gloo or server or browser or cluster
+# Tests that start clusters, servers, browsers or worker processes. They mostly wait for processes to start, so one for
+# each core runs at a time; a file's tests share what they start. All other tests use the cores fully.
+HEAVY := ray or gloo or server or browser or cluster
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest --durations=20 --durations-min=1
 
-test: lint types contracts test-fast $(READY)  ## everything that CI checks
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "slow and not ($(ALONE))"
-	$(TEST_ENV) $(BIN)/python -m pytest --durations=40 --durations-min=5 -m "$(ALONE)"
+test: lint types contracts test-fast test-smoke  ## what a change must pass: at most ten minutes on two cores
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto -m "not slow and not ($(ALONE))"
+	$(PYTEST) -n auto -m "not slow and not ($(HEAVY))"
+
+test-smoke: $(READY)  ## about ten real cases: a demo, kills, a full disk, a lost node, PostgreSQL, S3
+	$(PYTEST) -n 2 -m smoke
+
+test-rest: $(READY)  ## what test-all has and test does not
+	$(PYTEST) -n auto -m "slow and not smoke and not ($(HEAVY))"
+	$(PYTEST) -n 2 --dist loadfile -m "($(HEAVY)) and not smoke"
+
+test-all: test test-rest  ## everything: at most thirty minutes on two cores
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
