@@ -1,17 +1,17 @@
-"""Training transforms: what a sample looks like this time
+"""Data augmentation for training
 
-    frames   one candidate of each segment of a video, where the store has several
-    crop     RandomResizedCrop of every frame by itself (Szegedy et al., CVPR 2015, arXiv 1409.4842; as torchvision
-             defines it: area 0.08 to 1, aspect 3/4 to 4/3, ten attempts, then the central crop)
-    flip     left and right, every frame by itself; flow then runs the other way
-    masks    SpecAugment (Park et al., Interspeech 2019, arXiv 1904.08779): a band of time and one of frequency become
-             the mean of the spectrogram
-    shift    a spectrogram starts earlier or later, what leaves on one side comes in on the other
+    frames   one random candidate of each segment of a video, if the store has several
+    crop     RandomResizedCrop of each frame independently (Szegedy et al., CVPR 2015, arXiv 1409.4842; as in
+             torchvision: area 0.08 to 1, aspect 3/4 to 4/3, ten attempts, then the central crop)
+    flip     horizontal flip of each frame independently; the horizontal component of flow is negated
+    masks    SpecAugment (Park et al., Interspeech 2019, arXiv 1904.08779): a band of time and a band of frequency are
+             set to the mean of the spectrogram
+    shift    circular shift of a spectrogram along time
 
-All chance is drawn from (seed, epoch, sample): a sample looks the same whichever rank, batch or restart it is in. Crops
-are of the stored picture, where the published programs crop the original frame and then resize: ours are a little
-softer, and of a picture that was made square before. Flow is not cropped: enlarging it would change what it says, and
-the UCF-101 protocol crops nothing.
+Random numbers are derived from (seed, epoch, sample), so the augmentation of a sample does not depend on its rank, its
+batch or a restart. Crops are taken from stored frames, which were already resized to a square; the published programs
+crop the original frame and then resize, so ours are slightly softer. Flow is not cropped, since enlarging it would
+change the motion that it encodes; the UCF-101 protocol does not crop either.
 """
 
 # N training samples, B samples of a batch, n rows of one modality, T frames, C channels, H x W pixels, K draws
@@ -31,7 +31,10 @@ _AREA, _LOG_ASPECT, _ATTEMPTS = (0.08, 1.0), (math.log(3 / 4), math.log(4 / 3)),
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done. `time_mask`, `frequency_mask`: greatest widths, frames and bands; `shift`: greatest part of it."""
+    """Enabled transforms.
+
+    `time_mask`, `frequency_mask`: largest widths in frames and bands. `shift`: largest shift, part of the length.
+    """
 
     crop: bool = False
     flip: bool = False
@@ -46,7 +49,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """Chance for the samples of one batch: `samples_B` of `count` training samples, in one epoch of one run."""
+    """Random numbers for one batch: the samples `samples_B` of `count` training samples, in one epoch."""
 
     augmentation: Augmentation
     seed: int
@@ -55,21 +58,21 @@ class Draws:
     samples_B: NDArray[np.int64]
 
     def of(self, chosen_B: NDArray[np.bool_]) -> "Draws":
-        """For some of the samples."""
+        """The random numbers of a subset of the samples."""
         return replace(self, samples_B=self.samples_B[chosen_B])
 
     def uniforms(self, what: str, K: int) -> NDArray[np.float64]:
-        """(B, K) numbers in [0, 1), of their own for every `what`."""
+        """(B, K) uniform numbers in [0, 1); independent for different `what`."""
         return _table(self.seed, self.epoch, what, self.count, K)[self.samples_B]
 
 
-@functools.lru_cache(maxsize=12)  # the transforms of one epoch, of all modalities
+@functools.lru_cache(maxsize=12)  # transforms of all modalities in one epoch
 def _table(seed: int, epoch: int, what: str, N: int, K: int) -> NDArray[np.float64]:
     return stream(seed, f"augment {what}", epoch).random((N, K))
 
 
 def choose_frames(segments: int, candidates: int, rows: int, draws: Draws | None, what: str) -> NDArray[np.int64]:
-    """Which of segments * candidates stored frames are seen, (rows, segments); without `draws` the middle ones."""
+    """Indices (rows, segments) of the frames to use, of segments * candidates; without `draws` the middle ones."""
     first_T = np.arange(segments) * candidates
     if draws is None or not draws.augmentation.random_frames:
         return np.broadcast_to(first_T + candidates // 2, (rows, segments)).astype(np.int64)
@@ -77,7 +80,7 @@ def choose_frames(segments: int, candidates: int, rows: int, draws: Draws | None
 
 
 def move_pictures(frames_nTHWC: torch.Tensor, draws: Draws, what: str, *, flow: bool) -> torch.Tensor:
-    """Crop and flip float pictures (values 0 to 255), every frame by itself; the same shape, maybe another layout."""
+    """Crop and flip each frame (float, 0 to 255) independently; the result has the same shape."""
     n, T, H, W, C = frames_nTHWC.shape
     crop = draws.augmentation.crop and not flow
     if not crop and not draws.augmentation.flip:
@@ -93,7 +96,7 @@ def move_pictures(frames_nTHWC: torch.Tensor, draws: Draws, what: str, *, flow: 
         pictures_FCHW = torch.nn.functional.grid_sample(
             pictures_FCHW, grid_FHW2, mode="bilinear", padding_mode="border", align_corners=False
         )
-    else:  # exactly: no interpolation
+    else:  # exact, without interpolation
         turned = torch.from_numpy(flips_F).to(device)
         pictures_FCHW = torch.where(turned[:, None, None, None], pictures_FCHW.flip(3), pictures_FCHW)
     if flow:
@@ -104,7 +107,7 @@ def move_pictures(frames_nTHWC: torch.Tensor, draws: Draws, what: str, *, flow: 
 
 
 def crop_boxes(uniforms_FK: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """(F, 4): top, left, height, width of each crop, in whole pixels, from 22 uniforms each."""
+    """Crops (F, 4) as top, left, height, width in pixels, from 22 uniform numbers each."""
     area_FA = (_AREA[0] + uniforms_FK[:, :_ATTEMPTS] * (_AREA[1] - _AREA[0])) * height * width
     low, high = _LOG_ASPECT
     aspect_FA = np.exp(low + uniforms_FK[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low))
@@ -137,7 +140,7 @@ def _central(height: int, width: int) -> tuple[float, float, float, float]:
 def _grid(
     boxes_F4: NDArray[np.float64], flips_F: NDArray[np.bool_], height: int, width: int, device: torch.device
 ) -> torch.Tensor:
-    """(F, H, W, 2): where in its picture each pixel of a crop comes from, both from -1 to 1."""
+    """Sampling grid (F, H, W, 2) for `grid_sample`: source coordinates of each pixel, in [-1, 1]."""
     top_F, left_F, h_F, w_F = boxes_F4.T
     y_FH, x_FW = _places(top_F, h_F, height), _places(left_F, w_F, width)
     x_FW[flips_F] = x_FW[flips_F, ::-1]
@@ -147,7 +150,7 @@ def _grid(
 
 
 def _places(first_F: NDArray[np.float64], length_F: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """`length` pixels from `first` on, enlarged to `size`; as in torchvision, none beyond the crop is mixed in."""
+    """Source coordinates of a crop resized to `size` pixels; clamped to the crop, as in torchvision."""
     centres_FS = (np.arange(size) + 0.5) * length_F[:, None] / size - 0.5
     within_FS = first_F[:, None] + np.clip(centres_FS, 0, length_F[:, None] - 1)
     return np.asarray((2 * within_FS + 1) / size - 1)
@@ -162,7 +165,7 @@ def mask_spectrograms(values_nFT: torch.Tensor, time_axis: int, draws: Draws, wh
         values = _rolled(values, axes["time"], draws.uniforms(f"{what} shift", 1)[:, 0], settings.shift)
     widths = {"time": settings.time_mask, "frequency": settings.frequency_mask}
     if any(widths.values()):
-        # In double precision: how a sum is split over threads depends on the batch, and must not be seen.
+        # In float64, so that the order of summation, which depends on the batch, does not change the result.
         mean = values.mean(dim=(1, 2), keepdim=True, dtype=torch.float64).to(values.dtype)
     for name, most in widths.items():
         if most > 0:
@@ -180,7 +183,7 @@ def _rolled(values: torch.Tensor, axis: int, uniform_n: NDArray[np.float64], mos
 
 
 def _bands(length: int, most: int, uniforms_n2: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n, length): a band of 0 to `most`, at most all, anywhere."""
+    """Masks (n, length): one band at a random position, 0 to `most` wide."""
     width_n = np.floor(uniforms_n2[:, 0] * (min(most, length) + 1))
     start_n = np.floor(uniforms_n2[:, 1] * (length - width_n + 1))
     places = np.arange(length)

@@ -1,1 +1,7 @@
-"""Figures shared by runs and reports: the data of a chart first, then its drawing as PNG or for the web"""
+"""Figures of runs and reports
+
+chart.py   a chart as plain data
+png.py     charts as PNG, with matplotlib
+web.py     charts as JSON for plotly.js
+run.py     the figures of a run, and the comparison of methods
+"""

@@ -1,7 +1,7 @@
-"""A chart as plain data: panels of marks, with words and colours, for the page and for pictures alike
+"""A chart as plain data: panels of marks, with texts and colours
 
-web.py and png.py draw the same charts. Values are as shown (percent, points, seconds); colours `INK` and `QUIET` are
-the page's own, dark on light and light on dark.
+web.py and png.py draw the same charts. Values are in displayed units (percent, points, seconds). The colours `INK` and
+`QUIET` follow the theme of the page, light or dark.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ INK, QUIET = "@ink", "@quiet"
 
 
 class Line(NamedTuple):
-    """`None` in `y` breaks it. `step`: it holds until the next point."""
+    """A line. `None` in `y` interrupts it. `step`: draw steps instead of straight segments."""
 
     x: tuple[Any, ...]
     y: tuple[float | None, ...]
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 
 class Area(NamedTuple):
-    """Between two curves."""
+    """The area between two curves."""
 
     x: tuple[Any, ...]
     low: tuple[float, ...]
@@ -38,7 +38,7 @@ class Area(NamedTuple):
 
 
 class Points(NamedTuple):
-    """`error`: half widths along x, or (to the left, to the right) of each. `labels`: what a pointer reads."""
+    """Markers. `error`: lengths of error bars along x (left, right). `labels`: texts for the pointer."""
 
     x: tuple[Any, ...]
     y: tuple[Any, ...]
@@ -54,7 +54,7 @@ class Points(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Horizontal, stacked on the bars before them; `hatch` tells them apart without colour."""
+    """Horizontal bars, stacked on the previous ones; `hatch` distinguishes them without colour."""
 
     categories: tuple[str, ...]
     values: tuple[float, ...]
@@ -64,7 +64,7 @@ class Bars(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A line across the panel at one value of the x axis."""
+    """A vertical line across the panel."""
 
     at: float
     colour: str = QUIET
@@ -81,7 +81,11 @@ Mark = Line | Area | Points | Bars | Rule | Text
 
 
 class Axis(NamedTuple):
-    """`categories`: it has no numbers; of a y axis the first is on top. `ticks`: (place, word) instead of numbers."""
+    """An axis.
+
+    `categories`: names instead of numbers; on a y axis the first is at the top. `ticks`: (position, text) instead of
+    numbers. `whole`: integers only.
+    """
 
     title: str
     log: bool = False
@@ -93,7 +97,7 @@ class Axis(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """`wide`: over the whole page. A y axis of numbers is named above the panel, where it need not be read sideways."""
+    """A panel. `wide`: as wide as the page. The title of the y axis is part of `heading`, above the panel."""
 
     title: str
     x: Axis
@@ -107,7 +111,7 @@ class Panel(NamedTuple):
 
 
 class Key(NamedTuple):
-    """An entry of a legend; with a `method`, a click on it shows and hides the method's marks."""
+    """A legend entry; with `method`, a click shows or hides the marks of that method."""
 
     name: str
     colour: str
@@ -119,7 +123,7 @@ class Key(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """`title` says what was found, `caption` what is shown."""
+    """A chart. `title` states the finding, `caption` what is shown."""
 
     key: str
     title: str

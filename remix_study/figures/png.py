@@ -1,6 +1,6 @@
-"""Charts as pictures: for print, for MLflow, for a page that is read without scripts
+"""Charts as PNG, for print, MLflow, and pages without JavaScript
 
-Figures are objects of their own (no pyplot): a report may be written in a thread.
+Figures are created without pyplot, since a report may be written in a thread.
 """
 
 import io
@@ -29,21 +29,21 @@ _SYMBOLS = {
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _HATCHES = {"": "", "/": "//", "x": "xx", ".": ".."}
 _DPI = 110
-_COLUMNS = 6  # of the grid: a wide panel takes all, others two or three
+_COLUMNS = 6  # of the grid; a wide panel spans all, others two or three
 
 
 class Pictures(NamedTuple):
-    """PNG files: the chart with its title, and without it for a page that has the title in words."""
+    """PNG files of a chart: with its title, and without it."""
 
     titled: bytes
     plain: bytes
 
 
 def pictures(chart: Chart) -> Pictures:
-    """Drawn once, which takes longest; the plain one is the titled one below its title."""
+    """Draw a chart as PNG. It is drawn once; the plain picture is the part below the title."""
     figure = draw(chart)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's gap, as the next two
+    canvas.draw()  # type: ignore[no-untyped-call]  # untyped in matplotlib, as the next two
     rows = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     below = rows.shape[0] - int(figure.texts[0].get_window_extent(renderer).y0)
@@ -57,7 +57,7 @@ def _png(rows: NDArray[np.uint8]) -> bytes:
 
 
 def draw(chart: Chart) -> Figure:
-    """The chart on white paper, ten inches wide."""
+    """Draw the chart on white, ten inches wide."""
     narrow = [panel for panel in chart.panels if not panel.wide]
     each = 3 if any(panel.y.categories for panel in narrow) or len(narrow) in (1, 2, 4) else 2
     places, row, column = [], 0, 0
@@ -108,7 +108,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
 
 
 def _mark(axes: Axes, mark: Mark, panel: Panel, filled: dict[str, float]) -> None:
-    """`filled`: how far each category's bar reaches already."""
+    """Draw one mark. `filled`: category -> total length of the bars so far."""
     match mark:
         case Line():
             y = np.asarray([np.nan if v is None else v for v in mark.y], dtype=np.float64)
@@ -151,7 +151,7 @@ def _mark(axes: Axes, mark: Mark, panel: Panel, filled: dict[str, float]) -> Non
 
 def _axis(axes: Axes, axis: Axis, which: str) -> None:
     along = axes.xaxis if which == "x" else axes.yaxis
-    if which == "x":  # a y axis is named above: see Panel
+    if which == "x":  # the title of a y axis is in the heading, see Panel
         along.set_label_text(textwrap.fill(axis.title, 44), fontsize=10, color=_PAGE[INK])
     set_limits = axes.set_xlim if which == "x" else axes.set_ylim
     if axis.categories:
@@ -169,7 +169,7 @@ def _axis(axes: Axes, axis: Axis, which: str) -> None:
 
 
 def _places(values: Sequence[Any], axis: Axis) -> list[float]:
-    """Of categories their positions."""
+    """Values as numbers; categories as their positions."""
     index = {category: i for i, category in enumerate(axis.categories)}
     return [float(index[v]) if isinstance(v, str) else float(v) for v in values]
 

@@ -1,11 +1,11 @@
-"""The figures of a run and of a study: numbers first, drawing second, titles that say what was found
+"""Figures of a run, and the comparison of a study: first their numbers, then their drawing
 
-    learning curves    what the fused model and each modality alone know, epoch by epoch
-    assignment         which modality trained which share of the samples
-    scores             how much each modality alone knows about the samples
-    comparison         the methods of a study, one dot per seed
+    learning curves    validation accuracy of the fused model and of each unimodal head over epochs
+    assignment         share of the samples that each modality trains, over epochs
+    scores             histograms of the separability scores
+    comparison         test accuracy of the methods of a study, one dot per seed
 
-Figures are objects of their own (no pyplot): several runs may draw in threads of one process.
+Figures are created without pyplot, since several runs may draw in threads of one process.
 """
 
 # N samples, M modalities, C classes
@@ -27,7 +27,7 @@ from remix_study.modality import canonical_order
 
 History = Sequence[Mapping[str, float]]  # one record of metrics per epoch, names of docs/metrics.md
 
-# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 _MODALITY_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
 _FUSED, _LATE, _JOINT, _UNTRAINED, _INK, _QUIET = "#222222", "#999999", "#8C8C8C", "#E3E3E3", "#222222", "#6B6B6B"
 
@@ -47,7 +47,7 @@ class LearningCurves(NamedTuple):
 
 
 class AssignmentOverEpochs(NamedTuple):
-    """Shares in 0..1 of all samples; `shares[m]` trains m alone, then joint, then untrained: together 1."""
+    """Shares in [0, 1] of all samples: `shares[m]` trains m alone; all shares, `joint` and `untrained` sum to 1."""
 
     epochs: list[int]
     shares: dict[str, list[float]]
@@ -59,7 +59,7 @@ class AssignmentOverEpochs(NamedTuple):
 
 
 class ScoreHistograms(NamedTuple):
-    """`counts[group][m]` per bin; one group named "" unless classes are shown."""
+    """Histograms. `counts[group][m]`: samples per bin; a group is a class, or "" for all samples."""
 
     edges: NDArray[np.float64]
     counts: dict[str, dict[str, NDArray[np.int64]]]
@@ -68,7 +68,7 @@ class ScoreHistograms(NamedTuple):
 
 
 class MethodResults(NamedTuple):
-    """One method of a study: test accuracies (0..1), one per seed; `heads[m]`: of a linear probe of m."""
+    """One method of a study: test accuracies in [0, 1], one per seed; `heads[m]`: of a linear probe of m."""
 
     method: str
     fused: Sequence[float]
@@ -76,19 +76,19 @@ class MethodResults(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Methods from best to worst mean."""
+    """Methods, sorted from best to worst mean."""
 
     methods: list[MethodResults]
     title: str
 
 
 def colour(modality: str, modalities: Sequence[str]) -> str:
-    """Of one modality, the same in all figures."""
+    """The colour of a modality, the same in all figures."""
     return _MODALITY_COLOURS[list(modalities).index(modality) % len(_MODALITY_COLOURS)]
 
 
 def curve(history: History, metric: str, name: str) -> Curve | None:
-    """One metric over the epochs that have it; None if none has. An epoch is a record's "epoch", or its position."""
+    """One metric over the epochs that have it; None if no epoch has it. Epochs default to the position of a record."""
     points = [
         (int(record.get("epoch", position)), float(record[metric]))
         for position, record in enumerate(history)
@@ -98,7 +98,7 @@ def curve(history: History, metric: str, name: str) -> Curve | None:
 
 
 def learning_curves(history: History, modalities: Sequence[str]) -> LearningCurves:
-    """Validation accuracies.
+    """Validation accuracies over epochs.
 
     Raises:
         ValueError: no epoch has `val/accuracy`.
@@ -106,7 +106,7 @@ def learning_curves(history: History, modalities: Sequence[str]) -> LearningCurv
     fused = curve(history, "val/accuracy", "fused")
     if fused is None:
         raise ValueError("learning curves need `val/accuracy`, but no epoch has it")
-    found = {m: curve(history, f"val/accuracy_uni/{m}", f"{m} head alone") for m in modalities}
+    found = {m: curve(history, f"val/accuracy_uni/{m}", f"{m} head") for m in modalities}
     heads = {m: line for m, line in found.items() if line is not None}
     best = int(np.argmax(fused.values))
     said = f"Best at epoch {fused.epochs[best]}: {_percent(fused.values[best])} fused"
@@ -144,9 +144,7 @@ def draw_learning_curves(data: LearningCurves) -> Figure:
 
 
 def assignment(history: History, modalities: Sequence[str], warmup_epochs: int = 0) -> AssignmentOverEpochs:
-    """From `remix/share/*`, `remix/joint_share` and `remix/churn`; joint epochs of the warm-up have no assignment.
-
-    Samples that several modalities share are in `joint`, never also in a modality's own share.
+    """Shares over epochs, from `remix/share/*`, `remix/joint_share` and `remix/churn`, without the warm-up.
 
     Raises:
         ValueError: no epoch has an assignment.
@@ -157,7 +155,9 @@ def assignment(history: History, modalities: Sequence[str], warmup_epochs: int =
         if any(f"remix/share/{m}" in record for m in modalities)
     ]
     if not records:
-        raise ValueError("the assignment figure needs `remix/share/*`, but no epoch has it: none was done with Remix")
+        raise ValueError(
+            "the assignment figure needs `remix/share/*`, but no epoch has it: the run has not used Remix yet"
+        )
     own = {m: [float(record.get(f"remix/share/{m}", 0.0)) for _, record in records] for m in modalities}
     joint = [float(record.get("remix/joint_share", 0.0)) for _, record in records]
     untrained = [max(0.0, 1.0 - together - sum(parts)) for together, *parts in zip(joint, *own.values(), strict=True)]
@@ -171,7 +171,7 @@ def assignment(history: History, modalities: Sequence[str], warmup_epochs: int =
 
 def draw_assignment(data: AssignmentOverEpochs) -> Figure:
     figure, axes = _figure(8.0, 4.6, data.title)
-    # A bar per epoch rather than an area: an assignment holds for a whole epoch, nothing is between two.
+    # Bars, not areas, since an assignment is constant within an epoch.
     floor = np.zeros(len(data.epochs))
     parts = [(m, shares, colour(m, list(data.shares))) for m, shares in data.shares.items()]
     parts += [("joint", data.joint, _JOINT), ("untrained", data.untrained, _UNTRAINED)]
@@ -225,7 +225,7 @@ def score_histograms(
     classes: Sequence[str] | None = None,
     bins: int = 30,
 ) -> ScoreHistograms:
-    """Of one scoring, usually the last; with `labels_N` and `classes`, a group for each class. NaN is left out.
+    """Histograms of one scoring pass; with `labels_N` and `classes`, one group per class. NaN is left out.
 
     Raises:
         ValueError: `scores_NM` is not (N, M) with N > 0 and a column for each modality.
@@ -244,7 +244,7 @@ def score_histograms(
     medians = {m: float(np.nanmedian(scores_NM[:, column])) for column, m in enumerate(modalities)}
     most = max(medians, key=lambda m: medians[m])
     others = ", ".join(f"{m} {value:.2f}" for m, value in medians.items() if m != most)
-    title = f"{most.capitalize()} alone tells the samples apart best: median score {medians[most]:.2f} ({others})"
+    title = f"Highest separability from {most}: median score {medians[most]:.2f} ({others})"
     return ScoreHistograms(edges, counts, medians, title)
 
 
@@ -281,7 +281,7 @@ def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform"
 
 
 def comparison(results: Sequence[MethodResults]) -> Comparison:
-    """Ordered by mean test accuracy; the title names the winner and its lead over the next, in points.
+    """Sort methods by mean test accuracy; the title names the best and its lead over the next, in points.
 
     Raises:
         ValueError: no results, or a method without any.
@@ -295,16 +295,18 @@ def comparison(results: Sequence[MethodResults]) -> Comparison:
         return Comparison(ordered, f"{first.method} reaches {_percent(mean)}")
     lead = 100 * (mean - float(np.mean(ordered[1].fused)))
     spread = 100 * max(_std(first.fused), _std(ordered[1].fused))
-    # A lead within one standard deviation of the seeds is not a finding.
+    # A lead within one standard deviation over seeds is not reported as one.
     if lead <= spread:
-        title = f"{first.method} and {ordered[1].method} are level: {lead:.1f} points apart, seeds vary by {spread:.1f}"
+        title = (
+            f"No clear difference: {first.method} and {ordered[1].method} differ by {lead:.1f} points, std {spread:.1f}"
+        )
     else:
         title = f"{first.method} leads with {_percent(mean)}, {lead:.1f} points above {ordered[1].method}"
     return Comparison(ordered, title)
 
 
 def draw_comparison(data: Comparison) -> Figure:
-    """Fit for a README: one row per method, one dot per seed, mean ± standard deviation; heads' means beside."""
+    """One row per method: a dot per seed, mean ± standard deviation, and the mean of each linear probe."""
     modalities = list(canonical_order({m for result in data.methods for m in result.heads}))
     rows = len(data.methods)
     figure = Figure(figsize=(9.0, 1.7 + 0.72 * rows), layout="constrained")
@@ -323,7 +325,7 @@ def draw_comparison(data: Comparison) -> Figure:
     for row, result in enumerate(data.methods):
         tint = "#0072B2" if row == 0 else _QUIET
         mean, std = float(np.mean(result.fused)), _std(result.fused)
-        # Dots stand a little apart, in the order of the seeds, so that equal ones are seen.
+        # Dots are offset in the order of the seeds, so that equal values stay visible.
         lift = np.linspace(-0.13, 0.13, len(result.fused)) if len(result.fused) > 1 else np.zeros(1)
         panels[0].scatter(result.fused, row + lift, s=26, color=tint, alpha=0.45, linewidths=0, zorder=3)
         panels[0].errorbar(mean, row, xerr=std, fmt="o", color=tint, markersize=9, capsize=4, elinewidth=2, zorder=4)
@@ -348,11 +350,11 @@ def draw_comparison(data: Comparison) -> Figure:
     panels[0].margins(x=0.16)
     if modalities:
         panels[1].set_xlabel("test accuracy of linear probes", fontsize=10.5)
-        seen: dict[str, Artist] = {}
+        by_label: dict[str, Artist] = {}
         for handle, label in zip(*panels[1].get_legend_handles_labels(), strict=True):
-            seen.setdefault(label, handle)
+            by_label.setdefault(label, handle)
         panels[1].legend(
-            list(seen.values()), list(seen), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(seen),
+            list(by_label.values()), list(by_label), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(by_label),
             columnspacing=1.2, frameon=False, fontsize=11, handletextpad=0.2, borderaxespad=0.0,
         )  # fmt: skip
         panels[1].margins(x=0.12)
@@ -368,7 +370,7 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 
 def _title(figure: Figure, said: str, size: float = 13) -> None:
-    """In as many lines as its words need, for which the figure becomes higher."""
+    """Wrap the title, and make the figure higher by its additional lines."""
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     font = FontProperties(size=size, weight="bold")
     room = 0.97 * figure.bbox.width
@@ -404,14 +406,14 @@ def _legend_below(figure: Figure, axes: Axes, handles: Sequence[Artist], labels:
 
 
 def _name_lines(axes: Axes, lines: Sequence[tuple[Curve, str]]) -> None:
-    """Each line's name at its right end, moved apart where they would overlap: nearer than a legend."""
+    """Label each line at its right end, and separate labels that would overlap."""
     low, high = axes.get_ylim()
     apart = 0.062 * (high - low)
     ends = sorted(lines, key=lambda line: line[0].values[-1])
     heights = [line.values[-1] for line, _ in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + apart)
-    # Pushed up past the frame, the whole stack comes down again.
+    # Move all labels down if they exceed the frame.
     over = max(0.0, heights[-1] - (high - apart / 3))
     for (line, tint), height in zip(ends, heights, strict=True):
         axes.annotate(
@@ -426,7 +428,7 @@ def _dot(line: Curve) -> str:
 
 
 def _std(values: Sequence[float]) -> float:
-    """Of a sample (n - 1); 0 of a single seed."""
+    """Sample standard deviation (n - 1); 0 for a single seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 

@@ -1,7 +1,7 @@
-"""Charts for the page: what plotly.js draws, as plain JSON
+"""Charts as JSON for plotly.js
 
-No plotly object is built in Python: its checks would take longer than everything else. Colours that begin with `@` are
-the page's, which it puts in when it draws in light or dark.
+No plotly objects are created in Python, since their validation is slow. The page replaces colours that begin with `@`
+by those of its theme.
 """
 
 import html
@@ -12,12 +12,12 @@ from typing import Any, assert_never
 from remix_study.figures.chart import INK, QUIET, Area, Axis, Bars, Line, Mark, Panel, Points, Rule, Symbol, Text
 
 PAPER, GRID = "@paper", "@grid"
-_LETTERS, _FEW_LETTERS = 32, 22  # of a line of an axis's title: what fits on a phone, and beside long categories
+_LETTERS, _FEW_LETTERS = 32, 22  # per line of an axis title: fits a phone, and next to long categories
 Spec = dict[str, Any]
 
 
 def spec(panel: Panel) -> Spec:
-    """`data`, `layout` and the height in pixels of one panel."""
+    """`data` and `layout` of one panel for plotly.js."""
     marks = panel.marks
     data = [trace for mark in marks for trace in _traces(mark)]
     layout: Spec = {

@@ -1,12 +1,11 @@
-"""Metrics of multimodal learning: did every modality learn enough, does none dominate, do they hinder each other?
+"""Metrics of multimodal learning
 
     accuracy.py      confusion matrix -> accuracy, macro-F1, majority rate
-    balance.py       is one modality ahead? gaps, |ln rho|, Shapley contributions, missing modalities
-    sufficiency.py   did each modality learn as much as it would alone? ratios to the unimodal ceiling, linear probe
-    clash.py         do the gradients of two objectives pull an encoder in different directions?
+    balance.py       balance of modalities: accuracy gaps, |ln rho|, Shapley values, missing modalities
+    sufficiency.py   accuracy of each modality relative to training it alone; linear probe
+    clash.py         conflict between the gradients of two objectives
 
-Pure functions: no files, no processes. What sums over ranks is summed before it comes here (or, in `clash`, by a
-function that the caller gives).
+All functions are pure. Callers sum over ranks first, or pass a function that does (`clash`).
 """
 
 from remix_study.metrics.accuracy import accuracy, confusion, macro_f1, majority_rate

@@ -1,7 +1,4 @@
-"""Accuracy and macro-F1, both from one confusion matrix
-
-A confusion matrix is the only thing ranks need to add up.
-"""
+"""Accuracy, macro-F1 and majority rate from a confusion matrix, which can be summed over ranks"""
 
 # N samples, C classes
 
@@ -10,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def confusion(labels_N: NDArray[np.integer], predictions_N: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
-    """How often each label (row) was predicted as each class (column): int64 (C, C).
+    """Count how often each label (row) was predicted as each class (column): int64 (C, C).
 
     Raises:
         ValueError: lengths differ, or an id is outside 0..C-1.
@@ -18,18 +15,18 @@ def confusion(labels_N: NDArray[np.integer], predictions_N: NDArray[np.integer],
     labels_N, predictions_N = np.asarray(labels_N), np.asarray(predictions_N)
     if labels_N.shape != predictions_N.shape or labels_N.ndim != 1:
         raise ValueError(
-            f"labels and predictions must be two lists of one length, but have the shapes {labels_N.shape} and "
+            f"labels and predictions must be one-dimensional and of equal length, but have shapes {labels_N.shape} and "
             f"{predictions_N.shape}."
         )
     for name, ids_N in (("labels", labels_N), ("predictions", predictions_N)):
         if ids_N.size and not (ids_N.min() >= 0 and ids_N.max() < classes):
-            raise ValueError(f"{name} must be ids in 0..{classes - 1}, but reach from {ids_N.min()} to {ids_N.max()}.")
+            raise ValueError(f"{name} must be in 0..{classes - 1}, but are in {ids_N.min()}..{ids_N.max()}.")
     cells_N = labels_N.astype(np.int64) * classes + predictions_N.astype(np.int64)
     return np.bincount(cells_N, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
 def accuracy(confusion_CC: NDArray[np.int64]) -> float:
-    """The share of samples predicted right, in [0, 1].
+    """The fraction of samples predicted correctly, in [0, 1].
 
     Raises:
         ValueError: there is no sample.
@@ -40,7 +37,7 @@ def accuracy(confusion_CC: NDArray[np.int64]) -> float:
 def macro_f1(confusion_CC: NDArray[np.int64]) -> float:
     """The mean over classes of F1 = 2 tp / (2 tp + fp + fn), in [0, 1].
 
-    A class that is neither labelled nor predicted anywhere has no F1 and is left out, as scikit-learn does.
+    Classes that occur neither as label nor as prediction are left out, as in scikit-learn.
 
     Raises:
         ValueError: there is no sample.
@@ -63,5 +60,5 @@ def majority_rate(confusion_CC: NDArray[np.int64]) -> float:
 def _count(confusion_CC: NDArray[np.int64]) -> int:
     count = int(confusion_CC.sum())
     if count == 0:
-        raise ValueError("a confusion matrix must count at least one sample, but this one is all zeros.")
+        raise ValueError("a confusion matrix must count at least one sample, but is all zeros.")
     return count

@@ -1,8 +1,8 @@
-"""Balance: is one modality ahead of the others, and what does each contribute to the whole?
+"""Balance metrics: differences between modalities, and the contribution of each to the accuracy
 
-`value` is always the table v(S): a set of modalities -> the accuracy, in [0, 1], with only these active; v(empty) is
-the accuracy of what the model says without any input. Masking features (not inputs) makes the table cost head passes
-only. BalanceBenchmark (arXiv 2502.10816) masks inputs and encodes 2^M times: its numbers differ from these.
+`value` is the table v(S): a set of modalities -> accuracy, in [0, 1], with only these active; v(empty) is the accuracy
+with all features zero. Features are masked, not inputs, so the table needs no further passes of the encoders.
+BalanceBenchmark (arXiv 2502.10816) masks inputs and encodes 2^M times, so its numbers differ.
 """
 
 # M modalities
@@ -21,17 +21,17 @@ def accuracy_gap(accuracies: Mapping[str, float]) -> float:
 
 
 def accuracy_ratio(accuracies: Mapping[str, float]) -> float:
-    """min_m acc_m / max_m acc_m, in [0, 1]; 1 where all are 0, since none is ahead."""
+    """min_m acc_m / max_m acc_m, in [0, 1]; 1 if all are 0."""
     best = max(accuracies.values())
     return min(accuracies.values()) / best if best > 0 else 1.0
 
 
 def abs_log_rho(true_class_prob_sums_M: NDArray[np.float64]) -> float:
-    """max_m |ln rho_m|, rho_m = s_m / mean of the other modalities' s, in [0, inf); 0 is balanced, 0 also for M = 1.
+    """max_m |ln rho_m|, rho_m = s_m / mean of the other modalities' s, in [0, inf); 0 means balanced.
 
     s_m is the sum over samples of the probability that modality m alone gives to the true class. For two modalities
-    this is |ln (s_1 / s_2)| of OGM-GE (arXiv 2203.15332). A sum of 0 counts as the least positive float, so that the
-    result stays finite.
+    this is |ln (s_1 / s_2)| of OGM-GE (arXiv 2203.15332). A sum of 0 is replaced by the smallest positive float,
+    so that the result is finite.
 
     Raises:
         ValueError: a sum is negative or not a number.
@@ -47,13 +47,13 @@ def abs_log_rho(true_class_prob_sums_M: NDArray[np.float64]) -> float:
 
 
 def subsets(modalities: Sequence[str]) -> list[frozenset[str]]:
-    """All 2^M sets of modalities, by size, the empty one first: the keys a table v(S) must have."""
+    """All 2^M sets of modalities, sorted by size, the empty set first: the keys of a table v(S)."""
     sizes = range(len(modalities) + 1)
     return [frozenset(chosen) for chosen in chain.from_iterable(combinations(modalities, size) for size in sizes)]
 
 
 def shapley(value: Mapping[frozenset[str], float], modalities: Sequence[str]) -> dict[str, float]:
-    """Each modality's Shapley contribution to accuracy; sum_m phi_m = v(all) - v(empty).
+    """Shapley value of each modality for the accuracy; sum_m phi_m = v(all) - v(empty).
 
     phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S + m) - v(S)), in [-1, 1]
 
@@ -73,7 +73,7 @@ def shapley(value: Mapping[frozenset[str], float], modalities: Sequence[str]) ->
 
 
 def imbalance(phi: Mapping[str, float]) -> float:
-    """2 / (M (M - 1)) sum_{i<j} |phi_i - phi_j|, in [0, 1]: the mean difference of two contributions; 0 for M = 1.
+    """2 / (M (M - 1)) sum_{i<j} |phi_i - phi_j|, in [0, 1]: the mean difference of two Shapley values; 0 for M = 1.
 
     BalanceBenchmark (arXiv 2502.10816).
     """
@@ -82,7 +82,7 @@ def imbalance(phi: Mapping[str, float]) -> float:
 
 
 def missing(value: Mapping[frozenset[str], float], modalities: Sequence[str]) -> dict[str, float]:
-    """What is left of the accuracy without each modality: m -> v(all without m), in [0, 1].
+    """Accuracy without each modality: m -> v(all without m), in [0, 1].
 
     Raises:
         ValueError: the table lacks a set of modalities.
@@ -93,7 +93,7 @@ def missing(value: Mapping[frozenset[str], float], modalities: Sequence[str]) ->
 
 
 def average_missing(value: Mapping[frozenset[str], float], modalities: Sequence[str]) -> float:
-    """The mean of v(S) over all S that are neither empty nor complete, in [0, 1]; v(all) for M = 1, which has none.
+    """The mean of v(S) over all S that are neither empty nor complete, in [0, 1]; v(all) for M = 1.
 
     Raises:
         ValueError: the table lacks a set of modalities.
@@ -114,9 +114,9 @@ def drop(value: Mapping[frozenset[str], float], modalities: Sequence[str]) -> fl
 
 
 def conditional_utilisation(value: Mapping[frozenset[str], float], modalities: Sequence[str]) -> dict[str, float]:
-    """u_m = (v(all) - v(all without m)) / v(all), in (-inf, 1]: the part of the accuracy that is lost without m.
+    """u_m = (v(all) - v(all without m)) / v(all), in (-inf, 1]: the fraction of the accuracy that is lost without m.
 
-    Wu et al. (ICML 2022, arXiv 2202.05306). Undefined, and therefore empty, where v(all) = 0.
+    Wu et al. (ICML 2022, arXiv 2202.05306). Empty if v(all) = 0, where it is undefined.
 
     Raises:
         ValueError: the table lacks a set of modalities.

@@ -1,15 +1,14 @@
-"""Clash: do two objectives pull one encoder in different directions?
+"""Clash: the angle between the gradients of two objectives for one encoder
 
-    C1  objective conflict     cos( grad CE(z), grad CE(h_m) )    fused against own head: MMPareto (arXiv 2405.17730)
-    C2  modality interference  cos( grad CE(z), grad CE(z_{m}) )  fused against fused with m alone, same samples
+    C1  objective conflict     cos( grad CE(z), grad CE(h_m) )    fused and unimodal head: MMPareto (arXiv 2405.17730)
+    C2  modality interference  cos( grad CE(z), grad CE(z_{m}) )  fused and fused with m alone, same samples
 
-Gradients are with respect to all parameters of encoder m, flattened, heads excluded. Both lie in [-1, 1]: 1 is the same
-direction, below 0 is conflict. C2 is our operational reading of the clash that Data Remixing sets out to remove; the
-paper's own measurement is not published. What is undefined (no gradient, no row with a second modality) is left out.
+Gradients are with respect to all parameters of encoder m, flattened, heads excluded. Both are in [-1, 1]: 1 is the same
+direction, below 0 is conflict. C2 is our definition of the clash that Data Remixing aims to remove, since the paper's
+own measurement is not published. Undefined cosines (no gradient, no row with a second modality) are left out.
 
-Measuring changes nothing: `.grad` fields, BatchNorm statistics and the model's mode stay as they were. Losses are sums,
-not means, over samples: cosines do not see the difference, and gradients then add up rightly over ranks that have
-different numbers of active rows.
+Measuring does not change the model: `.grad`, BatchNorm statistics and the mode are kept. Losses are sums over samples,
+not means, so that gradients can be summed over ranks with different numbers of active rows; cosines are the same.
 """
 
 # B samples, M modalities, C classes, P parameters of one encoder
@@ -39,7 +38,7 @@ class LateFusionOutputs(Protocol):
 
 
 class LateFusionModel(Protocol):
-    """What is asked of a model: its encoders as modules, a forward pass, and fusing again without encoding again."""
+    """A late-fusion model: its encoders as modules, a forward pass, and fusion of given features."""
 
     encoders: nn.ModuleDict
 
@@ -54,9 +53,9 @@ def objective_conflict(model: LateFusionModel, batch: Batch, sum_: Sum | None = 
     """C1 of each modality, over the batch's rows where it is active.
 
     Args:
-        model: not wrapped in DistributedDataParallel; used in the mode (training, evaluation) it is in.
+        model: not wrapped in DistributedDataParallel; its mode (training, evaluation) is kept.
         batch: on the model's device.
-        sum_: replaces a tensor by its sum over ranks; every rank must then make this call, with a batch of its own.
+        sum_: replaces a tensor by its sum over ranks; then every rank must call this function, with its own batch.
     """
     active_BM = _active(model, batch)
     with torch.enable_grad(), _buffers_kept(model):
@@ -66,14 +65,14 @@ def objective_conflict(model: LateFusionModel, batch: Batch, sum_: Sum | None = 
         for column, m in enumerate(model.modalities):
             if m in outputs.head_logits:
                 own = own + _cross_entropy(outputs.head_logits[m], batch.labels_B, active_BM[:, column])
-        # Head m sees encoder m only, so one backward pass of the sum gives every encoder its own head's gradient.
+        # Head m depends on encoder m only, so one backward pass of the sum gives the gradient of every head.
         return _cosines(_gradients(model, fused), _gradients(model, own), sum_)
 
 
 def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None = None) -> dict[str, float]:
     """C2 of each modality, over the rows where it and at least one other are active.
 
-    1 says that the others do not bend this encoder's direction. Arguments as for `objective_conflict`.
+    1 means that the other modalities do not change the direction of the gradient. Arguments: see `objective_conflict`.
     """
     active_BM = _active(model, batch)
     together_B = active_BM.sum(dim=1) > 1
@@ -86,7 +85,7 @@ def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None
             only_BM[:, column] = active_BM[:, column]
             logits_BC = model.fuse(outputs.features, only_BM)
             alone = alone + _cross_entropy(logits_BC, batch.labels_B, active_BM[:, column] & together_B)
-        # A masked feature passes no gradient, so each summand reaches its own encoder only.
+        # A masked feature passes no gradient, so each term reaches its own encoder only.
         return _cosines(_gradients(model, everything), _gradients(model, alone), sum_)
 
 
@@ -95,13 +94,13 @@ def _active(model: LateFusionModel, batch: Batch) -> torch.Tensor:
 
 
 def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, counted_B: torch.Tensor) -> torch.Tensor:
-    # float32 also under mixed precision: in half precision small gradients would vanish.
+    # float32 also under mixed precision, where small gradients would underflow.
     losses_B = functional.cross_entropy(logits_BC.float(), labels_B, reduction="none")
     return losses_B.masked_fill(~counted_B, 0.0).sum()
 
 
 def _gradients(model: LateFusionModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Encoder -> its gradient, flat (P,), float32; zeros where the loss does not reach it."""
+    """Encoder -> its flattened gradient (P,), float32; zeros if the loss does not depend on it."""
     parameters = {m: [p for p in model.encoders[m].parameters() if p.requires_grad] for m in model.modalities}
     everything = [p for group in parameters.values() for p in group]
     if not everything:
@@ -122,19 +121,19 @@ def _cosines(
     for m in first:
         pair_2P = torch.stack([first[m], second[m]])
         if sum_ is not None:
-            sum_(pair_2P)  # also where all zero: another rank may have rows of this modality and waits
+            sum_(pair_2P)  # even if all zero, since another rank may have rows of this modality and waits
         largest_2 = pair_2P.abs().amax(dim=1, keepdim=True)
         if bool(((largest_2 == 0) | ~torch.isfinite(largest_2)).any()):
             continue
-        one_P, other_P = pair_2P / largest_2  # so that squares of tiny gradients do not underflow
+        one_P, other_P = pair_2P / largest_2  # squares of tiny gradients would underflow
         cosine = torch.dot(one_P, other_P) / (one_P.norm() * other_P.norm())
-        cosines[m] = float(cosine.clamp(-1, 1))  # rounding can leave [-1, 1] by a few ulp
+        cosines[m] = float(cosine.clamp(-1, 1))  # rounding can exceed [-1, 1] by a few ulp
     return cosines
 
 
 @contextmanager
 def _buffers_kept(model: LateFusionModel) -> Iterator[None]:
-    """In training mode a forward pass uses the batch's statistics and moves the running ones: put these back."""
+    """Restore buffers afterwards, since a forward pass in training mode updates running statistics."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

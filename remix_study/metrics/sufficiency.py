@@ -1,7 +1,7 @@
-"""Sufficiency: has each modality learnt as much as it would have learnt alone?
+"""Sufficiency: accuracy of each modality relative to training it alone
 
-The ceiling is an encoder of the same kind, trained alone with the same recipe on the same split ("solo"). The linear
-probe asks the frozen features themselves, whatever head they were trained with.
+The ceiling ("solo") is an encoder of the same kind, trained alone with the same settings on the same split. The linear
+probe measures the frozen features independently of the head they were trained with.
 """
 
 # N samples, D features
@@ -26,19 +26,19 @@ class ProbeResult(NamedTuple):
 
 
 def sufficiency_ratio(accuracy_uni: float, accuracy_solo: float) -> float | None:
-    """acc_uni / acc_solo, in [0, inf); may exceed 1. None (undefined) where the solo accuracy is 0."""
+    """acc_uni / acc_solo, in [0, inf); may exceed 1. None (undefined) if the solo accuracy is 0."""
     return accuracy_uni / accuracy_solo if accuracy_solo > 0 else None
 
 
 def sufficiency_gap(accuracy_uni: float, accuracy_solo: float) -> float:
-    """100 (acc_solo - acc_uni), in percentage points, in [-100, 100]; below 0 where joint training helped."""
+    """100 (acc_solo - acc_uni), in percentage points, in [-100, 100]; below 0 if joint training helped."""
     return 100 * (accuracy_solo - accuracy_uni)
 
 
 def chance_corrected(accuracy_uni: float, accuracy_solo: float, chance: float) -> float | None:
-    """(acc_uni - chance) / (acc_solo - chance), `chance` being the majority rate.
+    """(acc_uni - chance) / (acc_solo - chance), where `chance` is the majority rate.
 
-    None (undefined) where the solo accuracy is not above chance: there was then nothing to learn, or nothing learnt.
+    None (undefined) if the solo accuracy is not above chance.
     """
     return (accuracy_uni - chance) / (accuracy_solo - chance) if accuracy_solo > chance else None
 
@@ -70,19 +70,19 @@ def linear_probe(
         if not np.isfinite(features_ND).all():
             raise ValueError(
                 f"features must be finite, but the {name} split has NaN or infinity. The encoder has probably "
-                "diverged: lower its learning rate."
+                "diverged: lower the learning rate."
             )
-    if len(np.unique(train_labels_N)) == 1:  # nothing to separate, and LogisticRegression refuses
+    if len(np.unique(train_labels_N)) == 1:  # LogisticRegression refuses a single class
         return ProbeResult(float(np.mean(eval_labels_N == train_labels_N[0])), PROBE_GRID[0])
     scaler = StandardScaler().fit(np.asarray(train_ND, dtype=np.float64))
     train_ND, val_ND, eval_ND = (scaler.transform(np.asarray(f, dtype=np.float64)) for f in (train_ND, val_ND, eval_ND))
-    # From strong to weak penalty, each fit starting from the one before: the same optima in a fraction of the steps.
+    # From strong to weak penalty with warm starts: the same optima in fewer steps.
     probe = LogisticRegression(max_iter=2000, warm_start=True, random_state=seed)
     best: tuple[float, ProbeResult] | None = None
     for C in PROBE_GRID:
         probe.set_params(C=C)
         with warnings.catch_warnings():
-            # Separable features under a weak penalty: the accuracy has settled long before the weights have.
+            # On separable features with a weak penalty, the accuracy converges long before the weights.
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe.fit(train_ND, train_labels_N)
         val_accuracy = float(np.mean(probe.predict(val_ND) == val_labels_N))

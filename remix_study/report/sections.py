@@ -218,7 +218,7 @@ def _training(
     """The section, and its curves by metric."""
     curves: dict[str, Sequence[run_data.Band]] = {}
 
-    def of(*metrics: str) -> list[tuple[str, tuple[run_data.Band, ...]]]:
+    def of(*metrics: str) -> list[tuple[str, Sequence[run_data.Band]]]:
         found: list[tuple[str, Sequence[run_data.Band]]] = [
             (metric, run_data.bands(runs, metric)) for metric in metrics
         ]

@@ -45,11 +45,11 @@ def test_by_hand() -> None:
 
 
 def test_invalid_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"labels must be ids in 0\.\.2, but reach from 0 to 3"):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2, but are in 0\.\.3"):
         confusion(np.array([0, 3]), np.array([0, 0]), 3)
-    with pytest.raises(ValueError, match=r"predictions must be ids in 0\.\.2, but reach from -1 to 0"):
+    with pytest.raises(ValueError, match=r"predictions must be in 0\.\.2, but are in -1\.\.0"):
         confusion(np.array([0, 1]), np.array([0, -1]), 3)
-    with pytest.raises(ValueError, match="two lists of one length"):
+    with pytest.raises(ValueError, match="one-dimensional and of equal length"):
         confusion(np.array([0, 1]), np.array([0]), 3)
     for metric in (accuracy, macro_f1, majority_rate):
         with pytest.raises(ValueError, match="at least one sample"):
