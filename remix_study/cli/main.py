@@ -39,7 +39,7 @@ def _options(
         raise typer.Exit
     if not debug:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        for name in ("mlflow", "alembic", "ray", "ray.train", "ray.tune"):
+        for name in ("mlflow", "alembic", "ray", "ray.autoscaler", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
     handler = RichHandler(console=err, show_time=False, show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], format="%(message)s")

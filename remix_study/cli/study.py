@@ -76,7 +76,7 @@ def plan(
     if as_json:
         out.print_json(json.dumps(found.plain()))
     else:
-        out.print(terminal.planned(found))
+        out.print(terminal.plan_view(found))
         out.print(f"Start it with: remix-study run {file}{'' if corpus is None else f' --corpus {corpus}'} "
                   f"--workspace {place(workspace)}", soft_wrap=True, highlight=False)  # fmt: skip
 
@@ -132,7 +132,7 @@ def status(
     elif watch:
         terminal.follow(out, lambda: study_status(existing(workspace, name)))
     else:
-        out.print(terminal.standing(study_status(folder)))
+        out.print(terminal.status_view(study_status(folder)))
         out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
 
 
@@ -206,15 +206,13 @@ def retrain(
     if as_json:
         out.print_json(runs.to_json(orient="records"))
     else:
-        out.print(terminal.retrained(runs))
+        out.print(terminal.retrained_table(runs))
         out.print(f"In MLflow: {_where_in_mlflow(study.folder, workspace)}", soft_wrap=True, highlight=False)
 
 
 def report(
     name: Name,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")
-    ] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")] = None,
     cluster: Cluster = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
@@ -233,9 +231,7 @@ def report(
 
 def export(
     name: Name,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")
-    ] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Output folder; default: in the study's folder.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Export all trials and epochs as Parquet and CSV."""

@@ -151,7 +151,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
             while not ended.wait(pause):
                 started = time.monotonic()
                 with contextlib.suppress(RemixStudyError, OSError):  # a file may be half written
-                    live.update(standing(study_status(folder)), refresh=True)
+                    live.update(status_view(study_status(folder)), refresh=True)
                 # At most a tenth of the time: reading ten thousand trials must not slow down the driver.
                 pause = max(_REFRESH_S, 9 * (time.monotonic() - started))
 
@@ -160,10 +160,10 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
         finally:
             ended.set()
             with contextlib.suppress(RemixStudyError, OSError):
-                live.update(standing(study_status(folder)), refresh=True)
+                live.update(status_view(study_status(folder)), refresh=True)
 
 
-def standing(found: "StudyStatus") -> Group:
+def status_view(found: "StudyStatus") -> Group:
     """The status of a study: a summary, a table of methods, running runs and failures."""
     table = Table()
     table.add_column("method", no_wrap=True)
@@ -187,41 +187,42 @@ def standing(found: "StudyStatus") -> Group:
 
 
 def _summary(found: "StudyStatus") -> str:
-    said = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_ended} of {found.runs} runs ended"
+    text = f"[bold]{found.name}[/bold]: {found.state}, {found.runs_ended} of {found.runs} runs ended"
     if found.retrained:
-        said += f", {found.retrained} retrained"
+        text += f", {found.retrained} retrained"
     if found.holder is not None:
-        said += f", process {found.holder}"
+        text += f", process {found.holder}"
     if found.seconds_left is not None:
-        said += f", about {duration(found.seconds_left)} left"
+        text += f", about {duration(found.seconds_left)} left"
     limits = [f"{used:.2f} of {allowed:g} {name.replace('_', ' ')}" for name, (used, allowed) in found.budget.items()]
-    said += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
-    return said
+    text += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
+    return text
 
 
 def follow(console: Console, read: "Callable[[], StudyStatus]") -> None:
     """Refresh the status of a study until no process works on it."""
     found = read()
-    with Live(standing(found), console=console, auto_refresh=False) as live:
+    with Live(status_view(found), console=console, auto_refresh=False) as live:
         pause = threading.Event()
         while found.holder is not None:
             pause.wait(_REFRESH_S)
             found = read()
-            live.update(standing(found), refresh=True)
+            live.update(status_view(found), refresh=True)
 
 
-def planned(found: "Plan") -> Group:
+def plan_view(found: "Plan") -> Group:
     """The plan of a study: runs, search space and cost."""
     table = Table(title="Runs (ended / all)", title_justify="left", title_style="")
     table.add_column("method", no_wrap=True)
-    for name in ("trials", "resumed", "replicates", "epoch", "trial", "disk"):
+    timed = any(m.cost is not None for m in found.methods)
+    for name in ("trials", "resumed", "replicates", *(("epoch", "trial", "disk") if timed else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for m in found.methods:
-        cost = ["", "", ""]
+        cost: list[str] = []
         if m.cost is not None:
             cost = [duration(m.cost.epoch_s), duration(m.cost.trial_s), file_size(m.cost.bytes)]
-        table.add_row(m.name, f"{m.ended}/{m.trials}", str(len(m.resumed)),
-                      f"{m.replicates - m.replicates_left}/{m.replicates}", *cost)  # fmt: skip
+        replicates = f"{m.replicates - m.replicates_left}/{m.replicates}"
+        table.add_row(m.name, f"{m.ended}/{m.trials}", str(len(m.resumed)), replicates, *cost)
     known = max(len(m.points) for m in found.methods)
     first = (
         f"the first {known} trials of a method use the known-good values under `first`, then"
@@ -261,22 +262,22 @@ def _space(found: "Plan") -> Table:
 
 
 def _cost(found: "Plan") -> str:
-    said = f"[bold]{found.runs_left} runs[/bold] left"
+    text = f"[bold]{found.runs_left} runs[/bold] left"
     if found.cost is not None and found.seconds is not None and found.bytes is not None:
         gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
-        said += f", {'at most ' if found.at_most else ''}about {duration(found.seconds)}"
-        said += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
-        said += f" and {file_size(found.bytes)} of disk"
+        text += f", {'at most ' if found.at_most else ''}about {duration(found.seconds)}"
+        text += f" ({found.cost.cpu_hours:.2g} CPU hours{gpus})"
+        text += f" and {file_size(found.bytes)} of disk"
         if found.bytes_free is not None:
-            said += f" ({file_size(found.bytes_free)} free)"
+            text += f" ({file_size(found.bytes_free)} free)"
     for name, (used, allowed) in found.budget.items():
-        said += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
+        text += f"\nbudget: {used:.2f} of {allowed:g} {name.replace('_', ' ')} used"
     if found.bytes is not None and found.bytes_free is not None and found.bytes > found.bytes_free:
-        said += "\n[bold red]There is not enough disk.[/bold red] Use another --workspace."
-    return said
+        text += "\n[bold red]There is not enough disk.[/bold red] Use another --workspace."
+    return text
 
 
-def retrained(runs: "pd.DataFrame") -> Table:
+def retrained_table(runs: "pd.DataFrame") -> Table:
     """The runs of `retrain`, with mean and standard deviation."""
     heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
     known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}

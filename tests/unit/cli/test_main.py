@@ -100,7 +100,7 @@ def test_usage_errors_have_no_traceback(say: Callable[..., Said]) -> None:
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"corpus": "nowhere"}, "nowhere must hold a clip store, but there is no such folder"),
+        ({"corpus": "nowhere"}, "Cannot open corpus at nowhere: no such folder"),
         ({"global_batch": 33, "workers": 2}, "`global_batch` must be a multiple of the number of workers (2)"),
         ({"method": {"name": "unimodal", "modality": "adio"}}, "`method.modality` must be one of audio, video"),
         (
@@ -126,7 +126,7 @@ def test_a_store_that_does_not_match_its_manifest_is_rejected(
     (corpus / "manifest.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     assert_refused(
         say("train", written(corpus=str(corpus)), "--workspace", tmp_path / "w"),
-        "must be built from",
+        "Cannot open the store",
         "has changed since",
     )
 
@@ -137,18 +137,21 @@ def test_an_unreachable_tracking_server_is_reported_before_training(
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
     said = say("train", written(tracking={"uri": uri}), "--workspace", tmp_path / "w")
-    assert_refused(said, "must answer")
+    assert_refused(said, "Cannot connect to the")
     assert "secret" not in said.err
     assert not (tmp_path / "w" / "runs").exists()
 
 
-@pytest.mark.parametrize("tracking", [{"uri": "off"}, {"uri": None}])
+@pytest.mark.parametrize(
+    ("tracking", "wanted"),
+    [({"uri": "off"}, "Cannot write the run folder"), ({"uri": None}, "Cannot read and write the tracking database")],
+)
 def test_a_file_in_place_of_the_workspace_is_kept(
-    say: Callable[..., Said], written: Written, tmp_path: Path, tracking: dict[str, Any]
+    say: Callable[..., Said], written: Written, tmp_path: Path, tracking: dict[str, Any], wanted: str
 ) -> None:
     (tmp_path / "w").write_text("precious")
     said = say("train", written(tracking=tracking), "--workspace", tmp_path / "w")
-    assert_refused(said, "must be")
+    assert_refused(said, wanted)
     assert (tmp_path / "w").read_text() == "precious"
 
 
