@@ -6,7 +6,7 @@ from remix_study.config.study import BudgetConfig
 from remix_study.study.budget import Clock, Rates, Used, read_clock
 
 
-def test_hours_follow_from_work_and_clock() -> None:
+def test_hours_follow_from_durations_and_the_clock() -> None:
     used = Rates(cpus=4, gpus=0.5, at_once=2).used(work_s=3600, clock_s=1800)
     assert used == Used(0.5, 4.0, 0.5)
 
@@ -25,7 +25,7 @@ def test_runs_to_come_share_the_clock() -> None:
         ({"gpu_hours": 0.5}, "0.50 of 0.5 GPU hours"),
     ],
 )
-def test_the_first_limit_that_is_reached_is_told(budget: dict[str, float], reached: str | None) -> None:
+def test_the_first_reached_limit_is_returned(budget: dict[str, float], reached: str | None) -> None:
     assert Used(1.0, 4.0, 0.5).exceeds(BudgetConfig(**budget)) == reached
 
 
@@ -33,7 +33,7 @@ def test_only_limits_are_shown() -> None:
     assert Used(1.0, 4.0, 0.5).limits(BudgetConfig(cpu_hours=8)) == {"cpu_hours": (4.0, 8.0)}
 
 
-def test_the_clock_goes_on_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_continues_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     assert read_clock(tmp_path) == (0.0, Rates(1.0, 0.0, 1))

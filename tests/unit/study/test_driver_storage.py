@@ -57,7 +57,7 @@ def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
             yield
 
 
-def test_it_tells_what_the_storage_holds_after_every_change(storage: BaseStorage, tmp_path: Path) -> None:
+def test_the_cache_agrees_with_the_storage_after_every_change(storage: BaseStorage, tmp_path: Path) -> None:
     study = config(trials=40, pruner={"name": "asha", "grace": 1})
     search = searched(storage, tmp_path, study)
     for _ in lived(search, storage):
@@ -66,7 +66,7 @@ def test_it_tells_what_the_storage_holds_after_every_change(storage: BaseStorage
     assert {t.state for t in held} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING}
 
 
-def test_an_ask_does_not_read_the_trials_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suggestion_does_not_read_running_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = open_storage(None, tmp_path)
     search = searched(storage, tmp_path, config(trials=100))
     for _ in range(20):
@@ -86,9 +86,7 @@ def test_an_ask_does_not_read_the_trials_that_run(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("objectives", [1, 2])
-def test_the_best_is_kept_up_to_date_and_is_the_best_of_all(
-    storage: BaseStorage, tmp_path: Path, objectives: int
-) -> None:
+def test_the_best_trial_is_kept_up_to_date(storage: BaseStorage, tmp_path: Path, objectives: int) -> None:
     objective = [{"metric": "best/val_accuracy"}, {"metric": "time/total_train_s", "direction": "minimize"}]
     more = {"tolerance": 0.05} if objectives == 2 else {}
     study = config(trials=60, objective=objective[:objectives], **more)

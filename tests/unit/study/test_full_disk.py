@@ -70,7 +70,7 @@ def one(ask: Ask) -> Task:
     return task
 
 
-def test_after_a_run_that_found_no_room_none_begins(conduct: Callable[..., None], tmp_path: Path) -> None:
+def test_no_run_starts_after_one_has_failed_on_a_full_disk(conduct: Callable[..., None], tmp_path: Path) -> None:
     def work(ask: Ask, tell: Tell) -> None:
         tell(one(ask), FULL)
         with pytest.raises(StopIteration):
@@ -87,7 +87,7 @@ def test_after_a_run_that_found_no_room_none_begins(conduct: Callable[..., None]
     assert states(tmp_path) == [("failed", "disk full"), ("failed", "other")]
 
 
-def test_a_file_that_finds_no_room_is_one_sentence(
+def test_a_full_disk_for_a_file_raises_one_message(
     conduct: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: str | bytes) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_finds_no_room_is_one_sentence(
     assert states(tmp_path) == [("running", None)]  # it goes on under its number
 
 
-def test_a_database_that_finds_no_room_is_one_sentence(
+def test_a_full_disk_for_the_database_raises_one_message(
     conduct: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*told: Any, **named: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_database_that_finds_no_room_is_one_sentence(
     assert states(tmp_path) == [("complete", None)]  # and nothing is left of the end that was not recorded
 
 
-def test_other_errors_are_not_called_a_full_disk(conduct: Callable[..., None]) -> None:
+def test_other_errors_are_not_reported_as_a_full_disk(conduct: Callable[..., None]) -> None:
     def work(ask: Ask, tell: Tell) -> None:
         raise RuntimeError("something else")
 

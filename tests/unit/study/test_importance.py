@@ -54,7 +54,7 @@ def trials(number: int) -> list[TrialRecord]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [60, FANOVA_UP_TO + 200])
-def test_what_decides_is_the_most_important(number: int) -> None:
+def test_the_parameter_that_decides_is_the_most_important(number: int) -> None:
     found = importances(study(), "m", trials(number))
     assert found is not None
     assert evaluator_name(trials(number)) == ("fANOVA" if number == 60 else "PED-ANOVA")
@@ -65,14 +65,14 @@ def test_what_decides_is_the_most_important(number: int) -> None:
 
 
 @pytest.mark.slow
-def test_pruned_and_failed_trials_say_nothing() -> None:
+def test_pruned_and_failed_trials_are_left_out() -> None:
     complete = trials(40)
     others = [trial(100 + n, None, params={"rate": 0.1, "noise": 0.5, "kind": "plain"}) for n in range(40)]
     others += [t._replace(state="failed", number=200 + t.number, values=(9.0,)) for t in complete[:5]]
     assert importances(study(), "m", [*complete, *others]) == importances(study(), "m", complete)
 
 
-def test_the_answer_is_the_same_every_time_and_says_nothing_on_the_way(capfd: pytest.CaptureFixture[str]) -> None:
+def test_importances_are_deterministic_and_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     level = optuna.logging.get_verbosity()
     assert importances(study(), "m", trials(30)) == importances(study(), "m", trials(30))
     assert capfd.readouterr() == ("", "")
@@ -80,7 +80,7 @@ def test_the_answer_is_the_same_every_time_and_says_nothing_on_the_way(capfd: py
 
 
 @pytest.mark.slow
-def test_smaller_may_be_better() -> None:
+def test_importances_of_a_minimised_objective() -> None:
     flipped = [t._replace(values=(-t.values[0],)) for t in trials(FANOVA_UP_TO + 100)]
     less = study(objective={"metric": "best/val_cross_entropy", "direction": "minimize"})
     assert importances(less, "m", flipped) == importances(study(), "m", trials(FANOVA_UP_TO + 100))
@@ -97,12 +97,12 @@ def test_smaller_may_be_better() -> None:
         ([t._replace(params={"rate": t.params["rate"]}) for t in trials(20)], "only one parameter was varied"),
     ],
 )
-def test_where_nothing_can_be_said_the_reason_is(given: list[TrialRecord], why: str) -> None:
+def test_why_importances_cannot_be_computed(given: list[TrialRecord], why: str) -> None:
     assert importances(study(), "m", given) is None
     assert why_unknown(study(), "m", given) == why
 
 
-def test_a_value_that_is_no_longer_searched_is_left_out() -> None:
+def test_trials_outside_the_current_space_are_left_out() -> None:
     """More trials are the same question, but a journal may hold what an edited file does not offer any more."""
     found = importances(study(), "m", [*trials(30), trial(90, 0.1, params={"rate": 0.5, "noise": 0.5, "kind": "old"})])
     assert found == importances(study(), "m", trials(30))

@@ -43,7 +43,7 @@ def test_a_new_study(planned: Planned, tmp_path: Path) -> None:
     json.dumps(plan.plain())
 
 
-def test_the_cost_comes_from_epochs_that_were_trained(planned: Planned, tmp_path: Path) -> None:
+def test_the_cost_is_estimated_from_trained_epochs(planned: Planned, tmp_path: Path) -> None:
     plan = planned(config(trials=10), timed=True)
     assert plan.seconds is not None
     assert plan.cost is not None
@@ -58,13 +58,13 @@ def test_the_cost_comes_from_epochs_that_were_trained(planned: Planned, tmp_path
     assert not (tmp_path / "w").exists()
 
 
-def test_a_grid_is_known_as_a_whole(planned: Planned) -> None:
+def test_the_plan_of_a_grid_lists_all_combinations(planned: Planned) -> None:
     space = {RATE: {"kind": "choice", "of": [0.001, 0.002, 0.003]}}
     plan = planned(config(space=space, sampler="grid", trials=3))
     assert [dict(point)[RATE] for point in plan.methods[0].points] == [0.002, 0.001, 0.003]
 
 
-def test_what_would_go_on(
+def test_the_plan_names_trials_that_would_be_resumed(
     planned: Planned, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DriverDied):
@@ -79,7 +79,7 @@ def test_what_would_go_on(
     assert planned(config(trials=4)).runs_left == 2 * (1 + 2)
 
 
-def test_what_a_start_would_refuse_a_plan_refuses(
+def test_a_plan_raises_the_errors_of_a_start(
     planned: Planned, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(Runner(), config(), small_corpus, tmp_path / "w", monkeypatch)

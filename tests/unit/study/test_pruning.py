@@ -39,7 +39,7 @@ def complete(study: optuna.Study, folder: Path, values: Sequence[float], pruner:
     study.tell(study.trials[-1].number, max(values))
 
 
-def test_values_are_the_best_so_far_and_are_all_kept(study: optuna.Study, tmp_path: Path) -> None:
+def test_reported_values_are_the_best_so_far(study: optuna.Study, tmp_path: Path) -> None:
     complete(study, tmp_path, [0.5, 0.4, 0.7, 0.6])
     assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.7, 4: 0.7}
 
@@ -53,7 +53,7 @@ def test_a_run_below_the_median_ends_after_its_grace_and_not_before(study: optun
     assert study.trials[1].intermediate_values == {1: 0.1, 2: 0.2}
 
 
-def test_a_verdict_is_remembered(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_decision_to_prune_is_recorded(study: optuna.Study, tmp_path: Path) -> None:
     """A driver that died between verdict and record asks again, and the pruner's own memory has moved on by then."""
     asha = {"name": "asha", "grace": 1, "reduction": 2}
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8], asha)
@@ -69,7 +69,7 @@ def test_a_verdict_is_remembered(study: optuna.Study, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["asha", "hyperband"])
 @pytest.mark.parametrize("value", [0.1, 0.85])
-def test_a_process_that_dies_amid_a_verdict_meets_it_again(
+def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
     """Halving pruners mark a trial before they callback it, and spare a marked one."""
@@ -104,7 +104,7 @@ def test_a_process_that_dies_amid_a_verdict_meets_it_again(
     assert verdicts(tmp_path / "killed", mortal=True) == verdicts(tmp_path / "whole", mortal=False)
 
 
-def test_a_run_that_is_at_its_end_is_not_pruned(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_run_at_its_last_epoch_is_not_pruned(study: optuna.Study, tmp_path: Path) -> None:
     complete(study, tmp_path, [0.8, 0.8, 0.8])
     short = callback(study, tmp_path, MEDIAN, last=2)
     short(epochs(0.1))
@@ -112,7 +112,7 @@ def test_a_run_that_is_at_its_end_is_not_pruned(study: optuna.Study, tmp_path: P
     assert study.trials[1].intermediate_values == {1: 0.1, 2: 0.1}
 
 
-def test_smaller_is_better_where_the_study_minimises(tmp_path: Path) -> None:
+def test_smaller_is_better_if_the_study_minimises(tmp_path: Path) -> None:
     pruning._study.cache_clear()
     study = optuna.create_study(study_name="s/m", storage=open_storage(None, tmp_path), direction="minimize")
     complete(study, tmp_path, [0.2, 0.3, 0.1])
@@ -143,6 +143,6 @@ def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
     run = PruningCallback(str(tmp_path), last=3)
     run(epochs(0.1))
     (tmp_path / STOP).touch()
-    with pytest.raises(StudyStopped, match="stopped as asked after epoch 1; it goes on from there"):
+    with pytest.raises(StudyStopped, match="stopped as requested after epoch 1; it resumes from there"):
         run(epochs(0.1, 0.2))
     run(epochs(0.1, 0.2, 0.3))  # nothing is left to stop

@@ -4,7 +4,7 @@ import time
 from remix_study.study.start_barrier import Barrier, wait_at_barrier
 
 
-def test_nobody_goes_on_before_all_have_arrived() -> None:
+def test_the_barrier_opens_when_all_have_arrived() -> None:
     async def three() -> list[str]:
         door, order = Barrier(3, 60.0), list[str]()
 
@@ -21,7 +21,7 @@ def test_nobody_goes_on_before_all_have_arrived() -> None:
     assert asyncio.run(three())[0] == "third comes"
 
 
-def test_who_comes_later_finds_the_door_open() -> None:
+def test_an_open_barrier_stays_open() -> None:
     async def later() -> None:
         door = Barrier(2, 60.0)
         await asyncio.gather(door.arrive(), door.arrive())
@@ -30,7 +30,7 @@ def test_who_comes_later_finds_the_door_open() -> None:
     asyncio.run(later())
 
 
-def test_the_door_is_opened_when_nobody_else_comes() -> None:
+def test_open_releases_the_processes_that_wait() -> None:
     async def alone() -> None:
         door = Barrier(2, 60.0)
         waiting = asyncio.create_task(door.arrive())
@@ -42,11 +42,11 @@ def test_the_door_is_opened_when_nobody_else_comes() -> None:
     asyncio.run(alone())
 
 
-def test_patience_ends() -> None:
+def test_the_barrier_opens_after_its_timeout() -> None:
     started = time.monotonic()
     asyncio.run(Barrier(2, 0.05).arrive())
     assert 0.05 <= time.monotonic() - started < 5
 
 
-def test_without_a_meeting_nobody_waits() -> None:
+def test_without_a_barrier_no_process_waits() -> None:
     wait_at_barrier(None)

@@ -16,7 +16,7 @@ from remix_study.cli import main as cli
 from remix_study.cli import terminal
 from remix_study.config.load import load_run
 from remix_study.errors import StudyError, StudyStopped
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.study import study as study_module
 from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
 from remix_study.study.ledger import read_ledger
@@ -70,7 +70,7 @@ def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
     json.dumps(found.plain())
 
 
-def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_running_study_counts_its_runs_and_names_active_ones(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
     watch, seen = looking_on(folder, after=4)
     conduct(Runner(), watch=watch)
@@ -82,14 +82,14 @@ def test_a_study_at_work_counts_what_it_has_and_names_what_trains(conduct: Condu
     assert found.seconds_left > 0
 
 
-def test_a_dead_driver_leaves_an_incomplete_study_without_running_runs(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_killed_driver_leaves_an_incomplete_study_without_active_runs(conduct: Conduct, tmp_path: Path) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
     found = study_status(tmp_path / "studies" / "s")
     assert (found.state, found.runs_ended, found.running) == ("incomplete", 3, ())
 
 
-def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path) -> None:
+def test_another_process_can_stop_a_study(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
     asked: list[str] = []
 
@@ -98,7 +98,7 @@ def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path
             asked.append(ask_to_stop(folder))
             assert study_status(folder).state == "stopping"
 
-    with pytest.raises(StudyStopped, match="stopped as asked"):
+    with pytest.raises(StudyStopped, match="Stopped as requested"):
         conduct(Runner(), watch=StudyListener(done=stop))
     assert study_status(folder).state == "incomplete"
     conduct(Runner())
@@ -107,12 +107,12 @@ def test_a_stop_can_be_asked_for_from_elsewhere(conduct: Conduct, tmp_path: Path
 
 def test_only_a_running_study_can_be_stopped(conduct: Conduct) -> None:
     folder = conduct(Runner()).folder
-    with pytest.raises(StudyError, match="nobody works on s now"):
+    with pytest.raises(StudyError, match="Cannot stop the study s: no process runs it"):
         ask_to_stop(folder)
     assert not (folder / STOP).exists()
 
 
-def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path) -> None:
+def test_failed_and_pruned_trials_are_counted_separately(conduct: Conduct, tmp_path: Path) -> None:
     runner = Runner(
         fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1), at_once=1, epochs=4
     )
@@ -127,7 +127,7 @@ def test_failures_and_early_ends_are_told_apart(conduct: Conduct, tmp_path: Path
     assert found.failures == ("joint-search-1: NotANumberError: the loss must be a number",)
 
 
-def test_what_is_used_and_what_is_left_of_the_budget(conduct: Conduct, tmp_path: Path) -> None:
+def test_the_used_budget_and_its_limits(conduct: Conduct, tmp_path: Path) -> None:
     folder = conduct(Runner(seconds=36.0), budget={"cpu_hours": 1}).folder
     found = study_status(folder)
     assert found.used.cpu_hours == pytest.approx(0.1)
@@ -136,7 +136,7 @@ def test_what_is_used_and_what_is_left_of_the_budget(conduct: Conduct, tmp_path:
     assert found.used.gpu_hours == 0
 
 
-def test_the_best_point_is_a_run(conduct: Conduct, tmp_path: Path, small_corpus: Path) -> None:
+def test_the_best_trial_has_a_run_configuration(conduct: Conduct, tmp_path: Path, small_corpus: Path) -> None:
     folder = conduct(Runner()).folder
     best = best_run(folder, None)
     run = best.run
@@ -151,26 +151,26 @@ def test_the_best_point_is_a_run(conduct: Conduct, tmp_path: Path, small_corpus:
         best_run(folder, "jiont")
 
 
-def test_no_complete_trial_no_best(conduct: Conduct, tmp_path: Path) -> None:
+def test_without_a_complete_trial_there_is_no_best_one(conduct: Conduct, tmp_path: Path) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=0))
     with pytest.raises(StudyError, match="at least one trial of `remix` must be complete"):
         best_run(tmp_path / "studies" / "s", None)
 
 
-def test_the_folder_says_what_the_study_was(conduct: Conduct, small_corpus: Path) -> None:
+def test_the_study_can_be_read_from_its_folder(conduct: Conduct, small_corpus: Path) -> None:
     content = yaml.safe_load((conduct(Runner()).folder / CONFIG).read_text())
     assert content["base"]["corpus"] == str(small_corpus)
 
 
-def test_an_unknown_study_is_named_with_those_that_are_there(conduct: Conduct, tmp_path: Path) -> None:
+def test_an_unknown_study_is_an_error_that_lists_the_known_ones(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner())
     assert names(tmp_path) == ["s"]
     with pytest.raises(StudyError, match=r"there is no 't'; there: s\."):
         existing(tmp_path, "t")
 
 
-def test_every_run_and_every_end_is_exported(conduct: Conduct) -> None:
+def test_every_run_and_epoch_is_exported(conduct: Conduct) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=3))
     folder = conduct(Runner(fails=lambda task: task.stage == "search" and task.number == 2)).folder
@@ -186,14 +186,14 @@ def test_every_run_and_every_end_is_exported(conduct: Conduct) -> None:
     assert len(list(epoch_rows(rows))) == 8 * 3
 
 
-def test_columns_are_whole_and_of_one_type() -> None:
+def test_columns_have_a_value_for_each_row_and_one_type() -> None:
     found = columns([{"a": 1, "b": "x", "d": [1]}, {"a": 0.5, "b": 2, "c": True}])
     assert found == {"a": [1.0, 0.5], "b": ["x", "2"], "d": ["[1]", None], "c": [None, True]}
 
 
-def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
+def test_the_status_names_the_process_that_holds_the_lock(conduct: Conduct) -> None:
     folder = conduct(Runner()).folder
-    with sole_writer(folder / "lock"):
+    with exclusive_lock(folder / "lock"):
         assert study_status(folder).holder is not None
     with (folder / "lock").open() as looking:  # another who looks, as `status` does
         fcntl.flock(looking, fcntl.LOCK_SH)
@@ -202,7 +202,7 @@ def test_a_held_study_says_by_whom(conduct: Conduct) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_show_it(
+def test_commands_show_the_status(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def say(*words: str) -> str:
@@ -218,7 +218,7 @@ def test_the_commands_show_it(
     shown = say("status", "s")
     assert "joint-search-1: NotANumberError: the loss must be a number" in shown
     assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
-    assert say("status", "t").startswith("1 error: the study must have begun")
+    assert say("status", "t").startswith("1 error: No study 't' in the workspace")
     assert say("stop", "s").startswith("1 error: the study must be running")
     written = tmp_path / "new" / "b.yaml"
     assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
@@ -230,7 +230,7 @@ def test_the_commands_show_it(
     assert (tmp_path / "studies" / "s" / "report" / "report.html").exists()
 
 
-def test_retrained_runs_are_a_row_each_and_their_mean(capsys: pytest.CaptureFixture[str]) -> None:
+def test_retrained_runs_are_shown_in_rows_with_their_mean(capsys: pytest.CaptureFixture[str]) -> None:
     runs = pd.DataFrame(
         [
             {
@@ -249,7 +249,7 @@ def test_retrained_runs_are_a_row_each_and_their_mean(capsys: pytest.CaptureFixt
             },
         ]
     )
-    Console(width=100).print(terminal.retrained(runs))
+    Console(width=100).print(terminal.retrained_table(runs))
     shown = " ".join(capsys.readouterr().out.replace("│", " ").replace("┃", " ").split())
     assert "seed validation test audio head" in shown
     assert "0 90.0 80.0 70.0 1 90.0 60.0 50.0 mean ± std 90.0 ± 0.0 70.0 ± 14.1 60.0 ± 14.1" in " ".join(

@@ -37,12 +37,12 @@ def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
     return done.returncode, shown
 
 
-def test_what_a_terminal_that_has_gone_would_show_is_written_down(tmp_path: Path) -> None:
+def test_output_after_the_terminal_was_closed_goes_to_a_log(tmp_path: Path) -> None:
     assert leave(tmp_path / "s") == (0, "to the terminal\n")
     assert (tmp_path / "s" / "terminal.log").read_text() == "to the log\nstill here\nand to the end\n"
 
 
-def test_nohup_has_seen_to_it(tmp_path: Path) -> None:
+def test_output_under_nohup_is_not_redirected(tmp_path: Path) -> None:
     status, shown = leave(tmp_path, ignoring=True)
     assert (status, shown) == (0, "to the terminal\nto the log\nstill here\nand to the end\n")
     assert not (tmp_path / "terminal.log").exists()

@@ -71,7 +71,9 @@ def points(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tu
     return {m: [(t.number, t.state, t.params, t.values) for t in trials] for m, trials in ledger.trials.items()}
 
 
-def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: Conduct, tmp_path: Path) -> None:
+def test_every_method_gets_the_same_number_of_trials_and_its_best_is_replicated(
+    conduct: Conduct, tmp_path: Path
+) -> None:
     runner = Runner()
     seen: list[tuple[object, ...]] = []
     result = conduct(runner, listener=StudyListener(done=lambda *told: seen.append(told[2:])))
@@ -96,14 +98,14 @@ def test_every_method_gets_the_same_budget_then_the_best_is_replicated(conduct: 
     assert [joint.ahead.mean, joint.ahead.wins] == pytest.approx([10, 2])
 
 
-def test_a_finished_study_runs_nothing_again_and_answers_the_same(conduct: Conduct) -> None:
+def test_rerunning_a_complete_study_starts_no_run_and_returns_the_same_result(conduct: Conduct) -> None:
     first = conduct(Runner())
     again = Runner()
     assert conduct(again) == first
     assert again.ran == []
 
 
-def test_a_report_that_cannot_be_written_costs_no_study(
+def test_a_study_survives_an_error_of_its_report(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stumbles(folder: Path) -> Sequence[Path]:
@@ -118,7 +120,7 @@ def test_a_report_that_cannot_be_written_costs_no_study(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("life", [1, 3, 5, 7, 9])
-def test_a_study_whose_driver_dies_goes_on(conduct: Conduct, tmp_path: Path, life: int) -> None:
+def test_a_study_whose_driver_is_killed_is_resumed(conduct: Conduct, tmp_path: Path, life: int) -> None:
     first = Runner(life=life)
     with pytest.raises(DriverDied):
         conduct(first)
@@ -143,7 +145,7 @@ SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", *SLOW_SAMPLERS])
-def test_a_study_that_was_killed_again_and_again_has_the_trials_of_one_that_was_not(
+def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_one(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
     """One after the other: a suggestion depends on the seed, the number and the record, not on a process."""
@@ -165,7 +167,7 @@ def test_a_study_that_was_killed_again_and_again_has_the_trials_of_one_that_was_
     assert points(tmp_path / "killed") == points(tmp_path / "whole")
 
 
-def test_a_driver_that_dies_amid_a_suggestion_draws_the_same_again(
+def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {
@@ -194,7 +196,7 @@ def test_a_driver_that_dies_amid_a_suggestion_draws_the_same_again(
     assert points(tmp_path / "killed") == points(tmp_path / "whole")
 
 
-def test_a_failing_trial_is_counted_reported_and_survived(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_failed_trial_is_counted_and_reported(conduct: Conduct, tmp_path: Path) -> None:
     runner = Runner(fails=lambda task: task.method == "remix" and task.stage == "search" and task.number == 0)
     result = conduct(runner)
     assert result is not None
@@ -205,7 +207,7 @@ def test_a_failing_trial_is_counted_reported_and_survived(conduct: Conduct, tmp_
     assert len(runner.ran) == 10
 
 
-def test_a_failing_replicate_leaves_the_others(conduct: Conduct) -> None:
+def test_a_failed_replicate_does_not_affect_the_others(conduct: Conduct) -> None:
     result = conduct(
         Runner(fails=lambda task: task.stage == "replicate" and task.method == "joint" and task.number == 1)
     )
@@ -219,14 +221,14 @@ def test_a_failing_replicate_leaves_the_others(conduct: Conduct) -> None:
     assert [(t.stage, t.method, t.number) for t in again.ran] == [("replicate", "joint", 1)]
 
 
-def test_a_method_of_which_nothing_completes_leaves_the_others(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_method_without_complete_trials_does_not_affect_the_others(conduct: Conduct, tmp_path: Path) -> None:
     result = conduct(Runner(fails=lambda task: task.method == "joint"))
     assert result is not None
     assert [c.name for c in result.methods] == ["remix"]
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"failed": 3}
 
 
-def test_failed_trials_are_tried_again_only_when_asked(conduct: Conduct, tmp_path: Path) -> None:
+def test_failed_trials_are_retried_only_on_request(conduct: Conduct, tmp_path: Path) -> None:
     def second_of_remix(task: Task) -> bool:
         return (task.stage, task.method, task.number) == ("search", "remix", 1)
 
@@ -242,7 +244,7 @@ def test_failed_trials_are_tried_again_only_when_asked(conduct: Conduct, tmp_pat
     assert (found[1].retried, found[3].params) == (True, failed.params)
 
 
-def test_a_retry_that_is_interrupted_is_not_forgotten(conduct: Conduct, tmp_path: Path) -> None:
+def test_an_interrupted_retry_is_resumed(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 0)))
     with pytest.raises(DriverDied):
         conduct(Runner(life=0), retry_failed=True)
@@ -252,7 +254,7 @@ def test_a_retry_that_is_interrupted_is_not_forgotten(conduct: Conduct, tmp_path
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"complete": 3, "failed": 1}
 
 
-def test_an_objective_that_no_run_has_is_named(conduct: Conduct, tmp_path: Path) -> None:
+def test_an_objective_that_no_run_has_fails_the_trial(conduct: Conduct, tmp_path: Path) -> None:
     def summary(task: Task, run: RunConfig) -> dict[str, float]:
         return {"best/val_accuracy": run.optimizer.learning_rate, "test/accuracy": float(task.number)}
 
@@ -262,7 +264,7 @@ def test_an_objective_that_no_run_has_is_named(conduct: Conduct, tmp_path: Path)
     assert {t.cause for t in records(tmp_path, "remix")} == {"bad configuration"}
 
 
-def test_more_trials_and_replicates_are_the_same_study(conduct: Conduct) -> None:
+def test_a_study_can_be_extended_by_trials_and_replicates(conduct: Conduct) -> None:
     conduct(Runner())
     runner = Runner()
     result = conduct(runner, config(trials=4, replicates=3))
@@ -271,7 +273,7 @@ def test_more_trials_and_replicates_are_the_same_study(conduct: Conduct) -> None
     assert [sorted(c.seeds) for c in result.methods] == [[0, 1, 2]] * 2
 
 
-def test_another_point_that_is_chosen_later_is_replicated_anew(conduct: Conduct, tmp_path: Path) -> None:
+def test_hyperparameters_that_are_chosen_later_are_replicated(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(accuracy=lower_is_better))
     old = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
     runner = Runner()  # a larger rate is better now, and trials to come say so
@@ -293,7 +295,7 @@ def test_another_point_that_is_chosen_later_is_replicated_anew(conduct: Conduct,
         ({"sampler": "random"}, 'sampler: "tpe" -> "random"'),
     ],
 )
-def test_another_question_under_the_same_name_is_refused_with_the_difference(
+def test_changed_settings_of_a_study_are_an_error_that_lists_them(
     conduct: Conduct, change: dict[str, Any], told: str
 ) -> None:
     conduct(Runner())
@@ -304,7 +306,7 @@ def test_another_question_under_the_same_name_is_refused_with_the_difference(
 
 
 @pytest.mark.slow
-def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_refused_start_leaves_the_mlflow_run_unchanged(conduct: Conduct, tmp_path: Path) -> None:
     tracked = {"tracking": {"uri": None, "experiment": "e", "model": False}}
     conduct(Runner(), **tracked)
     client = MlflowClient(tracking_uri=default_uri(tmp_path))
@@ -324,7 +326,7 @@ def test_a_refusal_marks_nothing_in_mlflow(conduct: Conduct, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_only_a_new_study_insists_on_its_tracking_server(
+def test_only_a_new_study_requires_its_tracking_server(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "_PATIENCE_S", 0.5)
@@ -341,7 +343,7 @@ def test_only_a_new_study_insists_on_its_tracking_server(
     assert said[0].startswith("Cannot reach the tracking server; the study resumes without it")
 
 
-def test_a_wrong_study_is_refused_before_anything_runs(conduct: Conduct) -> None:
+def test_an_invalid_study_starts_no_run(conduct: Conduct) -> None:
     runner = Runner()
     with pytest.raises(ConfigError, match=r"did you mean `(optimizer\.)?learning_rate`"):
         conduct(runner, config(space={RATE: {"kind": "float", "low": 1, "high": 2}, "optimizer.learnin_rate": ONE}))
@@ -351,7 +353,7 @@ def test_a_wrong_study_is_refused_before_anything_runs(conduct: Conduct) -> None
     assert runner.ran == []
 
 
-def test_a_grid_is_tried_point_by_point_and_extended(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_grid_is_searched_completely_and_can_be_extended(conduct: Conduct, tmp_path: Path) -> None:
     space = {RATE: {"kind": "choice", "of": [0.001, 0.002, 0.003, 0.004]}}
     conduct(Runner(), config(space=space, sampler="grid", trials=2))
     conduct(Runner(), config(space=space, sampler="grid", trials=4))
@@ -386,7 +388,7 @@ def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(condu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
-def test_a_killed_study_meets_the_same_verdicts(
+def test_a_killed_study_prunes_the_same_trials(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
 ) -> None:
     base = {"corpus": "", "epochs": 6, "device": "cpu", "tracking": {"uri": "off"}}
@@ -419,7 +421,9 @@ def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: P
     assert [[j.config.seed for j in task.jobs] for task in searches] == [[5, 6, 7]] * 6
 
 
-def test_several_objectives_choose_from_the_front_within_the_tolerance(conduct: Conduct, tmp_path: Path) -> None:
+def test_with_several_objectives_the_choice_is_on_the_front_within_the_tolerance(
+    conduct: Conduct, tmp_path: Path
+) -> None:
     front = {0.01: (0.90, 0.50), 0.02: (0.89, 0.10), 0.03: (0.80, 0.01), 0.04: (0.85, 0.60)}
 
     def summary(task: Task, run: RunConfig) -> dict[str, float]:
@@ -441,7 +445,7 @@ def test_several_objectives_choose_from_the_front_within_the_tolerance(conduct: 
     assert best.params[RATE] == 0.02
 
 
-def test_a_unimodal_ceiling_has_no_balance_and_is_judged_without(
+def test_a_unimodal_ceiling_is_searched_by_the_first_objective_only(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def summary(task: Task, run: RunConfig) -> dict[str, float]:
@@ -477,7 +481,7 @@ def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, t
     assert 0 < Counter(t.stage for t in more.ran)["search"] <= 4
 
 
-def test_where_a_budget_ends_the_replicates_the_methods_have_the_same_seeds(conduct: Conduct) -> None:
+def test_if_the_budget_ends_the_replicates_all_methods_have_the_same_seeds(conduct: Conduct) -> None:
     """A round of trials that has begun is ended; of the replicates, the first seeds of both methods come first."""
     runner = Runner(seconds=36.0, at_once=1)
     conduct(runner, config(trials=9, replicates=5, budget={"cpu_hours": 0.055}))
@@ -487,14 +491,14 @@ def test_where_a_budget_ends_the_replicates_the_methods_have_the_same_seeds(cond
     ]  # fmt: skip
 
 
-def test_a_budget_that_is_used_up_begins_nothing(conduct: Conduct) -> None:
+def test_a_used_up_budget_starts_no_run(conduct: Conduct) -> None:
     conduct(Runner(seconds=3600.0), config(budget={"cpu_hours": 2}))
     again = Runner()
     conduct(again, config(budget={"cpu_hours": 2}))
     assert again.ran == []
 
 
-def test_a_stop_ends_runs_after_their_epoch_and_the_next_start_goes_on(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_stopped_study_ends_its_runs_after_their_epoch_and_is_resumed(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
 
     def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
@@ -522,7 +526,7 @@ def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StudyStopped):
         conduct(Runner(), listener=StudyListener(done=interrupt, say=said.append))
-    assert said == ["stopping after the epochs under way; once more to stop at once"]
+    assert said == ["Stopping after the current epochs. Press Ctrl-C again to stop at once."]
     assert signal.getsignal(signal.SIGINT) is before
 
     def insist(task: Task, outcome: Outcome, ended: int, total: int) -> None:
@@ -533,7 +537,7 @@ def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None
         conduct(Runner(), listener=StudyListener(done=insist))
 
 
-def test_the_best_point_is_retrained_with_further_seeds(
+def test_retrain_runs_the_best_hyperparameters_with_further_seeds(
     conduct: Conduct, retrain: Callable[..., Any], tmp_path: Path
 ) -> None:
     conduct(Runner())
@@ -550,25 +554,25 @@ def test_the_best_point_is_retrained_with_further_seeds(
     assert stages == {REPLICATE: 2, FINAL: 4}
 
 
-def test_nothing_is_retrained_before_a_trial_is_complete(conduct: Conduct, retrain: Callable[..., Any]) -> None:
+def test_retrain_without_a_complete_trial_is_an_error(conduct: Conduct, retrain: Callable[..., Any]) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=0))
     with pytest.raises(StudyError, match="Cannot retrain `joint`: none of its trials is complete"):
         retrain(Runner(), "joint", 1)
 
 
-def test_a_journal_holds_a_study_as_a_database_does(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_study_in_a_journal(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(), config(storage="journal"))
     assert not (tmp_path / "studies" / "s" / "optuna.db").exists()
     assert [t.state for t in records(tmp_path, "remix")] == ["complete"] * 3
 
 
-def test_a_database_that_holds_another_study_of_the_name_is_refused(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_database_with_another_study_of_the_same_name_is_an_error(conduct: Conduct, tmp_path: Path) -> None:
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
     conduct(Runner(), config(storage=shared))
     (tmp_path / "studies" / "s").rename(tmp_path / "studies" / "elsewhere")
     study = optuna.load_study(study_name="s/joint", storage=open_storage(shared, tmp_path))
     study.set_user_attr("folder", str(tmp_path / "other" / "studies" / "s"))
-    with pytest.raises(StudyError, match="must not hold another study named 's', but holds that of"):
+    with pytest.raises(StudyError, match="already holds a study named 's', in"):
         conduct(Runner(), config(storage=shared))
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}

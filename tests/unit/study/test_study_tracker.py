@@ -96,7 +96,7 @@ def runs(tmp_path: Path) -> dict[str, Path]:
     return {name: run(tmp_path / "runs" / name) for name in names}
 
 
-def test_the_parent_says_what_the_study_is(
+def test_the_parent_run_describes_the_study(
     at_work: Enter, client: MlflowClient, small_store: ClipStore, tmp_path: Path
 ) -> None:
     with at_work() as record:
@@ -120,9 +120,7 @@ def test_the_parent_says_what_the_study_is(
     assert [file.path for file in client.list_artifacts(record.run_id)] == ["study.yaml"]
 
 
-def test_a_study_that_goes_on_is_the_same_run_with_further_steps(
-    at_work: Enter, client: MlflowClient, tmp_path: Path
-) -> None:
+def test_a_resumed_study_continues_its_mlflow_run(at_work: Enter, client: MlflowClient, tmp_path: Path) -> None:
     with at_work() as record:
         record.log_progress({"study/trials_complete": 1.0})
     with at_work() as again:
@@ -132,7 +130,7 @@ def test_a_study_that_goes_on_is_the_same_run_with_further_steps(
     assert [(point.step, point.value) for point in points] == [(0, 1.0), (1, 2.0)]
 
 
-def test_the_answer_the_report_and_the_best_are_marked(
+def test_the_result_the_report_and_the_best_runs_are_logged(
     at_work: Enter, client: MlflowClient, study: StudyConfig, tmp_path: Path, runs: dict[str, Path]
 ) -> None:
     report = tmp_path / "report"
@@ -202,7 +200,7 @@ def test_no_run_of_a_study_that_ends_early_stays_running(
     assert child.data.tags["failure_reason"] == "the process that ran it is gone"
 
 
-def test_what_a_killed_driver_left_is_ended_and_sent_at_the_next_start(
+def test_runs_of_a_killed_driver_are_ended_at_the_next_start(
     at_work: Enter, client: MlflowClient, tmp_path: Path
 ) -> None:
     left = run(tmp_path / "runs" / "left", 3, end=False)
@@ -224,7 +222,7 @@ def test_a_run_whose_folder_was_removed_does_not_stay_running(
     assert client.get_run(other.info.run_id).info.status == "RUNNING"
 
 
-def test_a_server_that_is_down_holds_up_nothing_and_is_told_later(
+def test_a_server_that_is_down_delays_nothing_and_gets_the_data_later(
     at_work: Enter, study: StudyConfig, client: MlflowClient, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -233,7 +231,7 @@ def test_a_server_that_is_down_holds_up_nothing_and_is_told_later(
         assert record.run_id is None
         record.watch(run(tmp_path / "runs" / "one"))
         record.conclude(None, [], ledger_of(study, tmp_path))
-    assert "sent at the study's next start" in caplog.text
+    assert "is sent at the study's next" in caplog.text
     monkeypatch.undo()
     with at_work() as record:
         pass
@@ -254,9 +252,7 @@ def test_an_untracked_study_writes_nothing(at_work: Enter, study: StudyConfig, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_that_did_not_change_is_told_once(
-    at_work: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unchanged_progress_is_logged_once(at_work: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PROGRESS_EVERY_S", 0.0)
     with at_work() as record:
         for _ in range(5):
