@@ -41,7 +41,9 @@ def _split_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
         present = set(store.labels_N[store.rows(split)].tolist())
         absent = [name for label, name in enumerate(store.classes) if label not in present]
         if absent:
-            problems.append(f"every class must occur in `{split}`, but {', '.join(absent)} does not; split it anew")
+            problems.append(
+                f"every class must occur in the split `{split}`, but {', '.join(absent)} does not; change the split"
+            )
     samples = len(store.rows("train"))
     if samples < config.smallest:
         problems.append(f"`smallest_batch` must be at most the {samples} training clips, but is {config.smallest}")
@@ -57,7 +59,8 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     problems = []
     if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
         problems.append(
-            "`evaluation.ceilings` compares unimodal heads, which `joint` does not train; use `joint_unimodal`, or none"
+            "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave it "
+            "out"
         )
     if len(have) < 2:
         problems.append(f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}")
@@ -74,22 +77,20 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
 
 def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[str]:
     low, high = score_range(method.score, classes)
-    span = f"the score `{method.score}` lies in [{low:.3g}, {high:.3g}] for {classes} classes"
+    span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
         case c.MarginConfig(threshold=threshold) if threshold > high - low:
             return [f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"]
         case c.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
-            return [f"`method.filter` must let some scores through, but [{lower:g}, {upper:g}] does not: {span}"]
+            return [f"`method.filter` must include possible scores, but [{lower:g}, {upper:g}] does not: {span}"]
         case c.MaxShareConfig(share=share) if share * modalities < 1:
-            return [
-                f"`method.filter.share` must be at least 1/{modalities}, or samples are left over, but is {share:g}"
-            ]
+            return [f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"]
         case _:
             return []
 
 
 def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
-    """Every transform must have something to act on: in the corpus, since a run of one modality shares a recipe."""
+    """Every transform needs a modality of the corpus, not of the run: unimodal runs share a study's settings."""
     augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
     pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
     sounds = any(isinstance(part, AudioPreset) for part in parts)
@@ -112,8 +113,8 @@ def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
             problems += _mask_problems(augment, part)
     if augment.frames == "random" and not any(isinstance(p, VideoPreset) and p.candidates > 1 for p in parts):
         problems.append(
-            "`augment.frames: random` needs several frames of each segment, but the store has one; prepare it with a "
-            "preset such as 3x224r, or leave it out"
+            "`augment.frames: random` needs several frames per segment, but the store has one; prepare the corpus with "
+            "a preset such as 3x224r, or leave the option out"
         )
     return problems
 
@@ -125,7 +126,7 @@ def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[str]:
         ("frequency_mask", augment.frequency_mask, bands, "bands"),
     )
     return [
-        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}; a mask could hide all of it"
+        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}; a mask could hide the whole spectrogram"
         for name, most, there, of in masks
         if most >= there
     ]

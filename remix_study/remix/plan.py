@@ -90,7 +90,7 @@ class RemixPlan:
     def __init__(
         self, settings: RemixSettings, modalities: Sequence[str], labels_N: NDArray[np.int64], classes: int, seed: int
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._modalities = tuple(modalities)
         self._labels_N = labels_N
         self._classes = classes
@@ -116,7 +116,7 @@ class RemixPlan:
         return self._last_pass
 
     def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch:
-        settings = self._settings
+        settings = self.settings
         after_warmup = epoch - settings.warmup
         if after_warmup < 0:
             warmup = everything_joint(len(self._labels_N), len(self._modalities))
@@ -156,17 +156,17 @@ class RemixPlan:
         self._shares_M = state["shares_M"]
 
     def _needs_scoring(self) -> bool:
-        share = self._settings.share
-        return self._settings.filter.needs_scores or (share is not None and share.needs_scoring)
+        share = self.settings.share
+        return self.settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
     def _update_scores(self, scored: ScoringPass) -> None:
         before_M = None if self._last_pass is None else self._last_pass.cross_entropy_NM.mean(axis=0)
-        if self._settings.share is not None:
-            self._shares_M = self._settings.share.next(scored.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
+        if self.settings.share is not None:
+            self._shares_M = self.settings.share.next(scored.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
         self._last_pass = scored
 
     def _assign(self, epoch: int) -> Assignment:
-        settings = self._settings
+        settings = self.settings
         columns = list(settings.how.columns)
         last = self._last_pass
         scores_NM = np.zeros((len(self._labels_N), len(columns))) if last is None else last.scores_NM
@@ -182,9 +182,7 @@ class RemixPlan:
         return Assignment(assigned_NM, joint_N)
 
     def _reassemble(self, assignment: Assignment, epoch: int) -> Schedule:
-        return _require_steps(
-            reassemble(assignment, self._settings.how, stream(self._seed, "reassemble", epoch)), epoch
-        )
+        return _require_steps(reassemble(assignment, self.settings.how, stream(self._seed, "reassemble", epoch)), epoch)
 
     def _assignment_metrics(self, assignment: Assignment) -> dict[str, float]:
         metrics = {
@@ -217,9 +215,9 @@ class RemixPlan:
         count_M = assignment.assigned_NM.sum(axis=0)
         return tuple(
             f"only {count} of {len(self._labels_N)} samples train {name} alone, less than one batch of "
-            f"{self._settings.how.batch}; a `share`, `max_share` or smaller thresholds keep a modality from starving"
+            f"{self.settings.how.batch}; a `share`, `max_share` or smaller thresholds keep a modality from starving"
             for name, count in zip(self._modalities, count_M, strict=True)
-            if count < self._settings.how.batch and assignment.joint_share() < 1.0
+            if count < self.settings.how.batch and assignment.joint_share() < 1.0
         )
 
 

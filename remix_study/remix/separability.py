@@ -14,7 +14,7 @@ ScoreName = Literal["kl", "kl_normalised", "cross_entropy", "true_class"]
 Probabilities = NDArray[np.floating[Any]]
 
 SMALLEST_PROBABILITY = 1e-9  # lower clip before the logarithm, as released
-_CHUNK_BYTES = 2**19  # of float64; chunks that fit the cache are three times as fast as larger ones
+CHUNK_BYTES = 2**19  # of float64; chunks that fit the cache are three times as fast as larger ones
 
 
 def kl_from_uniform(probs_NMC: Probabilities) -> NDArray[np.float64]:
@@ -31,7 +31,7 @@ def kl_from_uniform(probs_NMC: Probabilities) -> NDArray[np.float64]:
     """
     samples, modalities, classes = probs_NMC.shape
     scores_NM = np.empty((samples, modalities))
-    rows = min(max(1, _CHUNK_BYTES // (8 * modalities * classes)), max(1, samples))
+    rows = min(max(1, CHUNK_BYTES // (8 * modalities * classes)), max(1, samples))
     p_nMC, bits_nMC = np.empty((2, rows, modalities, classes))
     for start in range(0, samples, rows):
         chunk_nMC = probs_NMC[start : start + rows]

@@ -1,4 +1,4 @@
-"""Two real gloo processes: sums, uneven gathers, and one schedule for both"""
+"""Two gloo processes: sums, gathers of uneven rows, and equal schedules"""
 
 import os
 import sys
@@ -19,7 +19,7 @@ SIZE, SAMPLES, CLASSES = 2, 31, 3
 
 
 def work(rank: int, folder: str) -> None:
-    """What one rank does; it leaves what it saw in a file."""
+    """The work of one rank, which saves its results to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=SIZE)
     try:
@@ -47,7 +47,7 @@ def collect(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
 
 
 def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
-    """Each rank scores its own samples; the decision and the shares follow from what all of them saw."""
+    """Each rank scores its own samples; assignments and shares depend on the scores of all ranks."""
     world = collectives.world
     probs_NMC = np.random.default_rng(0).dirichlet(np.full(CLASSES, 0.5), size=(SAMPLES, 2))
     labels_N = np.arange(SAMPLES) % CLASSES
@@ -80,7 +80,7 @@ def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np.float64]]]:
     folder = tmp_path_factory.mktemp("gloo")
     errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
-    # Not forks of this process: it has threads after other tests, and such a fork may hang.
+    # No forks: after other tests this process has threads, and a fork may hang.
     workers = [start(__file__, str(folder), str(rank), cwd=folder, stderr=errors[rank]) for rank in range(2)]
     try:
         statuses = [worker.wait(120) for worker in workers]

@@ -1,4 +1,4 @@
-"""Two gloo processes against one, with the same global batch; BatchNorm, which sees a rank's rows only, aside"""
+"""Two gloo processes equal one with the same global batch (without BatchNorm, which is per rank)"""
 
 import json
 import os
@@ -29,7 +29,7 @@ RECIPE = {
     "epochs": 4,
     "global_batch": 28,
     "smallest_batch": 3,
-    "workers": 2,  # of the one process too: its global batch is the same
+    "workers": 2,  # also for the single process, so that its global batch is the same
     "device": "cpu",
     "clip_norm": 5.0,
     "tracking": {"uri": "off"},
@@ -37,7 +37,7 @@ RECIPE = {
 
 
 def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> list[float]:
-    """The loss of every step, summed over the world; weights and history lie in `folder`."""
+    """The loss of every step, summed over ranks; weights and history are written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"corpus": corpus, **RECIPE}
     content["method"] = content["method"] | {"order": order}

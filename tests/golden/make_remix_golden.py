@@ -1,7 +1,7 @@
-"""The oracle of Data Remixing, sample by sample in plain Python, and the golden numbers that it makes
+"""Reference implementation of Data Remixing in plain Python, and its golden numbers
 
 Written from what the released code does (Data Remixing, arXiv 2506.11550), not from `remix_study`, with which it shares
-no code. `python tests/golden/make_remix_golden.py` writes remix_golden.json anew, always the same bytes.
+no code. `python tests/golden/make_remix_golden.py` rewrites remix_golden.json with identical bytes.
 """
 
 import hashlib

@@ -39,7 +39,7 @@ def test_every_rule_is_built_and_trains_an_epoch_plan(
 ) -> None:
     plan = assembled(recipe({"method.filter": method})).method.plan
     assert isinstance(plan, remix.RemixPlan)
-    assert plan._settings.filter == rule
+    assert plan.settings.filter == rule
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_shares_and_settings_reach_the_plan(recipe: Recipe, assembled: Callable[
     )
     plan = assembled(config).method.plan
     assert isinstance(plan, remix.RemixPlan)
-    settings = plan._settings
+    settings = plan.settings
     assert settings.share == remix.FixedShare((0.3, 0.7))
     assert settings.how == remix.Reassembly("alternate", (1, 0), 32, "drop", 4)
     assert (settings.joint_share, settings.rescore_every, settings.warmup) == (0.25, 3, 1)

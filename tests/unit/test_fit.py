@@ -21,7 +21,7 @@ Recipe = Callable[..., RunConfig]
 
 @pytest.fixture(scope="module")
 def audio_store(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
-    """The same clips, of which only the sound is told: M = 1."""
+    """Some of the same clips, with audio only (M = 1)."""
     folder = tmp_path_factory.mktemp("audio")
     (folder / "clips").symlink_to(small_corpus / "clips")
     clips = [
@@ -50,7 +50,7 @@ def test_a_class_absent_from_a_split_is_named(recipe: Recipe, small_store: ClipS
     rows = small_store.rows("val")
     labels_N[rows[labels_N[rows] == 2]] = 0
     (line,) = problems(recipe(), changed(small_store, labels_N=labels_N))
-    assert f"every class must occur in `val`, but {small_store.classes[2]} does not" in line
+    assert f"every class must occur in the split `val`, but {small_store.classes[2]} does not" in line
 
 
 def test_the_test_split_is_required_only_if_it_is_evaluated(recipe: Recipe, audio_store: ClipStore) -> None:
@@ -71,9 +71,9 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
         ({"filter": {"rule": "margin", "threshold": 2.5}}, "`method.filter.threshold` must be at most 2, but is 2.5"),
         (
             {"score": "kl_normalised", "filter": {"rule": "margin", "threshold": 1.5}},
-            "`method.filter.threshold` must be at most 1, but is 1.5: the score `kl_normalised` lies in [0, 1]",
+            "`method.filter.threshold` must be at most 1, but is 1.5: the score `kl_normalised` is in [0, 1]",
         ),
-        ({"filter": {"rule": "band", "lower": 2, "upper": 3}}, "must let some scores through, but [2, 3] does not"),
+        ({"filter": {"rule": "band", "lower": 2, "upper": 3}}, "must include possible scores, but [2, 3] does not"),
         ({"filter": {"rule": "max_share", "share": 0.4}}, "`method.filter.share` must be at least 1/2"),
         ({"training_order": ["video"]}, "`method.training_order` must name audio, video once each"),
         (
@@ -110,7 +110,7 @@ def test_film_needs_two_modalities(recipe: Recipe, small_store: ClipStore, audio
     assert "`model.fusion: film` needs two modalities, but the corpus has 1" in told
     (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
     assert "`model.fusion: film` needs two modalities, but the corpus has 3" in line
-    # A unimodal run has no fusion to speak of.
+    # A unimodal run has no fusion.
     require_fit(recipe({"model.fusion": "film", "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
 
 
@@ -139,7 +139,7 @@ def test_a_configured_encoder_must_take_the_modality(recipe: Recipe, small_store
     )
     told = problems(recipe({"model.encoder": {"name": "vector"}}), with_text(small_store, "vector"))
     assert ["spectrograms" in told[0], "video must take pictures" in told[1], len(told)] == [True, True, 2]
-    # Only what the run uses is looked at.
+    # Only modalities of the run are checked.
     require_fit(
         recipe({"model.encoders": chosen, "method": {"name": "unimodal", "modality": "video"}}),
         with_text(small_store, "sequence"),
@@ -152,7 +152,7 @@ def test_a_transform_needs_a_modality_that_it_applies_to(
     everything = {"crop": True, "flip": True, "time_mask": 5, "frequency_mask": 5, "shift": 0.1}
     require_fit(recipe({"augment": everything}), small_store)
     alone = {"method": {"name": "unimodal", "modality": "audio"}}
-    require_fit(recipe({"augment": everything, **alone}), small_store)  # the recipe of a study, for one of its ceilings
+    require_fit(recipe({"augment": everything, **alone}), small_store)  # a ceiling run has the settings of its study
     one, other = problems(recipe({"augment": everything, **alone}), audio_store)
     assert "`augment.crop` is for video, but the corpus has audio; leave it out" in one
     assert "`augment.flip` is for video or flow, but the corpus has audio; leave it out" in other
@@ -175,11 +175,11 @@ def test_a_mask_must_be_smaller_than_the_spectrogram(recipe: Recipe, small_store
 def test_random_frames_need_a_store_with_candidates(recipe: Recipe, small_store: ClipStore) -> None:
     config = recipe({"augment": {"frames": "random"}})
     (line,) = problems(config, small_store)
-    assert "`augment.frames: random` needs several frames of each segment, but the store has one" in line
+    assert "`augment.frames: random` needs several frames per segment, but the store has one" in line
     preset = preset_named("stft188+2x224r")
     require_fit(config, changed(small_store, preset=preset))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is told where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_reported_with_all_other_problems(recipe: Recipe, audio_store: ClipStore) -> None:
     assert len(problems(recipe({"device": "cuda", "method": {"name": "joint"}}), audio_store)) == 2

@@ -76,7 +76,7 @@ def test_label_aware_scores_agree_with_a_loop(seed: int, samples: int, modalitie
 def test_chunked_equals_unchunked(name: ScoreName, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     probs_NMC, labels_N = random_probs(2, 37, 3, 5), np.arange(37) % 5
     whole_NM = score(name, probs_NMC, labels_N)
-    monkeypatch.setattr(separability, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(separability, "CHUNK_BYTES", chunk_bytes)
     np.testing.assert_array_equal(score(name, probs_NMC, labels_N), whole_NM)
 
 

@@ -1,4 +1,4 @@
-"""A run that its callback ends early: all ranks leave together, with the last checkpoint whole"""
+"""A callback ends a run early: all ranks end in the same epoch, with a complete checkpoint"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
 
 
-class Referee:
-    """Ends a run with `error` after `after` epochs, and remembers how many epochs it was told of, each time."""
+class EndAfter:
+    """Raises `error` after `after` epochs, and records the number of epochs of every call."""
 
     def __init__(self, after: int, error: Exception) -> None:
         self.after, self.error = after, error
-        self.told: list[int] = []
+        self.calls: list[int] = []
 
     def __call__(self, history: Sequence[Record]) -> None:
-        self.told.append(len(history))
+        self.calls.append(len(history))
         if len(history) == self.after:
             raise self.error
 
@@ -39,31 +39,31 @@ def kept_epochs(run: Run) -> int:
 
 @pytest.mark.parametrize("error", [RunPruned("no promise"), StudyStopped("asked to")])
 def test_the_callback_ends_a_run(recipe: Recipe, assembled: Assembled, error: Exception) -> None:
-    callback = Referee(2, error)
+    callback = EndAfter(2, error)
     run = replace(assembled(recipe({"epochs": 5})), callback=callback)
     with pytest.raises(type(error), match=str(error)):
         train(run)
-    assert callback.told == [1, 2]
+    assert callback.calls == [1, 2]
     assert kept_epochs(run) == 2
 
 
 def test_a_stopped_run_resumes_and_a_pruned_run_is_pruned_again(recipe: Recipe, assembled: Assembled) -> None:
-    """The verdict of the last epoch may have been lost in a kill: it is asked for again before anything is trained."""
+    """A kill may come between checkpoint and callback, so a resumed run calls it again before training."""
     config = recipe({"epochs": 3})
     with pytest.raises(StudyStopped):
-        train(replace(assembled(config), callback=Referee(1, StudyStopped("asked to"))))
-    pruning = Referee(1, RunPruned("no promise"))
+        train(replace(assembled(config), callback=EndAfter(1, StudyStopped("asked to"))))
+    pruning = EndAfter(1, RunPruned("no promise"))
     with pytest.raises(RunPruned):
         train(replace(assembled(config), callback=pruning))
-    assert pruning.told == [1]
-    callback = Referee(99, RunPruned("never"))
+    assert pruning.calls == [1]
+    callback = EndAfter(99, RunPruned("never"))
     result = train(replace(assembled(config), callback=callback))
-    assert callback.told == [1, 2, 3]
+    assert callback.calls == [1, 2, 3]
     assert len(result.history) == 3
 
 
 def test_all_ranks_end_with_rank_0(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
-    callbacks = [Referee(1, RunPruned("no promise")), Referee(99, RunPruned("never asked"))]
+    callbacks = [EndAfter(1, RunPruned("no promise")), EndAfter(99, RunPruned("never asked"))]
 
     def rank(collectives: Collectives) -> str:
         number = collectives.world.rank
@@ -77,4 +77,4 @@ def test_all_ranks_end_with_rank_0(recipe: Recipe, assembled: Assembled, togethe
         return "complete"
 
     assert together(2, rank) == ["pruned", "pruned"]
-    assert callbacks[1].told == []  # only the leading rank asks
+    assert callbacks[1].calls == []  # only rank 0 calls its callback
