@@ -11,7 +11,7 @@ from remix_study.files import DEFAULT_WORKSPACE
 
 __all__ = [
     "DEFAULT_WORKSPACE", "Cluster", "Corpus", "Json", "Method", "Name", "RetryFailed", "StudyFile", "Workspace",
-    "beside", "err", "fetch_corpus", "out", "place",
+    "default_output", "err", "fetch_corpus", "out", "place",
 ]  # fmt: skip
 
 out, err = Console(), Console(stderr=True)
@@ -53,7 +53,7 @@ Cluster = Annotated[
 ]
 
 
-def beside(folder: Path, name: str) -> Path:
+def default_output(folder: Path, name: str) -> Path:
     """The default output path of a command: in the study's folder, or in the current one for a workspace at a URL."""
     from remix_study.files.mirror import url_of
 

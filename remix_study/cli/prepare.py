@@ -204,7 +204,8 @@ def _mosei(
     """CMU-MOSEI: about 22800 utterances, as audio, video and text features."""
     from remix_study.datasets.mosei import mosei_at
 
-    return mosei_at(root, work, labels=int(_one_of("--labels", str(labels), "2", "3", "7")))  # type: ignore[arg-type]
+    checked = int(_one_of("--labels", str(labels), "2", "3", "7"))
+    return mosei_at(root, work, labels=checked)  # type: ignore[arg-type]  # one of the literals
 
 
 @_command("manifest")

@@ -23,7 +23,7 @@ from remix_study.cli.common import (
     RetryFailed,
     StudyFile,
     Workspace,
-    beside,
+    default_output,
     err,
     fetch_corpus,
     out,
@@ -178,7 +178,7 @@ def best(
 
     folder = _study_folder(workspace, name)
     best = best_run(folder, method)
-    path = beside(folder, f"best-{best.method}.yaml") if out_ is None else out_
+    path = default_output(folder, f"best-{best.method}.yaml") if out_ is None else out_
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(best.run.to_yaml())
     objectives = study_status(folder).objectives
@@ -224,7 +224,7 @@ def report(
 
     folder = _study_folder(workspace, name)
     with terminal.busy(err, "writing the report"):
-        page, *others = write_report(folder, beside(folder, "report") if out_ is None else out_)
+        page, *others = write_report(folder, default_output(folder, "report") if out_ is None else out_)
     out.print(str(page), soft_wrap=True, highlight=False)
     out.print(f"{len(others)} figures and tables in the same folder", highlight=False)
 
@@ -239,7 +239,7 @@ def export(
 
     folder = _study_folder(workspace, name)
     with terminal.bars(err) as bar:
-        written = export(folder, beside(folder, "export") if out_ is None else out_, bar("reading runs"))
+        written = export(folder, default_output(folder, "export") if out_ is None else out_, bar("reading runs"))
     for path in written:
         out.print(str(path), soft_wrap=True, highlight=False)
 

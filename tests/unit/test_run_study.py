@@ -19,8 +19,8 @@ COMMAND = """
 import json, os, sys
 from pathlib import Path
 def main():
-    told = {"argv": sys.argv[1:], "cwd": os.getcwd(), "path": sys.path, "env": dict(os.environ)}
-    print(json.dumps(told))
+    received = {"argv": sys.argv[1:], "cwd": os.getcwd(), "path": sys.path, "env": dict(os.environ)}
+    print(json.dumps(received))
     sys.exit(3)
 """
 
@@ -52,17 +52,17 @@ def run(home: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str
 def test_the_command_runs_in_the_checkout_and_its_exit_status_is_kept(home: Path) -> None:
     done = run(home, "run", "a b.yaml", "--workspace", "/mnt/it's here")
     assert done.returncode == 3, done.stderr
-    told = json.loads(done.stdout)
-    assert told["argv"] == ["run", "a b.yaml", "--workspace", "/mnt/it's here"]
-    assert told["cwd"] == str(home / "remix-study")
-    assert told["path"][0] == str(home / "remix-study")
-    assert str(home) not in told["path"]
-    assert told["env"]["RAY_ADDRESS"] == "auto"
+    received = json.loads(done.stdout)
+    assert received["argv"] == ["run", "a b.yaml", "--workspace", "/mnt/it's here"]
+    assert received["cwd"] == str(home / "remix-study")
+    assert received["path"][0] == str(home / "remix-study")
+    assert str(home) not in received["path"]
+    assert received["env"]["RAY_ADDRESS"] == "auto"
 
 
 def test_only_the_package_is_uploaded_to_workers(home: Path) -> None:
-    told = json.loads(run(home, "status").stdout)
-    runtime = json.loads(told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR])["runtime_env"]
+    received = json.loads(run(home, "status").stdout)
+    runtime = json.loads(received["env"][RAY_JOB_CONFIG_JSON_ENV_VAR])["runtime_env"]
     assert runtime["working_dir"] == str(home / "remix-study")
     package = home / "package.zip"
     # As in `upload_working_dir_if_needed` of Ray.
@@ -77,9 +77,9 @@ def test_only_the_package_is_uploaded_to_workers(home: Path) -> None:
 
 def test_variables_that_ray_has_set_are_kept(home: Path) -> None:
     """As in `ray job submit --working-dir . -- python run_study.py`, which uploads the code itself."""
-    told = json.loads(run(home, RAY_ADDRESS="10.0.0.1:6379", **{RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"}).stdout)
-    assert told["env"]["RAY_ADDRESS"] == "10.0.0.1:6379"
-    assert told["env"][RAY_JOB_CONFIG_JSON_ENV_VAR] == "{}"
+    received = json.loads(run(home, RAY_ADDRESS="10.0.0.1:6379", **{RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"}).stdout)
+    assert received["env"]["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert received["env"][RAY_JOB_CONFIG_JSON_ENV_VAR] == "{}"
 
 
 def test_the_checkout_beside_the_script_comes_first(home: Path) -> None:

@@ -330,15 +330,15 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_the_readme_states_for_every_file_how_it_was_tested() -> None:
-    told = {re.sub(r"\[`(.+?)`\].*", r"\1", row[0]): row[-1] for row in rows("Running a study on a cluster")}
-    assert set(told) == {path.name for path in FILES}
-    assert all(re.match(r"run |validated only", how) for how in told.values())
+    listed = {re.sub(r"\[`(.+?)`\].*", r"\1", row[0]): row[-1] for row in rows("Running a study on a cluster")}
+    assert set(listed) == {path.name for path in FILES}
+    assert all(re.match(r"run |validated only", how) for how in listed.values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_the_readme_explains_every_placeholder(path: Path) -> None:
-    told = {row[1].strip("`") for row in rows("Values to fill in") if f"`{path.name}`" in row[0]}
-    assert told == set(PLACEHOLDER.findall(path.read_text()))
+    listed = {row[1].strip("`") for row in rows("Values to fill in") if f"`{path.name}`" in row[0]}
+    assert listed == set(PLACEHOLDER.findall(path.read_text()))
 
 
 def readme_commands() -> list[list[str]]:
