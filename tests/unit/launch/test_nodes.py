@@ -20,16 +20,19 @@ from remix_study.launch.nodes import (
     versions,
 )
 
-HERE = NodeRequirements(files={}, urls={}, versions=versions(), code=code_digest())
+
+def requirements_here(**changes: Any) -> NodeRequirements:
+    """Return requirements that this machine meets, except for `changes`."""
+    return replace(NodeRequirements(files={}, urls={}, versions=versions(), code=code_digest()), **changes)
 
 
 def test_a_node_that_has_everything_has_no_problem(tmp_path: Path) -> None:
     (tmp_path / "token").touch()
-    assert node_problems(replace(HERE, files={str(tmp_path / "token"): "the workspace"})) == []
+    assert node_problems(requirements_here(files={str(tmp_path / "token"): "the workspace"})) == []
 
 
 def test_a_missing_shared_disk_is_reported_with_the_remedy(tmp_path: Path) -> None:
-    (problem,) = node_problems(replace(HERE, files={str(tmp_path / "token"): "the workspace /w"}))
+    (problem,) = node_problems(requirements_here(files={str(tmp_path / "token"): "the workspace /w"}))
     assert problem.startswith(f"{socket.gethostname()} does not see the workspace /w.")
     assert "s3://" in problem
 
@@ -39,13 +42,13 @@ def test_a_url_that_the_node_cannot_use_is_reported(monkeypatch: pytest.MonkeyPa
         raise SourceError("Cannot access memory://b: permission denied.")
 
     monkeypatch.setattr(RemoteFolder, "matching", refused)
-    (problem,) = node_problems(replace(HERE, urls={"memory://b/w": "the workspace"}))
+    (problem,) = node_problems(requirements_here(urls={"memory://b/w": "the workspace"}))
     assert problem == f"{socket.gethostname()} cannot use the workspace: Cannot access memory://b: permission denied."
 
 
 def test_other_versions_and_other_code_are_reported() -> None:
     older = {**versions(), "torch": "1.0", "Python": "3.9"}
-    found = node_problems(replace(HERE, versions=older, code="another"))
+    found = node_problems(requirements_here(versions=older, code="another"))
     assert len(found) == 2
     assert f"torch {versions()['torch']} (not 1.0)" in found[0]
     assert "(not 3.9)" in found[0]
