@@ -1,4 +1,7 @@
-"""A source whose files end or hang whoever opens them; in a file of its own, which a worker process imports quickly"""
+"""A source whose files crash or hang the process that opens them
+
+It has its own module, so that worker processes import it quickly.
+"""
 
 import os
 import threading
@@ -10,7 +13,7 @@ from remix_study.media.source import LocalSource
 
 
 class HostileSource(LocalSource):
-    """Files called `deadly` end a process, `later` when they are opened again, and `endless` keep it for ever."""
+    """Opening a file named `deadly` exits the process, `later` exits it at the second opening, and `endless` hangs."""
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:

@@ -111,7 +111,7 @@ def _is_the_owners(path: Path, clips: Sequence[Clip], root: str) -> bool:
 def _made_here(manifest: Path) -> bool:
     """Whether the store beside it was made from it: then an earlier preparation wrote both."""
     try:
-        ClipStore.open(manifest.parent).matches(manifest)
+        ClipStore.open(manifest.parent).require_manifest(manifest)
     except StoreError:
         return False
     return True
@@ -175,5 +175,5 @@ def open_corpus(where: Path | str, *, verify: bool = False, fetching: Progress |
     store = ClipStore.open(folder, verify=verify)
     manifest = folder / "manifest.jsonl"
     if manifest.exists():
-        store.matches(manifest)
+        store.require_manifest(manifest)
     return store

@@ -1,12 +1,13 @@
-"""Media files become arrays here, once, before any training
+"""Media files decoded to arrays, once before training
 
-    container    what a file says it holds, without decoding it
-    decoders     frames and wave out of a file; two backends that agree (decord, PyAV)
-    video/audio  which frames, which seconds, at what size and rate
-    spectrogram  the audio that a model sees (torchaudio)
-    checks       a clip that decodes is not yet a clip that is whole
-    build        all of it over a corpus, on all cores, into a clip store; survives being killed
-    store        the read-only memory maps that every trial shares
+    source        where the files of a corpus are: a folder or a URL
+    container     durations, frame times and tracks of a file, without decoding it
+    decoders      video frames and audio waveforms, by two backends that agree (decord, PyAV)
+    video, audio  which frames and seconds are kept, at what size and sample rate
+    spectrogram   spectrograms and filter banks (torchaudio)
+    checks        tests that a decoded clip is complete
+    build         decodes a corpus on all cores into a clip store, and can resume
+    store         read-only memory maps of a clip store, shared by all trials
 
-Only `build` decodes, and decord is imported in its worker processes only; a training process opens a `ClipStore`.
+Only `build` decodes. decord is imported only in its worker processes; a training process opens a `ClipStore`.
 """

@@ -1,4 +1,4 @@
-"""Which seconds of a wave, and at what rate"""
+"""Cutting, resampling and padding of waveforms"""
 
 # S samples
 
@@ -15,7 +15,14 @@ from remix_study.media.presets import AudioPreset
 def cut(
     wave_S: NDArray[np.float32], rate: int, late_s: float, start_s: float | None, end_s: float | None
 ) -> NDArray[np.float32]:
-    """The samples of [start, end) seconds of the file, where the audio track itself starts `late_s` into the file."""
+    """The samples between `start_s` and `end_s`.
+
+    Args:
+        wave_S: the audio track.
+        rate: sample rate in Hz.
+        late_s: when the audio track starts, in seconds from the start of the file; the time before it is zeros.
+        start_s, end_s: seconds from the start of the file; None means the start and the end of the file.
+    """
     if late := round(late_s * rate):
         wave_S = np.concatenate([np.zeros(late, np.float32), wave_S])
     first = 0 if start_s is None else round(start_s * rate)
@@ -25,11 +32,11 @@ def cut(
 
 @functools.cache
 def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(source, target)  # its filter costs as much as using it
+    return torchaudio.transforms.Resample(source, target)  # cached: computing its filter costs as much as applying it
 
 
 def resample(wave_S: NDArray[np.float32], source: int, target: int) -> torch.Tensor:
-    """At `target` Hz, by torchaudio's windowed sinc."""
+    """Resample from `source` to `target` Hz with torchaudio's windowed sinc filter."""
     wave = torch.from_numpy(np.ascontiguousarray(wave_S))
     if source == target:
         return wave
@@ -38,9 +45,9 @@ def resample(wave_S: NDArray[np.float32], source: int, target: int) -> torch.Ten
 
 
 def fit(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
-    """Exactly `preset.samples` samples: cut, tiled or filled with zeros; clipped to [-1, 1] if the preset says so.
+    """Cut, tile or zero-pad a waveform to `preset.samples` samples, and clip it to [-1, 1] if the preset says so.
 
-    For `fbank` at most so many: there frames are filled with zeros, not samples.
+    For `fbank` the waveform is only cut, because its frames are padded later.
     """
     missing = 0 if preset.transform == "fbank" else preset.samples - len(wave_S)
     if missing > 0 and preset.fill == "tile":

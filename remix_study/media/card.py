@@ -1,6 +1,6 @@
-"""A store's card: what is in it, where it comes from, how it was cut and decoded, what is missing
+"""The card of a store: its content, origin, preprocessing, and unusable clips
 
-As plain data it is what MLflow shows as the dataset of a run; as `card.md` it is for people.
+As JSON (`card.json`) it describes the dataset of a run in MLflow; as Markdown (`card.md`) it is for readers.
 """
 
 import collections
@@ -16,21 +16,21 @@ _WARNINGS_SHOWN = 20
 
 @dataclass
 class Census:
-    """Who is in a store, counted row by row."""
+    """Counts of the clips, groups and unusable clips of a store."""
 
     clips: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)  # (split, class)
     groups: dict[str, set[str]] = field(default_factory=dict)
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def count(self, row: Mapping[str, Any]) -> None:
-        """A row of index.jsonl."""
+        """Count one row of index.jsonl."""
         self.clips[row["split"], row["label"]] += 1
         if row["group"] is not None:
             self.groups.setdefault(row["split"], set()).add(row["group"])
 
     @property
     def splits(self) -> list[str]:
-        return [split for split in SPLITS if any(split == seen for seen, _ in self.clips)]
+        return [split for split in SPLITS if any(split == counted for counted, _ in self.clips)]
 
     @property
     def classes(self) -> list[str]:
@@ -47,7 +47,14 @@ def make_card(
     census: Census,
     size: int,
 ) -> dict[str, Any]:
-    """`facts`: what the corpus says of itself (licence, citation, split in words ...); kept, and put first."""
+    """The card as JSON data.
+
+    Args:
+        facts: what the corpus states about itself, such as `licence`, `citation` and `split`. They come first, and do
+            not replace the keys that are counted.
+        census: the counts.
+        size: bytes of all shards.
+    """
     splits, classes = census.splits, census.classes
     by_split = {split: {label: census.clips[split, label] for label in classes} for split in splits}
     of_class = [sum(by_split[split][label] for split in splits) for label in classes]
@@ -71,7 +78,7 @@ def make_card(
 
 
 def in_words(part: Part) -> str:
-    """What is kept of a modality, and how it is normalised."""
+    """A sentence about what is stored of a modality, and how it is normalised."""
     normalised = {"train": "the training split", "imagenet": "ImageNet"}.get(part.normalise)
     return _kept(part) + (f"; mean and deviation of {normalised}" if normalised else "")
 
@@ -93,22 +100,22 @@ def _kept(part: Part) -> str:
         case FlowPreset():
             return f"flow ({part.source}) at the middle frames of {part.frames} segments, {part.height} x {part.width}"
         case FeaturePreset():
-            return f"ready {part.layout}, {shape}"
+            return f"feature {part.layout}, {shape}"
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page."""
+    """The card as a Markdown page."""
     lines = [f"# {card.get('corpus', card['name'])}", ""]
-    told = {"licence": "Licence", "citation": "To cite", "split": "Split", "fold": "Fold"}
-    lines += [f"- **{title}**: {card[key]}" for key, title in told.items() if card.get(key)]
+    titles = {"licence": "Licence", "citation": "Citation", "split": "Split", "fold": "Fold"}
+    lines += [f"- **{title}**: {card[key]}" for key, title in titles.items() if card.get(key)]
     lines += [
         f"- **Clips**: {card['clips']} of {card['classes']} classes; the largest class has {card['imbalance']:g} times "
         "as many as the smallest",
-        f"- **Left out**: {_left_out(card)}",
+        f"- **Excluded**: {_left_out(card)}",
         f"- **Decoder**: {card['decoder']}; preset `{card['preset']}`; {card['bytes'] / 1e9:.2f} GB",
         f"- **Digest**: `{card['digest']}`",
         "",
-        "| modality | what is kept |",
+        "| modality | stored |",
         "|---|---|",
         *(_row(m, words) for m, words in card["modalities"].items()),
         "",
@@ -118,7 +125,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings[:_WARNINGS_SHOWN])]
         more = len(warnings) - _WARNINGS_SHOWN
         lines += [f"- and {more} more, in card.json", ""] if more > 0 else [""]
-    lines += ["## Use", "", "In a run or a study: `corpus:` and the folder that holds this store. In Python:", ""]
+    lines += ["## Use", "", "In a run or a study file, set `corpus:` to the folder of this store. In Python:", ""]
     lines += ["```python", "from remix_study.datasets.corpus import open_corpus", "", 'store = open_corpus("FOLDER")']
     lines += ["```", ""]
     return "\n".join(lines)
@@ -128,7 +135,7 @@ def _left_out(card: Mapping[str, Any]) -> str:
     absent = sum(card.get("absent_by_class", {}).values())
     said = [f"{count} {reason}" for reason, count in card["quarantined_by_reason"].items()]
     bad = f"{card['quarantined']} unusable ({', '.join(said)}; see quarantine.jsonl)" if said else "none unusable"
-    return f"{bad}; {absent} that the lists name are not there" if absent else bad
+    return f"{bad}; {absent} listed clips are missing" if absent else bad
 
 
 def _counts(card: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,9 @@
-"""One clip from its files to the rows of a store
+"""Decoding one clip to the rows of a store
 
-probe -> which frames, which seconds -> decode -> checks -> resize / resample, spectrogram; pictures, optical flow and
-ready arrays have roads of their own.
+video           probe, choose frames, decode, check, resize
+audio           probe, decode, check, cut, resample, spectrogram
+images, flow    images.py, flow.py
+feature arrays  features.py
 """
 
 import contextlib
@@ -29,16 +31,22 @@ from remix_study.sample import Clip
 
 @dataclass(frozen=True, slots=True)
 class DecodedClip:
-    """`rows[m]` has the preset's shape and dtype; `meta` is plain data for the index."""
+    """The arrays of a clip.
+
+    Attributes:
+        rows: one array per modality, with the shape and dtype of the preset.
+        meta: lengths, sizes and rates for the store's index.
+    """
 
     rows: dict[str, NDArray[Any]]
     meta: dict[str, float | int]
 
 
 def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, checks: Checks) -> DecodedClip:
-    """
+    """Decode one clip as the preset says.
+
     Raises:
-        MediaError: the clip is not whole; `stage` is the reason.
+        MediaError: the clip is missing, damaged or incomplete; `stage` is the reason.
     """
     rows: dict[str, NDArray[Any]] = {}
     only_arrays = all(isinstance(part, FeaturePreset) for part in preset.parts.values())
@@ -60,8 +68,9 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
                     container = None if part.source == "given" else files.container(local)
                     rows[m] = flow_row(clip, local, container, part, decoder, checks, meta)
                 case FeaturePreset() as part:
-                    if only_arrays:  # beside sound or video, `start` and `end` are theirs: an array is the clip's own
-                        _refuse_times(clip, "ready arrays")
+                    # Next to audio or video, `start` and `end` apply to these, and the array covers the whole clip.
+                    if only_arrays:
+                        _require_no_times(clip, "feature arrays")
                     rows[m] = feature_row(local, row, part)
                 case unreachable:
                     assert_never(unreachable)
@@ -69,7 +78,7 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
 
 
 class _Files:
-    """A clip's files on this machine, each looked into once."""
+    """A clip's files on this machine; each is probed once."""
 
     def __init__(self, local: dict[str, Path]) -> None:
         self.local = local
@@ -81,27 +90,30 @@ class _Files:
         return self._containers[path]
 
 
-def _refuse_times(clip: Clip, what: str) -> None:
+def _require_no_times(clip: Clip, what: str) -> None:
     if clip.start is not None or clip.end is not None:
-        raise MediaError(f"`start` and `end` are seconds of sound or video, which {what} do not have", stage="format")
+        raise MediaError(
+            f"`start` and `end` apply to audio and video files, but this clip consists of {what}. Remove them",
+            stage="format",
+        )
 
 
 def _pictures_row(
     clip: Clip, path: Path, preset: VideoPreset, checks: Checks, meta: dict[str, float | int]
 ) -> NDArray[np.uint8]:
-    """Of one picture, or of a folder of frames."""
+    """Read one image, repeated for every frame, or the chosen frames of a folder of images."""
     if not path.is_dir():
         frame = read_image(path)
         meta["frames"], (meta["height"], meta["width"]) = 1, frame.shape[:2]
         return np.repeat(video.resize(frame, preset)[None], preset.frames * preset.candidates, axis=0)
-    _refuse_times(clip, "numbered frames")
+    _require_no_times(clip, "numbered frames")
     files = frame_files(path)
     wanted = video.candidate_frames(0, len(files), preset)
-    looked_at = {number: read_image(files[number]) for number in sorted({0, *wanted})}
-    check_frames(list(looked_at.values()), checks)
-    meta["frames"], (meta["height"], meta["width"]) = len(files), looked_at[wanted[0]].shape[:2]
-    small = {number: video.resize(looked_at[number], preset) for number in set(wanted)}
-    return np.stack([small[number] for number in wanted])
+    frames = {number: read_image(files[number]) for number in sorted({0, *wanted})}
+    check_frames(list(frames.values()), checks)
+    meta["frames"], (meta["height"], meta["width"]) = len(files), frames[wanted[0]].shape[:2]
+    resized = {number: video.resize(frames[number], preset) for number in set(wanted)}
+    return np.stack([resized[number] for number in wanted])
 
 
 def _audio_row(
@@ -142,12 +154,12 @@ def _video_row(
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     wanted = video.candidate_frames(first, count, preset)
-    # The first frame beside the wanted ones: a preset of one frame could not tell a video from a still picture.
-    looked_at = sorted({first, *wanted})
-    seen = dict(zip(looked_at, decoder.frames(path, looked_at, first + count), strict=True))
-    check_frames(list(seen.values()), checks)
+    # The first frame is decoded too, so that a preset of one frame can tell a video from a still picture.
+    numbers = sorted({first, *wanted})
+    frames = dict(zip(numbers, decoder.frames(path, numbers, first + count), strict=True))
+    check_frames(list(frames.values()), checks)
     meta["video_s"] = round(container.video_end_s - float(container.frame_times_F[0]), 4)
     meta["frames"] = count
-    meta["height"], meta["width"] = seen[wanted[0]].shape[:2]
-    small = {number: video.resize(seen[number], preset) for number in set(wanted)}
-    return np.stack([small[number] for number in wanted])
+    meta["height"], meta["width"] = frames[wanted[0]].shape[:2]
+    resized = {number: video.resize(frames[number], preset) for number in set(wanted)}
+    return np.stack([resized[number] for number in wanted])

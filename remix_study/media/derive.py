@@ -13,7 +13,7 @@ from remix_study.errors import StoreError
 from remix_study.files.disk import exclusive_lock, storage_errors
 from remix_study.media.card import SPLITS
 from remix_study.media.plan import canonical_json
-from remix_study.media.publish import Content, fresh_folder, link_or_copy, replace_folder, seal
+from remix_study.media.publish import StoreContent, fresh_folder, link_or_copy, replace_folder, write_metadata
 from remix_study.media.store import ClipStore
 from remix_study.sample import SampleId
 
@@ -56,7 +56,8 @@ def _existing(folder: Path, fingerprint: str) -> ClipStore | None:
         return existing
     if existing.base is None:
         raise StoreError(
-            f"Cannot derive a store in {folder}: it holds a decoded store, which is not replaced. Choose another folder."
+            f"Cannot derive a store in {folder}: it holds a decoded store, which is never replaced. Choose another "
+            "folder."
         )
     return None
 
@@ -69,9 +70,9 @@ def _write(
     fresh = fresh_folder(folder)
     for name in arrays:
         link_or_copy(store.path / name, fresh / name)
-    seal(
+    write_metadata(
         fresh,
-        Content(
+        StoreContent(
             name=store.name,
             fingerprint=fingerprint,
             manifest_digest=manifest["manifest_digest"],

@@ -1,9 +1,11 @@
-"""Ready arrays: one `.npy` file for a clip, or a row of one that holds many (`features.npy#17`)
+"""Feature arrays: one `.npy` file per clip, or one row of a larger file (`features.npy#17`)
 
-Arrays are read without pickle: a corpus must not be able to run code. In vectors and sequences, infinities and
-not-a-number stand for what a front end could not measure (COVAREP gives -inf for the logarithm of silence); they become
-not-a-number, which a model receives as its column's mean. An image has one mean for all: a gap would look like sound of
-middling loudness, so an image with gaps is refused.
+Arrays are read without pickle, so that a corpus cannot run code.
+
+Missing values: in vectors and sequences, infinities and NaN mark what a front end could not measure (COVAREP writes
+-inf for the logarithm of silence). They are stored as NaN, and a model receives the mean of their column instead. An
+image has a single mean, so that a missing value would look like audio of medium loudness. An image with missing values
+is therefore rejected.
 """
 
 # T steps of D values
@@ -20,58 +22,67 @@ from remix_study.media.presets import FeaturePreset
 
 
 def feature_row(path: Path, row: int | None, preset: FeaturePreset) -> NDArray[np.float32]:
-    """An array of `preset.shape`.
+    """Read the features of one clip.
+
+    Args:
+        path: a `.npy` file.
+        row: the row of the file to read; None for the whole array.
+
+    Returns:
+        float32 of `preset.shape`; missing values are NaN. Sequences are cut or padded with NaN.
 
     Raises:
-        MediaError: stages of `check_file`; `format` (no array of numbers), `shape`, `not-finite` (nothing but gaps, or
-            an image with any).
+        MediaError: stages of `check_file`; `format` (not an array of numbers), `shape`, `not-finite` (only missing
+            values, or an image with any).
     """
     array = open_array(path)
     if row is not None:
         if array.ndim == 0 or row >= len(array):
             raise MediaError(f"it must have a row {row}, but has {len(array) if array.ndim else 0} rows", stage="shape")
         array = array[row]
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is a gap
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and count as missing
         values = np.array(array, dtype=np.float32)
-    values = _fitted(values, preset)
+    values = _fit(values, preset)
     values[~np.isfinite(values)] = np.nan
-    gaps = int(np.isnan(values).sum())
-    if preset.layout == "image" and gaps:
-        raise MediaError(f"an image must hold finite numbers, but {gaps} of its values are not", stage="not-finite")
-    if gaps == values.size:
-        raise MediaError("it holds no number that is finite", stage="not-finite")
+    missing = int(np.isnan(values).sum())
+    if preset.layout == "image" and missing:
+        raise MediaError(f"an image must hold finite numbers, but {missing} of its values are not", stage="not-finite")
+    if missing == values.size:
+        raise MediaError("it holds no finite number", stage="not-finite")
     return values
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """The array of a `.npy` file, mapped rather than read.
+    """Open a `.npy` file as a memory map.
 
     Raises:
-        MediaError: stages of `check_file`; `format`: it is no array of numbers, or is cut short.
+        MediaError: stages of `check_file`; `format`: it is not an array of real numbers, or it is truncated.
     """
     check_file(path)
     try:
-        # Not `np.load`, which by content also opens archives and pickles; this reads one format, and no objects.
+        # `np.load` would also open archives and pickles. `open_memmap` reads one format, and no objects.
         array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        why = "pickled objects, which could run code" if "objects" in str(error) else "cut short or damaged"
+        why = "it holds pickled objects, which could run code" if "objects" in str(error) else "truncated or damaged"
         raise MediaError(f"it must be a .npy file of numbers, but is not one ({why})", stage="format") from error
     if not isinstance(array, np.ndarray) or not (
         np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_
     ):
-        raise MediaError("it must be a .npy file of real numbers, but holds something else", stage="format")
+        raise MediaError(f"it must be a .npy file of real numbers, but holds {_kind(array)}", stage="format")
     return array
 
 
-def _fitted(values: NDArray[np.float32], preset: FeaturePreset) -> NDArray[np.float32]:
+def _kind(array: Any) -> str:
+    return str(array.dtype) if isinstance(array, np.ndarray) else "no array"
+
+
+def _fit(values: NDArray[np.float32], preset: FeaturePreset) -> NDArray[np.float32]:
     if preset.layout == "sequence" and values.ndim == 2 and values.shape[1] == preset.shape[1]:
         length = preset.shape[0]
-        filled = np.full(preset.shape, np.nan, np.float32)
-        filled[: min(length, len(values))] = values[:length]
-        return filled
+        padded = np.full(preset.shape, np.nan, np.float32)
+        padded[: min(length, len(values))] = values[:length]
+        return padded
     if values.shape != preset.shape:
-        wanted = "any number of steps" if preset.layout == "sequence" else "exactly that"
-        raise MediaError(
-            f"its shape must be {tuple(preset.shape)} ({wanted}), but is {tuple(values.shape)}", stage="shape"
-        )
+        steps = " with any number of steps" if preset.layout == "sequence" else ""
+        raise MediaError(f"its shape must be {tuple(preset.shape)}{steps}, but is {tuple(values.shape)}", stage="shape")
     return values

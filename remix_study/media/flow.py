@@ -1,13 +1,13 @@
-"""Optical flow as a modality: how far each point moves from one frame to the next, in two channels (u right, v down)
+"""Optical flow as a modality: the displacement of each pixel between two frames, in two channels (u right, v down)
 
-Computed: dense inverse search (Kroeger, Timofte, Dai, Van Gool; ECCV 2016, arXiv 1603.03590), OpenCV's preset MEDIUM,
-between the middle frame of each segment and the frame after it, both at the stored size. Stored as bytes: 128 is no
+Computed: dense inverse search (Kroeger, Timofte, Dai, Van Gool; ECCV 2016, arXiv 1603.03590) with OpenCV's preset
+MEDIUM, between the middle frame of each segment and the next frame, both at the stored size. Stored as bytes: 128 is no
 motion, 1 and 255 are -bound and bound pixels.
 
-Given: grey pictures of flow, two for each pair of frames, as two-stream networks keep them. They lie in one folder for
-a clip (`flow_x_00001.jpg` and `flow_y_00001.jpg`; also `x_`, `y_` or `u_`, `v_`), or in two of the same name below `u`
-and `v` (`u/CLIP/frame000001.jpg`), of which a manifest names the one below `u`. Grey 128 is no motion in them, too; how
-many pixels a level is, of the pictures' own size, is up to who made them: levels are stored as they are.
+Given: grey images of flow, two for each pair of frames, as two-stream networks store them. Either one folder per clip
+holds both directions (`flow_x_00001.jpg` and `flow_y_00001.jpg`; also `x_`, `y_` or `u_`, `v_`), or there are two
+folders of the same name below `u` and `v` (`u/CLIP/frame000001.jpg`), of which a manifest names the one below `u`. Grey
+128 is no motion here, too. The scale of the other levels depends on who made the images; they are stored unchanged.
 """
 
 # T chosen frames of H x W pixels
@@ -29,9 +29,9 @@ from remix_study.media.presets import FlowPreset, VideoPreset
 from remix_study.modality import VIDEO
 from remix_study.sample import Clip
 
-SMALLEST = 16  # pixels; OpenCV 5 reads outside of smaller pictures
-_ACROSS = re.compile(r"^(flow_)?(x|u)_?\d+\.")
-_DOWN = re.compile(r"^(flow_)?(y|v)_?\d+\.")
+SMALLEST = 16  # pixels; OpenCV 5 reads beyond the edges of smaller images
+_HORIZONTAL = re.compile(r"^(flow_)?(x|u)_?\d+\.")
+_VERTICAL = re.compile(r"^(flow_)?(y|v)_?\d+\.")
 
 
 def flow_row(
@@ -43,49 +43,61 @@ def flow_row(
     checks: Checks,
     meta: dict[str, float | int],
 ) -> NDArray[np.uint8]:
-    """uint8 (T, H, W, 2).
+    """The optical flow of one clip.
+
+    Args:
+        path: a video, or a folder of flow images.
+        container: of the video; None for a folder of flow images.
+        meta: receives the number of frames or flow images.
+
+    Returns:
+        uint8 (T, H, W, 2).
 
     Raises:
-        MediaError: the clip is not whole; stage `flow` where pictures of the two directions do not belong together, or
-            the stored size is below `SMALLEST`.
+        MediaError: the clip is missing, damaged or incomplete; stage `flow` if the images of the two directions do not
+            match, or the stored size is below `SMALLEST`.
         StoreError: OpenCV is not installed.
     """
     if preset.source == "given" or container is None:
-        return _given(path, preset, meta)
+        return _read_given(path, preset, meta)
     if min(preset.height, preset.width) < SMALLEST:
         size = f"{preset.height} x {preset.width}"
-        raise MediaError(f"flow is computed at {SMALLEST} x {SMALLEST} pixels or more, not at {size}", stage="flow")
+        raise MediaError(
+            f"optical flow needs frames of at least {SMALLEST} x {SMALLEST} pixels, but the preset stores {size}",
+            stage="flow",
+        )
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     if count < preset.frames + 1:
-        raise MediaError(f"it can show {count} frames where {preset.frames + 1} are needed", stage="frames")
-    # Of all but the last, so that each has a frame after it.
+        raise MediaError(f"it has {count} frames, but {preset.frames + 1} are needed", stage="frames")
+    # The last frame is left out, so that every chosen frame has a next one.
     wanted = video.middle_frames(first, count - 1, preset.frames)
-    looked_at = sorted({first, *wanted, *(number + 1 for number in wanted)})
-    seen = dict(zip(looked_at, decoder.frames(path, looked_at, first + count), strict=True))
-    check_frames(list(seen.values()), checks)
+    numbers = sorted({first, *wanted, *(number + 1 for number in wanted)})
+    frames = dict(zip(numbers, decoder.frames(path, numbers, first + count), strict=True))
+    check_frames(list(frames.values()), checks)
     meta["frames"] = count
-    return np.stack([quantised(_computed(seen[n], seen[n + 1], preset), preset.bound) for n in wanted])
+    return np.stack([quantise(_compute(frames[n], frames[n + 1], preset), preset.bound) for n in wanted])
 
 
-def quantised(flow_HW2: NDArray[np.float32], bound: float) -> NDArray[np.uint8]:
-    """Pixels per frame to bytes; what exceeds the bound is cut to it."""
+def quantise(flow_HW2: NDArray[np.float32], bound: float) -> NDArray[np.uint8]:
+    """Convert pixels per frame to bytes: -bound, 0 and bound become 1, 128 and 255. Larger values are clipped."""
     scaled = np.clip(flow_HW2 / bound, -1, 1) * 127 + 128
     result: NDArray[np.uint8] = np.rint(np.nan_to_num(scaled, nan=128.0)).astype(np.uint8)
     return result
 
 
 def opencv_version() -> str:
-    """
+    """The version of OpenCV.
+
     Raises:
         StoreError: OpenCV is not installed.
     """
     return str(_opencv().__version__)
 
 
-def _computed(frame: NDArray[np.uint8], after: NDArray[np.uint8], preset: FlowPreset) -> NDArray[np.float32]:
+def _compute(frame: NDArray[np.uint8], after: NDArray[np.uint8], preset: FlowPreset) -> NDArray[np.float32]:
     cv2 = _opencv()
     grey = [cv2.cvtColor(video.resize(each, _size(preset)), cv2.COLOR_RGB2GRAY) for each in (frame, after)]
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -102,14 +114,14 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise StoreError(
-            "optical flow needs OpenCV, but it is not installed. Run `pip install 'remix-study[flow]'`, or use flow "
-            "that is given (`--flow given`)."
+            "Cannot compute optical flow: OpenCV is not installed. Run `pip install 'remix-study[flow]'`, or use "
+            "precomputed flow (`--flow given`)."
         ) from error
-    cv2.setNumThreads(1)  # cores are shared out by process; and sums are taken in one order
+    cv2.setNumThreads(1)  # each core already runs a process, and one thread fixes the order of sums
     return cv2
 
 
-def _given(folder: Path, preset: FlowPreset, meta: dict[str, float | int]) -> NDArray[np.uint8]:
+def _read_given(folder: Path, preset: FlowPreset, meta: dict[str, float | int]) -> NDArray[np.uint8]:
     pairs = _pairs(folder)
     wanted = video.middle_frames(0, len(pairs), preset.frames)
     meta["flow_pictures"] = len(pairs)
@@ -119,25 +131,25 @@ def _given(folder: Path, preset: FlowPreset, meta: dict[str, float | int]) -> ND
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Pictures of motion across and down, by number."""
+    """The images of horizontal and of vertical motion, in pairs, by number."""
     if not folder.is_dir():
-        raise MediaError("there is no such folder of flow", stage="missing")
+        raise MediaError("there is no such folder of flow images", stage="missing")
     if folder.parent.name == "u":
-        below = folder.parent.parent / "v" / folder.name
-        if not below.is_dir():
-            raise MediaError(f"beside it there must be v/{folder.name}, but there is no such folder", stage="missing")
-        across, down = frame_files(folder), frame_files(below)
+        vertical_folder = folder.parent.parent / "v" / folder.name
+        if not vertical_folder.is_dir():
+            raise MediaError(f"the folder v/{folder.name} with its vertical motion is missing", stage="missing")
+        horizontal, vertical = frame_files(folder), frame_files(vertical_folder)
     else:
         files = frame_files(folder)
-        across = [path for path in files if _ACROSS.match(path.name)]
-        down = [path for path in files if _DOWN.match(path.name)]
-    if not across or [_number(path) for path in across] != [_number(path) for path in down]:
+        horizontal = [path for path in files if _HORIZONTAL.match(path.name)]
+        vertical = [path for path in files if _VERTICAL.match(path.name)]
+    if not horizontal or [_number(path) for path in horizontal] != [_number(path) for path in vertical]:
         raise MediaError(
-            f"each picture of motion across (flow_x, u) must have one of motion down (flow_y, v) with its number, but "
-            f"there are {len(across)} and {len(down)}, or their numbers differ",
+            "each image of horizontal motion (flow_x, u) needs one of vertical motion (flow_y, v) with the same "
+            f"number, but there are {len(horizontal)} and {len(vertical)}, or their numbers differ",
             stage="flow",
         )
-    return list(zip(across, down, strict=True))
+    return list(zip(horizontal, vertical, strict=True))
 
 
 def _number(path: Path) -> str:

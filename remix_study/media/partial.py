@@ -1,12 +1,13 @@
-"""A store that is being built: rows on disk, and a journal of which of them are done
+"""Unfinished stores: the rows on disk, and a journal of the finished ones
 
-    store.partial/plan.json                fingerprint of what is being built, and the folder of its rows
-    store.partial/rows-*/<modality>-*.npy  space for a row per clip, reserved at once: a full disk shows before the work
-    store.partial/journal.jsonl            one line per finished clip, written only after its rows have reached the disk
+    store.partial/plan.json                fingerprint of the store, and the folder of its rows
+    store.partial/rows-*/<modality>-*.npy  space for one row per clip, reserved at the start, so that a full disk shows
+                                           before decoding begins
+    store.partial/journal.jsonl            one line per finished clip, written after its rows have reached the disk
 
-A kill at any moment loses the rows since the last journal line, and nothing else. A worker that outlives a killed build
-by one clip finds its folder again if the same build goes on (and writes the same bytes), else it finds none: each new
-build has a folder of another name.
+A killed build loses only the rows since the last journal line. Its workers may outlive it by one clip. If the build is
+resumed, they write the same bytes as the resumed build. A new build has a row folder of another name, which they do not
+know.
 """
 
 # N rows, one per clip
@@ -27,12 +28,12 @@ from remix_study.files.disk import sync, write_atomically
 from remix_study.media.plan import Plan, canonical_json
 from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
 
-_RETRIED = ("timeout", "died", "memory")  # may have been the machine's fault: tried again by the next build
+_RETRIED = ("timeout", "died", "memory")  # the machine may have caused these, so the next build retries them
 _MARGIN_BYTES = 16 * 2**20
 
 
 class RowStatus(TypedDict):
-    """`stage` is None for a good row; else the reason for quarantine, with a `message`."""
+    """The result of decoding one clip. `stage` is None for a good row, or else the reason for the quarantine."""
 
     row: int
     stage: str | None
@@ -40,11 +41,11 @@ class RowStatus(TypedDict):
     meta: dict[str, float | int]
 
 
-def refuse_other_settings(folder: Path, plan: Plan) -> None:
-    """A mistyped option must not cost the hours of an unfinished build.
+def require_same_settings(folder: Path, plan: Plan) -> None:
+    """Keep a mistyped option from discarding an unfinished build.
 
     Raises:
-        StoreError: clips are done there under other settings: another preset, decoder or other checks.
+        StoreError: `folder` holds finished clips with another preset, decoder or checks.
     """
     try:
         settings = json.loads((folder / "plan.json").read_text())["settings"]
@@ -55,13 +56,24 @@ def refuse_other_settings(folder: Path, plan: Plan) -> None:
     if done and settings != now:
         other = ", ".join(key for key in now if settings.get(key) != now[key])
         raise StoreError(
-            f"{folder} holds an unfinished build with other settings ({other}), of which {done} clips are done. Give "
-            "the settings of that build to go on with it, choose another folder, or replace it (`--replace`)."
+            f"Cannot build in {folder}: it holds an unfinished build with other settings ({other}), of which {done} "
+            "clips are done. Use its settings to resume it, choose another folder, or replace it (`--replace`)."
         )
 
 
 class Partial:
-    """The folder above. Of a finished row only its place in the journal is in memory."""
+    """An unfinished store. It resumes an earlier build of the same plan, if `folder` holds one.
+
+    Memory holds only the journal position of each finished row.
+
+    Args:
+        folder: `store.partial`.
+        plan: what to build.
+        shard_bytes: size of a shard.
+
+    Raises:
+        StoreError: the disk has too little space.
+    """
 
     def __init__(self, folder: Path, plan: Plan, shard_bytes: int) -> None:
         self.folder = folder
@@ -69,9 +81,9 @@ class Partial:
             m: Layout(m, part, len(plan.clips), rows_per_shard(part, shard_bytes))
             for m, part in plan.preset.parts.items()
         }
-        self.rows_folder = self._kept(plan) or self._begin(plan)
+        self.rows_folder = self._resumable(plan) or self._begin(plan)
         self.writers = {m: RowWriter(self.rows_folder, layout) for m, layout in self.layouts.items()}
-        self._at_N = np.full(len(plan.clips), -1, np.int64)  # where its line begins
+        self._at_N = np.full(len(plan.clips), -1, np.int64)  # offset of the row's line in the journal, or -1
         self._bad: set[int] = set()
         self._done = 0
         self._waiting: list[tuple[int, bytes]] = []
@@ -80,38 +92,39 @@ class Partial:
         self._journal.truncate(self._end)
 
     def __contains__(self, row: int) -> bool:
-        """Whether the row is done, this time or before."""
+        """Whether the row is finished, in this build or an earlier one."""
         return bool(self._at_N[row] >= 0)
 
     def __len__(self) -> int:
         return self._done
 
     def status(self, row: int) -> RowStatus:
-        """Of a row that is done and flushed."""
+        """The status of a row that is finished and flushed."""
         self._journal.seek(int(self._at_N[row]))
         found: RowStatus = json.loads(self._journal.readline())
         return found
 
     @property
     def bad(self) -> list[RowStatus]:
-        """Rows for quarantine, ascending."""
+        """The statuses of the rows for the quarantine, in row order."""
         return [self.status(row) for row in sorted(self._bad)]
 
     @property
     def good_n(self) -> NDArray[np.int64]:
-        """Numbers of the rows that are to be published, ascending."""
+        """Ascending numbers of the rows to publish."""
         good_N = self._at_N >= 0
         good_N[list(self._bad)] = False
         return np.flatnonzero(good_N)
 
     def reader(self, modality: str) -> RowReader:
+        """A reader of all rows of a modality, also of rows without content."""
         return RowReader(self.rows_folder, self.layouts[modality])
 
-    def _kept(self, plan: Plan) -> Path | None:
-        """The folder of rows that an earlier build of the same plan left."""
+    def _resumable(self, plan: Plan) -> Path | None:
+        """The row folder of an earlier build of the same plan, if all its files are there."""
         try:
-            kept = json.loads((self.folder / "plan.json").read_text())
-            same, folder = kept["fingerprint"] == plan.fingerprint, self.folder / Path(kept["rows"]).name
+            earlier = json.loads((self.folder / "plan.json").read_text())
+            same, folder = earlier["fingerprint"] == plan.fingerprint, self.folder / Path(earlier["rows"]).name
         except (OSError, ValueError, TypeError, KeyError):
             return None
         sizes = {
@@ -119,8 +132,8 @@ class Partial:
             for layout in self.layouts.values()
             for shard, name in enumerate(layout.names)
         }
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-        return folder if same and whole else None
+        complete = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+        return folder if same and complete else None
 
     def _begin(self, plan: Plan) -> Path:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -129,7 +142,7 @@ class Partial:
         try:
             self._reserve(rows)
         except (OSError, StoreError):
-            shutil.rmtree(self.folder, ignore_errors=True)  # nothing is done yet, and it may fill the disk
+            shutil.rmtree(self.folder, ignore_errors=True)  # nothing is decoded yet, and it may fill the disk
             raise
         sync(rows)
         known = {"fingerprint": plan.fingerprint, "rows": rows.name, "settings": plan.settings}
@@ -142,8 +155,8 @@ class Partial:
         free = shutil.disk_usage(rows).free
         if free < needed + _MARGIN_BYTES:
             raise StoreError(
-                f"the store needs {needed / 1e9:.2f} GB in {self.folder.parent}, but {free / 1e9:.2f} GB are free. "
-                "Free space, or choose a folder on another disk."
+                f"Cannot build the store: it needs {needed / 1e9:.2f} GB in {self.folder.parent}, but "
+                f"{free / 1e9:.2f} GB are free. Free space, or choose a folder on another disk."
             )
         for layout in self.layouts.values():
             for shard, name in enumerate(layout.names):
@@ -157,18 +170,18 @@ class Partial:
                     os.fsync(file.fileno())
 
     def _read_journal(self) -> int:
-        """Where the next line goes: after the last one that is whole."""
+        """Read the finished rows, and return the offset behind the last complete line."""
         end = 0
         self._journal.seek(0)
         for line in self._journal:
-            if not line.endswith(b"\n"):  # the kill cut it short
+            if not line.endswith(b"\n"):  # truncated by a kill
                 break
             try:
                 status: RowStatus = json.loads(line)
                 if status["stage"] not in _RETRIED:
                     self._keep(status, end)
             except (ValueError, TypeError, KeyError, IndexError):
-                break  # what the machine's end has made of it; all after it is done again
+                break  # damaged by a power cut; the rows of this and all later lines are decoded again
             end += len(line)
         return end
 
@@ -180,7 +193,7 @@ class Partial:
             self._bad.add(row)
 
     def record(self, status: RowStatus) -> None:
-        """Take note of a finished row; durable after `flush`."""
+        """Note a finished row. It is durable after `flush`."""
         line = canonical_json(status).encode() + b"\n"
         self._keep(status, self._end)
         self._end += len(line)
@@ -188,10 +201,11 @@ class Partial:
 
     @property
     def waiting(self) -> int:
+        """Number of recorded rows that are not flushed."""
         return len(self._waiting)
 
     def flush(self) -> None:
-        """First the rows, then the lines that say they are there."""
+        """Sync the rows to disk, and then write their journal lines."""
         for path in self._written():
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -204,11 +218,12 @@ class Partial:
         self._waiting.clear()
 
     def _written(self) -> Iterator[Path]:
-        """Files that hold rows which wait for their lines."""
+        """The shards of the rows that are not flushed."""
         for modality, layout in self.layouts.items():
             for shard in sorted({row // layout.per_shard for row, _ in self._waiting}):
                 yield self.rows_folder / shard_name(modality, shard)
 
     def close(self) -> None:
+        """Close the journal."""
         self._journal.close()
         sync(self.folder)

@@ -1,8 +1,8 @@
-"""What a store is made of, as one fingerprint
+"""The plan of a store: its clips, source files and settings, and their fingerprint
 
-The fingerprint is the sha256 of canonical JSON, by lines: schema, decoder and its version, preset, checks; and for each
-clip its manifest row with path, size and content sha256 of its files. Not their times: a copied corpus is the same
-corpus.
+The fingerprint is the SHA-256 of canonical JSON lines: first the schema, the decoder with its version, the preset and
+the checks; then for each clip its manifest row with the path, size and SHA-256 of its files. Modification times do not
+count, so that a copy of a corpus has the same fingerprint.
 """
 
 import concurrent.futures
@@ -24,14 +24,14 @@ from remix_study.media.workers import available_cores
 from remix_study.sample import Clip
 
 SCHEMA = 2
-_AT_ONCE = 512  # files asked for: a promise of each of a million would take more memory than the plan
+_AT_ONCE = 512  # files submitted to the thread pool at once: a million futures would take more memory than the plan
 Progress = Callable[[int, int], None]
 """(done, total)"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One store that is to be; `sources[path]` is (bytes, sha256), or None where there is no such file."""
+    """A store to build. `sources[path]` is (bytes, sha256), or None if the file is missing."""
 
     clips: tuple[Clip, ...]
     source: Source
@@ -42,7 +42,7 @@ class Plan:
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """What is done with every clip."""
+        """The settings that apply to every clip, as JSON data."""
         settings = {
             "schema": SCHEMA,
             "decoder": decoder_version(self.decoder),
@@ -55,8 +55,9 @@ class Plan:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """SHA-256 of the settings, clips and source files."""
         digest = hashlib.sha256(canonical_json(self.settings).encode())
-        for clip in self.clips:  # one by one: as text, a million of them are half a gigabyte
+        for clip in self.clips:  # one at a time, because the text of a million clips takes half a gigabyte
             digest.update(b"\n" + canonical_json(self._content(clip)).encode())
         return digest.hexdigest()
 
@@ -73,21 +74,24 @@ def plan_store(
     checks: Checks,
     progress: Progress | None = None,
 ) -> Plan:
-    """Read every source file once, for its checksum.
+    """Plan a store. Reads every source file once to compute its checksum.
+
+    Args:
+        progress: called as `progress(done, total)` with numbers of source files.
 
     Raises:
-        StoreError: a clip has no file for a modality of the preset, or the decoder is not installed as it must be.
+        StoreError: a clip has no file for a modality of the preset, or the decoder is not installed.
     """
     decoder_version(decoder)
     without = [clip.id for clip in clips if not set(preset.modalities) <= set(clip.paths)]
     if without:
         raise StoreError(
-            f"the preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} "
-            f"clips lack one of them, {without[0]} first. Complete their `paths` or choose another preset."
+            f"The preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} "
+            f"clips lack one of them, such as {without[0]}. Complete their `paths`, or choose another preset."
         )
     paths = sorted({row_of(clip.paths[m])[0] for clip in clips for m in preset.modalities})
     sources: dict[str, tuple[int, str] | None] = {}
-    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing releases the GIL
         for first in range(0, len(paths), _AT_ONCE):
             some = paths[first : first + _AT_ONCE]
             for path, identity in zip(some, pool.map(source.identity, some), strict=True):
@@ -98,7 +102,7 @@ def plan_store(
 
 
 def describe(clip: Clip) -> dict[str, Any]:
-    """What the index says of a clip, apart from what decoding it showed."""
+    """A clip's entry in the index, without the `meta` that decoding adds."""
     return {
         "id": clip.id,
         "label": clip.label,
@@ -109,11 +113,12 @@ def describe(clip: Clip) -> dict[str, Any]:
 
 
 def canonical_json(content: object) -> str:
+    """JSON with sorted keys and without spaces, for digests."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def manifest_digest(manifest: Path) -> str:
-    """sha256 of a manifest's rows, whatever their layout; a store remembers it, so that a changed manifest shows.
+    """SHA-256 of a manifest's rows, whatever their formatting. Stores keep it to detect a changed manifest.
 
     Raises:
         StoreError: the manifest cannot be read as JSON Lines.
@@ -122,11 +127,11 @@ def manifest_digest(manifest: Path) -> str:
         with manifest.open(encoding="utf-8") as file:
             return rows_digest(json.loads(line) for line in file if line.strip())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{manifest} must be a readable manifest (JSON Lines), but it is not: {error}") from error
+        raise StoreError(f"Cannot read the manifest {manifest} as JSON Lines: {error}") from error
 
 
 def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What `manifest_digest` gives for a manifest of these rows."""
+    """The `manifest_digest` of a manifest with these rows."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(canonical_json(row).encode() + b"\n")

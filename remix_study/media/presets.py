@@ -1,17 +1,17 @@
-"""What a model sees of a clip: sizes, rates and transforms, by name
+"""Presets: named front ends that say what is stored of each modality of a clip
 
-A preset says for each modality which part of a file is kept, and how. Its audio and its video may be chosen apart
-(`fbank1024+3x224`), or together by the name of a published protocol:
+A preset is either the name of a published protocol, or an audio and a video front end joined by a plus sign
+(`fbank1024+3x224`):
 
     tiny             the procedural corpus: a 32 x 32 log-mel spectrogram (100-2000 Hz) and the middle frame, 16 x 16
     ogm              CREMA-D as in the code of OGM-GE (Peng et al., CVPR 2022): `stft188+2x224`
-    ogm_paper        CREMA-D as the papers print it, 257 x 299: `stft299+2x224`
-    remix            CREMA-D as Data Remixing trains: `stft188+2x224r`, a random frame of each half in training
+    ogm_paper        CREMA-D as stated in the papers, 257 x 299: `stft299+2x224`
+    remix            CREMA-D as in the code of Data Remixing: `stft188+2x224r`, a random frame of each half in training
     kinetics_sounds  Kinetics-Sounds as in the code of OGM-GE and SMV: `fbank1024+3x224r`
     kinetics_stft    Kinetics-Sounds with PMR's spectrogram, 257 x 1004: `stft1004+3x224r`
     mla              CREMA-D as in MLA: `stft626+3x224`
 
-Corpora without sound or with ready arrays make their presets themselves (datasets/ucf101.py, mosei.py).
+Corpora without audio or with feature arrays define their own presets (datasets/ucf101.py, mosei.py).
 """
 
 import dataclasses
@@ -25,17 +25,29 @@ from remix_study.errors import ConfigError
 from remix_study.modality import AUDIO, VIDEO, canonical_order
 
 Normalise = Literal["train", "imagenet", "none"]
-"""By mean and deviation of the training split, by those of ImageNet's pixels, or left as it is"""
+"""Mean and standard deviation to normalise by: of the training split, of ImageNet's pixels, or none"""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPreset:
-    """Seconds of mono sound as a spectrogram (F, T), or for `fbank` (T, F) as Kaldi writes it.
+    """Mono audio as a spectrogram, float16 (F, T), or (T, F) for `fbank`.
 
-    A clip shorter than `seconds` is filled with itself (`tile`) or with zeros; a longer one is cut. `power` 1 is the
-    magnitude, 2 the power. `floor` is added before the logarithm. With `mels`, F counts mel bands from `low_hz` to
-    `high_hz` (0: half the rate), else FFT bins. `fbank` is Kaldi's: windows of 25 ms every 10 ms, of the waveform
-    without its mean; it has no `n_fft`, and is padded with zero frames or cut to `frames`.
+    Args:
+        sample_rate: in Hz.
+        seconds: length that is kept. Longer clips are cut.
+        fill: repeat a shorter clip (`tile`), or pad it with zeros (`zeros`).
+        n_fft, hop: length and step of the windows, in samples. `fbank` has no `n_fft`: its windows last 25 ms.
+        power: 1 for the magnitude, 2 for the power.
+        floor: added before the logarithm.
+        pad_mode: padding at the edges, if `center`.
+        transform: FFT bins (`stft`), mel bands (`mel`), or Kaldi's filter banks of the waveform minus its mean
+            (`fbank`).
+        center: centre the first window on the first sample; otherwise it begins there.
+        mels, low_hz, high_hz: number of mel bands and their range (`high_hz` 0 means half the sample rate).
+        clip_to_one: clip the waveform to [-1, 1].
+        frames: for `fbank`, the number of frames T, cut or padded with zeros.
+        shift, scale: the stored value is (x - shift) / scale.
+        normalise: see `Normalise`.
     """
 
     kind: ClassVar[str] = "audio"
@@ -47,16 +59,15 @@ class AudioPreset:
     hop: int
     power: float
     floor: float
-    # Said explicitly: librosa's default changed between versions, and the edge columns with it.
-    pad_mode: Literal["reflect", "constant"]
+    pad_mode: Literal["reflect", "constant"]  # no default: librosa's changed between versions
     transform: Literal["stft", "mel", "fbank"] = "stft"
-    center: bool = True  # the first window is centred on the first sample; else it begins there
+    center: bool = True
     mels: int | None = None
     low_hz: float = 0.0
     high_hz: float = 0.0
     clip_to_one: bool = False
-    frames: int | None = None  # of `fbank`
-    shift: float = 0.0  # stored is (x - shift) / scale
+    frames: int | None = None
+    shift: float = 0.0
     scale: float = 1.0
     normalise: Normalise = "train"
 
@@ -79,19 +90,25 @@ class AudioPreset:
 
     @property
     def time_axis(self) -> int:
-        """Of `shape`: where time runs."""
+        """The axis of `shape` that is time."""
         return 0 if self.transform == "fbank" else 1
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPreset:
-    """Frames of `frames` equal segments, resized to (height, width): `candidates` of each, its middle among them.
+    """RGB frames, uint8 (frames * candidates, height, width, 3), in order of time.
 
-    Stored is (frames * candidates, height, width, 3), in order of time; evaluation sees the middle candidate of each
-    segment, training may draw one (`augment.frames: random`).
+    Evaluation uses the middle candidate of each segment; training may draw one (`augment.frames: random`).
+
+    Args:
+        frames: number of equal segments.
+        height, width: in pixels.
+        resize: `area` averages pixels, `bilinear` is antialiased.
+        candidates: frames to store of each segment, an odd number; its middle frame is the middle one.
+        normalise: see `Normalise`.
 
     Raises:
-        ConfigError: `candidates` is not odd.
+        ConfigError: `candidates` is even.
     """
 
     kind: ClassVar[str] = "video"
@@ -121,10 +138,14 @@ class VideoPreset:
 
 @dataclass(frozen=True, slots=True)
 class FlowPreset:
-    """Optical flow at the middle frames of `frames` equal segments, as two channels (u, v).
+    """Optical flow at the middle frames of equal segments, uint8 (frames, height, width, 2), with channels u and v.
 
-    Stored as uint8 (frames, height, width, 2): 128 is no motion, 1 and 255 are -`bound` and `bound` pixels per frame at
-    the stored size. `source`: `computed` between a frame and the next, or `given` as folders of pictures.
+    Args:
+        frames: number of equal segments.
+        height, width: in pixels.
+        bound: pixels per frame, at the stored size. 128 is no motion, 1 and 255 are -`bound` and `bound`.
+        source: `computed` between a frame and the next, or `given` as folders of images.
+        normalise: see `Normalise`.
     """
 
     kind: ClassVar[str] = "flow"
@@ -151,7 +172,7 @@ class FlowPreset:
 
 @dataclass(frozen=True, slots=True)
 class FeaturePreset:
-    """Ready arrays: a `vector` (D,), a `sequence` (T, D) of vectors, or an `image` (F, T) such as a spectrogram.
+    """Feature arrays: a `vector` (D,), a `sequence` (T, D) of vectors, or an `image` (F, T) such as a spectrogram.
 
     A sequence is cut to its first T steps, or filled with not-a-number, which a model receives as the mean.
     """
@@ -173,7 +194,7 @@ _KINDS: dict[str, type[Part]] = {part.kind: part for part in (AudioPreset, Video
 
 @dataclass(frozen=True)
 class Preset:
-    """One named way to turn clips into arrays; a modality that `parts` lacks is not stored."""
+    """What is stored of a clip: one part per modality. Modalities that `parts` lacks are not stored."""
 
     name: str
     parts: Mapping[str, Part]
@@ -183,25 +204,28 @@ class Preset:
         return canonical_order(self.parts)
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """Of one stored row: audio (F, T), video (T, H, W, 3), flow (T, H, W, 2), features as they are."""
+        """Shape of one stored row: audio (F, T), video (T, H, W, 3), flow (T, H, W, 2), or that of the features."""
         return self.parts[modality].shape
 
     def dtype(self, modality: str) -> np.dtype[np.generic]:
+        """Data type of a stored row."""
         return self.parts[modality].dtype
 
     def row_bytes(self, modality: str) -> int:
+        """Bytes of one stored row."""
         return int(np.prod(self.shape(modality))) * self.dtype(modality).itemsize
 
     def plain(self) -> dict[str, Any]:
-        """As JSON; `from_plain` gives it back."""
+        """The preset as JSON data, which `from_plain` reads."""
         parts = {m: {"kind": self.parts[m].kind, **dataclasses.asdict(self.parts[m])} for m in self.modalities}
         return {"name": self.name, "parts": parts}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "Preset":
-        """
+        """The preset of the JSON data that `plain` returned.
+
         Raises:
-            KeyError, TypeError: it is not what `plain` gives.
+            KeyError, TypeError: `content` is not the data of a preset.
         """
         parts: dict[str, Part] = {}
         for m, given in content["parts"].items():
@@ -212,7 +236,7 @@ class Preset:
 
 
 def _stft(rate: int, seconds: float, n_fft: int, hop: int, **others: Any) -> AudioPreset:
-    """log(|STFT| + 1e-7), tiled: what the code of this field does."""
+    """log(|STFT| + 1e-7) of a tiled waveform, as in most published code."""
     given = {"fill": "tile", "power": 1.0, "floor": 1e-7, "pad_mode": "reflect", "normalise": "none", **others}
     return AudioPreset(sample_rate=rate, seconds=seconds, n_fft=n_fft, hop=hop, **given)
 
@@ -235,13 +259,13 @@ AUDIO_FRONT_ENDS: dict[str, AudioPreset] = {
     ),
     # OGM-GE's code: 22.05 kHz, tiled to 3 s, clipped to [-1, 1], n_fft 512, hop 353 -> 257 x 188.
     "stft188": _stft(22050, 3.0, 512, 353, clip_to_one=True),
-    # The papers' 257 x 299: 16 kHz, windows of 512 that overlap by 353, not centred.
+    # As stated in the papers, 257 x 299: 16 kHz, windows of 512 that overlap by 353, not centred.
     "stft299": _stft(16000, 3.0, 512, 512 - 353, center=False, clip_to_one=True),
-    # PMR's Kinetics-Sounds: the same windows over 10 s -> 257 x 1004.
+    # PMR on Kinetics-Sounds: the same windows over 10 s -> 257 x 1004.
     "stft1004": _stft(16000, 10.0, 512, 512 - 353, center=False, clip_to_one=True),
-    # MLA: 16 kHz, 5 s, n_fft 256, hop 128 -> 129 x 626. It draws the 5 s anew in each epoch; here they are the first.
+    # MLA: 16 kHz, 5 s, n_fft 256, hop 128 -> 129 x 626. MLA draws 5 s in each epoch; this takes the first 5 s.
     "stft626": _stft(16000, 5.0, 256, 128),
-    # AST's front end, as OGM-GE and SMV use it on Kinetics-Sounds -> 1024 x 128.
+    # AST's front end, as used by OGM-GE and SMV on Kinetics-Sounds -> 1024 x 128.
     "fbank1024": AudioPreset(
         sample_rate=16000, seconds=10.0, fill="zeros", n_fft=0, hop=160, power=2.0, floor=0.0, pad_mode="constant",
         transform="fbank", mels=128, frames=1024, shift=-4.503877, scale=2 * 5.141276, normalise="none",
@@ -253,7 +277,7 @@ AUDIO_FRONT_ENDS: dict[str, AudioPreset] = {
 VIDEO_FRONT_ENDS: dict[str, VideoPreset] = {
     "tiny": VideoPreset(frames=1, height=16, width=16, resize="area"),
     **{f"{count}x224": _frames(count) for count in (1, 2, 3, 8)},
-    # r: several candidates of each segment, of which training may draw.
+    # r (random): several candidates of each segment, of which training may draw one.
     "2x224r": _frames(2, candidates=3),
     "3x224r": _frames(3, candidates=3),
 }
@@ -277,7 +301,11 @@ PRESETS: dict[str, Preset] = {name: _composed(name, *of.split("+")) for name, of
 
 
 def preset_named(name: str) -> Preset:
-    """`ogm` and the like, or an audio and a video front end such as `fbank1024+3x224`; one of the two may be `none`.
+    """The preset of this name.
+
+    Args:
+        name: a published protocol such as `ogm`, or an audio and a video front end such as `fbank1024+3x224`, of which
+            one may be `none`.
 
     Raises:
         ConfigError: no preset has this name.
@@ -293,6 +321,6 @@ def preset_named(name: str) -> Preset:
             parts[VIDEO] = VIDEO_FRONT_ENDS[video]
         return Preset(name, parts)
     raise ConfigError(
-        f"`preset` must be one of {', '.join(PRESETS)}, or a front end for audio ({', '.join(AUDIO_FRONT_ENDS)}, none) "
-        f"and one for video ({', '.join(VIDEO_FRONT_ENDS)}, none) such as stft188+3x224, but is {name!r}."
+        f"`preset` must be one of {', '.join(PRESETS)}, or an audio front end ({', '.join(AUDIO_FRONT_ENDS)}, none) "
+        f"and a video front end ({', '.join(VIDEO_FRONT_ENDS)}, none) such as stft188+3x224, but is {name!r}."
     )

@@ -1,12 +1,12 @@
-"""From finished rows to a published store: compact, measure, seal, rename
+"""Publishing a store: copy the good rows, write the metadata, and rename the folder
 
     store/<modality>-*.npy    the good rows, in manifest order, in shards
     store/index.jsonl         one line per row
-    store/quarantine.jsonl    one line per clip that was left out, with the reason
-    store/card.md, card.json  what is in it, for people and for MLflow
-    store/manifest.json       written last: sizes and checksums of all others, classes, statistics, fingerprint
+    store/quarantine.jsonl    one line per unusable clip, with the reason
+    store/card.md, card.json  a description for readers and for MLflow
+    store/manifest.json       written last: sizes and checksums of all other files, classes, statistics, fingerprint
 
-The folder appears under its name at once and whole, by rename.
+The folder is renamed to its final name only when it is complete.
 """
 
 # N rows
@@ -37,6 +37,7 @@ from remix_study.media.workers import available_cores
 
 
 def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
+    """A line of quarantine.jsonl."""
     clip = plan.clips[status["row"]]
     return {
         **{key: value for key, value in describe(clip).items() if key != "truth"},
@@ -47,9 +48,15 @@ def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
 
 
 def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: float, report: Path) -> None:
-    """
+    """Write the report of unusable clips, and check that they are few enough.
+
+    Args:
+        bad: statuses of the unusable clips.
+        max_bad_fraction: the largest fraction of unusable clips, 0 to 1.
+        report: the file to write; it is not written if all clips are usable.
+
     Raises:
-        StoreError: too many clips are bad, or a class has lost all its clips of a split.
+        StoreError: too many clips are unusable, or a class lost all clips of a split.
     """
     if not bad:
         return
@@ -58,31 +65,31 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
     counted = ", ".join(f"{count} {stage}" for stage, count in sorted(reasons.items()))
     if len(bad) > max_bad_fraction * len(plan.clips):
         raise StoreError(
-            f"at most {max_bad_fraction:.1%} of the clips may be unusable, but {len(bad)} of {len(plan.clips)} are "
-            f"({counted}); {report} names each. Mend or remove them, or allow more (`--max-bad`)."
+            f"Too many clips are unusable: {len(bad)} of {len(plan.clips)} ({counted}), but at most "
+            f"{max_bad_fraction:.1%} may be. {report} lists them. Repair or remove them, or allow more (`--max-bad`)."
         )
-    gone = {status["row"] for status in bad}
-    left = {(clip.split, clip.label) for row, clip in enumerate(plan.clips) if row not in gone}
+    unusable = {status["row"] for status in bad}
+    left = {(clip.split, clip.label) for row, clip in enumerate(plan.clips) if row not in unusable}
     lost = sorted({(clip.split, clip.label) for clip in plan.clips} - left)
     if lost:
         which = "; ".join(f"class {label!r} in split {split!r}" for split, label in lost)
         raise StoreError(
-            f"every class must keep clips in every split, but all are unusable of {which} ({counted}); "
-            f"{report} names each. Mend them, or remove the class from the manifest."
+            f"All clips of some classes are unusable: {which} ({counted}). {report} lists them. Repair them, or remove "
+            "the class from the manifest."
         )
 
 
 def publish(
     plan: Plan, partial: Partial, folder: Path, *, name: str, manifest_digest: str, card: Mapping[str, Any]
 ) -> None:
-    """Write `folder` from the partial build; an older store there is replaced. The partial build is removed."""
+    """Publish an unfinished store as `folder`, replacing an older store, and delete the unfinished one."""
     fresh = fresh_folder(folder)
     good_n = partial.good_n
     for modality in plan.preset.modalities:
         _compact(partial, modality, good_n, fresh)
-    seal(
+    write_metadata(
         fresh,
-        Content(
+        StoreContent(
             name=name,
             fingerprint=plan.fingerprint,
             manifest_digest=manifest_digest,
@@ -101,8 +108,17 @@ def publish(
 
 
 @dataclass(frozen=True)
-class Content:
-    """A store but for its arrays. `index`: one entry for each of the `rows`, as in index.jsonl; it is read once."""
+class StoreContent:
+    """A store without its arrays.
+
+    Attributes:
+        per_shard: rows per shard, by modality.
+        rows: number of rows.
+        index: the entries of index.jsonl, one per row; iterated once.
+        quarantine: the entries of quarantine.jsonl.
+        facts: what the corpus states about itself, for the card.
+        base: fingerprint of the store that this one is derived from.
+    """
 
     name: str
     fingerprint: str
@@ -114,11 +130,15 @@ class Content:
     index: Iterable[Mapping[str, Any]]
     quarantine: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
-    base: str | None = None  # fingerprint of the store that this one is derived from
+    base: str | None = None
 
 
-def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Write all but the arrays, which lie in `folder` already. `known`: checksums of files that were taken before."""
+def write_metadata(folder: Path, content: StoreContent, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write all files of a store except the arrays, which are in `folder` already.
+
+    Args:
+        known: sizes and checksums that were computed before, by file name.
+    """
     layouts = {m: Layout(m, part, content.rows, content.per_shard[m]) for m, part in content.preset.parts.items()}
     census, train_N = Census(), np.zeros(content.rows, np.bool_)
 
@@ -139,7 +159,7 @@ def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] 
     write_atomically(folder / "card.md", markdown(card))
     rows_n = np.flatnonzero(train_N) if train_N.any() else np.arange(content.rows)
     statistics = {m: statistics_of(RowReader(folder, layout), rows_n) for m, layout in sorted(layouts.items())}
-    whole = {
+    manifest = {
         "schema": SCHEMA,
         "name": content.name,
         "fingerprint": content.fingerprint,
@@ -156,13 +176,13 @@ def seal(folder: Path, content: Content, known: Mapping[str, Mapping[str, Any]] 
         "files": _checksums(folder, known or {}),
     }
     if content.base is not None:
-        whole["derived_from"] = content.base
-    write_atomically(folder / "manifest.json", _pretty(whole))
+        manifest["derived_from"] = content.base
+    write_atomically(folder / "manifest.json", _pretty(manifest))
 
 
 def _checksums(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     paths = sorted(folder.iterdir())
-    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing frees the GIL
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing releases the GIL
         found = pool.map(lambda path: dict(known.get(path.name) or checksum(path)), paths)
         return {path.name: each for path, each in zip(paths, found, strict=True)}
 
@@ -182,7 +202,7 @@ def _compact(partial: Partial, modality: str, rows_n: NDArray[np.int64], target:
     for shard, name in enumerate(after.names):
         first = shard * after.per_shard
         here_n = rows_n[first : first + after.per_shard]
-        # Up to the first clip that was left out, shards stay as they are.
+        # Shards before the first unusable clip are unchanged.
         if len(here_n) == before.rows_of(shard) and here_n[-1] == first + len(here_n) - 1:
             link_or_copy(partial.rows_folder / name, target / name)
             continue
@@ -195,7 +215,7 @@ def _compact(partial: Partial, modality: str, rows_n: NDArray[np.int64], target:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes under a second name; a copy on a file system without links, or on another one."""
+    """Create a hard link, or a copy if the file systems differ or do not support links."""
     try:
         os.link(source, target)
     except OSError:
@@ -205,7 +225,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def fresh_folder(folder: Path) -> Path:
-    """An empty one beside `folder`, to be filled and then put in its place."""
+    """Create an empty folder next to `folder`, to be filled and passed to `replace_folder`."""
     fresh = folder.with_name(f"{folder.name}.fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -213,7 +233,7 @@ def fresh_folder(folder: Path) -> Path:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """`fresh` becomes `folder`, at once and whole."""
+    """Rename `fresh` to `folder`, replacing an older folder."""
     sync(fresh)
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Stores at a URL: built here and uploaded, downloaded once per machine and opened from there
+"""Stores at a URL: uploading a local store, and downloading a copy once per machine
 
-    CACHE/<url>/               where a store for that URL is built: a kill resumes as in any folder
-    CACHE/<url>.uploaded       what has been uploaded of it, line by line: an interrupted upload goes on
-    CACHE/<url>.copies/<of>/   downloaded stores, by the digest of their manifest.json: a changed store is another one
+    CACHE/<url>/                  where a store for that URL is built; an interrupted build resumes
+    CACHE/<url>.uploaded          journal of uploaded files; an interrupted upload resumes
+    CACHE/<url>.copies/<digest>/  downloaded stores, by the digest of their manifest.json
 
-CACHE is `REMIX_STUDY_CACHE`, or `~/.cache/remix_study`; `<url>` is a digest. A store's manifest.json is written last on
-either side, and names size and checksum of all other files: without it there is no store.
+CACHE is `REMIX_STUDY_CACHE`, or `~/.cache/remix_study`; `<url>` is a digest. On both sides a store's manifest.json is
+written last, and states the size and checksum of all other files. A folder without it is not a store.
 """
 
 import contextlib
@@ -25,27 +25,27 @@ from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
 from remix_study.media.plan import Progress
 
-_SEAL = "manifest.json"
-_BESIDE = ("manifest.jsonl", "absent.csv")  # of a corpus folder, beside its store
-_TRIES = 3  # a store may be replaced while it is downloaded
+_MANIFEST = "manifest.json"
+_NEXT_TO_STORE = ("manifest.jsonl", "absent.csv")  # files of a corpus folder that are uploaded with its store
+_ATTEMPTS = 3  # a store may be replaced while it is downloaded
 _MB = 10**6
-_in_use: dict[Path, IO[str]] = {}  # locks on copies that this process reads, until it ends
+_in_use: dict[Path, IO[str]] = {}  # locks on the copies that this process reads, held until it ends
 
 
 def require_writable(url: str) -> None:
-    """Before hours of work: whether something can be written there.
+    """Check that a URL can be written, before hours of work.
 
     Raises:
-        SourceError: it cannot.
+        SourceError: it cannot be written.
     """
     site = RemoteFolder(url)
-    site.put(".writable", b"remix_study looked whether it may write here\n")
+    site.put(".writable", b"remix_study checked whether it may write here\n")
     site.remove(".writable")
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A file to upload: its path below the folder and below the URL, and its content."""
+    """A file to upload. `path` is relative to the folder and to the URL."""
 
     path: str
     bytes: int
@@ -53,42 +53,47 @@ class _Piece:
 
 
 def upload_store(folder: Path, url: str, progress: Progress | None = None) -> None:
-    """Upload a corpus folder: its store, its manifest, its list of absent clips, and its folds; not what is there.
+    """Upload a corpus folder: its store, manifest, list of absent clips, and folds.
 
-    `progress(done, total)` counts megabytes. Interrupted, it goes on with the files that are missing.
+    Unchanged stores are skipped. An interrupted upload resumes with the missing files.
+
+    Args:
+        progress: called as `progress(done, total)` with megabytes.
 
     Raises:
-        StoreError: there is no finished store in `folder`.
-        SourceError: the service does not answer, or refuses.
+        StoreError: `folder` has no finished store.
+        SourceError: the service does not answer, or denies access.
     """
-    if not (folder / "store" / _SEAL).exists():
-        raise StoreError(f"{folder} must hold a finished store to be uploaded, but does not. Prepare it first.")
-    places = [folder, *sorted(path for path in folder.glob("fold-*") if (path / "store" / _SEAL).exists())]
+    if not (folder / "store" / _MANIFEST).exists():
+        raise StoreError(
+            f"Cannot upload {folder}: it has no finished store. Run `remix-study prepare` with this folder first."
+        )
+    places = [folder, *sorted(path for path in folder.glob("fold-*") if (path / "store" / _MANIFEST).exists())]
     site, journal = RemoteFolder(url), cache_folder(url).with_suffix(".uploaded")
     with storage_errors(journal.parent):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(journal.with_suffix(".uploading"), wait=True):
-            changed = [place for place in places if not _is_there(site, folder, place)]
-            seals = [place / "store" / _SEAL for place in changed]
-            for seal in seals:  # first of all: no reader takes a mixture of old and new for a store
-                site.remove(_below(folder, seal))
+            changed = [place for place in places if not _is_uploaded(site, folder, place)]
+            manifests = [place / "store" / _MANIFEST for place in changed]
+            for manifest in manifests:  # first, so that no reader opens a mixture of old and new files
+                site.remove(_below(folder, manifest))
             _upload(site, folder, [piece for place in changed for piece in _pieces(folder, place)], journal, progress)
-            for seal in seals:
-                site.upload(seal, _below(folder, seal))
+            for manifest in manifests:
+                site.upload(manifest, _below(folder, manifest))
             journal.unlink(missing_ok=True)
 
 
-def _is_there(site: RemoteFolder, folder: Path, place: Path) -> bool:
-    """A manifest.json says all about the files of its store, and was written after what lies beside it."""
-    names = [f"store/{_SEAL}", *(name for name in _BESIDE if (place / name).exists())]
+def _is_uploaded(site: RemoteFolder, folder: Path, place: Path) -> bool:
+    """Whether the URL has the same manifest.json, which covers the store's files, and the same files next to it."""
+    names = [f"store/{_MANIFEST}", *(name for name in _NEXT_TO_STORE if (place / name).exists())]
     return all(site.content(_below(folder, place / name)) == (place / name).read_bytes() for name in names)
 
 
 def _pieces(folder: Path, place: Path) -> list[_Piece]:
-    beside = {place / name: checksum(place / name) for name in _BESIDE if (place / name).exists()}
-    promised = json.loads((place / "store" / _SEAL).read_text(encoding="utf-8"))["files"]
-    inside = {place / "store" / name: known for name, known in sorted(promised.items())}
-    return [_Piece(_below(folder, path), of["bytes"], of["sha256"]) for path, of in {**beside, **inside}.items()]
+    outside = {place / name: checksum(place / name) for name in _NEXT_TO_STORE if (place / name).exists()}
+    files = json.loads((place / "store" / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    inside = {place / "store" / name: known for name, known in sorted(files.items())}
+    return [_Piece(_below(folder, path), of["bytes"], of["sha256"]) for path, of in {**outside, **inside}.items()]
 
 
 def _upload(
@@ -98,7 +103,7 @@ def _upload(
     count = _Megabytes(sum(piece.bytes for piece in pieces), progress)
     with journal.open("a", encoding="utf-8") as file:
         for piece in pieces:
-            if not _arrived(site, piece, before.get(piece.path)):
+            if not _is_complete(site, piece, before.get(piece.path)):
                 site.upload(folder / piece.path, piece.path)
                 line = {"path": piece.path, "sha256": piece.sha256, "tag": tag_of(site.info(piece.path) or {})}
                 file.write(json.dumps(line) + "\n")
@@ -107,17 +112,17 @@ def _upload(
 
 
 def _uploaded(journal: Path) -> dict[str, Mapping[str, Any]]:
-    """What an upload before this one has brought there, by path."""
+    """The files that an earlier, interrupted upload finished, by path."""
     found: dict[str, Mapping[str, Any]] = {}
     if journal.exists():
         for line in journal.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the line that a kill cut short
+            with contextlib.suppress(ValueError):  # a line that a kill truncated
                 entry = json.loads(line)
                 found[entry["path"]] = entry
     return found
 
 
-def _arrived(site: RemoteFolder, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
+def _is_complete(site: RemoteFolder, piece: _Piece, known: Mapping[str, Any] | None) -> bool:
     if known is None or known["sha256"] != piece.sha256 or known["tag"] is None:
         return False
     info = site.info(piece.path)
@@ -125,122 +130,130 @@ def _arrived(site: RemoteFolder, piece: _Piece, known: Mapping[str, Any] | None)
 
 
 def local_copy(url: str, *, verify: bool = False, progress: Progress | None = None) -> Path:
-    """The corpus folder (or store) at `url` as a folder of this machine, downloaded if it is not here yet.
+    """A local copy of the corpus folder (or store) at `url`, which is downloaded if this machine has none.
 
-    Processes of one machine wait for one download. `verify` compares checksums, not only sizes, and what does not fit
-    is downloaded again. `progress(done, total)` counts megabytes.
+    Processes of one machine share one download.
+
+    Args:
+        verify: compare checksums as well as sizes, and download files again that differ.
+        progress: called as `progress(done, total)` with megabytes.
 
     Raises:
-        SourceError: the service does not answer or refuses; the store there is damaged, or changes all the time.
-        StoreError: there is no finished store, or this machine's disk is full.
+        SourceError: the service does not answer or denies access; the store is damaged, or changes during each attempt.
+        StoreError: the URL has no finished store, or the disk of this machine is full.
     """
     site, copies = RemoteFolder(url), cache_folder(url).with_suffix(".copies")
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         remote = _find(site)
-        if _is_whole(built := cache_folder(url), remote, verify=verify):
-            return built  # by this machine
+        if _is_copy(built := cache_folder(url), remote, verify=verify):
+            return built  # this machine built the store
         with storage_errors(copies):
             copies.mkdir(parents=True, exist_ok=True)
             folder = _use(copies, remote.digest)
-            if _is_whole(folder, remote, verify=verify):
+            if _is_copy(folder, remote, verify=verify):
                 return folder
             with exclusive_lock(copies / ".lock", wait=True):
-                if _fetch(site, remote, folder, progress, verify=verify):
-                    _clear(copies)
+                if _download(site, remote, folder, progress, verify=verify):
+                    _remove_outdated(copies)
                     return folder
-    raise SourceError(f"the store at {shown(url)} must stay as it is while it is downloaded, but changes. Try again.")
+    raise SourceError(
+        f"Cannot download the store at {shown(url)}: it changed during {_ATTEMPTS} attempts. Try again when it is no "
+        "longer written."
+    )
 
 
 @dataclass(frozen=True)
 class _Remote:
-    """A store as its manifest.json tells it; `below` is `store`, or nothing for a store on its own."""
+    """A remote store according to its manifest.json. `below` is its folder: `store`, or empty for a bare store."""
 
     below: str
-    seal: bytes
+    manifest: bytes
     files: Mapping[str, Mapping[str, Any]]
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.seal).hexdigest()[:16]
+        return hashlib.sha256(self.manifest).hexdigest()[:16]
 
 
 def _find(site: RemoteFolder) -> _Remote:
     for below in ("store", ""):
-        seal = site.content(below, _SEAL)
-        if seal is None:
+        manifest = site.content(below, _MANIFEST)
+        if manifest is None:
             continue
         try:
-            files = json.loads(seal)["files"]
-            fine = all(name == Path(name).name and {"bytes", "sha256"} <= set(of) for name, of in files.items())
+            files = json.loads(manifest)["files"]
+            valid = all(name == Path(name).name and {"bytes", "sha256"} <= set(of) for name, of in files.items())
         except (ValueError, KeyError, TypeError, AttributeError):
-            fine = False
-        if not fine:
-            raise StoreError(f"{shown(site.url)} must hold a clip store, but its {_SEAL} is of none. Upload it again.")
-        return _Remote(below, seal, files)
+            valid = False
+        if not valid:
+            raise StoreError(
+                f"Cannot open the store at {shown(site.url)}: its {_MANIFEST} is not that of a clip store. Upload the "
+                "store again."
+            )
+        return _Remote(below, manifest, files)
     raise StoreError(
-        f"{shown(site.url)} must hold a finished clip store, but does not. Check the address, or run the command that "
-        "prepares it (`remix-study prepare ... --out URL`) to its end."
+        f"Cannot open a corpus at {shown(site.url)}: no finished clip store found. Check the address, or rerun "
+        "`remix-study prepare ... --out URL` to finish the store."
     )
 
 
-def _is_whole(folder: Path, remote: _Remote, *, verify: bool) -> bool:
+def _is_copy(folder: Path, remote: _Remote, *, verify: bool) -> bool:
     place = folder / remote.below
-    same = (place / _SEAL).exists() and (place / _SEAL).read_bytes() == remote.seal
-    return same and all(_fits(place / name, of, verify=verify) for name, of in remote.files.items())
+    same = (place / _MANIFEST).exists() and (place / _MANIFEST).read_bytes() == remote.manifest
+    return same and all(_matches(place / name, of, verify=verify) for name, of in remote.files.items())
 
 
-def _fits(path: Path, promised: Mapping[str, Any], *, verify: bool) -> bool:
-    if not path.is_file() or path.stat().st_size != promised["bytes"]:
+def _matches(path: Path, expected: Mapping[str, Any], *, verify: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != expected["bytes"]:
         return False
-    return not verify or checksum(path)["sha256"] == promised["sha256"]
+    return not verify or checksum(path)["sha256"] == expected["sha256"]
 
 
-def _fetch(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
-    """Whether the store was still the same at the end; if not, nothing here counts as a store."""
+def _download(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
+    """Download a store. Returns False, and leaves no manifest.json, if the store changed meanwhile."""
     place = folder / remote.below
     place.mkdir(exist_ok=True)
     _require_space(place, remote)
     count = _Megabytes(sum(of["bytes"] for of in remote.files.values()), progress)
     for name, of in sorted(remote.files.items()):
-        if not _fits(place / name, of, verify=verify):
+        if not _matches(place / name, of, verify=verify):
             site.download(posixpath.join(remote.below, name), place / name)
-            if not _fits(place / name, of, verify=verify):
+            if not _matches(place / name, of, verify=verify):
                 (place / name).unlink(missing_ok=True)
                 _require_change(site, remote, name)
                 return False
         count.add(of["bytes"])
-    for name in _BESIDE if remote.below else ():
+    for name in _NEXT_TO_STORE if remote.below else ():
         if (content := site.content(name)) is not None:
             write_atomically(folder / name, content)
-    if _find(site).seal != remote.seal:
+    if _find(site).manifest != remote.manifest:
         return False
-    write_atomically(place / _SEAL, remote.seal)
+    write_atomically(place / _MANIFEST, remote.manifest)
     return True
 
 
 def _require_change(site: RemoteFolder, remote: _Remote, name: str) -> None:
-    if _find(site).seal == remote.seal:
+    if _find(site).manifest == remote.manifest:
         raise SourceError(
-            f"{name} of the store at {shown(site.url)} must be what its {_SEAL} says, but is not: the store is "
-            "damaged. Upload it again."
+            f"The store at {shown(site.url)} is damaged: {name} does not match {_MANIFEST}. Upload the store again."
         )
 
 
 def _require_space(place: Path, remote: _Remote) -> None:
-    needed = sum(of["bytes"] for name, of in remote.files.items() if not _fits(place / name, of, verify=False))
+    needed = sum(of["bytes"] for name, of in remote.files.items() if not _matches(place / name, of, verify=False))
     free = shutil.disk_usage(place).free
     if free < needed:
         raise StoreError(
-            f"the copy of the store needs {needed / 1e9:.2f} GB in {place.parent}, but {free / 1e9:.2f} GB are free. "
-            "Free space, or let REMIX_STUDY_CACHE name a folder on another disk."
+            f"Cannot download the store: it needs {needed / 1e9:.2f} GB in {place.parent}, but {free / 1e9:.2f} GB are "
+            "free. Free space, or set REMIX_STUDY_CACHE to a folder on another disk."
         )
 
 
 def _use(copies: Path, name: str) -> Path:
-    """The copy of this name, which nobody removes while this process lives: a lock ends with its process."""
+    """The folder of a copy. Its lock keeps other processes from removing it until this process ends."""
     folder = copies / name
     if folder not in _in_use:
-        with exclusive_lock(copies / ".use", wait=True):  # not while somebody clears
+        with exclusive_lock(copies / ".use", wait=True):  # not while another process removes outdated copies
             folder.mkdir(exist_ok=True)
             lock = (folder / ".in-use").open("a")
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -248,8 +261,8 @@ def _use(copies: Path, name: str) -> Path:
     return folder
 
 
-def _clear(copies: Path) -> None:
-    """Remove copies of stores that are no longer there, but for those that a process reads."""
+def _remove_outdated(copies: Path) -> None:
+    """Remove the copies of replaced stores that no process reads."""
     with exclusive_lock(copies / ".use", wait=True):
         for folder in copies.iterdir():
             if not folder.is_dir() or folder in _in_use:
@@ -264,7 +277,7 @@ def _below(folder: Path, path: Path) -> str:
 
 
 class _Megabytes:
-    """Adds up bytes, and tells megabytes."""
+    """Adds up bytes and reports megabytes."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress = 0, total, progress

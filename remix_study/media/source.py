@@ -1,7 +1,7 @@
-"""Where a corpus's files are: a folder of this machine, or a URL that fsspec knows (`s3://bucket/corpus`)
+"""Sources: the files of a corpus, in a folder of this machine or at a URL that fsspec supports (`s3://bucket/corpus`)
 
-Everything that reads a corpus reads it through a `Source`, by paths relative to its root. A path may end in `#17`, the
-row of an array in a `.npy` file; and it may be a folder, whose files are the frames of one clip.
+All code reads a corpus through a `Source`, by paths relative to its root. A path may end in `#17`, which names a row of
+the array in a `.npy` file. A path may also be a folder, whose files are the frames of one clip.
 """
 
 import collections
@@ -23,49 +23,53 @@ from remix_study.files.scratch import scratch
 from remix_study.files.urls import is_url, no_bucket, open_url, path_of, shown, tag_of, url_errors
 
 _ROW = re.compile(r"^(.*\.npy)#(\d+)$")
-_ARRAYS_KEPT = 4  # an array of each modality: rows of one file follow each other
+_CACHED_ARRAYS = 4  # `.npy` files, about one per modality: consecutive clips are often rows of the same file
 
 
 class Source(Protocol):
-    """Files below one root. Picklable: worker processes read the same source."""
+    """Files below one root. Picklable, so that worker processes read the same source."""
 
     @property
-    def root(self) -> str: ...
+    def root(self) -> str:
+        """An absolute path, or a URL."""
+        ...
 
     def list(self, below: str = "") -> Sequence[str]:
-        """Every file below a folder, as sorted paths relative to the root; none where there is no such folder."""
+        """All files below a folder, as sorted paths relative to the root; empty if there is no such folder."""
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a folder."""
+        """Whether there is a file or folder at a path."""
         ...
 
     def identity(self, path: str) -> tuple[int, str] | None:
-        """Bytes and a digest of the content of a file, or of all files of a folder; None where there is none."""
+        """Size in bytes and digest of a file, or of all files of a folder; None if there is none."""
         ...
 
     def read(self, path: str) -> bytes:
-        """
+        """The content of a file.
+
         Raises:
             FileNotFoundError: there is no such file.
         """
         ...
 
     def local(self, path: str) -> AbstractContextManager[Path]:
-        """The file or folder as one of this machine, while in the block; it need not exist."""
+        """The file or folder on this machine, for use in a `with` block. It may not exist."""
         ...
 
 
 def source_at(where: str | Path) -> Source:
-    """
+    """The source at a folder or URL.
+
     Raises:
-        SourceError: it is a URL that fsspec does not know, or whose package is not installed.
+        SourceError: fsspec does not support the URL, or the package for it is not installed.
     """
     return RemoteSource(str(where)) if is_url(where) else LocalSource(path_of(where))
 
 
 def row_of(path: str) -> tuple[str, int | None]:
-    """`features/audio.npy#17` -> (`features/audio.npy`, 17); any other path -> (path, None)."""
+    """Split `features/audio.npy#17` into (`features/audio.npy`, 17); any other path gives (path, None)."""
     found = _ROW.match(path)
     return (path, None) if found is None else (found[1], int(found[2]))
 
@@ -84,15 +88,15 @@ class LocalSource:
         return (Path(self.root) / row_of(path)[0]).exists()
 
     def identity(self, path: str) -> tuple[int, str] | None:
-        whole = Path(self.root) / row_of(path)[0]
+        absolute = Path(self.root) / row_of(path)[0]
         try:
-            if whole.is_dir():
-                return _of_folder(whole)
-            if not whole.is_file():
+            if absolute.is_dir():
+                return _folder_identity(absolute)
+            if not absolute.is_file():
                 return None
-            with whole.open("rb") as file:
-                return whole.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:  # one file that may not be read must not stop the others: decoding it says what is wrong
+            with absolute.open("rb") as file:
+                return absolute.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:  # an unreadable file must not stop the others; decoding it reports the reason
             return None
 
     def read(self, path: str) -> bytes:
@@ -103,7 +107,7 @@ class LocalSource:
         yield Path(self.root) / row_of(path)[0]
 
 
-def _of_folder(folder: Path) -> tuple[int, str]:
+def _folder_identity(folder: Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -116,23 +120,23 @@ def _of_folder(folder: Path) -> tuple[int, str]:
 class RemoteSource:
     """A folder at a URL, such as `s3://bucket/corpus`.
 
-    The identity of a file is what its service says of it (bytes, and ETag or checksum): nothing is downloaded for it,
-    and the same content stored in another way can count as another. It is that of the first look.
+    The identity of a file is the size and the ETag or checksum that the service states, so that nothing is downloaded.
+    Therefore the same content stored in another way can have another identity. Identities are cached.
 
     Raises:
-        SourceError: every method, where the service does not answer, does not let us in, or has no such bucket.
+        SourceError: raised by every method if the service does not answer or denies access, or the bucket is missing.
     """
 
     def __init__(self, url: str) -> None:
         self.root = url.rstrip("/")
-        self._forget()
-        self._connect()  # a misspelt protocol and a missing package show at once
+        self._reset()
+        self._connect()  # so that a misspelt protocol or a missing package raises at once
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._connections: dict[tuple[int, int], tuple[Any, str]] = {}
         self._guard = threading.Lock()
         self._known: dict[str, tuple[int, str]] = {}
-        self._looked_into: set[str] = set()
+        self._listed: set[str] = set()
         self._arrays: collections.OrderedDict[str, Path] = collections.OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,10 +144,10 @@ class RemoteSource:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.root = state["root"]
-        self._forget()
+        self._reset()
 
     def _connect(self) -> tuple[Any, str]:
-        """A connection is neither shared with a forked process nor between threads."""
+        """The file system and the root's path in it, opened once per process and thread."""
         mine = (os.getpid(), threading.get_ident())
         if mine not in self._connections:
             self._connections[mine] = open_url(self.root)
@@ -153,7 +157,7 @@ class RemoteSource:
         with url_errors(self.root):
             found = self._files(_inside(below))
         self._known |= found
-        self._looked_into |= {posixpath.dirname(path) for path in found}
+        self._listed |= {posixpath.dirname(path) for path in found}
         return sorted(found)
 
     def exists(self, path: str) -> bool:
@@ -165,7 +169,7 @@ class RemoteSource:
     def identity(self, path: str) -> tuple[int, str] | None:
         path = _inside(row_of(path)[0])
         with url_errors(self.root):
-            self._look_into(posixpath.dirname(path))
+            self._list_folder(posixpath.dirname(path))
             if path in self._known:
                 return self._known[path]
             system, root = self._connect()
@@ -173,15 +177,15 @@ class RemoteSource:
                 info = system.info(f"{root}/{path}")
             except FileNotFoundError:
                 return None
-            return self._of_folder(path) if info["type"] == "directory" else self._of_file(info, path)
+            return self._folder_identity(path) if info["type"] == "directory" else self._file_identity(info, path)
 
     def read(self, path: str) -> bytes:
         system, root = self._connect()
         content: bytes | None = None
-        with url_errors(self.root), contextlib.suppress(FileNotFoundError):  # said below
+        with url_errors(self.root), contextlib.suppress(FileNotFoundError):  # raised below, with the URL
             content = system.cat_file(f"{root}/{_inside(path)}")
         if content is None:
-            raise FileNotFoundError(f"there is no file {path!r} at {shown(self.root)}")
+            raise FileNotFoundError(f"No file {path!r} at {shown(self.root)}")
         return content
 
     @contextlib.contextmanager
@@ -196,19 +200,19 @@ class RemoteSource:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    def _look_into(self, folder: str) -> None:
-        """One question about all files of a folder, instead of one for each."""
+    def _list_folder(self, folder: str) -> None:
+        """Cache the identities of all files of a folder with one request, instead of one request per file."""
         with self._guard:
-            if folder in self._looked_into:
+            if folder in self._listed:
                 return
             system, root = self._connect()
-            # Where nothing is listed (plain https cannot), files are asked for one by one.
+            # If the service cannot list (plain https), `identity` asks for each file.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotImplementedError):
                 for info in system.ls(posixpath.join(root, folder), detail=True):
                     name = posixpath.join(folder, posixpath.basename(str(info["name"])))
                     if info["type"] == "file" and info.get("size") is not None and tag_of(info) is not None:
-                        self._known[name] = self._of_file(info, name)
-            self._looked_into.add(folder)
+                        self._known[name] = self._file_identity(info, name)
+            self._listed.add(folder)
 
     def _files(self, below: str) -> dict[str, tuple[int, str]]:
         """Identities of all files below a folder."""
@@ -221,16 +225,16 @@ class RemoteSource:
                 raise
             return {}
         paths = {posixpath.relpath(name, root): info for name, info in found.items() if name != start}
-        return {path: self._of_file(info, path) for path, info in paths.items() if _is_plain(path)}
+        return {path: self._file_identity(info, path) for path, info in paths.items() if _is_safe(path)}
 
-    def _of_file(self, info: Mapping[str, Any], path: str) -> tuple[int, str]:
+    def _file_identity(self, info: Mapping[str, Any], path: str) -> tuple[int, str]:
         tag = tag_of(info)
-        if tag is None or info.get("size") is None:  # a service that says nothing: then the content must
+        if tag is None or info.get("size") is None:  # the service states no identity, so download the content
             content = self.read(path)
             return len(content), hashlib.sha256(content).hexdigest()
         return int(info["size"]), tag
 
-    def _of_folder(self, folder: str) -> tuple[int, str]:
+    def _folder_identity(self, folder: str) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
         for path, (length, tag) in sorted(self._files(folder).items()):
             digest.update(f"{posixpath.relpath(path, folder)} {length} {tag}\n".encode())
@@ -238,7 +242,7 @@ class RemoteSource:
         return size, digest.hexdigest()
 
     def _download(self, path: str, place: Path) -> Path:
-        """The file or folder in `place`; where there is none, a path to nothing."""
+        """Download a file or folder into `place`. The returned path does not exist if there is neither."""
         system, root = self._connect()
         target = place / (posixpath.basename(path) or "root")
         with url_errors(self.root):
@@ -248,7 +252,7 @@ class RemoteSource:
                 target.unlink(missing_ok=True)
             if target.is_file():
                 return target
-            if target.is_dir():  # what some file systems make of a folder
+            if target.is_dir():  # some fsspec file systems create an empty folder here
                 shutil.rmtree(target)
             names = sorted(self._files(path))
             targets = [target / posixpath.relpath(name, path) for name in names]
@@ -259,28 +263,29 @@ class RemoteSource:
         return target
 
     def _array(self, path: str) -> Path:
-        """A `.npy` file is kept for the next rows, until others have been asked for."""
+        """A downloaded `.npy` file, cached because the next clips are often rows of the same file."""
         with self._guard:
             if path not in self._arrays:
                 self._arrays[path] = self._download(path, Path(tempfile.mkdtemp(dir=scratch())))
             self._arrays.move_to_end(path)
-            while len(self._arrays) > _ARRAYS_KEPT:
+            while len(self._arrays) > _CACHED_ARRAYS:
                 _, oldest = self._arrays.popitem(last=False)
                 shutil.rmtree(oldest.parent, ignore_errors=True)
             return self._arrays[path]
 
 
-def _is_plain(path: str) -> bool:
-    """Services allow names that would lead out of a folder of this machine."""
+def _is_safe(path: str) -> bool:
+    """Whether a path stays below its folder: object stores allow names such as `../a`."""
     return not {"", ".", ".."} & set(path.split("/"))
 
 
 def _inside(path: str) -> str:
-    """
+    """Normalise a path relative to the root.
+
     Raises:
-        SourceError: the path leads out of the root.
+        SourceError: the path is not below the root.
     """
     normal = posixpath.normpath(path) if path else ""
     if normal == ".." or normal.startswith(("/", "../")):
-        raise SourceError(f"a path must lead to a file below the root of its corpus, but is {path!r}.")
+        raise SourceError(f"A path must be below the root of its corpus, but is {path!r}.")
     return "" if normal == "." else normal

@@ -1,9 +1,9 @@
-"""The audio that a model sees: log(|STFT|^power + floor) on FFT bins or mel bands, or Kaldi's filter banks (torchaudio)
+"""Spectrograms: log(|STFT|^power + floor) on FFT bins or mel bands, or Kaldi's filter banks (torchaudio)
 
-STFT and mel: Hann window of n_fft samples, frames centred or not, padded as the preset says. `fbank` is the front end
-of AST (Gong, Chung, Glass; Interspeech 2021, arXiv 2104.01778): the wave without its mean, windows of 25 ms (Hanning)
-every `hop` samples, no dither, Kaldi's other defaults; then zero frames up to the length that is wanted, shift and
-scale.
+STFT and mel: a Hann window of n_fft samples, centred and padded as the preset says. `fbank` is the front end of AST
+(Gong, Chung, Glass; Interspeech 2021, arXiv 2104.01778): the mean is subtracted from the waveform; windows of 25 ms
+(Hanning) start every `hop` samples, without dither and with Kaldi's other defaults; the result is cut or padded with
+zero frames to `frames`, shifted and scaled.
 """
 
 # S samples, F frequency bands, T frames
@@ -36,18 +36,24 @@ def _transform(preset: AudioPreset) -> torch.nn.Module:
 
 
 def spectrogram(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
-    """(S,) mono at the preset's rate -> float32 of `preset.shape`: (F, T), or (T, F) for `fbank`; natural logarithm.
+    """Compute the log spectrogram of a waveform (natural logarithm).
+
+    Args:
+        wave_S: mono, at the preset's sample rate.
+
+    Returns:
+        float32 of `preset.shape`: (F, T), or (T, F) for `fbank`.
 
     Raises:
-        MediaError: stage `duration` where the wave is shorter than one window of `fbank`; stage `not-finite` where it
-            is louder than float32 can square.
+        MediaError: stage `duration` if the waveform is shorter than one window of `fbank`; stage `not-finite` if the
+            square of its amplitude exceeds float32.
     """
     if preset.transform == "fbank":
         logs = _fbank(wave_S, preset)
     else:
         logs = torch.log(_transform(preset)(wave_S) + preset.floor)
     if not torch.isfinite(logs).all():
-        raise MediaError("its audio is too loud for numbers: its spectrogram is infinite", stage="not-finite")
+        raise MediaError("its audio is too loud: its spectrogram exceeds float32", stage="not-finite")
     return (logs - preset.shift) / preset.scale
 
 
@@ -55,7 +61,8 @@ def _fbank(wave_S: torch.Tensor, preset: AudioPreset) -> torch.Tensor:
     assert preset.frames is not None
     if len(wave_S) < (window := round(_WINDOW_S * preset.sample_rate)):
         raise MediaError(
-            f"its sound must last {1000 * _WINDOW_S:.0f} ms, one window, but has {len(wave_S)} of {window} samples",
+            f"its audio must last at least one window of {1000 * _WINDOW_S:.0f} ms, but has {len(wave_S)} of {window} "
+            "samples",
             stage="duration",
         )
     bands: torch.Tensor = torchaudio.compliance.kaldi.fbank(

@@ -1,9 +1,9 @@
-"""The decoded-clip store, as every trial reads it: read-only memory maps, opened when first used in a process
+"""Reading a clip store through read-only memory maps
 
-Processes that read one store share its pages; nothing has to be coordinated.
+Each process opens a map when it first needs it. Processes that read the same store share its pages in memory.
 """
 
-# N rows of the store, n rows asked for, F bands and T frames of a spectrogram, T frames of H x W pixels
+# N rows of the store, n requested rows, F bands and T frames of a spectrogram, T frames of H x W pixels
 
 import array
 import json
@@ -22,11 +22,26 @@ from remix_study.media.shards import Layout, RowReader
 from remix_study.media.statistics import Statistics
 from remix_study.sample import SampleId, Truth
 
-_REBUILD = "Build it again (`remix-study prepare`, with `--replace` if it asks for it)."
+_REBUILD = "Build it again with `remix-study prepare`, and with `--replace` if it asks for that."
 
 
 class ClipStore:
-    """A published store; picklable (a copy maps the files anew). Make one with `ClipStore.open`."""
+    """A published store of decoded clips. Open one with `ClipStore.open`.
+
+    Picklable: a copy maps the files anew.
+
+    Attributes:
+        path: the store's folder.
+        name: the corpus's name.
+        digest: the store's fingerprint.
+        base: fingerprint of the store that this one is derived from, or None.
+        preset: what is stored of each clip.
+        modalities, classes, splits: names, in order.
+        card: the store's description; see `media/card.py`.
+        statistics: mean and standard deviation of each modality.
+        ids, groups, truth: id, group and further facts of each row.
+        labels_N: class number of each row, int64.
+    """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], index: Iterable[Mapping[str, Any]]) -> None:
         self.path = path
@@ -50,7 +65,7 @@ class ClipStore:
         }
 
     def _read(self, index: Iterable[Mapping[str, Any]]) -> None:
-        """Row by row: a million of them as they are would be a gigabyte in every process."""
+        """Read the index row by row, because a million parsed rows would take a gigabyte in every process."""
         self.ids: list[SampleId] = []
         self.groups: list[str | None] = []
         self.truth: list[Mapping[str, Truth]] = []
@@ -69,84 +84,100 @@ class ClipStore:
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = False) -> "ClipStore":
-        """The store at `path`, or in `path`/store; `verify` reads all of it and compares checksums.
+        """Open the store at `path`, or in `path`/store.
+
+        Args:
+            verify: read all files and compare their checksums, instead of only their sizes.
 
         Raises:
-            StoreError: there is none, it is unfinished, or a file is missing or damaged.
+            StoreError: there is no store, it is unfinished, or a file is missing or damaged.
         """
         folder = path if (path / "manifest.json").exists() else path / "store"
         if not (folder / "manifest.json").exists():
-            raise StoreError(_absent(path))
+            raise StoreError(_why_not_found(path))
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["schema"] != SCHEMA:
-                raise StoreError(f"{folder} has schema {manifest['schema']}, but {SCHEMA} is needed. {_REBUILD}")
-            for name, promised in manifest["files"].items():
-                _check_file(folder / name, promised, verify=verify)
+                raise StoreError(
+                    f"Cannot open the store {folder}: it has schema {manifest['schema']}, but this version needs "
+                    f"{SCHEMA}. {_REBUILD}"
+                )
+            for name, expected in manifest["files"].items():
+                _check_file(folder / name, expected, verify=verify)
             with (folder / "index.jsonl").open(encoding="utf-8") as lines:
                 store = cls(folder, manifest, map(json.loads, lines))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{folder} is damaged: it cannot be read ({type(error).__name__}: {error}). {_REBUILD}"
+                f"The store {folder} is damaged and cannot be read ({type(error).__name__}: {error}). {_REBUILD}"
             ) from error
         if len(store) != manifest["rows"]:
-            raise StoreError(f"{folder} is damaged: its index has {len(store)} rows of {manifest['rows']}. {_REBUILD}")
+            raise StoreError(
+                f"The store {folder} is damaged: its index has {len(store)} of {manifest['rows']} rows. {_REBUILD}"
+            )
         return store
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Row numbers of a split, ascending.
+        """Ascending row numbers of a split.
 
         Raises:
             StoreError: the store has no such split.
         """
         if split not in self._rows:
-            raise StoreError(f"the split must be one of {', '.join(self.splits)} in {self.path}, but is {split!r}.")
+            raise StoreError(f"The split of {self.path} must be one of {', '.join(self.splits)}, but is {split!r}.")
         return self._rows[split]
 
     def gather(
         self, modality: str, rows: NDArray[np.int64], frames_nT: NDArray[np.int64] | None = None
     ) -> NDArray[Any]:
-        """A copy of these rows, in this order, as stored: audio float16 (n, F, T), video uint8 (n, T, H, W, 3).
+        """Copy rows, in the given order, as stored.
 
-        With `frames_nT`, of each row only these frames, in their order, and no others are read.
+        Args:
+            rows: n row numbers.
+            frames_nT: for each row, the frames to read; by default all of them.
+
+        Returns:
+            Audio float16 (n, F, T), video uint8 (n, T, H, W, 3), flow uint8 (n, T, H, W, 2), or features float32.
 
         Raises:
-            StoreError: the store has no such modality, or a file of it has been damaged since it was opened.
+            StoreError: the store lacks this modality, or one of its files was damaged after it was opened.
         """
         if modality not in self._readers:
-            raise StoreError(f"{self.path} holds {' and '.join(self.modalities)}, but not {modality!r}.")
+            raise StoreError(f"The store {self.path} has {' and '.join(self.modalities)}, but not {modality!r}.")
         try:
             return self._readers[modality].gather(rows, frames_nT)
         except (OSError, ValueError) as error:
-            raise StoreError(f"the arrays of {modality} in {self.path} are damaged ({error}). {_REBUILD}") from error
+            raise StoreError(f"The {modality} arrays in {self.path} are damaged ({error}). {_REBUILD}") from error
 
-    def matches(self, manifest: Path) -> None:
-        """Nothing if this store was built from this manifest.
+    def require_manifest(self, manifest: Path) -> None:
+        """Check that this store was built from this manifest.
 
         Raises:
-            StoreError: it was built from another one.
+            StoreError: it was built from another manifest.
         """
         if manifest_digest(manifest) != self._manifest_digest:
-            raise StoreError(f"{self.path} must be built from {manifest}, but that has changed since. {_REBUILD}")
+            raise StoreError(
+                f"Cannot open the store {self.path}: its manifest {manifest} has changed since it was built. {_REBUILD}"
+            )
 
 
-def _absent(path: Path) -> str:
+def _why_not_found(path: Path) -> str:
+    build = "Build one with `remix-study prepare`."
     if not path.exists():
-        return f"{path} must hold a clip store, but there is no such folder. Build one with `remix-study prepare`."
+        return f"Cannot open corpus at {path}: no such folder. {build}"
     if (path / "store.partial").exists() or (path / "store").exists() or path.name.endswith(".partial"):
-        return f"{path} holds a clip store that is not finished. Run the command that builds it again; it goes on."
-    return f"{path} must hold a clip store, but does not. Build one with `remix-study prepare`."
+        return f"Cannot open corpus at {path}: its clip store is not finished. Rerun the command that builds it."
+    return f"Cannot open corpus at {path}: no clip store found. {build}"
 
 
-def _check_file(path: Path, promised: Mapping[str, Any], *, verify: bool) -> None:
+def _check_file(path: Path, expected: Mapping[str, Any], *, verify: bool) -> None:
     if not path.is_file():
-        raise StoreError(f"{path} is missing, so the store is damaged. {_REBUILD}")
-    if (size := path.stat().st_size) != promised["bytes"]:
+        raise StoreError(f"The store is damaged: {path} is missing. {_REBUILD}")
+    if (size := path.stat().st_size) != expected["bytes"]:
         raise StoreError(
-            f"{path} must have {promised['bytes']} bytes, but has {size}: the store is damaged. {_REBUILD}"
+            f"The store is damaged: {path} must have {expected['bytes']} bytes, but has {size}. {_REBUILD}"
         )
-    if verify and checksum(path)["sha256"] != promised["sha256"]:
-        raise StoreError(f"{path} does not have the checksum it was written with: the store is damaged. {_REBUILD}")
+    if verify and checksum(path)["sha256"] != expected["sha256"]:
+        raise StoreError(f"The store is damaged: the checksum of {path} has changed. {_REBUILD}")

@@ -1,9 +1,9 @@
-"""Which frames of a video, and at what size
+"""Choosing and resizing the frames of a video
 
-A clip is cut into as many equal segments as there are frames to see, and the middle of each is seen. OGM-GE's programs
-first keep one frame a second, and take the middle of each segment of those: for ten seconds and three frames theirs
-are seconds 1, 4 and 7 of nine or ten, ours 1.67, 5 and 8.33. Training may draw another frame of the segment, of
-those that the store has (`candidates`).
+A clip is divided into equal segments, one per frame to keep, and the middle frame of each segment is kept. OGM-GE's
+programs first keep one frame per second, and then the middle of each segment of those: of ten seconds and three frames
+they keep seconds 1, 4 and 7, and this module 1.67, 5 and 8.33. With `candidates` the store holds several frames of each
+segment, of which training may draw one.
 """
 
 # F frames that can be shown, T chosen frames of H x W pixels
@@ -23,14 +23,15 @@ def middle_frames(first: int, count: int, wanted: int) -> list[int]:
         MediaError: stage `frames`; fewer frames than segments.
     """
     if count < wanted:
-        raise MediaError(f"it can show {count} frames where {wanted} are needed", stage="frames")
+        raise MediaError(f"it has {count} frames, but {wanted} are needed", stage="frames")
     return [first + (2 * segment + 1) * count // (2 * wanted) for segment in range(wanted)]
 
 
 def candidate_frames(first: int, count: int, preset: VideoPreset) -> list[int]:
-    """`preset.candidates` frames of each segment, ascending, the segment's middle frame in their middle.
+    """The numbers of `preset.candidates` frames of each segment, ascending.
 
-    A candidate is the middle of its part of the segment. Where the clip has fewer frames than that, some repeat.
+    A segment is divided into as many equal parts as it has candidates, and the middle frame of each part is taken. The
+    middle candidate is the segment's middle frame. If the clip has too few frames, some repeat.
 
     Raises:
         MediaError: stage `frames`; fewer frames than segments.
@@ -41,15 +42,18 @@ def candidate_frames(first: int, count: int, preset: VideoPreset) -> list[int]:
 
 
 def frames_within(times_F: NDArray[np.float64], start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame and number of frames shown in [start, end); a little slack for times rounded to milliseconds."""
-    slack = 5e-4
+    """First frame and number of frames in [start_s, end_s); None means the start and the end of the file."""
+    slack = 5e-4  # manifests may round times to milliseconds
     first = 0 if start_s is None else int(np.searchsorted(times_F, start_s - slack))
     stop = len(times_F) if end_s is None else int(np.searchsorted(times_F, end_s - slack))
     return first, max(stop - first, 0)
 
 
 def resize(frame_HW3: NDArray[np.uint8], preset: VideoPreset) -> NDArray[np.uint8]:
-    """To (height, width, 3), rounded: `area` averages what a pixel covers, `bilinear` is antialiased like PIL's."""
+    """Resize to uint8 (height, width, 3).
+
+    `area` averages the pixels that a new pixel covers; `bilinear` is antialiased, as in PIL.
+    """
     image = torch.from_numpy(frame_HW3).permute(2, 0, 1)[None].float()
     size = (preset.height, preset.width)
     if preset.resize == "area":

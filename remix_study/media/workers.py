@@ -1,11 +1,10 @@
-"""Many small jobs on all cores, by processes that may hang or die
+"""A process pool for many small jobs, which tolerates workers that hang or crash
 
-The parent watches: a job that takes too long is ended with its process (a decoder can hang in native code, where no
-signal reaches Python), a process that dies is replaced, and its job gets one more chance. Workers see the parent die as
-the end of their pipe and stop.
+The parent kills a worker whose job exceeds its time limit (a decoder can hang in native code, where no signal reaches
+Python), replaces workers that die, and retries their jobs once. Workers exit when the pipe to their parent closes.
 
-What decoders and C libraries print goes nowhere: a bug of ours comes through the pipe, with its traceback. A worker may
-take only so much memory: a damaged header can ask for any amount, and should fail alone.
+Output that decoders and C libraries print is discarded; errors of our own code are sent through the pipe with their
+traceback. The memory of a worker is limited, so that a damaged header that asks for any amount fails only its own job.
 """
 
 import collections
@@ -27,10 +26,10 @@ from typing import Protocol
 from remix_study.errors import RemixStudyError, StoreError
 from remix_study.patience import PATIENCE
 
-_START_LIMIT_S = PATIENCE.decoder_start_s  # a first import of torch from a slow network disk
-# Beyond what it has when it starts: a clip of 3840 x 2160 needs 0.3 GB, decord's libraries 0.3 (0.6 with CUDA).
+_START_LIMIT_S = PATIENCE.decoder_start_s  # time for a first import of torch from a slow network disk
+# Above a worker's memory at its start. A clip of 3840 x 2160 needs 0.3 GB, decord's libraries 0.3 (0.6 with CUDA).
 _MEMORY_BYTES = 3 * 2**30
-_PRELOAD = ["remix_study.media.build"]  # brings torch: imported once, then each worker is a fork in milliseconds
+_PRELOAD = ["remix_study.media.build"]  # imports torch once in the fork server, so that workers start in milliseconds
 
 
 @dataclass(eq=False)
@@ -44,12 +43,12 @@ class _Worker:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    """Number of cores that this process may use; in a container this can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class RunJobs(Protocol):
-    """Who does the jobs; see `run_jobs`, which does them on this machine."""
+    """A function that runs jobs, such as `run_jobs` on this machine."""
 
     def __call__(
         self,
@@ -74,28 +73,36 @@ def run_jobs(
     chunk: int = 32,
     timeout_s: float = 60.0,
 ) -> None:
-    """Call `work(job)` for each job, in chunks, in processes of their own.
+    """Call `work(job)` for each job, in worker processes.
 
-    `on_result(job, what work returned)` and `on_lost(job, reason)` (`timeout` or `died`, after two attempts) are called
-    in this process, in the order of completion. `work` must be picklable.
+    Both callbacks are called in this process, in the order of completion.
+
+    Args:
+        work: a picklable function of a job.
+        jobs: the jobs.
+        on_result: called as `on_result(job, result)` with the return value of `work`.
+        on_lost: called as `on_lost(job, reason)` after two failed attempts; the reason is `timeout` or `died`.
+        workers: number of processes; None means one per core.
+        chunk: largest number of jobs that a worker gets at once.
+        timeout_s: seconds that one job may take.
 
     Raises:
-        OSError: as raised by `work` (its number and text).
-        RemixStudyError: as raised by `work`.
+        OSError: raised by `work`; keeps its number and text.
+        RemixStudyError: raised by `work`.
         RuntimeError: any other exception of `work`, with its traceback.
-        StoreError: processes cannot be started at all.
+        StoreError: worker processes cannot be started.
     """
     if not jobs:
         return
     count = max(1, min(workers or available_cores(), len(jobs)))
     chunks = collections.deque(in_chunks(jobs, count, chunk))
-    _Crew(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
+    _Pool(pickle.dumps(work), chunks, count, timeout_s, on_result, on_lost).run()
 
 
 def in_chunks(jobs: Sequence[int], workers: int, most: int) -> Iterator[list[int]]:
-    """All jobs, in order; chunks get smaller towards the end, so that no worker has a long one left when others rest.
+    """Yield all jobs in order, in chunks of at most `most` that shrink towards the end to balance the load.
 
-    That is guided self-scheduling (Polychronopoulos, Kuck; IEEE Trans. Computers C-36(12), 1987), with half its sizes.
+    This is guided self-scheduling (Polychronopoulos, Kuck; IEEE Trans. Computers C-36(12), 1987), with half its sizes.
     """
     first = 0
     while first < len(jobs):
@@ -104,7 +111,7 @@ def in_chunks(jobs: Sequence[int], workers: int, most: int) -> Iterator[list[int
         first += size
 
 
-class _Crew:
+class _Pool:
     def __init__(
         self,
         work: bytes,
@@ -119,42 +126,42 @@ class _Crew:
         self._work, self._chunks, self._count, self._timeout_s = work, chunks, count, timeout_s
         self._on_result, self._on_lost = on_result, on_lost
         self._attempts: collections.Counter[int] = collections.Counter()
-        self._crew: list[_Worker] = []
+        self._workers: list[_Worker] = []
         self._failed_starts = 0
 
     def run(self) -> None:
         try:
-            while self._chunks or self._crew:
-                while self._chunks and len(self._crew) < self._count:
-                    self._hire()
-                soonest = min(worker.deadline for worker in self._crew)
-                ready = wait([worker.pipe for worker in self._crew], max(0.0, soonest - time.monotonic()))
-                for worker in [worker for worker in self._crew if worker.pipe in ready]:
-                    self._listen(worker)
+            while self._chunks or self._workers:
+                while self._chunks and len(self._workers) < self._count:
+                    self._start_worker()
+                soonest = min(worker.deadline for worker in self._workers)
+                ready = wait([worker.pipe for worker in self._workers], max(0.0, soonest - time.monotonic()))
+                for worker in [worker for worker in self._workers if worker.pipe in ready]:
+                    self._receive(worker)
                 now = time.monotonic()
-                for worker in [worker for worker in self._crew if worker.deadline <= now]:
-                    self._dismiss(worker, "timeout")
+                for worker in [worker for worker in self._workers if worker.deadline <= now]:
+                    self._discard(worker, "timeout")
         finally:
-            for worker in self._crew:
+            for worker in self._workers:
                 _end(worker)
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_main, args=(theirs, self._work), daemon=True)
         process.start()
         theirs.close()
-        self._crew.append(_Worker(process, ours, time.monotonic() + _START_LIMIT_S))
+        self._workers.append(_Worker(process, ours, time.monotonic() + _START_LIMIT_S))
 
-    def _listen(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):
-            self._dismiss(worker, "died")
+            self._discard(worker, "died")
             return
         match message:
             case ("ready",):
                 worker.ready, self._failed_starts = True, 0
-                self._give_chunk(worker)
+                self._send_chunk(worker)
             case ("start", job):
                 worker.job, worker.deadline = job, time.monotonic() + self._timeout_s
             case ("done", job, result):
@@ -162,35 +169,35 @@ class _Crew:
                 worker.left.remove(job)
                 self._on_result(job, result)
                 if not worker.left:
-                    self._give_chunk(worker)
+                    self._send_chunk(worker)
             case ("os error", number, text):
                 raise OSError(number, text)
             case ("refused", error):
                 raise error
             case ("bug", text):
-                raise RuntimeError(f"a worker process failed:\n{text}")
+                raise RuntimeError(f"A worker process failed:\n{text}")
 
-    def _give_chunk(self, worker: _Worker) -> None:
+    def _send_chunk(self, worker: _Worker) -> None:
         if not self._chunks:
-            self._crew.remove(worker)
+            self._workers.remove(worker)
             _end(worker, politely=True)
             return
         chunk = self._chunks.popleft()
         worker.left.extend(chunk)
         worker.deadline = time.monotonic() + self._timeout_s
-        with contextlib.suppress(OSError):  # it died just now: the next recv says so, and the chunk is given again
+        with contextlib.suppress(OSError):  # the worker just died: the next `recv` raises, and the chunk is sent again
             worker.pipe.send(chunk)
 
-    def _dismiss(self, worker: _Worker, reason: str) -> None:
-        self._crew.remove(worker)
+    def _discard(self, worker: _Worker, reason: str) -> None:
+        self._workers.remove(worker)
         _end(worker)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= 3:
                 raise StoreError(
-                    f"worker processes must start, but three in a row did not ({reason}, exit code "
-                    f"{worker.process.exitcode}). A script that prepares clips needs "
-                    "`if __name__ == '__main__':` around it; if memory is short, use fewer workers."
+                    f"Cannot start worker processes: three in a row failed ({reason}, exit code "
+                    f"{worker.process.exitcode}). Put the code of a script that prepares clips under "
+                    "`if __name__ == '__main__':`. If memory is short, use fewer workers."
                 )
             return
         rest = [job for job in worker.left if job != worker.job]
@@ -206,7 +213,7 @@ class _Crew:
 
 
 def _end(worker: _Worker, *, politely: bool = False) -> None:
-    worker.pipe.close()  # a worker that waits for its next chunk ends by itself
+    worker.pipe.close()  # a worker that waits for its next chunk exits
     if not politely:
         worker.process.kill()
     worker.process.join(10)
@@ -219,9 +226,9 @@ def _main(pipe: Connection, pickled: bytes) -> None:
     be_quiet()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    torch.set_num_threads(1)  # the cores are shared out by process
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which kills its workers
+    torch.set_num_threads(1)  # each core already runs a process
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has died
         try:
             work = pickle.loads(pickled)
             limit_memory()
@@ -241,20 +248,20 @@ def _main(pipe: Connection, pickled: bytes) -> None:
 
 
 def be_quiet() -> None:
-    """What this process and its libraries print goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # the descriptors, not `sys.stderr`: C code writes to them
-        os.dup2(nowhere, stream)
-    os.close(nowhere)
+    """Discard everything that this process and its libraries print."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # the descriptors, not `sys.stderr`, because C code writes to them
+        os.dup2(null, stream)
+    os.close(null)
 
 
 def limit_memory() -> None:
-    """A damaged header can ask for any amount: this process may take some GB beyond what it has."""
-    if sys.platform != "linux":  # elsewhere this limit does not hold, or counts other things
+    """Limit this process to 3 GB more memory than it has now. No effect on other systems than Linux."""
+    if sys.platform != "linux":  # other systems ignore RLIMIT_DATA, or count other memory
         return
     import resource
 
-    # Data, not the address space: torch and CUDA map tens of GB of it that are never used.
+    # Limit the data segment, not the address space: torch and CUDA map tens of GB that they never use.
     with Path("/proc/self/status").open(encoding="ascii") as status:
         held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     _, most = resource.getrlimit(resource.RLIMIT_DATA)

@@ -1,4 +1,4 @@
-"""What every corpus must do: its clips decode, no group crosses splits, and the same files give the same clips"""
+"""The contract of a corpus: clips decode, groups stay within splits, and the same files give the same clips"""
 
 import collections
 import shutil
@@ -30,9 +30,9 @@ TINY = PRESETS["tiny"]
 
 class CorpusContract:
     write: Callable[[Path], Any]
-    """A miniature of the corpus into a folder"""
+    """Writes a miniature of the corpus into a folder"""
     make: Callable[[Path], Corpus]
-    """The corpus of a folder"""
+    """Opens the corpus of a folder"""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -46,13 +46,13 @@ class CorpusContract:
     def found(cls, corpus: Corpus) -> Found:
         return corpus.find()
 
-    def test_its_manifest_is_valid_and_says_the_same(self, found: Found, corpus: Corpus) -> None:
+    def test_its_manifest_is_valid_and_reads_back_equal(self, found: Found, corpus: Corpus) -> None:
         path = Path(corpus.source.root) / "written.jsonl"
         write_manifest(path, found.clips)
         assert tuple(read_manifest(path)) == found.clips
         path.unlink()
 
-    def test_all_splits_have_all_classes(self, found: Found) -> None:
+    def test_every_split_has_every_class(self, found: Found) -> None:
         classes = {clip.label for clip in found.clips}
         for split in SPLITS:
             assert {clip.label for clip in found.clips if clip.split == split} == classes
@@ -64,17 +64,17 @@ class CorpusContract:
                 splits[clip.group].add(clip.split)
         assert all(len(found_in) == 1 for found_in in splits.values())
 
-    def test_every_clip_decodes_to_what_the_preset_says(self, corpus: Corpus, found: Found) -> None:
+    def test_every_clip_decodes_to_the_shapes_of_the_preset(self, corpus: Corpus, found: Found) -> None:
         preset = corpus.preset
         for clip in found.clips:
             rows = decode_clip(clip, corpus.source, preset, PyAVDecoder(), Checks()).rows
             assert {m: row.shape for m, row in rows.items()} == {m: preset.shape(m) for m in preset.modalities}
 
-    def test_the_card_says_whose_clips_these_are(self, found: Found) -> None:
+    def test_the_card_states_origin_and_licence(self, found: Found) -> None:
         assert {"corpus", "licence", "citation", "split"} <= found.facts.keys()
         assert all(found.facts.values())
 
-    def test_what_is_absent_is_not_there(self, found: Found) -> None:
+    def test_absent_clips_are_not_found(self, found: Found) -> None:
         assert not set(found.absent) & {clip.id for clip in found.clips}
 
     def test_the_same_files_give_the_same_clips_in_the_same_order(
@@ -84,7 +84,7 @@ class CorpusContract:
         again = type(self).make(tmp_path / "copy").find()
         assert again == found
 
-    def test_a_folder_without_the_corpus_is_refused_in_a_sentence(self, tmp_path: Path) -> None:
+    def test_a_folder_without_the_corpus_raises(self, tmp_path: Path) -> None:
         (tmp_path / "letter.txt").write_text("nothing to be seen here")
         with pytest.raises(ManifestError) as refused:
             type(self).make(tmp_path).find()
@@ -93,7 +93,7 @@ class CorpusContract:
 
 @dataclass(frozen=True)
 class _OfManifest:
-    """What is rendered has a manifest already."""
+    """Adapter for a rendered corpus, which already has a manifest."""
 
     source: Source
     preset: Preset = TINY
@@ -111,7 +111,7 @@ class TestSynthetic(CorpusContract):
     def write(folder: Path) -> Path:
         return render(folder, SyntheticSpec(train=6, val=3, test=3, classes=3), workers=2)
 
-    def test_made_twice_it_is_the_same(self, tmp_path: Path) -> None:
+    def test_rendering_twice_produces_the_same_bytes(self, tmp_path: Path) -> None:
         contents = []
         for name in ("one", "two"):
             folder = self.write(tmp_path / name).parent

@@ -1,4 +1,4 @@
-"""What every decoder backend must do, on real files written here"""
+"""The contract of a decoder backend, on media files encoded here"""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -52,7 +52,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.mark.parametrize("name", DECODERS)
 class TestDecoderContract:
-    def test_wanted_frames_are_those_of_a_sequential_reading(self, name: DecoderName, write: Write) -> None:
+    def test_wanted_frames_match_sequential_reading(self, name: DecoderName, write: Write) -> None:
         path = write("a.mp4", "mpeg4", "aac", b_frames=2)
         decoder = decoder_named(name)
         everything = decoder.frames(path, range(20), 20)
@@ -62,17 +62,17 @@ class TestDecoderContract:
         ):
             np.testing.assert_array_equal(left, right)
 
-    def test_a_track_that_ends_early_is_refused(self, name: DecoderName, write: Write) -> None:
+    def test_a_track_that_ends_early_raises(self, name: DecoderName, write: Write) -> None:
         with pytest.raises(MediaError, match="ends after 20 of 30 frames"):
             decoder_named(name).frames(write("a.mp4", "mpeg4", "aac"), [5, 25], 30)
 
-    def test_what_is_no_media_is_refused(self, name: DecoderName, tmp_path: Path) -> None:
+    def test_files_that_are_not_media_raise(self, name: DecoderName, tmp_path: Path) -> None:
         path = tmp_path / "a.mp4"
         path.write_bytes(b"<html>" + bytes(3000))
         with pytest.raises(MediaError, match="video track"):
             decoder_named(name).frames(path, [0], 1)
 
-    def test_a_late_track_is_put_where_it_belongs(self, name: DecoderName, write: Write) -> None:
+    def test_a_late_track_starts_at_its_time(self, name: DecoderName, write: Write) -> None:
         path = write("late.mkv", "mpeg4", "pcm_s16le", late_s=0.5)
         container = probe(path)
         assert container.audio_rate == 16000

@@ -1,4 +1,4 @@
-"""Clips and stores on a real S3 server"""
+"""Sources and stores on an S3 server"""
 
 import json
 import pickle
@@ -49,7 +49,7 @@ def source(bucket: "Bucket", files: Path) -> RemoteSource:
 
 @pytest.fixture
 def built(small_corpus: Path, tmp_path: Path) -> Path:
-    """A corpus folder with a store, to be changed at will."""
+    """A corpus folder with a store, which the test may change."""
     folder = tmp_path / "built"
     shutil.copytree(small_corpus / "store", folder / "store")
     shutil.copy(small_corpus / "manifest.jsonl", folder)
@@ -57,7 +57,7 @@ def built(small_corpus: Path, tmp_path: Path) -> Path:
 
 
 def requests_of(files: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is asked of S3 from now on: the operation and its key."""
+    """Records the S3 requests from now on, as operation and key."""
     asked: list[tuple[str, str]] = []
     call = s3fs.S3FileSystem._call_s3
 
@@ -69,7 +69,7 @@ def requests_of(files: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
     return asked
 
 
-def test_a_source_lists_what_lies_below_it(source: RemoteSource) -> None:
+def test_a_source_lists_the_files_below_its_root(source: RemoteSource) -> None:
     frames = [f"frames/a/{number}.png" for number in range(3)]
     assert source.list() == ["clips/a.mp4", "clips/b.mp4", *frames, "text.npy"]
     assert source.list("frames/a") == frames
@@ -78,7 +78,7 @@ def test_a_source_lists_what_lies_below_it(source: RemoteSource) -> None:
     assert not source.exists("c.mp4")
 
 
-def test_identity_is_what_the_service_says_and_changes_with_the_content(source: RemoteSource, bucket: "Bucket") -> None:
+def test_identity_is_stated_by_the_service_and_changes_with_the_content(source: RemoteSource, bucket: "Bucket") -> None:
     size, tag = source.identity("clips/a.mp4") or (0, "")
     assert (size, tag) == (6, "etag:" + str(bucket.files.info("bucket/corpus/clips/a.mp4")["ETag"]).strip('"'))
     assert source.identity("text.npy#1") == source.identity("text.npy")
@@ -94,7 +94,7 @@ def test_identity_is_what_the_service_says_and_changes_with_the_content(source: 
     assert later.identity("clips/b.mp4") == source.identity("clips/b.mp4")
 
 
-def test_identities_cost_one_question_per_folder_and_no_download(
+def test_identities_take_one_request_per_folder_and_no_download(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = requests_of(bucket.files, monkeypatch)
@@ -105,7 +105,7 @@ def test_identities_cost_one_question_per_folder_and_no_download(
     assert len(asked) <= 1
 
 
-def test_files_and_folders_are_local_in_the_block_and_gone_after_it(source: RemoteSource, files: Path) -> None:
+def test_files_and_folders_are_local_in_the_block_and_deleted_after_it(source: RemoteSource, files: Path) -> None:
     with source.local("clips/a.mp4") as path:
         assert (path.name, path.read_bytes()) == ("a.mp4", b"a clip")
     assert not path.exists()
@@ -132,20 +132,20 @@ def test_rows_of_an_array_are_downloaded_once(
 
 
 @pytest.mark.parametrize("path", ["../other/secret", "clips/../../secret", "/etc/passwd"])
-def test_no_path_leads_out_of_the_root(source: RemoteSource, path: str) -> None:
+def test_a_path_outside_the_root_raises(source: RemoteSource, path: str) -> None:
     for look in (source.identity, source.read, source.exists, source.list):
         with pytest.raises(SourceError, match="below the root"):
             look(path)
 
 
-def test_a_key_that_would_lead_out_of_a_folder_is_no_file(bucket: "Bucket", source: RemoteSource) -> None:
+def test_a_key_that_points_outside_its_folder_is_ignored(bucket: "Bucket", source: RemoteSource) -> None:
     bucket.files.pipe_file("bucket/corpus/frames/a/../../../escaped.png", b"x")
     with source.local("frames/a") as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
     assert all(".." not in path for path in source.list())
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(bucket: "Bucket") -> None:
+def test_a_missing_bucket_raises(bucket: "Bucket") -> None:
     source = source_at("s3://nowhere/corpus")
     with pytest.raises(SourceError, match=r"Cannot access s3://nowhere/corpus: no such bucket"):
         source.list()
@@ -153,7 +153,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(bucket: "Bucket") -> None:
         open_corpus("s3://nowhere/corpus")
 
 
-def test_credentials_that_are_missing_or_wrong_are_one_sentence_without_them(
+def test_missing_or_wrong_credentials_raise_without_showing_them(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.refuse_strangers()
@@ -170,7 +170,7 @@ def test_credentials_that_are_missing_or_wrong_are_one_sentence_without_them(
         source_at(source.root).list()
 
 
-def test_a_server_that_is_gone_is_one_sentence(source: RemoteSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_raises(source: RemoteSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
@@ -178,7 +178,7 @@ def test_a_server_that_is_gone_is_one_sentence(source: RemoteSource, monkeypatch
         source_at(source.root).list()
 
 
-def test_a_store_goes_up_and_comes_down_as_it_was(
+def test_a_store_survives_upload_and_download(
     bucket: "Bucket", built: Path, small_store: ClipStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"
@@ -201,14 +201,14 @@ def test_a_store_goes_up_and_comes_down_as_it_was(
     assert {Path(key).suffix for _, key in asked[:2]} == {".json"}
 
 
-def test_a_store_built_on_this_machine_is_not_downloaded_to_it(bucket: "Bucket", built: Path) -> None:
+def test_a_store_built_on_this_machine_is_not_downloaded(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     shutil.copytree(built, cache_folder(url))
     upload_store(cache_folder(url), url)
     assert open_corpus(url).path == cache_folder(url) / "store"
 
 
-def test_an_interrupted_upload_is_no_store_and_goes_on(
+def test_an_interrupted_upload_cannot_be_opened_and_resumes(
     bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"
@@ -219,7 +219,7 @@ def test_an_interrupted_upload_is_no_store_and_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         upload_store(built, url, stop)
-    with pytest.raises(StoreError, match="must hold a finished clip store, but does not"):
+    with pytest.raises(StoreError, match="no finished clip store found"):
         local_copy(url)
     bucket.files.pipe_file(f"{url}/store/audio-00000.npy", b"somebody else was here")
     asked = requests_of(bucket.files, monkeypatch)
@@ -232,7 +232,7 @@ def test_an_interrupted_upload_is_no_store_and_goes_on(
 
 
 def change(folder: Path) -> ClipStore:
-    """Another store at the same place: two training clips have moved to the test split."""
+    """Replace the store by one with two training clips moved to the test split."""
     old = ClipStore.open(folder)
     moved = set(np.array(old.ids)[old.rows("train")][-2:])
     was = {id_: split for split in old.splits for id_ in np.array(old.ids)[old.rows(split)]}
@@ -244,7 +244,7 @@ def change(folder: Path) -> ClipStore:
     return ClipStore.open(folder)
 
 
-def test_a_changed_store_is_uploaded_and_fetched_anew_and_its_reader_keeps_the_old_one(
+def test_a_changed_store_is_uploaded_and_downloaded_again_while_its_reader_keeps_the_old_copy(
     bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"
@@ -262,7 +262,7 @@ def test_a_changed_store_is_uploaded_and_fetched_anew_and_its_reader_keeps_the_o
     assert len(before.gather("video", np.arange(3))) == 3  # its copy stays while this process reads it
 
 
-def test_a_copy_that_was_cut_short_is_completed(bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_copy_is_completed(bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
     copy = open_corpus(url)
@@ -273,7 +273,7 @@ def test_a_copy_that_was_cut_short_is_completed(bucket: "Bucket", built: Path, m
     assert fetched == {"video-00000.npy"}
 
 
-def test_damage_that_keeps_the_size_is_mended_by_verify(bucket: "Bucket", built: Path) -> None:
+def test_verify_downloads_files_again_that_changed_without_changing_size(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
     path = open_corpus(url).path / "video-00000.npy"
@@ -285,22 +285,24 @@ def test_damage_that_keeps_the_size_is_mended_by_verify(bucket: "Bucket", built:
     assert path.read_bytes() == content
 
 
-def test_a_remote_store_that_is_damaged_is_said_to_be(bucket: "Bucket", built: Path) -> None:
+def test_a_damaged_remote_store_raises(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
     bucket.files.pipe_file(f"{url}/store/video-00000.npy", b"cut short")
-    with pytest.raises(SourceError, match=r"video-00000\.npy of the store at .* is damaged"):
+    with pytest.raises(
+        SourceError, match=r"store at .* is damaged: .*video-00000\.npy does not match manifest\.json"
+    ):
         open_corpus(url)
 
 
 @pytest.mark.parametrize("seal", [b"not json", b"[]", b'{"files": {"../../escaped": {"bytes": 1, "sha256": ""}}}'])
-def test_a_manifest_that_is_of_no_store_is_refused(bucket: "Bucket", seal: bytes) -> None:
+def test_a_manifest_that_is_not_that_of_a_store_raises(bucket: "Bucket", seal: bytes) -> None:
     bucket.files.pipe_file(f"{bucket.url}/odd/store/manifest.json", seal)
-    with pytest.raises(StoreError, match=r"its manifest\.json is of none"):
+    with pytest.raises(StoreError, match=r"its manifest\.json is not that of a clip store"):
         local_copy(f"{bucket.url}/odd")
 
 
-def test_several_who_open_a_store_wait_for_one_download(
+def test_processes_that_open_a_store_share_one_download(
     bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"
@@ -318,7 +320,7 @@ def test_several_who_open_a_store_wait_for_one_download(
     assert len(arrays) == len(set(arrays)) == 2
 
 
-def test_folds_go_up_with_their_corpus(bucket: "Bucket", built: Path) -> None:
+def test_folds_are_uploaded_with_their_corpus(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     store = ClipStore.open(built)
     ids = np.array(store.ids)
@@ -332,13 +334,13 @@ def test_folds_go_up_with_their_corpus(bucket: "Bucket", built: Path) -> None:
     assert open_corpus(url).digest == store.digest
 
 
-def test_a_folder_without_a_store_is_not_uploaded(bucket: "Bucket", tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="must hold a finished store"):
+def test_uploading_a_folder_without_a_store_raises(bucket: "Bucket", tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="has no finished store"):
         upload_store(tmp_path, f"{bucket.url}/none")
     assert not bucket.files.exists(f"{bucket.url}/none")
 
 
-def test_too_little_disk_is_said_before_the_download(
+def test_too_little_disk_space_raises_before_the_download(
     bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"

@@ -1,4 +1,4 @@
-"""The real commands, from clips on an S3 server to a study on a store there"""
+"""The command line with clips, stores and studies on an S3 server"""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def say(*words: str, place: Path, code: int = 0) -> str:
-    """What the command prints; it ends with `code`."""
+    """Run a command that must exit with `code`, and return its output."""
     done = commands.run("-m", "remix_study", *words, cwd=place, env=os.environ | {"COLUMNS": "200"}, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
@@ -80,9 +80,7 @@ def test_from_clips_at_a_url_to_a_store_at_a_url_to_a_run_and_a_study(
     assert '"complete"' in say("status", "s", "--json", place=tmp_path)
 
 
-def test_what_is_wrong_with_a_url_is_one_sentence_before_any_work(
-    bucket: "Bucket", clips: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_url_raises_before_any_work(bucket: "Bucket", clips: Path, tmp_path: Path) -> None:
     manifest = str(clips / "manifest.jsonl")
     for out, why in (
         ("s4://bucket/store", "a protocol that fsspec knows"),

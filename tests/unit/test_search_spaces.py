@@ -15,7 +15,7 @@ from remix_study.config.run import AdamConfig, RandomConfig, RemixConfig, ResNet
 from remix_study.config.study import AshaConfig, StudyConfig
 from remix_study.fit import require_fit
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
-from remix_study.media.publish import Content, seal
+from remix_study.media.publish import StoreContent, write_metadata
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
 from remix_study.study.search_space import configure, space_of
@@ -63,9 +63,9 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore
                 draw.integers(0, 256, (80, *part.shape)) if part.dtype == np.uint8 else draw.random((80, *part.shape))
             )
             np.save(folder / shard_name(m, 0), values.astype(part.dtype))
-        seal(
+        write_metadata(
             folder,
-            Content(
+            StoreContent(
                 name=study,
                 fingerprint=study,
                 manifest_digest="",

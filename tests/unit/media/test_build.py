@@ -49,10 +49,10 @@ def damage(clip: Path, how: str) -> None:
         case "lfs-pointer":
             clip.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
         case "open":
-            clip.write_bytes(whole[: len(whole) // 2])  # without its index at the end
+            clip.write_bytes(whole[: len(whole) // 2])  # without the index at its end
 
 
-def test_a_store_holds_every_clip_in_manifest_order_and_says_what_it_is(corpus: Path, tmp_path: Path) -> None:
+def test_a_store_holds_every_clip_in_manifest_order_with_card_and_statistics(corpus: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     store = build(
         corpus / "manifest.jsonl", tmp_path, card={"licence": "none"}, progress=lambda *counts: seen.append(counts)
@@ -72,7 +72,7 @@ def test_a_store_holds_every_clip_in_manifest_order_and_says_what_it_is(corpus: 
     assert not (tmp_path / "store.partial").exists()
 
 
-def test_the_same_store_is_kept_and_another_is_replaced_only_on_request(corpus: Path, tmp_path: Path) -> None:
+def test_an_identical_store_is_kept_and_another_one_is_replaced_only_on_request(corpus: Path, tmp_path: Path) -> None:
     first = build(corpus / "manifest.jsonl", tmp_path)
     made = (tmp_path / "store" / "manifest.json").stat().st_mtime_ns
     assert build(corpus / "manifest.jsonl", tmp_path).digest == first.digest
@@ -119,7 +119,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_where_it_was_and_ends_in_the_same_bytes(copy: Path, tmp_path: Path) -> None:
+def test_a_killed_build_resumes_and_produces_the_same_bytes(copy: Path, tmp_path: Path) -> None:
     damage(copy / "clips/train/train-00002.mp4", "empty")  # so that rows are compacted, too
     sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
     undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", **sharded)
@@ -139,10 +139,8 @@ def test_a_killed_build_goes_on_where_it_was_and_ends_in_the_same_bytes(copy: Pa
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_again_and_again_at_any_moment_ends_in_the_same_bytes(
-    copy: Path, tmp_path: Path
-) -> None:
-    """From outside, after so many lines of its output and some more: also while it publishes."""
+def test_a_build_killed_repeatedly_at_random_moments_produces_the_same_bytes(copy: Path, tmp_path: Path) -> None:
+    """The parent kills it some time after a number of progress lines, also while it publishes the store."""
     damage(copy / "clips/train/train-00002.mp4", "empty")
     sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
     undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", **sharded)
@@ -164,13 +162,13 @@ def test_a_build_that_is_killed_again_and_again_at_any_moment_ends_in_the_same_b
 
 
 def here(work: Any, jobs: Any, *, on_result: Any, on_lost: Any, **_: Any) -> None:
-    """As a cluster does it: the work and its results travel, and nothing else; in any order."""
+    """Run jobs as a cluster does: only the pickled work and results are exchanged, and in another order."""
     work = pickle.loads(pickle.dumps(work))
     for job in sorted(jobs, key=lambda job: -job):
         on_result(job, pickle.loads(pickle.dumps(work(job))))
 
 
-def test_workers_that_share_no_disk_send_rows_and_the_bytes_are_the_same(copy: Path, tmp_path: Path) -> None:
+def test_workers_without_a_shared_disk_produce_the_same_bytes(copy: Path, tmp_path: Path) -> None:
     damage(copy / "clips/train/train-00002.mp4", "empty")
     sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
     ours = build(copy / "manifest.jsonl", tmp_path / "ours", **sharded)
@@ -178,7 +176,7 @@ def test_workers_that_share_no_disk_send_rows_and_the_bytes_are_the_same(copy: P
     assert contents(theirs.path) == contents(ours.path)
 
 
-def test_shards_before_the_first_clip_that_was_left_out_are_not_copied(
+def test_shards_before_the_first_unusable_clip_are_linked_not_copied(
     corpus: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage(copy / "clips/train/train-00006.mp4", "empty")
@@ -197,7 +195,7 @@ def test_shards_before_the_first_clip_that_was_left_out_are_not_copied(
     assert linked == sorted(path.name for path in store.path.glob("*.npy"))
 
 
-def test_a_store_lies_in_several_files_and_is_read_as_one(corpus: Path, tmp_path: Path) -> None:
+def test_a_store_of_several_shards_reads_like_one_of_a_single_shard(corpus: Path, tmp_path: Path) -> None:
     whole = build(corpus / "manifest.jsonl", tmp_path / "one")
     sharded = build(corpus / "manifest.jsonl", tmp_path / "many", shard_bytes=SHARD_BYTES)
     assert sharded.digest == whole.digest
@@ -209,7 +207,7 @@ def test_a_store_lies_in_several_files_and_is_read_as_one(corpus: Path, tmp_path
     np.testing.assert_array_equal(sharded.gather("video", rows, zeros_nT), whole.gather("video", rows)[:, [0, 0]])
 
 
-def test_the_card_lies_beside_the_arrays_and_is_what_is_tracked(corpus: Path, tmp_path: Path) -> None:
+def test_the_card_is_written_next_to_the_arrays_as_json_and_markdown(corpus: Path, tmp_path: Path) -> None:
     store = build(corpus / "manifest.jsonl", tmp_path, card={"corpus": "Tones", "citation": "Nobody (2020)"})
     assert json.loads((store.path / "card.json").read_text()) == store.card
     assert store.card["digest"] == store.digest
@@ -242,26 +240,26 @@ def test_rows_after_a_quarantined_one_keep_their_own_arrays(corpus: Path, copy: 
         np.testing.assert_array_equal(fewer.gather(modality, np.arange(len(fewer))), all_of_them.gather(modality, rows))
 
 
-def test_too_many_unusable_clips_fail_with_counts_and_report(copy: Path) -> None:
+def test_too_many_unusable_clips_raise_with_counts_and_write_a_report(copy: Path) -> None:
     damage(copy / "clips/train/train-00001.mp4", "empty")
     damage(copy / "clips/train/train-00002.mp4", "missing")
-    with pytest.raises(StoreError, match=r"2 of 16 are \(1 empty, 1 missing\)") as caught:
+    with pytest.raises(StoreError, match=r"2 of 16 \(1 empty, 1 missing\)") as caught:
         build(copy / "manifest.jsonl", copy)
     report = copy / "store.partial" / "quarantine.jsonl"
     assert str(report) in str(caught.value)
     assert len(report.read_text().splitlines()) == 2
     seen: list[int] = []
     build(copy / "manifest.jsonl", copy, max_bad_fraction=0.2, progress=lambda done, _: seen.append(done))
-    assert seen == [16]  # nothing is decoded twice
+    assert seen == [16], "no clip must be decoded twice"
 
 
-def test_a_class_that_loses_all_its_clips_of_a_split_is_an_error(copy: Path) -> None:
+def test_a_class_without_usable_clips_in_a_split_raises(copy: Path) -> None:
     damage(copy / "clips/val/val-00003.mp4", "empty")
     with pytest.raises(StoreError, match="class 'tone-and-grating-03' in split 'val'"):
         build(copy / "manifest.jsonl", copy, max_bad_fraction=0.5)
 
 
-def test_another_build_is_waited_for_on_request(corpus: Path, tmp_path: Path) -> None:
+def test_wait_waits_for_another_build(corpus: Path, tmp_path: Path) -> None:
     first = build(corpus / "manifest.jsonl", tmp_path)
     reading: list[int] = []
     with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as held:
@@ -271,12 +269,12 @@ def test_another_build_is_waited_for_on_request(corpus: Path, tmp_path: Path) ->
         )
         with pytest.raises(concurrent.futures.TimeoutError):
             waiting.result(timeout=0.2)
-        assert not reading, "it waits before it begins"
+        assert not reading, "the build must wait before it reads any file"
         held.close()
         assert waiting.result().digest == first.digest
 
 
-def test_two_builds_of_one_store_do_not_meet(corpus: Path, tmp_path: Path) -> None:
+def test_a_second_build_of_the_same_store_raises(corpus: Path, tmp_path: Path) -> None:
     with (
         exclusive_lock(tmp_path / ".store.lock"),
         pytest.raises(StoreError, match=f"process {os.getpid()} is using the folder"),
@@ -285,7 +283,7 @@ def test_two_builds_of_one_store_do_not_meet(corpus: Path, tmp_path: Path) -> No
     assert len(build(corpus / "manifest.jsonl", tmp_path)) == 16
 
 
-def test_too_little_space_is_said_before_any_work(
+def test_too_little_disk_space_raises_before_any_work(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("usage", (), {"free": 1000})
@@ -294,7 +292,7 @@ def test_too_little_space_is_said_before_any_work(
         build(corpus / "manifest.jsonl", tmp_path)
 
 
-def test_a_disk_that_fills_up_is_one_sentence_and_work_is_kept(corpus: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_raises_and_keeps_finished_work(corpus: Path, tmp_path: Path) -> None:
     def full(done: int, _: int) -> None:
         if done == 8:
             raise OSError(28, "No space left on device")
@@ -306,13 +304,13 @@ def test_a_disk_that_fills_up_is_one_sentence_and_work_is_kept(corpus: Path, tmp
     assert seen[0] == 8
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_raises(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Choose a folder in which you can create files"):
         build(corpus / "manifest.jsonl", tmp_path / "file")
 
 
-def test_start_and_end_are_honoured(corpus: Path, tmp_path: Path) -> None:
+def test_start_and_end_select_part_of_a_clip(corpus: Path, tmp_path: Path) -> None:
     import dataclasses
 
     clips = read_manifest(corpus / "manifest.jsonl")
@@ -326,13 +324,13 @@ def test_start_and_end_are_honoured(corpus: Path, tmp_path: Path) -> None:
     assert (silence <= np.log(1e-6) + 0.01).all()  # half a second of zeros was filled in
 
 
-def test_a_store_says_when_its_manifest_has_changed(copy: Path) -> None:
+def test_a_changed_manifest_raises(copy: Path) -> None:
     store = build(copy / "manifest.jsonl", copy)
-    store.matches(copy / "manifest.jsonl")
+    store.require_manifest(copy / "manifest.jsonl")
     rows = (copy / "manifest.jsonl").read_text().splitlines()
     (copy / "manifest.jsonl").write_text("\n".join(rows[:-1]) + "\n")
     with pytest.raises(StoreError, match="has changed since"):
-        store.matches(copy / "manifest.jsonl")
+        store.require_manifest(copy / "manifest.jsonl")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,20 +345,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_decoding_takes_no_more_threads_than_its_process_has(corpus: Path) -> None:
-    """Processes share out the cores; FFmpeg would start a dozen threads for each frame that it makes RGB."""
+def test_decoding_starts_no_threads(corpus: Path) -> None:
+    """Each core already runs a worker process, but FFmpeg would start a dozen threads to convert a frame to RGB."""
     path = next(corpus.rglob("*.mp4"))
     with av.open(str(path)) as file:
         file.streams.video[0].codec_context.thread_count = 1
         frames = list(file.decode(video=0))
     tasks = Path("/proc/self/task")
     before = len(list(tasks.iterdir()))
-    pixels = [_upright(frame) for frame in frames]  # a frame keeps the threads that it was given
+    pixels = [_upright(frame) for frame in frames]  # threads would live as long as their frame
     assert len(list(tasks.iterdir())) <= before
     assert len(pixels) == 8
 
 
-def test_an_unfinished_build_with_other_settings_is_not_thrown_away(corpus: Path, tmp_path: Path) -> None:
+def test_an_unfinished_build_with_other_settings_is_kept(corpus: Path, tmp_path: Path) -> None:
     def stop(done: int, _total: int) -> None:
         if done >= 6:
             raise KeyboardInterrupt

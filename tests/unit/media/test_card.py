@@ -28,27 +28,25 @@ def test_a_card_counts_by_split_class_and_group() -> None:
     assert (made["quarantined"], made["quarantined_by_reason"]) == (2, {"silent": 2})
 
 
-def test_facts_of_the_corpus_are_kept_and_never_displace_what_was_counted() -> None:
+def test_facts_of_the_corpus_do_not_replace_counted_values() -> None:
     made = card({"licence": "CC0", "clips": 99, "digest": "?"})
     assert (made["licence"], made["clips"], made["digest"]) == ("CC0", 12, "f00d")
 
 
-def test_a_card_is_a_page_for_people() -> None:
+def test_markdown_shows_all_parts_of_the_card() -> None:
     facts = {
         "corpus": "Noises", "licence": "CC0", "citation": "Someone (2020)", "split": "by actor",
         "absent_by_class": {"gone": 3, "rare": 1}, "warnings": [f"doubt {n}" for n in range(25)],
     }  # fmt: skip
     page = markdown(card(facts, bad=2)).splitlines()
     assert page[0] == "# Noises"
-    assert "- **To cite**: Someone (2020)" in page
+    assert "- **Citation**: Someone (2020)" in page
     assert "- **Split**: by actor" in page
-    assert any(
-        "2 unusable (2 silent; see quarantine.jsonl); 4 that the lists name are not there" in line for line in page
-    )
+    assert any("2 unusable (2 silent; see quarantine.jsonl); 4 listed clips are missing" in line for line in page)
     assert any("2 times as many as the smallest" in line for line in page)
     assert any("2.50 GB" in line for line in page)
     assert "| class | train | test | absent |" in page
-    assert r"| a\|b | 6 | 2 | 0 |" in page, "a class with a bar in its name is one cell"
+    assert r"| a\|b | 6 | 2 | 0 |" in page, "a bar in a class's name must not split its cell"
     assert "| gone | 0 | 0 | 3 |" in page
     assert "| all | 9 | 3 | 4 |" in page
     assert "| groups | 3 | 1 |  |" in page
@@ -58,14 +56,14 @@ def test_a_card_is_a_page_for_people() -> None:
     assert 'store = open_corpus("FOLDER")' in page
 
 
-def test_without_facts_nothing_is_claimed() -> None:
+def test_markdown_omits_missing_facts() -> None:
     page = markdown(card())
     assert page.startswith("# mine\n")
-    for word in ("Licence", "To cite", "Warnings", "absent"):
+    for word in ("Licence", "Citation", "Warnings", "absent"):
         assert word not in page
 
 
-def test_each_kind_of_modality_is_said_in_words() -> None:
+def test_each_kind_of_modality_is_described_in_words() -> None:
     words = card()["modalities"]
     assert words["audio"] == "16 kHz, 10 s, Kaldi filter banks, 128 bands every 10 ms, 1024 x 128"
     assert words["video"] == (
@@ -74,4 +72,4 @@ def test_each_kind_of_modality_is_said_in_words() -> None:
     assert "257 x 188" in in_words(PRESETS["ogm"].parts["audio"])
     assert "32 bands" in in_words(PRESETS["tiny"].parts["audio"])
     assert in_words(FlowPreset(3, 224, 224)).startswith("flow (computed) at the middle frames of 3 segments")
-    assert in_words(FeaturePreset("sequence", (50, 300))).startswith("ready sequence, 50 x 300")
+    assert in_words(FeaturePreset("sequence", (50, 300))).startswith("feature sequence, 50 x 300")

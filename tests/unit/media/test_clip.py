@@ -1,4 +1,4 @@
-"""Clips that decode and still are not whole"""
+"""Clips that decode but are incomplete, presets, and decoder versions"""
 
 import dataclasses
 import importlib.metadata
@@ -33,36 +33,36 @@ def stage_of(root: Path, clip: Clip = CLIP, accepted: Checks | None = None) -> s
     return None
 
 
-def test_a_silent_clip_is_refused_unless_silence_is_allowed(tmp_path: Path) -> None:
+def test_a_silent_clip_raises_unless_silence_is_allowed(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, np.zeros(8000, np.float32))
     assert stage_of(tmp_path) == "silent"
     assert stage_of(tmp_path, accepted=Checks(allow_silent=True)) is None
 
 
-def test_a_clip_that_shows_one_picture_is_refused_unless_that_is_allowed(tmp_path: Path) -> None:
+def test_a_static_clip_raises_unless_static_clips_are_allowed(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", np.full((8, 16, 16), 90, np.uint8), WAVE)
     assert stage_of(tmp_path) == "static"
     assert stage_of(tmp_path, accepted=Checks(allow_static=True)) is None
 
 
-def test_a_track_much_shorter_than_the_file_is_refused(tmp_path: Path) -> None:
+def test_a_track_much_shorter_than_the_file_raises(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, WAVE[:4000])
     assert stage_of(tmp_path) == "duration"
     assert stage_of(tmp_path, accepted=Checks(tolerance_s=0.6)) is None
 
 
-def test_a_start_after_the_end_is_refused(tmp_path: Path) -> None:
+def test_a_start_after_the_end_raises(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, WAVE)
     assert stage_of(tmp_path, dataclasses.replace(CLIP, start=5.0)) == "duration"
     assert stage_of(tmp_path, dataclasses.replace(CLIP, start=0.9, end=0.95)) == "frames"
 
 
-def test_a_wave_that_is_not_finite_is_refused() -> None:
+def test_a_waveform_that_is_not_finite_raises() -> None:
     with pytest.raises(MediaError, match="not numbers"):
         checks.check_wave(np.array([0.1, np.nan]), Checks())
 
 
-def test_a_whole_clip_has_the_shapes_of_its_preset(tmp_path: Path) -> None:
+def test_a_complete_clip_has_the_shapes_of_its_preset(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, WAVE)
     for preset in PRESETS.values():
         rows = decode_clip(CLIP, source_at(tmp_path), preset, PyAVDecoder(), Checks()).rows
@@ -93,7 +93,7 @@ def test_area_resize_averages_blocks() -> None:
     np.testing.assert_array_equal(small[..., 1], NOISE[0])
 
 
-def test_a_tone_lights_its_own_mel_band_and_louder_is_larger() -> None:
+def test_a_tone_excites_its_own_mel_band_in_proportion_to_loudness() -> None:
     seconds = torch.arange(8000) / 8000
     preset = AUDIO_FRONT_ENDS["tiny"]
     peaks = [
@@ -112,21 +112,21 @@ def test_a_spectrogram_is_the_stft_by_definition() -> None:
     torch.testing.assert_close(spectrogram(wave, preset), torch.log(stft.abs() + 1e-7), atol=1e-4, rtol=1e-4)
 
 
-def test_a_short_wave_is_tiled_or_filled_as_the_preset_says() -> None:
+def test_a_short_waveform_is_tiled_or_zero_padded_as_the_preset_says() -> None:
     tiled, filled = AUDIO_FRONT_ENDS["stft188"], AUDIO_FRONT_ENDS["tiny"]
     ramp = torch.linspace(-2, 2, 1000)
     assert torch.equal(audio.fit(ramp, tiled)[1000:2000], ramp.clamp(-1, 1))
     assert audio.fit(ramp, filled)[1000:].abs().max() == 0
 
 
-def test_a_late_track_starts_with_silence_and_cuts_count_from_the_file_start() -> None:
+def test_a_late_track_is_preceded_by_zeros_and_cut_relative_to_the_file() -> None:
     wave = np.ones(100, np.float32)
     assert audio.cut(wave, 100, 0.5, None, None)[:50].max() == 0
     assert len(audio.cut(wave, 100, 0.5, None, None)) == 150
     assert audio.cut(wave, 100, 0.5, 0.4, 0.7).tolist() == [0.0] * 10 + [1.0] * 20
 
 
-def test_two_distributions_of_one_import_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decord_and_decord2_installed_together_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"decord": "0.6.0", "decord2": "3.4.0"}
     monkeypatch.setattr(importlib.metadata, "version", installed.__getitem__)
     with pytest.raises(StoreError, match="pip uninstall decord decord2"):

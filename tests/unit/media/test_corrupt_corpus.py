@@ -1,4 +1,4 @@
-"""A corpus with every kind of damage: each corrupt clip is quarantined with its reason, and a kill changes nothing"""
+"""Building a store from a corpus with every kind of damage, uninterrupted and after a kill"""
 
 import json
 import os
@@ -18,14 +18,14 @@ from remix_study.sample import Clip, SampleId
 from tests.corrupt_media import FAULTS, whole
 
 CLIPS = 300
-# A folder is a clip's frames, and of a file of 10 GB the checksum takes long.
+# A folder counts as the frames of a clip, and the checksum of a file of 10 GB takes long.
 LEFT_OUT = ("folder", "zeros")
 BAD = {name: fault for name, fault in FAULTS.items() if fault.reason is not None and name not in LEFT_OUT}
 
 
 @pytest.fixture(scope="module")
 def corrupt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], dict[str, str]]:
-    """The root, its clips, and the reason for each that must be left out."""
+    """The root, its clips, and the reason for each clip that must be quarantined."""
     root = tmp_path_factory.mktemp("corrupt")
     whole(root / "good.mp4")
     clips: list[Clip] = []
@@ -71,7 +71,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_each_faulty_clip_is_left_out_with_its_reason_and_a_kill_changes_nothing(
+def test_each_corrupt_clip_is_quarantined_with_its_reason_also_after_a_kill(
     corrupt: tuple[Path, list[Clip], dict[str, str]], tmp_path: Path
 ) -> None:
     root, clips, reasons = corrupt

@@ -1,4 +1,4 @@
-"""Each fault that a corpus has been seen to have: decoded right, or quarantined with its reason; by both decoders"""
+"""Faults found in real corpora: both decoders return correct arrays, or raise an error with the right reason"""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ def decoded(path: Path, decoder: DecoderName) -> Any:
 
 
 def sequential(path: Path) -> list[NDArray[np.uint8]]:
-    """Every frame, as plain sequential PyAV shows it."""
+    """Every frame, read sequentially with plain PyAV."""
     with av.open(f"file:{path}") as file:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(file.streams.best("video"))]
 
@@ -58,7 +58,7 @@ def upright(frame: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
 
 
 def numbers_of(frames: list[NDArray[np.uint8]], track: Picture, how: str) -> list[int]:
-    """Which of the encoded pictures each frame is."""
+    """The number of the encoded image that each frame resembles most."""
     step = -(-track.size[0] // 128)
 
     def small(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -71,12 +71,12 @@ def numbers_of(frames: list[NDArray[np.uint8]], track: Picture, how: str) -> lis
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_an_unusable_clip_is_refused_with_its_reason(name: str, decoder: DecoderName, tmp_path: Path) -> None:
+def test_an_unusable_clip_raises_with_its_reason(name: str, decoder: DecoderName, tmp_path: Path) -> None:
     path = FAULTS[name].make(tmp_path)
     with pytest.raises(MediaError) as refused:
         decoded(path, decoder)
     assert refused.value.stage == FAULTS[name].reason
-    assert str(tmp_path) not in str(refused.value)  # the report is the same wherever the corpus lies
+    assert str(tmp_path) not in str(refused.value)  # the report must not depend on where the corpus is
 
 
 @pytest.fixture(scope="module", params=USABLE)
@@ -94,7 +94,7 @@ class TestUsableClips:
         assert clip.rows["audio"].shape == (32, 32)
         assert clip.meta["frames"] == fault.picture.frames - fault.first
 
-    def test_frames_are_those_of_a_sequential_reading(self, usable: tuple[Fault, Path], decoder: DecoderName) -> None:
+    def test_frames_match_sequential_reading(self, usable: tuple[Fault, Path], decoder: DecoderName) -> None:
         fault, path = usable
         container = probe(path)
         assert container.frame_times_F is not None
@@ -106,7 +106,7 @@ class TestUsableClips:
             np.testing.assert_array_equal(frame, true)
         assert numbers_of(frames, fault.picture, fault.turn) == list(range(fault.first, fault.picture.frames))
 
-    def test_sound_is_that_of_a_sequential_reading_where_it_belongs(
+    def test_audio_matches_sequential_reading_and_starts_on_time(
         self, usable: tuple[Fault, Path], decoder: DecoderName
     ) -> None:
         fault, path = usable
@@ -122,33 +122,33 @@ class TestUsableClips:
         assert container.audio_rate == fault.sound.rate
         assert container.frame_times_F is not None
         late_s = lag(placed, sound_of(fault.sound), fault.sound.rate) - container.frame_times_F[0]
-        assert late_s == pytest.approx(fault.late_s, abs=0.012)  # of Opus, 6.5 ms
+        assert late_s == pytest.approx(fault.late_s, abs=0.012)  # Opus delays by 6.5 ms
 
 
-def test_frames_have_their_times(usable: tuple[Fault, Path]) -> None:
+def test_frame_times_match_the_encoded_times(usable: tuple[Fault, Path]) -> None:
     fault, path = usable
     times_F = probe(path).frame_times_F
     assert times_F is not None
     given = np.array(fault.picture.times or range(0, 10 * fault.picture.frames, 10)) / 100
-    first = 1 if fault.late_s else 0  # AVI leaves one frame out to make up for an encoder's delay
+    first = 1 if fault.late_s else 0  # AVI skips one frame to compensate for an encoder's delay
     steps = np.diff(given[fault.first :])
     assert np.diff(times_F)[first:] == pytest.approx(steps[first:], abs=0.002)
-    assert 0 <= times_F[0] < 0.08  # MPEG and FLV tell an audio encoder's delay by starting the video late
+    assert 0 <= times_F[0] < 0.08  # MPEG and FLV encode an audio encoder's delay by starting the video late
 
 
 def lag(wave: NDArray[np.float32], truth: NDArray[np.float64], rate: int) -> float:
-    """By how many seconds `wave` is late, from its correlation with the truth."""
+    """Delay of `wave` in seconds, from its correlation with the truth."""
     size = 2 ** int(np.ceil(np.log2(len(wave) + len(truth))))
     product = np.fft.rfft(wave, size) * np.conj(np.fft.rfft(truth, size))
     place = int(np.argmax(np.fft.irfft(product, size)))
     return (place - size if place > size // 2 else place) / rate
 
 
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(LFS)
     path.chmod(0)
-    if os.geteuid() == 0:  # who may read everything
+    if os.geteuid() == 0:  # root can read every file
 
         def refuse(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
@@ -160,7 +160,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_clip_that_asks_for_too_much_memory_is_refused(
+def test_a_clip_that_needs_too_much_memory_raises(
     decoder: DecoderName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = FAULTS["plain"].make(tmp_path)
@@ -181,7 +181,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
         probe(FAULTS["playlist"].make(tmp_path))
 
 
-def test_edited_frames_are_hidden_from_both_decoders_and_counted_by_neither(tmp_path: Path) -> None:
+def test_frames_hidden_by_an_edit_list_are_skipped_by_both_decoders(tmp_path: Path) -> None:
     from tests.corrupt_media import edited, whole
 
     path = edited(whole(tmp_path / "a.mp4", [Picture(b_frames=2, options={"g": "10"})], []), 7)
@@ -193,21 +193,21 @@ def test_edited_frames_are_hidden_from_both_decoders_and_counted_by_neither(tmp_
         assert numbers_of(frames, Picture(), "") == list(range(7, 20))
 
 
-def test_a_promised_frame_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
+def test_a_missing_last_frame_raises(tmp_path: Path) -> None:
     path = FAULTS["plain"].make(tmp_path)
     for decoder in DECODERS:
         with pytest.raises(MediaError, match="ends after 20 of 21 frames"):
             decoder_named(decoder).frames(path, [3], 21)
 
 
-def test_a_container_without_a_header_promises_no_length(tmp_path: Path) -> None:
+def test_a_raw_stream_has_no_stated_duration(tmp_path: Path) -> None:
     from tests.corrupt_media import Sound, whole
 
     path = whole(tmp_path / "a.aac", [], [Sound()], format="adts")
     assert dataclasses.replace(probe(path), audio_start_s=0.0).duration_s is None
 
 
-def test_the_page_on_faults_says_what_becomes_of_each() -> None:
+def test_docs_list_the_outcome_of_every_fault() -> None:
     page = (Path(__file__).parents[3] / "docs" / "faults.md").read_text(encoding="utf-8")
     for name, fault in FAULTS.items():
         told = "| decoded |  |" if fault.reason is None else f"| left out | `{fault.reason}` |"

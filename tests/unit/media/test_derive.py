@@ -17,7 +17,7 @@ from remix_study.sample import SampleId
 
 @pytest.fixture(scope="module")
 def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
-    """Sixteen clips, four of each class."""
+    """A store of sixteen clips, four of each class."""
     return prepare_corpus(
         corpus / "manifest.jsonl", tmp_path_factory.mktemp("base"), preset=PRESETS["tiny"], name="base",
         decoder="pyav", workers=2, shard_bytes=4000, card={"licence": "none", "split": "as rendered"},
@@ -25,7 +25,7 @@ def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 
 
 def fold(store: ClipStore, test: int) -> dict[SampleId, str]:
-    """Of each class, the clip of this number is for testing, the next one for validation."""
+    """In each class, clip number `fold` is for testing, and the next one for validation."""
     splits: dict[SampleId, str] = {}
     seen: dict[int, int] = {}
     for clip, label in zip(store.ids, store.labels_N.tolist(), strict=True):
@@ -54,7 +54,7 @@ def test_a_derived_store_has_the_same_rows_under_other_splits(base: ClipStore, t
     assert "fold" not in base.card
 
 
-def test_arrays_are_linked_and_the_store_is_whole(base: ClipStore, tmp_path: Path) -> None:
+def test_arrays_are_linked_and_the_store_verifies(base: ClipStore, tmp_path: Path) -> None:
     derived = derive_store(base, tmp_path, fold(base, 0))
     assert open_corpus(tmp_path, verify=True).digest == derived.digest
     arrays = sorted(path.name for path in base.path.glob("*.npy"))
@@ -63,9 +63,7 @@ def test_arrays_are_linked_and_the_store_is_whole(base: ClipStore, tmp_path: Pat
     assert json.loads((derived.path / "card.json").read_text()) == derived.card
 
 
-def test_arrays_are_copied_where_there_are_no_links(
-    base: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arrays_are_copied_if_hard_links_fail(base: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -75,7 +73,7 @@ def test_arrays_are_copied_where_there_are_no_links(
     assert ClipStore.open(derived.path, verify=True).digest == derived.digest
 
 
-def test_the_same_splits_are_kept_and_others_replace_them(base: ClipStore, tmp_path: Path) -> None:
+def test_a_store_with_the_same_splits_is_kept_and_with_others_replaced(base: ClipStore, tmp_path: Path) -> None:
     first = derive_store(base, tmp_path, fold(base, 0))
     made = (first.path / "manifest.json").stat().st_ino
     assert derive_store(base, tmp_path, fold(base, 0)).digest == first.digest
@@ -86,12 +84,12 @@ def test_the_same_splits_are_kept_and_others_replace_them(base: ClipStore, tmp_p
 
 def test_a_decoded_store_is_never_replaced_by_a_derived_one(corpus: Path, base: ClipStore, tmp_path: Path) -> None:
     shutil.copytree(base.path, tmp_path / "store")
-    with pytest.raises(StoreError, match="holds one that was decoded"):
+    with pytest.raises(StoreError, match="holds a decoded store, which is never replaced"):
         derive_store(base, tmp_path, fold(base, 0))
     assert ClipStore.open(tmp_path, verify=True).digest == base.digest
 
 
-def test_what_a_killed_one_has_left_is_no_hindrance(base: ClipStore, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_derivation_are_removed(base: ClipStore, tmp_path: Path) -> None:
     (tmp_path / "store.fresh").mkdir()
     (tmp_path / "store.fresh" / "index.jsonl").write_text("{")
     (tmp_path / "store.old").mkdir()
@@ -100,7 +98,7 @@ def test_what_a_killed_one_has_left_is_no_hindrance(base: ClipStore, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == [".store.lock", "store"]
 
 
-def test_splits_that_make_no_sense_are_refused(base: ClipStore, tmp_path: Path) -> None:
+def test_invalid_splits_raise(base: ClipStore, tmp_path: Path) -> None:
     splits = fold(base, 0)
     some = {clip: split for clip, split in splits.items() if split != "val"}
     with pytest.raises(StoreError, match="but 4 have none"):
@@ -114,7 +112,7 @@ def test_splits_that_make_no_sense_are_refused(base: ClipStore, tmp_path: Path) 
     assert not (tmp_path / "store").exists()
 
 
-def test_two_at_once_do_not_meet(base: ClipStore, tmp_path: Path) -> None:
+def test_a_second_derivation_of_the_same_store_raises(base: ClipStore, tmp_path: Path) -> None:
     with (
         exclusive_lock(tmp_path / ".store.lock"),
         pytest.raises(StoreError, match=f"process {os.getpid()} is using the folder"),

@@ -1,4 +1,4 @@
-"""Ready arrays: what is stored, and what is refused with which word"""
+"""Feature arrays: what is stored, and which errors are raised"""
 
 import os
 import pickle
@@ -40,19 +40,19 @@ def refusal(root: Path, part: Part, path: str = "a.npy", start: float | None = N
 
 @pytest.mark.parametrize("part", [VECTOR, SEQUENCE, IMAGE])
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int64, np.uint8])
-def test_an_array_of_the_right_shape_is_stored_as_it_is(tmp_path: Path, part: FeaturePreset, kind: type) -> None:
+def test_an_array_of_the_right_shape_is_stored_unchanged(tmp_path: Path, part: FeaturePreset, kind: type) -> None:
     values: NDArray[Any] = np.arange(np.prod(part.shape)).reshape(part.shape).astype(kind)
     np.save(tmp_path / "a.npy", values)
     np.testing.assert_array_equal(row_of(tmp_path, part), values)
 
 
-def test_a_precomputed_spectrogram_may_be_the_audio(tmp_path: Path) -> None:
+def test_a_precomputed_spectrogram_can_be_the_audio(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal(IMAGE.shape).astype(np.float32)
     np.save(tmp_path / "a.npy", values)
     np.testing.assert_array_equal(row_of(tmp_path, IMAGE, modality="audio"), values)
 
 
-def test_a_row_of_an_array_is_the_clip(tmp_path: Path) -> None:
+def test_a_clip_can_be_a_row_of_an_array(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
     np.save(tmp_path / "a.npy", values)
     for row in (0, 17, 19):
@@ -60,20 +60,20 @@ def test_a_row_of_an_array_is_the_clip(tmp_path: Path) -> None:
     assert refusal(tmp_path, VECTOR, "a.npy#20") == ("shape", "it must have a row 20, but has 20 rows")
 
 
-def test_a_row_of_a_scalar_is_refused(tmp_path: Path) -> None:
+def test_a_row_of_a_scalar_raises(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.float32(1))
     assert refusal(tmp_path, VECTOR, "a.npy#0")[0] == "shape"
 
 
-def test_a_row_is_read_without_the_rest_of_its_array(tmp_path: Path) -> None:
-    """A sparse file of 1 TB: only a map can give its last row."""
+def test_reading_a_row_does_not_read_the_whole_array(tmp_path: Path) -> None:
+    """Only a memory map can return the last row of a sparse file of 1 TB."""
     rows = 50_000_000_000
     np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (rows, 5))[-1] = [1, 2, 3, 4, 5]
     assert row_of(tmp_path, VECTOR, f"a.npy#{rows - 1}").tolist() == [1, 2, 3, 4, 5]
     (tmp_path / "a.npy").unlink()  # pytest keeps its folders, and not every copy of one is sparse
 
 
-def test_a_sequence_is_cut_or_filled_with_gaps(tmp_path: Path) -> None:
+def test_a_sequence_is_cut_or_padded_with_nan(tmp_path: Path) -> None:
     values = np.arange(18, dtype=np.float32).reshape(6, 3)
     np.save(tmp_path / "a.npy", values)
     np.testing.assert_array_equal(row_of(tmp_path, SEQUENCE), values[:4])
@@ -84,7 +84,7 @@ def test_a_sequence_is_cut_or_filled_with_gaps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [VECTOR, SEQUENCE])
-def test_what_was_not_measured_is_a_gap(tmp_path: Path, part: FeaturePreset) -> None:
+def test_infinities_are_stored_as_nan(tmp_path: Path, part: FeaturePreset) -> None:
     values = np.ones(part.shape)
     values.reshape(-1)[:4] = -np.inf, np.inf, np.nan, 1e300  # the last is infinite as float32
     np.save(tmp_path / "a.npy", values)
@@ -95,13 +95,13 @@ def test_what_was_not_measured_is_a_gap(tmp_path: Path, part: FeaturePreset) -> 
 
 @pytest.mark.parametrize("part", [VECTOR, SEQUENCE])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_nothing_but_gaps_is_refused(tmp_path: Path, part: FeaturePreset, value: float) -> None:
+def test_an_array_without_finite_values_raises(tmp_path: Path, part: FeaturePreset, value: float) -> None:
     np.save(tmp_path / "a.npy", np.full(part.shape, value))
     assert refusal(tmp_path, part)[0] == "not-finite"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_image_with_a_gap_is_refused(tmp_path: Path, value: float) -> None:
+def test_an_image_with_missing_values_raises(tmp_path: Path, value: float) -> None:
     values = np.ones(IMAGE.shape)
     values[2, 3] = value
     np.save(tmp_path / "a.npy", values)
@@ -115,7 +115,9 @@ def test_an_image_with_a_gap_is_refused(tmp_path: Path, value: float) -> None:
         (IMAGE, (7, 6)), (IMAGE, (6, 8)),
     ],
 )  # fmt: skip
-def test_another_shape_is_refused_with_both_shapes(tmp_path: Path, part: FeaturePreset, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_raises_and_names_both_shapes(
+    tmp_path: Path, part: FeaturePreset, shape: tuple[int, ...]
+) -> None:
     np.save(tmp_path / "a.npy", np.ones(shape))
     stage, text = refusal(tmp_path, part)
     assert stage == "shape"
@@ -123,7 +125,7 @@ def test_another_shape_is_refused_with_both_shapes(tmp_path: Path, part: Feature
     assert f"is {shape}" in text
 
 
-def test_an_empty_sequence_is_refused(tmp_path: Path) -> None:
+def test_an_empty_sequence_raises(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones((0, 3)))
     assert refusal(tmp_path, SEQUENCE)[0] == "not-finite"
 
@@ -137,8 +139,8 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_pickle_runs_nothing(tmp_path: Path, wrapped: bool) -> None:
-    """As an array of objects, and as a bare pickle under the name of an array."""
+def test_a_pickle_is_not_executed(tmp_path: Path, wrapped: bool) -> None:
+    """Neither as an array of objects, nor as a bare pickle that is named like an array."""
     proof = tmp_path / "it-ran"
     if wrapped:
         np.save(tmp_path / "a.npy", np.array([_Bomb(proof)], dtype=object), allow_pickle=True)
@@ -151,7 +153,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, wrapped: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["complex", "text", "struct", "date"])
-def test_an_array_of_anything_but_real_numbers_is_refused(tmp_path: Path, kind: str) -> None:
+def test_an_array_without_real_numbers_raises(tmp_path: Path, kind: str) -> None:
     arrays = {
         "complex": np.ones(5, np.complex64),
         "text": np.array(["a"] * 5),
@@ -162,7 +164,7 @@ def test_an_array_of_anything_but_real_numbers_is_refused(tmp_path: Path, kind: 
     assert refusal(tmp_path, VECTOR)[0] == "format"
 
 
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
+def test_every_truncation_raises(tmp_path: Path) -> None:
     np.save(tmp_path / "whole.npy", np.ones(5, np.float32))
     content = (tmp_path / "whole.npy").read_bytes()
     for length in range(1, len(content)):
@@ -179,24 +181,24 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (b"PK\x03\x04 an archive of arrays", "format"),
     ],
 )
-def test_files_that_are_no_arrays_are_refused(tmp_path: Path, content: bytes, stage: str) -> None:
+def test_files_that_are_not_arrays_raise(tmp_path: Path, content: bytes, stage: str) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     assert refusal(tmp_path, VECTOR)[0] == stage
 
 
-def test_an_archive_of_arrays_is_refused(tmp_path: Path) -> None:
+def test_an_npz_archive_raises(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.ones(5))
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     assert refusal(tmp_path, VECTOR)[0] == "format"
 
 
-def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_files_and_folders_raise(tmp_path: Path) -> None:
     assert refusal(tmp_path, VECTOR)[0] == "missing"
     (tmp_path / "a.npy").mkdir()
     assert refusal(tmp_path, VECTOR)[0] == "not-a-file"
 
 
-def test_arrays_alone_have_no_seconds(tmp_path: Path) -> None:
+def test_start_and_end_of_a_clip_of_arrays_raise(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones(5))
     stage, text = refusal(tmp_path, VECTOR, start=1.0)
     assert stage == "format"

@@ -1,4 +1,4 @@
-"""Optical flow: what moves is measured, bytes mean what they say, and given pictures are found and paired"""
+"""Optical flow: computed flow, its quantisation, and given flow images"""
 
 import builtins
 from pathlib import Path
@@ -14,7 +14,7 @@ from remix_study.errors import MediaError, StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import Decoder, DecordDecoder, PyAVDecoder
-from remix_study.media.flow import opencv_version, quantised
+from remix_study.media.flow import opencv_version, quantise
 from remix_study.media.presets import FlowPreset, Preset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
@@ -38,59 +38,59 @@ def flow_of(
 
 
 def pixels(row: NDArray[Any], bound: float = 20.0) -> NDArray[np.float64]:
-    """Right and down, the median over frames and places."""
+    """Motion to the right and down: the median over frames and pixels."""
     medians: NDArray[np.float64] = np.median((row.astype(np.float64) - 128) / 127 * bound, axis=(0, 1, 2))
     return medians
 
 
 @pytest.mark.parametrize("motion", [(3, 0), (0, -2), (-2, 2)])
-def test_what_moves_is_measured_in_pixels_right_and_down(tmp_path: Path, motion: tuple[int, int]) -> None:
+def test_flow_is_in_pixels_to_the_right_and_down(tmp_path: Path, motion: tuple[int, int]) -> None:
     ucf101.write_video(tmp_path / "a.avi", motion, seed=1)
     assert pixels(flow_of(tmp_path, "a.avi")) == pytest.approx(motion, abs=0.3)
 
 
-def test_flow_is_of_the_stored_size(tmp_path: Path) -> None:
+def test_flow_is_measured_at_the_stored_size(tmp_path: Path) -> None:
     ucf101.write_video(tmp_path / "a.avi", (3, 0), seed=1)
     half = FlowPreset(1, ucf101.HEIGHT // 2, ucf101.WIDTH // 2)
     assert pixels(flow_of(tmp_path, "a.avi", half)) == pytest.approx((1.5, 0), abs=0.3)
 
 
-def test_both_decoders_and_every_time_give_the_same_bytes(tmp_path: Path) -> None:
+def test_flow_is_deterministic_and_equal_for_both_decoders(tmp_path: Path) -> None:
     ucf101.write_video(tmp_path / "a.avi", (-2, 2), seed=2)
     first = flow_of(tmp_path, "a.avi")
     assert np.array_equal(flow_of(tmp_path, "a.avi"), first)
     assert np.array_equal(flow_of(tmp_path, "a.avi", decoder=DecordDecoder()), first)
 
 
-def test_each_frame_needs_one_after_it(tmp_path: Path) -> None:
+def test_each_chosen_frame_needs_a_next_frame(tmp_path: Path) -> None:
     ucf101.write_video(tmp_path / "a.avi", (1, 0), seed=1)
     preset = FlowPreset(ucf101.FRAMES - 1, 16, 16)
     assert flow_of(tmp_path, "a.avi", preset).shape[0] == ucf101.FRAMES - 1
-    with pytest.raises(MediaError, match="it can show 9 frames where 10 are needed") as raised:
+    with pytest.raises(MediaError, match="it has 9 frames, but 10 are needed") as raised:
         flow_of(tmp_path, "a.avi", FlowPreset(ucf101.FRAMES, 16, 16))
     assert raised.value.stage == "frames"
-    with pytest.raises(MediaError, match="it can show 3 frames where 4 are needed"):
+    with pytest.raises(MediaError, match="it has 3 frames, but 4 are needed"):
         flow_of(tmp_path, "a.avi", FlowPreset(3, 16, 16), start=0.08, end=0.2)
 
 
-def test_a_size_that_opencv_cannot_do_is_refused(tmp_path: Path) -> None:
-    """OpenCV 5 dies of it: a picture of 14 x 64 pixels ends the process."""
+def test_a_size_below_the_minimum_of_opencv_raises(tmp_path: Path) -> None:
+    """OpenCV 5 crashes the process on a frame of 14 x 64 pixels."""
     ucf101.write_video(tmp_path / "a.avi", (1, 0), seed=1)
-    with pytest.raises(MediaError, match="at 16 x 16 pixels or more, not at 14 x 64") as raised:
+    with pytest.raises(MediaError, match="at least 16 x 16 pixels, but the preset stores 14 x 64") as raised:
         flow_of(tmp_path, "a.avi", FlowPreset(1, 14, 64))
     assert raised.value.stage == "flow"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0.1, 100))
-def test_bytes_mean_pixels(value: float, bound: float) -> None:
-    (byte,) = quantised(np.array([value], np.float32), bound)
+def test_quantise_maps_pixels_to_bytes(value: float, bound: float) -> None:
+    (byte,) = quantise(np.array([value], np.float32), bound)
     told = (float(byte) - 128) / 127 * bound
     assert told == pytest.approx(min(max(value, -bound), bound), abs=bound / 127 * 0.51)
     assert byte >= 1
 
 
-def test_no_motion_is_128() -> None:
-    assert quantised(np.array([0.0, np.nan, 20.0, -20.0], np.float32), 20.0).tolist() == [128, 128, 255, 1]
+def test_quantise_maps_no_motion_and_nan_to_128() -> None:
+    assert quantise(np.array([0.0, np.nan, 20.0, -20.0], np.float32), 20.0).tolist() == [128, 128, 255, 1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_no_motion_is_128() -> None:
         ("mixed", "rawframes/Archery/v_Archery_g01_c01"),
     ],
 )
-def test_given_pictures_are_stored_as_they_are(tmp_path: Path, layout: str, path: str) -> None:
+def test_given_images_are_stored_unchanged(tmp_path: Path, layout: str, path: str) -> None:
     ucf101.write_flow(tmp_path, "Archery", "v_Archery_g01_c01", (5, -7), layout)
     if layout == "mixed":  # frames of the video beside it
         ucf101.write_grey(tmp_path / path / "img_00001.png", np.zeros((4, 4), np.uint8))
@@ -109,7 +109,7 @@ def test_given_pictures_are_stored_as_they_are(tmp_path: Path, layout: str, path
     assert np.abs(row - [128 + 30, 128 - 42]).max() <= 1  # JPEG
 
 
-def test_given_pictures_are_the_middle_ones_in_order_of_number(tmp_path: Path) -> None:
+def test_given_images_are_the_middle_ones_in_numeric_order(tmp_path: Path) -> None:
     for number in range(1, 11):  # no leading zeros: 10 comes after 9
         ucf101.write_grey(tmp_path / "a" / f"x_{number}.png", np.full((4, 4), 10 * number, np.uint8))
         ucf101.write_grey(tmp_path / "a" / f"y_{number}.png", np.full((4, 4), 10 * number + 5, np.uint8))
@@ -122,7 +122,7 @@ def _folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
 
 
-def test_pictures_without_their_companion_are_refused(tmp_path: Path) -> None:
+def test_unpaired_flow_images_raise(tmp_path: Path) -> None:
     given = FlowPreset(1, 4, 4, source="given")
     grey = np.full((4, 4), 128, np.uint8)
     for name in ("x_1.png", "x_2.png", "y_1.png", "y_3.png"):
@@ -132,14 +132,14 @@ def test_pictures_without_their_companion_are_refused(tmp_path: Path) -> None:
     assert raised.value.stage == "flow"
     (tmp_path / "u" / "b").mkdir(parents=True)
     ucf101.write_grey(tmp_path / "u" / "b" / "frame1.png", grey)
-    with pytest.raises(MediaError, match="beside it there must be v/b"):
+    with pytest.raises(MediaError, match="the folder v/b with its vertical motion is missing"):
         flow_of(tmp_path, "u/b", given)
-    with pytest.raises(MediaError, match="no such folder of flow") as raised:
+    with pytest.raises(MediaError, match="no such folder of flow images") as raised:
         flow_of(tmp_path, "c", given)
     assert raised.value.stage == "missing"
 
 
-def test_without_opencv_one_sentence_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_opencv_raises_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *others: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which frames of a video are stored: laws of the frame policies"""
+"""Properties of the functions that choose the frames of a video"""
 
 import numpy as np
 import pytest
@@ -27,9 +27,7 @@ def test_the_middle_candidate_is_the_middle_frame(first: int, extra: int, frames
 
 
 @given(first=st.integers(0, 1000), extra=st.integers(0, 5000), frames=FRAMES, candidates=CANDIDATES)
-def test_candidates_are_frames_of_their_own_segment_in_order(
-    first: int, extra: int, frames: int, candidates: int
-) -> None:
+def test_candidates_lie_in_their_segment_in_order(first: int, extra: int, frames: int, candidates: int) -> None:
     count = frames + extra
     stored = np.array(video.candidate_frames(first, count, policy(frames, candidates)))
     assert (np.diff(stored) >= 0).all()
@@ -41,26 +39,26 @@ def test_candidates_are_frames_of_their_own_segment_in_order(
 
 
 @given(extra=st.integers(0, 100), frames=FRAMES, candidates=CANDIDATES)
-def test_candidates_differ_where_there_are_frames_enough(extra: int, frames: int, candidates: int) -> None:
+def test_candidates_differ_if_there_are_enough_frames(extra: int, frames: int, candidates: int) -> None:
     stored = video.candidate_frames(0, frames * candidates + extra, policy(frames, candidates))
     assert len(set(stored)) == len(stored)
 
 
 @given(frames=st.integers(2, 9), candidates=CANDIDATES)
-def test_too_few_frames_repeat_and_fewer_than_segments_are_refused(frames: int, candidates: int) -> None:
+def test_too_few_frames_repeat_and_fewer_than_segments_raise(frames: int, candidates: int) -> None:
     stored = video.candidate_frames(0, frames, policy(frames, candidates))
     assert stored == [frame for frame in range(frames) for _ in range(candidates)]
-    with pytest.raises(MediaError, match=f"{frames - 1} frames where {frames} are needed") as caught:
+    with pytest.raises(MediaError, match=f"{frames - 1} frames, but {frames} are needed") as caught:
         video.candidate_frames(0, frames - 1, policy(frames, candidates))
     assert caught.value.stage == "frames"
 
 
 @pytest.mark.parametrize("candidates", [0, 2, 4])
-def test_an_even_number_of_candidates_has_no_middle(candidates: int) -> None:
+def test_an_even_number_of_candidates_raises(candidates: int) -> None:
     with pytest.raises(ConfigError, match="must be odd"):
         policy(1, candidates)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_a_preset_survives_json(preset: Preset) -> None:
+def test_a_preset_survives_a_round_trip_through_json(preset: Preset) -> None:
     assert Preset.from_plain(preset.plain()) == preset

@@ -1,4 +1,4 @@
-"""Every front end against its definition, written out here in NumPy"""
+"""Every front end against its definition, implemented here in NumPy"""
 
 # S samples, F bands or bins, T frames
 
@@ -50,13 +50,13 @@ def mel(hertz: Array) -> Array:
 
 
 def triangles(points: Array, at: Array) -> Array:
-    """Each rises from its left neighbour's peak to 1 at its own and falls to its right neighbour's, along `at`."""
+    """Triangular filters along `at`: each rises from its left neighbour's peak to 1, and falls to its right one's."""
     left, peak, right = points[:-2, None], points[1:-1, None], points[2:, None]
     return np.maximum(0, np.minimum((at - left) / (peak - left), (right - at) / (right - peak)))
 
 
 def kaldi_by_hand(wave_S: Array, rate: int, bands: int) -> Array:
-    """Log filter banks (T, F): each window without its mean, pre-emphasised, Hanning, 512 bins, 20 Hz to rate / 2."""
+    """Log filter banks (T, F) of windows minus their mean: pre-emphasis, Hanning, 512 bins, 20 Hz to rate / 2."""
     windows = frames_of(wave_S, rate * 25 // 1000, rate // 100)
     windows = windows - windows.mean(1, keepdims=True)
     windows = windows - 0.97 * np.concatenate([windows[:, :1], windows[:, :-1]], axis=1)
@@ -69,7 +69,7 @@ def kaldi_by_hand(wave_S: Array, rate: int, bands: int) -> Array:
 
 @pytest.mark.parametrize("name", AUDIO_FRONT_ENDS)
 @pytest.mark.parametrize("seconds", [0.5, 12.0])
-def test_shapes_are_the_published_ones_whatever_the_length(name: str, seconds: float) -> None:
+def test_shapes_are_the_published_ones_for_every_clip_length(name: str, seconds: float) -> None:
     preset = AUDIO_FRONT_ENDS[name]
     assert preset.shape == PUBLISHED[name]
     assert spectrogram(audio.fit(noise(preset, seconds), preset), preset).shape == PUBLISHED[name]
@@ -84,7 +84,7 @@ def test_shapes_are_the_published_ones_whatever_the_length(name: str, seconds: f
         ("stft626", 256, 128, True),
     ],
 )
-def test_an_stft_front_end_is_the_log_magnitude_by_definition(name: str, n_fft: int, hop: int, centred: bool) -> None:
+def test_stft_front_ends_match_the_definition(name: str, n_fft: int, hop: int, centred: bool) -> None:
     preset = AUDIO_FRONT_ENDS[name]
     wave = noise(preset, preset.seconds)
     by_hand = np.log(stft_by_hand(wave.double().numpy(), n_fft, hop, centred=centred) + 1e-7)
@@ -92,7 +92,7 @@ def test_an_stft_front_end_is_the_log_magnitude_by_definition(name: str, n_fft: 
 
 
 @pytest.mark.parametrize("name", ["mel128-3s", "tiny"])
-def test_a_mel_front_end_is_the_log_power_in_triangles_by_definition(name: str) -> None:
+def test_mel_front_ends_match_the_definition(name: str) -> None:
     preset = AUDIO_FRONT_ENDS[name]
     assert preset.mels is not None
     wave = noise(preset, preset.seconds)
@@ -104,7 +104,7 @@ def test_a_mel_front_end_is_the_log_power_in_triangles_by_definition(name: str) 
 
 
 @pytest.mark.parametrize("seconds", [3.0, 10.0])
-def test_fbank1024_is_ast_by_definition(seconds: float) -> None:
+def test_fbank1024_matches_the_definition_of_ast(seconds: float) -> None:
     preset = AUDIO_FRONT_ENDS["fbank1024"]
     wave = noise(preset, seconds) + 0.3  # a constant that the mean takes away
     bands = kaldi_by_hand((wave - wave.mean()).double().numpy(), 16000, 128)
@@ -114,7 +114,7 @@ def test_fbank1024_is_ast_by_definition(seconds: float) -> None:
     assert ours[-1] == pytest.approx(4.503877 / (2 * 5.141276))
 
 
-def test_fbank_needs_one_window_of_sound() -> None:
+def test_fbank_raises_without_one_window_of_audio() -> None:
     preset = AUDIO_FRONT_ENDS["fbank1024"]
     assert spectrogram(noise(preset, 0.025), preset).shape == (1024, 128)
     for samples in (1, 399):
@@ -124,7 +124,7 @@ def test_fbank_needs_one_window_of_sound() -> None:
 
 
 @pytest.mark.parametrize("name", AUDIO_FRONT_ENDS)
-def test_nothing_audible_leaves_the_range_or_precision_of_float16(name: str) -> None:
+def test_audible_levels_fit_the_range_and_precision_of_float16(name: str) -> None:
     preset = AUDIO_FRONT_ENDS[name]
     click = torch.zeros(preset.samples)
     click[preset.samples // 2] = 1.0
@@ -135,13 +135,13 @@ def test_nothing_audible_leaves_the_range_or_precision_of_float16(name: str) -> 
         assert np.abs(stored - exact).max() < 0.01
 
 
-def test_silence_is_the_logarithm_of_the_floor() -> None:
+def test_silence_becomes_the_logarithm_of_the_floor() -> None:
     preset = AUDIO_FRONT_ENDS["stft188"]
     assert spectrogram(torch.zeros(preset.samples), preset).numpy() == pytest.approx(np.log(1e-7))
 
 
 @pytest.mark.parametrize("name", ["tiny", "mel128-3s"])
-def test_a_wave_too_loud_for_float32_is_refused(name: str) -> None:
+def test_a_waveform_too_loud_for_float32_raises(name: str) -> None:
     preset = AUDIO_FRONT_ENDS[name]
     with pytest.raises(MediaError, match="too loud") as caught:
         spectrogram(torch.full((preset.samples,), 1e30), preset)

@@ -1,4 +1,4 @@
-"""Pictures as video: one picture, or a folder of frames"""
+"""Images as video: one image, or a folder of frames"""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ LOSSLESS = (".png", ".bmp", ".tiff")
 
 
 def pixels_of(number: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
-    """Smooth, so that lossy pictures come near; each number its own shade."""
+    """A smooth image, which lossy compression changes little; each number has its own shade."""
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.rint(np.stack([100 * across, 100 * down, np.full_like(down, 10 * number)], -1) + 50).astype(np.uint8)
 
@@ -57,7 +57,7 @@ def stage_of(root: Path, path: str, part: VideoPreset = PART, start: float | Non
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_a_picture_is_a_video_of_equal_frames(tmp_path: Path, suffix: str) -> None:
+def test_an_image_is_a_video_of_identical_frames(tmp_path: Path, suffix: str) -> None:
     picture = pixels_of(3)
     write_picture(tmp_path / f"a{suffix}", picture)
     result = decoded(tmp_path, f"a{suffix}")
@@ -68,20 +68,20 @@ def test_a_picture_is_a_video_of_equal_frames(tmp_path: Path, suffix: str) -> No
 
 
 @pytest.mark.parametrize("form", ["gray", "rgba", "rgb48be"])
-def test_grey_alpha_and_deep_pictures_are_read_as_rgb(tmp_path: Path, form: str) -> None:
+def test_grey_alpha_and_16_bit_images_are_read_as_rgb(tmp_path: Path, form: str) -> None:
     picture = np.repeat(pixels_of(0)[..., :1], 3, axis=-1)
     frame = read_image(write_picture(tmp_path / "a.png", picture, form=form))
     assert frame.shape == (24, 32, 3)
     assert np.abs(frame.astype(int) - picture).max() <= 1
 
 
-def test_what_a_picture_is_its_content_says(tmp_path: Path) -> None:
+def test_the_format_is_read_from_the_content_not_the_name(tmp_path: Path) -> None:
     picture = pixels_of(3)
     write_picture(tmp_path / "a.jpg", picture, kind=".png")
     np.testing.assert_array_equal(decoded(tmp_path, "a.jpg").rows["video"][0], picture)
 
 
-def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_numeric_order(tmp_path: Path) -> None:
     for number in range(12):  # frame9 comes before frame10
         write_picture(tmp_path / f"clip/frame{number}.png", pixels_of(number))
     (tmp_path / "clip/Thumbs.db").write_bytes(b"no picture")
@@ -93,7 +93,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert result.meta == {"frames": 12, "height": 24, "width": 32}
 
 
-def test_names_sort_by_value_and_odd_digits_are_text(tmp_path: Path) -> None:
+def test_names_sort_by_numeric_value_and_other_digits_as_text(tmp_path: Path) -> None:
     names = ["a²1.png", "f2.png", "f10.png", "f010_b.png", "1.png", "02.png"]
     for name in names:
         (tmp_path / name).touch()
@@ -107,7 +107,7 @@ def test_frames_of_other_sizes_are_resized(tmp_path: Path) -> None:
     assert np.abs(small[0].astype(int) - pixels_of(0)).max() <= 3
 
 
-def test_a_folder_with_too_few_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_too_few_images_raises(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     assert stage_of(tmp_path, "none") == "frames"
     write_picture(tmp_path / "one/0.png", pixels_of(0))
@@ -115,29 +115,29 @@ def test_a_folder_with_too_few_pictures_is_refused(tmp_path: Path) -> None:
     assert decoded(tmp_path, "one", VideoPreset(1, 24, 32, "area")).meta["frames"] == 1
 
 
-def test_a_folder_of_one_picture_many_times_is_static(tmp_path: Path) -> None:
+def test_a_folder_of_identical_images_is_static(tmp_path: Path) -> None:
     for number in range(3):
         write_picture(tmp_path / f"clip/{number}.png", pixels_of(0))
     assert stage_of(tmp_path, "clip") == "static"
     assert decoded(tmp_path, "clip", checks=Checks(allow_static=True)).meta["frames"] == 3
 
 
-def test_numbered_frames_have_no_seconds(tmp_path: Path) -> None:
+def test_start_and_end_of_numbered_frames_raise(tmp_path: Path) -> None:
     for number in range(2):
         write_picture(tmp_path / f"clip/{number}.png", pixels_of(number))
     assert stage_of(tmp_path, "clip", start=0.5) == "format"
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_a_picture_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_image_raises(tmp_path: Path, suffix: str) -> None:
     content = write_picture(tmp_path / f"whole{suffix}", pixels_of(1)).read_bytes()
     for share in (0.3, 0.6, 0.9):
         (tmp_path / f"a{suffix}").write_bytes(content[: int(share * len(content))])
         assert stage_of(tmp_path, f"a{suffix}") == "video", share
 
 
-def test_a_jpeg_cut_after_its_thumbnail_is_refused(tmp_path: Path) -> None:
-    """The thumbnail in its header is whole, and has an end of its own."""
+def test_a_jpeg_truncated_after_its_thumbnail_raises(tmp_path: Path) -> None:
+    """The thumbnail in its header is complete, and has its own end marker."""
     whole = write_picture(tmp_path / "whole.jpg", pixels_of(1)).read_bytes()
     thumbnail = b"\xff\xe1" + (len(whole) + 8).to_bytes(2, "big") + b"Exif\0\0" + whole
     both = whole[:2] + thumbnail + whole[2:]
@@ -149,7 +149,7 @@ def test_a_jpeg_cut_after_its_thumbnail_is_refused(tmp_path: Path) -> None:
     assert stage_of(tmp_path, "a.jpg") == "video"
 
 
-def test_one_damaged_frame_refuses_the_clip_that_shows_it(tmp_path: Path) -> None:
+def test_a_damaged_frame_raises_only_if_it_is_chosen(tmp_path: Path) -> None:
     for number in range(2):
         write_picture(tmp_path / f"clip/{number}.png", pixels_of(number))
     (tmp_path / "clip/1.png").write_bytes((tmp_path / "clip/1.png").read_bytes()[:60])
@@ -166,12 +166,12 @@ def test_one_damaged_frame_refuses_the_clip_that_shows_it(tmp_path: Path) -> Non
         (b"\xff\xd8\xff\xe0 no picture \xff\xd9", "video"),
     ],
 )
-def test_files_that_are_no_pictures_are_refused(tmp_path: Path, content: bytes, stage: str) -> None:
+def test_files_that_are_not_images_raise(tmp_path: Path, content: bytes, stage: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     assert stage_of(tmp_path, "a.jpg") == stage
 
 
-def test_a_name_with_a_pattern_opens_that_file_only(tmp_path: Path) -> None:
+def test_a_name_with_a_pattern_opens_only_that_file(tmp_path: Path) -> None:
     write_picture(tmp_path / "f001.png", pixels_of(1))
     assert stage_of(tmp_path, "f%03d.png") == "missing"
     (tmp_path / "f001.png").rename(tmp_path / "f%03d.png")
@@ -179,5 +179,5 @@ def test_a_name_with_a_pattern_opens_that_file_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded(tmp_path, "f%03d.png").rows["video"][0], pixels_of(1))
 
 
-def test_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_missing_image_raises(tmp_path: Path) -> None:
     assert stage_of(tmp_path, "a.jpg") == "missing"

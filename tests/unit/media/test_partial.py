@@ -38,7 +38,7 @@ def finish(build: Partial, rows: range | list[int], stage: str | None = None) ->
         build.record(RowStatus(row=row, stage=stage, message="", meta={"frames": row}))
 
 
-def test_a_build_goes_on_after_the_last_line_that_is_whole(tmp_path: Path) -> None:
+def test_a_build_resumes_after_the_last_complete_line(tmp_path: Path) -> None:
     first = partial(tmp_path)
     finish(first, range(4))
     finish(first, [4], "silent")
@@ -61,7 +61,7 @@ def test_a_build_goes_on_after_the_last_line_that_is_whole(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("garbage", [b"\0\0\0\n", b"[]\n", b'{"row": 99, "stage": null}\n', b"{}\n"])
-def test_what_follows_a_line_that_is_none_is_done_again(tmp_path: Path, garbage: bytes) -> None:
+def test_rows_after_a_damaged_line_are_decoded_again(tmp_path: Path, garbage: bytes) -> None:
     first = partial(tmp_path)
     finish(first, range(2))
     first.flush()
@@ -74,7 +74,7 @@ def test_what_follows_a_line_that_is_none_is_done_again(tmp_path: Path, garbage:
 
 
 @pytest.mark.parametrize("stage", ["timeout", "died", "memory"])
-def test_what_may_have_been_the_machine_s_fault_is_tried_again(tmp_path: Path, stage: str) -> None:
+def test_failures_that_the_machine_may_have_caused_are_retried(tmp_path: Path, stage: str) -> None:
     first = partial(tmp_path)
     finish(first, [0], stage)
     first.flush()
@@ -99,7 +99,7 @@ def test_a_worker_that_outlives_its_build_cannot_write_into_the_next_one(tmp_pat
 
 
 @pytest.mark.parametrize("lost", ["plan.json", "shard"])
-def test_a_build_whose_files_are_gone_begins_anew(tmp_path: Path, lost: str) -> None:
+def test_a_build_with_missing_files_restarts(tmp_path: Path, lost: str) -> None:
     first = partial(tmp_path)
     finish(first, range(10))
     first.flush()
@@ -107,16 +107,18 @@ def test_a_build_whose_files_are_gone_begins_anew(tmp_path: Path, lost: str) -> 
     assert len(partial(tmp_path)) == 0
 
 
-def test_only_files_that_have_been_written_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_written_files_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = partial(tmp_path)
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
     finish(build, [4, 5, 9])
     build.flush()
-    assert synced == ["text-00001.npy", "text-00003.npy", "journal.jsonl"], "first the rows, then their lines"
+    assert synced == ["text-00001.npy", "text-00003.npy", "journal.jsonl"], (
+        "rows must be synced before their journal lines"
+    )
 
 
-def test_a_disk_that_is_full_at_once_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_for_the_store_is_left_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 

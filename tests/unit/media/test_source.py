@@ -53,23 +53,23 @@ def source(request: pytest.FixtureRequest) -> Source:
 
 
 class TestEverySource:
-    def test_it_lists_files_below_a_folder_by_paths_from_the_root(self, source: Source) -> None:
+    def test_list_returns_paths_relative_to_the_root(self, source: Source) -> None:
         assert source.list() == sorted(FILES)
         assert source.list("frames") == ["frames/a/0.png", "frames/a/1.png"]
         assert source.list("none") == []
 
-    def test_it_knows_what_is_there(self, source: Source) -> None:
+    def test_exists_finds_files_and_folders(self, source: Source) -> None:
         there = {path: source.exists(path) for path in ("clips/a.mp4", "frames/a", "clips/c.mp4")}
         assert there == {"clips/a.mp4": True, "frames/a": True, "clips/c.mp4": False}
 
-    def test_identity_is_of_the_content(self, source: Source) -> None:
+    def test_identity_depends_on_the_content(self, source: Source) -> None:
         found = [source.identity(path) for path in ("clips/a.mp4", "clips/b.mp4", "frames/a", "none")]
         assert [each and each[0] for each in found] == [6, 7, 20, None]
         assert len({each and each[1] for each in found}) == 4
         again = pickle.loads(pickle.dumps(source))
         assert again.identity("frames/a") == found[2]
 
-    def test_it_reads_and_lends_files(self, source: Source) -> None:
+    def test_read_and_local_return_the_content(self, source: Source) -> None:
         assert source.read("clips/a.mp4") == b"a clip"
         with source.local("clips/a.mp4") as path:
             assert (path.suffix, path.read_bytes()) == (".mp4", b"a clip")
@@ -81,7 +81,7 @@ class TestEverySource:
             source.read("none.mp4")
 
 
-def test_downloaded_clips_are_deleted_after_the_block_and_arrays_are_kept_for_their_rows(memory: str) -> None:
+def test_downloaded_clips_are_deleted_after_the_block_and_arrays_are_cached(memory: str) -> None:
     system = fsspec.filesystem("memory")
     for number in range(6):
         content = io.BytesIO()
@@ -102,7 +102,7 @@ def test_downloaded_clips_are_deleted_after_the_block_and_arrays_are_kept_for_th
 
 
 @pytest.mark.parametrize("path", ["../secret", "clips/../../secret", "/etc/passwd", ".."])
-def test_no_path_leads_out_of_a_remote_root(memory: str, path: str) -> None:
+def test_a_path_outside_a_remote_root_raises(memory: str, path: str) -> None:
     fsspec.filesystem("memory").pipe_file("/secret", b"x")
     source = source_at(memory)
     for look in (source.identity, source.read, source.exists, source.list):

@@ -18,7 +18,7 @@ def store(corpus: Path, tmp_path: Path) -> ClipStore:
     )
 
 
-def test_gather_keeps_the_order_asked_for_and_repeats(store: ClipStore) -> None:
+def test_gather_keeps_the_given_order_and_repetitions(store: ClipStore) -> None:
     rows = np.array([7, 0, 7, 15, 3])
     got = store.gather("video", rows)
     assert got.dtype == np.uint8
@@ -32,7 +32,7 @@ def test_gather_keeps_the_order_asked_for_and_repeats(store: ClipStore) -> None:
     assert store.gather("video", rows).any()
 
 
-def test_frames_are_picked_for_each_row(corpus: Path, tmp_path: Path) -> None:
+def test_gather_selects_frames_per_row(corpus: Path, tmp_path: Path) -> None:
     preset = Preset("three", {"video": VideoPreset(frames=3, height=8, width=8, resize="area")})
     store = prepare_corpus(
         corpus / "manifest.jsonl", tmp_path, preset=preset, name="test", decoder="pyav", workers=2, shard_bytes=2000
@@ -44,17 +44,17 @@ def test_frames_are_picked_for_each_row(corpus: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(picked, whole[np.arange(3)[:, None], frames_nT])
 
 
-def test_a_file_that_another_store_has_replaced_is_one_sentence(store: ClipStore) -> None:
+def test_a_replaced_array_file_raises(store: ClipStore) -> None:
     size = (store.path / "video-00000.npy").stat().st_size
     (store.path / "video-00000.npy").write_bytes(bytes(size))
-    with pytest.raises(StoreError, match=r"the arrays of video in .* are damaged .*Build it again"):
+    with pytest.raises(StoreError, match=r"The video arrays in .* are damaged .*Build it again"):
         store.gather("video", np.array([0]))
 
 
-def test_a_store_of_an_older_version_is_to_be_built_again(store: ClipStore) -> None:
+def test_a_store_of_an_older_schema_raises(store: ClipStore) -> None:
     manifest = json.loads((store.path / "manifest.json").read_text())
     (store.path / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(StoreError, match=r"has schema 1, but 2 is needed\. Build it again .*--replace"):
+    with pytest.raises(StoreError, match=r"has schema 1, but this version needs 2\. Build it again .*--replace"):
         ClipStore.open(store.path)
 
 
@@ -66,26 +66,26 @@ def test_a_pickled_store_maps_its_files_anew(store: ClipStore) -> None:
     np.testing.assert_array_equal(again.gather("audio", np.arange(4)), before)
 
 
-def test_a_store_opens_by_corpus_folder_and_by_its_own(store: ClipStore) -> None:
+def test_a_store_opens_by_its_own_folder_and_by_the_corpus_folder(store: ClipStore) -> None:
     assert ClipStore.open(store.path).digest == ClipStore.open(store.path.parent, verify=True).digest
     assert store.splits == ("train", "val", "test")
     assert sorted(np.concatenate([store.rows(split) for split in store.splits]).tolist()) == list(range(16))
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path, store: ClipStore) -> None:
+def test_folders_without_a_finished_store_raise(tmp_path: Path, store: ClipStore) -> None:
     with pytest.raises(StoreError, match="no such folder"):
         open_corpus(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StoreError, match="but does not"):
+    with pytest.raises(StoreError, match="no clip store found"):
         open_corpus(tmp_path / "empty")
     with pytest.raises(StoreError, match="must be one of train, val, test"):
         store.rows("trian")
-    with pytest.raises(StoreError, match="holds audio and video, but not 'text'"):
+    with pytest.raises(StoreError, match="has audio and video, but not 'text'"):
         store.gather("text", np.array([0]))
 
 
 @pytest.mark.parametrize("name", ["video-00000.npy", "audio-00000.npy", "index.jsonl", "quarantine.jsonl"])
-def test_a_file_of_another_size_or_missing_is_noticed(store: ClipStore, name: str) -> None:
+def test_a_missing_file_or_one_of_another_size_raises(store: ClipStore, name: str) -> None:
     with (store.path / name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(StoreError, match="must have"):
@@ -95,19 +95,19 @@ def test_a_file_of_another_size_or_missing_is_noticed(store: ClipStore, name: st
         ClipStore.open(store.path)
 
 
-def test_a_changed_byte_is_noticed_when_verified(store: ClipStore) -> None:
+def test_verify_detects_a_changed_byte(store: ClipStore) -> None:
     with (store.path / "video-00000.npy").open("r+b") as file:
         file.seek(-10, 2)
         byte = file.read(1)
         file.seek(-10, 2)
         file.write(bytes([byte[0] ^ 1]))
     ClipStore.open(store.path)
-    with pytest.raises(StoreError, match="does not have the checksum"):
+    with pytest.raises(StoreError, match=r"damaged: the checksum of .*video-00000\.npy has changed"):
         ClipStore.open(store.path, verify=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 99}'])
-def test_a_damaged_manifest_is_one_sentence(store: ClipStore, text: str) -> None:
+def test_a_damaged_manifest_raises(store: ClipStore, text: str) -> None:
     (store.path / "manifest.json").write_text(text)
     with pytest.raises(StoreError, match=r"damaged|schema 99"):
         ClipStore.open(store.path)

@@ -1,4 +1,4 @@
-"""Sound and pictures in files of their own, and what of them is refused"""
+"""Audio, video and arrays in separate files"""
 
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ SPLIT = Preset("split", {"audio": AUDIO_FRONT_ENDS["tiny"], "video": VideoPreset
 
 
 def tone() -> NDArray[np.int16]:
-    """One second of 400 Hz, then one of 1200 Hz: what is cut, and where, can be heard."""
+    """One second of 400 Hz, then one of 1200 Hz, so that a cut is detectable."""
     seconds = np.arange(round(RATE * SECONDS)) / RATE
     wave = np.sin(2 * np.pi * np.where(seconds < 1, 400, 1200) * seconds)
     rounded: NDArray[np.int16] = np.rint(wave * 10000).astype(np.int16)
@@ -63,7 +63,7 @@ def decoded(
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("kind", SOUNDS)
-def test_sound_and_video_may_be_files_of_their_own(tmp_path: Path, kind: str, decoder: DecoderName) -> None:
+def test_audio_and_video_can_be_separate_files(tmp_path: Path, kind: str, decoder: DecoderName) -> None:
     write_sound(tmp_path / f"a.{kind}")
     write_video(tmp_path / "v.mp4")
     clip = decoded(tmp_path, {"audio": f"a.{kind}", "video": "v.mp4"}, decoder)
@@ -80,7 +80,7 @@ def test_sound_and_video_may_be_files_of_their_own(tmp_path: Path, kind: str, de
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("kind", SOUNDS)
-def test_seconds_are_cut_from_both_files(tmp_path: Path, kind: str, decoder: DecoderName) -> None:
+def test_start_and_end_cut_both_files(tmp_path: Path, kind: str, decoder: DecoderName) -> None:
     write_sound(tmp_path / f"a.{kind}")
     write_video(tmp_path / "v.mp4")
     paths = {"audio": f"a.{kind}", "video": "v.mp4"}
@@ -90,7 +90,7 @@ def test_seconds_are_cut_from_both_files(tmp_path: Path, kind: str, decoder: Dec
     assert (low.meta["frames"], high.meta["frames"]) == (9, 9)
 
 
-def test_one_file_for_all_looks_the_same_as_two(tmp_path: Path) -> None:
+def test_one_file_with_both_tracks_equals_two_files(tmp_path: Path) -> None:
     whole(tmp_path / "both.mp4")
     once = decoded(tmp_path, {"audio": "both.mp4", "video": "both.mp4"}, "pyav")
     (tmp_path / "copy.mp4").write_bytes((tmp_path / "both.mp4").read_bytes())
@@ -101,7 +101,7 @@ def test_one_file_for_all_looks_the_same_as_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_track_that_is_not_there_is_named(tmp_path: Path, decoder: DecoderName) -> None:
+def test_a_missing_track_is_named(tmp_path: Path, decoder: DecoderName) -> None:
     write_sound(tmp_path / "a.wav")
     write_video(tmp_path / "v.mp4")
     for paths, stage in (
@@ -114,8 +114,8 @@ def test_a_track_that_is_not_there_is_named(tmp_path: Path, decoder: DecoderName
         assert caught.value.stage == stage
 
 
-def test_all_three_kinds_of_files_make_one_clip(tmp_path: Path) -> None:
-    """`start` belongs to the sound; the array is the clip's own."""
+def test_audio_video_and_arrays_form_one_clip(tmp_path: Path) -> None:
+    """`start` applies to the audio; the array covers the whole clip."""
     write_sound(tmp_path / "a.wav")
     write_video(tmp_path / "v.mp4")
     np.save(tmp_path / "t.npy", np.arange(10, dtype=np.float32).reshape(2, 5))
@@ -128,7 +128,7 @@ def test_all_three_kinds_of_files_make_one_clip(tmp_path: Path) -> None:
         assert row.shape == preset.shape(modality)
 
 
-def test_what_goes_into_the_index_is_plain(tmp_path: Path) -> None:
+def test_index_metadata_is_json(tmp_path: Path) -> None:
     write_sound(tmp_path / "a.flac")
     write_video(tmp_path / "v.mp4")
     meta = decoded(tmp_path, {"audio": "a.flac", "video": "v.mp4"}, "pyav").meta

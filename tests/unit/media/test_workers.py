@@ -25,7 +25,7 @@ class Record:
         self.lost[job] = reason
 
 
-def test_every_job_is_done_once() -> None:
+def test_every_job_runs_once() -> None:
     record = Record()
     run_jobs(operator.neg, range(50), workers=2, chunk=7, on_result=record.on_result, on_lost=record.on_lost)
     assert record.results == {job: -job for job in range(50)}
@@ -33,7 +33,7 @@ def test_every_job_is_done_once() -> None:
 
 
 @pytest.mark.parametrize(("jobs", "workers", "most"), [(0, 2, 32), (1, 2, 32), (50, 2, 7), (1000, 3, 32), (5, 8, 1)])
-def test_chunks_hold_every_job_once_and_shrink_towards_the_end(jobs: int, workers: int, most: int) -> None:
+def test_chunks_cover_every_job_once_and_shrink_towards_the_end(jobs: int, workers: int, most: int) -> None:
     chunks = list(in_chunks(range(jobs), workers, most))
     assert [job for chunk in chunks for job in chunk] == list(range(jobs))
     sizes = [len(chunk) for chunk in chunks]
@@ -42,7 +42,7 @@ def test_chunks_hold_every_job_once_and_shrink_towards_the_end(jobs: int, worker
     assert set(sizes[-workers:]) <= {1}, "whoever takes the last ones ends with the others"
 
 
-def test_a_job_that_hangs_is_ended_twice_and_reported_and_all_others_are_done() -> None:
+def test_a_hanging_job_is_killed_twice_and_reported_while_all_others_finish() -> None:
     record = Record()
     run_jobs(
         time.sleep, [0, 0, 3600, 0], workers=2, chunk=2, timeout_s=0.3,
@@ -52,7 +52,7 @@ def test_a_job_that_hangs_is_ended_twice_and_reported_and_all_others_are_done() 
     assert list(record.results.values()) == [0, 0, 0]
 
 
-def test_a_process_that_dies_is_replaced_and_its_job_reported() -> None:
+def test_a_worker_that_dies_is_replaced_and_its_job_reported() -> None:
     record = Record()
     # Raising signal 0 is no signal at all; signal 9 ends the worker.
     run_jobs(
@@ -62,13 +62,13 @@ def test_a_process_that_dies_is_replaced_and_its_job_reported() -> None:
     assert set(record.results) == {0}
 
 
-def test_an_os_error_of_the_work_reaches_the_caller() -> None:
+def test_an_os_error_reaches_the_caller() -> None:
     record = Record()
     with pytest.raises(OSError, match="Bad file descriptor"):
         run_jobs(os.close, [999], workers=1, on_result=record.on_result, on_lost=record.on_lost)
 
 
-def test_a_bug_of_the_work_reaches_the_caller_with_its_traceback() -> None:
+def test_other_exceptions_reach_the_caller_with_their_traceback() -> None:
     record = Record()
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run_jobs((1).__floordiv__, [0], workers=1,
@@ -79,15 +79,15 @@ def refuse(job: int) -> None:
     raise SourceError(f"s3://bucket must answer clip {job}, but does not.")
 
 
-def test_what_a_person_can_mend_reaches_the_caller_as_it_is() -> None:
+def test_project_errors_reach_the_caller_unchanged() -> None:
     record = Record()
     with pytest.raises(SourceError, match="must answer clip 7"):
         run_jobs(refuse, [7], workers=1, on_result=record.on_result, on_lost=record.on_lost)
 
 
-def test_workers_that_cannot_start_are_not_started_for_ever() -> None:
+def test_workers_that_cannot_start_raise_after_three_attempts() -> None:
     record = Record()
-    with pytest.raises(StoreError, match="three in a row did not"):
+    with pytest.raises(StoreError, match="three in a row failed"):
         run_jobs(_Unloadable(), [1], workers=1, on_result=record.on_result, on_lost=record.on_lost)
 
 
@@ -99,7 +99,7 @@ class _Unloadable:
 
 
 def hang_with_the_interpreter_locked(job: int) -> int:
-    """As a decoder that loops in native code: no signal and no other thread of this process gets a turn."""
+    """Hang like a decoder that loops in native code: no signal handler or other thread of the process runs."""
     if job == 1:
         ctypes.PyDLL(None).sleep(3600)
     return job
@@ -129,7 +129,7 @@ def take_memory(job: int) -> int:
     return len(bytes(size))  # zeros that were never written: no real memory is taken where there is no limit
 
 
-def test_a_job_that_hangs_with_the_interpreter_locked_is_ended_from_outside() -> None:
+def test_a_job_that_hangs_while_holding_the_gil_is_killed() -> None:
     record = Record()
     run_jobs(
         hang_with_the_interpreter_locked, range(4), workers=1, chunk=2, timeout_s=0.3,
@@ -140,14 +140,14 @@ def test_a_job_that_hangs_with_the_interpreter_locked_is_ended_from_outside() ->
 
 
 @pytest.mark.parametrize("accident", [break_memory, leave])
-def test_a_process_that_crashes_or_leaves_costs_one_job(accident: Callable[[int], int]) -> None:
+def test_a_worker_that_crashes_or_exits_loses_one_job(accident: Callable[[int], int]) -> None:
     record = Record()
     run_jobs(accident, range(4), workers=2, chunk=2, on_result=record.on_result, on_lost=record.on_lost)
     assert record.lost == {1: "died"}
     assert set(record.results) == {0, 2, 3}
 
 
-def test_what_libraries_print_neither_stops_a_worker_nor_reaches_the_terminal(
+def test_output_of_libraries_is_discarded(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     record = Record()
@@ -157,7 +157,7 @@ def test_what_libraries_print_neither_stops_a_worker_nor_reaches_the_terminal(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
-def test_a_job_that_asks_for_too_much_memory_fails_alone() -> None:
+def test_a_job_that_needs_too_much_memory_fails_alone() -> None:
     record = Record()
     with pytest.raises(RuntimeError, match="MemoryError"):  # the work's own error, not a machine without memory
         run_jobs(take_memory, [1], workers=1, on_result=record.on_result, on_lost=record.on_lost)
