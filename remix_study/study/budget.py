@@ -1,7 +1,7 @@
-"""The budget: what a study has used over all its starts, and whether one more run fits
+"""The budget of a study: hours used over all its starts, and whether a limit is reached
 
-Work is counted in seconds of runs, as their folders have them; hours of CPUs and GPUs follow from what a run takes. The
-clock runs while somebody works on the study, and is written down as it goes, so that a kill forgets little.
+CPU and GPU hours follow from the durations of runs, which their folders record. The clock counts while a process runs
+the study, and is written to a file regularly, so that a kill loses little.
 """
 
 import json
@@ -14,51 +14,51 @@ from remix_study.files.disk import write_atomically
 
 CLOCK = "clock.json"
 _HOUR = 3600.0
-_WORDS = {"hours": "hours", "cpu_hours": "CPU hours", "gpu_hours": "GPU hours"}
+_NAMES = {"hours": "hours", "cpu_hours": "CPU hours", "gpu_hours": "GPU hours"}
 
 
 class Used(NamedTuple):
-    """Of a study, or of a part of it; hours."""
+    """Hours used by a study, or by a part of it."""
 
     hours: float
     cpu_hours: float
     gpu_hours: float
 
     def limits(self, budget: BudgetConfig) -> dict[str, tuple[float, float]]:
-        """What of `budget` is limited: name -> (used, allowed)."""
+        """The limits of a budget: name -> (used, allowed), in hours."""
         allowed = budget.model_dump()
         return {name: (value, allowed[name]) for name, value in self._asdict().items() if allowed[name] is not None}
 
     def plus(self, other: "Used") -> "Used":
+        """The sum of both."""
         return Used(*(a + b for a, b in zip(self, other, strict=True)))
 
     def exceeds(self, budget: BudgetConfig) -> str | None:
-        """The first limit that is reached, in words; None: none is."""
+        """The first limit that is reached, as text; None if none is."""
         for name, (value, allowed) in self.limits(budget).items():
             if value >= allowed:
-                return (
-                    f"{value:.2f} of {allowed:g} {name.replace('_', ' ').replace('cpu', 'CPU').replace('gpu', 'GPU')}"
-                )
+                return f"{value:.2f} of {allowed:g} {_NAMES[name]}"
         return None
 
 
 class Rates(NamedTuple):
-    """What a second of one run costs: CPUs and GPUs of all its workers, and how many runs share the clock."""
+    """What one run takes: CPUs and GPUs of all its workers; and `at_once`: how many runs share the clock."""
 
     cpus: float
     gpus: float
     at_once: int
 
     def used(self, work_s: float, clock_s: float) -> Used:
+        """Hours used by runs of `work_s` seconds in total, and by the clock."""
         return Used(clock_s / _HOUR, work_s * self.cpus / _HOUR, work_s * self.gpus / _HOUR)
 
     def of_runs(self, runs: float, each_s: float) -> Used:
-        """What so many runs will use, side by side."""
+        """Hours that a number of runs of `each_s` seconds will use, `at_once` at a time."""
         return self.used(runs * each_s, runs * each_s / max(1, self.at_once))
 
 
 class Clock:
-    """Seconds that somebody has worked on a study, over all starts; `rates`: what its runs take since this start."""
+    """Seconds for which a process has run the study, over all starts; and the current rates of its runs."""
 
     def __init__(self, folder: Path, rates: Rates) -> None:
         self.rates = rates
@@ -68,14 +68,16 @@ class Clock:
 
     @property
     def seconds(self) -> float:
+        """Seconds over all starts."""
         return self._before + time.monotonic() - self._started
 
     def write(self) -> None:
+        """Write the clock to its file."""
         write_atomically(self._path, json.dumps({"seconds": round(self.seconds, 1), **self.rates._asdict()}))
 
 
 def read_clock(folder: Path) -> tuple[float, Rates]:
-    """As it was written last, in seconds, with the rates; 0 for a study that has not begun."""
+    """The seconds and rates that were written last; 0 seconds for a study that was not started."""
     path = folder / CLOCK
     if not path.exists():
         return 0.0, Rates(1.0, 0.0, 1)

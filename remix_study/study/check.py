@@ -145,8 +145,8 @@ def _near(dimension: Dimension, value: Any) -> str | None:
 
 
 def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]) -> Iterator[Problem]:
-    for number, point in enumerate(method.first):
-        for path, value in point.items():
+    for number, params in enumerate(method.first):
+        for path, value in params.items():
             at = ("methods", name, "first", number, path)
             if path not in space:
                 said = f" is not in the search space of this method, which has {', '.join(space) or 'no dimension'}"

@@ -1,7 +1,7 @@
-"""One dimension of a search space, and points in a space of several
+"""Dimensions of a search space and their values
 
-A point names values of dimensions by their dotted paths; of a choice it names the label. A dimension with a `when` is
-searched only where that holds, so points of one space may have different dimensions.
+Hyperparameters (`params`) map dotted paths of dimensions to values; the value of a choice is its label. A dimension
+with a `when` is searched only if that condition holds, so trials of one space may have different dimensions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ from remix_study.errors import ConfigError
 
 
 def labels_of(dimension: ChoiceDimension) -> dict[Any, Any]:
-    """Label -> what it stands for; a plain value is its own label."""
+    """Label -> value of a choice; a plain value is its own label."""
     return dict(dimension.of) if isinstance(dimension.of, dict) else {value: value for value in dimension.of}
 
 
 def value_of(dimension: Dimension, label: Any) -> Any:
-    """What goes into the configuration.
+    """The value in the run configuration of a value or label of a dimension.
 
     Raises:
         ConfigError: the choice has no such label.
@@ -25,19 +25,19 @@ def value_of(dimension: Dimension, label: Any) -> Any:
     if not isinstance(dimension, ChoiceDimension):
         return label
     labels = labels_of(dimension)
-    if label not in list(labels):  # what is no label may have no hash either
+    if label not in list(labels):  # a list, because an invalid label may not be hashable
         raise ConfigError(f"a choice must be one of {', '.join(map(str, labels))}, but is {label}.")
     return labels[label]
 
 
-def is_searched(dimension: Dimension, point: Mapping[str, Any]) -> bool:
-    """Whether the conditions of `when` hold at a point; dimensions come after those that they depend on."""
+def is_searched(dimension: Dimension, params: Mapping[str, Any]) -> bool:
+    """Whether the condition of `when` holds for `params`, the values of all earlier dimensions."""
     wanted = {path: values if isinstance(values, list) else [values] for path, values in dimension.when.items()}
-    return all(path in point and point[path] in values for path, values in wanted.items())
+    return all(path in params and params[path] in values for path, values in wanted.items())
 
 
 def holds(dimension: Dimension, value: Any) -> bool:
-    """Whether a value is one of the dimension's; a number off its steps is not."""
+    """Whether a value lies in a dimension: in its range and on its steps, or among its labels."""
     if isinstance(dimension, ChoiceDimension):
         return value in list(labels_of(dimension))
     if isinstance(value, bool) or not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
@@ -49,9 +49,10 @@ def holds(dimension: Dimension, value: Any) -> bool:
 
 
 def all_values(path: str, dimension: Dimension) -> list[Any]:
-    """
+    """All values of a dimension, or labels of a choice.
+
     Raises:
-        ConfigError: there is no end of them.
+        ConfigError: they cannot be enumerated.
     """
     match dimension:
         case ChoiceDimension():
@@ -61,35 +62,35 @@ def all_values(path: str, dimension: Dimension) -> list[Any]:
         case FloatDimension(low=low, high=high, step=float(step)):
             return [round(low + n * step, 12) for n in range(int((high - low) / step + 1e-9) + 1)]
     raise ConfigError(
-        f"each dimension of a grid must be a choice or have a `step`, but `{path}` has no end of values. "
-        "Give it a step, or use another `sampler`."
+        f"The values of `{path}` cannot be enumerated, as a grid requires. Give it a `step`, or use another `sampler`."
     )
 
 
 def corners(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
-    """Points that together have every label of every choice.
+    """Hyperparameters that together contain every label of every choice.
 
-    All dimensions at their first value, all at their last, and then each label of each choice among first values.
+    First all dimensions at their lowest value, then all at their highest, then each label of each choice with the
+    others at their lowest value. The lowest and highest value of a choice are its first and last label.
     """
     yield _corner(space, last=False)
     yield _corner(space, last=True)
     for path, dimension in space.items():
         if isinstance(dimension, ChoiceDimension):
-            # The first value that a condition waits for, or the choice would not be there.
+            # The first value for which the choice's condition holds.
             needed = {on: values[0] if isinstance(values, list) else values for on, values in dimension.when.items()}
             for label in list(labels_of(dimension))[1:]:
                 yield _corner(space, last=False, fixed={**needed, path: label})
 
 
 def _corner(space: Mapping[str, Dimension], last: bool, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    point: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for path, dimension in space.items():
-        if not is_searched(dimension, point):
+        if not is_searched(dimension, params):
             continue
         if fixed is not None and path in fixed:
-            point[path] = fixed[path]
+            params[path] = fixed[path]
         elif isinstance(dimension, ChoiceDimension):
-            point[path] = list(labels_of(dimension))[-1 if last else 0]
+            params[path] = list(labels_of(dimension))[-1 if last else 0]
         else:
-            point[path] = dimension.high if last else dimension.low
-    return point
+            params[path] = dimension.high if last else dimension.low
+    return params

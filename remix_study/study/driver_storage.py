@@ -1,9 +1,8 @@
-"""The driver's view of one search: its own writes are remembered, so that an ask does not read every running trial
+"""Storage of the driver: it caches running trials, so that a suggestion does not read all of them
 
-Optuna reads all running trials, with the value of every epoch, three times for each suggestion: with a thousand of them
-that was seconds, in the one process that everybody waits for. But the driver alone makes, suggests and ends the trials
-of its study. What the runs write meanwhile (a value per epoch, a pruner's marks) no sampler looks at before the trial
-has ended, and then it is read.
+For each suggestion, Optuna reads all running trials three times, with the values of all epochs. With a thousand running
+trials this takes seconds, for which all runs wait. But only the driver creates, samples and ends trials. Samplers do
+not use what runs write in between (a value per epoch, marks of pruners) before the trial ends, and then it is read.
 """
 
 import copy
@@ -16,26 +15,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from remix_study import optuna_private
 
-_MANY = 32  # trials written since the last look, beyond which one reading of all is cheaper
+_MANY = 32  # changed trials, above which reading all trials at once is faster
 
 
 class DriverStorage:
-    """A storage of one study, whose trials nobody else makes, suggests or ends."""
+    """A storage of one study, whose trials no other process creates, samples or ends."""
 
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = optuna_private.cached_storage(storage)
-        self._trials: dict[int, FrozenTrial] = {}  # by Optuna's id, which grows with a trial's number
-        self._written: set[int] | None = None  # since they were read last; None: never read
+        self._trials: dict[int, FrozenTrial] = {}  # by Optuna's id, which increases with the number of the trial
+        self._written: set[int] | None = None  # changed since they were read; None: never read
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_storage":  # of an object that is being unpickled, say
+        if name == "_storage":  # while the object is unpickled
             raise AttributeError(name)
         return getattr(self._storage, name)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """In the order of their numbers. Running trials as the driver wrote them, without what their runs reported."""
+        """All trials by number. Running trials are as the driver wrote them, without what their runs reported."""
         if self._written is None or len(self._written) > _MANY:
             self._trials = {
                 optuna_private.trial_id(t): t for t in self._storage.get_all_trials(study_id, deepcopy=False)

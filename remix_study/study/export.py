@@ -54,8 +54,8 @@ def _replicate_row(r: ReplicateRecord) -> Row:
     }
 
 
-def epoch_rows(rows: Sequence[Row], progress: Progress = lambda done, total: None) -> Iterator[Row]:  # noqa: ARG005
-    """One row per epoch of every run that `rows` name; `seed` counts the runs of a trial."""
+def epoch_rows(rows: Sequence[Row], progress: Progress = lambda done, total: None) -> Iterator[Row]:  # noqa: ARG005 - default of a callback
+    """One row per epoch of every run of `rows`. The column `seed` counts the runs of a trial."""
     for done, row in enumerate(rows):
         for seed, folder in enumerate(row["folders"]):
             for record in RunFolder(Path(folder)).history:
@@ -64,7 +64,7 @@ def epoch_rows(rows: Sequence[Row], progress: Progress = lambda done, total: Non
 
 
 def with_summaries(rows: Sequence[Row]) -> list[Row]:
-    """The rows, with what the (first) complete run of each found: `summary.*`."""
+    """The rows with the summary of their first complete run (`summary.*`)."""
     found = []
     for row in rows:
         results = [result for folder in row["folders"] if (result := RunFolder(Path(folder)).result()) is not None]
@@ -75,9 +75,13 @@ def with_summaries(rows: Sequence[Row]) -> list[Row]:
 def export(
     folder: Path,
     out: Path,
-    progress: Progress = lambda done, total: None,  # noqa: ARG005
+    progress: Progress = lambda done, total: None,  # noqa: ARG005 - default of a callback
 ) -> list[Path]:
-    """`trials` and `epochs`, each as Parquet and CSV, and the replicates' `decisions`, in `out`; the files written."""
+    """Write `trials` and `epochs` as Parquet and CSV, and `decisions` of replicates as Parquet, to the folder `out`.
+
+    Returns:
+        The files written.
+    """
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -99,7 +103,7 @@ def export(
 
 
 def decisions(rows: Sequence[Row]) -> Any | None:
-    """What Remix decided about every training sample (launch/decisions.py), of all replicates, as one Arrow table."""
+    """Remix's decisions about every training sample (launch/decisions.py) in all replicates, as one Arrow table."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -116,7 +120,7 @@ def decisions(rows: Sequence[Row]) -> Any | None:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Every key of any row; what a row lacks is None. A column of several types, or of lists, becomes text."""
+    """A column for every key of any row, None if a row lacks it. Mixed types and lists are converted to text."""
     found = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
     return {key: _one_type(values) for key, values in found.items()}
 

@@ -1,10 +1,10 @@
-"""Importance: which searched parameters move the objective?
+"""Importance of hyperparameters for the objective
 
-Up to 200 complete trials fANOVA tells (Hutter et al., ICML 2014): the part of the objective's variance that one
-parameter explains. Beyond, where it would take minutes, PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255): how
-far a parameter's values in the best tenth of the trials differ from its values in all of them. Both are Optuna's.
+Up to 200 complete trials: fANOVA (Hutter et al., ICML 2014), the share of the objective's variance that a parameter
+explains. With more trials, for which fANOVA takes minutes: PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255),
+how far a parameter's values in the best tenth of the trials differ from its values in all trials. Both are Optuna's.
 
-Of complete trials only: a pruned trial's value is of another epoch.
+Pruned trials are left out, because their values are of earlier epochs.
 """
 
 import math
@@ -21,15 +21,18 @@ from remix_study.study.dimensions import holds
 from remix_study.study.ledger import TrialRecord
 from remix_study.study.search_space import space_of
 
-FEWEST = 8  # complete trials: below, an importance is chance
-FANOVA_UP_TO = 200  # complete trials: two seconds here, and its forest grows with them
+FEWEST = 8  # complete trials; with fewer, importances are noise
+FANOVA_UP_TO = 200  # complete trials, which take two seconds; the time grows with their number
 
 
 def importances(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) -> dict[str, float] | None:
-    """Of each parameter for the first objective, in [0, 1], greatest first; those that are always searched sum to 1.
+    """Importance of each parameter for the first objective.
 
-    A parameter that is searched under a condition is judged among the trials that have it, against the others there.
-    None where nothing can be said: see `why_unknown`.
+    The importance of a parameter with a condition is computed from the trials that have it.
+
+    Returns:
+        Parameter -> importance in [0, 1], in descending order. Importances of parameters without a condition sum to 1.
+        None if they cannot be computed; `why_unknown` returns the reason.
     """
     if why_unknown(study, method, trials) is not None:
         return None
@@ -46,7 +49,7 @@ def importances(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) 
 
 
 def why_unknown(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) -> str | None:
-    """Why there are no importances, in words for a reader; None where there are."""
+    """Why importances cannot be computed, as text; None if they can."""
     complete = _judged(study, method, trials)
     if len(complete) < FEWEST:
         return f"{len(complete)} complete {'trial' if len(complete) == 1 else 'trials'}; at least {FEWEST} are needed"
@@ -66,7 +69,7 @@ def evaluator_name(trials: Sequence[TrialRecord]) -> str:
 
 
 def _judged(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials within the space as it is now: an earlier version of the study may have searched elsewhere."""
+    """Complete trials in the current search space. Earlier trials may lie outside, if the study file has changed."""
     space = space_of(study, study.methods[method])
     return [
         t
@@ -82,14 +85,14 @@ def _differ(trials: Sequence[TrialRecord]) -> bool:
 
 
 def _varied(space: dict[str, BaseDistribution], trials: Sequence[TrialRecord]) -> list[str]:
-    """Parameters of the space with more than one value on record."""
+    """Parameters with more than one value among the trials."""
     return [path for path in space if len({str(t.params[path]) for t in trials if path in t.params}) > 1]
 
 
 def _evaluate(
     study: StudyConfig, space: dict[str, BaseDistribution], trials: Sequence[TrialRecord], paths: Sequence[str]
 ) -> dict[str, float]:
-    # Here and not above: it brings scikit-learn, a second that a report without importances need not wait for.
+    # Imported here, because it imports scikit-learn, which takes a second that not all reports need.
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
     known = {path: space[path] for path in paths}
@@ -105,7 +108,7 @@ def _evaluate(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna says on every call that a study was made, and that its evaluators are experimental."""
+    """Hide Optuna's messages about new studies and experimental evaluators."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

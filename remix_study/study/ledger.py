@@ -1,10 +1,10 @@
-"""The ledger: what a study has recorded, read from its storage as plain rows
+"""The ledger of a study: its recorded trials and replicates, read from the storage as plain rows
 
-Optuna's own reader builds an object for every parameter and every intermediate value: minutes for 10 000 trials of 50
-epochs. From a database we read the same tables in a few plain queries, and intermediate values only when asked; other
-storages (a journal file) are read by Optuna.
+Optuna's reader builds an object for every parameter and every intermediate value, which takes minutes for 10 000 trials
+of 50 epochs. We read the tables of a database with a few queries, and intermediate values only on request. Optuna reads
+other storages (a journal file).
 
-Imports no Ray and no torch: `remix-study status` answers at once, also while the study runs.
+Does not import Ray or torch, so that `remix-study status` answers quickly.
 """
 
 import json
@@ -29,18 +29,23 @@ from remix_study.study.storage import open_to_read, optuna_name
 SEARCH, REPLICATE, FINAL = "search", "replicate", "final"
 
 State = Literal["waiting", "running", "stopped", "complete", "pruned", "failed"]
-STOPPED = "stopped"  # of a trial that somebody asked to stop: RUNNING to Optuna, and taken up at the next start
+STOPPED = "stopped"  # attribute of a stopped trial, which is RUNNING in Optuna and is resumed at the next start
 
 
 class TrialRecord(NamedTuple):
-    """One trial. `values`: of the objectives, in their order; empty unless complete.
+    """One trial.
 
-    params: the point, choices by their labels.
-    reason, cause: of a failure, in words and as one of `errors.CAUSES`; None otherwise.
-    retried: a later trial tried the point of this failure again.
-    seconds: of work, all seeds and all starts.
-    folders: of its runs, one per seed that has begun; `seed_values`: of the first objective, per complete seed.
-    intermediate: epochs complete -> best so far of the pruner's metric; empty unless asked for, or without a pruner.
+    Attributes:
+        values: objectives, in their order; empty unless the trial is complete.
+        params: hyperparameters; of a choice, its label.
+        reason: why it failed or ended early, as text.
+        cause: of a failure, one of `errors.CAUSES`; None otherwise.
+        retried: whether a later trial has retried this failed one.
+        seconds: duration of its runs, over all seeds and all starts.
+        folders: its run folders, one per seed that was started.
+        seed_values: the first objective, per complete seed.
+        intermediate: number of complete epochs -> best value so far of the pruner's metric; empty unless requested, and
+            without a pruner.
     """
 
     method: str
@@ -60,7 +65,7 @@ class TrialRecord(NamedTuple):
 
 
 class ReplicateRecord(NamedTuple):
-    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`), of a chosen point."""
+    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`)."""
 
     method: str
     stage: str
@@ -74,7 +79,7 @@ class ReplicateRecord(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """`chosen`: the point of each method that replicates are of, as far as one of its trials is complete."""
+    """All that a study has recorded; `trials` and `replicates` by method."""
 
     study: StudyConfig
     folder: Path
@@ -82,20 +87,21 @@ class Ledger(NamedTuple):
     replicates: dict[str, tuple[ReplicateRecord, ...]]
 
     def chosen(self, method: str) -> TrialRecord | None:
+        """The trial whose hyperparameters are replicated; None if none is complete."""
         return choose(self.study, self.trials.get(method, ()))
 
 
 def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
-    """Everything that the study in `folder` has recorded, methods in the order of its file."""
+    """Read what the study in `folder` has recorded. `intermediate`: also the values after each epoch."""
     study = load_study(folder / CONFIG)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_to_read(study.storage, folder)
     if storage is None:
         return Ledger(study, folder, {}, {})
-    begun = {s.study_name: s for s in storage.get_all_studies()}
+    known = {s.study_name: s for s in storage.get_all_studies()}
     trials, replicates = {}, {}
     for method in study.methods:
-        found = begun.get(optuna_name(study.name, method))
+        found = known.get(optuna_name(study.name, method))
         if found is None:
             continue
         rows = _rows(storage, optuna_private.study_id(found), intermediate)
@@ -107,7 +113,7 @@ def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
 
 
 def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
-    """Of the point that is chosen now (more trials may have chosen another than before), in the order of the seeds."""
+    """The replicates of the hyperparameters that are chosen now, by number. More trials may change the choice."""
     chosen = ledger.chosen(method)
     if chosen is None:
         return ()
@@ -116,9 +122,9 @@ def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...
 
 
 def choose(study: StudyConfig, trials: "tuple[TrialRecord, ...]") -> TrialRecord | None:
-    """The trial whose point is replicated: the best, the earliest of equals; None where none is complete.
+    """The best trial, the earliest of equals; None if none is complete.
 
-    Of several objectives: among the points of the Pareto front that are at most `tolerance` below the best of the
+    With several objectives: among the trials of the Pareto front that are at most `tolerance` below the best of the
     first objective, the best of the second.
     """
     front = pareto_front(study, trials)
@@ -133,14 +139,14 @@ def choose(study: StudyConfig, trials: "tuple[TrialRecord, ...]") -> TrialRecord
 
 
 def pareto_front(study: StudyConfig, trials: "tuple[TrialRecord, ...]") -> tuple[TrialRecord, ...]:
-    """Complete trials that no other complete trial beats in one objective without losing in another."""
+    """Complete trials that no other complete trial dominates, by number."""
     complete = [t for t in trials if t.state == "complete"]
     signs = _signs(study, complete[0].method) if complete else (1,)
     if len(signs) == 1:
         best = max((signs[0] * t.values[0] for t in complete), default=0.0)
         return tuple(t for t in complete if signs[0] * t.values[0] == best)
     front: list[TrialRecord] = []
-    # Best of the first objective first: whatever dominates a trial comes before it.
+    # Sorted by the first objective, so that all trials that dominate a trial come before it.
     for trial in sorted(complete, key=lambda t: (*(-s * v for s, v in zip(signs, t.values, strict=True)), t.number)):
         if not any(_dominates(other, trial, signs) for other in front):
             front.append(trial)
@@ -157,7 +163,7 @@ def _signs(study: StudyConfig, method: str) -> tuple[int, ...]:
 
 
 class _Row(NamedTuple):
-    """What Optuna holds of a trial."""
+    """A trial as Optuna records it."""
 
     number: int
     state: TrialState
@@ -183,7 +189,7 @@ def _row(t: FrozenTrial, intermediate: bool) -> _Row:
 
 
 def records_of(method: str, trials: Sequence[FrozenTrial], folder: Path) -> tuple[TrialRecord, ...]:
-    """The same of trials that somebody has read already; without intermediate values."""
+    """Records of trials that are read already, without intermediate values."""
     return tuple(_records(method, [_row(trial, False) for trial in trials], folder))
 
 
@@ -227,7 +233,7 @@ def _rows_of_database(storage: RDBStorage, study_id: int, intermediate: bool) ->
 
 
 def _local(utc: datetime | None) -> datetime | None:
-    """Optuna's databases hold UTC without saying so; everything of ours is local time, as Optuna's trials are."""
+    """Local time, as Optuna's trials have it, of a time in Optuna's databases, which is in UTC without a time zone."""
     return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
@@ -266,8 +272,8 @@ def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator
     for stage in (REPLICATE, FINAL):
         numbers = sorted(int(key.split()[1]) for key in attrs if key.startswith(f"{stage} "))
         for number in numbers:
-            told = attrs[f"{stage} {number}"]
+            note = attrs[f"{stage} {number}"]
             yield ReplicateRecord(
-                method, stage, number, told["state"], told["params"], str(folder / told["folder"]),
-                told.get("seconds", 0.0), told.get("reason"), told.get("cause"),
+                method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
+                note.get("seconds", 0.0), note.get("reason"), note.get("cause"),
             )  # fmt: skip

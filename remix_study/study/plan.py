@@ -1,6 +1,6 @@
-"""The plan: what `run` would do with a study file, and what that would cost; nothing is started
+"""The plan of a study: what `run` would do, and how long it would take
 
-The cost comes from epochs that are really trained, in a temporary folder, on a part of the clips where there are many.
+The duration is extrapolated from a few epochs that are trained in a temporary folder, on a part of a large corpus.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.preflight import needs_of
 from remix_study.study.question import CONFIG, require_same_question
-from remix_study.study.remote import look_in
+from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import SpaceRow, configure, effective_space, grid, space_of
 from remix_study.study.storage import check_storage, study_folder
 from remix_study.study.study_file import check_study
@@ -35,12 +35,19 @@ from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import train
 from remix_study.world import Solo
 
-_BATCHES = 4  # timed of an epoch where the corpus has more
+_BATCHES = 4  # at most so many batches, or `_CLIPS` clips, of an epoch are timed
 _CLIPS = 256
 
 
 class RunCost(NamedTuple):
-    """Of one run of a method at an ordinary point. trial_s, replicate_s: seconds; a replicate also looks at test."""
+    """Estimated cost of one run of a method.
+
+    Attributes:
+        epoch_s: seconds of an epoch, on average.
+        trial_s: seconds of a run of a trial.
+        replicate_s: seconds of a replicate, which is also evaluated on the test set and probed.
+        bytes: disk space of a run.
+    """
 
     epoch_s: float
     trial_s: float
@@ -49,10 +56,16 @@ class RunCost(NamedTuple):
 
 
 class MethodPlan(NamedTuple):
-    """trials_left: to begin or to go on with; resumed: of those, how many go on, with the epochs they have.
+    """The plan of one method.
 
-    points: what is tried before the sampler is asked (of a grid, all of it), choices by their labels.
-    example: a trial's run, fully resolved. cost: None where nothing was timed.
+    Attributes:
+        space: its search space.
+        points: hyperparameters that are tried first: the known-good ones, then the grid, if any.
+        trials: trials wanted; `ended` have ended, and `trials_left` are started or resumed.
+        resumed: names of the trials that are resumed.
+        replicates: replicates wanted; `replicates_left` are started.
+        example: the full configuration of a trial's run.
+        cost: None if nothing was timed.
     """
 
     name: str
@@ -69,9 +82,19 @@ class MethodPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """seconds: of the clock; at_most: a pruner or a budget may end it sooner.
+    """The plan of a study.
 
-    bytes_free: where it would write; None at a URL.
+    Attributes:
+        corpus: its place and size.
+        concurrency: runs at once.
+        runs_left: runs to start or to resume.
+        seconds: wall-clock duration; None if nothing was timed.
+        cost: hours that the runs would use; None if nothing was timed.
+        used: hours used by earlier starts.
+        budget: limits: name -> (used, allowed), in hours.
+        at_most: whether a pruner or the budget may end the study earlier.
+        bytes: disk space of all runs; None if nothing was timed.
+        bytes_free: free space of the workspace; None at a URL.
     """
 
     name: str
@@ -91,7 +114,7 @@ class Plan(NamedTuple):
     bytes_free: int | None
 
     def plain(self) -> dict[str, Any]:
-        """For machines: what `--json` prints."""
+        """The plan as JSON-compatible values: what `--json` prints."""
         methods = [
             {
                 **m._asdict(),
@@ -111,16 +134,21 @@ def make_plan(
     workspace: Path,
     *,
     timed: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005 - default of a callback
 ) -> Plan:
-    """What `run` would do now.
+    """The plan of what `run` would do now.
+
+    Args:
+        settings: dotted keys that override the study's `base`.
+        timed: train a few epochs of each method to estimate its cost.
+        progress: called with the number of methods that are timed, and of all.
 
     Raises:
-        ConfigError, StudyError: what `run` would refuse.
+        ConfigError, StudyError: `run` would refuse to start.
     """
     folder = study_folder(workspace.resolve(), config.name)
     check_storage(config.storage, url_of(folder))
-    look_in(folder)
+    fetch_study(folder)
     configs = check_study(config, settings)
     where = configs[0].corpus
     store = open_corpus(where)
@@ -129,7 +157,7 @@ def make_plan(
     require_same_question(config, store.digest, folder)
     needs = needs_of(config, configs)
     at_once, gpus = slots(needs, worker_threads(1), torch.cuda.device_count())
-    # The file that is planned, on the record of the one that was run: it may have more trials.
+    # The planned file with the trials of the one that was run, which may have wanted fewer trials.
     ledger = (
         read_ledger(folder)._replace(study=config) if (folder / CONFIG).exists() else Ledger(config, folder, {}, {})
     )
@@ -185,7 +213,7 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
         resumed=tuple(f"{method}-search-{t.number}" for t in unfinished),
         ended=ended,
         replicates=config.replicates,
-        # More trials may choose another point, which is then replicated anew.
+        # Further trials may change the choice, which is then replicated again.
         replicates_left=config.replicates - (replicated if ended >= config.trials else 0),
         example=example,
         cost=cost,
@@ -193,13 +221,13 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
 
 
 def _first_point(config: StudyConfig, method: str) -> Mapping[str, Any]:
-    """A known-good point, or what is set anyway."""
+    """The first known-good hyperparameters, or none."""
     first = config.methods[method].first
     return first[0] if first else {}
 
 
 def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
-    """Train a few epochs of `config` in a temporary folder, with torch's `threads` as in the study."""
+    """Estimate the cost of a run from a few epochs in a temporary folder, with the torch threads of the study."""
     at_most = max(_CLIPS, _BATCHES * config.global_batch)
     short, warmup = _shortened(config)
     before = torch.get_num_threads()
@@ -217,7 +245,7 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
     longer = {split: len(store.rows(split)) / len(rows) for split, rows in run.rows.items()}
     epochs = [_epoch_s(config, record, longer) for record in result.history]
     ordinary = epochs[-1]
-    first = epochs[1] if warmup else ordinary  # the very first also pays for what is done once
+    first = epochs[1] if warmup else ordinary  # the first epoch also includes one-time costs
     training = warmup * first + (config.epochs - warmup) * ordinary
     evidence = result.summary["time/evidence_s"] * longer["train"]
     return RunCost(
@@ -229,7 +257,7 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
 
 
 def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
-    """Three epochs (of a run that has them), a warm-up's own epoch among them; and the warm-up of the whole run."""
+    """A run of at most three epochs, of which one is a warm-up epoch; and the number of warm-up epochs of `config`."""
     content = config.model_dump(mode="json")
     content["epochs"] = min(3, config.epochs)
     content["evaluation"] |= {"probe": True, "test": False, "ceilings": "none"}
@@ -241,7 +269,7 @@ def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
 
 
 def _epoch_s(config: RunConfig, record: Mapping[str, float], longer: Mapping[str, float]) -> float:
-    """Of the whole corpus and all workers, which share training and scoring."""
+    """Seconds of an epoch on the whole corpus. All workers share training and scoring."""
     every = config.method.rescore_every if isinstance(config.method, RemixConfig) else 1
     work = record["time/train_s"] + record["time/score_s"] / every
     return (work * longer["train"] + record["time/evaluate_s"] * longer["val"]) / config.workers

@@ -16,7 +16,7 @@ from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.question import CONFIG
-from remix_study.study.remote import look_in
+from remix_study.study.remote import fetch_study
 from remix_study.study.storage import check_storage, study_folder
 from remix_study.study.study_file import check_study
 from remix_study.study.tasks import Needs
@@ -45,7 +45,7 @@ def check_before_start(
     store = open_corpus(configs[0].corpus)
     for each in configs:
         require_fit(each, store)
-    look_in(folder, whole=False)
+    fetch_study(folder, whole=False)
     uri = tracking_uri(configs[0], workspace)
     if uri is not None:
         require_lasting_database(uri, workspace)

@@ -1,9 +1,8 @@
-"""Ending a run early: what its study's pruner says, and whether somebody asked the study to stop
+"""Ending a run early: pruning, and requests to stop the study
 
-The run itself asks, after each epoch, and ends itself. So all its workers leave together, with a checkpoint, and free
-what they hold; a trial that Ray Tune stops from outside leaks its workers' placement group (docs/platform.md). What
-the pruner knows lies in Optuna's storage, which every process of the study reaches: a verdict depends on the record
-alone, and a run that was killed meets the same one.
+The run checks after each epoch and ends itself. So all its workers end together, with a checkpoint, and free their
+resources; a trial that Ray Tune stops from outside leaks its workers' placement group (docs/platform.md). The pruner
+decides from values in Optuna's storage alone, so that a run that was killed gets the same decision when it resumes.
 """
 
 import logging
@@ -33,17 +32,23 @@ from remix_study.study.remote import stop_asked
 from remix_study.study.storage import open_storage
 
 log = logging.getLogger(__name__)
-PRUNED_AFTER = "pruned_after"  # of a trial: the verdict, before the run acts on it
-_MARKED = "marked"  # of a trial: the epoch at which a pruner left its mark of that name
+PRUNED_AFTER = "pruned_after"  # attribute of a trial: the pruner's decision, written before the run ends
+_MARKED = "marked"  # attribute prefix: the epoch at which a pruner set its system attribute of that name
 
 
 @dataclass(frozen=True)
 class PruningCallback:
-    """The judge of one run, as plain values: it may sit on another machine.
+    """The epoch callback of one run. Its values are JSON-compatible, because runs are in other processes.
 
-    folder: the study's, where a stop is asked for; url: its URL, if that is where it is.
-    trial: of Optuna; None for runs that no pruner ends early (replicates, further seeds of a trial).
-    epochs: of the longest run of the study.
+    Args:
+        folder: the study's.
+        storage: `storage` of the study.
+        optuna_name: name of the method's study in it.
+        trial: Optuna's id of the trial; None for runs that are not pruned (replicates, further seeds of a trial).
+        pruner: its configuration.
+        epochs: epochs of the study's longest run.
+        last: epochs of this run.
+        url: of the study's folder in a remote workspace, or None.
     """
 
     folder: str
@@ -56,30 +61,31 @@ class PruningCallback:
     url: str | None = None
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
-        """
+        """Report the last epoch to the pruner, and end the run if it is pruned or the study was asked to stop.
+
         Raises:
-            RunPruned: the pruner sees no promise in the run.
-            StudyStopped: somebody asked the study to stop, and epochs are left to go on with later.
+            RunPruned: the pruner ends the run.
+            StudyStopped: the study was asked to stop, and the run has epochs left.
         """
         if self.trial is not None:
             self._report(self.trial, history)
         if len(history) < self.last and stop_asked(Path(self.folder), self.url):
-            raise StudyStopped(f"stopped as asked after epoch {len(history) - 1}; it goes on from there")
+            raise StudyStopped(f"stopped as requested after epoch {len(history) - 1}; it resumes from there")
 
     def _report(self, trial: int, history: Sequence[Mapping[str, float]]) -> None:
         config: PrunerConfig = TypeAdapter(PrunerConfig).validate_python(dict(self.pruner))
         if isinstance(config, NoPrunerConfig):
             return
         try:
-            after = self._verdict(trial, config, history)
+            after = self._pruned_after(trial, config, history)
         except (RemixStudyError, optuna.exceptions.OptunaError, OSError) as error:
-            # A storage that does not answer must not end a run; what is missing is reported after a later epoch.
-            log.warning("the study's storage does not take the epoch's value now: %s", error)
+            # A storage that does not answer must not end a run. The value is reported after a later epoch.
+            log.warning("Cannot report the epoch to the study's storage; it is retried after the next epoch: %s", error)
             return
         if after is not None:
             raise RunPruned(f"pruned by {config.name} after {after} epochs, at {config.metric} no better than others")
 
-    def _verdict(self, trial: int, config: Any, history: Sequence[Mapping[str, float]]) -> int | None:
+    def _pruned_after(self, trial: int, config: Any, history: Sequence[Mapping[str, float]]) -> int | None:
         study = _study(self.storage, self.folder, self.optuna_name)
         storage = optuna_private.storage_of(study)
         known = storage.get_trial(trial)
@@ -96,20 +102,20 @@ class PruningCallback:
                 storage.set_trial_intermediate_value(trial, epoch, best)
         if len(history) >= self.last:
             return None
-        heard = _Anew(storage, trial, len(history))
+        unmarked = _WithoutMarks(storage, trial, len(history))
         if not make_pruner(config, self.epochs).prune(
-            optuna_private.with_storage(study, heard), heard.get_trial(trial)
+            optuna_private.with_storage(study, unmarked), unmarked.get_trial(trial)
         ):
             return None
         storage.set_trial_user_attr(trial, PRUNED_AFTER, len(history))
         return len(history)
 
 
-class _Anew:
-    """A storage in which `trial` does not bear what its pruner noted at `epoch`
+class _WithoutMarks:
+    """A storage that hides the system attributes that a pruner has set for `trial` at `epoch`.
 
-    Halving pruners mark a trial before they judge it, and do not judge a marked one again. A process that died between
-    mark and verdict would spare the trial; so here every epoch is judged as if for the first time.
+    Halving pruners mark a trial before they decide, and do not decide again for a marked trial. If the process dies in
+    between, the trial would never be pruned. Without the marks, the decision is repeated.
     """
 
     def __init__(self, storage: Any, trial: int, epoch: int) -> None:
@@ -136,7 +142,7 @@ class _Anew:
 
 
 def make_pruner(config: PrunerConfig, epochs: int) -> BasePruner:
-    """`epochs`: of the longest run of the study."""
+    """Optuna's pruner for a configuration. `epochs`: of the study's longest run."""
     match config:
         case AshaConfig(grace=grace, reduction=reduction):
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=reduction)
@@ -153,13 +159,13 @@ def make_pruner(config: PrunerConfig, epochs: int) -> BasePruner:
 def pruning_callback(
     study: StudyConfig, folder: Path, *, optuna_name: str, trial: int | None, epochs: int, last: int
 ) -> PruningCallback:
-    """`last`: epochs of this run; `epochs`: of the longest run of the study."""
+    """The callback of a run; see `PruningCallback`."""
     pruner = study.pruner.model_dump(mode="json")
     return PruningCallback(str(folder), study.storage, optuna_name, trial, pruner, epochs, last, url_of(folder))
 
 
 @cache
 def _study(storage: str | None, folder: str, name: str) -> optuna.Study:
-    """Opened once per process: opening a database takes longer than a small epoch."""
+    """Optuna's study, opened once per process, because opening a database takes longer than a small epoch."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.load_study(study_name=name, storage=open_storage(storage, Path(folder)))

@@ -1,7 +1,7 @@
-"""The question of a study: what may not change while trials of it are on record
+"""The question of a study: the settings that may not change once it has trials
 
-Trials of one space or corpus say nothing about another. More trials, more replicates, another budget or more room to
-run in are the same question.
+Trials of one search space or corpus cannot be compared with those of another. The number of trials and replicates, the
+budget and the resources may change.
 """
 
 import json
@@ -18,7 +18,7 @@ from remix_study.config.yaml_source import dump
 from remix_study.errors import StudyError
 from remix_study.files.disk import write_atomically
 
-CONFIG = "study.yaml"  # the study as it was last run, its corpus included
+CONFIG = "study.yaml"  # the study as it was last run, with its corpus
 QUESTION = "question.json"
 _GROWS = {"trials", "replicates", "concurrency", "budget", "resources", "storage"}
 _SHOWN = 12
@@ -57,7 +57,7 @@ def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path)
 
 
 def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_digest: str, folder: Path) -> None:
-    """The question as it is compared, and the study as any process can read it and run it again."""
+    """Write the question, and the study as it is run, so that any process can read and resume it."""
     write_atomically(folder / QUESTION, json.dumps(question_of(config, corpus_digest), indent=1))
     resolved = config.model_dump(mode="json")
     for path, value in settings.items():
@@ -66,7 +66,7 @@ def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_dige
 
 
 def corpus_digest(folder: Path) -> str | None:
-    """The digest of the corpus that a study began with."""
+    """Digest of the corpus of the study in `folder`; None if it was not started."""
     known = folder / QUESTION
     return str(json.loads(known.read_text())["corpus"]) if known.exists() else None
 
@@ -79,7 +79,7 @@ def question_of(config: StudyConfig, corpus_digest: str) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[str, str]]:
-    """Dotted path -> (before, now) of every leaf that differs; `nothing` where one side lacks it."""
+    """Dotted path -> (before, now) of every value that differs; `nothing` on the side without it."""
     if isinstance(before, dict) and isinstance(now, dict):
         found: dict[str, tuple[str, str]] = {}
         for key in dict.fromkeys([*before, *now]):
@@ -95,7 +95,7 @@ def _as_number(before: Any) -> Any:
 
 
 class _Nothing:
-    """What one side does not have."""
+    """Stands for a missing value."""
 
 
 def _shown(value: Any) -> str:

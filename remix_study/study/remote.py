@@ -139,8 +139,8 @@ class RemoteWorkspace:
                     break
                 if now != found:
                     raise StudyError(
-                        f"Cannot run the study at {shown(str(self.url))}: process {known['by']} runs it. Wait for it, or "
-                        "stop it with `remix-study stop`."
+                        f"Cannot run the study at {shown(str(self.url))}: process {known['by']} runs it. Wait for it, "
+                        "or stop it with `remix-study stop`."
                     )
         self._renew_lease()
 

@@ -1,8 +1,8 @@
-"""The search of one method: its trials in Optuna's storage, from question to end
+"""The search of one method: its trials in Optuna's storage
 
-A trial is asked, suggested, run and told. What dies in between is found RUNNING at the next start and goes on under
-its own number, so that a study that was killed has the trials of one that was not. A suggestion depends on the study's
-seed, the trial's number and the trials on record alone: every trial has a sampler of its own.
+A trial whose run is killed stays RUNNING in the storage. The next start resumes it under its own number, so that a
+study has the same trials whether or not it was killed. Each trial has a sampler of its own: its suggestion only depends
+on the study's seed, the trial's number and the recorded trials.
 """
 
 from collections import Counter
@@ -25,13 +25,23 @@ from remix_study.study.pruning import make_pruner
 from remix_study.study.search_space import Params, grid, space_of, suggest
 from remix_study.study.storage import optuna_name
 
-# Constants, because a study that is extended must go on as it began.
-STARTUP = 5  # trials of a method before its sampler models anything
-POPULATION = 10  # of nsga2
+# Constants, so that an extended study samples as before.
+STARTUP = 5  # random trials of a method, before its sampler models the objective
+POPULATION = 10  # of NSGA-II
 
 
 class Search:
-    """The trials of `method`. `epochs`: of the study's longest run, which hyperband divides."""
+    """The trials of one method.
+
+    Args:
+        method: its name.
+        folder: the study's.
+        storage: Optuna's.
+        epochs: epochs of the study's longest run, from which Hyperband computes its brackets.
+
+    Attributes:
+        work_s: seconds that runs of all its trials have taken.
+    """
 
     def __init__(self, config: StudyConfig, method: str, folder: Path, storage: BaseStorage, epochs: int) -> None:
         self._config, self._method, self._folder = config, method, folder
@@ -47,27 +57,27 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         self._unfinished: list[int] = []
         self._ends: Counter[str] = Counter()
-        self._front: tuple[TrialRecord, ...] | None = None  # None: not looked at yet
+        self._front: tuple[TrialRecord, ...] | None = None  # None: not computed yet
         self.work_s = 0.0
 
     def _claim(self, folder: Path) -> None:
-        """A database may be shared: a study of this name that lies elsewhere is another's."""
-        home, here = self._study.user_attrs.get("folder"), url_of(folder) or str(folder)
-        if home is None:
-            self._study.set_user_attr("folder", here)
-        elif home != here:
+        """Record the study's place in a database that studies may share, and refuse that of another study."""
+        known, place = self._study.user_attrs.get("folder"), url_of(folder) or str(folder)
+        if known is None:
+            self._study.set_user_attr("folder", place)
+        elif known != place:
             raise StudyError(
-                f"the database of `storage` must not hold another study named {self._config.name!r}, but holds that of "
-                f"{home}. Give this study another `name`."
+                f"The database of `storage` already holds a study named {self._config.name!r}, in {known}. Give this "
+                "study another `name`."
             )
 
     def resume(self, *, retry_failed: bool) -> None:
-        """Queue what is to be tried first, take up what a dead driver left, and count what has ended."""
+        """Queue known-good configurations and retries, find interrupted trials, and count those that have ended."""
         trials = self._trials()
         queued = {trial.user_attrs.get("known") for trial in trials}
-        for position, point in enumerate(self._known_points()):
+        for position, params in enumerate(self._known_params()):
             if position not in queued:
-                self._study.enqueue_trial(point, user_attrs={"known": position})
+                self._study.enqueue_trial(params, user_attrs={"known": position})
         if retry_failed:
             for trial in _unretried(trials):
                 self._study.enqueue_trial(trial.params, user_attrs={"retries": trial.number})
@@ -80,36 +90,32 @@ class Search:
         )
         self.work_s = sum(t.user_attrs.get("seconds", 0.0) for t in trials)
 
-    def _known_points(self) -> list[Params]:
-        """What is tried before any sampler is asked; of a grid, all of it, in an order drawn by the seed."""
+    def _known_params(self) -> list[Params]:
+        """Hyperparameters that are tried first: the known-good ones, then the grid, if any, in random order."""
         first = list(self._config.methods[self._method].first)
         if self._config.sampler == "grid":
-            points = grid(space_of(self._config, self._config.methods[self._method]))
-            stream(self._config.seed, "sampler", 0).shuffle(points)
-            first += [point for point in points if point not in first]
+            combinations = grid(space_of(self._config, self._config.methods[self._method]))
+            stream(self._config.seed, "sampler", 0).shuffle(combinations)
+            first += [params for params in combinations if params not in first]
         return first
 
     @property
     def ended(self) -> int:
-        """Trials that have ended by themselves; of failures those whose point was not tried again."""
+        """Number of trials that are complete, pruned, or failed and not retried."""
         return self._ends.total()
 
     @property
     def ends(self) -> Mapping[str, int]:
-        """`ended` by how: complete, pruned, failed."""
+        """`ended` by state: complete, pruned, failed."""
         return self._ends
 
     @property
     def running(self) -> int:
+        """Number of trials that this process has started and that have not ended."""
         return len(self._running)
 
-    @property
-    def room(self) -> int:
-        """Trials that may still begin."""
-        return self._config.trials - self.ended - self.running
-
     def next(self) -> tuple[int, Params]:
-        """The number and the point of the next trial, RUNNING from now on."""
+        """Number and hyperparameters of the next trial, recorded as running."""
         trials = self._trials()
         if self._unfinished:
             number = self._unfinished.pop(0)
@@ -118,7 +124,7 @@ class Search:
             if trial.user_attrs.get(STOPPED):
                 trial.set_user_attr(STOPPED, False)
             if "folders" not in trials[number].user_attrs:
-                # Killed amid its suggestions: drawn again from the first, or the others would be other draws.
+                # Killed while sampling: redraw all parameters so that the random stream stays aligned.
                 optuna_private.forget_params(trial)
         else:
             waiting = [t.number for t in trials if t.state == TrialState.WAITING]
@@ -128,19 +134,25 @@ class Search:
         return trial.number, suggest(trial, space_of(self._config, self._config.methods[self._method]))
 
     def id_of(self, number: int) -> int:
-        """Optuna's own id of a running trial."""
+        """Optuna's id of a running trial."""
         return optuna_private.trial_id(self._running[number])
 
     def note(self, number: int, **attributes: Any) -> None:
-        """Write down something of a running trial."""
+        """Record attributes of a running trial."""
         for name, value in attributes.items():
             self._running[number].set_user_attr(name, value)
 
     def tell(self, number: int, end: str, values: Sequence[float] = (), **attributes: Any) -> None:
-        """The end of a trial: complete (with the objectives' `values`), pruned, failed, or stopped, which goes on."""
+        """Record the end of a trial.
+
+        Args:
+            end: complete, pruned, failed, or stopped (it is resumed later).
+            values: of the objectives, if it is complete.
+            attributes: recorded with the trial, if not None.
+        """
         trial = self._running[number]
         self.work_s += attributes.get("seconds", 0.0) - trial.user_attrs.get("seconds", 0.0)
-        before = trial.user_attrs  # of a trial that was stopped, say, and is complete now: that is no longer why
+        before = trial.user_attrs  # attributes of an earlier end, such as its reason, are overwritten by None
         self.note(number, **{name: v for name, v in attributes.items() if v is not None or name in before})
         match end:
             case "complete":
@@ -149,7 +161,7 @@ class Search:
                 self._study.tell(trial, state=TrialState.PRUNED)
             case "failed":
                 self._study.tell(trial, state=TrialState.FAIL)
-            case _:  # stopped: it stays RUNNING in the storage, which is how the next start finds it
+            case _:  # stopped: it stays RUNNING in the storage, where the next start finds it
                 self.note(number, **{STOPPED: True})
                 self._unfinished.append(number)
         del self._running[number]
@@ -168,15 +180,16 @@ class Search:
         return {key: note for key, note in self._study.user_attrs.items() if key.startswith((REPLICATE, FINAL))}
 
     def best(self) -> TrialRecord | None:
-        """The trial whose point is replicated; None where none is complete.
+        """The trial whose hyperparameters are replicated; None if none is complete.
 
-        Asked after every trial, of every method: it is chosen from the front, and not from all trials.
+        Chosen from the Pareto front rather than from all trials, because it is called after every trial.
         """
         if self._front is None:
             self._front = pareto_front(self._config, self.records())
         return choose(self._config, self._front)
 
     def records(self) -> tuple[TrialRecord, ...]:
+        """All trials, without intermediate values."""
         return self._records_of(self._trials())
 
     def _records_of(self, trials: Sequence[FrozenTrial]) -> tuple[TrialRecord, ...]:
@@ -188,7 +201,7 @@ class Search:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = int(stream(self._config.seed, "sampler", number).integers(2**31))
         match self._config.sampler:
-            case "random" | "grid":  # of a grid every point is known beforehand
+            case "random" | "grid":  # all combinations of a grid are queued
                 return optuna.samplers.RandomSampler(seed=seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
@@ -203,6 +216,6 @@ class Search:
 
 
 def _unretried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that failed, and whose point was not tried again since."""
+    """Failed trials that were not retried."""
     retried = {trial.user_attrs.get("retries") for trial in trials}
     return [t for t in trials if t.state == TrialState.FAIL and t.number not in retried]

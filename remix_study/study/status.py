@@ -1,6 +1,6 @@
-"""How a study stands, read from its storage and its run folders by any process; nothing is written, nothing trains
+"""The status of a study, read from its storage and its run folders by any process
 
-Imports no Ray and no torch: `remix-study status` answers at once, also while the study runs.
+Writes nothing. Does not import Ray or torch, so that `remix-study status` answers quickly.
 """
 
 import statistics
@@ -18,15 +18,19 @@ from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, chosen_replicates, read_ledger
 from remix_study.study.question import CONFIG
-from remix_study.study.remote import driver_of, leave_stop, look_in
+from remix_study.study.remote import driver_of, fetch_study, request_stop
 from remix_study.study.search_space import configure
 from remix_study.study.storage import STOP, study_folder
 
 
 class RunningRun(NamedTuple):
-    """A run that is being trained: `epoch` of `epochs` are complete; accuracy in [0, 1], None before the first.
+    """A run that is training.
 
-    seconds_left: of this run, from its own epochs; None before the first.
+    Attributes:
+        epoch: number of complete epochs.
+        epochs: epochs of the run.
+        val_accuracy: after the last epoch, in [0, 1]; None before the first.
+        seconds_left: an estimate from the run's own epochs; None before the first.
     """
 
     name: str
@@ -37,7 +41,14 @@ class RunningRun(NamedTuple):
 
 
 class MethodProgress(NamedTuple):
-    """Counts of one method's trials and replicates; `best`: of the objectives, on validation."""
+    """Trials and replicates of one method.
+
+    Attributes:
+        trials: number wanted; `complete`, `pruned`, `failed` and `running` count those of each state.
+        replicates: number wanted.
+        replicated: number of complete replicates of the chosen hyperparameters.
+        best: objectives of the best trial, on validation; `best_number` and `best_params` are of the same trial.
+    """
 
     name: str
     trials: int
@@ -53,16 +64,22 @@ class MethodProgress(NamedTuple):
 
     @property
     def ended(self) -> int:
-        """Trials that had their turn."""
+        """Number of trials that have ended."""
         return self.complete + self.pruned + self.failed
 
 
 class StudyStatus(NamedTuple):
-    """`state`: `running`, `stopping`, `complete`, or `incomplete` (nobody works on it).
+    """The status of a study.
 
-    budget: what of the budget is limited: name -> (used, allowed), hours.
-    seconds_left: an estimate from the runs that have ended; None before the first of them, or if nobody works.
-    retrained: runs of `retrain` that are complete.
+    Attributes:
+        state: `running`, `stopping`, `complete`, or `incomplete` (no process runs it).
+        holder: the process that runs the study, or None.
+        runs, runs_ended: trials and replicates, wanted and ended.
+        seconds_left: an estimate from the trials that have ended; None before the first, or if no process runs it.
+        used: hours used so far.
+        budget: limits of the budget: name -> (used, allowed), in hours.
+        failures: what failed, with the reasons.
+        retrained: complete runs of `retrain`.
     """
 
     name: str
@@ -82,7 +99,7 @@ class StudyStatus(NamedTuple):
     retrained: int
 
     def plain(self) -> dict[str, Any]:
-        """For machines: what `--json` prints."""
+        """The status as JSON-compatible values: what `--json` prints."""
         nested = {
             "folder": str(self.folder),
             "used": self.used._asdict(),
@@ -93,39 +110,41 @@ class StudyStatus(NamedTuple):
 
 
 def existing(workspace: Path, name: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of a study that has begun; of a workspace at a URL a copy, as it is now.
+    """The folder of a study that was started before. Of a remote workspace, a copy is made first.
+
+    Args:
+        on_progress: called with the number of files that are copied, and of all.
 
     Raises:
-        StudyError: there is none of this name in the workspace.
+        StudyError: the workspace has no study of this name.
         SourceError: the workspace's service does not answer or refuses.
     """
     folder = study_folder(workspace.resolve(), name)
-    look_in(folder, on_progress=on_progress)
+    fetch_study(folder, on_progress=on_progress)
     if not (folder / CONFIG).exists():
         known = ", ".join(names(workspace)) or "none"
         raise StudyError(
-            f"the study must have begun in the workspace {place_of(workspace.resolve())}, but there is no {name!r}; "
-            f"there: {known}. "
-            "Start it with `remix-study run FILE`, or name another --workspace."
+            f"No study {name!r} in the workspace {place_of(workspace.resolve())}, which has: {known}. Start it with "
+            "`remix-study run FILE`, or set another --workspace."
         )
     return folder
 
 
 def names(workspace: Path) -> list[str]:
-    """Of all studies of the workspace, in alphabetical order."""
-    home = url_of(workspace.resolve())
-    if home is not None:
-        return sorted(path.split("/")[-2] for path in RemoteFolder(home).matching(f"studies/*/{CONFIG}"))
+    """Names of all studies of the workspace, in alphabetical order."""
+    url = url_of(workspace.resolve())
+    if url is not None:
+        return sorted(path.split("/")[-2] for path in RemoteFolder(url).matching(f"studies/*/{CONFIG}"))
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
 def study_status(folder: Path) -> StudyStatus:
-    """How the study in `folder` stands now."""
+    """The current status of the study in `folder`."""
     ledger = read_ledger(folder)
     study = ledger.study
-    by = driver_of(folder)
+    driver = driver_of(folder)
     methods = tuple(_progress(ledger, method) for method in study.methods)
-    running = tuple(_running_runs(ledger)) if by is not None else ()
+    running = tuple(_running_runs(ledger)) if driver is not None else ()
     runs = len(study.methods) * (study.trials + study.replicates)
     ended = sum(min(m.ended, study.trials) + m.replicated for m in methods)
     clock_s, rates = read_clock(folder)
@@ -137,11 +156,11 @@ def study_status(folder: Path) -> StudyStatus:
         question=study.question,
         objectives=study.metrics,
         folder=folder,
-        state=_state(folder, by, ended >= runs),
-        holder=by,
+        state=_state(folder, driver, ended >= runs),
+        holder=driver,
         runs=runs,
         runs_ended=ended,
-        seconds_left=None if by is None else _seconds_left(ledger, methods, running, rates),
+        seconds_left=None if driver is None else _seconds_left(ledger, methods, running, rates),
         used=used,
         budget=used.limits(study.budget),
         methods=methods,
@@ -152,7 +171,7 @@ def study_status(folder: Path) -> StudyStatus:
 
 
 def failures(ledger: Ledger) -> list[str]:
-    """What failed, with its reason; of trials those whose point was not tried again."""
+    """Failed trials that were not retried and failed replicates, with their reasons."""
     found = []
     for method in ledger.study.methods:
         found += [
@@ -195,34 +214,34 @@ def _count(trials: Sequence[TrialRecord], state: str) -> int:
 def _seconds_left(
     ledger: Ledger, methods: Sequence[MethodProgress], running: Sequence[RunningRun], rates: Rates
 ) -> float | None:
-    """Trials to come take what the trials that ended took, replicates what the complete ones took."""
+    """An estimate: further trials take as long as those that have ended, replicates as long as complete trials."""
     trials = [t for ts in ledger.trials.values() for t in ts if t.state in ("complete", "pruned") and t.seconds > 0]
     if not trials:
         return None
     seeds = ledger.study.seeds_per_trial
     each = statistics.fmean(t.seconds for t in trials)
-    whole = statistics.fmean([t.seconds / seeds for t in trials if t.state == "complete"] or [each])
+    complete = statistics.fmean([t.seconds / seeds for t in trials if t.state == "complete"] or [each])
     under_way = sum(m.running for m in methods)
     to_come = max(0, sum(m.trials - m.ended for m in methods) - under_way)
     replicates = sum(m.replicates - m.replicated for m in methods)
     replicates = max(0, replicates - (len(running) - under_way))
-    now = sum(whole if run.seconds_left is None else run.seconds_left for run in running)
-    return (to_come * each + replicates * whole + now) / max(1, rates.at_once)
+    now = sum(complete if run.seconds_left is None else run.seconds_left for run in running)
+    return (to_come * each + replicates * complete + now) / max(1, rates.at_once)
 
 
 def _running_runs(ledger: Ledger) -> list[RunningRun]:
-    """Of what trains, the run that is under way: seeds of a trial follow one another."""
+    """The active run of each running trial and replicate. The seeds of a trial run one after the other."""
     found = []
     for method in ledger.study.methods:
-        at_work = [
+        active = [
             (f"{method}-{SEARCH}-{t.number}", t.folders) for t in ledger.trials.get(method, ()) if t.state == "running"
         ]
-        at_work += [
+        active += [
             (f"{method}-{r.stage}-{r.number}", (r.folder,))
             for r in ledger.replicates.get(method, ())
             if r.state == "running"
         ]
-        found += [_running(label, folders) for label, folders in at_work]
+        found += [_running(label, folders) for label, folders in active]
     return found
 
 
@@ -238,25 +257,28 @@ def _running(label: str, folders: Sequence[str]) -> RunningRun:
 
 
 def _epochs(config: Path) -> int:
-    """0 before the run has written its configuration down."""
+    """Epochs of a run; 0 before it has written its configuration."""
     return int(load(config.read_text())["epochs"]) if config.exists() else 0
 
 
 def ask_to_stop(folder: Path) -> str:
-    """Runs end after their epoch, and none begins. Who drives the study: its process.
+    """Ask the process that runs a study to stop: runs end after their current epoch, and no further run starts.
+
+    Returns:
+        The id of that process.
 
     Raises:
-        StudyError: nobody works on the study.
+        StudyError: no process runs the study.
     """
-    by = driver_of(folder)
-    if by is None:
-        raise StudyError(f"the study must be running to be stopped, but nobody works on {folder.name} now.")
-    leave_stop(folder)
-    return by
+    driver = driver_of(folder)
+    if driver is None:
+        raise StudyError(f"Cannot stop the study {folder.name}: no process runs it.")
+    request_stop(folder)
+    return driver
 
 
 def method_of(study: StudyConfig, method: str | None) -> str:
-    """`method`, or the study's reference.
+    """`method`, or the study's reference if it is None.
 
     Raises:
         StudyError: the study has no such method.
@@ -268,7 +290,14 @@ def method_of(study: StudyConfig, method: str | None) -> str:
 
 
 class Best(NamedTuple):
-    """The chosen point of a method as a run; its objectives on validation; its trial's number."""
+    """The best trial of a method.
+
+    Attributes:
+        run: configuration of a run with its hyperparameters, evaluated on the test set.
+        values: its objectives, on validation.
+        number: of the trial.
+        params: its hyperparameters.
+    """
 
     method: str
     run: RunConfig
@@ -278,22 +307,22 @@ class Best(NamedTuple):
 
 
 def best_run(folder: Path, method: str | None) -> Best:
-    """The chosen point of a method (default: the reference), so far.
+    """The best trial so far of a method (default: the reference).
 
     Raises:
-        StudyError: no such method, or none of its trials is complete.
+        StudyError: the study has no such method, or none of its trials is complete.
     """
     ledger = read_ledger(folder)
     name = method_of(ledger.study, method)
     found = ledger.chosen(name)
     if found is None:
-        raise StudyError(f"at least one trial of `{name}` must be complete, but none is. Let the study run on.")
+        raise StudyError(f"Cannot choose the best trial of `{name}`: none is complete. Resume the study first.")
     last = {"evaluation.test": True, "evaluation.probe": True}
     run = configure(ledger.study, name, found.params, ledger.study.seed, last)
     return Best(name, run, found.values, found.number, found.params)
 
 
-def _state(folder: Path, by: str | None, complete: bool) -> str:
-    if by is None:
+def _state(folder: Path, driver: str | None, complete: bool) -> str:
+    if driver is None:
         return "complete" if complete else "incomplete"
     return "stopping" if (folder / STOP).exists() else "running"

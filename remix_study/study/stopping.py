@@ -1,8 +1,8 @@
-"""Stopping a study: from another process, by Ctrl-C, by a terminal that goes away
+"""Stopping a study: by `remix-study stop`, by signals, and what a closed terminal does
 
-stop NAME, first Ctrl-C, SIGTERM   the runs end after their epoch, and go on from it at the next start
-second Ctrl-C                      everything ends at once; epochs under way are done again
-a terminal that is closed          the study goes on, and writes what it has to say into its folder
+stop NAME, first Ctrl-C, SIGTERM   runs end after their current epoch and resume from it at the next start
+second Ctrl-C                      all runs end at once; their current epoch is repeated at the next start
+a closed terminal (SIGHUP)         the study continues and writes its output to terminal.log in its folder
 """
 
 import os
@@ -20,10 +20,13 @@ LOG = "terminal.log"
 
 
 @contextmanager
-def stoppable(folder: Path, say: Callable[[str], None] = lambda words: None) -> Iterator[None]:  # noqa: ARG005
-    """In the block, a first SIGINT or SIGTERM asks the study in `folder` to stop, and a second one raises.
+def stoppable(folder: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:  # noqa: ARG005 - default of a callback
+    """In this context, the first SIGINT or SIGTERM asks the study in `folder` to stop; the second raises.
 
-    A signal is Python's main thread's: elsewhere the block changes nothing.
+    Has no effect outside Python's main thread, which alone handles signals.
+
+    Raises:
+        KeyboardInterrupt: at the second signal.
     """
     (folder / STOP).unlink(missing_ok=True)
 
@@ -31,7 +34,7 @@ def stoppable(folder: Path, say: Callable[[str], None] = lambda words: None) -> 
         if (folder / STOP).exists():
             raise KeyboardInterrupt
         (folder / STOP).touch()
-        say("stopping after the epochs under way; once more to stop at once")
+        say("Stopping after the current epochs. Press Ctrl-C again to stop at once.")
 
     with signal_handlers(dict.fromkeys(STOPS, ask)):
         yield
@@ -39,16 +42,16 @@ def stoppable(folder: Path, say: Callable[[str], None] = lambda words: None) -> 
 
 @contextmanager
 def leavable(folder: Path) -> Iterator[None]:
-    """In the block, a terminal may go away: what would be shown there is then written into `folder`."""
+    """In this context, a closed terminal does not end the process. Further output goes to a log in `folder`."""
 
-    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("a") as log:
-            for stream in (sys.__stdout__, sys.__stderr__):  # a console may have put its own in their place
+            for stream in (sys.__stdout__, sys.__stderr__):  # not sys.stdout, which a console may have replaced
                 if stream is not None:
                     os.dup2(log.fileno(), stream.fileno())
 
-    seen_to = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup, say
-    with signal_handlers({} if seen_to else {signal.SIGHUP: leave}):
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+    with signal_handlers({} if ignored else {signal.SIGHUP: leave}):
         yield

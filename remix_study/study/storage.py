@@ -1,10 +1,10 @@
-"""Where a study's trials are kept: a file of the study, a journal on a shared disk, or a database
+"""The storage of a study's trials: an SQLite file, a journal on a shared disk, or a database
 
-    (nothing)                         optuna.db in the study's folder (SQLite)
-    journal                           optuna.journal in the study's folder: for disks that several machines share
-    postgresql+psycopg://host/name    any database that SQLAlchemy knows; `$NAME` in it is taken from the environment
+    (not set)                         optuna.db in the study's folder (SQLite)
+    journal                           optuna.journal in the study's folder, for disks that several machines share
+    postgresql+psycopg://host/name    any database that SQLAlchemy supports; `$NAME` is read from the environment
 
-A password is never written down: a URL that holds one is refused, and `$NAME` is resolved only where it is used.
+Passwords are not written to files: a URL with a password is an error, and `$NAME` is resolved only to connect.
 """
 
 import contextlib
@@ -34,33 +34,35 @@ from remix_study.patience import PATIENCE
 
 log = logging.getLogger(__name__)
 JOURNAL = "journal"
-PATIENCE_S = PATIENCE.storage_restart_s
+PATIENCE_S = PATIENCE.storage_restart_s  # for a database that is being restarted; runs keep training
 _EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
-STOP = "stop"  # while this file lies in a study's folder, its runs end after their epoch and none begins
-_BUSY_S = 60  # several processes write: SQLite's own five seconds are short on a disk that is busy
+STOP = "stop"  # while this file is in the study's folder, runs end after their epoch and none starts
+_BUSY_S = 60  # several processes write; SQLite's default of five seconds is too short for a busy disk
 
 
 def study_folder(workspace: Path, name: str) -> Path:
+    """The folder of a study in a workspace."""
     return workspace / "studies" / name
 
 
 def optuna_name(study: str, method: str) -> str:
-    """A database may hold many studies, and each method is a study of Optuna's."""
+    """The name of a method's study in Optuna's storage, which may hold many of our studies."""
     return f"{study}/{method}"
 
 
-def check_storage(storage: str | None, home: str | None = None) -> None:
-    """
+def check_storage(storage: str | None, workspace_url: str | None = None) -> None:
+    """Check the `storage` of a study without connecting to it.
+
     Args:
-        home: the study's URL, where its workspace is at one.
+        workspace_url: of the study's folder in a remote workspace; None if the workspace is on a disk.
 
     Raises:
-        ConfigError: it cannot be a storage, whatever runs there.
+        ConfigError: `storage` is invalid.
     """
     if storage in (None, JOURNAL):
-        if home is not None:
+        if workspace_url is not None:
             raise ConfigError(
-                f"`storage` must be a database where the workspace is at a URL ({shown(home)}), but is "
+                f"`storage` must be a database if the workspace is at a URL ({shown(workspace_url)}), but is "
                 f"{storage or 'a file of the study'}. For example: storage: {_EXAMPLE}"
             )
         return
@@ -74,16 +76,18 @@ def check_storage(storage: str | None, home: str | None = None) -> None:
     if holds_password(str(storage)):
         named = url.set(password="DB_PASSWORD", query={}).render_as_string(hide_password=False)
         raise ConfigError(
-            "`storage` must not hold a password: it would be copied wherever the study is. Write "
+            "`storage` must not hold a password, because it is copied to every place of the study. Write "
             f"{named.replace(':DB_', ':$DB_', 1)} and set DB_PASSWORD."
         )
 
 
 def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) -> BaseStorage:
-    """To write to; made where it does not exist yet. Who only looks must use `open_to_read`.
+    """Open the storage for writing, or create it. For reading, use `open_to_read`.
 
     Args:
-        patience_s: of a study's driver: how long a database that has answered once is waited for while it is restarted.
+        folder: the study's.
+        patience_s: how long to wait for a database that has answered before and is being restarted; 0 for runs, which
+            do not create Optuna's tables either.
 
     Raises:
         ConfigError: see `check_storage`; or a `$NAME` of the URL is not in the environment.
@@ -96,33 +100,33 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
     if storage == JOURNAL:
         return JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     url = _resolved(storage)
-    # Two studies that begin at once on an empty database would both make Optuna's tables, and one would fail. Their
-    # runs only open what a driver has made, and there may be thousands of them: they wait for nobody.
+    # Two studies that start at once on an empty database would both create Optuna's tables, and one would fail. Runs
+    # take no lock: the tables exist, and there may be thousands of runs.
     alone = table_creation_lock(url, raises=StudyError) if patience_s > 0 else contextlib.nullcontext()
     with _reached(url), alone:
         opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     if patience_s > 0:
-        _sit_out_restarts(opened.engine, make_url(url).render_as_string(hide_password=True), patience_s)
+        _wait_out_restarts(opened.engine, make_url(url).render_as_string(hide_password=True), patience_s)
     return opened
 
 
 def open_to_read(storage: str | None, folder: Path) -> BaseStorage | None:
-    """None where there is nothing to read yet.
+    """Open the storage for reading; None if it is not created yet.
 
-    Whoever opens a database with Optuna makes the tables that it misses. One who only looks must not: the study's
-    driver may be making them at this moment, and of two who do, one fails.
+    Optuna creates missing tables when it opens a database. A reader must not do so, because the study may be creating
+    them at the same time, and one of the two would fail.
 
     Raises:
         ConfigError, StudyError: as `open_storage`.
     """
     match storage:
         case None:
-            begun = (folder / "optuna.db").exists()
+            exists = (folder / "optuna.db").exists()
         case "journal":
-            begun = (folder / "optuna.journal").exists()
+            exists = (folder / "optuna.journal").exists()
         case _:
-            begun = _has_tables(_resolved(storage))
-    return open_storage(storage, folder) if begun else None
+            exists = _has_tables(_resolved(storage))
+    return open_storage(storage, folder) if exists else None
 
 
 def _sqlite(path: Path) -> RDBStorage:
@@ -141,7 +145,7 @@ def _has_tables(url: str) -> bool:
         with engine.connect() as connection:
             if not sa.inspect(connection).has_table(optuna_private.VERSION_TABLE):
                 return False
-            # Optuna writes this row when all tables are made.
+            # Optuna writes this row after it has created all tables.
             return connection.execute(sa.text(f"SELECT 1 FROM {optuna_private.VERSION_TABLE}")).first() is not None
 
 
@@ -155,21 +159,21 @@ def _reached(url: str) -> Iterator[None]:
     shown = make_url(url).render_as_string(hide_password=True)
     try:
         yield
-    except ImportError as error:  # Optuna says which only in the error that its own came from
+    except ImportError as error:  # the missing package is named by the error that caused Optuna's
         missing_package = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
         raise ConfigError(
-            f"`storage: {shown}` needs the package {missing_package}, but it is not installed. `pip install "
-            "'remix-study[postgresql]'`, or the driver of your database."
+            f"`storage: {shown}` needs the package {missing_package}, which is not installed. Run `pip install "
+            "'remix-study[postgresql]'`, or install the driver of your database."
         ) from None
     except SQLAlchemyError as error:
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         raise StudyError(
-            f"the study's storage {shown} must answer, but: {cause}. Start it, or mend `storage`."
+            f"Cannot connect to the study's storage {shown}: {cause}. Start it, or correct `storage`."
         ) from None
 
 
-def _sit_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:
-    """A connection that was lost is made again as soon as the database takes one; one outage has one patience."""
+def _wait_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:
+    """Reconnect when the database is back, for up to `patience_s` per outage."""
     down_since: float | None = None
 
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy's names
@@ -180,16 +184,16 @@ def _sit_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:
             except dialect.loaded_dbapi.OperationalError:
                 if down_since is None:
                     down_since = time.monotonic()
-                    log.warning("the study's storage %s does not answer; it is waited for, up to %.0f s", shown,
+                    log.warning("The study's storage %s does not answer. Waiting for it for up to %.0f s.", shown,
                                 patience_s)  # fmt: skip
                 if time.monotonic() >= down_since + patience_s:
                     raise
             else:
                 if down_since is not None:
-                    log.warning("the study's storage %s answers again; nothing is missing", shown)
+                    log.warning("The study's storage %s answers again. No data is lost.", shown)
                 down_since = None
                 return made
-            # A database says only by taking a connection that it is back. Those who wait do not all come at once.
+            # Polls, because only a connection shows that a database is back; at random times, to spread the load.
             threading.Event().wait(0.5 + random.random())
 
     event.listen(engine, "do_connect", connect)
@@ -215,20 +219,21 @@ def disk_full_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def answering(storage: str | None) -> Iterator[None]:
-    """
+    """Turn errors of the study's database into one message.
+
     Raises:
-        StudyError: the database that keeps the study does not take what it is told.
+        StudyError: the database does not answer or refuses to write.
     """
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        if storage in (None, JOURNAL):  # files: what is wrong with a disk is told where it is known (media/disk.py)
+        if storage in (None, JOURNAL):  # files: `disk_full_errors` and files/disk.py report problems of disks
             raise
         cause: BaseException | None = error
         while cause is not None and getattr(cause, "orig", None) is None:
             cause = cause.__cause__
         words = " ".join(redact(str(getattr(cause, "orig", None) or error)).split())[:300].rstrip("?. ")
         raise StudyError(
-            f"the study's storage {redact(str(storage))} must answer, but: {words}. Nothing is lost: start it, and run "
-            "the same command."
+            f"The study's storage {redact(str(storage))} does not answer: {words}. No data is lost. Start it and rerun "
+            "the command to resume."
         ) from None

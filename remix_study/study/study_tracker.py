@@ -1,7 +1,7 @@
-"""The study's own MLflow run: the parent of all its runs, the question, the answer, and the report
+"""The study's own MLflow run: the parent of all its runs, with the question, the result and the report
 
-Everything is told by file, like the runs' own tracking, and sent by the driver's syncer: a server that is down while
-the study works, or when it ends, loses nothing and holds up nothing.
+All data is written to files first, like that of the runs, and the driver's syncer sends it. An MLflow server that is
+down neither loses data nor delays the study.
 """
 
 import json
@@ -38,82 +38,82 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class StudyTracker:
-    """Writes nothing where the study is not tracked."""
+    """The MLflow run of a study; its methods do nothing if the study is not tracked."""
 
     folder: Path
     experiment: str = ""
     tracker: SpoolTracker | None = None
     syncer: Syncer | None = None
     _step: int = 0
-    _told: dict[str, float] = field(default_factory=dict)
+    _logged: dict[str, float] = field(default_factory=dict)
     _waiting: dict[str, float] = field(default_factory=dict)
     _next_s: float = 0.0
 
     @property
     def run_id(self) -> str | None:
-        """None also while no server has heard of the study; its runs find their parent all the same."""
+        """Id of the MLflow run; None before a server has created it. Runs of the study are linked to it later."""
         return None if self.tracker is None else self.tracker.run_id
 
     def watch(self, run_folder: Path) -> None:
-        """A run of the study begins: what it writes is sent from now on."""
+        """Send what a run of the study writes, from now on."""
         if self.syncer is not None:
             self.syncer.watch(run_folder)
 
     def send_soon(self) -> None:
-        """A run has ended: send it soon."""
+        """Send soon, because a run has ended."""
         if self.syncer is not None:
             self.syncer.wake()
 
     def mark_failed(self, run_folder: Path, reason: str, cause: str) -> None:
-        """A run whose process died without a word has failed; one that told its end itself keeps that."""
+        """Record a run as failed, unless it has recorded its end itself."""
         if self.tracker is not None and end_unfinished_run(run_folder, reason, cause):
             self.watch(run_folder)
 
     def mark_superseded(self, run_folder: Path) -> None:
-        """A replicate of a point that is no longer the chosen one: it must not be read as part of the comparison."""
+        """Mark a replicate of hyperparameters that are no longer the chosen ones, so that it is not compared."""
         if self.tracker is not None and Spool(run_folder / "tracking").size:
             self._tag(run_folder, {STAGE: "superseded", "is_best": "false"})
 
     def log_progress(self, counts: Mapping[str, float]) -> None:
-        """Metrics of the study, at most every two seconds; the last ones are never lost."""
+        """Log metrics of the study, at most every two seconds; the last values are always logged."""
         if self.tracker is None:
             return
         self._waiting = dict(counts)
         if time.monotonic() >= self._next_s:
-            self._tell_progress()
+            self._log_waiting()
             self._next_s = time.monotonic() + _PROGRESS_EVERY_S
 
     def conclude(self, result: StudyResult | None, files: Sequence[Path], ledger: Ledger) -> None:
-        """The answer and the report on the parent; the best trials and the chosen replicates marked as such.
+        """Log the result and the report, and mark the best trials and their replicates.
 
         Args:
-            result: None where no method has a result yet.
-            files: the report's; they keep their place below `report/`.
+            result: None if no method has a result yet.
+            files: of the report; logged below `report/`.
         """
         if self.tracker is None:
             return
-        self._tell_progress()
+        self._log_waiting()
         for path in files:
             self.tracker.log_file(path, _name(path, self.folder / "report"))
         study = ledger.study
         answer = result.sentence if result is not None else "No method has a result yet."
         report = "The report is among the artifacts of the study's own run: `report/report.html`." if files else ""
-        note = f"{study.question} {answer}\n\n{report}".strip()  # one line: what MLflow shows of it unopened
-        self.tracker.set_tags({NOTE: note, **_best_points(ledger)})
+        note = f"{study.question} {answer}\n\n{report}".strip()  # one paragraph, which MLflow shows in its list of runs
+        self.tracker.set_tags({NOTE: note, **_best_params(ledger)})
         self.tracker.log_metrics(_final(result, ledger), self._step)
         self._step += 1
         self._mark_best(ledger)
         if result is not None:
-            self._tell_sufficiency(result, ledger)
+            self._log_sufficiency(result, ledger)
         self._share_view()
 
-    def _tell_progress(self) -> None:
-        if self.tracker is not None and self._waiting and self._waiting != self._told:
+    def _log_waiting(self) -> None:
+        if self.tracker is not None and self._waiting and self._waiting != self._logged:
             self.tracker.log_metrics(self._waiting, self._step)
-            self._told, self._step = self._waiting, self._step + 1
+            self._logged, self._step = self._waiting, self._step + 1
 
     def _mark_best(self, ledger: Ledger) -> None:
-        """On the chosen points' runs; an extended study may have chosen others before."""
+        """Mark the runs of the chosen hyperparameters, and unmark those that an extended study had chosen before."""
         notes = self.folder / "tracking" / "best.json"
         before = set(json.loads(notes.read_text())) if notes.exists() else set()
         now: dict[str, str] = {}
@@ -123,13 +123,13 @@ class StudyTracker:
                 now |= {replicate.folder: REPLICATE for replicate in chosen_replicates(ledger, method)}
         for folder in sorted(before ^ now.keys()):
             if Spool(Path(folder) / "tracking").size:
-                # The stage again: a replicate may have been superseded in the meantime, and be chosen once more.
+                # Set the stage again, because a superseded replicate may be chosen once more.
                 tags = {"is_best": "true", STAGE: now[folder]} if folder in now else {"is_best": "false"}
                 self._tag(Path(folder), tags)
         write_atomically(notes, json.dumps(sorted(now)))
 
-    def _tell_sufficiency(self, result: StudyResult, ledger: Ledger) -> None:
-        """Known once the ceilings are; on every replicate, where a reviewer sorts by it."""
+    def _log_sufficiency(self, result: StudyResult, ledger: Ledger) -> None:
+        """Log the sufficiency, which needs the unimodal ceilings, with every replicate."""
         for method in result.methods:
             for replicate in chosen_replicates(ledger, method.name):
                 summary = method.seeds.get(replicate.number, {})
@@ -156,10 +156,14 @@ def recording(
     folder: Path,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[StudyTracker]:
-    """The study's parent run, opened or found again, and ended as what it was; no child of it stays RUNNING.
+    """Open or resume the study's MLflow run, and end it and all its child runs when the context ends.
 
-    `folder` is the study's own: its runs lie in `runs/`, its tracking in `tracking/`. A server that is down is waited
-    for while the study works, and told the rest at the study's next start.
+    If the server is down, data is sent when it is back, or at the study's next start.
+
+    Args:
+        uri: MLflow tracking URI; None: the study is not tracked.
+        folder: the study's.
+        tags: further tags of the run.
     """
     if uri is None:
         yield StudyTracker(folder)
@@ -171,24 +175,24 @@ def recording(
     try:
         send(uri, folder)
     except Exception as error:
-        _log.warning("%s does not take the study now (%s); it is sent later", redact(uri), explain(uri, error))
+        _log.warning("Cannot send the study to %s now: %s. It is sent later.", redact(uri), explain(uri, error))
     with Syncer(uri, parent=folder) as syncer:
         record = StudyTracker(folder, experiment, tracker, syncer, _step=_next_step(folder))
         record._share_view()
-        _end_runs(folder)  # what a driver that was killed left open; runs that are taken up again open themselves
+        _end_runs(folder)  # of a killed driver; resumed runs open themselves again
         syncer.watch_unsent(folder / "runs")
         try:
             with finishing(tracker):
                 yield record
-                record._tell_progress()
+                record._log_waiting()
         finally:
             for ended in _end_runs(folder):
                 syncer.watch(ended)
             left = syncer.close(_PATIENCE_S)
             if left:
                 _log.warning(
-                    "%s does not have all of %d runs of the study yet; what is missing is kept in %s, and sent at the "
-                    "study's next start",
+                    "%s does not have all data of %d runs yet. The rest is kept in %s and is sent at the study's next "
+                    "start.",
                     redact(uri),
                     left,
                     folder / "runs",
@@ -198,7 +202,7 @@ def recording(
 
 
 def _end_runs(folder: Path) -> list[Path]:
-    """End the runs that nobody works on, on file."""
+    """Record the end of runs that no process runs, in their tracking files."""
     return [
         run
         for run in sorted((folder / "runs").glob("*"))
@@ -207,7 +211,7 @@ def _end_runs(folder: Path) -> list[Path]:
 
 
 def _end_orphans(uri: str, experiment: str, folder: Path) -> None:
-    """Runs whose folder was removed are open on the server alone."""
+    """End runs on the server whose folder was removed."""
     parent = run_id_of(folder)
     if parent is None:
         return
@@ -215,12 +219,12 @@ def _end_orphans(uri: str, experiment: str, folder: Path) -> None:
     try:
         close_stale(uri, experiment, {"mlflow.parentRunId": parent}, keep={run for run in held if run is not None})
     except Exception as error:
-        _log.warning("runs without a folder may stay open at %s (%s)", redact(uri), explain(uri, error))
+        _log.warning("Runs without a folder may stay open at %s: %s", redact(uri), explain(uri, error))
 
 
 def _info(study: StudyConfig, store: ClipStore, folder: Path, tags: Mapping[str, str]) -> RunInfo:
     commit = _commit()
-    points = dict.fromkeys([*study.space, *(path for method in study.methods.values() for path in method.space)])
+    paths = dict.fromkeys([*study.space, *(path for method in study.methods.values() for path in method.space)])
     params: dict[str, str | int] = {
         "question": study.question,
         "methods": ", ".join(study.methods),
@@ -240,13 +244,13 @@ def _info(study: StudyConfig, store: ClipStore, folder: Path, tags: Mapping[str,
             "remix_study.folder": str(folder),
             "remix_study.version": __version__,
             MODALITIES: ",".join(store.modalities),
-            SEARCHED: ",".join(f"point.{path}" for path in points),
-            NOTE: f"{study.question} The study is at work.",
+            SEARCHED: ",".join(f"point.{path}" for path in paths),
+            NOTE: f"{study.question} The study is running.",
             **({} if commit is None else {"mlflow.source.git.commit": commit}),
             **tags,
         },
         params=params,
-        config_yaml="",  # the study's file is told as study.yaml
+        config_yaml="",  # logged as study.yaml
         dataset_name=store.name,
         dataset_digest=store.digest,
         dataset_source=str(store.path),
@@ -255,7 +259,7 @@ def _info(study: StudyConfig, store: ClipStore, folder: Path, tags: Mapping[str,
 
 
 def _extent(study: StudyConfig) -> dict[str, str]:
-    """What may be raised and still be the same study; as tags, since MLflow's parameters cannot change."""
+    """Settings that may change in a later start, as tags, because MLflow's parameters cannot change."""
     found = {
         "trials": study.trials,
         "replicates": study.replicates,
@@ -266,7 +270,7 @@ def _extent(study: StudyConfig) -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this program runs from; None for an installed one."""
+    """Git commit of the checkout that this package runs from; None for an installed package."""
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
@@ -281,13 +285,13 @@ def _commit() -> str | None:
 
 
 def _next_step(folder: Path) -> int:
-    """After all steps that the study's run has: a metric has one value per step."""
+    """The step after all steps that are logged, because a metric has one value per step."""
     lines = (line for line, _ in Spool(folder / "tracking").read() if line is not None)
     return 1 + max((line["step"] for line in lines if "metrics" in line), default=-1)
 
 
-def _best_points(ledger: Ledger) -> dict[str, str]:
-    """As tags: MLflow's parameters cannot change, and an extended study may choose another point."""
+def _best_params(ledger: Ledger) -> dict[str, str]:
+    """Chosen hyperparameters as tags, because MLflow's parameters cannot change but the choice may."""
     chosen = {method: ledger.chosen(method) for method in ledger.study.methods}
     return {
         f"best/{method}": ", ".join(f"{key} = {value}" for key, value in trial.params.items()) or "nothing searched"

@@ -1,4 +1,4 @@
-"""A study is the same study whatever keeps its trials: a file, a journal, PostgreSQL"""
+"""The contract of storages: a study has the same trials in a file, a journal and PostgreSQL"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show
 
 
-def told(folder: Path) -> Any:
+def recorded(folder: Path) -> Any:
     ledger = read_ledger(folder, intermediate=True)
     plain = ("number", "state", "values", "params", "reason", "cause", "intermediate", "seed_values", "seconds")
     trials = {m: [{name: getattr(t, name) for name in plain} for t in ts] for m, ts in ledger.trials.items()}
@@ -29,17 +29,17 @@ def told(folder: Path) -> Any:
 
 
 class StorageContract:
-    """What every storage must do: keep all, lose nothing in a kill, and read the same from another process."""
+    """A storage keeps everything, loses nothing when the driver is killed, and reads the same in another process."""
 
     @pytest.fixture
     def storage(self) -> str | None:
-        raise AssertionError("each storage says where it is")
+        raise AssertionError("a subclass defines its storage")
 
     def asked(self, storage: str | None) -> StudyConfig:
         base = {"corpus": "", "epochs": 5, "device": "cpu", "tracking": {"uri": "off"}}
         return config(storage=storage, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=5, base=base)
 
-    def test_a_study_is_the_one_that_a_file_keeps(
+    def test_a_killed_study_has_the_trials_of_an_uninterrupted_one_in_a_file(
         self, storage: str | None, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run(place: str, where: str | None, *lives: int) -> Path:
@@ -62,11 +62,11 @@ class StorageContract:
 
         here = run("here", storage, 2, 4)
         there = run("there", None)
-        assert told(here) == told(there)
-        states = {t["state"] for trials in told(here)[0].values() for t in trials}
+        assert recorded(here) == recorded(there)
+        states = {t["state"] for trials in recorded(here)[0].values() for t in trials}
         assert states == {"complete", "pruned", "failed"}
         assert study_status(here).state == "complete"
-        assert all(RATE in t["params"] for trials in told(here)[0].values() for t in trials)
+        assert all(RATE in t["params"] for trials in recorded(here)[0].values() for t in trials)
 
 
 class TestFile(StorageContract):
@@ -110,34 +110,32 @@ class TestPostgreSQL(StorageContract):
         assert {"one/joint", "one/remix", "two/joint", "two/remix"} <= found
 
 
-def test_a_password_is_not_written_down() -> None:
+def test_a_password_in_the_storage_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"must not hold a password.*\$DB_PASSWORD.* and set DB_PASSWORD"):
         check_storage("postgresql+psycopg://me:secret@host/studies")
     check_storage("postgresql+psycopg://me:$DB_PASSWORD@host/studies")
 
 
-def test_what_is_no_storage_is_refused() -> None:
+def test_an_invalid_storage_is_an_error() -> None:
     with pytest.raises(ConfigError, match="must be `journal` or the URL of a database, but is 'jurnal'"):
         check_storage("jurnal")
 
 
-def test_a_name_that_is_not_set_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_NAME", raising=False)
     with pytest.raises(ConfigError, match="needs NO_SUCH_NAME in the environment"):
         open_storage("postgresql+psycopg://me:$NO_SUCH_NAME@host/studies", tmp_path)
 
 
-def test_a_database_that_does_not_answer_is_named_without_its_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
-    with pytest.raises(StudyError, match=r"storage .* must answer, but: ") as refused:
+    with pytest.raises(StudyError, match=r"Cannot connect to the study's storage .*: ") as refused:
         open_storage("postgresql+psycopg://me:$DB_PASSWORD@127.0.0.1:1/studies", tmp_path)
     assert "secret" not in str(refused.value)
 
 
-def test_a_driver_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs the package oracledb, but it is not installed"):
+def test_a_missing_database_driver_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs the package oracledb, which is not installed"):
         open_storage("oracle+oracledb://me@host/studies", tmp_path)
 
 
@@ -146,28 +144,28 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     return request.param and str(request.param).format(folder=tmp_path)
 
 
-def test_who_looks_while_a_study_makes_its_tables_does_not_disturb_it(
+def test_reading_does_not_disturb_a_study_that_creates_its_tables(
     empty: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Optuna makes its tables, stamps them in `_init_alembic`, and fails where somebody else has stamped them."""
+    """Optuna creates its tables, stamps them in `_init_alembic`, and fails if another process has stamped them."""
     make = versions._VersionManager._init_alembic
-    looked = []
+    seen = []
 
     def stamped(manager: Any) -> None:
-        monkeypatch.setattr(versions._VersionManager, "_init_alembic", make)  # those who look do not make
-        looked.append(open_to_read(empty, tmp_path))
+        monkeypatch.setattr(versions._VersionManager, "_init_alembic", make)  # readers do not create tables
+        seen.append(open_to_read(empty, tmp_path))
         make(manager)
 
     monkeypatch.setattr(versions._VersionManager, "_init_alembic", stamped)
     assert open_to_read(empty, tmp_path) is None
     optuna.create_study(study_name="s/remix", storage=open_storage(empty, tmp_path))
-    assert looked == [None]
+    assert seen == [None]
     read = open_to_read(empty, tmp_path)
     assert read is not None
     assert [s.study_name for s in read.get_all_studies()] == ["s/remix"]
 
 
-def test_a_study_that_was_killed_while_it_made_its_tables_makes_them_again(
+def test_a_study_that_is_killed_while_it_creates_its_tables_creates_them_again(
     empty: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(manager: Any) -> None:
@@ -182,8 +180,8 @@ def test_a_study_that_was_killed_while_it_made_its_tables_makes_them_again(
     assert list(tmp_path.glob(".optuna*")) == []
 
 
-def test_optunas_own_reader_and_ours_agree(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours reads Optuna's tables: what it makes of them is what Optuna would."""
+def test_our_reader_agrees_with_optunas(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our reader queries Optuna's tables directly; it returns what Optuna returns."""
     asked = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
     monkeypatch.setattr(study_module, "execute", Runner())
     folder = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).folder

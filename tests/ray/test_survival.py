@@ -267,7 +267,7 @@ def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
     begun.until(lambda: begun.epochs() >= 5)
     os.killpg(begun.process.pid, signal.SIGINT)  # as a terminal does: Ray's processes hear it, too
     assert begun.ends() == 130, begun.said
-    assert "stopping after the epochs under way" in begun.said
+    assert "Stopping after the current epochs" in begun.said
     assert "Rerun the command to resume" in begun.said
     assert begun.idle()
     before = begun.lines()

@@ -108,7 +108,7 @@ def test_two_studies_share_one_postgresql_and_one_server(
         client = MlflowClient()
         for name, study in begun.items():
             assert study.ends() == 0, study.said
-            if "sent at the study's next start" in study.said:  # a busy machine: its patience with MLflow is 20 s
+            if "is sent at the study's next" in study.said:  # a busy machine: its patience with MLflow is 20 s
                 bench.run(files[name])
             assert study_status(study.folder).state == "complete"
             assert f"{server.url}/#/experiments/" in study.said
@@ -178,7 +178,7 @@ def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, benc
     postgresql.stop()
     run = next(name for name, each in study.runs.items() if each.is_held())
     study.until((study.runs[run].path / "result.json").exists)
-    study.until(lambda: "does not answer; it is waited for" in study.said)
+    study.until(lambda: "does not answer. Waiting for it" in study.said)
     postgresql.start()
     assert study.ends() == 0, study.said
     assert "answers again" in study.said
@@ -204,7 +204,7 @@ def test_a_database_that_stays_away_ends_the_study_with_a_sentence_and_not_its_t
 
     monkeypatch.setattr(study_module, "execute", Runner(fails=in_the_middle))
     study = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path)
-    with pytest.raises(StudyError, match=r"storage .* must answer, but: .* run the same command") as said:
+    with pytest.raises(StudyError, match=r"storage .* does not answer: .* rerun the command") as said:
         study.run(nothing_to_show)
     assert postgresql.password not in str(said.value)
     postgresql.start()

@@ -105,7 +105,7 @@ def test_no_secret_is_written_down_anywhere(
                 study.until(lambda: study.epochs() >= 2)
                 arguments = told_in_arguments()
                 postgresql.stop()  # the trials' judge, the driver and MLflow's server all meet it
-                study.until(lambda: "does not answer; it is waited for" in study.said)
+                study.until(lambda: "does not answer. Waiting for it" in study.said)
                 postgresql.start()
                 assert study.ends() == 0, study.said
                 bench.run(file)  # sends what was not, and writes the report once more

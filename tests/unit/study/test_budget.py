@@ -41,7 +41,7 @@ def test_the_clock_continues_over_all_starts(tmp_path: Path, monkeypatch: pytest
     now[0] = 130.0
     clock.write()
     assert read_clock(tmp_path) == (30.0, Rates(1, 0, 2))
-    now[0] = 500.0  # nobody worked on it meanwhile
+    now[0] = 500.0  # no process ran the study in between
     again = Clock(tmp_path, Rates(2, 0, 1))
     now[0] = 505.0
     assert again.seconds == pytest.approx(35.0)

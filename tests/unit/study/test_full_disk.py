@@ -1,4 +1,4 @@
-"""A disk without room, as each of those who write to it notices it: a run, a file of the study, its database"""
+"""A full disk, found by a run, a file of the study or its database"""
 
 import errno
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def test_a_full_disk_for_a_file_raises_one_message(
 
     with pytest.raises(StoreError, match=r"disk (of|that holds) .*/studies/s is full\. .*[Ff]ree space"):
         conduct(work)
-    assert states(tmp_path) == [("running", None)]  # it goes on under its number
+    assert states(tmp_path) == [("running", None)]  # it is resumed under its number
 
 
 def test_a_full_disk_for_the_database_raises_one_message(
@@ -122,7 +122,7 @@ def test_a_full_disk_for_the_database_raises_one_message(
         tell(one(ask), Outcome("complete", ({"best/val_accuracy": 0.5},)))
 
     conduct(again)
-    assert states(tmp_path) == [("complete", None)]  # and nothing is left of the end that was not recorded
+    assert states(tmp_path) == [("complete", None)]  # without the end that could not be recorded
 
 
 def test_other_errors_are_not_reported_as_a_full_disk(conduct: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters matter, on trials where that is known"""
+"""Importances of trials with known ones"""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def trial(number: int, value: float | None, **changes: Any) -> TrialRecord:
 
 
 def trials(number: int) -> list[TrialRecord]:
-    """The rate decides almost everything, the noise nothing; where there is a depth, that decides."""
+    """Values that depend on `rate`, and on `depth` in trials that have it, but not on `noise`."""
     draw = np.random.default_rng(0)
     found = []
     for n in range(number):
@@ -61,7 +61,7 @@ def test_the_parameter_that_decides_is_the_most_important(number: int) -> None:
     assert sum(found[path] for path in ("rate", "noise", "kind")) == pytest.approx(1)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert found["rate"] > 3 * found["noise"]
-    assert found["depth"] > found["noise"]  # judged where there is one
+    assert found["depth"] > found["noise"]  # from the trials that have it
 
 
 @pytest.mark.slow
@@ -103,6 +103,6 @@ def test_why_importances_cannot_be_computed(given: list[TrialRecord], why: str) 
 
 
 def test_trials_outside_the_current_space_are_left_out() -> None:
-    """More trials are the same question, but a journal may hold what an edited file does not offer any more."""
+    """A storage may hold trials with values that an edited study file no longer has."""
     found = importances(study(), "m", [*trials(30), trial(90, 0.1, params={"rate": 0.5, "noise": 0.5, "kind": "old"})])
     assert found == importances(study(), "m", trials(30))

@@ -1,4 +1,4 @@
-"""The plan tells what a start would do, and leaves no trace"""
+"""The plan describes what a start would do, and writes nothing"""
 
 import json
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_the_plan_names_trials_that_would_be_resumed(
     assert plan.runs_left == 7
     run(Runner(), config(), small_corpus, tmp_path / "w", monkeypatch)
     assert planned().runs_left == 0
-    # More trials may choose another point: its replicates would be new.
+    # Further trials may change the choice, which would be replicated again.
     assert planned(config(trials=4)).runs_left == 2 * (1 + 2)
 
 

@@ -1,4 +1,4 @@
-"""What a callback says depends on what is on record alone"""
+"""A pruning callback decides from recorded values alone"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_run_below_the_median_ends_after_its_grace_and_not_before(study: optun
 
 
 def test_a_decision_to_prune_is_recorded(study: optuna.Study, tmp_path: Path) -> None:
-    """A driver that died between verdict and record asks again, and the pruner's own memory has moved on by then."""
+    """A run that is killed after the decision asks again, when other trials have changed the pruner's decision."""
     asha = {"name": "asha", "grace": 1, "reduction": 2}
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8], asha)
     low = callback(study, tmp_path, asha)
@@ -63,7 +63,7 @@ def test_a_decision_to_prune_is_recorded(study: optuna.Study, tmp_path: Path) ->
     assert study.trials[1].user_attrs[PRUNED_AFTER] == 1
     with pytest.raises(RunPruned, match="after 1 epochs"):
         low(epochs(0.1))
-    assert study.trials[1].state == TrialState.RUNNING  # the driver tells its end
+    assert study.trials[1].state == TrialState.RUNNING  # the driver records its end
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_a_decision_to_prune_is_recorded(study: optuna.Study, tmp_path: Path) ->
 def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
-    """Halving pruners mark a trial before they callback it, and spare a marked one."""
+    """Halving pruners mark a trial before they decide, and do not prune a marked one."""
     pruner = {"name": name, "grace": 1, "reduction": 2}
     prune = optuna.pruners.SuccessiveHalvingPruner.prune
 
@@ -98,7 +98,7 @@ def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
                 run(epochs(*[value] * epoch))
             except RunPruned as pruned:
                 return [*found, str(pruned)]
-            found.append("goes on")
+            found.append("continues")
         return found
 
     assert verdicts(tmp_path / "killed", mortal=True) == verdicts(tmp_path / "whole", mortal=False)
@@ -136,7 +136,7 @@ def test_a_storage_that_does_not_answer_ends_no_run(
         patch.setattr(pruning, "_study", gone)
         run(epochs(0.9))
     run(epochs(0.9, 0.9))
-    assert study.trials[1].intermediate_values == {1: 0.9, 2: 0.9}  # what was missing came later
+    assert study.trials[1].intermediate_values == {1: 0.9, 2: 0.9}  # the missing value is reported later
 
 
 def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
@@ -145,4 +145,4 @@ def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
     (tmp_path / STOP).touch()
     with pytest.raises(StudyStopped, match="stopped as requested after epoch 1; it resumes from there"):
         run(epochs(0.1, 0.2))
-    run(epochs(0.1, 0.2, 0.3))  # nothing is left to stop
+    run(epochs(0.1, 0.2, 0.3))  # no epoch is left

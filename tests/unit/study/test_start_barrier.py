@@ -13,7 +13,7 @@ def test_the_barrier_opens_when_all_have_arrived() -> None:
             order.append(f"{name} on")
 
         first, second = asyncio.create_task(one("first")), asyncio.create_task(one("second"))
-        await asyncio.sleep(0)  # both have come to the door
+        await asyncio.sleep(0)  # both wait at the barrier
         order.append("third comes")
         await asyncio.gather(first, second, one("third"))
         return order

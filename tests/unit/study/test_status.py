@@ -1,4 +1,4 @@
-"""How a study stands, as another process sees it; with runs that are made up"""
+"""The status of studies of made-up runs, and the commands that show it"""
 
 import fcntl
 import json
@@ -42,8 +42,8 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def looking_on(folder: Path, after: int) -> tuple[StudyListener, list[StudyStatus]]:
-    """A watch that surveys the study from inside it, after so many runs."""
+def status_after(folder: Path, after: int) -> tuple[StudyListener, list[StudyStatus]]:
+    """A listener that reads the status after a number of runs; and the list of what it has read."""
     seen: list[StudyStatus] = []
 
     def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
@@ -72,7 +72,7 @@ def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
 
 def test_a_running_study_counts_its_runs_and_names_active_ones(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
-    watch, seen = looking_on(folder, after=4)
+    watch, seen = status_after(folder, after=4)
     conduct(Runner(), watch=watch)
     (found,) = seen
     assert found.state == "running"
@@ -154,7 +154,7 @@ def test_the_best_trial_has_a_run_configuration(conduct: Conduct, tmp_path: Path
 def test_without_a_complete_trial_there_is_no_best_one(conduct: Conduct, tmp_path: Path) -> None:
     with pytest.raises(DriverDied):
         conduct(Runner(life=0))
-    with pytest.raises(StudyError, match="at least one trial of `remix` must be complete"):
+    with pytest.raises(StudyError, match="Cannot choose the best trial of `remix`: none is complete"):
         best_run(tmp_path / "studies" / "s", None)
 
 
@@ -166,7 +166,7 @@ def test_the_study_can_be_read_from_its_folder(conduct: Conduct, small_corpus: P
 def test_an_unknown_study_is_an_error_that_lists_the_known_ones(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner())
     assert names(tmp_path) == ["s"]
-    with pytest.raises(StudyError, match=r"there is no 't'; there: s\."):
+    with pytest.raises(StudyError, match=r"No study 't' in the workspace .*, which has: s\."):
         existing(tmp_path, "t")
 
 
@@ -195,8 +195,8 @@ def test_the_status_names_the_process_that_holds_the_lock(conduct: Conduct) -> N
     folder = conduct(Runner()).folder
     with exclusive_lock(folder / "lock"):
         assert study_status(folder).holder is not None
-    with (folder / "lock").open() as looking:  # another who looks, as `status` does
-        fcntl.flock(looking, fcntl.LOCK_SH)
+    with (folder / "lock").open() as reader:  # another reader, such as `status`
+        fcntl.flock(reader, fcntl.LOCK_SH)
         assert study_status(folder).holder is None
     assert study_status(folder).holder is None
 
@@ -219,7 +219,7 @@ def test_commands_show_the_status(
     assert "joint-search-1: NotANumberError: the loss must be a number" in shown
     assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
     assert say("status", "t").startswith("1 error: No study 't' in the workspace")
-    assert say("stop", "s").startswith("1 error: the study must be running")
+    assert say("stop", "s").startswith("1 error: Cannot stop the study s: no process runs it")
     written = tmp_path / "new" / "b.yaml"
     assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
     assert load_run(written).method.name == "remix"

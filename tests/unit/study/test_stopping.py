@@ -1,4 +1,4 @@
-"""A terminal that goes away, in a process of its own: it would take the tests' own output with it"""
+"""A closed terminal, in a process of its own, because it redirects the output of the process"""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from pathlib import Path
 from remix_study.study.stopping import leavable
 with leavable(Path(sys.argv[1])):
     print("to the terminal", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # as Ray Tune is kept quiet
+    with contextlib.redirect_stdout(io.StringIO()):  # as the output of Ray Tune is hidden
         signal.raise_signal(signal.SIGHUP)
     print("to the log", flush=True)
     signal.raise_signal(signal.SIGHUP)
@@ -23,9 +23,9 @@ print("and to the end", flush=True)
 
 
 def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
-    """The status of a process whose terminal leaves it, and what the terminal showed."""
+    """The exit status of a process whose terminal is closed, and what the terminal showed."""
     ours, theirs = pty.openpty()
-    # A child inherits what is ignored: the tests themselves may run under nohup.
+    # Children inherit ignored signals, and the tests may run under nohup.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignoring else signal.SIG_DFL)
     try:
         done = subprocess.run([sys.executable, "-c", LEAVES, str(folder)], stdout=theirs, stderr=theirs, timeout=60)

@@ -1,4 +1,4 @@
-"""The study's decisions, with runs that are made up: no Ray, no training"""
+"""Studies of made-up runs: searching, choosing, replicating, resuming and stopping"""
 
 import signal
 from collections import Counter
@@ -65,8 +65,8 @@ def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def points(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tuple[float, ...]]]]:
-    """All that a study's search is made of: numbers, ends, points and values."""
+def trials_of(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tuple[float, ...]]]]:
+    """All trials of a study: number, state, hyperparameters and values."""
     ledger = read_ledger(workspace / "studies" / "s")
     return {m: [(t.number, t.state, t.params, t.values) for t in trials] for m, trials in ledger.trials.items()}
 
@@ -85,11 +85,11 @@ def test_every_method_gets_the_same_number_of_trials_and_its_best_is_replicated(
     for task in runner.ran:
         run = task.jobs[0].config
         replicate = task.stage == "replicate"
-        assert run.evaluation.test == replicate  # the test split is looked at once, by what chose nothing
+        assert run.evaluation.test == replicate  # only replicates are evaluated on the test set
         assert run.seed == (FIRST_SEED[REPLICATE] + task.number if replicate else 0)
         if replicate:
             assert run.optimizer.learning_rate == best[task.method][RATE]
-    # The known-good point comes first.
+    # The known-good configuration comes first.
     assert [records(tmp_path, m)[0].params[RATE] for m in ("joint", "remix")] == [0.002, 0.003]
     assert result is not None
     joint, remix = result.methods
@@ -130,9 +130,9 @@ def test_a_study_whose_driver_is_killed_is_resumed(conduct: Conduct, tmp_path: P
     for method, numbers in left.items():
         found = records(tmp_path, method)
         assert [t.state for t in found] == ["complete"] * 3
-        assert [t.number for t in found] == [0, 1, 2]  # what was running went on under its own number
+        assert [t.number for t in found] == [0, 1, 2]  # interrupted trials keep their numbers
         assert set(numbers) <= {t.number for t in second.ran if (t.stage, t.method) == ("search", method)}
-    # Nothing that was complete is run again, and a run that was cut off finds its own folder.
+    # No complete run is run again, and an interrupted run resumes in its folder.
     done = [(t.stage, t.jobs[0].folder) for t in first.ran]
     assert not set(done) & {(t.stage, t.jobs[0].folder) for t in second.ran}
     assert len(first.ran) + len(second.ran) == 10
@@ -148,7 +148,7 @@ SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "
 def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_one(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
-    """One after the other: a suggestion depends on the seed, the number and the record, not on a process."""
+    """With one run at a time, a suggestion only depends on the seed, the number and the recorded trials."""
     space = {
         RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True},
         "global_batch": {"kind": "int", "low": 16, "high": 64},
@@ -164,7 +164,7 @@ def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_on
         with pytest.raises(DriverDied):
             run(tmp_path / "killed", Runner(at_once=1, life=life))
     run(tmp_path / "killed", Runner(at_once=1))
-    assert points(tmp_path / "killed") == points(tmp_path / "whole")
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
 
 
 def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
@@ -193,7 +193,7 @@ def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
         run(tmp_path / "killed")
     monkeypatch.setattr(optuna.Trial, "suggest_float", suggest_float)
     run(tmp_path / "killed")
-    assert points(tmp_path / "killed") == points(tmp_path / "whole")
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
 
 
 def test_a_failed_trial_is_counted_and_reported(conduct: Conduct, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_failed_trial_is_counted_and_reported(conduct: Conduct, tmp_path: Path
     assert result is not None
     assert result.failures == ("remix-search-0: NotANumberError: the loss must be a number",)
     found = records(tmp_path, "remix")
-    assert [t.state for t in found] == ["failed", "complete", "complete"]  # it has had its budget
+    assert [t.state for t in found] == ["failed", "complete", "complete"]  # a failed trial is not replaced
     assert (found[0].cause, found[0].reason) == ("not a number", "NotANumberError: the loss must be a number")
     assert len(runner.ran) == 10
 
@@ -217,7 +217,7 @@ def test_a_failed_replicate_does_not_affect_the_others(conduct: Conduct) -> None
     again = Runner()
     result = conduct(again)
     assert result is not None
-    assert [sorted(c.seeds) for c in result.methods] == [[0, 1], [0, 1]]  # and has another chance
+    assert [sorted(c.seeds) for c in result.methods] == [[0, 1], [0, 1]]  # failed replicates run again
     assert [(t.stage, t.method, t.number) for t in again.ran] == [("replicate", "joint", 1)]
 
 
@@ -249,7 +249,7 @@ def test_an_interrupted_retry_is_resumed(conduct: Conduct, tmp_path: Path) -> No
     with pytest.raises(DriverDied):
         conduct(Runner(life=0), retry_failed=True)
     again = Runner()
-    conduct(again)  # the retry was under way: it needs no asking twice
+    conduct(again)  # without `retry_failed`: the retry was started before
     assert [t.method for t in again.ran if t.stage == "search"] == ["joint"]
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"complete": 3, "failed": 1}
 
@@ -276,7 +276,7 @@ def test_a_study_can_be_extended_by_trials_and_replicates(conduct: Conduct) -> N
 def test_hyperparameters_that_are_chosen_later_are_replicated(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(accuracy=lower_is_better))
     old = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
-    runner = Runner()  # a larger rate is better now, and trials to come say so
+    runner = Runner()  # now a larger learning rate is better
     result = conduct(runner, config(trials=6))
     new = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
     assert new[0].params != old[0].params
@@ -364,7 +364,7 @@ def test_a_grid_is_searched_completely_and_can_be_extended(conduct: Conduct, tmp
 
 
 def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(conduct: Conduct, tmp_path: Path) -> None:
-    """Rates at 0.05 and above learn; the others stay low and are ended after their grace."""
+    """Trials with a lower learning rate are below the median and are pruned after their grace."""
     pruner = {"name": "median", "grace": 2, "startup": 1}
     space = {RATE: {"kind": "choice", "of": [0.08, 0.04, 0.02]}}
     methods = {"remix": {"set": {"method": {"name": "remix", "warmup": 1}},
@@ -378,7 +378,7 @@ def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(condu
     assert low.intermediate == pytest.approx({1: 0.02, 2: 0.04})
     assert (low.values, low.cause) == ((), None)
     assert low.reason == "pruned by median after 2 epochs, at val/accuracy no better than others"
-    # A pruned trial is never chosen, and what is chosen runs to its end: no pruner ends a replicate.
+    # A pruned trial is never chosen, and replicates are not pruned.
     ledger = read_ledger(tmp_path / "studies" / "s")
     best = ledger.chosen("remix")
     assert best is not None
@@ -404,8 +404,8 @@ def test_a_killed_study_prunes_the_same_trials(
         with pytest.raises(DriverDied):
             run(tmp_path / "killed", life)
     run(tmp_path / "killed")
-    assert points(tmp_path / "killed") == points(tmp_path / "whole")
-    assert any(state == "pruned" for trials in points(tmp_path / "whole").values() for _, state, _, _ in trials)
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
+    assert any(state == "pruned" for trials in trials_of(tmp_path / "whole").values() for _, state, _, _ in trials)
 
 
 def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, t
     assert result is not None
     counts = Counter((t.stage, t.method) for t in runner.ran)
     assert counts[("replicate", "joint")] == counts[("replicate", "remix")] == 2
-    assert counts[("search", "joint")] == counts[("search", "remix")] == 3  # the same budget for each
+    assert counts[("search", "joint")] == counts[("search", "remix")] == 3  # the same number for each
     assert "The budget is used up" in said[0]
     more = Runner(seconds=36.0)
     conduct(more, config(trials=50, budget={"cpu_hours": 0.18}))
@@ -482,7 +482,7 @@ def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, t
 
 
 def test_if_the_budget_ends_the_replicates_all_methods_have_the_same_seeds(conduct: Conduct) -> None:
-    """A round of trials that has begun is ended; of the replicates, the first seeds of both methods come first."""
+    """A round of trials that has started is completed. The first replicates of both methods come first."""
     runner = Runner(seconds=36.0, at_once=1)
     conduct(runner, config(trials=9, replicates=5, budget={"cpu_hours": 0.055}))
     assert [(t.stage, t.method, t.number) for t in runner.ran] == [

@@ -164,7 +164,7 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     }
     replicate = client.get_run(str(run_id_of(runs["remix-r0"])))
     assert replicate.data.metrics["sufficiency/ratio/audio"] == 0.9
-    # Extended, the study chooses others.
+    # The study is extended and chooses other trials.
     with at_work() as record:
         record.mark_superseded(runs["remix-r0"])
         record.conclude(None, [], ledger_of(study, tmp_path, best=1)._replace(replicates={}))
