@@ -59,8 +59,8 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     problems = []
     if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
         problems.append(
-            "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave it "
-            "out"
+            "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave "
+            "it out"
         )
     if len(have) < 2:
         problems.append(f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}")
@@ -126,7 +126,7 @@ def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[str]:
         ("frequency_mask", augment.frequency_mask, bands, "bands"),
     )
     return [
-        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}; a mask could hide the whole spectrogram"
+        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}, or it could hide everything"
         for name, most, there, of in masks
         if most >= there
     ]

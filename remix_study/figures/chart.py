@@ -84,7 +84,7 @@ class Axis(NamedTuple):
     """An axis.
 
     `categories`: names instead of numbers; on a y axis the first is at the top. `ticks`: (position, text) instead of
-    numbers. `whole`: integers only.
+    numbers. `integer`: ticks at integers only.
     """
 
     title: str
@@ -92,7 +92,7 @@ class Axis(NamedTuple):
     categories: tuple[str, ...] = ()
     ticks: tuple[tuple[float, str], ...] = ()
     range: tuple[float, float] | None = None
-    whole: bool = False
+    integer: bool = False
     grid: bool = True
 
 

@@ -160,7 +160,7 @@ def _axis(axes: Axes, axis: Axis, which: str) -> None:
         set_limits(*(ends if which == "x" else ends[::-1]))
     elif axis.log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    elif axis.whole:
+    elif axis.integer:
         along.set_major_locator(MaxNLocator(integer=True))
     if axis.ticks:
         along.set_ticks([place for place, _ in axis.ticks], [word for _, word in axis.ticks])

@@ -112,13 +112,13 @@ def _axis(axis: Axis, span: tuple[float, float] | None, *, across: bool) -> Spec
         found |= {"type": "category", "categoryorder": "array", "categoryarray": [_text(c) for c in axis.categories]}
         found["range"] = [-0.5, len(axis.categories) - 0.5] if across else [len(axis.categories) - 0.5, -0.5]
     elif axis.log:
-        # Of many decades only powers are marked; of few also 2 and 5.
+        # Ticks at powers of ten only for many decades; also at 2 and 5 for few.
         found |= {"type": "log", "dtick": "D2", "exponentformat": "power"}
     if axis.ticks:
         found |= {"tickvals": [t for t, _ in axis.ticks], "ticktext": [_text(w) for _, w in axis.ticks]}
     if axis.range is not None:
         found["range"] = [_value(math.log10(end) if axis.log else end) for end in axis.range]
-    if axis.whole and span is not None:
+    if axis.integer and span is not None:
         found["dtick"] = _whole_step(span[1] - span[0])
     return found
 
@@ -129,7 +129,7 @@ def _title(panel: Panel) -> Spec:
 
 
 def _whole_step(span: float) -> float:
-    """Between ticks of a whole number: 1, 2 or 5 times a power of ten, some six ticks."""
+    """Distance between integer ticks: 1, 2 or 5 times a power of ten, for about six ticks."""
     for power in range(12):
         for step in (1.0, 2.0, 5.0):
             if span / (step * 10**power) <= 7:
@@ -167,7 +167,7 @@ def _faint(colour: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Plotly reads a little HTML."""
+    """Escape text, since plotly interprets some HTML."""
     return html.escape(text, quote=False).replace("\n", "<br>")
 
 
@@ -176,7 +176,7 @@ def _values(values: tuple[Any, ...]) -> list[Any]:
 
 
 def _value(value: float | None) -> float | int | None:
-    """Six digits are more than a picture shows; JSON has no infinity."""
+    """Round to six digits; None instead of NaN and infinity, which JSON lacks."""
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -285,17 +285,17 @@ def correlations_note(found: Sequence[Agreement]) -> str:
     )
 
 
-def chart(found: Sequence[Agreement], look: Mapping[str, Style]) -> Chart | None:
+def chart(found: Sequence[Agreement], style_of: Mapping[str, Style]) -> Chart | None:
     """The modality that Remix assigns to the clips of each group, and their scores."""
     if not found:
         return None
     first, second = found[0].first, found[0].second
     names = tuple(dict.fromkeys(_counted(g, found[0]) for a in found for g in a.groups))
-    panels = [_panel(found, look, names, f"clips that train {first} alone (%)", None, wide=True)]
+    panels = [_panel(found, style_of, names, f"clips that train {first} alone (%)", None, wide=True)]
     for m in (first, second):
         if any(m in g.scores for a in found for g in a.groups):
-            panels.append(_panel(found, look, names, f"score of {m}", m, wide=False))
-    legend = [Key(a.method, look[a.method].colour, look[a.method].symbol, method=a.method) for a in found]
+            panels.append(_panel(found, style_of, names, f"score of {m}", m, wide=False))
+    legend = [Key(a.method, style_of[a.method].colour, style_of[a.method].symbol, method=a.method) for a in found]
     legend.append(Key("over all clips", QUIET, dash="dash"))
     caption = (
         f"Training clips by whether people recognise the label from {first} or {second} alone (in brackets: number of "
@@ -308,7 +308,7 @@ def chart(found: Sequence[Agreement], look: Mapping[str, Style]) -> Chart | None
 
 def _panel(
     found: Sequence[Agreement],
-    look: Mapping[str, Style],
+    style_of: Mapping[str, Style],
     names: tuple[str, ...],
     axis: str,
     modality: str | None,
@@ -318,13 +318,13 @@ def _panel(
     marks: list[Mark] = []
     scale = 100.0 if modality is None else 1.0
     if modality is None:
-        marks += [Rule(100 * a.share, look[a.method].colour) for a in found]
+        marks += [Rule(100 * a.share, style_of[a.method].colour) for a in found]
     for a in found:
         values = [(_counted(g, found[0]), g.share if modality is None else g.scores.get(modality)) for g in a.groups]
         known = [(name, value) for name, value in values if value is not None]
         if not known:
             continue
-        style = look[a.method]
+        style = style_of[a.method]
         marks.append(
             Points(
                 tuple(scale * v.mean for _, v in known), tuple(name for name, _ in known), style.colour,

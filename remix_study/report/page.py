@@ -115,7 +115,7 @@ def comparison_files(result: StudyResult) -> dict[str, str | bytes]:
     return files
 
 
-def render(report: Report, look: dict[str, Style], stills: dict[str, bytes]) -> str:
+def render(report: Report, style_of: dict[str, Style], stills: dict[str, bytes]) -> str:
     """The page as HTML. `stills[key]`: the picture of each chart, shown in print and without JavaScript."""
     from plotly.offline import get_plotlyjs
 
@@ -125,7 +125,7 @@ def render(report: Report, look: dict[str, Style], stills: dict[str, bytes]) -> 
             figures[f"{chart.key}-{i}"] = spec(panel)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"kind": lambda block: type(block).__name__, "number": _is_number}
-    swatches = {name: swatch(Key(name, style.colour, style.symbol)) for name, style in look.items()}
+    swatches = {name: swatch(Key(name, style.colour, style.symbol)) for name, style in style_of.items()}
     template = environment.from_string(files("remix_study.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
         report=report,

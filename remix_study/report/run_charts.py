@@ -25,19 +25,19 @@ from remix_study.report.styles import Style, Styles, method_keys
 from remix_study.report.words import Unit, listed, plural, unit_of
 from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
 
-_EPOCH = Axis("epoch", whole=True)
+_EPOCH = Axis("epoch", integer=True)
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
-def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, look: Styles) -> Chart | None:
+def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_of: Styles) -> Chart | None:
     if not found:
         return None
     unit = unit_of("test/accuracy")
     marks: list[Mark] = []
     for row in found:
-        style = look[row.method]
+        style = style_of[row.method]
         seeds = tuple(
             f"{row.method}, replicate {n}: {unit.shown(v)}" for n, v in zip(row.seeds, row.values, strict=True)
         )
@@ -65,12 +65,12 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, look: 
     return Chart("accuracy", headline(result), caption, (panel,))
 
 
-def differences(found: Sequence[run_data.Difference], result: StudyResult, look: Styles) -> Chart | None:
+def differences(found: Sequence[run_data.Difference], result: StudyResult, style_of: Styles) -> Chart | None:
     if not found:
         return None
     marks: list[Mark] = [Rule(0.0, INK, "solid")]
     for d in found:
-        a, style = d.ahead, look[d.method]
+        a, style = d.ahead, style_of[d.method]
         holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
         said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a)}, {a.wins}/{a.seeds} seeds"
         marks.append(
@@ -105,7 +105,7 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, look:
 # --- every modality --------------------------------------------------------------------------------------------------
 
 
-def heads(found: Sequence[run_data.Heads], look: Styles) -> Chart | None:
+def heads(found: Sequence[run_data.Heads], style_of: Styles) -> Chart | None:
     if not found:
         return None
     panels = []
@@ -117,9 +117,9 @@ def heads(found: Sequence[run_data.Heads], look: Styles) -> Chart | None:
             marks.append(Rule(100 * h.ceiling_own, QUIET, "dot"))
         for row in h.rows:
             if row.own is not None:
-                marks.append(_head(row.method, f"{h.modality} head", row.own, "square", look))
+                marks.append(_head(row.method, f"{h.modality} head", row.own, "square", style_of))
             if row.probe is not None:
-                marks.append(_head(row.method, f"{h.modality} probe", row.probe, "circle", look))
+                marks.append(_head(row.method, f"{h.modality} probe", row.probe, "circle", style_of))
         rows = tuple(row.method for row in h.rows)
         panels.append(
             Panel(h.modality, Axis(f"test accuracy from {h.modality} (%)"), Axis("", categories=rows), tuple(marks))
@@ -137,11 +137,11 @@ def heads(found: Sequence[run_data.Heads], look: Styles) -> Chart | None:
     return Chart("modalities", weakest(found), caption, tuple(panels), tuple(legend))
 
 
-def _head(method: str, what: str, spread: Spread, symbol: Symbol, look: Styles) -> Points:
+def _head(method: str, what: str, spread: Spread, symbol: Symbol, style_of: Styles) -> Points:
     mean, std = 100 * spread.mean, 100 * spread.std
     said = f"{method}, {what}: {mean:.1f} ± {std:.1f} %"
     return Points(
-        (mean,), (method,), look[method].colour, symbol, 11, hollow=symbol == "square", error=((std, std),),
+        (mean,), (method,), style_of[method].colour, symbol, 11, hollow=symbol == "square", error=((std, std),),
         labels=(said,), method=method,
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def weakest(found: Sequence[run_data.Heads]) -> str:
     return f"Lowest sufficiency: the {modality} probe of {method} reaches {100 * ratio:.0f} % of {modality} alone"
 
 
-def balance(found: Sequence[run_data.Measured], look: Styles) -> Chart | None:
+def balance(found: Sequence[run_data.Measured], style_of: Styles) -> Chart | None:
     if not found:
         return None
     panels = []
@@ -170,7 +170,7 @@ def balance(found: Sequence[run_data.Measured], look: Styles) -> Chart | None:
         unit = unit_of(m.metric.removeprefix("test_"))  # the caption says which split
         marks = tuple(
             Points(
-                (unit.scale * s.mean,), (name,), look[name].colour, look[name].symbol, 11,
+                (unit.scale * s.mean,), (name,), style_of[name].colour, style_of[name].symbol, 11,
                 error=((unit.scale * s.std, unit.scale * s.std),),
                 labels=(f"{name}: {unit.scale * s.mean:.3g} ± {unit.scale * s.std:.2g}",), method=name,
             )
@@ -199,7 +199,7 @@ def _least_balanced(found: Sequence[run_data.Measured]) -> str:
 
 
 def over_epochs(
-    key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[run_data.Band]]], look: Styles,
+    key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[run_data.Band]]], style_of: Styles,
     units: Mapping[str, str] | None = None,
 ) -> Chart | None:  # fmt: skip
     """A panel per metric, a line per method. `units`: metric -> unit, for metrics whose unit depends on the run."""
@@ -211,10 +211,10 @@ def over_epochs(
         label = f"{unit.name} ({units[metric]})" if units and metric in units else unit.label
         marks: list[Mark] = []
         for band in bands:
-            marks += _band(band, look[band.method], unit)
+            marks += _band(band, style_of[band.method], unit)
             names.add(band.method)
         panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
-    return Chart(key, title, caption, tuple(panels), method_keys(names, look, lines=True)) if panels else None
+    return Chart(key, title, caption, tuple(panels), method_keys(names, style_of, lines=True)) if panels else None
 
 
 def _band(band: run_data.Band, style: Style, unit: Unit) -> list[Mark]:
@@ -232,7 +232,7 @@ def scores(
     found: Mapping[str, Mapping[str, Sequence[run_data.Band]]],
     more: Sequence[tuple[str, Sequence[run_data.Band]]],
     unit: str,
-    look: Styles,
+    style_of: Styles,
 ) -> Chart | None:
     """Scores over epochs. `found[modality][quantile]`: a band per method; `more`: (metric, bands), one panel each."""
     panels, names = [], set()
@@ -241,7 +241,7 @@ def scores(
         marks: list[Mark] = []
         for quantile, bands in quantiles.items():
             for band in bands:
-                style = look[band.method]
+                style = style_of[band.method]
                 names.add(band.method)
                 if quantile == "q50":
                     marks += _band(band, style, Unit("", "", 1.0))
@@ -257,11 +257,11 @@ def scores(
             f"mean margin between the two lowest scores ({unit})" if metric == "remix/margin" else unit_of(metric).label
         )
         if bands:
-            marks = [mark for band in bands for mark in _band(band, look[band.method], unit_of(metric))]
+            marks = [mark for band in bands for mark in _band(band, style_of[band.method], unit_of(metric))]
             panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
     if not panels or not names:
         return None
-    method = next((name for name in look if len(ends[name]) > 1), None)
+    method = next((name for name in style_of if len(ends[name]) > 1), None)
     title = "Separability scores of the training samples"
     if method is not None:
         least = min(ends[method], key=lambda m: ends[method][m])
@@ -271,7 +271,7 @@ def scores(
         "Separability scores of the training samples. Lines: median, with ± one standard deviation over replicates; "
         "dotted: 10 % and 90 % quantiles. A higher score means that the modality alone is more certain of a sample."
     )
-    return Chart("scores", title, caption, tuple(panels), method_keys(names, look, lines=True))
+    return Chart("scores", title, caption, tuple(panels), method_keys(names, style_of, lines=True))
 
 
 def shares_title(bands: Mapping[str, Sequence[run_data.Band]], joint: Sequence[run_data.Band]) -> str:

@@ -44,14 +44,14 @@ _PARTS: tuple[tuple[str, str, Literal["", "/", "x", "."]], ...] = (
 )
 
 
-def history(found: Sequence[search_data.Progress], metric: str, direction: str, look: Styles) -> Chart | None:
+def history(found: Sequence[search_data.Progress], metric: str, direction: str, style_of: Styles) -> Chart | None:
     having = [p for p in found if p.values]
     if not having:
         return None
     unit = unit_of(metric)
     marks: list[Mark] = []
     for p in having:
-        style = look[p.method]
+        style = style_of[p.method]
         labels = tuple(f"{p.method}, trial {n}: {unit.shown(v, 2)}" for n, v in zip(p.numbers, p.values, strict=True))
         marks.append(
             Points(
@@ -66,18 +66,18 @@ def history(found: Sequence[search_data.Progress], metric: str, direction: str, 
                 name=f"{p.method}, best so far", method=p.method,
             )
         )  # fmt: skip
-    across = Axis("trial of the method", whole=True, range=(-0.5, max(p.last for p in found) + 0.5))
+    across = Axis("trial of the method", integer=True, range=(-0.5, max(p.last for p in found) + 0.5))
     panels = [Panel("", across, Axis(unit.label), tuple(marks), wide=True)]
     ended = [
         Points(
-            numbers, (p.method,) * len(numbers), look[p.method].colour, symbol, 9, method=p.method,
+            numbers, (p.method,) * len(numbers), style_of[p.method].colour, symbol, 9, method=p.method,
             labels=tuple(f"{p.method}, trial {n}: {kind}" for n in numbers),
         )
         for p in found
         for kind, numbers, symbol in _without_value(p)
         if numbers
     ]  # fmt: skip
-    legend = method_keys((p.method for p in found), look, lines=True)
+    legend = method_keys((p.method for p in found), style_of, lines=True)
     if ended:
         rows = tuple(dict.fromkeys(points.method for points in ended))
         panels.append(
@@ -97,14 +97,14 @@ def _without_value(p: search_data.Progress) -> tuple[tuple[str, tuple[int, ...],
     return (("pruned", p.pruned, "tick"), ("failed", p.failed, "x"))
 
 
-def pruned(found: search_data.Pruned, metric: str, look: Styles) -> Chart | None:
+def pruned(found: search_data.Pruned, metric: str, style_of: Styles) -> Chart | None:
     if not found.curves:
         return None
     unit = unit_of(metric)
     marks = tuple(
         Line(
-            c.epochs, tuple(unit.scale * v for v in c.values), look[c.method].colour, look[c.method].dash,
-            look[c.method].symbol if len(c.epochs) < 3 else None, 1.2, 0.6, name=f"{c.method}, trial {c.number}",
+            c.epochs, tuple(unit.scale * v for v in c.values), style_of[c.method].colour, style_of[c.method].dash,
+            style_of[c.method].symbol if len(c.epochs) < 3 else None, 1.2, 0.6, name=f"{c.method}, trial {c.number}",
             method=c.method,
         )
         for c in found.curves
@@ -118,10 +118,10 @@ def pruned(found: search_data.Pruned, metric: str, look: Styles) -> Chart | None
         "chart includes pruned trials. " + _thinned(len(found.curves), found.total, "curves")
     )
     panel = Panel(
-        "", Axis("epochs trained", whole=True), Axis(f"{unit.name}, best so far ({unit.unit})"), marks, wide=True
+        "", Axis("epochs trained", integer=True), Axis(f"{unit.name}, best so far ({unit.unit})"), marks, wide=True
     )
     return Chart(
-        "pruned", title, caption.strip(), (panel,), method_keys((c.method for c in found.curves), look, lines=True)
+        "pruned", title, caption.strip(), (panel,), method_keys((c.method for c in found.curves), style_of, lines=True)
     )
 
 
@@ -130,7 +130,7 @@ def importances(
     unknown: Mapping[str, str],
     how: Sequence[str],
     metric: str,
-    look: Styles,
+    style_of: Styles,
 ) -> Chart | None:
     """`found[method][parameter]`: importance in [0, 1]; `unknown[method]`: why it could not be computed."""
     if not found:
@@ -142,8 +142,8 @@ def importances(
     order = tuple(sorted(total, key=lambda path: -total[path]))
     marks = tuple(
         Points(
-            tuple(100 * v for v in values.values()), tuple(values), look[name].colour, look[name].symbol, 11, 0.9,
-            labels=tuple(f"{name}, {path}: {100 * v:.0f} %" for path, v in values.items()), method=name,
+            tuple(100 * v for v in values.values()), tuple(values), style_of[name].colour, style_of[name].symbol, 11,
+            0.9, labels=tuple(f"{name}, {path}: {100 * v:.0f} %" for path, v in values.items()), method=name,
         )
         for name, values in found.items()
     )  # fmt: skip
@@ -157,7 +157,7 @@ def importances(
     )
     caption += f" {without_importance(unknown)}" if unknown else ""
     panel = Panel("", Axis("importance (%)", range=(-3, 103)), Axis("", categories=order), marks, wide=True)
-    return Chart("importances", title, caption, (panel,), method_keys(found, look, lines=False))
+    return Chart("importances", title, caption, (panel,), method_keys(found, style_of, lines=False))
 
 
 def without_importance(unknown: Mapping[str, str]) -> str:
@@ -168,7 +168,7 @@ def without_importance(unknown: Mapping[str, str]) -> str:
     return " ".join(f"Not available for {listed(names)}: {why}." for why, names in by_reason.items())
 
 
-def slices(found: Sequence[search_data.Slice], metric: str, look: Styles) -> Chart | None:
+def slices(found: Sequence[search_data.Slice], metric: str, style_of: Styles) -> Chart | None:
     if not found:
         return None
     unit = unit_of(metric)
@@ -177,8 +177,8 @@ def slices(found: Sequence[search_data.Slice], metric: str, look: Styles) -> Cha
         size = 6 if s.shown < 300 else 4
         marks = tuple(
             Points(
-                xs, tuple(unit.scale * v for v in ys), look[name].colour, look[name].symbol, size, 0.6, method=name,
-                labels=tuple(f"{name}: {_said(x)}, {unit.shown(v)}" for x, v in zip(xs, ys, strict=True)),
+                xs, tuple(unit.scale * v for v in ys), style_of[name].colour, style_of[name].symbol, size, 0.6,
+                method=name, labels=tuple(f"{name}: {_said(x)}, {unit.shown(v)}" for x, v in zip(xs, ys, strict=True)),
             )
             for name, (xs, ys) in s.points.items()
         )  # fmt: skip
@@ -190,7 +190,7 @@ def slices(found: Sequence[search_data.Slice], metric: str, look: Styles) -> Cha
     caption += _thinned(shown, total, "points", best=True)
     names = {name for s in found for name in s.points}
     title = f"{plural(len(found), 'searched hyperparameter')} against {unit.name}"
-    return Chart("slices", title, caption.strip(), tuple(panels), method_keys(names, look, lines=False))
+    return Chart("slices", title, caption.strip(), tuple(panels), method_keys(names, style_of, lines=False))
 
 
 def _around(s: search_data.Slice) -> tuple[float, float] | None:
@@ -248,14 +248,14 @@ def _broken(path: str) -> str:
     return f"{head}.\n{tail}" if dot and len(path) > 14 else path
 
 
-def fronts(found: Sequence[tuple[tuple[str, str], Sequence[search_data.Front]]], look: Styles) -> Chart | None:
+def fronts(found: Sequence[tuple[tuple[str, str], Sequence[search_data.Front]]], style_of: Styles) -> Chart | None:
     """`found`: ((metric along x, along y), fronts of the methods) for each pair of objectives."""
     panels, names = [], set()
     for (x, y), of_methods in found:
         one, two = unit_of(x), unit_of(y)
         marks: list[Mark] = []
         for f in of_methods:
-            style = look[f.method]
+            style = style_of[f.method]
             names.add(f.method)
             xs, ys = tuple(one.scale * v for v in f.xs), tuple(two.scale * v for v in f.ys)
             labels = tuple(
@@ -286,7 +286,7 @@ def fronts(found: Sequence[tuple[tuple[str, str], Sequence[search_data.Front]]],
     )
     title = f"On the Pareto front: {listed(sizes)}"
     return Chart(
-        "pareto", title, caption, tuple(panels), (*method_keys(names, look, lines=True), Key("chosen", INK, "star"))
+        "pareto", title, caption, tuple(panels), (*method_keys(names, style_of, lines=True), Key("chosen", INK, "star"))
     )
 
 

@@ -189,8 +189,8 @@ def slices(ledger: Ledger) -> tuple[Slice, ...]:
     for path, of_methods in points.items():
         labels = tuple(dict.fromkeys(label for name in of_methods for label in _labels(ledger.study, name, path)))
         if labels:  # and options of an earlier version of the study
-            seen = (str(t.params[path]) for trials in of_methods.values() for t in trials)
-            labels = tuple(dict.fromkeys((*labels, *seen)))
+            values = (str(t.params[path]) for trials in of_methods.values() for t in trials)
+            labels = tuple(dict.fromkeys((*labels, *values)))
         room = POINTS // len(of_methods)
         kept = {name: thin(trials, room, best=_sign(ledger.study)) for name, trials in of_methods.items()}
         found.append(

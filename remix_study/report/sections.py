@@ -66,12 +66,12 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         result: the comparison; None if no method has a complete replicate.
         at_work: whether the study runs now.
     """
-    study, look = ledger.study, styles(ledger.study)
+    study, style_of = ledger.study, styles(ledger.study)
     budgets = search_data.budgets(ledger)
     runs = [r for name in study.methods if (r := run_data.runs_of(ledger, name)) is not None]
     names = run_data.modalities(runs, result)
-    trained, curves = _training(runs, names, look)
-    searched, weights = _search(ledger, look)
+    trained, curves = _training(runs, names, style_of)
+    searched, weights = _search(ledger, style_of)
     failed = search_data.failures(ledger)
     tables = {
         "budget.csv": budget_table(budgets, study.trials, study.replicates),
@@ -91,10 +91,10 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
     if rated:
         tables["people.csv"] = human_ratings.ratings_table(rated)
     sections = (
-        _methods(ledger, result, budgets, look),
-        _modalities(result, names, look),
+        _methods(ledger, result, budgets, style_of),
+        _modalities(result, names, style_of),
         trained,
-        *([_human_ratings(rated, look)] if rated else []),
+        *([_human_ratings(rated, style_of)] if rated else []),
         searched,
         _time(budgets, runs),
         _failures(failed),
@@ -151,16 +151,16 @@ def _state(ledger: Ledger, budgets: Sequence[search_data.Budget], at_work: bool)
 
 
 def _methods(
-    ledger: Ledger, result: StudyResult | None, budgets: Sequence[search_data.Budget], look: Styles
+    ledger: Ledger, result: StudyResult | None, budgets: Sequence[search_data.Budget], style_of: Styles
 ) -> Section:
     blocks: list[Block | None] = []
     title = "Methods"
     if result is not None:
         title = headline(result)
         blocks += [
-            run_charts.accuracies(run_data.accuracies(result), result, look),
+            run_charts.accuracies(run_data.accuracies(result), result, style_of),
             methods_table(result, {b.method: b.trials for b in budgets}),
-            run_charts.differences(run_data.differences(result), result, look),
+            run_charts.differences(run_data.differences(result), result, style_of),
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
@@ -189,13 +189,13 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
 # --- every modality --------------------------------------------------------------------------------------------------
 
 
-def _modalities(result: StudyResult | None, names: Sequence[str], look: Styles) -> Section:
+def _modalities(result: StudyResult | None, names: Sequence[str], style_of: Styles) -> Section:
     if result is None:
         waiting = Note("Sufficiency and balance are measured on replicates. No replicate is complete yet.")
         return section("modalities", "Modalities", "Modalities", [waiting])
     heads = run_data.heads(result, names)
     balance = [found for metric in BALANCE if (found := run_data.measured(result, metric)) is not None]
-    blocks: list[Block | None] = [run_charts.heads(heads, look), sufficiency_table(result)]
+    blocks: list[Block | None] = [run_charts.heads(heads, style_of), sufficiency_table(result)]
     if not result.ceilings:
         blocks.append(
             Note(
@@ -203,7 +203,7 @@ def _modalities(result: StudyResult | None, names: Sequence[str], look: Styles) 
                 "report shows probes, but no sufficiency."
             )
         )
-    blocks += [run_charts.balance(balance, look), balance_table(result)]
+    blocks += [run_charts.balance(balance, style_of), balance_table(result)]
     return section("modalities", "Modalities", run_charts.weakest(heads) if heads else "Modalities", blocks)
 
 
@@ -213,7 +213,7 @@ _UNITS_OF_SCORES = {"kl": "bits", "kl_normalised": "0 to 1", "true_class": "0 to
 
 
 def _training(
-    runs: Sequence[run_data.Runs], names: Sequence[str], look: Styles
+    runs: Sequence[run_data.Runs], names: Sequence[str], style_of: Styles
 ) -> tuple[Section, dict[str, Sequence[run_data.Band]]]:
     """The section, and its curves by metric."""
     curves: dict[str, Sequence[run_data.Band]] = {}
@@ -229,11 +229,12 @@ def _training(
     learning = run_charts.over_epochs(
         "learning", "Learning curves",
         f"{source} Lines: mean over runs; bands: ± one standard deviation.",
-        of("val/accuracy", *(f"val/accuracy_uni/{m}" for m in names), "val/accuracy_late_sum"), look,
+        of("val/accuracy", *(f"val/accuracy_uni/{m}" for m in names), "val/accuracy_late_sum"), style_of,
     )  # fmt: skip
     balance = run_charts.over_epochs(
         "balance-epochs", "Balance during training",
-        f"On the validation split; 0 means balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"), look,
+        f"On the validation split; 0 means balanced. {source}", of("balance/accuracy_gap", "balance/imbalance"),
+        style_of,
     )  # fmt: skip
     shares = {m: run_data.bands(runs, f"remix/share/{m}") for m in names}
     rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
@@ -242,12 +243,12 @@ def _training(
         "Shares of the training samples that train one modality alone, all modalities together, or nothing, and the "
         f"share that was reassigned since the last scoring pass. The warm-up trains jointly. {source}",
         [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
-        look,
+        style_of,
     )  # fmt: skip
     unit = " or ".join(sorted({_UNITS_OF_SCORES.get(r.score, r.score) for r in runs if r.score is not None})) or "unit"
     quantiles = {m: {q: of(f"remix/score_{q}/{m}")[0][1] for q in ("q10", "q50", "q90")} for m in names}
     more = of("remix/margin", *(f"remix/train_cross_entropy/{m}" for m in names))
-    scores = run_charts.scores(quantiles, more, unit, look)
+    scores = run_charts.scores(quantiles, more, unit, style_of)
     blocks: list[Block | None] = [learning, balance, assignment if any(shares.values()) else None, scores]
     if learning is None:
         blocks.append(Note("No run of a chosen configuration has finished an epoch yet."))
@@ -256,10 +257,10 @@ def _training(
     return section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
 
 
-def _human_ratings(found: Sequence[human_ratings.Agreement], look: Styles) -> Section:
+def _human_ratings(found: Sequence[human_ratings.Agreement], style_of: Styles) -> Section:
     blocks: list[Block | None] = [
         *(Note(human_ratings.sentence(a)) for a in found),
-        human_ratings.chart(found, look),
+        human_ratings.chart(found, style_of),
         human_ratings.ratings_table(found),
         Note(human_ratings.correlations_note(found)),
     ]
@@ -295,7 +296,7 @@ def _source(runs: Sequence[run_data.Runs]) -> str:
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-def _search(ledger: Ledger, look: Styles) -> tuple[Section, dict[str, dict[str, float]]]:
+def _search(ledger: Ledger, style_of: Styles) -> tuple[Section, dict[str, dict[str, float]]]:
     """The section, and the importances by method."""
     study = ledger.study
     metric, direction = study.objective[0].metric, study.objective[0].direction
@@ -308,16 +309,16 @@ def _search(ledger: Ledger, look: Styles) -> tuple[Section, dict[str, dict[str, 
         else:
             weights[name] = found
     how = sorted({evaluator_name(ledger.trials[name]) for name in weights})
-    history = search_charts.history(search_data.progress(ledger), metric, direction, look)
+    history = search_charts.history(search_data.progress(ledger), metric, direction, style_of)
     pairs = [((metric, other), search_data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
     pruner_metric = getattr(study.pruner, "metric", "val/accuracy")
     blocks: list[Block | None] = [
         history,
-        search_charts.fronts(pairs, look),
-        search_charts.importances(weights, unknown, how, metric, look),
+        search_charts.fronts(pairs, style_of),
+        search_charts.importances(weights, unknown, how, metric, style_of),
         search_charts.parallels(search_data.parallels(ledger)),
-        search_charts.slices(search_data.slices(ledger), metric, look),
-        search_charts.pruned(search_data.pruned(ledger), pruner_metric, look),
+        search_charts.slices(search_data.slices(ledger), metric, style_of),
+        search_charts.pruned(search_data.pruned(ledger), pruner_metric, style_of),
     ]
     if history is None:
         blocks.append(Note("No trial is complete yet."))

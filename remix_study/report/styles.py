@@ -37,11 +37,11 @@ def styles(study: StudyConfig) -> dict[str, Style]:
     }
 
 
-def method_keys(names: Iterable[str], look: dict[str, Style], *, lines: bool) -> tuple[Key, ...]:
-    """Legend entries of `names`, in the order of `look`."""
+def method_keys(names: Iterable[str], style_of: dict[str, Style], *, lines: bool) -> tuple[Key, ...]:
+    """Legend entries of `names`, in the order of `style_of`."""
     wanted = set(names)
     return tuple(
         Key(name, style.colour, style.symbol, style.dash if lines else None, None, name)
-        for name, style in look.items()
+        for name, style in style_of.items()
         if name in wanted
     )

@@ -103,10 +103,10 @@ def evaluate(
     model.eval()
     for start in range(0, len(mine), batch):
         rows_B = mine[start : start + batch]
-        seen = reader.read(rows_B, np.ones((len(rows_B), len(modalities)), np.bool_))
-        labels_B = seen.labels_B
+        clips = reader.read(rows_B, np.ones((len(rows_B), len(modalities)), np.bool_))
+        labels_B = clips.labels_B
         with mixed_precision(labels_B.device, autocast):
-            features = {m: model.encode(m, seen.inputs[m]) for m in modalities}
+            features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
             fused = {subset: model.fuse(features, _only(subset, modalities, labels_B)) for subset in everyone}
             heads = {m: model.heads[m](features[m]).float().log_softmax(dim=1) for m in modalities}
         logs = {FUSED: fused[frozenset(modalities)].float().log_softmax(dim=1), **heads}

@@ -123,9 +123,9 @@ def _features(
     model.eval()
     for start in range(0, len(mine), batch):
         chosen = mine[start : start + batch]
-        seen = reader.read(rows_N[chosen], np.ones((len(chosen), len(model.modalities)), np.bool_))
-        with mixed_precision(seen.labels_B.device, autocast):
-            encoded = {m: model.encode(m, seen.inputs[m]) for m in model.modalities}
+        clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(model.modalities)), np.bool_))
+        with mixed_precision(clips.labels_B.device, autocast):
+            encoded = {m: model.encode(m, clips.inputs[m]) for m in model.modalities}
         for m, features_Bd in encoded.items():
             parts[m].append(np.column_stack([chosen, features_Bd.double().cpu().numpy()]))
     model.train()

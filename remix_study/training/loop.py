@@ -181,9 +181,7 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
-    loss = torch.zeros(
-        (), dtype=torch.float64, device=run.reader.device
-    )  # summed there: no sync per step
+    loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # summed there: no sync per step
     clashes: dict[str, list[float]] = {}
     for part in rank_batches(planned.schedule, run.collectives.world):
         batch = _read(run, part, epoch)

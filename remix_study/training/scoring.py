@@ -38,12 +38,12 @@ def scoring_pass(
     model.eval()
     for start in range(0, len(mine), batch):
         chosen = mine[start : start + batch]
-        seen = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
-        with mixed_precision(seen.labels_B.device, autocast):
-            logits = [model.heads[m](model.encode(m, seen.inputs[m])) for m in modalities]
+        clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
+        with mixed_precision(clips.labels_B.device, autocast):
+            logits = [model.heads[m](model.encode(m, clips.inputs[m])) for m in modalities]
         # Softmax runs on the device; scores are computed on the CPU.
         probs_BMC = torch.stack(logits, dim=1).float().softmax(dim=2).cpu().numpy()
-        labels_B = seen.labels_B.cpu().numpy()
+        labels_B = clips.labels_B.cpu().numpy()
         true_BM = probs_BMC[np.arange(len(chosen)), :, labels_B].astype(np.float64)
         part = table[start : start + batch]
         part[:, 1 : 1 + len(modalities)] = score(probs_BMC, labels_B)

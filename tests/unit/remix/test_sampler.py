@@ -90,3 +90,10 @@ def test_trained_modalities_are_those_of_the_whole_world() -> None:
 def test_a_schedule_of_two_shapes_is_refused() -> None:
     with pytest.raises(ValueError, match="must start with"):
         Schedule(np.zeros((2, 3), np.int64), np.zeros((2, 4, 2), np.bool_))
+
+
+def test_the_old_name_of_the_global_count_warns() -> None:
+    schedule = Schedule(np.asarray([[3, 4]]), np.ones((1, 2, 2), np.bool_))
+    (batch,) = rank_batches(schedule, World())
+    with pytest.warns(DeprecationWarning, match="global_count"):
+        assert batch.whole == 2

@@ -32,7 +32,7 @@ from tests.unit.report.conftest import MakeStudy
 
 
 @pytest.fixture
-def look(make_study: MakeStudy) -> Styles:
+def style_of(make_study: MakeStudy) -> Styles:
     return styles(make_study())
 
 
@@ -62,8 +62,8 @@ def test_every_method_has_its_own_style_also_without_colour(make_study: MakeStud
     assert keys[1].colour == many["m3"].colour
 
 
-def test_history_separates_trials_with_and_without_a_value(look: Styles) -> None:
-    chart = search_charts.history([PROGRESS], "best/val_accuracy", "maximize", look)
+def test_history_separates_trials_with_and_without_a_value(style_of: Styles) -> None:
+    chart = search_charts.history([PROGRESS], "best/val_accuracy", "maximize", style_of)
     assert chart is not None
     assert chart.title == "Best trial: remix, trial 2, 75.0 % (validation)"
     (complete,), (best,) = points(chart), lines(chart)
@@ -75,46 +75,50 @@ def test_history_separates_trials_with_and_without_a_value(look: Styles) -> None
     assert {key.name for key in chart.legend} == {"remix", "pruned", "failed"}
 
 
-def test_history_of_a_minimised_objective(look: Styles) -> None:
+def test_history_of_a_minimised_objective(style_of: Styles) -> None:
     other = PROGRESS._replace(method="joint", values=(0.4, 0.2), best=(0.4, 0.2), pruned=(), failed=())
-    chart = search_charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", look)
+    chart = search_charts.history([PROGRESS, other], "best/val_cross_entropy", "minimize", style_of)
     assert chart is not None
     assert chart.title.startswith("Best trial: joint, trial 2, 0.2 nats")
     nothing = PROGRESS._replace(numbers=(), values=(), best_numbers=(), best=())
-    assert search_charts.history([nothing], "best/val_accuracy", "maximize", look) is None
+    assert search_charts.history([nothing], "best/val_accuracy", "maximize", style_of) is None
 
 
-def test_captions_of_thinned_charts_say_how_much_is_shown(look: Styles) -> None:
-    chart = search_charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", look)
+def test_captions_of_thinned_charts_say_how_much_is_shown(style_of: Styles) -> None:
+    chart = search_charts.history([PROGRESS._replace(total=9000)], "best/val_accuracy", "maximize", style_of)
     assert chart is not None
     assert chart.caption.endswith("Showing 2 of 9,000 points: evenly selected.")
     part = search_data.Slice("a", "linear", (), (0.0, 1.0), {"remix": ((0.5,), (0.5,))}, 1, 5000)
-    cut = search_charts.slices([part], "best/val_accuracy", look)
+    cut = search_charts.slices([part], "best/val_accuracy", style_of)
     assert cut is not None
     assert "Showing 1 of 5,000 points: the best ones and an even selection of the others." in cut.caption
 
 
-def test_significant_differences_have_filled_markers(look: Styles) -> None:
+def test_significant_differences_have_filled_markers(style_of: Styles) -> None:
     found = [
         run_data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
         run_data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
     ]
-    chart = run_charts.differences(found, RESULT, look)
+    chart = run_charts.differences(found, RESULT, style_of)
     assert chart is not None
     assert chart.title == "1 of 2 differences to remix significant"
     assert [p.hollow for p in points(chart)] == [False, True]
     assert points(chart)[0].error == ((2.0, 2.0),)
     assert "Holm p = 0.002" in points(chart)[0].labels[0]
-    assert run_charts.differences([], RESULT, look) is None
+    assert run_charts.differences([], RESULT, style_of) is None
 
 
-def test_equal_differences_have_no_interval(look: Styles) -> None:
+def test_equal_differences_have_no_interval(style_of: Styles) -> None:
     equal = run_data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
-    chart = run_charts.differences([equal], RESULT, look)
+    chart = run_charts.differences([equal], RESULT, style_of)
     assert chart is not None
     assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
     assert chart.caption.endswith("A marker without an interval: the difference is the same in every seed.")
-    assert points(chart)[0].labels[0].endswith("the same in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
+    assert (
+        points(chart)[0]
+        .labels[0]
+        .endswith("the same difference in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
+    )
 
 
 def test_the_title_names_the_lowest_sufficiency() -> None:
@@ -125,9 +129,9 @@ def test_the_title_names_the_lowest_sufficiency() -> None:
     assert run_charts.weakest([head._replace(ceiling_probe=None)]) == "Test accuracy of each encoder"
 
 
-def test_the_title_names_a_method_only_if_its_imbalance_stands_out(look: Styles) -> None:
+def test_the_title_names_a_method_only_if_its_imbalance_stands_out(style_of: Styles) -> None:
     def title(*rows: tuple[str, Spread]) -> str:
-        chart = run_charts.balance([run_data.Measured("test_balance/imbalance", rows)], look)
+        chart = run_charts.balance([run_data.Measured("test_balance/imbalance", rows)], style_of)
         assert chart is not None
         return chart.title
 
@@ -137,10 +141,10 @@ def test_the_title_names_a_method_only_if_its_imbalance_stands_out(look: Styles)
     assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "Balance of the modalities"  # one seed
 
 
-def test_bands_are_drawn_for_more_than_one_run(look: Styles) -> None:
+def test_bands_are_drawn_for_more_than_one_run(style_of: Styles) -> None:
     one = run_data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
     several = run_data.Band("joint", (0, 1), (0.5, 0.6), (0.4, 0.5), (0.6, 0.7), 3)
-    chart = run_charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], look)
+    chart = run_charts.over_epochs("k", "t", "c", [("val/accuracy", [one, several]), ("val/none", [])], style_of)
     assert chart is not None
     (panel,) = chart.panels
     assert panel.y.title == "validation accuracy (%)"
@@ -148,10 +152,10 @@ def test_bands_are_drawn_for_more_than_one_run(look: Styles) -> None:
     area = panel.marks[1]
     assert isinstance(area, Area)
     assert area.low == pytest.approx((40, 50))
-    assert run_charts.over_epochs("k", "t", "c", [("val/accuracy", [])], look) is None
+    assert run_charts.over_epochs("k", "t", "c", [("val/accuracy", [])], style_of) is None
 
 
-def test_scores_show_median_and_quantiles(look: Styles) -> None:
+def test_scores_show_median_and_quantiles(style_of: Styles) -> None:
     def band(*means: float) -> list[run_data.Band]:
         return [run_data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
 
@@ -159,14 +163,14 @@ def test_scores_show_median_and_quantiles(look: Styles) -> None:
         "audio": {"q10": band(0.1, 0.2), "q50": band(1.0, 2.0), "q90": band(2.0, 3.0)},
         "video": {"q10": band(0.1, 0.2), "q50": band(0.5, 1.0), "q90": band(2.0, 3.0)},
     }
-    chart = run_charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", look)
+    chart = run_charts.scores(found, [("remix/margin", band(0.2, 0.3))], "bits", style_of)
     assert chart is not None
     assert chart.title == "remix scores lowest on video: median 1.00 in the last epoch, 2.00 for audio"
     assert [panel.y.title for panel in chart.panels] == [
         "score of audio (bits)", "score of video (bits)", "mean margin between the two lowest scores (bits)",
     ]  # fmt: skip
     assert [line.dash for line in lines(chart)] == ["dot", "solid", "dot"]
-    assert run_charts.scores({"audio": {}}, [], "bits", look) is None
+    assert run_charts.scores({"audio": {}}, [], "bits", style_of) is None
 
 
 def test_the_title_of_shares_is_about_the_last_epoch() -> None:
@@ -180,16 +184,20 @@ def test_the_title_of_shares_is_about_the_last_epoch() -> None:
     assert run_charts.shares_title({"audio": []}, []) == "Assignment of samples to modalities"
 
 
-def test_importances_name_methods_without_them(look: Styles) -> None:
+def test_importances_name_methods_without_them(style_of: Styles) -> None:
     chart = search_charts.importances(
-        {"remix": {"rate": 0.75, "order": 0.25}}, {"joint": "too few", "a": "too few"}, ["fANOVA"], "val/accuracy", look
+        {"remix": {"rate": 0.75, "order": 0.25}},
+        {"joint": "too few", "a": "too few"},
+        ["fANOVA"],
+        "val/accuracy",
+        style_of,
     )
     assert chart is not None
     assert chart.title == "rate is the most important hyperparameter for 1 of 1 method"
     assert chart.panels[0].y.categories == ("rate", "order")
     assert points(chart)[0].x == (75, 25)
     assert chart.caption.endswith("Not available for joint and a: too few.")
-    assert search_charts.importances({}, {"joint": "too few"}, [], "val/accuracy", look) is None
+    assert search_charts.importances({}, {"joint": "too few"}, [], "val/accuracy", style_of) is None
 
 
 def test_parallel_lines_break_between_trials_and_at_missing_hyperparameters() -> None:
@@ -206,9 +214,9 @@ def test_parallel_lines_break_between_trials_and_at_missing_hyperparameters() ->
     assert words == ["1", "2", "50.0 %", "90.0 %"]
 
 
-def test_the_front_is_a_line_and_the_chosen_trial_a_star(look: Styles) -> None:
+def test_the_front_is_a_line_and_the_chosen_trial_a_star(style_of: Styles) -> None:
     front = search_data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
-    chart = search_charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], look)
+    chart = search_charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], style_of)
     assert chart is not None
     assert chart.title == "On the Pareto front: 2 of 3 for remix"
     (line,) = lines(chart)
@@ -218,7 +226,7 @@ def test_the_front_is_a_line_and_the_chosen_trial_a_star(look: Styles) -> None:
     assert star.symbol == "star"
     assert star.x == pytest.approx((85,))
     assert star.y == (0.1,)
-    assert search_charts.fronts([], look) is None
+    assert search_charts.fronts([], style_of) is None
 
 
 def test_time_is_stacked_in_a_readable_unit() -> None:
@@ -248,7 +256,7 @@ MARKS: tuple[Mark, ...] = (
 )
 PANELS = (
     Panel("numbers", Axis("x (s)", log=True, range=(0.5, 100.0)), Axis("y (%)"), MARKS, wide=True),
-    Panel("", Axis("whole", whole=True), Axis("y", ticks=((1.0, "one\ntwo"),), grid=False), MARKS),
+    Panel("", Axis("whole", integer=True), Axis("y", ticks=((1.0, "one\ntwo"),), grid=False), MARKS),
     Panel("", Axis("", categories=("p", "q")), Axis("y"), (Points(("p", "q"), (1.0, 2.0), INK, "star"),)),
     Panel(
         "", Axis("time (s)"), Axis("", categories=("m", "n")),
@@ -292,7 +300,7 @@ def test_user_text_is_escaped_and_nan_is_left_out() -> None:
 def test_integer_axes_have_integer_ticks() -> None:
     def step(last: int) -> float:
         marks = (Line((0, last), (0.0, 1.0), INK),)
-        return float(spec(Panel("", Axis("epoch", whole=True), Axis("y"), marks))["layout"]["xaxis"]["dtick"])
+        return float(spec(Panel("", Axis("epoch", integer=True), Axis("y"), marks))["layout"]["xaxis"]["dtick"])
 
     assert [step(n) for n in (1, 7, 14, 60, 600)] == [1, 1, 2, 10, 100]
 

@@ -262,7 +262,11 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
             "One seed is too few for a comparison",
             "shares at least two seeds with the reference",
         ),
-        ({"methods": ("remix",)}, "remix is the only method of this study", "the accuracy of each modality alone is unknown"),
+        (
+            {"methods": ("remix",)},
+            "remix is the only method of this study",
+            "the accuracy of each modality alone is unknown",
+        ),
         ({"methods": ("remix", "joint")}, "remix beats joint", "the accuracy of each modality alone is unknown"),
     ],
 )
