@@ -3,7 +3,7 @@
 A module of its own, so that others can import it without importing the package's public names.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 SEMANTICS = 1
 """Raised whenever equal settings begin to give other results on purpose; see config/identity.py.
