@@ -84,7 +84,7 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
     title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} significant"
     panel = Panel(
         "",
-        Axis(f"test accuracy, {result.reference} minus the other (points)"),
+        Axis(f"{result.reference} minus other (points)"),
         Axis("", categories=tuple(d.method for d in found)),
         tuple(marks),
         wide=True,
