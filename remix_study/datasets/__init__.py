@@ -1,12 +1,17 @@
-"""Corpora: which clips, with which labels, in which splits; one file per corpus
+"""Corpora: their clips, labels and splits; one module per corpus
 
-manifest   the one road for every corpus: a JSON Lines file with a clip per line
-corpus     a folder with a manifest becomes a clip store
-clips      batches out of a store, reading only what is trained
-synthetic  tones and gratings: rendered here, laziness included
-cremad     CREMA-D: acted emotions, and what crowds made of them
-kinetics_sounds, ave   actions and events that are seen and heard
-published  lists that come with a corpus, and what is there of them
+manifest               the format that every corpus is converted to: JSON Lines, one clip per line
+corpus                 prepares the clip store of a corpus, and opens it
+check                  checks a corpus before its preparation
+clips                  reads batches of a clip store
+splits                 draws splits and folds by group and class
+published              reads the lists that are published with a corpus
+table                  your own clips, from a CSV, JSON Lines or Parquet table
+synthetic              tones and gratings, rendered by this package
+cremad                 CREMA-D: acted emotions, with human ratings
+kinetics_sounds, ave   audio-visual actions and events
+mosei                  CMU-MOSEI: sentiment, as feature arrays of three modalities
+ucf101                 UCF-101: actions, as video and optical flow
 """
 
 from remix_study.datasets.clips import ClipReader

@@ -1,25 +1,25 @@
-"""AVE: 28 events that are seen and heard, such as a bark, a church bell or a frying pan
+"""AVE: 28 audio-visual events, such as a bark, a church bell or a frying pan
 
 Tian, Shi, Li, Duan, Xu, "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018, arXiv 1803.08842. 4,143
 annotated events in videos of 10 s, chosen from AudioSet. Its authors state no licence; AudioSet's labels are under
-CC BY 4.0, and the videos belong to those who uploaded them.
+CC BY 4.0, and the videos belong to their uploaders.
 
-Layout of the root (or the text files in a folder of their own, `--lists`):
+Layout of the root (the text files may be in a separate folder, `--lists`):
 
     AVE/<YouTube id>.mp4                        anywhere below the root
     trainSet.txt, valSet.txt, testSet.txt       3,339 / 402 / 402 lines, `Church bell&RUhOCu3LNXM&good&0&10`: category,
                                                 video, quality, and the seconds in which the event begins and ends
-    Annotations.txt                             all of them, not read
+    Annotations.txt                             all lines together; not read
 
-Copies differ in whether a file begins with the line `Category&VideoID&Quality&StartTime&EndTime`; it is left out. The
-label is the category of the whole video, as in the papers on balance, not of each second. `truth` has `quality`,
-`event_start` and `event_end`.
+Some copies begin with the line `Category&VideoID&Quality&StartTime&EndTime`, which is skipped. The label is the
+category of the whole video, as in the papers on balance, not of each second. `truth` has `quality`, `event_start` and
+`event_end`.
 
-Split: the published one, as it is. The group of a clip is its video.
+Split: as published. The group of a clip is its video.
 
-Traps: a video may have several events, so that there are fewer videos than clips: its first event is called as the
-video, others `<YouTube id>.2` and so on. Where they are in different splits (counted in a warning) those clips have no
-group, since the published split does not keep them apart. Some events last no second at all.
+Pitfalls: a video may have several events, so that there are fewer videos than clips. The id of its first event is the
+video's id; the others are `<YouTube id>.2` and so on. If they are in different splits (a warning counts them), these
+clips have no group, because the published split does not separate them. Some events have a duration of 0 s.
 """
 
 import collections
@@ -44,7 +44,7 @@ CATEGORIES = (
     "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
 )  # fmt: skip
 COUNTS: Mapping[str, int] = {"train": 3339, "val": 402, "test": 402}
-"""Split -> lines of its published list"""
+"""Number of lines of each published list, by split"""
 
 _VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 _HEADER = "Category"
@@ -62,14 +62,15 @@ class _Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Ave:
-    """AVE below `source`.
+    """AVE below a source.
 
     Args:
-        lists: the folder of trainSet.txt, valSet.txt and testSet.txt, if not in the source.
-        preset: what is kept of a clip.
+        source: the corpus's files.
+        lists: the folder of trainSet.txt, valSet.txt and testSet.txt, if they are not in the source.
+        preset: what to keep of each clip.
 
     Raises:
-        ConfigError: the preset asks for other modalities than audio and video.
+        ConfigError: the preset has other modalities than audio and video.
     """
 
     name: ClassVar[str] = "ave"
@@ -80,20 +81,21 @@ class Ave:
 
     def __post_init__(self) -> None:
         if set(self.preset.modalities) - {AUDIO, VIDEO}:
-            raise ConfigError(f"AVE has audio and video, but `preset` {self.preset.name} asks for others.")
+            raise ConfigError(f"AVE has only audio and video, but `preset` {self.preset.name} has other modalities.")
 
     def find(self) -> Found:
-        """The listed clips that are there, by id.
+        """Find the listed clips whose video exists, sorted by id.
 
         Raises:
-            ManifestError: a list is not there or has problems, or there are no videos.
+            ManifestError: a list is missing or has problems, or there are no videos.
         """
         files = self.source.list()
         events = _numbered({split: self._listed(split, files) for split in SPLITS})
         paths, notes = _videos(files, {event.video for event in events})
         if not paths:
             raise ManifestError(
-                f"the videos of AVE must lie below {self.source.root}, as AVE/{events[0].video}.mp4, but none does."
+                f"Cannot find the videos of AVE below {self.source.root}, such as AVE/{events[0].video}.mp4. Check the "
+                "folder."
             )
         notes += _about(events)
         shared = _shared(events)
@@ -125,14 +127,14 @@ class Ave:
         found = find_list((name,), self.source, files, self.lists)
         if found is None:
             raise ManifestError(
-                f"AVE's split is published, as trainSet.txt, valSet.txt and testSet.txt, but {name} is not below "
-                f"{self.source.root}. It comes with the videos; say where it is: `--lists`."
+                f"Cannot find {name} below {self.source.root}. AVE's split is published with the videos, as "
+                "trainSet.txt, valSet.txt and testSet.txt. Give the folder of these files with `--lists`."
             )
         return found
 
 
 def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
-    """The events of all lists; further ones of a video get a number behind its id."""
+    """The events of all lists. The ids of a video's second and later events end in a number."""
     events: list[_Event] = []
     seen: collections.Counter[str] = collections.Counter()
     for split, listed in lists.items():
@@ -143,7 +145,7 @@ def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
             if label == _HEADER:
                 continue
             if len(cells) != 4 or not label or not cells[0] or not all(cell.isdecimal() for cell in cells[2:]):
-                problems.append(f"line {number}: it must be such as Church bell&RUhOCu3LNXM&good&0&10, but is {line!r}")
+                problems.append(f"line {number}: it must look like Church bell&RUhOCu3LNXM&good&0&10, but is {line!r}")
                 continue
             video, quality, start, end = cells
             seen[video] += 1
@@ -156,14 +158,14 @@ def _numbered(lists: Mapping[str, PublishedList]) -> list[_Event]:
 
 
 def _videos(files: Iterable[str], wanted: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Video -> its file, the first by name; and a warning about others."""
+    """The file of each video, the first by name; and a warning about further files of the same name."""
     paths: dict[str, str] = {}
     copies: list[str] = []
     for file in files:
         path = PurePosixPath(file)
         if path.suffix.lower() in _VIDEOS and path.stem in wanted and paths.setdefault(path.stem, file) != file:
             copies.append(file)
-    return paths, [listing("files with the name of another, not used", copies)] if copies else []
+    return paths, [listing("files that have the name of another file, ignored", copies)] if copies else []
 
 
 def _shared(events: Iterable[_Event]) -> set[str]:
@@ -175,16 +177,16 @@ def _shared(events: Iterable[_Event]) -> set[str]:
 
 
 def _about(events: Sequence[_Event]) -> list[str]:
-    """What a person should know about the lists."""
+    """Warnings about the lists."""
     notes = []
     counts = collections.Counter(event.split for event in events)
-    if other := [f"{split} {counts[split]} of {whole}" for split, whole in COUNTS.items() if counts[split] != whole]:
-        notes.append(f"the lists are not AVE's published ones, in lines: {', '.join(other)}.")
+    if other := [f"{split} {counts[split]} of {total}" for split, total in COUNTS.items() if counts[split] != total]:
+        notes.append(f"the lists differ from AVE's published ones in their number of lines: {', '.join(other)}.")
     labels = {event.label for event in events}
     if unknown := sorted(labels.difference(CATEGORIES)):
-        notes.append(listing(f"categories of the lists that are none of AVE's {len(CATEGORIES)}", unknown))
+        notes.append(listing(f"categories in the lists that are not among AVE's {len(CATEGORIES)}", unknown))
     if shared := sorted(_shared(events)):
         notes.append(listing("videos with events in more than one split, as published", shared))
     if instant := [event.clip for event in events if event.end <= event.start]:
-        notes.append(listing("listed events that last no second, kept", instant))
+        notes.append(listing("listed events with a duration of 0 s, kept", instant))
     return notes

@@ -1,10 +1,10 @@
-"""A look at a corpus before anything is written: what would a preparation meet, and what would come of it?
+"""Checking a corpus before its preparation, without writing anything
 
-    look        every file is opened and read through without decoding, once; its checksum finds duplicates
-    sample      some clips, spread over splits and classes, are decoded as a preparation would
-    judge       what must be mended, what should be known, what a preparation would cost
+    probe       open and read every file once, without decoding it; checksums find duplicates
+    sample      decode some clips, stratified by split and class
+    report      list the problems and warnings, and estimate the cost of a preparation
 
-Sizes and times are estimates, and so is the part of unusable clips, unless all were decoded.
+Sizes and times are estimates. The fraction of unusable clips is an estimate unless all clips are decoded.
 """
 
 # N clips
@@ -37,15 +37,15 @@ from remix_study.media.workers import available_cores, run_jobs
 from remix_study.sample import Clip
 
 LARGEST_IMBALANCE = 10.0
-_NAMED = 5  # in a sentence
+_NAMED = 5  # names in a message
 
 Why = tuple[str, str]
-"""The word of a quarantine, such as `missing`, and a sentence"""
+"""The reason for a quarantine, such as `missing`, and its description"""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and greatest."""
+    """Minimum, median and maximum."""
 
     low: float
     median: float
@@ -54,7 +54,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bad:
-    """A clip that cannot be used, and why: the word of a quarantine, and what it means."""
+    """An unusable clip. `stage` is the reason for its quarantine, and `message` describes it."""
 
     id: str
     label: str
@@ -64,15 +64,25 @@ class Bad:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was seen. `problems` must be mended before a preparation; `warnings` should be known.
+    """The result of a check.
 
-    `clips_by_split_and_class` and `groups_by_split` are counts. `durations`: seconds of the clips' `audio` and `video`,
-    and the `gap` between the two. `sizes` (W x H, of decoded clips), `frame_rates` and `sample_rates`: the five most
-    frequent, with counts. `bad`: unusable clips, among all that were looked at and the `decoded` that were decoded;
-    `bad_fraction`: the part of all clips that would be, estimated. `leaking`: groups in more than one split.
-    `duplicates`: ids of clips with the same content, of which `crossing` lie in several splits. `imbalance`: clips of
-    the largest class by those of the smallest. `bytes` of the store, and `seconds` that `cores` cores would need for
-    it; None where nothing could be decoded.
+    Attributes:
+        name: the corpus's name.
+        clips: number of clips.
+        clips_by_split_and_class, groups_by_split, absent_by_class: counts.
+        durations: seconds of the clips' `audio` and `video`, and the `gap` between the two.
+        sizes, frame_rates, sample_rates: the five most frequent values, with counts; `sizes` (W x H) of decoded clips.
+        bad: unusable clips, among all clips that were probed and the `decoded` ones.
+        bad_fraction: estimated fraction of unusable clips, 0 to 1.
+        decoded: number of decoded clips.
+        leaking: groups in more than one split.
+        duplicates: ids of clips with the same content.
+        crossing: how many of the duplicates are in several splits.
+        imbalance: number of clips of the largest class divided by that of the smallest.
+        bytes: size of the store.
+        seconds: estimated time of a preparation on `cores` cores; None if no clip could be decoded.
+        problems: must be fixed before a preparation.
+        warnings: need attention, but do not prevent a preparation.
     """
 
     name: str
@@ -99,14 +109,16 @@ class CheckReport:
 
     @property
     def bad_by_reason(self) -> dict[str, int]:
+        """Number of unusable clips for each reason."""
         return dict(collections.Counter(bad.stage for bad in self.bad).most_common())
 
     @property
     def bad_by_class(self) -> dict[str, int]:
+        """Number of unusable clips of each class."""
         return dict(sorted(collections.Counter(bad.label for bad in self.bad).items()))
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """The report as JSON data."""
         counts = {"bad_by_reason": self.bad_by_reason, "bad_by_class": self.bad_by_class}
         return {**dataclasses.asdict(self), **counts}
 
@@ -125,24 +137,35 @@ def check_clips(
     timeout_s: float = 60.0,
     progress: Callable[[str], Progress] | None = None,
 ) -> CheckReport:
-    """Look at all clips and decode `sample` of them; writes nothing.
+    """Probe the files of all clips and decode a sample of the clips. Nothing is written.
 
-    `progress(title)` gives a callback (done, total).
+    Args:
+        name: the corpus's name.
+        found: its clips.
+        source: where its files are.
+        preset: what a preparation would keep.
+        decoder: `pyav` or `decord`.
+        checks: what to accept; by default `Checks()`.
+        sample: how many clips to decode.
+        max_bad: largest acceptable fraction of unusable clips, 0 to 1.
+        workers: number of worker processes; None means one per core.
+        timeout_s: seconds that one file or clip may take.
+        progress: called as `progress(title)`; returns a callback for (done, total).
 
     Raises:
-        StoreError: the decoder is not installed as it must be, or worker processes cannot be started.
+        StoreError: the decoder is not installed, or worker processes cannot be started.
     """
     decoder_version(decoder)
     clips, say = found.clips, progress or (lambda _title: lambda _done, _total: None)
-    looks = _look(clips, source, preset, workers, timeout_s, say("opening files"))
-    lost = {row: why for row, clip in enumerate(clips) if (why := _why_unusable(clip, preset, looks)) is not None}
+    probes = _probe_files(clips, source, preset, workers, timeout_s, say("opening files"))
+    lost = {row: why for row, clip in enumerate(clips) if (why := _why_unusable(clip, preset, probes)) is not None}
     good = [row for row in range(len(clips)) if row not in lost]
-    chosen = spread(clips, good, sample)
+    chosen = stratified_sample(clips, good, sample)
     work = DecodeRow(PackedClips.of([clips[row] for row in chosen]), source, preset, decoder, checks or Checks(), {})
     decoded = _decode(work, len(chosen), workers, timeout_s, say("decoding a sample"))
-    failed = {chosen[job]: seen.why for job, seen in decoded.items() if seen.why is not None}
+    failed = {chosen[job]: clip.why for job, clip in decoded.items() if clip.why is not None}
     cores = workers or available_cores()
-    duplicates = _duplicates(clips, looks, preset)
+    duplicates = _duplicates(clips, probes, preset)
     split_of = {str(clip.id): clip.split for clip in clips}
     counts = collections.Counter((clip.split, clip.label) for clip in clips)
     of_class = collections.Counter(clip.label for clip in clips)
@@ -156,10 +179,10 @@ def check_clips(
         },
         groups_by_split=_groups(clips),
         absent_by_class=dict(sorted(collections.Counter(found.absent.values()).items())),
-        durations=_durations(clips, preset, looks),
-        sizes=_most(seen.size for seen in decoded.values()),
-        frame_rates=_most(look.frame_rate for look in looks.values()),
-        sample_rates=_most(look.sample_rate for look in looks.values()),
+        durations=_durations(clips, preset, probes),
+        sizes=_most_frequent(clip.size for clip in decoded.values()),
+        frame_rates=_most_frequent(file.frame_rate for file in probes.values()),
+        sample_rates=_most_frequent(file.sample_rate for file in probes.values()),
         bad=tuple(Bad(str(clips[row].id), clips[row].label, *why) for row, why in sorted({**lost, **failed}.items())),
         bad_fraction=_bad_fraction(len(clips), len(lost), len(chosen), len(failed)),
         decoded=len(chosen),
@@ -168,7 +191,7 @@ def check_clips(
         crossing=sum(len({split_of[each] for each in ids}) > 1 for ids in duplicates),
         imbalance=max(of_class.values()) / min(of_class.values()) if of_class else 1.0,
         bytes=_bytes(preset, len(clips)),
-        seconds=_seconds(looks, decoded, len(clips), cores),
+        seconds=_seconds(probes, decoded, len(clips), cores),
         cores=cores,
         problems=(),
         warnings=(),
@@ -180,15 +203,20 @@ def check_clips(
     )
 
 
-# --- look ------------------------------------------------------------------------------------------------------------
+# --- probe -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was seen of one file without decoding it.
+    """What is known about one file without decoding it.
 
-    `content`: bytes and digest. `why[modality]`: why it cannot be used for this one. `audio_s` and `video_s`: where its
-    tracks end. `rows`: of an array. `seconds`: how long its checksum took.
+    Attributes:
+        content: size in bytes and digest; None if the file is missing.
+        why: for each modality that the file cannot be used for, the reason.
+        seconds: how long its checksum took.
+        audio_s, video_s: where its tracks end.
+        frame_rate, sample_rate: as text, with the unit.
+        rows: number of rows of an array.
     """
 
     content: tuple[int, str] | None
@@ -202,8 +230,8 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class _LookAt:
-    """The work of a worker process: look at file `job`, for the modalities that it is used for."""
+class _ProbeFile:
+    """The job of a worker process: probe file number `job` for the modalities that it is used for."""
 
     files: Sequence[tuple[str, frozenset[str]]]
     source: Source
@@ -214,23 +242,24 @@ class _LookAt:
         started = time.perf_counter()
         content = self.source.identity(name)
         seconds = time.perf_counter() - started
-        seen: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         why: dict[str, Why] = {}
         with self.source.local(name) as path:
             for m in sorted(modalities):
                 try:
-                    seen |= _seen(path, self.preset.parts[m])
+                    facts |= _facts(path, self.preset.parts[m])
                 except MediaError as error:
                     why[m] = error.stage, str(error)
-                except RemixStudyError:  # no fault of the file: a source does not answer
+                except RemixStudyError:  # not the file's fault: a source does not answer
                     raise
-                except Exception as error:  # whatever a damaged file provokes must not stop the others
+                except Exception as error:  # an error that a damaged file causes must not stop the others
                     why[m] = "open", f"it cannot be read ({type(error).__name__})"
-        return Probe(content, why, seconds, **seen)
+        return Probe(content, why, seconds, **facts)
 
 
-def _seen(path: Path, part: Part) -> dict[str, Any]:
-    """
+def _facts(path: Path, part: Part) -> dict[str, Any]:
+    """Fields of a `Probe`.
+
     Raises:
         MediaError: the file cannot be used for this part of a preset.
     """
@@ -240,92 +269,93 @@ def _seen(path: Path, part: Part) -> dict[str, Any]:
             return {"rows": shape[0] if shape else 0}
         case FlowPreset(source="given"):
             if not path.is_dir():
-                raise MediaError("there is no such folder of flow", stage="missing")
+                raise MediaError("there is no such folder of flow images", stage="missing")
         case VideoPreset() if path.is_dir():
             frame_files(path)
         case VideoPreset() if is_image(path):
             check_file(path)
         case AudioPreset():
-            return _heard(probe(path))
+            return _audio_facts(probe(path))
         case _:
-            return _shown(probe(path))
+            return _video_facts(probe(path))
     return {}
 
 
-def _heard(container: Container) -> dict[str, Any]:
+def _audio_facts(container: Container) -> dict[str, Any]:
     if container.audio_rate is None:
         raise MediaError("it has no audio track", stage="audio")
     return {"audio_s": container.audio_end_s, "sample_rate": f"{container.audio_rate} Hz"}
 
 
-def _shown(container: Container) -> dict[str, Any]:
+def _video_facts(container: Container) -> dict[str, Any]:
     times_F = container.frame_times_F
     if times_F is None:
         raise MediaError("it has no video track", stage="video")
     if not len(times_F):
-        raise MediaError("it can show no frame", stage="frames")
-    lasts = container.video_end_s - float(times_F[0])
-    rate = {"frame_rate": f"{len(times_F) / lasts:.3g} / s"} if lasts > 0 else {}
+        raise MediaError("its video track has no frames", stage="frames")
+    duration = container.video_end_s - float(times_F[0])
+    rate = {"frame_rate": f"{len(times_F) / duration:.3g} / s"} if duration > 0 else {}
     return {"video_s": container.video_end_s, **rate}
 
 
-def _look(
+def _probe_files(
     clips: Sequence[Clip], source: Source, preset: Preset, workers: int | None, timeout_s: float, progress: Progress
 ) -> dict[str, Probe]:
-    """File -> what was seen. Many clips may lie in one file: it is looked at once."""
+    """Probe each file once, although it may hold several clips. Returns the probes by file."""
     used: dict[str, set[str]] = collections.defaultdict(set)
     for clip in clips:
         for m, path in _paths(clip, preset):
             used[row_of(path)[0]].add(m)
     files = [(name, frozenset(modalities)) for name, modalities in sorted(used.items())]
-    looks: dict[str, Probe] = {}
+    probes: dict[str, Probe] = {}
 
-    def record(job: int, look: Probe) -> None:
-        looks[files[job][0]] = look
-        progress(len(looks), len(files))
+    def record(job: int, result: Probe) -> None:
+        probes[files[job][0]] = result
+        progress(len(probes), len(files))
 
-    def on_result(job: int, look: object) -> None:
-        assert isinstance(look, Probe)
-        record(job, look)
+    def on_result(job: int, result: object) -> None:
+        assert isinstance(result, Probe)
+        record(job, result)
 
     def on_lost(job: int, reason: str) -> None:
-        record(job, Probe(None, dict.fromkeys(files[job][1], (reason, _told(reason, "looking at", timeout_s))), 0.0))
+        why = reason, _lost_message(reason, "reading", timeout_s)
+        record(job, Probe(None, dict.fromkeys(files[job][1], why), 0.0))
 
     run_jobs(
-        _LookAt(files, source, preset), range(len(files)), on_result=on_result, on_lost=on_lost, workers=workers,
+        _ProbeFile(files, source, preset), range(len(files)), on_result=on_result, on_lost=on_lost, workers=workers,
         timeout_s=timeout_s,
     )  # fmt: skip
-    return looks
+    return probes
 
 
 def _paths(clip: Clip, preset: Preset) -> list[tuple[str, str]]:
     return [(m, clip.paths[m]) for m in preset.modalities if m in clip.paths]
 
 
-def _told(reason: str, doing: str, timeout_s: float) -> str:
+def _lost_message(reason: str, doing: str, timeout_s: float) -> str:
     return {
         "timeout": f"{doing} it took more than {timeout_s:g} s, twice",
-        "died": f"{doing} it ended its process, twice",
+        "died": f"{doing} it crashed the worker process, twice",
     }[reason]
 
 
-def _why_unusable(clip: Clip, preset: Preset, looks: Mapping[str, Probe]) -> Why | None:
+def _why_unusable(clip: Clip, preset: Preset, probes: Mapping[str, Probe]) -> Why | None:
     for m, path in _paths(clip, preset):
         name, row = row_of(path)
-        look = looks[name]
-        if m in look.why:
-            return look.why[m]
-        if row is not None and look.rows is not None and row >= look.rows:
-            return "shape", f"it must have a row {row}, but has {look.rows} rows"
-        ends = _end_of(look, preset.parts[m])
+        file = probes[name]
+        if m in file.why:
+            return file.why[m]
+        if row is not None and file.rows is not None and row >= file.rows:
+            return "shape", f"it must have a row {row}, but has {file.rows} rows"
+        ends = _end_of(file, preset.parts[m])
         if clip.start is not None and ends is not None and clip.start >= ends:
             return "duration", f"its {m} ends at {ends:.2f} s, before `start` ({clip.start:g} s)"
     return None
 
 
-def _end_of(look: Probe, part: Part) -> float | None:
-    """Seconds; None where a file has none."""
-    return look.audio_s if isinstance(part, AudioPreset) else look.video_s
+def _end_of(file: Probe, part: Part) -> float | None:
+    """Where the track ends, in seconds; None for a file without such a track."""
+    return file.audio_s if isinstance(part, AudioPreset) else file.video_s
 
 
 # --- sample ----------------------------------------------------------------------------------------------------------
@@ -333,7 +363,7 @@ def _end_of(look: Probe, part: Part) -> float | None:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """How it went for one clip of the sample; `seconds` of one core, None where it was ended from outside."""
+    """The result of one clip of the sample. `seconds` is the time on one core; None if its process was killed."""
 
     why: Why | None
     seconds: float | None
@@ -342,7 +372,7 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Timing:
-    """Decode a clip, and return how it went and how long it took, but not its rows."""
+    """The job of a worker process: decode a clip, and return its status and time but not its rows."""
 
     work: DecodeRow
 
@@ -360,16 +390,16 @@ def _decode(
 ) -> dict[int, _Decoded]:
     decoded: dict[int, _Decoded] = {}
 
-    def record(job: int, seen: _Decoded) -> None:
-        decoded[job] = seen
+    def record(job: int, result: _Decoded) -> None:
+        decoded[job] = result
         progress(len(decoded), count)
 
-    def on_result(job: int, seen: object) -> None:
-        assert isinstance(seen, _Decoded)
-        record(job, seen)
+    def on_result(job: int, result: object) -> None:
+        assert isinstance(result, _Decoded)
+        record(job, result)
 
     def on_lost(job: int, reason: str) -> None:
-        record(job, _Decoded((reason, _told(reason, "decoding", timeout_s)), None, None))
+        record(job, _Decoded((reason, _lost_message(reason, "decoding", timeout_s)), None, None))
 
     run_jobs(
         _Timing(work), range(count), on_result=on_result, on_lost=on_lost, workers=workers, timeout_s=timeout_s, chunk=8
@@ -377,8 +407,8 @@ def _decode(
     return decoded
 
 
-def spread(clips: Sequence[Clip], rows: Sequence[int], wanted: int) -> list[int]:
-    """`wanted` of the rows, as many of each split and class, evenly over each; all where there are no more."""
+def stratified_sample(clips: Sequence[Clip], rows: Sequence[int], wanted: int) -> list[int]:
+    """Choose `wanted` rows, as equally as possible from each split and class, and evenly spaced within each."""
     queues: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for row in rows:
         queues[clips[row].split, clips[row].label].append(row)
@@ -391,11 +421,11 @@ def spread(clips: Sequence[Clip], rows: Sequence[int], wanted: int) -> list[int]
     return sorted(queues[key][i * len(queues[key]) // count] for key, count in share.items() for i in range(count))
 
 
-# --- judge -----------------------------------------------------------------------------------------------------------
+# --- report ----------------------------------------------------------------------------------------------------------
 
 
 def _bad_fraction(clips: int, lost: int, decoded: int, failed: int) -> float:
-    """Of all clips: those that cannot be opened, and of the others as many as in the sample."""
+    """Estimate the fraction of unusable clips: those that cannot be opened, and the sample's fraction of the others."""
     if not clips:
         return 0.0
     return (lost + (clips - lost) * (failed / decoded if decoded else 0.0)) / clips
@@ -406,12 +436,12 @@ def _bytes(preset: Preset, clips: int) -> int:
     return sum(Layout(m, part, clips, rows_per_shard(part)).bytes for m, part in parts.items())
 
 
-def _seconds(looks: Mapping[str, Probe], decoded: Mapping[int, _Decoded], clips: int, cores: int) -> float | None:
-    """A preparation takes checksums of all files, and decodes all clips."""
-    times = [seen.seconds for seen in decoded.values() if seen.seconds is not None]
+def _seconds(probes: Mapping[str, Probe], decoded: Mapping[int, _Decoded], clips: int, cores: int) -> float | None:
+    """Estimate the time of a preparation, which computes checksums of all files and decodes all clips."""
+    times = [clip.seconds for clip in decoded.values() if clip.seconds is not None]
     if not times:
         return None
-    return (sum(look.seconds for look in looks.values()) + clips * float(np.mean(times))) / cores
+    return (sum(file.seconds for file in probes.values()) + clips * float(np.mean(times))) / cores
 
 
 def _without_paths(clips: Sequence[Clip], preset: Preset) -> list[str]:
@@ -420,7 +450,7 @@ def _without_paths(clips: Sequence[Clip], preset: Preset) -> list[str]:
         return []
     return [
         f"the preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} lack "
-        f"one of them, {without[0]} first; complete their paths or choose another preset"
+        f"one of them, such as {without[0]}; complete their paths, or choose another preset"
     ]
 
 
@@ -428,28 +458,28 @@ def _problems(report: CheckReport, max_bad: float, split_of: Mapping[str, str]) 
     found = []
     if report.bad_fraction > max_bad:
         found.append(
-            f"at most {max_bad:.1%} of the clips may be unusable, but about {report.bad_fraction:.1%} are; mend or "
+            f"at most {max_bad:.1%} of the clips may be unusable, but about {report.bad_fraction:.1%} are; repair or "
             "remove them, or allow more (`--max-bad`)"
         )
     if report.leaking:
         found.append(
-            f"a group must stay in one split, but {len(report.leaking)} do not: {_some(report.leaking)}; give all "
-            "clips of a group the same split"
+            f"every group must be in one split, but {len(report.leaking)} are in several: {_some(report.leaking)}; "
+            "give all clips of a group the same split"
         )
     if report.crossing:
         crossing = [ids for ids in report.duplicates if len({split_of[each] for each in ids}) > 1]
         shown = [" = ".join(f"{each} ({split_of[each]})" for each in ids) for ids in crossing]
         found.append(
-            f"the same content must not be in two splits, but is {len(crossing)} times: {_some(shown)}; keep "
-            "one of each"
+            f"clips of different splits must not have the same content, but {len(crossing)} sets do: {_some(shown)}; "
+            "keep one of each"
         )
     for split, of_class in report.clips_by_split_and_class.items():
         absent = [label for label, count in of_class.items() if not count]
         if absent:
-            found.append(f"every class must be in every split, but {split} has no clip of: {_some(absent)}")
+            found.append(f"every split must have clips of every class, but {split} has none of: {_some(absent)}")
     missing = [split for split in ("train", "val") if split not in report.clips_by_split_and_class]
     if missing:
-        found.append(f"a corpus must have the splits train and val, but has no {' and no '.join(missing)}")
+        found.append(f"the corpus must have the splits train and val, but has no {' and no '.join(missing)}")
     return found
 
 
@@ -457,17 +487,18 @@ def _warnings(report: CheckReport, label_of: Mapping[str, str]) -> list[str]:
     found = []
     if report.imbalance > LARGEST_IMBALANCE:
         found.append(
-            f"the largest class has {report.imbalance:.0f} times as many clips as the smallest: look at macro-F1 "
-            "beside accuracy"
+            f"the largest class has {report.imbalance:.0f} times as many clips as the smallest; compare macro-F1 as "
+            "well as accuracy"
         )
     within = len(report.duplicates) - report.crossing
     if within:
-        found.append(f"{within} times clips of one split have the same content")
-    torn = [ids for ids in report.duplicates if len({label_of[each] for each in ids}) > 1]
-    if torn:
-        found.append(f"{len(torn)} times the same content has two classes: {_some([' = '.join(ids) for ids in torn])}")
+        found.append(f"{within} sets of clips within one split have the same content")
+    mixed = [ids for ids in report.duplicates if len({label_of[each] for each in ids}) > 1]
+    if mixed:
+        sets = _some([" = ".join(ids) for ids in mixed])
+        found.append(f"{len(mixed)} sets of clips with the same content have several classes: {sets}")
     if "test" not in report.clips_by_split_and_class:
-        found.append("there is no split test: a study's replicates need one")
+        found.append("there is no test split, which a study's replicates need")
     return found
 
 
@@ -476,13 +507,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _duplicates(clips: Sequence[Clip], looks: Mapping[str, Probe], preset: Preset) -> tuple[tuple[str, ...], ...]:
-    """Clips whose files and times are the same in every modality. Rows of one array are told apart by their number."""
+def _duplicates(clips: Sequence[Clip], probes: Mapping[str, Probe], preset: Preset) -> tuple[tuple[str, ...], ...]:
+    """Sets of clips with the same content and times in every modality. Rows of an array count as different."""
     alike: dict[Any, list[str]] = collections.defaultdict(list)
     for clip in clips:
         files = [(m, *row_of(path)) for m, path in _paths(clip, preset)]
-        key = tuple((m, looks[name].content, row) for m, name, row in files)
-        if key and all(content is not None and content[0] for _, content, _ in key):  # empty files are bad, not alike
+        key = tuple((m, probes[name].content, row) for m, name, row in files)
+        if key and all(content is not None and content[0] for _, content, _ in key):  # empty files are not duplicates
             alike[key, clip.start, clip.end].append(str(clip.id))
     return tuple(sorted(tuple(sorted(ids)) for ids in alike.values() if len(ids) > 1))
 
@@ -500,23 +531,23 @@ def _groups(clips: Sequence[Clip]) -> dict[str, int]:
     return {split: len(found) for split, found in groups.items() if found}
 
 
-def _durations(clips: Sequence[Clip], preset: Preset, looks: Mapping[str, Probe]) -> dict[str, Spread]:
-    """Of the clips whose files can be opened, each from its `start` to its `end`."""
+def _durations(clips: Sequence[Clip], preset: Preset, probes: Mapping[str, Probe]) -> dict[str, Spread]:
+    """Durations of the clips whose files can be opened, each from its `start` to its `end`."""
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     for clip in clips:
-        lasts: dict[str, float] = {}
+        lengths: dict[str, float] = {}
         for m, path in _paths(clip, preset):
-            ends = _end_of(looks[row_of(path)[0]], preset.parts[m])
+            ends = _end_of(probes[row_of(path)[0]], preset.parts[m])
             if ends is not None and m in ("audio", "video"):
-                lasts[m] = max(0.0, min(ends, ends if clip.end is None else clip.end) - (clip.start or 0.0))
-        for m, length in lasts.items():
+                lengths[m] = max(0.0, min(ends, ends if clip.end is None else clip.end) - (clip.start or 0.0))
+        for m, length in lengths.items():
             seconds[m].append(length)
-        if len(lasts) == 2:
-            seconds["gap"].append(abs(lasts["audio"] - lasts["video"]))
+        if len(lengths) == 2:
+            seconds["gap"].append(abs(lengths["audio"] - lengths["video"]))
     return {
         m: Spread(min(of), float(np.median(of)), max(of)) for m in ("audio", "video", "gap") if (of := seconds.get(m))
     }
 
 
-def _most(values: Iterable[str | None]) -> dict[str, int]:
+def _most_frequent(values: Iterable[str | None]) -> dict[str, int]:
     return dict(collections.Counter(value for value in values if value is not None).most_common(5))

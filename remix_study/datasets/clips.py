@@ -1,4 +1,4 @@
-"""Batches out of a clip store, reading only the modalities that are trained"""
+"""Reading batches from a clip store, only of the modalities that are trained"""
 
 # B samples of one batch, M modalities, n rows that are read
 
@@ -15,10 +15,16 @@ from remix_study.sample import Batch
 
 
 class ClipReader:
-    """Gathers rows, moves them to `device` as stored, and transforms and normalises them there.
+    """Reads rows of a store, moves them to a device as stored, and normalises them there.
 
-    `modalities`: the M axis of what is read, by default all that the store has. `rows_read[m]` counts the rows of
-    modality m read so far.
+    Args:
+        store: the clip store.
+        device: where the batches are needed.
+        channels_last: return video in the memory format `channels_last_3d`.
+        modalities: the M modalities to read, in order; by default all of the store.
+
+    Attributes:
+        rows_read: number of rows read so far, by modality.
     """
 
     def __init__(
@@ -46,10 +52,21 @@ class ClipReader:
         read_inactive: bool = False,
         draws: Draws | None = None,
     ) -> Batch:
-        """Rows `samples_B` of the store; of each modality only those active, or all with `read_inactive`.
+        """Read a batch.
 
-        Float32: audio (n, 1, F, T), or (n, 1, T, F) for filter banks; video (n, 3, T, H, W); flow (n, 2, T, H, W);
-        features (n, D), (n, T, D) or (n, 1, F, T). With `draws` they are augmented.
+        Args:
+            samples_B: row numbers of the store.
+            active_BM: for each sample, the modalities to read.
+            read_inactive: read all modalities of all samples, whatever `active_BM` is.
+            draws: random numbers for the augmentation; None means no augmentation.
+
+        Returns:
+            A batch with float32 inputs, of the n samples that are read: audio (n, 1, F, T), or (n, 1, T, F) for filter
+            banks; video (n, 3, T, H, W); flow (n, 2, T, H, W); features (n, D), (n, T, D) or (n, 1, F, T).
+
+        Raises:
+            ValueError: `active_BM` has another shape than (B, M).
+            StoreError: a file of the store is damaged.
         """
         wanted = (len(samples_B), len(self.modalities))
         if active_BM.shape != wanted:
@@ -82,7 +99,7 @@ class ClipReader:
                 return values.unsqueeze(1)
             case FeaturePreset() as part:
                 values = self._moved(self.store.gather(modality, rows)).sub_(mean).div_(deviation)
-                values = torch.nan_to_num_(values, nan=0.0)  # a gap is the mean
+                values = torch.nan_to_num_(values, nan=0.0)  # missing values become the mean
                 return values.unsqueeze(1) if part.layout == "image" else values
             case unreachable:
                 assert_never(unreachable)
@@ -92,19 +109,19 @@ class ClipReader:
     ) -> torch.Tensor:
         mean, deviation = self._statistics[modality]
         frames_nT = None
-        if part.candidates > 1:  # else the store has what is seen
+        if part.candidates > 1:  # otherwise the store holds exactly the frames to read
             frames_nT = choose_frames(part.frames, part.candidates, len(rows), draws, modality)
         values = self._moved(self.store.gather(modality, rows, frames_nT))
         if draws is not None:
             values = move_pictures(values, draws, modality, flow=isinstance(part, FlowPreset))
         # Statistics are of pixels / 255.
         values = values.mul_(1 / (255 * deviation)).sub_(mean / deviation).permute(0, 4, 1, 2, 3)
-        # Stored channels last: the permuted view already is, and folds into 4-D without a copy; crops are not.
+        # Rows are stored channels last, so the permuted view is contiguous in that format, unless it was cropped.
         layout = torch.channels_last_3d if self._channels_last else torch.contiguous_format
         return values.contiguous(memory_format=layout)
 
     def _moved(self, rows: NDArray[Any]) -> torch.Tensor:
-        """On the device, as a float32 tensor of its own."""
+        """The rows on the device, as a new float32 tensor."""
         stored = torch.from_numpy(rows)
         if self.device.type == "cuda":
             stored = stored.pin_memory()

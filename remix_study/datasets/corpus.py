@@ -1,12 +1,14 @@
-"""From a corpus's files to a clip store; a store is opened only if its manifest is still the one it was made from
+"""Preparing and opening the clip store of a corpus
 
-Every corpus is one file of this package, whose class finds the clips of a root (`Corpus.find`); what it found is
-written as a manifest, and decoded once:
+Each corpus is a module of this package, whose class finds the clips below a root (`Corpus.find`). `prepare` writes
+them as a manifest and decodes them once:
 
     out/manifest.jsonl   the clips, by paths relative to the root
-    out/absent.csv       clips that the corpus's lists name and that are not there; only if there are any
-    out/store/           what training reads
+    out/absent.csv       listed clips whose files are missing; only if there are any
+    out/store/           the clip store that training reads
     out/fold-0/store/    with folds: the same rows under other splits
+
+A store is opened only if the manifest next to it has not changed since it was built.
 """
 
 import collections
@@ -34,10 +36,14 @@ from remix_study.sample import Clip, SampleId
 
 @dataclass(frozen=True)
 class Found:
-    """What a corpus's files turned out to be.
+    """The clips that were found of a corpus.
 
-    `absent`: id -> class of the clips that lists name and that are not there. `facts` go to the store's card: at least
-    `corpus`, `licence`, `citation` and `split` in words. `folds`: for each fold, the split of every clip.
+    Attributes:
+        clips: the clips, in a fixed order.
+        facts: for the store's card: at least `corpus`, `licence`, `citation` and a description of the `split`.
+        warnings: sentences that a user should read.
+        absent: classes of the listed clips whose files are missing, by id.
+        folds: for each fold, the split of every clip.
     """
 
     clips: tuple[Clip, ...]
@@ -48,35 +54,52 @@ class Found:
 
 
 class Corpus(Protocol):
-    """One corpus, with its options. `preset`: what is kept of its clips."""
+    """A corpus with its options."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """A short name, such as `cremad`."""
+        ...
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Source:
+        """The corpus's files."""
+        ...
 
     @property
-    def preset(self) -> Preset: ...
+    def preset(self) -> Preset:
+        """What is kept of each clip."""
+        ...
 
     def find(self) -> Found:
-        """Look at lists and file names, not into media files; the same files give the same clips in the same order.
+        """Find the clips from lists and file names, without opening media files.
+
+        The same files give the same clips in the same order.
 
         Raises:
-            ManifestError: the root does not have the layout of this corpus; says which was expected.
+            ManifestError: the root does not have the layout of this corpus. The message names the expected layout.
         """
         ...
 
 
 def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options: Any) -> ClipStore:
-    """Find, write the manifest, decode (`build_store`, whose `options` these are), and derive a store for each fold.
+    """Prepare a corpus: find its clips, build their store, write the manifest, and derive a store for each fold.
+
+    Args:
+        out: the folder for the manifest and the stores.
+        found: the result of `corpus.find()`, if it is known.
+        options: passed to `build_store`.
+
+    Returns:
+        The store in `out`/store.
 
     Raises:
-        ManifestError, StoreError: as `Corpus.find` and `build_store`.
+        ManifestError: raised by `Corpus.find`; or no clip was found, or `out` holds a manifest of the corpus's owner.
+        StoreError: raised by `build_store`.
     """
     found = corpus.find() if found is None else found
     if not found.clips:
-        raise ManifestError(f"{corpus.source.root} must hold clips of {corpus.name}, but none was found.")
+        raise ManifestError(f"Cannot prepare {corpus.name}: no clips found at {corpus.source.root}. Check the folder.")
     manifest = out / "manifest.jsonl"
     own = _is_the_owners(manifest, found.clips, corpus.source.root)
     digest = manifest_digest(manifest) if own else rows_digest(row_of_clip(clip) for clip in found.clips)
@@ -84,7 +107,8 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
         found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name, manifest_digest=digest,
         card=_facts(found), **options,
     )  # fmt: skip
-    with storage_errors(out):  # after the store: where that is refused, another one is there with a manifest of its own
+    # Written after the store: if `build_store` raises, `out` may hold another store with its own manifest.
+    with storage_errors(out):
         if not own:
             write_manifest(manifest, found.clips)
         write_absent(out / "absent.csv", found.absent)
@@ -94,22 +118,22 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
 
 
 def _is_the_owners(path: Path, clips: Sequence[Clip], root: str) -> bool:
-    """Whether a manifest is there that lies among the corpus's own files: it is not touched.
+    """Whether `path` is a manifest that belongs to the corpus's own files, and must not be overwritten.
 
     Raises:
-        ManifestError: it is, and tells of other clips.
+        ManifestError: it does, and it lists other clips than `clips`.
     """
-    own = path.exists() and str(path.parent.absolute()) == root and not _made_here(path)
+    own = path.exists() and str(path.parent.absolute()) == root and not _written_by_us(path)
     if own and read_manifest(path) != list(clips):
         raise ManifestError(
-            f"{path} is the corpus's own, and would be overwritten with other splits or keys. Choose another folder "
-            "with `--out`."
+            f"Cannot write {path}: this manifest belongs to the corpus, and has other splits or keys. Choose another "
+            "folder with `--out`."
         )
     return own
 
 
-def _made_here(manifest: Path) -> bool:
-    """Whether the store beside it was made from it: then an earlier preparation wrote both."""
+def _written_by_us(manifest: Path) -> bool:
+    """Whether the store next to a manifest was built from it, because then an earlier preparation wrote both."""
     try:
         ClipStore.open(manifest.parent).require_manifest(manifest)
     except StoreError:
@@ -123,7 +147,7 @@ def _facts(found: Found) -> dict[str, Any]:
 
 
 def write_absent(path: Path, absent: Mapping[str, str]) -> None:
-    """One line per absent clip: class and id; no file where nothing is absent."""
+    """Write one line (class, id) per absent clip; without absent clips, delete the file."""
     if not absent:
         path.unlink(missing_ok=True)
         return
@@ -135,10 +159,15 @@ def write_absent(path: Path, absent: Mapping[str, str]) -> None:
 
 
 def prepare_corpus(manifest: Path, out: Path | None = None, *, preset: Preset, name: str, **options: Any) -> ClipStore:
-    """`build_store` (whose `options` these are) for a manifest; the store is `out`/store, by default beside it.
+    """Build the store of a manifest's clips.
+
+    Args:
+        out: the store is built in `out`/store; by default next to the manifest.
+        options: passed to `build_store`.
 
     Raises:
-        ManifestError, StoreError: as `read_manifest` and `build_store`.
+        ManifestError: raised by `read_manifest`.
+        StoreError: raised by `build_store`.
     """
     clips = read_manifest(manifest)
     root = manifest.parent
@@ -156,20 +185,32 @@ def prepare_synthetic(
     on_decode: Progress | None = None,
     **options: Any,
 ) -> ClipStore:
-    """Render the procedural corpus as clips and decode them once; both go on from where they were."""
-    wanted = preset_named(preset)  # a misspelt one is refused before an hour of rendering
+    """Render the synthetic corpus and build its store. An interrupted call resumes when it is repeated.
+
+    Args:
+        on_render, on_decode: called as `on_render(done, total)` with numbers of clips.
+        options: passed to `build_store`.
+
+    Raises:
+        ConfigError: `preset` is not the name of a preset.
+        StoreError: `out` cannot be written, or holds another corpus.
+    """
+    wanted = preset_named(preset)  # before the rendering, so that a misspelt name raises at once
     manifest = render(out, spec, progress=on_render)
     return prepare_corpus(manifest, preset=wanted, name="synthetic", progress=on_decode, **options)
 
 
 def open_corpus(where: Path | str, *, verify: bool = False, fetching: Progress | None = None) -> ClipStore:
-    """The store of a corpus folder, or a store on its own; one at a URL is downloaded first, once per machine.
+    """Open the store of a corpus folder, or a store's own folder. A store at a URL is downloaded once per machine.
 
-    `verify` compares checksums. `fetching(done, total)` counts megabytes of a download.
+    Args:
+        where: a folder or a URL.
+        verify: compare checksums of all files.
+        fetching: called as `fetching(done, total)` with megabytes of a download.
 
     Raises:
-        StoreError: there is none, it is damaged, or the manifest beside it has changed since.
-        SourceError: the URL does not answer, or does not let us in.
+        StoreError: there is no store, it is damaged, or the manifest next to it has changed since it was built.
+        SourceError: the URL does not answer, or access is denied.
     """
     folder = local_copy(str(where), verify=verify, progress=fetching) if is_url(where) else path_of(where)
     store = ClipStore.open(folder, verify=verify)

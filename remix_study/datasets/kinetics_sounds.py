@@ -1,34 +1,34 @@
-"""Kinetics-Sounds: clips of Kinetics whose action is seen and heard
+"""Kinetics-Sounds: clips of Kinetics with actions that are both visible and audible
 
 Arandjelovic, Zisserman, "Look, Listen and Learn", ICCV 2017, arXiv 1705.08168: 34 of the classes of Kinetics (Kay et
 al., 2017, arXiv 1705.06950), about 19,000 clips of 10 s from YouTube. Kinetics' annotations are under CC BY 4.0; the
-videos belong to those who uploaded them.
+videos belong to their uploaders.
 
-Classes: the code of OGM-GE and of AdaMML uses 31, numbered alphabetically (`CLASSES`); others use 32 or 33. The paper's
-34 (its appendix A) are called otherwise in four cases (`RENAMED`), and three of them, `fingerpicking`, `patting` and
-`typing`, are not in the released Kinetics; without these the 34 are just the 31. We have the 34 names second-hand, from
-a public program that cites the appendix, not from the paper: unverified. With a file, classes are what it names, one on
-a line.
+Classes: the code of OGM-GE and of AdaMML uses 31 classes, numbered alphabetically (`CLASSES`); others use 32 or 33. Of
+the paper's 34 classes (its appendix A), four have other names (`RENAMED`), and three, `fingerpicking`, `patting` and
+`typing`, are not in the released Kinetics; the others are the 31. The 34 names come from a public program that cites
+the appendix, and were not verified with the paper. A text file can name other classes, one per line.
 
-Names: a clip is its YouTube video (11 characters) and where it begins in it: `--4-0ihtnBU_000058_000068` (seconds, from
-and to) or `-3Mwkq-7TV4_2`. We take the number of the short form for the same second, which no list explains: a listed
-clip is found by its own name first, then by video and second in the other form, never by the video alone. The group of
-a clip is its video.
+Names: a clip's name is its YouTube video (11 characters) and its position: `--4-0ihtnBU_000058_000068` (start and end
+in seconds) or `-3Mwkq-7TV4_2`. We assume that the number of the short form is the start in seconds, which is
+undocumented. A listed clip is found by its name, or else by video and second in the other form, but never by the video
+alone. The group of a clip is its video.
 
 Layouts:
 
     lists     `my_train.txt` and `my_test.txt` of OGM-GE (14,799 / 2,597; also `ogm_train.txt`, `train.txt`), with lines
-              such as `--4-0ihtnBU_000058_000068,10,4` (clip, seconds, label); files lie anywhere below the root
-    folders   `train/playing drums/<clip>.mp4` and so on, or `playing_drums/<clip>.mp4`; other folders are left out, so
-              that the root may be all of Kinetics
+              such as `--4-0ihtnBU_000058_000068,10,4` (clip, seconds, label); files are anywhere below the root
+    folders   `train/playing drums/<clip>.mp4` and so on, or `playing_drums/<clip>.mp4`; other folders are ignored, so
+              that the root may hold all of Kinetics
 
-Splits: with lists, as published; a tenth of the training videos of each class validate. Folders named train, val and
-test are the splits. Where only one of val and test is there, it tests, and a tenth of the training videos validate.
-Without such folders, 70 / 10 / 20 % of the videos are drawn. No video is in two splits.
+Splits: with lists, as published; a tenth of the training videos of each class are used for validation. Folders named
+train, val and test are the splits. If only one of val and test exists, it is the test split, and a tenth of the
+training videos are used for validation. Without such folders, 70 / 10 / 20 % of the videos are drawn. No video is in
+two splits.
 
-Traps: videos vanish from YouTube, so that no two copies are alike: what lists name and is not there is counted for each
-class and written to absent.csv; compare results on the same surviving clips only. Published code chooses the epoch on
-the 2,597 test clips, and other published lists train on them.
+Pitfalls: videos vanish from YouTube, so that copies differ. Listed clips without a file are counted by class and
+written to absent.csv. Compare results only on the same clips. Published code chooses the epoch on the 2,597 test clips,
+and other published lists train on them.
 """
 
 import collections
@@ -71,7 +71,7 @@ RENAMED: Mapping[str, str] = {
     "mowing the lawn by pushing lawnmower": "mowing lawn",
     "stomping": "stomping grapes",
 }
-"""A class of the paper -> the same in the released Kinetics"""
+"""Names in the released Kinetics, by the paper's names"""
 UNRELEASED = ("fingerpicking", "patting", "typing")
 """Classes of the paper that the released Kinetics does not have"""
 
@@ -83,8 +83,8 @@ _FOLDERS = {
 }  # fmt: skip
 _TRAIN_LISTS = ("my_train.txt", "ogm_train.txt", "train.txt")
 _TEST_LISTS = ("my_test.txt", "ogm_test.txt", "test.txt")
-_CARVED = {"train": 0.9, "val": 0.1}
-_LATER = ("test", "val", "train")  # which split keeps a video that is in several
+_TRAIN_AND_VAL = {"train": 0.9, "val": 0.1}
+_PRECEDENCE = ("test", "val", "train")  # the first split that a video is in keeps the video
 
 
 class _Listed(NamedTuple):
@@ -94,16 +94,17 @@ class _Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class KineticsSounds:
-    """Kinetics-Sounds below `source`.
+    """Kinetics-Sounds below a source.
 
     Args:
-        classes: 31, 34, or a file with one class on a line; spaces and underscores are alike.
-        lists: the folder of the published lists, if not in the source.
-        preset: what is kept of a clip.
-        seed: of videos that are drawn.
+        source: the corpus's files.
+        classes: 31, 34, or a file with one class per line, with spaces or underscores.
+        lists: the folder of the published lists, if they are not in the source.
+        preset: what to keep of each clip.
+        seed: seed of the random choice of videos.
 
     Raises:
-        ConfigError: `classes` is none of these, or the preset asks for other modalities than audio and video.
+        ConfigError: `classes` is another number, or the preset has other modalities than audio and video.
     """
 
     name: ClassVar[str] = "kinetics-sounds"
@@ -116,15 +117,17 @@ class KineticsSounds:
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, int) and self.classes not in (31, 34):
-            raise ConfigError(f"`classes` must be 31, 34 or a file with one class on a line, but is {self.classes}.")
+            raise ConfigError(f"`classes` must be 31, 34 or a file with one class per line, but is {self.classes}.")
         if set(self.preset.modalities) - {AUDIO, VIDEO}:
-            raise ConfigError(f"Kinetics-Sounds has audio and video, but `preset` {self.preset.name} asks for others.")
+            raise ConfigError(
+                f"Kinetics-Sounds has only audio and video, but `preset` {self.preset.name} has other modalities."
+            )
 
     def find(self) -> Found:
-        """The clips of the classes, by id.
+        """Find the clips of the classes, sorted by id.
 
         Raises:
-            ManifestError: the root has neither layout, or lists have problems.
+            ManifestError: the root has neither layout, or the lists have problems.
         """
         classes = self._classes()
         files = self.source.list()
@@ -135,8 +138,9 @@ class KineticsSounds:
             paths = _by_lists(files, listed, notes)
         elif train is not None or test is not None or self.lists is not None:
             raise ManifestError(
-                f"the published lists must be two, such as {_TRAIN_LISTS[0]} and {_TEST_LISTS[0]}, but of training "
-                f"{'none' if train is None else 'one'} is there, and of test {'none' if test is None else 'one'}."
+                f"Cannot find both published lists, such as {_TRAIN_LISTS[0]} and {_TEST_LISTS[0]}: the list for "
+                f"training is {'missing' if train is None else 'there'}, and the list for test is "
+                f"{'missing' if test is None else 'there'}. Give their folder with `--lists`."
             )
         else:
             listed, paths, words = self._in_folders(files, classes, notes)
@@ -153,11 +157,11 @@ class KineticsSounds:
         )
         notes += absence(absent, collections.Counter(of.label for of in listed.values()))
         if empty := [label for label in classes if label not in {clip.label for clip in clips}]:
-            notes.append(listing(f"of {len(classes)} classes, those without a clip", empty))
+            notes.append(listing(f"classes without clips, of {len(classes)}", empty))
         notes += unrepresented(clips)
         facts = {
             "corpus": f"Kinetics-Sounds, {len({clip.label for clip in clips})} classes",
-            "licence": "annotations of Kinetics: CC BY 4.0; the videos belong to those who uploaded them",
+            "licence": "annotations of Kinetics: CC BY 4.0; the videos belong to their uploaders",
             "citation": "Arandjelovic, Zisserman, ICCV 2017, arXiv:1705.08168; Kay et al., 2017, arXiv:1705.06950",
             "split": f"{words}: {sizes(clips)}",
         }
@@ -175,7 +179,7 @@ class KineticsSounds:
             raise ManifestError(f"`classes` must be 31, 34 or a text file, but {path} cannot be read.") from error
         named = sorted({_plain(line) for line in lines if line.strip()})
         if not named:
-            raise ManifestError(f"{path} must name one class on each line, but is empty.")
+            raise ManifestError(f"{path} must name one class per line, but is empty.")
         return tuple(named)
 
     # --- lists -------------------------------------------------------------------------------------------------------
@@ -183,15 +187,19 @@ class KineticsSounds:
     def _as_listed(
         self, train: PublishedList, test: PublishedList, classes: Sequence[str], notes: list[str]
     ) -> tuple[dict[str, _Listed], str]:
-        """Clip -> class and split, of the classes that are wanted."""
+        """The class and split of each listed clip of the classes, and a description of the split."""
         labels = {"train": _labels_of(train), "test": _labels_of(test)}
         tested = {_video(each) for each in labels["test"]}
         if twice := sorted(each for each in labels["train"] if _video(each) in tested):
-            notes.append(listing("training clips of videos that are tested too, left out", twice))
-        # Drawn of all that is listed, so that vanished videos change nothing.
+            notes.append(listing("training clips of videos that are also in the test list, excluded", twice))
+        # Drawn from all listed clips, so that vanished videos do not change the split.
         rest = sorted(labels["train"].keys() - set(twice))
         drawn = draw_splits(
-            rest, [labels["train"][each] for each in rest], list(map(_video, rest)), parts=_CARVED, seed=self.seed
+            rest,
+            [labels["train"][each] for each in rest],
+            list(map(_video, rest)),
+            parts=_TRAIN_AND_VAL,
+            seed=self.seed,
         )
         listed = {each: _Listed(labels["train"][each], split) for each, split in zip(rest, drawn, strict=True)}
         listed |= {each: _Listed(label, "test") for each, label in labels["test"].items()}
@@ -203,15 +211,15 @@ class KineticsSounds:
     def _in_folders(
         self, files: Sequence[str], classes: Sequence[str], notes: list[str]
     ) -> tuple[dict[str, _Listed], dict[str, str], str]:
-        """Clip -> class and split, and its file."""
+        """The class and split of each clip, its file, and a description of the split."""
         found, strange = _of_folders(files, set(classes))
         if strange:
-            notes.append(listing("names that are no clips of Kinetics, left out", strange))
+            notes.append(listing("files whose names are not those of Kinetics clips, excluded", strange))
         if not found:
             raise ManifestError(
-                f"the files below {self.source.root} must be train/<class>/<clip>.mp4 or <class>/<clip>.mp4, with "
-                f"clips such as --4-0ihtnBU_000058_000068 of classes such as {shown(classes, 3)}; or published lists "
-                "must name them (`--lists`); but neither is so."
+                f"Cannot find clips below {self.source.root}. Expected train/<class>/<clip>.mp4 or <class>/<clip>.mp4, "
+                f"with clips such as --4-0ihtnBU_000058_000068 of classes such as {shown(classes, 3)}; or published "
+                "lists that name the clips (`--lists`)."
             )
         given = {each.folder for each in found}
         if "train" in given and given & {"val", "test"}:
@@ -228,31 +236,31 @@ class KineticsSounds:
     def _given_splits(
         self, found: Sequence["_Filed"], notes: list[str]
     ) -> tuple[dict[str, tuple[str, str]], dict[str, str], str]:
-        """Those of the folders; a video that is in several stays where it is tested, else where it validates."""
+        """Use the folders as splits. A video in several of them stays in test, or else in validation."""
         if loose := [each.path for each in found if each.folder is None]:
-            notes.append(listing("clips in no folder of a split, left out", loose))
+            notes.append(listing("clips outside the folders of the splits, excluded", loose))
         place: dict[str, str] = {}
-        for split in reversed(_LATER):
+        for split in reversed(_PRECEDENCE):
             place |= {_video(_id(each.path)): split for each in found if each.folder == split}
         kept = _one_each([each for each in found if place.get(_video(_id(each.path))) == each.folder], notes)
         twice = {_id(each.path) for each in found if each.folder is not None} - kept.keys()
         if twice:
-            notes.append(listing("clips of videos that are in another split too, where alone they stay", sorted(twice)))
+            notes.append(listing("clips of videos that are kept only in another split, excluded", sorted(twice)))
         splits = {each: place[_video(each)] for each in kept}
         if {"val", "test"} <= set(splits.values()):
             return kept, splits, "as the folders say"
         rest = sorted(each for each, split in splits.items() if split == "train")
         drawn = draw_splits(
-            rest, [kept[each][0] for each in rest], list(map(_video, rest)), parts=_CARVED, seed=self.seed
+            rest, [kept[each][0] for each in rest], list(map(_video, rest)), parts=_TRAIN_AND_VAL, seed=self.seed
         )
         tested = dict.fromkeys(splits.keys() - set(rest), "test")
         (other,) = set(splits.values()) - {"train"}
-        words = f"the folder {other} tests, a tenth of the training videos validate (seed {self.seed})"
+        words = f"test is the folder {other}, validation a tenth of the training videos (seed {self.seed})"
         return kept, tested | dict(zip(rest, drawn, strict=True)), words
 
 
 class _Filed(NamedTuple):
-    """A clip's file in the folder of its class; `folder`: of which split."""
+    """A clip's file in the folder of its class. `folder` is its split, or None."""
 
     folder: str | None
     label: str
@@ -260,7 +268,7 @@ class _Filed(NamedTuple):
 
 
 def _plain(name: str) -> str:
-    """A class as it is called here: `Playing_Drums` -> `playing drums`; one of the paper's by its released name."""
+    """Normalise a class name: `Playing_Drums` becomes `playing drums`, and a name of the paper the released one."""
     plain = " ".join(name.replace("_", " ").split()).lower()
     return RENAMED.get(plain, plain)
 
@@ -275,7 +283,7 @@ def _video(clip: str) -> str:
 
 
 def _place(clip: str) -> tuple[str, int | None] | None:
-    """Video and second, in which both grammars agree; None for what is no clip."""
+    """A clip's video and start in seconds, from either form of its name; None if it is not the name of a clip."""
     match = _CLIP.match(clip)
     return None if match is None else (match["video"], None if match["start"] is None else int(match["start"]))
 
@@ -285,20 +293,21 @@ def _videos(files: Iterable[str]) -> list[str]:
 
 
 def _labels_of(listed: PublishedList) -> dict[str, str]:
-    """Clip -> class, of a list with lines such as `--4-0ihtnBU_000058_000068,10,4`."""
+    """The class of each clip of a list with lines such as `--4-0ihtnBU_000058_000068,10,4`."""
     problems: list[str] = []
     labels: dict[str, str] = {}
     for number, line in listed.lines():
         clip, *others = (cell.strip() for cell in line.split(","))
-        said = others[-1] if others else ""
-        label = CLASSES[int(said)] if said.isascii() and said.isdigit() and int(said) < len(CLASSES) else _plain(said)
+        given = others[-1] if others else ""
+        is_number = given.isascii() and given.isdigit() and int(given) < len(CLASSES)
+        label = CLASSES[int(given)] if is_number else _plain(given)
         if _place(clip) is None:
             problems.append(
                 f"line {number}: {clip!r} must be a clip such as --4-0ihtnBU_000058_000068 or -3Mwkq-7TV4_2"
             )
         elif label not in CLASSES:
             problems.append(
-                f"line {number}: the label must be 0 to {len(CLASSES) - 1} or one of the classes, but is {said!r}"
+                f"line {number}: the label must be 0 to {len(CLASSES) - 1} or one of the classes, but is {given!r}"
             )
         elif labels.setdefault(clip, label) != label:
             problems.append(
@@ -311,7 +320,7 @@ def _labels_of(listed: PublishedList) -> dict[str, str]:
 
 
 def _by_lists(files: Sequence[str], listed: Mapping[str, _Listed], notes: list[str]) -> dict[str, str]:
-    """Clip -> file: by its name, else by video and second."""
+    """The file of each clip, by its name, or else by its video and second."""
     named: dict[str, str] = {}
     placed: dict[tuple[str, int], set[str]] = collections.defaultdict(set)
     copies: list[str] = []
@@ -322,7 +331,7 @@ def _by_lists(files: Sequence[str], listed: Mapping[str, _Listed], notes: list[s
         elif (place := _place(clip)) is not None and place[1] is not None:
             placed[place[0], place[1]].add(clip)
     if copies:
-        notes.append(listing("files with the name of another, not used", copies))
+        notes.append(listing("files that have the name of another file, ignored", copies))
     paths: dict[str, str] = {}
     for each in listed:
         place = _place(each)
@@ -335,7 +344,7 @@ def _by_lists(files: Sequence[str], listed: Mapping[str, _Listed], notes: list[s
 
 
 def _of_folders(files: Sequence[str], classes: set[str]) -> tuple[list[_Filed], list[str]]:
-    """Files in folders of the classes; and the names of those that are no clips."""
+    """The clips in folders of the classes, and the files there that are not clips."""
     found: list[_Filed] = []
     strange: list[str] = []
     for file in _videos(files):
@@ -350,10 +359,10 @@ def _of_folders(files: Sequence[str], classes: set[str]) -> tuple[list[_Filed], 
 
 
 def _one_each(found: Iterable[_Filed], notes: list[str]) -> dict[str, tuple[str, str]]:
-    """Clip -> class and file; of files with one name, the first.
+    """The class and file of each clip; of files with the same name, the first.
 
     Raises:
-        ManifestError: files with one name are in folders of two classes.
+        ManifestError: files with the same name are in folders of different classes.
     """
     kept: dict[str, tuple[str, str]] = {}
     copies: list[str] = []
@@ -361,10 +370,10 @@ def _one_each(found: Iterable[_Filed], notes: list[str]) -> dict[str, tuple[str,
     for _, label, path in found:
         first, where = kept.setdefault(_id(path), (label, path))
         if first != label:
-            problems.append(f"{path} must be in the folder of one class, but is {where} too")
+            problems.append(f"{path} must be in the folder of one class, but is also {where}")
         elif where != path:
             copies.append(path)
     refuse("the class folders", problems)
     if copies:
-        notes.append(listing("files with the name of another, not used", copies))
+        notes.append(listing("files that have the name of another file, ignored", copies))
     return kept

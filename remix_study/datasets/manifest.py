@@ -1,10 +1,10 @@
-"""The manifest: JSON Lines, one clip per line; paths are relative to the manifest's folder
+"""Manifests: JSON Lines with one clip per line; paths are relative to the manifest's folder
 
     {"id": "a1", "path": "clips/a1.mp4", "label": "dog", "split": "train"}
     {"id": "a2", "paths": {"audio": "a2.wav", "video": "a2.mp4"}, "label": "cat", "split": "test",
      "group": "actor 7", "start": 1.5, "end": 4.5, "truth": {"muted": false}}
 
-`path` is one file with both tracks. `group` is what must stay within one split. `start` and `end` are seconds.
+`path` is one file with both tracks. Clips of one `group` must be in the same split. `start` and `end` are in seconds.
 """
 
 import difflib
@@ -27,15 +27,16 @@ _SHOWN = 30
 
 
 def read_manifest(path: Path) -> list[Clip]:
-    """
+    """Read the clips of a manifest.
+
     Raises:
-        ManifestError: names all problems at once, each with its line and what helps.
+        ManifestError: the file cannot be read, or has problems; all of them are listed, with their lines.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: texts may hold U+2028 and the like
+        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` would also split at U+2028 within a text
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ManifestError(f"{path} must be a manifest (JSON Lines), but cannot be read: {reason}.") from error
+        raise ManifestError(f"The manifest {path} cannot be read: {reason}.") from error
     problems: list[str] = []
     clips: list[tuple[str, Clip]] = []
     for number, line in enumerate(lines, start=1):
@@ -51,12 +52,17 @@ def read_manifest(path: Path) -> list[Clip]:
 
 
 def checked(name: str, clips: Sequence[tuple[str, Clip]], problems: list[str]) -> list[Clip]:
-    """The clips, each given with the place where it is told, if together they make a corpus.
+    """Check that clips form a corpus: unique ids, no group in several splits, every class in every split.
+
+    Args:
+        name: the file's name, for the message.
+        clips: each with its place in the file, such as `line 3`.
+        problems: problems that were found before.
 
     Raises:
-        ManifestError: with the `problems` found so far and all between the clips; `name` is named first.
+        ManifestError: there are problems; all of them are listed.
     """
-    problems = problems + _between(clips)
+    problems = problems + _conflicts(clips)
     if not clips and not problems:
         problems.append("it has no clips")
     if not problems:
@@ -66,9 +72,10 @@ def checked(name: str, clips: Sequence[tuple[str, Clip]], problems: list[str]) -
 
 
 def refuse(name: str, problems: Sequence[str]) -> None:
-    """
+    """Raise an error that lists the problems, if there are any.
+
     Raises:
-        ManifestError: there are problems.
+        ManifestError: `problems` is not empty.
     """
     if problems:
         shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
@@ -77,12 +84,12 @@ def refuse(name: str, problems: Sequence[str]) -> None:
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """All of it or nothing; `read_manifest` gives the same clips back."""
+    """Write clips as a manifest, atomically. `read_manifest` returns equal clips."""
     write_atomically(path, "".join(json.dumps(row_of_clip(clip), ensure_ascii=False) + "\n" for clip in clips))
 
 
 def row_of_clip(clip: Clip) -> dict[str, Any]:
-    """A line of the manifest."""
+    """A line of the manifest, as JSON data."""
     row: dict[str, Any] = {"id": clip.id}
     if set(clip.paths) == {AUDIO, VIDEO} and clip.paths[AUDIO] == clip.paths[VIDEO]:
         row["path"] = clip.paths[AUDIO]
@@ -94,7 +101,7 @@ def row_of_clip(clip: Clip) -> dict[str, Any]:
 
 
 def json_row(line: str, problems: list[str]) -> dict[str, Any] | None:
-    """A line of JSON Lines as an object."""
+    """Parse a line of JSON Lines; None if it is not an object, which is added to `problems`."""
     try:
         row = json.loads(line, parse_constant=_no_constant)
     except ValueError as error:
@@ -107,15 +114,16 @@ def json_row(line: str, problems: list[str]) -> dict[str, Any] | None:
 
 
 def clip_of(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> Clip | None:
-    """A clip from the keys of a manifest's line; None where there are problems, which are added.
+    """The clip of a manifest's line; None if there are problems, which are added to `problems`.
 
-    `root`: the folder or URL that its paths are relative to, and must not leave.
+    Args:
+        root: the folder or URL that paths are relative to, and must stay below.
     """
     for key in row:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
             problems.append(
-                f"there is no key {key!r}; " + (f"`{near[0]}` is" if near else f"keys are {', '.join(_KEYS)}")
+                f"unknown key {key!r}; " + (f"did you mean `{near[0]}`?" if near else f"keys are {', '.join(_KEYS)}")
             )
     for key in ("id", "label", "split"):
         if key not in row:
@@ -126,7 +134,7 @@ def clip_of(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> Cl
         near = difflib.get_close_matches(row["split"], SPLITS, n=1)
         problems.append(
             f"`split` must be one of {', '.join(SPLITS)}, but is {row['split']!r}"
-            + (f"; is it {near[0]}?" if near else "")
+            + (f"; did you mean {near[0]}?" if near else "")
         )
     paths = _paths(row, root, problems)
     _check_optional(row, problems)
@@ -139,7 +147,7 @@ def clip_of(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> Cl
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _seconds(value: float | None) -> float | None:
@@ -197,9 +205,9 @@ def _inside(root: Path | str, path: str) -> str | None:
         path = path.removeprefix(f"{root}/")
     if is_url(path):
         return None
-    if is_url(root):  # from here on, as if it were a folder
+    if is_url(root):  # treat its path like that of a folder
         root = Path("/", str(root).partition("://")[2])
-    # By name, not by what links point to: a corpus may live on another disk behind a link that its owner made.
+    # Links are not resolved, because the owner of a corpus may link to another disk.
     absolute = os.path.normpath(Path(root).absolute() / path)
     base = os.path.normpath(Path(root).absolute())
     if not PurePath(absolute).is_relative_to(base) or absolute == base:
@@ -207,7 +215,7 @@ def _inside(root: Path | str, path: str) -> str | None:
     return PurePath(absolute).relative_to(base).as_posix()
 
 
-def _between(clips: Sequence[tuple[str, Clip]]) -> list[str]:
+def _conflicts(clips: Sequence[tuple[str, Clip]]) -> list[str]:
     problems: list[str] = []
     first_with: dict[str, str] = {}
     split_of: dict[str, tuple[str, str]] = {}

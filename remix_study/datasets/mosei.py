@@ -1,28 +1,28 @@
-"""CMU-MOSEI: the sentiment of YouTube speakers, as ready features of three modalities
+"""CMU-MOSEI: the sentiment of YouTube speakers, as feature arrays of three modalities
 
 Zadeh, Liang, Poria, Cambria, Morency (2018), "Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and
-Interpretable Dynamic Fusion Graph", ACL. Given out by the CMU-MultimodalSDK; the videos are their owners'. There are
-22,856 utterances of 3,228 videos, 16,326 / 1,871 / 4,659 in the published split, each with a sentiment between -3 and
-3. Features: `audio` COVAREP (74), `video` FACET (35), `text` GloVe (300) or BERT (768).
+Interpretable Dynamic Fusion Graph", ACL. Distributed by the CMU-MultimodalSDK; the videos belong to their owners. There
+are 22,856 utterances of 3,228 videos, 16,326 / 1,871 / 4,659 in the published split, each with a sentiment between -3
+and 3. Features: `audio` COVAREP (74), `video` FACET (35), `text` GloVe (300) or BERT (768).
 
 Layouts of the root:
 
-    unaligned_50.pkl, aligned_50.pkl    as MMSA gives them: {train, valid, test} of {audio, vision, text,
-                                        regression_labels, id, and lengths}; `unpack` makes the second layout of it
+    unaligned_50.pkl, aligned_50.pkl    as distributed by MMSA: {train, valid, test} of {audio, vision, text,
+                                        regression_labels, id, and lengths}; `unpack` converts it to the second layout
     <split>/<modality>.npy, labels.csv  one array for a split, (N, T, D) or (N, D), rows in the order of labels.csv
     <modality>/<id>.npy, labels.csv     one array for a clip, (T, D) or (D,)
 
-labels.csv has the columns id, label (the sentiment), split (train, val, test; valid is val), and may have group. The
-group of a clip is its video: what stands before `$_$` in ids such as `-3g5yACwYnA$_$4`, or before `[4]`.
+labels.csv has the columns id, label (the sentiment), split (train, val, test; valid means val), and optionally group.
+By default the group of a clip is its video: the id before `$_$`, as in `-3g5yACwYnA$_$4`, or before `[4]`.
 
-Classes (`labels`): 2 is negative (below 0) against non-negative; 3 tells neutral (0) from positive; 7 is the sentiment
-rounded, halves to the even number as NumPy and MMSA round.
+Classes (`labels`): 2 is negative (below 0) and non-negative; 3 is negative, neutral (0) and positive; 7 is the rounded
+sentiment, with halves rounded to even, as in NumPy and MMSA.
 
-Traps: COVAREP has -inf where a logarithm met silence, which becomes missing, and missing becomes the mean of training
-(MMSA writes 0). Sequences in pickles are padded with zeros, some in front and some behind: there a step of zeros in all
-columns is missing, unless the whole clip is nothing else; then the front end saw nothing, such as no face, and zeros
-stand, for that is what it says. In arrays, not-a-number is missing. `text_bert` is no feature, but tokens and their
-mask; it tells how many steps `text` has.
+Pitfalls: COVAREP has -inf for the logarithm of silence. It counts as missing, and missing values are replaced by the
+training mean (MMSA writes 0). Sequences in pickles are padded with zeros, some at the front and some at the end.
+Therefore a step whose columns are all zero counts as missing. But if a clip has only such steps, its front end detected
+nothing, such as no face, and the zeros are kept. In arrays, NaN means missing. `text_bert` is not a feature: it holds
+tokens and their mask, which gives the number of steps of `text`.
 """
 
 import collections
@@ -61,7 +61,7 @@ CLASSES: Mapping[int, tuple[str, ...]] = {
         "highly negative", "negative", "weakly negative", "neutral", "weakly positive", "positive", "highly positive",
     ),
 }  # fmt: skip
-"""Number of classes -> their names, from -3 to 3"""
+"""Names of the classes, from negative to positive, by their number"""
 PUBLISHED = {"train": 16326, "val": 1871, "test": 4659}
 TEXT = "text"
 _FILES = {AUDIO: ("audio",), VIDEO: ("video", "vision", "visual"), TEXT: ("text",)}
@@ -70,7 +70,7 @@ _SEGMENT = re.compile(r"(?P<video>.+?)(\$_\$.+|\[\d+\])$")
 
 
 def class_of(sentiment: float, labels: int) -> str:
-    """Of a sentiment, cut to [-3, 3]; `labels` is 2, 3 or 7."""
+    """The class of a sentiment, which is clipped to [-3, 3]. `labels` is the number of classes: 2, 3 or 7."""
     names = CLASSES[labels]
     if labels == 2:
         return names[int(sentiment >= 0)]
@@ -81,10 +81,11 @@ def class_of(sentiment: float, labels: int) -> str:
 
 @dataclass(frozen=True)
 class Mosei:
-    """CMU-MOSEI as arrays below `source`; `mosei_at` opens a pickle, too.
+    """CMU-MOSEI as arrays below a source. `mosei_at` also opens pickles.
 
     Args:
-        labels: how many classes.
+        source: the corpus's files.
+        labels: number of classes.
     """
 
     source: Source
@@ -96,16 +97,18 @@ class Mosei:
 
     @property
     def preset(self) -> Preset:
-        """
+        """The shapes of the arrays.
+
         Raises:
             ManifestError: as `find`.
         """
         return Preset("mosei", self._arrays.parts)
 
     def find(self) -> Found:
-        """
+        """Find the labelled clips that have all their arrays, in the order of labels.csv.
+
         Raises:
-            ManifestError: labels or arrays are not where they must be, or do not belong together.
+            ManifestError: labels or arrays are missing, or do not match.
         """
         arrays, rows = self._arrays, self._rows
         clips = tuple(
@@ -117,21 +120,21 @@ class Mosei:
             if paths
         )  # fmt: skip
         present = {clip.id for clip in clips}
-        torn = _torn(rows)
-        if torn:
+        divided = _divided(rows)
+        if divided:
             clips = tuple(_without_group(clip) for clip in clips)
         shapes = ", ".join(f"{m} {' x '.join(map(str, part.shape))}" for m, part in arrays.parts.items())
         return Found(
             clips,
             facts={
                 "corpus": f"CMU-MOSEI, {self.labels} classes",
-                "licence": "as the CMU-MultimodalSDK states; the videos are their owners'",
+                "licence": "as the CMU-MultimodalSDK states; the videos belong to their owners",
                 "citation": "Zadeh, Liang, Poria, Cambria, Morency (2018). Multimodal Language Analysis in the Wild: "
                 "CMU-MOSEI Dataset and Interpretable Dynamic Fusion Graph. ACL",
-                "split": "as the files have it",
+                "split": "as in the files",
                 "features": shapes,
             },
-            warnings=tuple(_doubts(rows, torn)),
+            warnings=tuple(_warnings(rows, divided)),
             absent={row.id: class_of(row.sentiment, self.labels) for row in rows if row.id not in present},
         )
 
@@ -142,8 +145,8 @@ class Mosei:
             text = self.source.read("labels.csv").decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
-                f"{self.source.root} must hold labels.csv (id, label, split) beside the arrays, or be a pickle such as "
-                "unaligned_50.pkl, but is neither."
+                f"Cannot find labels.csv (id, label, split) at {self.source.root}. Give a folder with labels.csv and "
+                "arrays, or a pickle such as unaligned_50.pkl."
             ) from error
         return _labels(text, where)
 
@@ -156,10 +159,15 @@ class Mosei:
 
 
 def mosei_at(where: str | Path, work: Path, *, labels: Literal[2, 3, 7] = 2) -> Mosei:
-    """CMU-MOSEI at a folder (or URL) of arrays, or at a pickle or a folder with one, which is unpacked into `work`.
+    """Open CMU-MOSEI.
+
+    Args:
+        where: a folder or URL of arrays; or a pickle, or a folder with one, which is unpacked into `work`.
+        work: a folder of this machine.
+        labels: number of classes.
 
     Raises:
-        ManifestError: it is a pickle that is not of this corpus, or not to be trusted.
+        ManifestError: the pickle does not hold this corpus, or is unsafe.
         StoreError: `work` cannot be written.
     """
     folder, _, file = str(where).rstrip("/").rpartition("/")
@@ -171,7 +179,7 @@ def mosei_at(where: str | Path, work: Path, *, labels: Literal[2, 3, 7] = 2) -> 
         pickles = [] if source.exists("labels.csv") else source.list()
         names = [path for path in pickles if path.endswith((".pkl", ".pickle"))]
         if len(names) > 1:
-            raise ManifestError(f"{where} must hold one pickle, but has {', '.join(names)}. Name one of them.")
+            raise ManifestError(f"{where} must hold one pickle, but has {', '.join(names)}. Give one of these files.")
     if not names:
         return Mosei(source, labels)
     with source.local(names[0]) as path:
@@ -182,16 +190,19 @@ def mosei_at(where: str | Path, work: Path, *, labels: Literal[2, 3, 7] = 2) -> 
 
 
 def unpack(path: Path, work: Path) -> Path:
-    """A pickle as arrays in `work`/arrays, which is given back; what is there already of the same pickle is kept.
+    """Unpack a pickle into arrays in `work`/arrays. Arrays of the same pickle are kept.
 
-    Reads the whole pickle into memory, once.
+    Reads the whole pickle into memory. No code of the pickle is run.
+
+    Returns:
+        The folder `work`/arrays.
 
     Raises:
-        ManifestError: it is not such a pickle; nothing that it says is run.
-        StoreError: `work` cannot be written, or another process does so.
+        ManifestError: it is not a pickle of CMU-MOSEI.
+        StoreError: `work` cannot be written, or another process writes it.
     """
     if not path.is_file():
-        raise ManifestError(f"{path} must be a pickle of CMU-MOSEI, but there is no such file.")
+        raise ManifestError(f"Cannot open the pickle {path}: no such file.")
     with path.open("rb") as file:
         origin = json.dumps({"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "layout": 1})
     folder, part = work / "arrays", temporary_path(work / "arrays")
@@ -202,7 +213,9 @@ def unpack(path: Path, work: Path) -> Path:
             if mark.exists() and mark.read_text() == origin:
                 return folder
             if folder.exists() and not mark.exists():
-                raise ManifestError(f"{folder} must be free for the arrays of {path.name}, but holds something else.")
+                raise ManifestError(
+                    f"Cannot unpack {path.name} into {folder}: it holds other files. Choose another folder."
+                )
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             _write_splits(pickled_arrays.load(path), part, path)
@@ -215,7 +228,7 @@ def unpack(path: Path, work: Path) -> Path:
 def _write_splits(content: Any, folder: Path, path: Path) -> None:
     parts = {key: part for key, part in content.items() if key in _SPLITS} if isinstance(content, dict) else {}
     if {_SPLITS[key] for key in parts} != set(SPLITS) or not all(isinstance(part, dict) for part in parts.values()):
-        raise ManifestError(f"{path} must be a pickle with train, valid and test, as MMSA gives it, but is not.")
+        raise ManifestError(f"The pickle {path} must have train, valid and test, as distributed by MMSA, but has not.")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["id", "label", "split"])
@@ -226,7 +239,7 @@ def _write_splits(content: Any, folder: Path, path: Path) -> None:
         ids = _ids(part.get("id"), len(sentiments), f"{path}, {key}")
         for m in _FILES:
             array, lengths = _array(part, m, len(sentiments), f"{path}, {key}")
-            np.save(folder / split / f"{m}.npy", _with_gaps(array, lengths), allow_pickle=False)
+            np.save(folder / split / f"{m}.npy", _mark_missing(array, lengths), allow_pickle=False)
         writer.writerows([clip, repr(float(label)), split] for clip, label in zip(ids, sentiments, strict=True))
     write_atomically(folder / "labels.csv", table.getvalue())
 
@@ -239,13 +252,13 @@ def _sentiments(part: Mapping[str, Any], where: str) -> NDArray[np.float64]:
             except (TypeError, ValueError) as error:
                 raise ManifestError(f"{where}: `{key}` must be numbers, but is not.") from error
             if values.ndim == 0 or values.size != len(values):
-                raise ManifestError(f"{where}: `{key}` must be one number for a clip, but has shape {values.shape}.")
+                raise ManifestError(f"{where}: `{key}` must be one number per clip, but has shape {values.shape}.")
             return values.reshape(-1)
     raise ManifestError(f"{where}: it must have `regression_labels`, but has {', '.join(sorted(map(str, part)))}.")
 
 
 def _ids(given: Any, count: int, where: str) -> list[str]:
-    """Texts; or rows of video, start and end, as the SDK's own loader writes them."""
+    """The ids. They are texts, or rows of video, start and end, as written by the SDK's own loader."""
     rows = given.tolist() if isinstance(given, np.ndarray) else given
     if not isinstance(rows, list | tuple) or len(rows) != count:
         raise ManifestError(f"{where}: `id` must name each of the {count} clips, but does not.")
@@ -259,10 +272,10 @@ def _text(value: Any) -> str:
 def _array(
     part: Mapping[str, Any], modality: str, count: int, where: str
 ) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
-    """An array (N, T, D) or (N, D), and how many steps of each clip are true."""
+    """An array (N, T, D) or (N, D), and the number of steps of each clip, if known."""
     key = next((name for name in _FILES[modality] if name in part), None)
     if key is None:
-        more = ", and `text_bert` is no feature" if modality == TEXT and "text_bert" in part else ""
+        more = ", and `text_bert` is not a feature" if modality == TEXT and "text_bert" in part else ""
         raise ManifestError(f"{where}: it must have `{_FILES[modality][-1]}`, but has none{more}.")
     array = part[key]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim not in (2, 3):
@@ -288,9 +301,9 @@ def _array(
     return array, steps
 
 
-def _with_gaps(array: NDArray[np.generic], lengths: NDArray[np.float64] | None) -> NDArray[np.float32]:
-    """Not-a-number where nothing was measured: infinities, padding, steps of zeros in all columns."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+def _mark_missing(array: NDArray[np.generic], lengths: NDArray[np.float64] | None) -> NDArray[np.float32]:
+    """Replace infinities, padding and steps whose columns are all zero by NaN."""
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite
         values = array.astype(np.float32)
     values[~np.isfinite(values)] = np.nan
     if values.ndim == 2:
@@ -298,9 +311,9 @@ def _with_gaps(array: NDArray[np.generic], lengths: NDArray[np.float64] | None) 
     empty_NT = (np.nan_to_num(values, nan=0.0) == 0).all(axis=2)
     if lengths is not None:
         empty_NT |= np.arange(values.shape[1]) >= lengths[:, None]
-    blind_N = empty_NT.all(axis=1)  # the front end saw nothing at all
-    values[empty_NT & ~blind_N[:, None]] = np.nan
-    values[blind_N] = 0.0
+    undetected_N = empty_NT.all(axis=1)  # the front end detected nothing in the whole clip
+    values[empty_NT & ~undetected_N[:, None]] = np.nan
+    values[undetected_N] = 0.0
     return values
 
 
@@ -319,8 +332,8 @@ def _labels(text: str, where: str) -> tuple[_Row, ...]:
     reader = csv.DictReader(io.StringIO(text))
     wrong = [f"column `{key}` is missing" for key in ("id", "label", "split") if key not in (reader.fieldnames or ())]
     rows = [] if wrong else [_row(line, reader.line_num, wrong) for line in reader]
-    seen = collections.Counter(row.id for row in rows if row is not None)
-    wrong += [f"the id {clip!r} must occur once, but does {count} times" for clip, count in seen.items() if count > 1]
+    counts = collections.Counter(row.id for row in rows if row is not None)
+    wrong += [f"the id {clip!r} must occur once, but occurs {n} times" for clip, n in counts.items() if n > 1]
     if not rows and not wrong:
         wrong.append("it has no clips")
     if wrong:
@@ -348,8 +361,8 @@ def _row(line: Mapping[str, str | None], number: int, wrong: list[str]) -> _Row 
     return _Row(clip, sentiment, _SPLITS[split], group)
 
 
-def _torn(rows: Iterable[_Row]) -> list[str]:
-    """Videos that lie in several splits."""
+def _divided(rows: Iterable[_Row]) -> list[str]:
+    """Videos with clips in several splits."""
     splits: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         if row.group is not None:
@@ -362,16 +375,16 @@ def _without_group(clip: Clip) -> Clip:
     return Clip(clip.id, clip.paths, clip.label, clip.split, truth={**clip.truth, **video})
 
 
-def _doubts(rows: Sequence[_Row], torn: Sequence[str]) -> Iterable[str]:
+def _warnings(rows: Sequence[_Row], divided: Sequence[str]) -> Iterable[str]:
     counts = collections.Counter(row.split for row in rows)
     if counts != PUBLISHED:
-        here, there = (" / ".join(str(numbers[split]) for split in SPLITS) for numbers in (counts, PUBLISHED))
-        yield f"there are {here} clips in {', '.join(SPLITS)}, but {there} in the published split"
-    if torn:
+        found, published = (" / ".join(str(numbers[split]) for split in SPLITS) for numbers in (counts, PUBLISHED))
+        yield f"there are {found} clips in {', '.join(SPLITS)}, but {published} in the published split"
+    if divided:
         videos = len({row.group for row in rows} - {None})
         yield (
-            f"{len(torn)} of {videos} videos have clips in several splits, {torn[0]} first: who is tested was met in "
-            "training, and clips have no group"
+            f"{len(divided)} of {videos} videos have clips in several splits, such as {divided[0]}: test clips share "
+            "speakers with training clips, and clips have no group"
         )
 
 
@@ -380,7 +393,7 @@ def _doubts(rows: Sequence[_Row], torn: Sequence[str]) -> Iterable[str]:
 
 @dataclass(frozen=True)
 class _Arrays:
-    """`paths`: of each labelled clip; none where one of its arrays is absent."""
+    """The features of each modality, and the files of each labelled clip; empty if one of its arrays is missing."""
 
     parts: Mapping[str, FeaturePreset]
     paths: tuple[Mapping[str, str], ...]
@@ -396,7 +409,7 @@ def _arrays_of_splits(source: Source, rows: Sequence[_Row]) -> _Arrays:
             here = [f"{folders.get(split, split)}/{name}.npy" for name in names]
             path = next((each for each in here if source.exists(each)), None)
             if path is None:
-                raise ManifestError(f"{source.root} must hold {here[0]} for its {counts[split]} clips, but does not.")
+                raise ManifestError(f"Cannot find {here[0]} at {source.root}, for {counts[split]} clips of labels.csv.")
             shape = _shape(source, path)
             if shape[0] != counts[split]:
                 raise ManifestError(
@@ -418,20 +431,20 @@ def _arrays_of_clips(source: Source, rows: Sequence[_Row]) -> _Arrays:
     lacking = [m for m, folder in folders.items() if folder is None]
     if lacking:
         raise ManifestError(
-            f"{source.root} must hold train/audio.npy and the like, or folders audio, video and text with an array for "
-            f"each clip, but has no {' and no '.join(lacking)}."
+            f"Cannot find arrays of {' and '.join(lacking)} at {source.root}. Expected files such as train/audio.npy, "
+            "or folders audio, video and text with an array for each clip."
         )
-    there = {m: set(source.list(str(folder))) for m, folder in folders.items()}
+    files = {m: set(source.list(str(folder))) for m, folder in folders.items()}
     shapes: dict[str, set[tuple[int, ...]]] = collections.defaultdict(set)
     paths: list[Mapping[str, str]] = []
     for row in rows:
         own = {m: f"{folders[m]}/{row.id}.npy" for m in canonical_order(_FILES)}
-        whole = all(path in there[m] for m, path in own.items())
-        paths.append(own if whole else {})
-        for m, path in own.items() if whole else ():
+        complete = all(path in files[m] for m, path in own.items())
+        paths.append(own if complete else {})
+        for m, path in own.items() if complete else ():
             shapes[m].add(_shape(source, path))
     if not shapes:
-        raise ManifestError(f"{source.root} must hold the arrays that labels.csv names, but has none of them.")
+        raise ManifestError(f"Cannot find any array at {source.root} that labels.csv names. Check the folder.")
     return _Arrays(_parts(shapes), tuple(paths))
 
 
@@ -444,14 +457,14 @@ def _shape(source: Source, path: str) -> tuple[int, ...]:
 
 
 def _parts(shapes: Mapping[str, set[tuple[int, ...]]]) -> dict[str, FeaturePreset]:
-    """Vectors (D,), or sequences of as many steps as the longest has (T, D)."""
+    """Presets of vectors (D,), or of sequences (T, D) with the length of the longest one."""
     parts = {}
     for m in canonical_order(shapes):
         widths = {shape[-1:] for shape in shapes[m]}
         ranks = {len(shape) for shape in shapes[m]}
         if len(widths) > 1 or len(ranks) > 1 or not ranks <= {1, 2}:
             several = " and ".join(map(str, sorted(shapes[m])[:3]))
-            raise ManifestError(f"arrays of {m} must be (T, D) or (D,), of one D, but there are {several}.")
+            raise ManifestError(f"All arrays of {m} must be (T, D) or (D,), with the same D, but there are {several}.")
         longest = max(shapes[m])
         parts[m] = FeaturePreset("sequence" if ranks == {2} else "vector", longest)
     return parts

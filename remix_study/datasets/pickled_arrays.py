@@ -1,12 +1,12 @@
-"""Reading a pickle from a stranger: arrays of numbers and texts in plain containers, and nothing else
+"""A safe reader of untrusted pickles that hold arrays of numbers and texts in plain containers
 
-A pickle is a program: opening one can run anything. `load` knows the handful of names with which NumPy writes its
-arrays, and gives each of them to code of its own, so that no function of NumPy or of any other package is called by
-what the file says; every other name is refused before anything is called.
+A pickle is a program that can call any function. `load` supports only the few names that NumPy uses to pickle arrays,
+and maps each of them to its own code, so that a file cannot call functions of NumPy or another package. Any other name
+raises an error before anything is called.
 """
 
-# How NumPy pickles an array: `_reconstruct(ndarray, (0,), b"b")`, and then its state (version, shape, dtype, fortran,
-# content), of which the content is bytes or a list of objects. From protocol 5 on also: `_frombuffer(content, dtype,
+# NumPy pickles an array as `_reconstruct(ndarray, (0,), b"b")` and then its state (version, shape, dtype, fortran,
+# content), whose content is bytes or a list of objects. From protocol 5 on, it also uses `_frombuffer(content, dtype,
 # shape, order)`.
 
 import math
@@ -23,38 +23,39 @@ _KINDS = frozenset("biufSU")  # booleans, numbers, texts
 
 
 def load(path: Path) -> Any:
-    """Dictionaries, lists, tuples, sets, texts, numbers, and NumPy arrays of numbers and texts.
+    """Load a pickle of dictionaries, lists, tuples, sets, texts, numbers, and NumPy arrays of numbers and texts.
 
-    Arrays of objects are given as lists. The whole file is read into memory.
+    Arrays of objects are returned as lists. The whole file is read into memory.
 
     Raises:
-        ManifestError: it is no such pickle: cut short, or it names something that could run code.
+        ManifestError: the file cannot be read, is damaged, does not fit into memory, or names something that could run
+            code.
     """
     try:
         with path.open("rb") as file:
             return _plain(_Reader(file).load(), {})
     except MemoryError as error:
         raise ManifestError(
-            f"{path} is read as a whole, and needs more memory than there is. Close other programs, or use "
-            "a larger machine once."
+            f"Cannot read {path}: it is read as a whole, which needs more memory than is available. Close other "
+            "programs, or use a machine with more memory for this step."
         ) from error
     except OSError as error:
-        raise ManifestError(f"{path} must be a pickle, but cannot be read: {error.strerror}.") from error
+        raise ManifestError(f"The pickle {path} cannot be read: {error.strerror}.") from error
     except _RefusedError as error:
         raise ManifestError(
-            f"{path} must hold arrays in plain containers only, but it asks for {error}, and was not opened further. "
-            "Do not trust it; or save its arrays anew as .npy files."
+            f"The pickle {path} may hold only arrays in plain containers, but contains {error}. Reading stopped before "
+            "any of its code ran. Do not trust the file, or ask its author for .npy files."
         ) from error
-    except Exception as error:  # whatever a damaged or hostile file provokes
-        raise ManifestError(f"{path} must be a pickle of arrays, but is damaged ({type(error).__name__}).") from error
+    except Exception as error:  # a damaged or hostile file can cause any exception
+        raise ManifestError(f"The pickle {path} is damaged ({type(error).__name__}). Download it again.") from error
 
 
 class _RefusedError(Exception):
-    """What it was that a pickle asked for."""
+    """Raised for content that is not supported, which the message names."""
 
 
 class _Dtype:
-    """Stands for numpy.dtype."""
+    """Replaces numpy.dtype."""
 
     def __init__(self, name: object, *_: object) -> None:
         self.name = name.decode("ascii") if isinstance(name, bytes) else name
@@ -81,7 +82,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy.ndarray while its state is not known; `value` is an array, or a list of objects."""
+    """Replaces numpy.ndarray until its state is set. `value` is an array, or a list of objects."""
 
     value: Any
 
@@ -99,7 +100,7 @@ class _Array:
 def _array(content: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray[Any, Any]:
     if not isinstance(dtype, _Dtype):
         raise _RefusedError("an array of an unknown kind")
-    if isinstance(content, str):  # bytes as protocol 2 writes them
+    if isinstance(content, str):  # protocol 2 writes bytes as text
         content = content.encode("latin-1")
     return np.frombuffer(content, dtype.real()).reshape(shape, order="F" if order == "F" else "C")
 
@@ -110,7 +111,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
 
 def _nested(shape: list[int], flat: list[Any], *, fortran: bool) -> Any:
     if math.prod(shape) != len(flat) or (fortran and len(shape) > 1):
-        raise ValueError("an array of objects does not have the size that it says")
+        raise ValueError("an array of objects does not have the stated size")
     if len(shape) <= 1:
         return flat
     size = math.prod(shape[1:])
@@ -125,12 +126,12 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
 
 def _buffer(content: Any = b"") -> bytes:
     if not isinstance(content, bytes):
-        raise _RefusedError("bytes of something else")
+        raise _RefusedError("bytes made of something else")
     return content
 
 
 class _Known:
-    """A name that a pickle may call, and nothing else with."""
+    """A function that a pickle may call, but not inspect or change."""
 
     __slots__ = ("_make",)
 
@@ -141,7 +142,7 @@ class _Known:
         return self._make(*given)
 
     def __setstate__(self, _: object) -> None:
-        raise _RefusedError("a change of what reads it")
+        raise _RefusedError("a change to the reader")
 
 
 def _known() -> dict[tuple[str, str], _Known]:
@@ -164,7 +165,7 @@ class _Reader(pickle.Unpickler):
     _known = _known()
 
     def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="latin1")  # what Python 2 wrote
+        super().__init__(file, encoding="latin1")  # for pickles of Python 2
 
     def find_class(self, module: str, name: str) -> _Known:
         try:
@@ -173,11 +174,11 @@ class _Reader(pickle.Unpickler):
             raise _RefusedError(f"`{module}.{name}`") from None
 
     def persistent_load(self, _pid: Any) -> Any:
-        raise _RefusedError("an object outside of the file")
+        raise _RefusedError("a reference to an object outside the file")
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """With arrays in the places of what stood for them; `done`, by identity, since a thing may be in many places."""
+    """Replace each `_Array` by its value. `done` maps ids of converted objects, which may occur in several places."""
     if isinstance(value, _Array):
         value = value.value
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | bytearray | np.ndarray):
@@ -191,7 +192,7 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
         else:
             done[id(value)] = type(value)(_plain(each, done) for each in value)
     elif done[id(value)] is _OPEN:
-        raise ValueError("it holds itself")
+        raise ValueError("it contains itself")
     return done[id(value)]
 
 

@@ -1,8 +1,8 @@
-"""Splits that are drawn here: no group in two of them, every class in each, and the same whenever they are drawn
+"""Drawing splits and folds: each group in one part, every class in every part, deterministic for a seed
 
-A group is what must not be met in training and then tested: an actor, a video, a place. Groups are dealt to folds by
-scikit-learn's StratifiedGroupKFold, which keeps the classes' shares as well as groups allow (by StratifiedKFold, which
-is faster, where every clip is a group of its own). What is drawn depends on the set of clips and the seed, not on their
+A group is something that training and test must not share, such as an actor, a video or a place. Groups are assigned
+to folds by scikit-learn's StratifiedGroupKFold, which preserves class proportions as far as groups allow; if every clip
+is its own group, by the faster StratifiedKFold. The result depends on the set of clips and the seed, not on their
 order.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from remix_study.errors import ManifestError
 
 PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
-_FOLDS = 10  # of which each part gets its share
+_FOLDS = 10  # the clips are divided into ten folds, of which each part gets its share
 
 
 def draw_splits(
@@ -24,13 +24,21 @@ def draw_splits(
     parts: Mapping[str, float] = PARTS,
     seed: int = 0,
 ) -> list[str]:
-    """The split of each clip. `parts`: their shares, about; a group that is None is a clip of its own.
+    """Draw a split for each clip.
+
+    Args:
+        ids, labels, groups: one entry per clip; a clip whose group is None is its own group.
+        parts: names of the splits, with their approximate shares.
+        seed: the same seed and set of clips give the same splits.
+
+    Returns:
+        The name of each clip's split.
 
     Raises:
         ManifestError: a class has too few groups to be in every part.
     """
     wanted = _folds_of(parts)
-    folds = _dealt(ids, labels, groups, sum(wanted.values()), len(parts), seed)
+    folds = _assign_folds(ids, labels, groups, sum(wanted.values()), len(parts), seed)
     names = [name for name, count in wanted.items() for _ in range(count)]
     drawn = [names[fold] for fold in folds]
     return _with_every_class(drawn, ids, labels, groups, list(parts))
@@ -39,28 +47,36 @@ def draw_splits(
 def draw_folds(
     ids: Sequence[str], labels: Sequence[str], groups: Sequence[str | None], folds: int, seed: int = 0
 ) -> list[int]:
-    """The fold of each clip, 0 to folds - 1.
+    """Draw a fold for each clip.
+
+    Args:
+        ids, labels, groups: one entry per clip; a clip whose group is None is its own group.
+        folds: number of folds.
+        seed: the same seed and set of clips give the same folds.
+
+    Returns:
+        The number of each clip's fold, 0 to folds - 1.
 
     Raises:
         ManifestError: a class has too few groups to be in every fold.
     """
-    dealt = _dealt(ids, labels, groups, folds, folds, seed)
-    there = {(fold, label) for fold, label in zip(dealt, labels, strict=True)}
-    absent = sorted({label for label in labels for fold in range(folds) if (fold, label) not in there})
+    assigned = _assign_folds(ids, labels, groups, folds, folds, seed)
+    present = {(fold, label) for fold, label in zip(assigned, labels, strict=True)}
+    absent = sorted({label for label in labels for fold in range(folds) if (fold, label) not in present})
     if absent:
         raise ManifestError(
-            f"every class must be in each of {folds} folds, but {', '.join(absent[:10])} cannot be dealt so. Use fewer "
-            "folds."
+            f"Every class must be in each of {folds} folds, but the groups of {', '.join(absent[:10])} do not allow "
+            "it. Use fewer folds."
         )
-    return dealt
+    return assigned
 
 
 def _folds_of(parts: Mapping[str, float]) -> dict[str, int]:
-    """How many of ten folds each part gets; at least one."""
+    """The number of folds of each part, out of ten and at least one."""
     return {name: max(1, round(share * _FOLDS)) for name, share in parts.items()}
 
 
-def _dealt(
+def _assign_folds(
     ids: Sequence[str], labels: Sequence[str], groups: Sequence[str | None], folds: int, least: int, seed: int
 ) -> list[int]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -72,37 +88,37 @@ def _dealt(
     few = sorted(label for label, found in of_class.items() if len(found) < least)
     if few:
         raise ManifestError(
-            f"a class must have at least {least} groups to be in every part, but {', '.join(few[:10])} "
-            f"{'has' if len(few) == 1 else 'have'} fewer. Add clips, leave the class out, or give a split column."
+            f"A class must have at least {least} groups to be in every part, but {', '.join(few[:10])} "
+            f"{'has' if len(few) == 1 else 'have'} fewer. Add clips, exclude the class, or add a split column."
         )
     order = sorted(range(len(ids)), key=lambda i: (own[i], ids[i]))
-    # As many as scikit-learn can deal: it wants a class with a clip for each.
+    # scikit-learn requires a class with at least one clip per fold.
     count = max(2, min(folds, len(set(own)), collections.Counter(labels).most_common(1)[0][1]))
     numbers = {label: number for number, label in enumerate(sorted(of_class))}
     y = np.array([numbers[labels[i]] for i in order])
     names = np.array([own[i] for i in order])
-    dealt = [0] * len(ids)
+    assigned = [0] * len(ids)
     with np.errstate(all="ignore"):
         kind = StratifiedKFold if len(set(own)) == len(own) else StratifiedGroupKFold
         splitter = kind(count, shuffle=True, random_state=seed)
         for fold, (_, chosen) in enumerate(_quietly(splitter, y, names)):
             for place in chosen:
-                dealt[order[place]] = fold * folds // count
-    return dealt
+                assigned[order[place]] = fold * folds // count
+    return assigned
 
 
 def _quietly(splitter: object, y: np.ndarray, names: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     import warnings
 
-    with warnings.catch_warnings():  # of classes with fewer clips than folds, which we mend or refuse ourselves
+    with warnings.catch_warnings():  # about classes with fewer clips than folds, which the callers handle
         warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(y, y, names))  # type: ignore[attr-defined]  # scikit-learn's
+        return list(splitter.split(y, y, names))  # type: ignore[attr-defined]  # scikit-learn has no types
 
 
 def _with_every_class(
     drawn: list[str], ids: Sequence[str], labels: Sequence[str], groups: Sequence[str | None], parts: list[str]
 ) -> list[str]:
-    """Move whole groups into parts that lack a class, from parts that keep it without them."""
+    """Move groups into parts that lack a class, from parts that keep all their classes without them."""
     own = [f"clip {each}" if group is None else f"group {group}" for each, group in zip(ids, groups, strict=True)]
     members: dict[str, list[int]] = collections.defaultdict(list)
     for place, group in enumerate(own):
@@ -120,10 +136,10 @@ def _with_every_class(
             drawn[place] = part
             counts[part, labels[place]] += 1
     if lacking := _lacking(parts, labels, counts):
-        said = "; ".join(f"{label} in {part}" for part, label in lacking[:10])
+        missing = "; ".join(f"{label} in {part}" for part, label in lacking[:10])
         raise ManifestError(
-            f"every class must be in every part, but groups allow no such split ({said}). Add clips, leave the class "
-            "out, or give a split column."
+            f"Every class must be in every part, but the groups allow no such split (missing: {missing}). Add clips, "
+            "exclude the class, or add a split column."
         )
     return drawn
 
@@ -142,11 +158,11 @@ def _movable(
     labels: Sequence[str],
     counts: Mapping[tuple[str, str], int],
 ) -> str | None:
-    """The smallest group with that class whose part keeps all its classes without it."""
+    """The smallest group with this class whose current part keeps all its classes without it; None if there is none."""
     for _, group in sorted((len(places), group) for group, places in members.items()):
         places = members[group]
-        home = drawn[places[0]]
+        current = drawn[places[0]]
         of_group = collections.Counter(labels[place] for place in places)
-        if home != part and of_group[label] and all(counts[home, each] > n for each, n in of_group.items()):
+        if current != part and of_group[label] and all(counts[current, each] > n for each, n in of_group.items()):
             return group
     return None

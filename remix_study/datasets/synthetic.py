@@ -1,14 +1,14 @@
-"""Tones and gratings: a procedural corpus in which laziness and its cost are both there
+"""A synthetic corpus of tones and gratings, on which joint training neglects one modality
 
-Origin: made here; free of rights. Eight classes by default. Audio: a tone in one of `classes` log-spaced bands from
-200 to 1700 Hz (its frequency anywhere in the band), unit RMS, white noise at an SNR drawn from `audio_snr_db`; a
-fraction `muted` of the clips has noise only. Video: a grating of angle pi k / classes, 0.12-0.22 cycles per pixel at
-16 x 16, random phase and drift, white noise in every frame at an SNR drawn from `video_snr_db`. Audio is learnt fast
-but useless where muted; video is slow and always informative.
+Origin: rendered by this module; no rights reserved. Eight classes by default. Audio: a tone in one of `classes`
+log-spaced bands from 200 to 1700 Hz (at a random frequency of the band), unit RMS, with white noise at an SNR drawn
+from `audio_snr_db`; a fraction `muted` of the clips has only noise. Video: a grating of angle pi k / classes, 0.12-0.22
+cycles per pixel at 16 x 16, with random phase and drift, and white noise in every frame at an SNR drawn from
+`video_snr_db`. Audio is learnt fast, but is useless in muted clips. Video is learnt slowly, and is always informative.
 
-Files: `clips/<split>/<split>-00012.mp4`, one second, MPEG-4 video with AAC sound. The 16 x 16 picture is drawn as
-blocks of 4 x 4 pixels, so that lossy compression keeps its noise, and averaging the blocks gives it back. Every clip
-has its own random stream: the same spec gives the same bytes, whatever was interrupted.
+Files: `clips/<split>/<split>-00012.mp4`, one second, MPEG-4 video with AAC audio. Each pixel of the 16 x 16 image is
+encoded as a block of 4 x 4 pixels, so that lossy compression keeps its noise; averaging the blocks restores it. Every
+clip has its own random stream, so that the same spec gives the same bytes, also after an interruption.
 """
 
 import dataclasses
@@ -34,16 +34,23 @@ _SIDE = 16
 _BLOCK = 4
 _FPS = 8
 _RATE = 8000
-_LOUDNESS = 0.15  # of unit RMS: peaks of tone and noise at 0 dB stay below 1
-_CONTRAST = 18.0  # grey levels per unit RMS: three deviations of grating and noise at -8 dB stay within 128
+_LOUDNESS = 0.15  # of unit RMS, so that peaks of tone and noise at 0 dB stay below 1
+_CONTRAST = 18.0  # grey levels per unit RMS, so that 3 deviations of grating and noise at -8 dB stay within 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SyntheticSpec:
-    """How many clips, and how hard each modality is; SNR ranges are (low, high) in dB, `muted` a fraction in 0..1.
+    """The size of the corpus and the difficulty of each modality.
+
+    Args:
+        train, val, test: clips of each split.
+        classes: number of classes, at least 2.
+        audio_snr_db, video_snr_db: ranges (low, high) of the signal-to-noise ratio in dB, within -60 to 60.
+        muted: fraction of clips whose audio is only noise, 0 to 1.
+        seed: of all random streams.
 
     Raises:
-        ConfigError: all that cannot be.
+        ConfigError: values are out of range; all of them are listed.
     """
 
     train: int = 1000
@@ -72,14 +79,20 @@ class SyntheticSpec:
             raise ConfigError("; ".join(wrong) + ".")
 
     def count(self, split: str) -> int:
+        """Number of clips of a split."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
 def render(out: Path, spec: SyntheticSpec, *, workers: int | None = None, progress: Progress | None = None) -> Path:
-    """Render the corpus into `out` on all cores and return its manifest; clips that are already there are kept.
+    """Render the corpus into `out` and return its manifest. Existing clips are kept.
+
+    Args:
+        workers: number of worker processes; None means one per core.
+        progress: called as `progress(done, total)` with numbers of clips.
 
     Raises:
-        StoreError: `out` holds a corpus of another spec, another process writes there, the disk is full or read-only.
+        StoreError: `out` holds a corpus of another spec, another process writes there, or the disk is full or
+            read-only.
     """
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +113,7 @@ def render(out: Path, spec: SyntheticSpec, *, workers: int | None = None, progre
                     progress(done, len(clips))
 
             def on_lost(job: int, reason: str) -> None:
-                raise StoreError(f"rendering {clips[job].id} failed twice ({reason}). Run the same command again.")
+                raise StoreError(f"Rendering {clips[job].id} failed twice ({reason}). Rerun the command to resume.")
 
             run_jobs(
                 functools.partial(_render_job, out, spec), todo, on_result=on_result, on_lost=on_lost, workers=workers
@@ -110,18 +123,20 @@ def render(out: Path, spec: SyntheticSpec, *, workers: int | None = None, progre
 
 
 def _claim(path: Path, spec: SyntheticSpec) -> None:
+    """Write the spec of the corpus, or check that the folder already holds this spec."""
     wanted = json.loads(json.dumps(dataclasses.asdict(spec)))
     if not path.exists():
         write_atomically(path, json.dumps(wanted, indent=1) + "\n")
         return
     try:
-        there = json.loads(path.read_text())
-        other = [f"{key} {there.get(key)} (wanted {wanted[key]})" for key in wanted if there.get(key) != wanted[key]]
+        found = json.loads(path.read_text())
+        other = [f"{key} {found.get(key)} (wanted {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
     except (ValueError, AttributeError):
         other = ["an unreadable spec"]
     if other:
         raise StoreError(
-            f"{path.parent} holds a synthetic corpus with {', '.join(other)}. Choose another folder, or delete it."
+            f"Cannot render into {path.parent}: it holds a synthetic corpus with {', '.join(other)}. Choose another "
+            "folder, or delete that corpus."
         )
 
 
@@ -160,7 +175,7 @@ def _render_job(out: Path, spec: SyntheticSpec, job: int) -> None:
 
 
 def tone(draw: np.random.Generator, label: int, classes: int, *, snr_db: float, muted: bool) -> NDArray[np.float32]:
-    """One second at 8 kHz, float32 (8000,)."""
+    """The audio of a clip: one second at 8 kHz, float32 (8000,)."""
     low, high = _BANDS_HZ
     frequency = low * (high / low) ** ((label + draw.random()) / classes)
     seconds = np.arange(_RATE) / _RATE
@@ -170,7 +185,7 @@ def tone(draw: np.random.Generator, label: int, classes: int, *, snr_db: float, 
 
 
 def grating(draw: np.random.Generator, label: int, classes: int, *, snr_db: float) -> NDArray[np.uint8]:
-    """One second at 8 frames per second, uint8 grey (8, 16, 16)."""
+    """The video of a clip: one second at 8 frames per second, uint8 grey (8, 16, 16)."""
     angle = math.pi * label / classes
     cycles = draw.uniform(0.12, 0.22)  # per pixel
     phase, drift = draw.random(), draw.uniform(-1, 1)  # cycles, cycles per second
@@ -184,7 +199,7 @@ def grating(draw: np.random.Generator, label: int, classes: int, *, snr_db: floa
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], wave: NDArray[np.float32]) -> None:
-    """Grey frames (8, 16, 16) and a wave (8000,) of one second as an .mp4; the whole file or none."""
+    """Write grey frames (8, 16, 16) and a waveform (8000,) of one second as an .mp4 file, atomically."""
     import av
 
     part = temporary_path(path)
@@ -193,7 +208,7 @@ def write_clip(path: Path, frames: NDArray[np.uint8], wave: NDArray[np.float32])
         video.width = video.height = _SIDE * _BLOCK
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1  # the same bytes on any machine
-        video.codec_context.qmin = video.codec_context.qmax = 2  # fine steps: the noise is part of the task
+        video.codec_context.qmin = video.codec_context.qmax = 2  # fine quantisation keeps the noise
         sound = file.add_stream("aac", rate=_RATE, layout="mono")
         sound.bit_rate = 48_000
         grey = frames.repeat(_BLOCK, axis=1).repeat(_BLOCK, axis=2)

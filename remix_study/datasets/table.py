@@ -1,16 +1,16 @@
-"""Anyone's own clips: a table with one line per clip, as CSV, JSON Lines or Parquet
+"""Your own clips: a table with one line per clip, as CSV, JSON Lines or Parquet
 
-    path                 a file with picture and sound; or, instead,
-    audio, video, ...    a file for each modality: media, an image or a folder of frames for video, a ready array
-                         (`.npy`, or row 17 of one: `features.npy#17`); the column may also be called `audio_path`
+    path                 a file with video and audio; or, instead,
+    audio, video, ...    a file for each modality: media, an image or a folder of frames for video, or a feature array
+                         (`.npy`, or a row of one: `features.npy#17`); the column may also be named `audio_path`
     label                the class
-    split                train, val or test; without this column, parts are drawn
-    group                what must not be in two parts, such as a person or a place
-    id                   a name of its own; by default the file's name without its ending
+    split                train, val or test; without this column, splits are drawn
+    group                clips of one group must be in the same split, for example those of a person or a place
+    id                   a unique name; by default the file's name without its suffix
     start, end           seconds within the file
 
-A manifest (datasets/manifest.py) is such a table. Other columns are left out, unless they are asked for (`keep`): then
-every clip carries them. Paths are relative to the root of the source, and stay below it.
+A manifest (datasets/manifest.py) is such a table. Other columns are ignored, unless `keep` names them: then their
+values are stored in each clip's `truth`. Paths are relative to the root of the source, and must stay below it.
 """
 
 import collections
@@ -39,23 +39,23 @@ from remix_study.sample import Clip
 
 _MEDIA = (AUDIO, VIDEO, FLOW)
 _FACTS = ("id", "label", "split", "group", "start", "end")
-_OURS = (*_FACTS, "path", "paths", "truth")  # the last two only where a cell can be an object
+_OURS = (*_FACTS, "path", "paths", "truth")  # the last two only in formats whose cells can be objects
 _SYNONYMS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "eval": "test", "testing": "test"}
-_ARRAYS_LOOKED_AT = 200
+_ARRAYS_SAMPLED = 200
 _NAMED = 10
 
 Row = dict[str, Any]
 
 
 class Line(NamedTuple):
-    """Where in the table, and column -> value; an empty cell is None."""
+    """A line: its place in the table, such as `line 3`, and its values by column; empty cells are None."""
 
     place: str
     row: Row
 
 
 class Raw(NamedTuple):
-    """A table as it is written. `problems`: of lines that are not in `lines`, each with its place."""
+    """A table as parsed. `problems` are those of lines that could not be parsed, each with its place."""
 
     columns: list[str]
     lines: list[Line]
@@ -63,7 +63,13 @@ class Raw(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which column is what: our name -> the table's, modality -> the table's, and what is left."""
+    """The meaning of the columns.
+
+    Attributes:
+        facts: the table's column for each of our names.
+        paths: the table's column for each modality.
+        left_out: the other columns, which are ignored.
+    """
 
     facts: dict[str, str]
     paths: dict[str, str]
@@ -72,14 +78,20 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table of clips at `path` of `source`, as a corpus.
+    """A table of clips, as a corpus.
 
-    `base`: the preset of its media. `columns`: our name -> the table's. `keep`: further columns that clips carry, as
-    numbers where all are numbers. `lengths`: steps of sequences, by modality; by default the 95th percentile of those
-    that there are. `images`: modalities whose arrays are spectrograms or pictures (F, T), not sequences. `seed`: of
-    parts that are drawn.
+    Args:
+        source: the files.
+        path: the table in `source`.
+        base: what to keep of audio and video.
+        columns: the table's name of each of our columns, if it differs.
+        keep: further columns to store; as numbers, if all their values are numbers.
+        lengths: number of steps of sequences, by modality; by default the 95th percentile.
+        images: modalities whose arrays are images such as spectrograms (F, T), not sequences.
+        seed: seed of the splits, if they are drawn.
 
-    `find` and `preset` raise ManifestError: the table cannot be read, or has problems, of which all are named.
+    Raises:
+        ManifestError: raised by `find` and `preset`: the table cannot be read, or has problems; all of them are listed.
     """
 
     source: Source
@@ -116,19 +128,19 @@ class Table:
             clip = clip_of({**row, "split": "train"} if drawn else row, self.source.root, found)
             if "label" not in row:
                 near = difflib.get_close_matches("label", [key for key in columns.left_out if line.row.get(key)], n=1)
-                found += [f"is {name!r} the label?" for name in near]
+                found += [f"did you mean column {name!r} as the label?" for name in near]
             problems += [f"{place}: {problem}" for problem in found]
             if clip is not None:
                 clips.append((place, clip))
         problems += self._without_files(clips)
         problems.sort(key=_number_of)
-        whole = checked(self.path, clips, problems)
-        said = "as the table says"
+        corpus = checked(self.path, clips, problems)
+        split = "as in the table"
         if drawn:
-            whole, said = self._drawn(whole), f"drawn by {_by(whole)}, 70 / 10 / 20 percent, seed {self.seed}"
-            warnings.append(f"the table names no splits: parts are {said}")
-        preset = self._preset(whole, warnings)
-        return Found(tuple(whole), {"corpus": self.name, "split": said}, tuple(warnings)), preset
+            corpus, split = self._drawn(corpus), f"drawn by {_by(corpus)}, 70 / 10 / 20 percent, seed {self.seed}"
+            warnings.append(f"the table has no splits, so they are {split}")
+        preset = self._preset(corpus, warnings)
+        return Found(tuple(corpus), {"corpus": self.name, "split": split}, tuple(warnings)), preset
 
     def _drawn(self, clips: Sequence[Clip]) -> list[Clip]:
         labels, groups = [clip.label for clip in clips], [clip.group for clip in clips]
@@ -140,8 +152,8 @@ class Table:
             return self.source.read(self.path)
         except OSError as error:
             raise ManifestError(
-                f"{self.source.root}/{self.path} must be a table of clips (.csv, .jsonl or .parquet), but cannot be "
-                f"read: {error.strerror or 'there is no such file'}."
+                f"Cannot read the table {self.source.root}/{self.path}: {error.strerror or 'no such file'}. Give a "
+                ".csv, .jsonl or .parquet file."
             ) from error
 
     # --- columns -----------------------------------------------------------------------------------------------------
@@ -160,7 +172,7 @@ class Table:
                 if modality in paths and modality not in self.columns:
                     raise ManifestError(
                         f"{self.path} must have one column for {modality}, but has {paths[modality]} and {column}. "
-                        f"Say which it is: `--column {modality}={column}`."
+                        f"Choose one, such as `--column {modality}={column}`."
                     )
                 paths.setdefault(modality, column)
         used = {*facts.values(), *paths.values(), *self.keep, ""}
@@ -177,13 +189,13 @@ class Table:
             )
 
     def _named_paths(self, raw: Raw) -> dict[str, str]:
-        """Columns that `columns` says hold files of a modality."""
+        """The columns that `columns` assigns to modalities."""
         named = {ours: theirs for ours, theirs in self.columns.items() if ours not in _OURS}
         for ours, theirs in named.items():
             if ours not in _MEDIA and not _all_arrays(raw, theirs):
                 raise ManifestError(
-                    f"`{ours}={theirs}` must give one of {', '.join(_OURS[:-2])}, audio, video and flow, or a modality "
-                    f"of ready arrays (.npy), but {theirs} holds none of these."
+                    f"`{ours}={theirs}` must name one of {', '.join(_OURS[:-2])}, audio, video and flow, or a modality "
+                    f"of feature arrays (.npy), but {ours} is none of these, and {theirs} does not hold arrays."
                 )
         return named
 
@@ -193,31 +205,31 @@ class Table:
         has = ", ".join(name for name in raw.columns if name)
         if "label" not in found.facts:
             raise ManifestError(
-                f"{self.path} must have a column `label` (the class), but has {has}. If it has another name: "
-                "`--column label=NAME`."
+                f"{self.path} must have a column `label` (the class), but has {has}. If the column has another name, "
+                "use `--column label=NAME`."
             )
         if not found.paths and not {"path", "paths"} & set(found.facts):
             raise ManifestError(
-                f"{self.path} must have a column `path` (a file with picture and sound), or one for each modality such "
-                f"as `audio` and `video`, but has {has}. If it has another name: `--column path=NAME`."
+                f"{self.path} must have a column `path` (a file with video and audio), or one for each modality such "
+                f"as `audio` and `video`, but has {has}. If the column has another name, use `--column path=NAME`."
             )
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
     def _rows(self, raw: Raw, columns: Columns, warnings: list[str]) -> list[Line]:
-        """The lines in the manifest's words."""
+        """The lines with the keys of a manifest."""
         understood: dict[str, str] = {}
         kept = _numbers_where_all_are(raw, self.keep)
         found = [
             Line(line.place, _row(line.row, columns, kept[number], understood)) for number, line in enumerate(raw.lines)
         ]
         if understood:
-            said = ", ".join(f"{given} as {ours}" for given, ours in understood.items())
-            warnings.append(f"names of splits were understood: {said}")
+            synonyms = ", ".join(f"{given} as {ours}" for given, ours in understood.items())
+            warnings.append(f"names of splits were read as synonyms: {synonyms}")
         return _with_ids(found)
 
     def _without_files(self, clips: Sequence[tuple[str, Clip]]) -> list[str]:
-        """Of what other clips have, and the store would keep."""
+        """Problems of clips that lack a modality which other clips have and the store would keep."""
         every = canonical_order({m for _, clip in clips for m in clip.paths})
         problems = []
         for m in every:
@@ -233,13 +245,13 @@ class Table:
     # --- preset ------------------------------------------------------------------------------------------------------
 
     def _preset(self, clips: Sequence[Clip], warnings: list[str]) -> Preset:
-        """The base preset's parts for media, and what arrays turn out to be."""
+        """The base preset's parts for media, and the shapes of feature arrays."""
         parts: dict[str, Part] = {}
         alike = [clip for clip in clips if AUDIO in clip.paths and clip.paths[AUDIO] == clip.paths.get(VIDEO)]
         if any(_is_array(clip.paths[AUDIO]) for clip in alike):
             raise ManifestError(
-                f"{self.path}: `path` must be a file with picture and sound, not an array (.npy); call the column "
-                "after its modality."
+                f"{self.path}: `path` must be a file with video and audio, not an array (.npy). Name the column of "
+                "arrays after their modality."
             )
         for m in canonical_order({m for clip in clips for m in clip.paths}):
             paths = [clip.paths[m] for clip in clips if m in clip.paths]
@@ -251,31 +263,35 @@ class Table:
                 parts[m] = FlowPreset(3, 224, 224, source="given")
             elif m not in (AUDIO, VIDEO):
                 raise ManifestError(
-                    f"{self.path}: {m} must be ready arrays (.npy); only audio, video and flow are made from media."
+                    f"{self.path}: {m} must be feature arrays (.npy); only audio, video and flow are read from media."
                 )
         if not parts:
-            raise ManifestError(f"the preset {self.base.name!r} keeps nothing of what {self.path} has.")
+            raise ManifestError(f"The preset {self.base.name!r} keeps none of the modalities of {self.path}.")
         self._require_used(parts)
-        missed = [m for m in canonical_order(self.base.parts) if m not in parts]
-        if missed and set(parts) & set(self.base.parts):
-            warnings.append(f"the table has no {' and no '.join(missed)}: only {' and '.join(parts)} will be kept")
+        missing = [m for m in canonical_order(self.base.parts) if m not in parts]
+        if missing and set(parts) & set(self.base.parts):
+            warnings.append(f"the table has no {' and no '.join(missing)}; the store will have {' and '.join(parts)}")
         name = self.base.name if parts == dict(self.base.parts) else f"{self.base.name} of {self.name}"
         return Preset(name, parts)
 
     def _require_used(self, parts: Mapping[str, Part]) -> None:
-        """An option for a modality that does not exist is a misspelt one."""
+        """Check that `lengths` and `images` name existing modalities, because others are misspelt.
+
+        Raises:
+            ManifestError: one of them is not a modality of feature arrays with two dimensions.
+        """
         layouts = {m: part.layout for m, part in parts.items() if isinstance(part, FeaturePreset)}
         for option, given, wanted in (("length", self.lengths, "sequence"), ("image", self.images, "image")):
             fitting = [m for m, layout in layouts.items() if layout == wanted]
             wrong = [m for m in given if m not in fitting]
             if wrong:
                 raise ManifestError(
-                    f"`--{option}` must name a modality of ready arrays with two dimensions, but names "
+                    f"`--{option}` must name a modality of feature arrays with two dimensions, but names "
                     f"{', '.join(wrong)}; {self.path} has {' and '.join(fitting) or 'none'}."
                 )
 
     def _feature_part(self, modality: str, paths: Sequence[str], warnings: list[str]) -> FeaturePreset:
-        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), _ARRAYS_LOOKED_AT)).astype(int)]
+        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), _ARRAYS_SAMPLED)).astype(int)]
         if len({clip.partition("#")[0] for clip in chosen}) == 1:
             chosen = chosen[:1]  # rows of one array
         shapes = self._shapes(modality, chosen)
@@ -286,7 +302,7 @@ class Table:
             return FeaturePreset("vector", usual)
         if ndim != 2:
             raise ManifestError(
-                f"{self.path}: an array of {modality} must be a vector (D) or a sequence (T, D), but has {ndim} "
+                f"{self.path}: an array of {modality} must be a vector (D,) or a sequence (T, D), but has {ndim} "
                 "dimensions."
             )
         if modality in self.images:
@@ -295,15 +311,15 @@ class Table:
         lengths = [shape[0] for shape in alike]
         length = self.lengths.get(modality) or int(np.percentile(lengths, 95, method="inverted_cdf"))
         if min(lengths) < max(lengths):
-            seen = f" (of {len(lengths)} that were looked at)" if len(lengths) < len(paths) else ""
+            sampled = f" (in a sample of {len(lengths)})" if len(lengths) < len(paths) else ""
             warnings.append(
-                f"sequences of {modality} have {min(lengths)} to {max(lengths)} steps{seen}; {length} are kept of each "
-                f"(`--length {modality}=N` changes that)"
+                f"sequences of {modality} have {min(lengths)} to {max(lengths)} steps{sampled}; {length} are kept of "
+                f"each (change this with `--length {modality}=N`)"
             )
         return FeaturePreset("sequence", (length, width))
 
     def _shapes(self, modality: str, paths: Sequence[str]) -> list[tuple[int, ...]]:
-        """Of those that can be read; the others will be in the quarantine, each with its reason."""
+        """The shapes of the arrays that can be read. The others will be quarantined."""
         shapes, why = [], ""
         for path in paths:
             name, row = row_of(path)
@@ -318,24 +334,24 @@ class Table:
                 shapes.append(shape)
         if not shapes:
             raise ManifestError(
-                f"{self.path} must name arrays of {modality} that can be read, but none of the first {len(paths)} can "
+                f"Cannot read any of {len(paths)} sampled arrays of {modality} in {self.path} "
                 f"({why or 'they are empty'})."
             )
         return shapes
 
 
-# --- what a table says -----------------------------------------------------------------------------------------------
+# --- values of a table -----------------------------------------------------------------------------------------------
 
 
 def _row(raw: Row, columns: Columns, kept: Row, understood: dict[str, str]) -> Row:
-    """One line in the manifest's words; `understood` collects synonyms."""
+    """A line with the keys of a manifest. `understood` collects synonyms of splits."""
     row: Row = {name: raw[column] for name, column in columns.facts.items() if raw.get(column) is not None}
     row |= {name: _text(row[name]) for name in ("id", "label", "group") if name in row}
     row |= {name: _number(row[name]) for name in ("start", "end") if name in row}
     if isinstance(word := row.get("split"), str):
         row["split"] = _split(word, understood)
     paths = {m: raw[column] for m, column in columns.paths.items() if raw.get(column) is not None}
-    if paths and "path" in row and not {AUDIO, VIDEO} & set(paths):  # a clip with features besides
+    if paths and "path" in row and not {AUDIO, VIDEO} & set(paths):  # a clip with further feature arrays
         row["paths"] = {AUDIO: row["path"], VIDEO: row.pop("path"), **paths}
     elif paths:
         given = row.get("paths")
@@ -354,7 +370,7 @@ def _split(word: str, understood: dict[str, str]) -> str:
 
 
 def _text(value: Any) -> Any:
-    """Numbers and truth values as words: a class may be called 3."""
+    """Numbers and booleans as text, because a class may be named 3."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, int | float | Decimal) or not math.isfinite(value):
@@ -368,21 +384,21 @@ def _number(value: Any) -> Any:
     try:
         return float(value)
     except ValueError:
-        return value  # told as a problem, with its line
+        return value  # `clip_of` reports it as a problem
 
 
 def _numbers_where_all_are(raw: Raw, keep: Sequence[str]) -> list[Row]:
-    """The kept columns of each line. Texts that all spell numbers are numbers, as in CSV; 007 is a name."""
+    """The kept columns of each line. A column becomes numbers if all its texts are numbers; 007 is a name."""
     kept = [{column: line.row[column] for column in keep if line.row.get(column) is not None} for line in raw.lines]
     for column in keep:
-        numbers = [_spelt(row[column]) for row in kept if column in row]
+        numbers = [_parsed_number(row[column]) for row in kept if column in row]
         if all(number is not None for number in numbers):
             for row, number in zip([row for row in kept if column in row], numbers, strict=True):
                 row[column] = number
     return kept
 
 
-def _spelt(text: object) -> int | float | None:
+def _parsed_number(text: object) -> int | float | None:
     if not isinstance(text, str) or (text.lstrip("-").startswith("0") and text.lstrip("-").partition(".")[0] != "0"):
         return None
     for kind in (int, float):
@@ -410,12 +426,12 @@ def _left_out(columns: Columns) -> list[str]:
     for name in columns.left_out:
         near = difflib.get_close_matches(name.lower(), _OURS[:-2], n=1, cutoff=0.8)
         if near and near[0] not in columns.facts:
-            hints.append(f"; if {name} is the {near[0]}: `--column {near[0]}={name}`")
-    return [f"columns that mean nothing here are left out: {', '.join(columns.left_out)} (`--keep`){''.join(hints)}"]
+            hints.append(f"; if {name} is the {near[0]}, use `--column {near[0]}={name}`")
+    return [f"unknown columns are ignored: {', '.join(columns.left_out)} (store them with `--keep`){''.join(hints)}"]
 
 
 def _with_ids(lines: list[Line]) -> list[Line]:
-    """Where there is no id: the file's name without its ending; where those are not unique, its path, and seconds."""
+    """Add ids, if there are none: the file's name without its suffix; or its path, or path and times, if not unique."""
     if any("id" in line.row for line in lines):
         return lines
     for name_of in (_stem, _file, _file_and_times):
@@ -451,18 +467,19 @@ def _by(clips: Sequence[Clip]) -> str:
 
 
 def _number_of(problem: str) -> int:
-    """Problems by line; those of the whole table last."""
+    """Sort key of problems: by line; those of the whole table come last."""
     place = problem.partition(":")[0].rpartition(" ")[2]
     return int(place) if place.isdigit() else 2**62
 
 
-# --- three ways to write it ------------------------------------------------------------------------------------------
+# --- file formats ----------------------------------------------------------------------------------------------------
 
 
 def read_raw(path: str, content: bytes) -> Raw:
-    """
+    """Parse a table in the format that its name says.
+
     Raises:
-        ManifestError: it cannot be read as what its name says.
+        ManifestError: the name has another suffix, or the content has another format.
     """
     match PurePosixPath(path).suffix.lower():
         case ".csv" | ".tsv" | ".txt":
@@ -472,9 +489,7 @@ def read_raw(path: str, content: bytes) -> Raw:
         case ".parquet" | ".pq":
             return _parquet(path, content)
         case _:
-            raise ManifestError(
-                f"{path or 'it'} must be a table of clips: its name must end in .csv, .jsonl or .parquet."
-            )
+            raise ManifestError(f"Cannot read {path or 'the table'}: its name must end in .csv, .jsonl or .parquet.")
 
 
 def _decoded(path: str, content: bytes) -> str:
@@ -507,11 +522,11 @@ def _csv(path: str, text: str) -> Raw:
             header = [cell.strip() for cell in cells]
             twice = [name for name, count in collections.Counter(header).items() if count > 1 and name]
             if twice:
-                raise ManifestError(f"{path} must name each column once, but {', '.join(twice)} is there twice.")
+                raise ManifestError(f"{path} must name each column once, but repeats {', '.join(twice)}.")
         elif len(cells) != len(header):
             problems.append(
-                f"{place}: it must have {len(header)} cells as the first line, but has {len(cells)}; a cell with a "
-                "comma in it needs quotes"
+                f"{place}: it must have {len(header)} cells, like the first line, but has {len(cells)}; put quotes "
+                "around a cell that contains a comma"
             )
         else:
             row = {name: cell.strip() or None for name, cell in zip(header, cells, strict=True) if name}
@@ -520,7 +535,7 @@ def _csv(path: str, text: str) -> Raw:
 
 
 def _csv_lines(reader: Any, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Lines that are not empty, each with the number of its first line: a quoted cell may have several."""
+    """Yield the rows that are not empty, each with its first line number; a quoted cell may span several lines."""
     while True:
         place = f"line {reader.line_num + 1}"
         try:
@@ -528,7 +543,7 @@ def _csv_lines(reader: Any, problems: list[str]) -> Iterator[tuple[str, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            problems.append(f"{place}: from here on it is no CSV ({error}); is a quote missing?")
+            problems.append(f"{place}: from here on it is not CSV ({error}); is a quote missing?")
             return
         if any(cell.strip() for cell in cells):
             yield place, cells
@@ -542,7 +557,7 @@ def _parquet(path: str, content: bytes) -> Raw:
         table = pyarrow.parquet.read_table(pa.BufferReader(content))
         rows = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ManifestError(f"{path} must be a Parquet file, but is not one that can be read.") from error
+        raise ManifestError(f"Cannot read {path} as a Parquet file: it is damaged or has another format.") from error
     lines = [
         Line(f"row {number}", {name: None if _is_gap(value) else value for name, value in row.items()})
         for number, row in enumerate(rows, start=1)

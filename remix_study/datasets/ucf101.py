@@ -1,25 +1,25 @@
-"""UCF-101: clips of 101 human actions, seen as pictures and as optical flow
+"""UCF-101: clips of 101 human actions, as video and optical flow
 
 Soomro, Zamir, Shah (2012), "UCF101: A Dataset of 101 Human Actions Classes From Videos in The Wild", arXiv 1212.0402.
-13,320 clips (320 x 240, 25 frames a second, AVI) cut from YouTube; given out for research, without a licence of its
-own. Half of the classes have no sound, so that the modalities are `video` and `flow` (media/flow.py).
+13,320 clips (320 x 240, 25 frames per second, AVI) cut from YouTube; distributed for research, without a licence. Half
+of the classes have no audio, so that the modalities are `video` and `flow` (media/flow.py).
 
-Layout of the root, or the lists in a folder of their own (`lists`):
+Layout of the root (the lists may be in a separate folder, `lists`):
 
     UCF-101/<Class>/v_<Class>_g01_c01.avi     25 groups of 4 to 7 clips in each class
     ucfTrainTestlist/classInd.txt             1 ApplyEyeMakeup
     ucfTrainTestlist/trainlist01.txt          ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
     ucfTrainTestlist/testlist01.txt           ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
 
-and, where flow is given, one of the layouts in `_FLOW` below. Videos are found by name anywhere below `UCF-101/`, or
-below the root where there is no such folder; another container than AVI is the same clip.
+and, for given flow, one of the layouts in `_FLOW` below. Videos are found by name anywhere below `UCF-101/`, or below
+the root if there is no such folder. Other containers than AVI are accepted.
 
-Splits: three published ones of training and test, by group: clips of a group show one person, or one background. They
-have no validation part; here it is carved from training, a tenth of each class's groups (at least one) by lot, so that
-the test list chooses nothing. The group of a clip is `<Class>_g01`.
+Splits: three published splits into training and test, by group; the clips of a group show the same person or
+background. There is no published validation split. This module draws a tenth of each class's training groups (at least
+one) at random for validation, so that the test list is used only for testing. The group of a clip is `<Class>_g01`.
 
-Traps: the class `HandstandPushups` spells its files `v_HandStandPushups_...`, so a class is what its folder in the list
-says; test lists have no class numbers.
+Pitfalls: the files of class `HandstandPushups` are named `v_HandStandPushups_...`, so the class is taken from the
+folder in the list. Test lists have no class numbers.
 """
 
 import collections
@@ -39,7 +39,7 @@ from remix_study.sample import Clip, SampleId
 from remix_study.seeds import stream
 
 PUBLISHED = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}
-"""Split -> clips in its training and its test list"""
+"""Number of clips in the training and test list of each split"""
 _VALIDATION = 0.1
 _LINE = re.compile(r"^(?P<folder>[^/\s]+)/(?P<stem>v_[A-Za-z]+_(?P<group>g\d+)_c\d+)\.\w+(?:\s+(?P<number>\d+))?$")
 _VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov")
@@ -48,19 +48,21 @@ _FLOW = tuple(
     for inner in ("u/{clip}", "{clip}", "{folder}/{clip}")
     for top in ("", "flow/", "tvl1_flow/", "ucf101_tvl1_flow/", "ucf101_tvl1_flow/tvl1_flow/", "rawframes/")
 )
-"""Where the folder of a clip's flow pictures may lie; of `u/...`, its companion is `v/...`"""
+"""Possible places of the folder of a clip's flow images; the vertical motion of `u/...` is in `v/...`"""
 
 
 @dataclass(frozen=True)
 class Ucf101:
-    """UCF-101 below `source`, in one of its three splits.
+    """UCF-101 below a source, in one of its three splits.
 
     Args:
+        source: the corpus's files.
         split: 1, 2 or 3.
-        lists: the folder of the published lists, if not in the source.
-        flow: `computed` from the videos, or `given` as pictures.
-        frames: of each clip, in both modalities; each `side` x `side` pixels.
-        seed: of the groups that validate.
+        lists: the folder of the published lists, if they are not in the source.
+        flow: `computed` from the videos, or `given` as images.
+        frames: frames of each clip, in both modalities.
+        side: height and width of a frame in pixels, at least 16.
+        seed: seed of the random choice of validation groups.
 
     Raises:
         ConfigError: there is no such split, or `side` is too small for flow.
@@ -78,7 +80,7 @@ class Ucf101:
         if self.split not in PUBLISHED:
             raise ConfigError(f"`split` must be one of {', '.join(map(str, PUBLISHED))}, but is {self.split}.")
         if self.side < SMALLEST:
-            raise ConfigError(f"`side` must be at least {SMALLEST}, or flow cannot be computed, but is {self.side}.")
+            raise ConfigError(f"`side` must be at least {SMALLEST} to compute flow, but is {self.side}.")
 
     @property
     def name(self) -> str:
@@ -91,17 +93,18 @@ class Ucf101:
         return Preset(f"ucf101-{self.flow}", {VIDEO: video, FLOW: flow})
 
     def find(self) -> Found:
-        """
+        """Find the listed clips whose files exist, in the order of the lists.
+
         Raises:
-            ManifestError: lists or videos are not where they must be, or contradict each other.
+            ManifestError: lists or videos are missing, or the lists have problems.
             StoreError: flow is to be computed, but OpenCV is not installed.
         """
-        maker = f"OpenCV {opencv_version()}, DIS medium" if self.flow == "computed" else "given as pictures"
+        maker = f"OpenCV {opencv_version()}, DIS medium" if self.flow == "computed" else "given as images"
         listed = self._listed()
         videos = self._videos()
-        there = [each for each in listed if each.stem in videos]
-        flow_of = self._flow_of(there) if self.flow == "given" else {}
-        validating = _validating(listed, self.seed)
+        present = [each for each in listed if each.stem in videos]
+        flow_of = self._flow_of(present) if self.flow == "given" else {}
+        validating = _validation_groups(listed, self.seed)
         clips, absent = [], {}
         for each in listed:
             video = videos.get(each.stem)
@@ -116,14 +119,14 @@ class Ucf101:
             tuple(clips),
             facts={
                 "corpus": f"UCF-101, published split {self.split}",
-                "licence": "for research; the videos are their authors'",
+                "licence": "for research; the videos belong to their authors",
                 "citation": "Soomro, Zamir, Shah (2012). UCF101: A Dataset of 101 Human Actions Classes From Videos in "
                 "The Wild. arXiv 1212.0402",
                 "split": f"test as published; {len(validating)} groups of the training list, drawn with seed "
-                f"{self.seed}, validate",
+                f"{self.seed}, for validation",
                 "flow": maker,
             },
-            warnings=tuple(self._doubts(listed, videos)),
+            warnings=tuple(self._warnings(listed, videos)),
             absent=absent,
         )
 
@@ -142,12 +145,12 @@ class Ucf101:
         side: dict[str, bool] = {}
         for each in listed:
             if seen.setdefault(each.stem, each) is not each:
-                wrong.append(f"{each.stem} must be listed once, but is twice")
+                wrong.append(f"{each.stem} must be listed once, but is listed twice")
             if side.setdefault(each.group, each.test) != each.test:
-                wrong.append(f"the group {each.group} must be in one list, but {each.stem} puts it into both")
+                wrong.append(f"the group {each.group} must be in one list, but {each.stem} is in the other one")
         if wrong:
             more = f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise ManifestError("the lists of UCF-101 have problems:\n  " + "\n  ".join(wrong[:10]) + more)
+            raise ManifestError("The lists of UCF-101 have problems:\n  " + "\n  ".join(wrong[:10]) + more)
         return listed
 
     def _text(self, name: str) -> str:
@@ -159,42 +162,40 @@ class Ucf101:
                 if self.source.exists(place):
                     return self.source.read(place).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(
-                f"{name} must be a text file of UCF-101's lists, but cannot be read: {error}"
-            ) from error
+            raise ManifestError(f"Cannot read UCF-101's list {name}: {error}.") from error
         raise ManifestError(
-            f"{self.source.root} must hold UCF-101's lists, such as {places[0]}, but does not. Unpack "
-            "UCF101TrainTestSplits-RecognitionTask.zip there, or name its folder with `lists`."
+            f"Cannot find UCF-101's lists below {self.source.root}, such as {places[0]}. Unpack "
+            "UCF101TrainTestSplits-RecognitionTask.zip there, or give their folder with `--lists`."
         )
 
     # --- files ---
 
     def _videos(self) -> dict[str, str]:
-        """Clip -> its video; where a folder of it lies, not the millions of pictures beside."""
+        """The video of each clip. Only the folder UCF-101 is listed, if it exists, to skip millions of flow images."""
         below = "UCF-101" if self.source.exists("UCF-101") else ""
         found = {
             PurePosixPath(path).stem: path
-            for path in reversed(self.source.list(below))  # of two, the first
+            for path in reversed(self.source.list(below))  # so that the first of two files with one name is kept
             if path.lower().endswith(_VIDEOS) and PurePosixPath(path).name.startswith("v_")
         }
         if not found:
             raise ManifestError(
-                f"{self.source.root} must hold videos such as UCF-101/Archery/v_Archery_g01_c01.avi, but has none. "
-                "Unpack UCF101.rar there."
+                f"Cannot find videos below {self.source.root}, such as UCF-101/Archery/v_Archery_g01_c01.avi. Unpack "
+                "UCF101.rar there."
             )
         return found
 
     def _flow_of(self, listed: list["_Listed"]) -> dict[str, str]:
-        """Clip -> its folder of flow pictures, all of them in the layout of the first that has one."""
+        """The folder of each clip's flow images, all in the layout of the first clip that has one."""
         for each in listed:
             for layout in _FLOW:
                 if self._has_flow(path := layout.format(folder=each.label, clip=each.stem)):
                     places = {e.stem: layout.format(folder=e.label, clip=e.stem) for e in listed}
                     return {stem: place for stem, place in places.items() if place == path or self._has_flow(place)}
         raise ManifestError(
-            f"{self.source.root} must hold folders of flow pictures, such as u/v_Archery_g01_c01/frame000001.jpg with "
-            "v/v_Archery_g01_c01/frame000001.jpg, or flow/v_Archery_g01_c01/flow_x_00001.jpg with flow_y_00001.jpg, "
-            "but has none. Put them there, or let flow be computed."
+            f"Cannot find flow images below {self.source.root}, such as u/v_Archery_g01_c01/frame000001.jpg with "
+            "v/v_Archery_g01_c01/frame000001.jpg, or flow/v_Archery_g01_c01/flow_x_00001.jpg with flow_y_00001.jpg. "
+            "Put them there, or compute the flow (`--flow computed`)."
         )
 
     def _has_flow(self, place: str) -> bool:
@@ -203,15 +204,15 @@ class Ucf101:
         folder, _, clip = place.rpartition("/")
         return PurePosixPath(folder).name != "u" or self.source.exists(str(PurePosixPath(folder).parent / "v" / clip))
 
-    def _doubts(self, listed: list["_Listed"], videos: Mapping[str, str]) -> Iterable[str]:
+    def _warnings(self, listed: list["_Listed"], videos: Mapping[str, str]) -> Iterable[str]:
         tests = sum(each.test for each in listed)
         counts = (len(listed) - tests, tests)
         if counts != PUBLISHED[self.split]:
-            now, then = ("{} + {}".format(*each) for each in (counts, PUBLISHED[self.split]))
-            yield f"the lists of split {self.split} name {now} clips, but {then} were published"
+            found, published = ("{} + {}".format(*each) for each in (counts, PUBLISHED[self.split]))
+            yield f"the lists of split {self.split} have {found} clips, but the published ones have {published}"
         unlisted = sorted(videos.keys() - {each.stem for each in listed})
         if unlisted:
-            yield f"{len(unlisted)} videos are in no list of split {self.split} and are left out, {unlisted[0]} first"
+            yield f"{len(unlisted)} videos are in no list of split {self.split} and are excluded, such as {unlisted[0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class _Listed:
 
 
 def _numbers(text: str) -> dict[str, int]:
-    """classInd.txt: class -> number."""
+    """The number of each class, from classInd.txt."""
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows or any(len(row) != 2 or not row[0].isdigit() for row in rows):
         raise ManifestError("classInd.txt must have a number and a class on each line, such as `1 ApplyEyeMakeup`.")
@@ -236,8 +237,8 @@ def _entries(name: str, text: str, numbers: Mapping[str, int], wrong: list[str],
             continue
         entry = _LINE.match(line.strip())
         if entry is None or entry["folder"] not in numbers:
-            what = "a class of classInd.txt" if entry else "a line such as `Archery/v_Archery_g01_c01.avi 3`"
-            wrong.append(f"{name}, line {line_number}: it must be {what}, but is {line.strip()!r}")
+            what = "name a class of classInd.txt" if entry else "look like `Archery/v_Archery_g01_c01.avi 3`"
+            wrong.append(f"{name}, line {line_number}: it must {what}, but is {line.strip()!r}")
             continue
         label = entry["folder"]
         if entry["number"] is not None and int(entry["number"]) != numbers[label]:
@@ -248,8 +249,8 @@ def _entries(name: str, text: str, numbers: Mapping[str, int], wrong: list[str],
         yield _Listed(entry["stem"], label, f"{label}_{entry['group']}", test)
 
 
-def _validating(listed: Iterable[_Listed], seed: int) -> set[str]:
-    """Groups of the training list that validate: of each class a tenth, at least one, and not all."""
+def _validation_groups(listed: Iterable[_Listed], seed: int) -> set[str]:
+    """Draw the groups of the training list for validation: a tenth of each class, at least one."""
     groups: dict[str, set[str]] = collections.defaultdict(set)
     for each in listed:
         if not each.test:
@@ -259,8 +260,8 @@ def _validating(listed: Iterable[_Listed], seed: int) -> set[str]:
         order = stream(seed, f"ucf101 validation {label}").permutation(sorted(groups[label]))
         if len(order) < 2:
             raise ManifestError(
-                f"the class {label} must have at least two groups in training, one of which validates, but has "
-                f"{len(order)}. Add its other videos."
+                f"The class {label} must have at least two training groups, of which one is for validation, but has "
+                f"{len(order)}. Add the missing videos."
             )
         chosen.update(str(group) for group in order[: max(1, round(_VALIDATION * len(order)))])
     return chosen

@@ -289,9 +289,7 @@ def test_a_damaged_remote_store_raises(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
     bucket.files.pipe_file(f"{url}/store/video-00000.npy", b"cut short")
-    with pytest.raises(
-        SourceError, match=r"store at .* is damaged: .*video-00000\.npy does not match manifest\.json"
-    ):
+    with pytest.raises(SourceError, match=r"store at .* is damaged: .*video-00000\.npy does not match manifest\.json"):
         open_corpus(url)
 
 

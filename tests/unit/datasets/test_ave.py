@@ -22,23 +22,23 @@ def found(root: Path, lists: Path | None = None) -> Found:
 
 
 def relisted(folder: Path, *more: tuple[str, str], header: bool = False) -> Path:
-    """The miniature's lists without videos, with further lines."""
+    """A folder with the miniature's lists plus further lines."""
     everything = [miniature.video(label, n) for label in range(3) for n in range(5)]
     return miniature.write(folder, without=everything, more=more, header=header)
 
 
-def said(of: Found, words: str) -> str:
-    """The one warning with these words."""
+def warning_with(of: Found, words: str) -> str:
+    """The only warning that contains these words."""
     (warning,) = [each for each in of.warnings if words in each]
     return warning
 
 
-def test_the_published_counts() -> None:
+def test_counts_match_the_publication() -> None:
     assert sum(COUNTS.values()) == 4143
     assert len(set(CATEGORIES)) == 28
 
 
-def test_the_published_split_is_used_as_it_is(root: Path, tmp_path: Path) -> None:
+def test_the_published_split_is_used_unchanged(root: Path, tmp_path: Path) -> None:
     corpus = Ave(source_at(root), preset=TINY)
     of = corpus.find()
     assert of.facts["split"] == "as published: 9 train, 3 val, 3 test"
@@ -50,29 +50,31 @@ def test_the_published_split_is_used_as_it_is(root: Path, tmp_path: Path) -> Non
     assert len(prepare(corpus, tmp_path, decoder="pyav", workers=1)) == 15
 
 
-def test_lists_with_and_without_a_header_are_alike(root: Path, tmp_path: Path) -> None:
+def test_lists_with_and_without_a_header_are_equivalent(root: Path, tmp_path: Path) -> None:
     assert found(root, relisted(tmp_path, header=True)) == found(root)
 
 
-def test_other_lists_than_the_published_ones_are_named(root: Path) -> None:
-    assert said(found(root), "published ones") == (
-        "the lists are not AVE's published ones, in lines: train 9 of 3339, val 3 of 402, test 3 of 402."
+def test_lists_of_another_length_than_published_cause_a_warning(root: Path) -> None:
+    assert warning_with(found(root), "published ones") == (
+        "the lists differ from AVE's published ones in their number of lines: train 9 of 3339, val 3 of 402, "
+        "test 3 of 402."
     )
 
 
-def test_videos_that_are_not_there_are_counted_by_class(tmp_path: Path) -> None:
+def test_missing_videos_are_counted_by_class(tmp_path: Path) -> None:
     gone = [miniature.video(0, 1), miniature.video(2, 4)]
     of = found(miniature.write(tmp_path, without=gone))
     assert of.absent == {gone[0]: "Bark", gone[1]: "Frying (food)"}
-    assert said(of, "listed clips") == (
-        "2 of 15 listed clips are not there or not whole, by class: Bark 1 of 5, Frying (food) 1 of 5."
+    assert warning_with(of, "listed clips") == (
+        "2 of 15 listed clips are missing or incomplete, by class: Bark 1 of 5, Frying (food) 1 of 5."
     )
     assert (
-        said(of, "the split test") == "the split test has no clip of Frying (food): its accuracy says nothing of them."
+        warning_with(of, "the split test")
+        == "the split test has no clips of Frying (food), so its accuracy excludes them."
     )
 
 
-def test_further_events_of_a_video_are_clips_of_their_own(root: Path, tmp_path: Path) -> None:
+def test_further_events_of_a_video_are_separate_clips(root: Path, tmp_path: Path) -> None:
     video = miniature.video(0, 0)
     of = found(root, relisted(tmp_path, ("train", f"Church bell&{video}&good&1&2")))
     first, second = (clip for clip in of.clips if clip.id.startswith(video))
@@ -81,21 +83,23 @@ def test_further_events_of_a_video_are_clips_of_their_own(root: Path, tmp_path: 
     assert first.group == second.group == video
 
 
-def test_a_video_in_two_published_splits_has_no_group_and_is_counted(root: Path, tmp_path: Path) -> None:
+def test_a_video_in_two_published_splits_has_no_group_and_causes_a_warning(root: Path, tmp_path: Path) -> None:
     video = miniature.video(0, 0)
     of = found(root, relisted(tmp_path, ("test", f"Bark&{video}&good&1&2")))
     assert [(clip.split, clip.group) for clip in of.clips if clip.id.startswith(video)] == [
         ("train", None),
         ("test", None),
     ]
-    assert said(of, "more than one split") == (f"videos with events in more than one split, as published (1): {video}.")
+    assert warning_with(of, "more than one split") == (
+        f"videos with events in more than one split, as published (1): {video}."
+    )
 
 
-def test_events_of_no_second_and_unknown_categories_are_named(root: Path, tmp_path: Path) -> None:
+def test_events_without_duration_and_unknown_categories_cause_warnings(root: Path, tmp_path: Path) -> None:
     video = miniature.video(0, 0)
     of = found(root, relisted(tmp_path, ("train", f"Barking&{video}&good&0&0")))
-    assert said(of, "no second") == f"listed events that last no second, kept (1): {video}.2."
-    assert said(of, "none of AVE's 28") == "categories of the lists that are none of AVE's 28 (1): Barking."
+    assert warning_with(of, "duration of 0 s") == f"listed events with a duration of 0 s, kept (1): {video}.2."
+    assert warning_with(of, "AVE's 28") == "categories in the lists that are not among AVE's 28 (1): Barking."
 
 
 def test_two_files_of_a_video_are_one_clip(root: Path, tmp_path: Path) -> None:
@@ -104,24 +108,23 @@ def test_two_files_of_a_video_are_one_clip(root: Path, tmp_path: Path) -> None:
     (copy / "again" / f"{miniature.video(0, 0)}.mp4").write_bytes(b"another")
     of = found(copy)
     assert of.clips == found(root).clips
-    assert said(of, "not used") == f"files with the name of another, not used (1): again/{miniature.video(0, 0)}.mp4."
+    name = f"again/{miniature.video(0, 0)}.mp4"
+    assert warning_with(of, "ignored") == f"files that have the name of another file, ignored (1): {name}."
 
 
 @pytest.mark.parametrize("line", ["Bark&video", "Bark&video&good&one&2", "&video&good&1&2", "Bark&&good&1&2", "Bark"])
-def test_a_line_that_is_no_event_is_refused_with_its_number(root: Path, tmp_path: Path, line: str) -> None:
-    with pytest.raises(ManifestError, match=r"valSet\.txt has 1 problem:\n  line 4: it must be such as Church bell&"):
+def test_an_invalid_line_raises_with_its_number(root: Path, tmp_path: Path, line: str) -> None:
+    with pytest.raises(ManifestError, match=r"valSet\.txt has 1 problem:\n  line 4: it must look like Church bell&"):
         found(root, relisted(tmp_path, ("val", line)))
 
 
-def test_a_list_that_is_not_there_is_named_with_where_it_comes_from(tmp_path: Path) -> None:
+def test_a_missing_list_raises_with_its_origin(tmp_path: Path) -> None:
     relisted(tmp_path)
     (tmp_path / "valSet.txt").unlink()
-    with pytest.raises(ManifestError, match=r"but valSet\.txt is not below .*`--lists`"):
+    with pytest.raises(ManifestError, match=r"Cannot find valSet\.txt below .*`--lists`"):
         found(tmp_path)
 
 
-def test_lists_without_any_video_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ManifestError, match=r"the videos of AVE must lie below .*, as AVE/-0ave_id0000\.mp4, but none does"
-    ):
+def test_lists_without_any_video_raise(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"Cannot find the videos of AVE below .*, such as AVE/-0ave_id0000\.mp4"):
         found(relisted(tmp_path))

@@ -1,4 +1,4 @@
-"""What a look at a corpus finds, each kind once, and that it writes nothing"""
+"""Checking a corpus before its preparation"""
 
 import collections
 import json
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from remix_study.cli.prepare_view import check_report
-from remix_study.datasets.check import Bad, CheckReport, Spread, check_clips, spread
+from remix_study.datasets.check import Bad, CheckReport, Spread, check_clips, stratified_sample
 from remix_study.datasets.corpus import Found
 from remix_study.media.build import build_store
 from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset, preset_named
@@ -44,7 +44,7 @@ def bad_of(report: CheckReport) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
-    """A clip of each of two classes in each split, of two seconds each."""
+    """One clip of two seconds for each of two classes in each split."""
     folder = tmp_path_factory.mktemp("healthy")
     clips = []
     for number, (split, label) in enumerate((split, label) for split in SPLITS for label in ("cat", "dog")):
@@ -88,7 +88,7 @@ def test_the_size_of_the_store_is_exact(corpus: tuple[Path, list[Clip]], healthy
     assert healthy.bytes == sum(path.stat().st_size for path in arrays)
 
 
-def test_nothing_is_written(corpus: tuple[Path, list[Clip]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_writes_nothing(corpus: tuple[Path, list[Clip]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, clips = corpus
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.chdir(tmp_path)
@@ -97,14 +97,14 @@ def test_nothing_is_written(corpus: tuple[Path, list[Clip]], tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report_is_plain_data(healthy: CheckReport) -> None:
+def test_the_report_is_json(healthy: CheckReport) -> None:
     plain = json.loads(json.dumps(healthy.plain()))
     assert plain["clips_by_split_and_class"]["val"] == {"cat": 1, "dog": 1}
     assert plain["durations"]["video"]["median"] == 2.0
     assert plain["bad_by_reason"] == plain["bad_by_class"] == {}
 
 
-def test_many_clips_of_one_file_are_looked_at_once_and_measured_each(corpus: tuple[Path, list[Clip]]) -> None:
+def test_a_file_of_several_clips_is_probed_once_and_each_clip_measured(corpus: tuple[Path, list[Clip]]) -> None:
     both = {"audio": "1.mp4", "video": "1.mp4"}
     cuts = [clip(f"cut {n}", paths=both, start=n / 2, end=n / 2 + 0.5) for n in range(3)]
     cuts += [clip("the rest", paths=both, start=0.25), clip("too late", paths=both, start=7)]
@@ -143,13 +143,13 @@ def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
     assert report.bad_fraction == pytest.approx((6 + 3 * 2 / 3) / 9)
     assert report.bad_by_class == {name[0]: 1 for name in sorted(names) if name != "fine"}
     assert report.bad_by_reason["missing"] == 1
-    assert report.problems[0].startswith("at most 1.0% of the clips may be unusable, but about 88.9% are; mend")
+    assert report.problems[0].startswith("at most 1.0% of the clips may be unusable, but about 88.9% are; repair")
     assert not any(
         "unusable" in problem for problem in looked([clip("fine"), clip("gone")], tmp_path, max_bad=0.5).problems
     )
 
 
-def test_pictures_folders_and_flow_are_looked_at(tmp_path: Path) -> None:
+def test_images_folders_and_flow_are_probed(tmp_path: Path) -> None:
     (tmp_path / "still.png").write_bytes(b"")
     (tmp_path / "frames").mkdir()
     preset = preset_named("none+1x224")
@@ -161,7 +161,7 @@ def test_pictures_folders_and_flow_are_looked_at(tmp_path: Path) -> None:
     assert bad_of(looked([clip("f", paths={"flow": "nowhere"})], tmp_path, given_flow)) == {"f": "missing"}
 
 
-def test_arrays_are_looked_at(tmp_path: Path) -> None:
+def test_arrays_are_probed(tmp_path: Path) -> None:
     np.save(tmp_path / "many.npy", np.arange(12, dtype=np.float32).reshape(3, 4))
     np.save(tmp_path / "short.npy", np.ones(3, np.float32))
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
@@ -173,27 +173,27 @@ def test_arrays_are_looked_at(tmp_path: Path) -> None:
     assert report.durations == {}
 
 
-def test_a_modality_that_clips_lack_is_a_problem(corpus: tuple[Path, list[Clip]]) -> None:
+def test_a_missing_modality_is_a_problem(corpus: tuple[Path, list[Clip]]) -> None:
     report = looked([clip("0", paths={"audio": "0.mp4"})], corpus[0], sample=0)
     assert (
-        "the preset 'tiny' needs audio and video of every clip, but 1 lack one of them, 0 first" in report.problems[0]
+        "the preset 'tiny' needs audio and video of every clip, but 1 lack one of them, such as 0" in report.problems[0]
     )
 
 
 @pytest.mark.slow
-def test_files_that_kill_or_hang_their_process_are_told(corpus: tuple[Path, list[Clip]]) -> None:
+def test_files_that_crash_or_hang_a_worker_are_reported(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip("0"), clip("deadly"), clip("endless"), clip("1")]
     report = looked(clips, HostileSource(corpus[0]), sample=0, timeout_s=1.0)
     assert bad_of(report) == {"deadly": "died", "endless": "timeout"}
-    assert "looking at it took more than 1 s, twice" in {bad.message for bad in report.bad}
+    assert "reading it took more than 1 s, twice" in {bad.message for bad in report.bad}
 
 
-def test_a_sample_that_kills_its_process_is_told(tmp_path: Path) -> None:
+def test_a_sampled_clip_that_crashes_a_worker_is_reported(tmp_path: Path) -> None:
     for name in ("later", "fine"):
         whole(tmp_path / f"{name}.mp4")
     report = looked([clip("later"), clip("fine")], HostileSource(tmp_path))
     assert [(bad.id, bad.stage, bad.message) for bad in report.bad] == [
-        ("later", "died", "decoding it ended its process, twice")
+        ("later", "died", "decoding it crashed the worker process, twice")
     ]
     assert report.decoded == 2
     assert report.seconds is not None
@@ -202,7 +202,7 @@ def test_a_sample_that_kills_its_process_is_told(tmp_path: Path) -> None:
 # --- leaks, duplicates, balance --------------------------------------------------------------------------------------
 
 
-def test_the_same_content_is_found_whatever_its_name(corpus: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+def test_duplicates_are_found_by_content_not_by_name(corpus: tuple[Path, list[Clip]], tmp_path: Path) -> None:
     source = corpus[0] / "0.mp4"
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.mp4").write_bytes(source.read_bytes())
@@ -215,9 +215,9 @@ def test_the_same_content_is_found_whatever_its_name(corpus: tuple[Path, list[Cl
     report = looked(clips, tmp_path, sample=0)
     assert report.duplicates == (("a", "b"), ("e", "f"))
     assert report.crossing == 1
-    assert any("content must not be in two splits, but is 1 times: a (train) = b (val)" in p for p in report.problems)
-    assert "1 times clips of one split have the same content" in report.warnings
-    assert "1 times the same content has two classes: e = f" in report.warnings
+    assert any("must not have the same content, but 1 sets do: a (train) = b (val)" in p for p in report.problems)
+    assert "1 sets of clips within one split have the same content" in report.warnings
+    assert "1 sets of clips with the same content have several classes: e = f" in report.warnings
 
 
 def test_groups_in_two_splits_and_absent_classes_are_problems(corpus: tuple[Path, list[Clip]]) -> None:
@@ -225,14 +225,14 @@ def test_groups_in_two_splits_and_absent_classes_are_problems(corpus: tuple[Path
     report = looked(clips, corpus[0], sample=0)
     assert report.leaking == ("ann",)
     assert report.groups_by_split == {"train": 2, "val": 1}
-    assert any("a group must stay in one split, but 1 do not: ann" in problem for problem in report.problems)
-    assert any("every split, but val has no clip of: cat" in problem for problem in report.problems)
-    assert report.warnings == ("there is no split test: a study's replicates need one",)
+    assert any("every group must be in one split, but 1 are in several: ann" in problem for problem in report.problems)
+    assert any("every class, but val has none of: cat" in problem for problem in report.problems)
+    assert report.warnings == ("there is no test split, which a study's replicates need",)
     alone = looked([clip("0", split="test")], corpus[0], sample=0)
-    assert "a corpus must have the splits train and val, but has no train and no val" in alone.problems
+    assert "the corpus must have the splits train and val, but has no train and no val" in alone.problems
 
 
-def test_imbalance_is_told(corpus: tuple[Path, list[Clip]]) -> None:
+def test_imbalance_causes_a_warning(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip(f"c{n}", paths={"audio": "0.mp4", "video": "0.mp4"}, start=n / 100) for n in range(22)]
     clips += [clip("cat", "cat", paths={"audio": "1.mp4", "video": "1.mp4"})]
     report = looked(clips, corpus[0], sample=0, found=Found(tuple(clips), {}, ("heed this",), {"x": "cat", "y": "fox"}))
@@ -247,9 +247,9 @@ def test_imbalance_is_told(corpus: tuple[Path, list[Clip]]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(SPLITS), st.sampled_from("abcd")), max_size=60), st.integers(0, 70))
-def test_the_sample_is_as_even_as_can_be(kinds: list[tuple[str, str]], wanted: int) -> None:
+def test_the_sample_is_stratified_as_evenly_as_possible(kinds: list[tuple[str, str]], wanted: int) -> None:
     clips = [clip(str(number), label, split) for number, (split, label) in enumerate(kinds)]
-    chosen = spread(clips, range(len(clips)), wanted)
+    chosen = stratified_sample(clips, range(len(clips)), wanted)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(wanted, len(clips))
     there, taken = collections.Counter(kinds), collections.Counter(kinds[row] for row in chosen)
@@ -257,9 +257,9 @@ def test_the_sample_is_as_even_as_can_be(kinds: list[tuple[str, str]], wanted: i
     assert all(taken[kind] >= min(there[kind], fullest - 1) for kind in there)
 
 
-def test_a_sample_reaches_from_the_first_to_the_last_clips() -> None:
+def test_the_sample_is_evenly_spaced() -> None:
     clips = [clip(str(number)) for number in range(100)]
-    assert spread(clips, range(100), 4) == [0, 25, 50, 75]
+    assert stratified_sample(clips, range(100), 4) == [0, 25, 50, 75]
 
 
 # --- as a person reads it --------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def report_of(**changes: Any) -> CheckReport:
     return CheckReport(**{**given, **changes})
 
 
-def test_what_is_wrong_is_shown_by_name_and_fits() -> None:
+def test_problems_are_shown_with_names_and_fit_the_terminal() -> None:
     bad = tuple(Bad(f"[red]clip {'x' * 60} {n}", "a", "open", "no [b]media[/b] " * 9) for n in range(25))
     text = shown(
         report_of(

@@ -45,7 +45,7 @@ def test_only_active_rows_of_active_modalities_are_read(store: ClipStore) -> Non
     assert batch.samples_B.tolist() == samples.tolist()
 
 
-def test_all_rows_are_read_where_masking_happens_later(store: ClipStore) -> None:
+def test_read_inactive_reads_all_rows(store: ClipStore) -> None:
     reader = ClipReader(store, CPU)
     batch = reader.read(np.array([0, 1]), np.array([[True, False]] * 2), read_inactive=True)
     assert reader.rows_read == {"audio": 2, "video": 2}
@@ -53,7 +53,7 @@ def test_all_rows_are_read_where_masking_happens_later(store: ClipStore) -> None
     assert batch.active_BM.tolist() == [[True, False]] * 2
 
 
-def test_the_train_split_is_normalised(store: ClipStore) -> None:
+def test_the_training_split_is_normalised(store: ClipStore) -> None:
     rows = store.rows("train")
     batch = ClipReader(store, CPU).read(rows, np.ones((len(rows), 2), dtype=np.bool_))
     for values in batch.inputs.values():
@@ -73,12 +73,12 @@ def test_channels_last_holds_the_same_values_and_folds_without_a_copy(store: Cli
     assert folded.data_ptr() == last.data_ptr()
 
 
-def test_a_mask_of_another_shape_is_refused(store: ClipStore) -> None:
+def test_a_mask_of_another_shape_raises(store: ClipStore) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(2, 2\)"):
         ClipReader(store, CPU).read(np.array([0, 1]), np.ones((2, 3), dtype=np.bool_))
 
 
-def test_a_corpus_whose_manifest_changed_is_not_opened(store: ClipStore) -> None:
+def test_opening_a_corpus_with_a_changed_manifest_raises(store: ClipStore) -> None:
     manifest = store.path.parent / "manifest.jsonl"
     assert open_corpus(store.path.parent).digest == store.digest
     before = manifest.read_text()
@@ -113,7 +113,7 @@ EVERYTHING = Augmentation(crop=True, flip=True, random_frames=True, time_mask=9,
 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, NDArray[Any]]:
-    """Of every kind, what lies in `kinds`; features have gaps."""
+    """A store with every kind of modality; features have missing values."""
     draw = stream(0, "rows")
     rows: dict[str, NDArray[Any]] = {}
     for m, part in KINDS.items():
@@ -161,10 +161,10 @@ def looks(samples: NDArray[np.int64], augmentation: Augmentation = EVERYTHING, e
     return Draws(augmentation, 0, epoch, COUNT, samples)
 
 
-def test_every_kind_has_its_shape_and_is_normalised_as_the_store_says(
+def test_every_kind_of_modality_has_its_shape_and_is_normalised(
     kinds: ClipStore, stored: dict[str, NDArray[Any]]
 ) -> None:
-    """Against the same in NumPy, in double precision."""
+    """Compared with the same formula in NumPy, in double precision."""
     samples = np.array([7, 5, 3])
     seen = inputs(ClipReader(kinds, CPU), samples)
     assert {m: tuple(x.shape) for m, x in seen.items()} == {
@@ -187,10 +187,10 @@ def test_every_kind_has_its_shape_and_is_normalised_as_the_store_says(
     assert (seen["sequence"][1, 2:] == 0).all()
 
 
-def test_without_draws_the_bits_are_those_of_the_plain_arithmetic(
+def test_without_draws_the_result_is_bitwise_the_plain_formula(
     kinds: ClipStore, stored: dict[str, NDArray[Any]]
 ) -> None:
-    """What runs without `augment` have always seen."""
+    """Runs without `augment` must keep their results across versions."""
     samples = np.arange(COUNT)
     seen = inputs(ClipReader(kinds, CPU), samples)
     audio = torch.from_numpy(stored["audio"]).float().sub_(torch.tensor(-1.5)).div_(torch.tensor(2.0))
@@ -201,13 +201,13 @@ def test_without_draws_the_bits_are_those_of_the_plain_arithmetic(
     assert torch.equal(seen["video"], video)
 
 
-def test_draws_that_ask_for_nothing_change_nothing(kinds: ClipStore) -> None:
+def test_draws_without_augmentations_change_nothing(kinds: ClipStore) -> None:
     samples, reader = np.array([7, 5, 3]), ClipReader(kinds, CPU)
     plain, drawn = inputs(reader, samples), inputs(reader, samples, looks(samples, Augmentation()))
     assert all(torch.equal(plain[m], drawn[m]) for m in KINDS)
 
 
-def test_training_sees_any_candidate_of_each_segment(kinds: ClipStore) -> None:
+def test_training_draws_any_candidate_of_each_segment(kinds: ClipStore) -> None:
     samples, reader = np.arange(COUNT), ClipReader(kinds, CPU)
     seen = set()
     for epoch in range(4):
@@ -219,7 +219,7 @@ def test_training_sees_any_candidate_of_each_segment(kinds: ClipStore) -> None:
     assert seen == set(range(6))
 
 
-def test_augmented_pictures_and_sounds_differ_and_features_do_not(kinds: ClipStore) -> None:
+def test_augmentation_changes_video_and_audio_but_not_features(kinds: ClipStore) -> None:
     samples, reader = np.arange(COUNT), ClipReader(kinds, CPU)
     plain, drawn = inputs(reader, samples), inputs(reader, samples, looks(samples))
     again, later = inputs(reader, samples, looks(samples)), inputs(reader, samples, looks(samples, epoch=1))
@@ -233,7 +233,7 @@ def test_augmented_pictures_and_sounds_differ_and_features_do_not(kinds: ClipSto
         assert torch.equal(drawn[m], plain[m])
 
 
-def test_how_a_sample_looks_depends_neither_on_its_batch_nor_on_what_else_is_read(kinds: ClipStore) -> None:
+def test_augmentation_of_a_sample_does_not_depend_on_the_rest_of_its_batch(kinds: ClipStore) -> None:
     samples, reader = np.array([9, 2, 7, 0]), ClipReader(kinds, CPU)
     together = inputs(reader, samples, looks(samples))
     columns = {m: column for column, m in enumerate(reader.modalities)}
@@ -247,7 +247,7 @@ def test_how_a_sample_looks_depends_neither_on_its_batch_nor_on_what_else_is_rea
         assert torch.equal(alone.inputs[m][0], together[m][2])
 
 
-def test_augmented_pictures_fold_without_a_copy_and_do_not_depend_on_the_layout(kinds: ClipStore) -> None:
+def test_augmented_video_folds_without_a_copy_and_does_not_depend_on_the_layout(kinds: ClipStore) -> None:
     samples = np.arange(COUNT)
     for augmentation in (EVERYTHING, Augmentation(flip=True), Augmentation(random_frames=True)):
         draws = looks(samples, augmentation)
@@ -261,8 +261,8 @@ def test_augmented_pictures_fold_without_a_copy_and_do_not_depend_on_the_layout(
             assert folded.data_ptr() == last[m].data_ptr()
 
 
-def test_filter_banks_run_in_time_along_their_other_axis(tmp_path: Path) -> None:
-    """Frame t is t in every band."""
+def test_time_masks_of_filter_banks_use_the_other_axis(tmp_path: Path) -> None:
+    """In the stored row, frame t has the value t in every band."""
     bank = np.broadcast_to(np.arange(1024)[:, None], (COUNT, 1024, 128)).astype(np.float16)
     parts = {"audio": preset_named("fbank1024+none").parts["audio"]}
     store = store_of(tmp_path, {"audio": bank}, parts, {"audio": (0.0, 1.0)})
@@ -275,8 +275,8 @@ def test_filter_banks_run_in_time_along_their_other_axis(tmp_path: Path) -> None
     assert (seen[:, 0, 0, 0] != 0).any()
 
 
-def test_video_and_flow_draw_apart(tmp_path: Path) -> None:
-    """Both twice the same byte pattern, of which only the place across is told."""
+def test_video_and_flow_use_different_draws(tmp_path: Path) -> None:
+    """Both modalities hold the same two byte patterns, whose values depend only on the horizontal position."""
     across = np.broadcast_to(np.arange(6)[:, None] * 10, (COUNT, 2, 8, 6, 2)).astype(np.uint8)
     parts: dict[str, Part] = {"flow": KINDS["flow"], "video": VideoPreset(2, 8, 6, "bilinear")}
     video = np.broadcast_to(across[..., :1], (COUNT, 2, 8, 6, 3))

@@ -1,4 +1,4 @@
-"""From a corpus to its store: what is refused leaves everything as it was"""
+"""Preparing the stores of a corpus"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def actors(root: Path, *, seed: int = 0, preset: str = "tiny") -> Cremad:
     return Cremad(source_at(root), preset=preset_named(preset), seed=seed)
 
 
-def test_a_refused_preparation_leaves_the_store_that_is_there_with_its_manifest(clips: Path, tmp_path: Path) -> None:
+def test_a_failed_preparation_keeps_the_existing_store_and_manifest(clips: Path, tmp_path: Path) -> None:
     store = prepare(actors(clips), tmp_path, workers=1)
     manifest = (tmp_path / "manifest.jsonl").read_bytes()
     others = next(seed for seed in range(1, 50) if actors(clips, seed=seed).find().clips != actors(clips).find().clips)
@@ -68,14 +68,14 @@ def table(folder: Path) -> Callable[[], Table]:
     return lambda: Table(source_at(folder), "clips.csv", preset_named("tiny"))
 
 
-def test_an_owners_manifest_is_not_touched(folder: Path, table: Callable[[], Table]) -> None:
+def test_a_manifest_of_the_corpus_owner_is_not_overwritten(folder: Path, table: Callable[[], Table]) -> None:
     (folder / "manifest.jsonl").write_text("mine\n")
     with pytest.raises(ManifestError):
         prepare(table(), folder, workers=1)
     assert (folder / "manifest.jsonl").read_text() == "mine\n"
 
 
-def test_a_store_beside_its_table_follows_the_table(folder: Path, table: Callable[[], Table]) -> None:
+def test_a_store_next_to_its_table_follows_changes_of_the_table(folder: Path, table: Callable[[], Table]) -> None:
     prepare(table(), folder, workers=1)
     write_clip(folder / "more.mp4", 0, 99)
     with (folder / "clips.csv").open("a") as file:

@@ -56,12 +56,12 @@ def clips(draw: st.DrawFn) -> list[Clip]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 @given(clips())
-def test_what_is_written_is_read_back(tmp_path: Path, written: list[Clip]) -> None:
+def test_a_manifest_survives_writing_and_reading(tmp_path: Path, written: list[Clip]) -> None:
     write_manifest(tmp_path / "manifest.jsonl", written)
     assert read_manifest(tmp_path / "manifest.jsonl") == written
 
 
-def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
+def test_all_problems_are_listed_at_once_with_their_lines(tmp_path: Path) -> None:
     said = problems(
         tmp_path,
         row(),
@@ -77,9 +77,9 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path: Path) -> None
     )
     for part in [
         "line 2: the id 'a' must occur once, but line 1 has it too",
-        "line 3: there is no key 'lable'; `label` is",
+        "line 3: unknown key 'lable'; did you mean `label`?",
         "line 3: `label` is missing",
-        "line 4: `split` must be one of train, val, test, but is 'trian'; is it train?",
+        "line 4: `split` must be one of train, val, test, but is 'trian'; did you mean train?",
         "line 5: it must be one JSON object",
         "line 6: a path must lie within the manifest's folder, but '../../etc/passwd' does not",
         "line 7: `start` must be before `end`",
@@ -92,22 +92,22 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "..", ".", "clips/../../x.mp4", "", "a\0b"])
-def test_no_path_leaves_the_manifests_folder(tmp_path: Path, path: str) -> None:
+def test_a_path_outside_the_manifests_folder_is_a_problem(tmp_path: Path, path: str) -> None:
     assert "line 1: a path must" in problems(tmp_path, row(path=path))
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.mp4", "https://host/a.mp4"])
-def test_a_url_is_no_path_of_a_folder(tmp_path: Path, path: str) -> None:
+def test_a_url_is_not_a_path_in_a_folder(tmp_path: Path, path: str) -> None:
     assert "line 1: a path must lie within the manifest's folder" in problems(tmp_path, row(path=path))
 
 
-def test_texts_may_hold_what_python_takes_for_an_end_of_a_line(tmp_path: Path) -> None:
+def test_texts_can_contain_unicode_line_separators(tmp_path: Path) -> None:
     written = [Clip(SampleId("a\u2028b"), {"audio": "a.wav"}, "dog\u0085", "train")]
     write_manifest(tmp_path / "manifest.jsonl", written)
     assert read_manifest(tmp_path / "manifest.jsonl") == written
 
 
-def test_truth_is_finite(tmp_path: Path) -> None:
+def test_truth_must_be_finite(tmp_path: Path) -> None:
     assert "`truth` must be an object of finite numbers" in problems(tmp_path, '{"id": "a", "truth": {"x": 1e999}}')
 
 
@@ -117,22 +117,22 @@ def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:
     assert read_manifest(manifest)[0].paths == {"audio": "clips/a.mp4", "video": "clips/a.mp4"}
 
 
-def test_a_class_absent_from_a_split_is_named(tmp_path: Path) -> None:
+def test_a_class_missing_in_a_split_is_a_problem(tmp_path: Path) -> None:
     said = problems(tmp_path, row(), row(id="b", label="cat"), row(id="c", split="val"))
     assert "the class 'cat' has no clip in the split 'val'" in said
 
 
-def test_a_group_in_two_splits_is_named(tmp_path: Path) -> None:
+def test_a_group_in_two_splits_is_a_problem(tmp_path: Path) -> None:
     said = problems(tmp_path, row(group="ann"), row(id="b", split="test", group="ann"))
     assert "line 2: the group 'ann' must stay in one split, but is in 'test' here and in 'train' on line 1" in said
 
 
 @pytest.mark.parametrize("line", ['{"id": "a", "path": "a", "label": "x", "split": "train", "start": NaN}', "[]", "3"])
-def test_what_is_no_object_is_refused(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_an_object_is_a_problem(tmp_path: Path, line: str) -> None:
     assert "line 1: it must be one JSON object" in problems(tmp_path, line)
 
 
-def test_an_empty_or_absent_manifest_is_refused(tmp_path: Path) -> None:
+def test_an_empty_or_missing_manifest_raises(tmp_path: Path) -> None:
     assert "it has no clips" in problems(tmp_path, "")
     with pytest.raises(ManifestError, match="cannot be read: No such file"):
         read_manifest(tmp_path / "nowhere.jsonl")

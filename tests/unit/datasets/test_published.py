@@ -10,7 +10,7 @@ from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
 
 
-def test_a_list_is_taken_from_its_folder_before_the_root_and_from_the_top_before_the_depths(tmp_path: Path) -> None:
+def test_a_list_is_taken_from_its_folder_or_else_from_nearest_the_root(tmp_path: Path) -> None:
     for where in ("lists", "root", "root/b/c", "root/a"):
         (tmp_path / where).mkdir(parents=True, exist_ok=True)
         (tmp_path / where / "train.csv").write_text(where)
@@ -23,30 +23,30 @@ def test_a_list_is_taken_from_its_folder_before_the_root_and_from_the_top_before
     assert find_list(("test.csv",), source, files, tmp_path / "lists") is None
 
 
-def test_a_byte_order_mark_and_line_ends_of_any_system_are_no_content(tmp_path: Path) -> None:
+def test_byte_order_marks_and_line_ends_are_stripped(tmp_path: Path) -> None:
     (tmp_path / "stat.csv").write_bytes(b"\xef\xbb\xbfNEU\r\n\r\n HAP \n")
     found = find_list(("stat.csv",), source_at(tmp_path), ["stat.csv"])
     assert found is not None
     assert found.lines() == [(1, "NEU"), (3, "HAP")]
 
 
-def test_rows_of_a_table_have_all_columns_whatever_a_line_lacks_or_has_too_much() -> None:
+def test_rows_have_all_columns_despite_missing_or_surplus_cells() -> None:
     table = PublishedList("t.csv", '"a", b\n1\n" 2 ","3,4",5\n\n')
     assert table.rows() == [{"a": "1", "b": ""}, {"a": "2", "b": "3,4"}]
     assert PublishedList("t.csv", "").rows() == []
 
 
-def test_a_table_that_is_no_csv_is_refused_by_name() -> None:
-    with pytest.raises(ManifestError, match=r"^t\.csv must be a CSV file, but cannot be read as one \(.*\)\.$"):
+def test_a_table_that_is_not_csv_raises_with_its_name() -> None:
+    with pytest.raises(ManifestError, match=r"^Cannot read t\.csv as a CSV file: .*\.$"):
         PublishedList("t.csv", "a,b\n" + "x" * 200_000).rows()
 
 
-def test_a_list_that_may_not_be_read_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"^gone\.csv must be a file that can be read, but is not \(No such file"):
+def test_an_unreadable_list_raises_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"^Cannot read gone\.csv: No such file"):
         find_list(("gone.csv",), source_at(tmp_path), ["gone.csv"])
 
 
-def test_a_list_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_list_that_is_not_text_raises_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match=r"train\.csv must be UTF-8 text, but is not"):
         find_list(("train.csv",), source_at(tmp_path), ["train.csv"])
@@ -54,7 +54,7 @@ def test_a_list_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
         find_list(("train.csv",), source_at(tmp_path), [], tmp_path)
 
 
-def test_all_mistakes_are_said_but_no_more_than_a_screen_of_them() -> None:
+def test_all_problems_are_listed_up_to_a_limit() -> None:
     refuse("a.csv", [])
     with pytest.raises(ManifestError) as refused:
         refuse("a.csv", [f"line {n}: no" for n in range(1, 41)])
@@ -64,24 +64,24 @@ def test_all_mistakes_are_said_but_no_more_than_a_screen_of_them() -> None:
     assert len(lines) == 32
 
 
-def test_of_many_names_some_are_shown() -> None:
+def test_shown_abbreviates_long_lists() -> None:
     assert shown("abc") == "a, b, c"
     assert shown("abcd", most=2) == "a, b and 2 more"
     assert listing("letters", "ab") == "letters (2): a, b."
 
 
-def test_absence_is_counted_by_class_and_silent_where_nothing_is_absent() -> None:
+def test_absence_counts_missing_clips_by_class() -> None:
     assert absence({}, {"dog": 3}) == []
     assert absence({"x": "dog", "y": "cat", "z": "dog"}, {"dog": 3, "cat": 1}) == [
-        "3 of 4 listed clips are not there or not whole, by class: cat 1 of 1, dog 2 of 3."
+        "3 of 4 listed clips are missing or incomplete, by class: cat 1 of 1, dog 2 of 3."
     ]
 
 
-def test_a_split_that_lacks_a_class_or_is_empty_is_named() -> None:
+def test_unrepresented_reports_splits_without_a_class() -> None:
     clips = [Clip(SampleId(f"{label}{split}"), {"audio": "a.wav"}, label, split)
              for label, split in (("dog", "train"), ("cat", "train"), ("dog", "val"))]  # fmt: skip
     assert unrepresented(clips) == [
-        "the split val has no clip of cat: its accuracy says nothing of them.",
-        "the split test has no clip of cat, dog: its accuracy says nothing of them.",
+        "the split val has no clips of cat, so its accuracy excludes them.",
+        "the split test has no clips of cat, dog, so its accuracy excludes them.",
     ]
     assert unrepresented([]) == []

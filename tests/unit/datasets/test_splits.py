@@ -1,4 +1,4 @@
-"""Laws of drawn splits"""
+"""Properties of drawn splits"""
 
 import collections
 
@@ -11,7 +11,7 @@ from remix_study.errors import ManifestError
 
 
 def corpus(groups: int, each: int, classes: int) -> tuple[list[str], list[str], list[str | None]]:
-    """Every group has clips of several classes, as actors have."""
+    """Clips in groups with several classes each, like actors."""
     ids, labels, of = [], [], []
     for group in range(groups):
         for clip in range(each):
@@ -36,7 +36,7 @@ def test_no_group_is_in_two_parts_and_every_class_is_in_each(groups: int, each: 
     assert len(set(zip(drawn, labels, strict=True))) == 3 * len(set(labels))
 
 
-def test_what_is_drawn_does_not_depend_on_the_order_of_the_clips() -> None:
+def test_splits_do_not_depend_on_the_order_of_the_clips() -> None:
     ids, labels, of = corpus(20, 6, 3)
     forwards = dict(zip(ids, draw_splits(ids, labels, of, seed=3), strict=True))
     backwards = dict(zip(ids[::-1], draw_splits(ids[::-1], labels[::-1], of[::-1], seed=3), strict=True))
@@ -46,14 +46,14 @@ def test_what_is_drawn_does_not_depend_on_the_order_of_the_clips() -> None:
     assert alone == dict(zip(ids[::-1], draw_splits(ids[::-1], labels[::-1], [None] * len(ids)), strict=True))
 
 
-def test_shares_are_about_what_was_asked() -> None:
+def test_shares_are_approximately_as_requested() -> None:
     ids = [f"{i}" for i in range(1000)]
     labels = [f"class {i % 5}" for i in range(1000)]
     drawn = collections.Counter(draw_splits(ids, labels, [None] * 1000))
     assert drawn == {"train": 700, "val": 100, "test": 200}
 
 
-def test_a_class_of_few_groups_is_spread_or_refused() -> None:
+def test_a_class_with_few_groups_is_spread_or_raises() -> None:
     ids = [f"{i}" for i in range(63)]
     labels = ["common"] * 60 + ["rare"] * 3
     drawn = draw_splits(ids, labels, [None] * 63)
@@ -62,7 +62,7 @@ def test_a_class_of_few_groups_is_spread_or_refused() -> None:
         draw_splits(ids[:-1], labels[:-1], [None] * 62)
 
 
-def test_folds_share_out_all_groups_and_all_classes() -> None:
+def test_folds_partition_groups_and_have_all_classes() -> None:
     ids, labels, of = corpus(25, 12, 6)
     folds = draw_folds(ids, labels, of, 5)
     assert set(folds) == set(range(5))

@@ -17,7 +17,7 @@ SPEC = SyntheticSpec(train=6, val=3, test=3, classes=3, muted=0.5, seed=4)
 
 
 @pytest.mark.slow
-def test_an_interrupted_rendering_goes_on_and_keeps_what_is_done(tmp_path: Path) -> None:
+def test_an_interrupted_rendering_resumes_and_keeps_finished_clips(tmp_path: Path) -> None:
     manifest = render(tmp_path, SPEC, workers=2)
     clips = sorted(tmp_path.rglob("*.mp4"))
     assert len(clips) == 12
@@ -32,7 +32,7 @@ def test_an_interrupted_rendering_goes_on_and_keeps_what_is_done(tmp_path: Path)
     assert {clip: clip.read_bytes() for clip in clips} == before
 
 
-def test_other_dials_into_the_same_folder_are_refused(tmp_path: Path) -> None:
+def test_another_spec_in_the_same_folder_raises(tmp_path: Path) -> None:
     render(tmp_path, SPEC, workers=1)
     other = SyntheticSpec(train=6, val=3, test=3, classes=3, muted=0.1, seed=4)
     with pytest.raises(StoreError, match=r"muted 0\.5 \(wanted 0\.1\)"):
@@ -66,7 +66,7 @@ def test_compression_keeps_signal_and_noise(tmp_path: Path) -> None:
     assert np.corrcoef(heard, wave)[0, 1] > 0.98
 
 
-def test_a_tone_lies_in_its_band_at_its_snr() -> None:
+def test_a_tone_is_in_its_band_at_its_snr() -> None:
     edges = np.geomspace(200, 1700, 9)
     for label in range(8):
         wave = tone(stream(1, "tone", label), label, 8, snr_db=60, muted=False)
@@ -88,6 +88,6 @@ def test_a_grating_has_its_angle() -> None:
         assert min(away, 180 - away) < 10
 
 
-def test_dials_that_cannot_be_are_named_together() -> None:
+def test_all_invalid_values_of_a_spec_are_listed() -> None:
     with pytest.raises(ConfigError, match=r"`val` must be at least.*`muted` must be.*`audio_snr_db` must be"):
         SyntheticSpec(val=3, muted=2, audio_snr_db=(5, 1))

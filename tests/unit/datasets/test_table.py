@@ -1,4 +1,4 @@
-"""Tables as people have them, and each problem in a sentence"""
+"""Tables of clips in all formats, and their error messages"""
 
 import contextlib
 import json
@@ -72,15 +72,15 @@ READ = [("a", "dog", "train"), ("b", "dog", "val"), ("c", "dog", "test")]
     ],
     ids=["plain", "bom", "crlf", "cr", "semicolons", "tabs", "empty-lines", "quotes", "index-of-pandas", "spaces"],
 )
-def test_dialects_of_csv_are_read(written: Write, content: str) -> None:
+def test_csv_dialects_are_read(written: Write, content: str) -> None:
     found = written(content).find()
     assert clips_of(found) == READ
     assert found.clips[0].paths == {"audio": "a.mp4", "video": "a.mp4"}
     assert found.warnings == ()
-    assert found.facts["split"] == "as the table says"
+    assert found.facts["split"] == "as in the table"
 
 
-def test_quoted_cells_hold_commas_quotes_and_line_ends(written: Write) -> None:
+def test_quoted_cells_can_contain_commas_quotes_and_line_ends(written: Write) -> None:
     said = lines('"a, b.mp4","a ""dog"", big",train', '"x.mp4","two\nlines",train', "y.mp4,,train")
     assert "line 5: `label` is missing" in refused(written(said))  # the line of the file, not the number of the row
     clip = written(lines('"a, b.mp4","a ""dog"", big",train')).find().clips[0]
@@ -96,7 +96,7 @@ def test_a_manifest_is_a_table(written: Write, tmp_path: Path) -> None:
     assert list(table.find().clips) == read_manifest(tmp_path / "manifest.jsonl")
 
 
-def test_texts_may_hold_what_python_takes_for_an_end_of_a_line(written: Write) -> None:
+def test_texts_can_contain_unicode_line_separators(written: Write) -> None:
     row = {"id": "a\u2028b", "path": "a.mp4", "label": "dog\u0085", "split": "train"}
     clip = written(json.dumps(row, ensure_ascii=False) + "\n", "m.jsonl").find().clips[0]
     assert (clip.id, clip.label) == ("a\u2028b", "dog\u0085")
@@ -125,7 +125,7 @@ def test_parquet_is_read_with_its_types(written: Write, tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(st.sampled_from([b"", b"path,label\n"]), st.binary(max_size=99), st.sampled_from(["csv", "jsonl", "parquet"]))
-def test_any_bytes_are_read_or_refused_in_words(written: Write, head: bytes, rest: bytes, kind: str) -> None:
+def test_any_bytes_are_read_or_raise_a_manifest_error(written: Write, head: bytes, rest: bytes, kind: str) -> None:
     with contextlib.suppress(ManifestError):
         assert written(head + rest, f"x.{kind}").find().clips
 
@@ -133,7 +133,7 @@ def test_any_bytes_are_read_or_refused_in_words(written: Write, head: bytes, res
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 
-def test_columns_may_have_other_names(written: Write) -> None:
+def test_columns_can_have_other_names(written: Write) -> None:
     text = lines(
         "a.wav,a.mp4,happy,1001,label of an annotator",
         "b.wav,b.mp4,happy,1002,x",
@@ -144,29 +144,27 @@ def test_columns_may_have_other_names(written: Write) -> None:
     found = written(text, columns=columns).find()
     assert found.clips[0].paths == {"audio": "a.wav", "video": "a.mp4"}
     assert [(c.id, c.label, c.group) for c in found.clips[:1]] == [("1001", "happy", "1001")]
-    assert "left out: label (`--keep`)" in found.warnings[0]
+    assert "ignored: label (store them with `--keep`)" in found.warnings[0]
 
 
 @pytest.mark.parametrize(
     ("header", "columns", "said"),
     [
-        ("file,label,split", {}, "must have a column `path` (a file with picture and sound), or one for each modality"),
+        ("file,label,split", {}, "must have a column `path` (a file with video and audio), or one for each modality"),
         ("path,emotion,split", {}, "must have a column `label` (the class), but has path, emotion, split"),
         ("path,label,split", {"label": "emotion"}, "must have the column emotion, but has path, label, split"),
-        ("path,emotion,split", {"lable": "emotion"}, "`lable=emotion` must give one of id, label, split"),
-        ("path,label,path", {}, "must name each column once, but path is there twice"),
+        ("path,emotion,split", {"lable": "emotion"}, "`lable=emotion` must name one of id, label, split"),
+        ("path,label,path", {}, "must name each column once, but repeats path"),
         ("audio,label,audio_path", {}, "must have one column for audio, but has audio and audio_path"),
     ],
 )
-def test_columns_that_do_not_fit_are_told_once(
-    written: Write, header: str, columns: Mapping[str, str], said: str
-) -> None:
+def test_invalid_columns_raise_once(written: Write, header: str, columns: Mapping[str, str], said: str) -> None:
     told = refused(written(lines("a.mp4,dog,train", "b.mp4,dog,val", header=header), columns=columns))
     assert said in told
     assert "\n" not in told
 
 
-def test_other_columns_are_left_out_unless_they_are_kept(written: Write) -> None:
+def test_unknown_columns_are_ignored_unless_they_are_kept(written: Write) -> None:
     text = lines(
         "a.mp4,dog,21,007,x,ann", "b.mp4,dog,22.5,008,,bob", "c.mp4,dog,,009,z,cid",
         header="path,label,age,badge,note,gruop",
@@ -177,20 +175,23 @@ def test_other_columns_are_left_out_unless_they_are_kept(written: Write) -> None
     assert truths["b"] == {"age": 22.5, "badge": "008"}
     assert truths["c"] == {"badge": "009", "note": "z"}
     left = (
-        "columns that mean nothing here are left out: gruop (`--keep`); if gruop is the group: `--column group=gruop`"
+        "unknown columns are ignored: gruop (store them with `--keep`); if gruop is the group, use "
+        "`--column group=gruop`"
     )
     assert found.warnings[0] == left
     assert "must have the column speaker, but has" in refused(written(text, keep=("speaker",)))
 
 
-def test_names_of_splits_are_understood(written: Write) -> None:
+def test_synonyms_of_splits_are_accepted(written: Write) -> None:
     found = written(lines("a.mp4,dog,training", "b.mp4,dog,Validation", "c.mp4,dog,TEST", "d.mp4,dog,dev")).find()
     assert [clip.split for clip in found.clips] == ["train", "val", "test", "val"]
-    assert found.warnings == ("names of splits were understood: training as train, Validation as val, dev as val",)
-    assert "is it train?" in refused(written(lines("a.mp4,dog,trian")))
+    assert found.warnings == (
+        "names of splits were read as synonyms: training as train, Validation as val, dev as val",
+    )
+    assert "did you mean train?" in refused(written(lines("a.mp4,dog,trian")))
 
 
-def test_ids_are_as_short_as_they_can_be(written: Write) -> None:
+def test_ids_are_as_short_as_possible(written: Write) -> None:
     def ids(*files: str, header: str = "path,label,split") -> list[str]:
         rows = [f"{file},dog,train" if header == "path,label,split" else file for file in files]
         return [str(clip.id) for clip in written(lines(*rows, header=header)).find().clips]
@@ -204,7 +205,7 @@ def test_ids_are_as_short_as_they_can_be(written: Write) -> None:
 # --- problems --------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_are_named_at_once_in_the_order_of_lines(written: Write) -> None:
+def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
     told = refused(
         written(
             lines(
@@ -225,7 +226,7 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_lines(written: Write) ->
     )
     expected = [
         "line 3: a path must lie within the manifest's folder, but '../b.mp4' does not",
-        "line 4: it must have 6 cells as the first line, but has 4",
+        "line 4: it must have 6 cells, like the first line, but has 4",
         "line 5: a path must lie within the manifest's folder, but '/etc/passwd' does not",
         "line 6: a path must lie within the manifest's folder, but 's3://elsewhere/d.mp4' does not",
         "line 7: `label` is missing",
@@ -241,7 +242,7 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_lines(written: Write) ->
     assert f"has {len(expected)} problems" in told
 
 
-def test_no_more_than_thirty_mistakes_are_shown(written: Write) -> None:
+def test_at_most_thirty_problems_are_shown(written: Write) -> None:
     told = refused(written(lines(*(f"../{number}.mp4,dog,train" for number in range(50)))))
     assert told.count("\n") == 31
     assert told.endswith("and 20 more")
@@ -252,16 +253,16 @@ def test_no_more_than_thirty_mistakes_are_shown(written: Write) -> None:
     [
         (b"path,label\nh\xf6hle.mp4,dog\n", "x.csv", "must be UTF-8 text, but has another byte on line 2"),
         (PLAIN.encode("utf-16"), "x.csv", "must be UTF-8 text"),
-        (b'path,label\n"a.mp4,dog\nb.mp4,dog\n', "x.csv", "line 2: from here on it is no CSV"),
+        (b'path,label\n"a.mp4,dog\nb.mp4,dog\n', "x.csv", "line 2: from here on it is not CSV"),
         (b"path,label,split\n", "x.csv", "it has no clips"),
         (b"", "x.csv", "it has no clips"),
         (b"", "x.jsonl", "it has no clips"),
-        (b"not parquet", "x.parquet", "must be a Parquet file"),
+        (b"not parquet", "x.parquet", "as a Parquet file"),
         (b"", "x.xlsx", "its name must end in .csv, .jsonl or .parquet"),
         (b'{"path": "a.mp4", "label": "dog"}\n[1]\n', "x.jsonl", "line 2: it must be one JSON object, but is a list"),
         (
             b'{"path": "a.mp4", "label": "dog"}\n{"path": "b.mp4", "lable": "dog"}\n', "x.jsonl",
-            "line 2: is 'lable' the label?",
+            "line 2: did you mean column 'lable' as the label?",
         ),
         (b'{"path": 3, "label": "dog"}\n', "x.jsonl", "a path must be a text that is not empty, but is 3"),
         (b'{"paths": {"audio": 3}, "label": "dog"}\n', "x.jsonl", "a path must be a text"),
@@ -271,18 +272,16 @@ def test_no_more_than_thirty_mistakes_are_shown(written: Write) -> None:
         (b'{"path": "a.mp4", "paths": {"audio": "b"}, "label": "dog"}\n', "x.jsonl", "must be given, not both"),
     ],
 )  # fmt: skip
-def test_what_is_no_table_is_refused_in_words(written: Write, content: bytes, name: str, said: str) -> None:
+def test_content_that_is_not_a_table_raises(written: Write, content: bytes, name: str, said: str) -> None:
     assert said in refused(written(content, name))
 
 
-def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert "nowhere.csv must be a table of clips" in refused(
-        Table(LocalSource(tmp_path), "nowhere.csv", PRESETS["tiny"])
-    )
+def test_a_missing_table_raises_with_its_name(tmp_path: Path) -> None:
+    assert "nowhere.csv: No such file" in refused(Table(LocalSource(tmp_path), "nowhere.csv", PRESETS["tiny"]))
     assert "Is a directory" in refused(Table(LocalSource(tmp_path), "", PRESETS["tiny"]))
 
 
-def test_clips_that_lack_a_modality_are_listed(written: Write) -> None:
+def test_clips_without_a_modality_are_listed(written: Write) -> None:
     text = lines("a.wav,a.mp4,dog,train", ",b.mp4,dog,train", "c.wav,,dog,train", header="audio,video,label,split")
     told = refused(written(text))
     assert "every clip must have a file of audio, but 1 of 3 have none (line 3); complete these lines" in told
@@ -291,9 +290,9 @@ def test_clips_that_lack_a_modality_are_listed(written: Write) -> None:
     assert len(written(pictures, preset="none+3x224").find().clips) == 2  # no audio is needed
 
 
-def test_urls_below_the_sources_own_are_paths(tmp_path: Path) -> None:
+def test_urls_below_the_root_are_paths(tmp_path: Path) -> None:
     class Bucket(LocalSource):
-        """Files of this machine under the name of a bucket."""
+        """Local files behind the URL of a bucket."""
 
         def __init__(self) -> None:
             self.root = "s3://bucket/corpus"
@@ -322,7 +321,7 @@ def grouped(order: Sequence[int]) -> str:
     )  # fmt: skip
 
 
-def test_parts_are_drawn_by_group_whatever_the_order_of_lines(written: Write) -> None:
+def test_splits_are_drawn_by_group_in_any_order_of_lines(written: Write) -> None:
     found = written(grouped(range(120))).find()
     again = written(grouped(range(119, -1, -1))).find()
     other = written(grouped(range(120)), seed=1).find()
@@ -333,14 +332,14 @@ def test_parts_are_drawn_by_group_whatever_the_order_of_lines(written: Write) ->
     assert len({(clip.split, clip.label) for clip in found.clips}) == 6
     said = "drawn by group, 70 / 10 / 20 percent, seed 0"
     assert found.facts["split"] == said
-    assert found.warnings == (f"the table names no splits: parts are {said}",)
+    assert found.warnings == (f"the table has no splits, so they are {said}",)
 
 
-def test_some_lines_without_a_split_are_mistakes(written: Write) -> None:
+def test_lines_without_a_split_among_others_with_one_are_problems(written: Write) -> None:
     assert "line 3: `split` is missing" in refused(written(lines("a.mp4,dog,train", "b.mp4,dog,")))
 
 
-def test_a_class_of_too_few_clips_cannot_be_split(written: Write) -> None:
+def test_a_class_with_too_few_clips_to_split_raises(written: Write) -> None:
     text = lines(*(f"{i}.mp4,{'rare' if i < 2 else 'dog'}" for i in range(30)), header="path,label")
     assert "rare has fewer" in refused(written(text))
 
@@ -349,7 +348,7 @@ def test_a_class_of_too_few_clips_cannot_be_split(written: Write) -> None:
 
 
 def arrays(folder: Path, **shapes: Sequence[tuple[int, ...]]) -> str:
-    """Files of each modality, and a table of them."""
+    """Write array files of each modality, and return a table of them."""
     count = len(next(iter(shapes.values())))
     for modality, of in shapes.items():
         for number, shape in enumerate(of):
@@ -358,7 +357,7 @@ def arrays(folder: Path, **shapes: Sequence[tuple[int, ...]]) -> str:
     return lines(*rows, header=",".join([*shapes, "label", "split"]))
 
 
-def test_arrays_say_what_they_are(written: Write, tmp_path: Path) -> None:
+def test_feature_presets_follow_the_shapes_of_arrays(written: Write, tmp_path: Path) -> None:
     text = arrays(tmp_path, audio=[(5, 4)] * 3, text=[(7, 300)] * 3, face=[(35,)] * 3)
     table = written(text, images=("audio",))
     parts = table.preset.parts
@@ -373,12 +372,14 @@ def test_the_length_of_sequences_is_their_95th_percentile_or_given(written: Writ
     text = arrays(tmp_path, text=[(length, 3) for length in [*[10] * 18, 4, 90, 0]])
     table = written(text)
     assert table.preset.parts["text"] == FeaturePreset("sequence", (10, 3))
-    said = "sequences of text have 4 to 90 steps (of 20 that were looked at); 10 are kept of each (`--length text=N`"
-    assert any(said in warning for warning in table.find().warnings)
+    wanted = (
+        "sequences of text have 4 to 90 steps (in a sample of 20); 10 are kept of each (change this with `--length text"
+    )
+    assert any(wanted in warning for warning in table.find().warnings)
     assert written(text, lengths={"text": 50}).preset.parts["text"] == FeaturePreset("sequence", (50, 3))
 
 
-def test_rows_of_one_array_are_modalities_too(written: Write, tmp_path: Path) -> None:
+def test_rows_of_one_array_can_be_a_modality(written: Write, tmp_path: Path) -> None:
     np.save(tmp_path / "text.npy", np.ones((3, 9, 6), np.float32))
     np.save(tmp_path / "face.npy", np.ones((3, 5), np.float32))
     rows = [f"text.npy#{n},face.npy#{n},dog,{split}" for n, split in enumerate(SPLITS)]
@@ -387,7 +388,7 @@ def test_rows_of_one_array_are_modalities_too(written: Write, tmp_path: Path) ->
     assert [str(clip.id) for clip in table.find().clips] == ["text-0", "text-1", "text-2"]
 
 
-def test_media_and_arrays_go_together(written: Write, tmp_path: Path) -> None:
+def test_media_and_arrays_can_be_combined(written: Write, tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.ones(4, np.float32))
     rows = [f"{n}.mp4,t.npy,flow/{n},dog,{split}" for n, split in enumerate(SPLITS)]
     table = written(lines(*rows, header="path,words,flow,label,split"), columns={"text": "words"}, preset="ogm")
@@ -399,12 +400,12 @@ def test_media_and_arrays_go_together(written: Write, tmp_path: Path) -> None:
     assert table.preset.name != "ogm"
 
 
-def test_a_preset_keeps_what_there_is(written: Write) -> None:
+def test_a_preset_keeps_only_existing_modalities(written: Write) -> None:
     table = written(lines("a.mp4,dog,train", "b.mp4,dog,val", header="video,label,split"), preset="ogm")
     assert table.preset.modalities == ("video",)
-    assert "the table has no audio: only video will be kept" in table.find().warnings
+    assert "the table has no audio; the store will have video" in table.find().warnings
     told = refused(written(lines("a.mp4,dog,train", header="video,label,split"), preset="stft188+none"))
-    assert "the preset 'stft188+none' keeps nothing of what clips.csv has" in told
+    assert "The preset 'stft188+none' keeps none of the modalities of clips.csv" in told
 
 
 @pytest.mark.parametrize(
@@ -412,27 +413,27 @@ def test_a_preset_keeps_what_there_is(written: Write) -> None:
     [
         (
             {"lengths": {"txet": 50}},
-            "`--length` must name a modality of ready arrays with two dimensions, but names txet",
+            "`--length` must name a modality of feature arrays with two dimensions, but names txet",
         ),
         ({"lengths": {"face": 50}}, "but names face; clips.csv has text"),
-        ({"images": ("face",)}, "`--image` must name a modality of ready arrays with two dimensions, but names face"),
+        ({"images": ("face",)}, "`--image` must name a modality of feature arrays with two dimensions, but names face"),
     ],
 )
-def test_options_for_no_modality_are_refused(
+def test_options_for_missing_modalities_raise(
     written: Write, tmp_path: Path, options: Mapping[str, Any], said: str
 ) -> None:
     assert said in refused(written(arrays(tmp_path, text=[(7, 3)] * 3, face=[(3,)] * 3), **options))
 
 
-def test_arrays_that_cannot_be_used_are_told(written: Write, tmp_path: Path) -> None:
-    assert "must be a vector (D) or a sequence (T, D), but has 3" in refused(
+def test_unusable_arrays_raise(written: Write, tmp_path: Path) -> None:
+    assert "must be a vector (D,) or a sequence (T, D), but has 3" in refused(
         written(arrays(tmp_path, x=[(2, 2, 2)] * 3))
     )
     (tmp_path / "bad.npy").write_bytes(b"not an array")
     told = refused(written(lines("bad.npy,dog,train", header="text,label,split")))
-    assert "none of the first 1 can (bad.npy: it must be a .npy file" in told
+    assert "Cannot read any of 1 sampled arrays of text in clips.csv (bad.npy: it must be a .npy file" in told
     told = refused(written(lines("bad.npy,dog,train")))
-    assert "`path` must be a file with picture and sound, not an array" in told
+    assert "`path` must be a file with video and audio, not an array" in told
     mixed = lines("bad.npy,dog,train", "b.txt,dog,val", header="text_path,label,split")
     assert "must have a column `path`" in refused(written(mixed))
 
@@ -440,13 +441,13 @@ def test_arrays_that_cannot_be_used_are_told(written: Write, tmp_path: Path) -> 
 # --- from a table to a store -----------------------------------------------------------------------------------------
 
 
-def test_what_a_table_says_is_a_manifest(written: Write, tmp_path: Path) -> None:
+def test_a_table_converts_to_an_equal_manifest(written: Write, tmp_path: Path) -> None:
     clips = list(written(grouped(range(60)), keep=("group",)).find().clips)
     write_manifest(tmp_path / "out.jsonl", clips)
     assert read_manifest(tmp_path / "out.jsonl") == clips
 
 
-def test_a_table_is_prepared_like_any_corpus(written: Write, tmp_path: Path) -> None:
+def test_a_table_can_be_prepared(written: Write, tmp_path: Path) -> None:
     for number in range(3):
         whole(tmp_path / f"{number}.mp4", [Picture(shade=number)], [Sound()])
         np.save(tmp_path / f"{number}.npy", np.full((2 + number, 4), number, np.float32))
@@ -459,6 +460,6 @@ def test_a_table_is_prepared_like_any_corpus(written: Write, tmp_path: Path) -> 
     assert open_corpus(tmp_path / "out").digest == store.digest
 
 
-def test_places_are_those_of_the_file() -> None:
+def test_line_numbers_are_those_of_the_file() -> None:
     raw = read_raw("x.csv", b"\n\npath,label\n\na,dog\n")
     assert [place for place, _ in raw.lines] == ["line 5"]

@@ -26,7 +26,7 @@ def corpus(root: Path, flow: Literal["computed", "given"] = "computed", seed: in
 
 
 def listed(root: Path, name: str, *lines: str) -> Path:
-    """The miniature's lists elsewhere, with other lines."""
+    """A copy of the miniature's lists in which one has other lines."""
     folder = root / "lists"
     folder.mkdir()
     for file in (root / "ucfTrainTestlist").iterdir():
@@ -35,7 +35,7 @@ def listed(root: Path, name: str, *lines: str) -> Path:
     return folder
 
 
-def test_the_published_test_list_is_kept_and_groups_of_training_validate(root: Path) -> None:
+def test_the_test_list_is_kept_and_validation_groups_come_from_training(root: Path) -> None:
     clips = corpus(root).find().clips
     assert len(clips) == 3 * 5 * 2
     for clip in clips:
@@ -51,12 +51,12 @@ def test_the_published_test_list_is_kept_and_groups_of_training_validate(root: P
     assert all(len(splits) == 1 for splits in groups.values())
 
 
-def test_a_class_is_the_folder_however_its_files_are_spelt(root: Path) -> None:
+def test_the_class_is_the_folder_not_the_file_name(root: Path) -> None:
     spelt = {clip.id.split("_")[1]: clip.label for clip in corpus(root).find().clips}
     assert spelt == {"Archery": "Archery", "HandStandPushups": "HandstandPushups", "YoYo": "YoYo"}
 
 
-def test_the_seed_draws_the_groups_that_validate(root: Path) -> None:
+def test_the_seed_determines_the_validation_groups(root: Path) -> None:
     def validating(seed: int) -> set[str | None]:
         return {clip.group for clip in corpus(root, seed=seed).find().clips if clip.split == "val"}
 
@@ -64,7 +64,7 @@ def test_the_seed_draws_the_groups_that_validate(root: Path) -> None:
     assert len({frozenset(validating(seed)) for seed in range(5)}) > 1
 
 
-def test_what_is_absent_is_listed_and_moves_nothing_else(tmp_path: Path, root: Path) -> None:
+def test_missing_videos_are_listed_and_change_no_split(tmp_path: Path, root: Path) -> None:
     gone = ("v_Archery_g08_c01", "v_YoYo_g01_c02")
     found = corpus(ucf101.write(tmp_path / "part", without=gone)).find()
     assert dict(found.absent) == {"v_Archery_g08_c01": "Archery", "v_YoYo_g01_c02": "YoYo"}
@@ -72,28 +72,28 @@ def test_what_is_absent_is_listed_and_moves_nothing_else(tmp_path: Path, root: P
     assert {clip.id: clip.split for clip in found.clips} == {id: s for id, s in whole.items() if id not in gone}
 
 
-def test_lists_that_are_not_the_published_ones_are_told(root: Path) -> None:
+def test_lists_of_another_length_than_published_cause_a_warning(root: Path) -> None:
     (warning,) = corpus(root).find().warnings
-    assert warning == "the lists of split 1 name 18 + 12 clips, but 9537 + 3783 were published"
+    assert warning == "the lists of split 1 have 18 + 12 clips, but the published ones have 9537 + 3783"
 
 
-def test_videos_in_no_list_are_told_and_left_out(tmp_path: Path) -> None:
+def test_unlisted_videos_are_excluded_with_a_warning(tmp_path: Path) -> None:
     part = ucf101.write(tmp_path / "part")
     ucf101.write_video(part / "UCF-101" / "v_Other_g01_c01.avi", (1, 1), seed=1)
     found = corpus(part).find()
     assert len(found.clips) == 30
-    assert "1 videos are in no list of split 1 and are left out, v_Other_g01_c01 first" in found.warnings
+    assert "1 videos are in no list of split 1 and are excluded, such as v_Other_g01_c01" in found.warnings
 
 
-def test_lists_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_lists_can_be_in_another_folder(tmp_path: Path) -> None:
     part = ucf101.write(tmp_path / "part")
     (part / "ucfTrainTestlist").rename(tmp_path / "lists")
-    with pytest.raises(ManifestError, match=r"must hold UCF-101's lists.*UCF101TrainTestSplits"):
+    with pytest.raises(ManifestError, match=r"Cannot find UCF-101's lists.*UCF101TrainTestSplits"):
         corpus(part).find()
     assert len(Ucf101(source_at(part), lists=tmp_path / "lists").find().clips) == 30
 
 
-def test_every_mistake_of_the_lists_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_the_lists_are_listed_at_once(tmp_path: Path) -> None:
     part = ucf101.write(tmp_path / "part")
     lines = (
         "Archery/v_Archery_g08_c01.avi 1",
@@ -107,37 +107,37 @@ def test_every_mistake_of_the_lists_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as raised:
         Ucf101(source_at(part), lists=lists).find()
     told = str(raised.value).splitlines()
-    assert told[0] == "the lists of UCF-101 have problems:"
+    assert told[0] == "The lists of UCF-101 have problems:"
     assert [line.strip() for line in told[1:]] == [
         "trainlist01.txt, line 3: Archery must have number 1, but has 2",
-        "trainlist01.txt, line 4: it must be a class of classInd.txt, but is 'Arching/v_Archery_g09_c02.avi 1'",
-        "trainlist01.txt, line 5: it must be a line such as `Archery/v_Archery_g01_c01.avi 3`, but is 'YoYo/yo.avi 3'",
-        "v_Archery_g08_c01 must be listed once, but is twice",
-        "v_YoYo_g01_c01 must be listed once, but is twice",
-        "the group YoYo_g01 must be in one list, but v_YoYo_g01_c01 puts it into both",
-        "the group YoYo_g01 must be in one list, but v_YoYo_g01_c02 puts it into both",
+        "trainlist01.txt, line 4: it must name a class of classInd.txt, but is 'Arching/v_Archery_g09_c02.avi 1'",
+        "trainlist01.txt, line 5: it must look like `Archery/v_Archery_g01_c01.avi 3`, but is 'YoYo/yo.avi 3'",
+        "v_Archery_g08_c01 must be listed once, but is listed twice",
+        "v_YoYo_g01_c01 must be listed once, but is listed twice",
+        "the group YoYo_g01 must be in one list, but v_YoYo_g01_c01 is in the other one",
+        "the group YoYo_g01 must be in one list, but v_YoYo_g01_c02 is in the other one",
     ]
 
 
-def test_a_class_of_one_group_cannot_validate(tmp_path: Path) -> None:
+def test_a_class_with_a_single_training_group_raises(tmp_path: Path) -> None:
     part = ucf101.write(tmp_path / "part")
     lists = listed(part, "trainlist01.txt", "YoYo/v_YoYo_g08_c01.avi 3", "YoYo/v_YoYo_g08_c02.avi 3")
-    with pytest.raises(ManifestError, match="the class YoYo must have at least two groups in training"):
+    with pytest.raises(ManifestError, match="The class YoYo must have at least two training groups"):
         Ucf101(source_at(part), lists=lists).find()
 
 
-def test_broken_class_numbers_and_no_videos_are_told(tmp_path: Path) -> None:
+def test_invalid_class_numbers_and_missing_videos_raise(tmp_path: Path) -> None:
     part = ucf101.write(tmp_path / "part")
     lists = listed(part, "classInd.txt", "ApplyEyeMakeup")
     with pytest.raises(ManifestError, match=r"classInd.txt must have a number and a class on each line"):
         Ucf101(source_at(part), lists=lists).find()
     (part / "UCF-101").rename(tmp_path / "elsewhere")
-    with pytest.raises(ManifestError, match=r"must hold videos such as UCF-101/Archery"):
+    with pytest.raises(ManifestError, match=r"Cannot find videos below .*, such as UCF-101/Archery"):
         corpus(part).find()
 
 
 @pytest.mark.parametrize("options", [{"split": 4}, {"side": 8}])
-def test_impossible_options_are_refused(root: Path, options: dict[str, int]) -> None:
+def test_invalid_options_raise(root: Path, options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"`(split|side)` must be"):
         Ucf101(source_at(root), **options)  # type: ignore[arg-type]  # integers both
 
@@ -163,12 +163,12 @@ def test_a_clip_without_its_flow_is_absent(tmp_path: Path) -> None:
     assert dict(found.absent) == {"v_Archery_g08_c01": "Archery"}
 
 
-def test_given_flow_that_is_nowhere_is_told(root: Path) -> None:
-    with pytest.raises(ManifestError, match=r"must hold folders of flow pictures, such as u/v_Archery"):
+def test_missing_given_flow_raises(root: Path) -> None:
+    with pytest.raises(ManifestError, match=r"Cannot find flow images below .*, such as u/v_Archery"):
         corpus(root, "given").find()
 
 
-def test_a_store_of_pictures_and_flow_tells_the_classes_by_their_motion(tmp_path: Path, root: Path) -> None:
+def test_flow_in_a_store_distinguishes_the_classes_by_motion(tmp_path: Path, root: Path) -> None:
     store = prepare(corpus(root), tmp_path / "out", workers=1)
     assert store.modalities == ("video", "flow")
     assert store.gather("video", store.rows("train")).shape == (12, 2, 16, 16, 3)
