@@ -102,7 +102,7 @@ def assemble(
     modalities = modalities_of(config, store)
     model = build_model(config, store).to(device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        model = model.to(memory_format=torch.channels_last)
     rows = {split: _spread(store.rows(split), at_most) for split in store.splits}
     optimizer = _optimizer(config.optimizer, model)
     settings = LoopSettings(

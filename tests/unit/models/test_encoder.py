@@ -26,7 +26,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def to_channels_last(module: nn.Module) -> None:
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs forget this argument
+    module.to(memory_format=torch.channels_last)
 
 
 def test_resnet18_has_the_size_that_the_paper_gives() -> None:
@@ -167,7 +167,7 @@ def test_a_wrong_shape_is_named(encoder: Encoder, shape: tuple[int, ...]) -> Non
 
 def test_a_narrow_resnet_learns_from_large_pictures() -> None:
     """A 1x1 convolution of stride 2 from 8 to 16 channels, channels last, ended the process in its backward."""
-    block = BasicBlock(8, 16, stride=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's
+    block = BasicBlock(8, 16, stride=2).to(memory_format=torch.channels_last)
     block(torch.randn(192, 8, 56, 56).to(memory_format=torch.channels_last)).sum().backward()
     assert all(parameter.grad is not None for parameter in block.parameters())
 
