@@ -1,7 +1,7 @@
-"""Clips with every fault that a corpus has been seen to have, encoded here, and their damaged relatives
+"""Clips with every fault that was found in real corpora, encoded here, and randomly damaged clips
 
-`FAULTS` names them all, and says what must become of each. `whole` writes a faultless clip; its parameters are the
-faults that an encoder can write. The others change the bytes of a file that was whole.
+`FAULTS` maps each fault to a function that writes the clip, and to the expected outcome. `write_clip` encodes a clip;
+its parameters cover the faults that an encoder can write. The other functions change the bytes of an encoded file.
 """
 
 import os
@@ -22,7 +22,7 @@ CHANNELS = {"mono": 1, "stereo": 2, "5.1": 6}
 
 @dataclass(frozen=True)
 class Picture:
-    """A video track of `frames` different frames; `times` are their times in units of 1 / 100 s."""
+    """A video track of `frames` different frames. `times` are their times in units of 1 / 100 s."""
 
     codec: str = "libx264"
     frames: int = FRAMES
@@ -32,7 +32,7 @@ class Picture:
     times: Sequence[int] | None = None
     options: dict[str, str] = field(default_factory=dict)
     still: bool = False
-    shade: int = 0  # told apart from another track
+    shade: int = 0  # distinguishes two tracks of a file
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sound:
 
 
 def picture_of(number: int, track: Picture) -> NDArray[np.uint8]:
-    """RGB (H, W, 3): a bar that moves, over a gradient; the upper left corner is white, so that turning shows."""
+    """RGB (H, W, 3): a moving bar over a gradient. The upper left corner is white, so that a rotation is detectable."""
     width, height = track.size
     shown = 0 if track.still else number
     across, down = np.meshgrid(np.arange(width), np.arange(height))
@@ -57,7 +57,7 @@ def picture_of(number: int, track: Picture) -> NDArray[np.uint8]:
     return picture.astype(np.uint8)
 
 
-def whole(
+def write_clip(
     path: Path,
     pictures: Sequence[Picture] = (Picture(),),
     sounds: Sequence[Sound] = (Sound(),),
@@ -65,7 +65,7 @@ def whole(
     format: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Video tracks first, then audio tracks, interleaved by the muxer."""
+    """Encode a file with these video and audio tracks. The muxer interleaves them."""
     with av.open(str(path), "w", format=format, options=options or {}) as file:
         streams = [(_video_stream(file, track), track) for track in pictures]
         heard = [(file.add_stream(track.codec, rate=track.rate, layout=track.layout), track) for track in sounds]
@@ -90,7 +90,7 @@ def _video_stream(file: Any, track: Picture) -> Any:
     stream.width, stream.height = track.size
     stream.pix_fmt = track.pixels
     if track.codec in ("mpeg4", "flv", "mpeg2video", "mjpeg"):
-        stream.bit_rate = 40 * track.size[0] * track.size[1]  # so that pictures stay told apart
+        stream.bit_rate = 40 * track.size[0] * track.size[1]  # enough to keep the frames distinguishable
     stream.codec_context.max_b_frames = track.b_frames
     stream.codec_context.options = track.options
     if track.times is not None:
@@ -99,7 +99,7 @@ def _video_stream(file: Any, track: Picture) -> Any:
 
 
 def waves(track: Sound, index: int = 0) -> NDArray[np.float64]:
-    """(channels, samples) of a tone with noise; each channel and each track has its own."""
+    """A tone with noise, (channels, samples); it differs between channels and between tracks."""
     count = round(track.rate * (track.seconds - track.late_s))
     channels = CHANNELS[track.layout]
     seconds = np.arange(count) / track.rate
@@ -110,7 +110,7 @@ def waves(track: Sound, index: int = 0) -> NDArray[np.float64]:
 
 
 def sound_of(track: Sound) -> NDArray[np.float64]:
-    """What is heard from the first frame on, all channels together."""
+    """The sum of all channels, from the first video frame on."""
     return np.concatenate([np.zeros(round(track.rate * track.late_s)), waves(track).sum(axis=0)])
 
 
@@ -129,15 +129,15 @@ def _blocks(track: Sound, index: int) -> list[Any]:
     return blocks
 
 
-def cut(path: Path, fraction: float) -> Path:
-    """Only the first part of the bytes."""
+def truncated(path: Path, fraction: float) -> Path:
+    """Truncate a file to this fraction of its bytes."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     return path
 
 
-def turned(path: Path, how: str) -> Path:
-    """An MP4 whose header tells players to turn the picture clockwise by 90, 180 or 270 degrees, or to mirror it."""
+def rotated(path: Path, how: str) -> Path:
+    """Set the display matrix of an MP4 to a clockwise rotation by 90, 180 or 270 degrees, or to a mirroring."""
     one = 1 << 16
     matrix = {
         "90": (0, one, -one, 0),
@@ -154,7 +154,7 @@ def turned(path: Path, how: str) -> Path:
 
 
 def edited(path: Path, skipped: int) -> Path:
-    """An MP4 whose edit list hides its first `skipped` frames, as a cut without encoding leaves it."""
+    """Hide the first `skipped` frames of an MP4 by its edit list, as cutting without encoding does."""
     content = bytearray(path.read_bytes())
     at = content.index(b"elst") + 8  # after version and flags
     (entries,) = struct.unpack_from(">I", content, at)
@@ -169,7 +169,7 @@ def edited(path: Path, skipped: int) -> Path:
 
 
 def cut_without_encoding(source: Path, target: Path, start_s: float) -> Path:
-    """What `ffmpeg -ss START -i SOURCE -c copy TARGET` does: packets from the key frame on, times before 0 hidden."""
+    """Cut like `ffmpeg -ss START -i SOURCE -c copy TARGET`: packets from the key frame on, times before 0 hidden."""
     with av.open(str(source)) as read, av.open(str(target), "w") as written:
         streams = {stream.index: written.add_stream_from_template(stream) for stream in read.streams}
         read.seek(round(start_s * av.time_base))
@@ -197,11 +197,11 @@ def jpeg(size: tuple[int, int] = (600, 600)) -> bytes:
 
 
 def with_cover(path: Path) -> Path:
-    """An MP4 with a cover picture, larger than the video, in its metadata, as music stores add it."""
+    """Add a cover picture, larger than the video, to the metadata of an MP4, as music stores do."""
     content = path.read_bytes()
     at = content.index(b"moov") - 4
     (length,) = struct.unpack_from(">I", content, at)
-    assert at + length == len(content)  # nothing behind it moves
+    assert at + length == len(content)  # otherwise the offsets of later boxes would change
     handler = box(b"hdlr", bytes(8), b"mdirappl", bytes(9))
     cover = box(b"covr", box(b"data", struct.pack(">II", 13, 0), jpeg()))
     tail = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", cover)))
@@ -211,7 +211,7 @@ def with_cover(path: Path) -> Path:
 
 
 def tagged(path: Path) -> Path:
-    """An MP3 with a cover picture in front of it."""
+    """Add a cover picture to the start of an MP3."""
     picture = b"\0image/jpeg\0\x03\0" + jpeg()
     frame = b"APIC" + struct.pack(">I", len(picture)) + bytes(2) + picture
     size = len(frame)
@@ -221,7 +221,7 @@ def tagged(path: Path) -> Path:
 
 
 def with_box_size(path: Path, kind: bytes, size: int) -> Path:
-    """An MP4 one of whose boxes claims to be of this size."""
+    """Set the stated size of a box of an MP4."""
     content = bytearray(path.read_bytes())
     struct.pack_into(">I", content, content.index(kind) - 4, size)
     path.write_bytes(content)
@@ -229,7 +229,7 @@ def with_box_size(path: Path, kind: bytes, size: int) -> Path:
 
 
 def with_sample_of(path: Path, size: int) -> Path:
-    """An MP4 whose fourth sample claims so many bytes."""
+    """Set the stated size in bytes of the fourth sample of an MP4."""
     content = bytearray(path.read_bytes())
     struct.pack_into(">I", content, content.index(b"stsz") + 16 + 3 * 4, size)
     path.write_bytes(content)
@@ -243,7 +243,7 @@ def written(path: Path, content: bytes) -> Path:
 
 def zeros(path: Path, size: int) -> Path:
     with path.open("wb") as file:
-        file.truncate(size)  # takes no room
+        file.truncate(size)  # a sparse file
     return path
 
 
@@ -268,9 +268,13 @@ def folder(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Fault:
-    """`reason` is the word in the quarantine, None where the clip can be used.
+    """A kind of clip and its expected outcome.
 
-    Then it shows the frames of `picture` from number `first` on, turned as `turn` says, and is heard as `sound`.
+    Attributes:
+        make: writes the clip into a folder.
+        reason: the reason of its quarantine; None if it can be decoded. Then it has the frames of `picture` from number
+            `first` on, rotated by `turn`, and the audio of `sound`.
+        late_s: delay that an MP3 encoder adds, and that the container does not state.
     """
 
     make: Callable[[Path], Path]
@@ -279,7 +283,7 @@ class Fault:
     sound: Sound | None = Sound()
     first: int = 0
     turn: str = ""
-    late_s: float = 0.0  # the delay that an MP3 encoder adds, and which its container does not tell
+    late_s: float = 0.0
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -293,15 +297,15 @@ def _clip(
     sound: Sound | None = None,
     change: Callable[[Path], Path] | None = None,
     options: dict[str, str] | None = None,
-    **told: Any,
+    **expected: Any,
 ) -> Fault:
     seen, heard = picture or Picture(), sound or Sound()
 
     def make(folder: Path) -> Path:
-        path = whole(folder / name, [seen], [heard], options=options)
+        path = write_clip(folder / name, [seen], [heard], options=options)
         return path if change is None else change(path)
 
-    return Fault(make, picture=seen, sound=heard, **told)
+    return Fault(make, picture=seen, sound=heard, **expected)
 
 
 def _bad(name: str, reason: str, make: Callable[[Path], Path]) -> Fault:
@@ -311,18 +315,18 @@ def _bad(name: str, reason: str, make: Callable[[Path], Path]) -> Fault:
 def _part(name: str, reason: str, fraction: float, codec: str = "libx264", sound: str = "aac", **options: str) -> Fault:
     def make(folder: Path) -> Path:
         heard = Sound(sound, rate=44100, seconds=6)
-        return cut(whole(folder / name, [Picture(codec, frames=60)], [heard], options=options), fraction)
+        return truncated(write_clip(folder / name, [Picture(codec, frames=60)], [heard], options=options), fraction)
 
     return Fault(make, reason)
 
 
 def _cut_copy(folder: Path) -> Path:
-    source = whole(folder / "source.mp4", [Picture(b_frames=2, options={"g": "10"})])
+    source = write_clip(folder / "source.mp4", [Picture(b_frames=2, options={"g": "10"})])
     return cut_without_encoding(source, folder / "a.mp4", 0.7)
 
 
 FAULTS: dict[str, Fault] = {
-    # What is not there, or not media
+    # Missing, or not media
     "missing": _bad("a.mp4", "missing", lambda path: path),
     "broken link": _bad("a.mp4", "missing", lambda path: linked(path, "nowhere.mp4")),
     "link to itself": _bad("a.mp4", "missing", lambda path: linked(path, path.name)),
@@ -338,7 +342,7 @@ FAULTS: dict[str, Fault] = {
     "picture": _bad("a.mp4", "format", lambda path: written(path, jpeg())),
     "zeros": _bad("a.mp4", "open", lambda path: zeros(path, 10 * 2**30)),
     "noise": _bad("a.mp4", "open", lambda path: written(path, np.random.default_rng(0).bytes(20000))),
-    # What is cut
+    # Truncated
     "mp4 without its index": _part("a.mp4", "open", 0.7),
     "mp4 cut, index first": _part("a.mp4", "audio", 0.7, movflags="faststart"),
     "mp4 cut at the very end, index first": _part("a.mp4", "audio", 0.985, movflags="faststart"),
@@ -347,25 +351,25 @@ FAULTS: dict[str, Fault] = {
     "avi cut": _part("a.avi", "duration", 0.7, "mpeg4", "libmp3lame"),
     "mkv without its first key frame": Fault(
         lambda folder: cut_without_encoding(
-            whole(folder / "source.mkv", [Picture(b_frames=2, options={"g": "10"})]), folder / "a.mkv", 0.65
+            write_clip(folder / "source.mkv", [Picture(b_frames=2, options={"g": "10"})]), folder / "a.mkv", 0.65
         ),
         "video",
     ),
-    # What lacks something
+    # Incomplete
     "silent": _clip("a.mp4", sound=Sound(loud=0.0), reason="silent"),
     "still": _clip("a.mkv", Picture("ffv1", still=True), reason="static"),
-    "no sound": Fault(lambda folder: whole(folder / "a.mp4", sounds=[]), "audio"),
-    "no picture": Fault(lambda folder: whole(folder / "a.mp4", []), "video"),
+    "no sound": Fault(lambda folder: write_clip(folder / "a.mp4", sounds=[]), "audio"),
+    "no picture": Fault(lambda folder: write_clip(folder / "a.mp4", []), "video"),
     "song with a cover": Fault(
-        lambda folder: tagged(whole(folder / "a.mp3", [], [Sound("libmp3lame", rate=44100)])), "video"
+        lambda folder: tagged(write_clip(folder / "a.mp3", [], [Sound("libmp3lame", rate=44100)])), "video"
     ),
-    "mp4 song with a cover": Fault(lambda folder: with_cover(whole(folder / "a.mp4", [])), "video"),
+    "mp4 song with a cover": Fault(lambda folder: with_cover(write_clip(folder / "a.mp4", [])), "video"),
     "one frame": _clip("a.mp4", Picture(frames=1), reason="duration"),
     "sound too short": _clip("a.mp4", sound=Sound(seconds=1.0), reason="duration"),
-    # What lies
+    # False sizes
     "a sample of 2 GB": _clip("a.mp4", change=lambda path: with_sample_of(path, 2 * 10**9), reason="duration"),
     "a box of 4 GB": _clip("a.mp4", change=lambda path: with_box_size(path, b"mdat", 2**32 - 9), reason="open"),
-    # What is unusual, and whole
+    # Unusual but complete
     "plain": _clip("a.mp4"),
     "mp4 named avi": _clip("a.mp4", change=lambda path: renamed(path, "a.avi")),
     "avi named mp4": _clip("a.avi", Picture("mpeg4"), Sound("pcm_s16le"), lambda path: renamed(path, "b.mp4")),
@@ -394,16 +398,16 @@ FAULTS: dict[str, Fault] = {
     "uneven frame times": _clip("a.mp4", Picture(times=_UNEVEN)),
     "uneven frame times in mkv": _clip("a.mkv", Picture(times=_UNEVEN)),
     **{
-        f"turned: {how}": _clip("a.mp4", change=lambda path, how=how: turned(path, how), turn=how)  # type: ignore[misc]
+        f"turned: {how}": _clip("a.mp4", change=lambda path, how=how: rotated(path, how), turn=how)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         for how in ("90", "180", "270", "mirror")
     },
     "two tracks of each": Fault(
-        lambda folder: whole(
+        lambda folder: write_clip(
             folder / "a.mp4",
             [Picture(), Picture(size=(96, 64), shade=60)],
             [Sound(rate=8000, loud=0.1), Sound(layout="stereo")],
         ),
-        sound=Sound(rate=8000, loud=0.1),  # FFmpeg prefers what is marked as default, here the first
+        sound=Sound(rate=8000, loud=0.1),  # FFmpeg prefers the default track, here the first
     ),
     "video with a cover": _clip("a.mp4", change=with_cover),
     "stereo": _clip("a.mp4", sound=Sound(layout="stereo")),
@@ -438,13 +442,13 @@ ORIGINALS: dict[str, tuple[Picture, Sound, dict[str, str]]] = {
 
 def originals(folder: Path) -> list[Path]:
     return [
-        whole(folder / name, [picture], [sound], options=options)
+        write_clip(folder / name, [picture], [sound], options=options)
         for name, (picture, sound, options) in ORIGINALS.items()
     ]
 
 
 def mutated(content: bytes, other: bytes, number: int) -> bytes:
-    """Damage of one of eight kinds, the same for the same number; `other` is a file of another container."""
+    """Damage a file in one of eight ways, determined by `number`. `other` is a file of another container."""
     draw = np.random.default_rng(number)
     changed, size = bytearray(content), len(content)
     length = int(draw.choice([1, 4, 16, 256, 2048]))
@@ -453,7 +457,7 @@ def mutated(content: bytes, other: bytes, number: int) -> bytes:
         case 0:  # bits flipped
             for at in draw.integers(0, size, int(draw.choice([1, 3, 10, 50]))):
                 changed[at] ^= 1 << int(draw.integers(8))
-        case 1:  # bits flipped where the header is
+        case 1:  # bits flipped in the header
             for at in draw.integers(0, min(size, 1500), int(draw.choice([1, 3, 10]))):
                 changed[at] ^= 1 << int(draw.integers(8))
         case 2:
@@ -467,7 +471,7 @@ def mutated(content: bytes, other: bytes, number: int) -> bytes:
         case 6:  # the beginning of another container
             head = int(draw.choice([8, 64, 512]))
             changed[:head] = other[:head]
-        case _:  # boxes where none belong, with lengths that are not theirs
+        case _:  # an inserted box with a false length
             kind = [b"moov", b"trak", b"stsz", b"elst", b"mdat", b"free", b"uuid", b"avc1"][int(draw.integers(8))]
             claimed = int(draw.choice([0, 1, 8, 40, 2**20, 2**31 - 1, 2**32 - 1]))
             changed[place:place] = struct.pack(">I", claimed) + kind + draw.bytes(int(draw.integers(0, 64)))

@@ -1,4 +1,4 @@
-"""AVE in small: real MP4 files by YouTube id, and the three published lists"""
+"""A miniature of AVE: MP4 files named by YouTube id, and the three published lists"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def video(label: int, number: int) -> str:
 def write(
     root: Path, *, without: Sequence[str] = (), header: bool = False, more: Sequence[tuple[str, str]] = ()
 ) -> Path:
-    """3 training, 1 validation and 1 test video of each category; `more`: (split, line) to add to the lists."""
+    """Write 3 training, 1 validation and 1 test video of each category. `more`: (split, line) to add to the lists."""
     lists: dict[str, list[str]] = {split: [HEADER] if header else [] for split in ("train", "val", "test")}
     for label, category in enumerate(CATEGORIES):
         for number, split in enumerate(("train", "train", "train", "val", "test")):

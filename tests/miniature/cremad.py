@@ -1,4 +1,4 @@
-"""CREMA-D in small: real FLV and WAV files under the released names, its tables, and OGM-GE's lists"""
+"""A miniature of CREMA-D: FLV and WAV files with the released names, its tables, and OGM-GE's lists"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Layout = Literal["released", "flv", "frames", "arrays"]
 
 
 def clips(actors: int, emotions: Sequence[str] = EMOTIONS, sentences: Sequence[str] = SENTENCES) -> list[str]:
-    """1001_DFA_ANG_XX and so on."""
+    """Clip names, such as 1001_DFA_ANG_XX."""
     return [
         f"{1001 + actor}_{sentence}_{emotion}_XX"
         for actor in range(actors)
@@ -34,7 +34,7 @@ def write(
     without: Sequence[str] = (),
     tables: bool = True,
 ) -> Path:
-    """Every actor says every sentence in every emotion; `without` names files or folders that are absent."""
+    """Write clips of every actor, sentence and emotion. `without` names files or folders to omit."""
     root.mkdir(parents=True, exist_ok=True)
     names = clips(actors, emotions, sentences)
     for seed, clip in enumerate(names):
@@ -70,7 +70,7 @@ def _write(path: Path, label: int, seed: int) -> None:
 
 
 def write_tables(root: Path, names: Sequence[str], actors: int) -> None:
-    """Headers, quotes and line ends as released."""
+    """Write the tables, with headers, quotes and line ends as released."""
     people = [
         f'{1001 + actor},{20 + actor},"{("Male", "Female")[actor % 2]}","Caucasian","Not Hispanic"'
         for actor in range(actors)
@@ -85,7 +85,7 @@ def write_tables(root: Path, names: Sequence[str], actors: int) -> None:
 
 
 def write_votes(path: Path, votes: dict[str, tuple[tuple[str, str], tuple[str, str], tuple[str, str]]]) -> None:
-    """Vote and level by voice, face and both."""
+    """Votes and levels by voice, face and both."""
     header = '"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel","MultiModalVote","MultiModalLevel"'
     rows = (
         ",".join(f'"{cell}"' for cell in (i, clip, *voice, *face, *both))
@@ -95,7 +95,7 @@ def write_votes(path: Path, votes: dict[str, tuple[tuple[str, str], tuple[str, s
 
 
 def write_lists(folder: Path, train: Sequence[str], test: Sequence[str], *, prefix: str = "", bom: bool = True) -> Path:
-    """As OGM-GE's: no header, CRLF; with a byte order mark, as its stat.csv has one."""
+    """Write lists like OGM-GE's: no header, CRLF, and optionally a byte order mark, as in its stat.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (("train", train), ("test", test)):
         text = "".join(f"{clip},{clip.split('_')[2]}\r\n" for clip in names)

@@ -1,4 +1,4 @@
-"""Kinetics-Sounds in small: real MP4 files by YouTube id, in folders of classes or anywhere, and OGM-GE's lists"""
+"""A miniature of Kinetics-Sounds: MP4 files named by YouTube id, and OGM-GE's lists"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 from tests.miniature.media import write_clip
 
 LABELS: Mapping[str, int] = {"bowling": 2, "playing bass guitar": 9, "tickling": 30}
-"""Class -> its published number"""
+"""Published number of each class"""
 
 
 def clip(label: str, number: int) -> str:
-    """A name as training lists have it: video of 11 characters, and from which second to which."""
+    """A clip's name in the training lists: a video of 11 characters, and its start and end in seconds."""
     return f"-{LABELS[label]:02d}_vid{number:04d}_{number:06d}_{number + 10:06d}"
 
 
 def short(name: str) -> str:
-    """The same as test lists have it."""
+    """The name of the same clip in the test lists."""
     return f"{name[:11]}_{int(name[12:18])}"
 
 
@@ -27,7 +27,7 @@ def write(
     spelt: str = "{label}",
     without: Sequence[str] = (),
 ) -> Path:
-    """`each` clips of each class in each of `folders`, such as train; `spelt` is how class folders are called."""
+    """Write `each` clips of each class in each of `folders`, such as train. `spelt` names the class folders."""
     for place, folder in enumerate(folders):
         for label, number in LABELS.items():
             where = root / folder / (spelt.format(label=label, underscored=label.replace(" ", "_")))
@@ -38,7 +38,7 @@ def write(
 
 
 def write_lists(folder: Path, train: Sequence[str], test: Sequence[str], *, prefix: str = "my_") -> Path:
-    """As OGM-GE's: `clip,10,number`, CRLF; test clips by their short names."""
+    """Write lists like OGM-GE's: `clip,10,number`, CRLF; test clips have their short names."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (("train", train), ("test", [short(name) for name in test])):
         lines = (f"{name},10,{int(name[1:3])}\r\n" for name in names)

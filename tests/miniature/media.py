@@ -1,6 +1,6 @@
-"""Small real media for miniature corpora: what is seen and heard tells the class; clips of a class differ
+"""Small media files for miniature corpora: video and audio determine the class, and clips of a class differ
 
-The suffix chooses container and codecs: FLV (Sorenson, MP3) as CREMA-D's, MP4 (MPEG-4, AAC), WAV (16 kHz), JPEG frames.
+The suffix determines container and codecs: FLV (Sorenson, MP3) as in CREMA-D, MP4 (MPEG-4, AAC), WAV (16 kHz), JPEG.
 """
 
 from fractions import Fraction
@@ -18,7 +18,7 @@ _CODECS = {".flv": ("flv1", "mp3", 22050), ".mp4": ("mpeg4", "aac", 16000), ".wa
 def write_clip(
     path: Path, label: int, seed: int, *, seconds: float = 0.6, sound: bool = True, silent: bool = False
 ) -> Path:
-    """A bar that moves and a tone of 200 Hz times `label` + 1; without `sound`, no audio track."""
+    """Write a moving bar and a tone of 200 Hz times `label` + 1; without `sound`, no audio track."""
     picture_codec, sound_codec, rate = _CODECS[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
@@ -26,7 +26,7 @@ def write_clip(
         voice = file.add_stream(sound_codec, rate=rate, layout="mono") if sound else None
         if pictures is not None:
             pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            pictures.codec_context.thread_count = 1  # the same bytes each time
+            pictures.codec_context.thread_count = 1  # for reproducible bytes
             for number in range(round(seconds * RATE)):
                 shot = av.VideoFrame.from_ndarray(picture(label, seed, number), format="rgb24").reformat(
                     format="yuv420p"
@@ -42,7 +42,7 @@ def write_clip(
 
 
 def write_frames(folder: Path, label: int, seed: int, *, count: int = 4) -> Path:
-    """frame_00001.jpg and so on."""
+    """Write the frames as frame_00001.jpg and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         with av.open(str(folder / f"frame_{number + 1:05d}.jpg"), "w", format="image2") as file:
@@ -55,7 +55,7 @@ def write_frames(folder: Path, label: int, seed: int, *, count: int = 4) -> Path
 
 
 def picture(label: int, seed: int, number: int) -> NDArray[np.uint8]:
-    """RGB; the class is the brightness of the ground, the clip where the bar starts."""
+    """An RGB frame. The class determines the background's brightness, and the clip the start of the bar."""
     ground = np.full((HEIGHT, WIDTH, 3), 30 + 25 * (label % 8), np.uint8)
     ground[8:40, (5 * number + 11 * seed) % (WIDTH - 12) :][:, :12] = (250, 200 - 20 * (label % 8), 40)
     return ground

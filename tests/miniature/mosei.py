@@ -1,4 +1,4 @@
-"""CMU-MOSEI in small: the layouts of its feature files, with their gaps, and sentiments that the features tell"""
+"""A miniature of CMU-MOSEI: the layouts of its feature files with missing values, and predictable sentiments"""
 
 import csv
 import pickle
@@ -30,7 +30,7 @@ def parts(seed: int = 0) -> dict[str, Part]:
     draw = np.random.default_rng(seed)
     made: dict[str, Part] = {}
     for split, count in COUNTS.items():
-        # All seven classes; not quite whole numbers, as means of three people are.
+        # All seven classes; not integers, because the real ones are means of three raters.
         sentiments = (np.arange(count) % 7 - 3) + draw.choice([-1 / 3, 0.0, 1 / 3], count)
         sentiments = np.where(np.arange(count) % 7 == 3, 0.0, np.clip(sentiments, -3, 3))
         arrays, lengths = {}, {}
@@ -48,7 +48,7 @@ def parts(seed: int = 0) -> dict[str, Part]:
 
 
 def content(*, aligned: bool = False, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What MMSA's files hold; only the unaligned ones say lengths of audio and vision."""
+    """The content of MMSA's files; only the unaligned ones have lengths of audio and vision."""
     whole: dict[str, dict[str, Any]] = {}
     for split, part in parts(seed).items():
         mask = np.arange(STEPS["text"]) < part.lengths["text"][:, None]
@@ -70,7 +70,7 @@ def content(*, aligned: bool = False, seed: int = 0) -> dict[str, dict[str, Any]
 def write_pickle(
     path: Path, *, aligned: bool = False, protocol: int = 4, change: Callable[[Any], None] | None = None
 ) -> Path:
-    """`change` is done to the content first."""
+    """Write a pickle of the content, after applying `change` to it."""
     made = content(aligned=aligned)
     if change is not None:
         change(made)
@@ -79,7 +79,7 @@ def write_pickle(
 
 
 def write_splits(root: Path) -> Path:
-    """train/audio.npy and the like, and labels.csv."""
+    """Write train/audio.npy and the like, and labels.csv."""
     for split, part in parts().items():
         (root / split).mkdir(parents=True)
         for m in STEPS:
@@ -88,7 +88,7 @@ def write_splits(root: Path) -> Path:
 
 
 def write_clips(root: Path) -> Path:
-    """audio/ID.npy and the like, each of its own length, and labels.csv with a column for the group."""
+    """Write audio/ID.npy and the like, of different lengths, and labels.csv with a column for the group."""
     for m in STEPS:
         (root / m).mkdir(parents=True)
     for part in parts().values():

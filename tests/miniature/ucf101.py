@@ -1,4 +1,4 @@
-"""UCF-101 in small: three classes of real AVI files whose content moves, the published layout of folders and lists"""
+"""A miniature of UCF-101: AVI files of three classes that differ in motion, with the published folders and lists"""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = {"Archery": "Archery", "HandstandPushups": "HandStandPushups", "YoYo": "YoYo"}
-"""Class -> how its files spell it"""
+"""How the file names spell each class"""
 FRAMES, HEIGHT, WIDTH = 9, 48, 64
 MOTION = {"Archery": (3, 0), "HandstandPushups": (0, -2), "YoYo": (-2, 2)}
-"""Pixels right and down from a frame to the next"""
+"""Motion to the right and down, in pixels per frame"""
 _TEST_GROUPS, _TRAIN_GROUPS = (1, 2), (8, 9, 10)
 
 
 def write(
     root: Path, *, split: int = 1, without: Sequence[str] = (), flow: Literal["none", "uv", "xy", "mixed"] = "none"
 ) -> Path:
-    """Two clips of each group; `without` names clips whose video is absent."""
+    """Write two clips of each group. `without` names clips whose video is omitted."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("".join(f"{i} {name}\r\n" for i, name in enumerate(CLASSES, start=1)))
@@ -43,7 +43,7 @@ def write(
 
 
 def moving(motion: tuple[int, int], seed: int) -> Iterator[NDArray[np.uint8]]:
-    """RGB pictures of one texture that moves by `motion` pixels from each to the next."""
+    """RGB frames of a texture that moves by `motion` pixels per frame."""
     draw = np.random.default_rng(seed)
     noise = np.kron(draw.integers(0, 256, (16, 20, 3)), np.ones((8, 8, 1)))  # (128, 160): room to move
     smooth = sum(np.roll(noise, (i, j), (0, 1)) for i in range(-2, 3) for j in range(-2, 3)) / 25
@@ -68,7 +68,7 @@ def write_video(path: Path, motion: tuple[int, int], seed: int) -> Path:
 
 
 def write_flow(root: Path, label: str, stem: str, motion: tuple[int, int], layout: str) -> None:
-    """Constant flow of `motion`, 128 + 6 grey levels a pixel, as pictures: `uv` folders, or `xy` or `mixed` names."""
+    """Write constant flow images, 128 + 6 grey levels per pixel, in `uv` folders, or with `xy` or `mixed` names."""
     for number in range(1, FRAMES):
         for channel, pixels in zip("uv", motion, strict=True):
             if layout == "uv":
@@ -82,10 +82,10 @@ def write_flow(root: Path, label: str, stem: str, motion: tuple[int, int], layou
 
 
 def write_grey(path: Path, picture: NDArray[np.uint8]) -> Path:
-    """Height and width are even."""
+    """Write an image whose height and width are even."""
     if path.suffix == ".png":
         codec, pixels, planes = "png", "gray", picture
-    else:  # of a JPEG: luma of full range, and no colour
+    else:  # JPEG has full-range luma; chroma is neutral
         colour = np.full((picture.shape[0] // 2, picture.shape[1]), 128, np.uint8)
         codec, pixels, planes = "mjpeg", "yuvj420p", np.concatenate([picture, colour])
     with av.open(str(path), "w", format="image2") as file:

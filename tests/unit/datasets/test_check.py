@@ -20,7 +20,7 @@ from remix_study.media.build import build_store
 from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset, preset_named
 from remix_study.media.source import LocalSource, Source
 from remix_study.sample import Clip, SampleId
-from tests.corrupt_media import LFS, Picture, Sound, cut, whole
+from tests.corrupt_media import LFS, Picture, Sound, truncated, write_clip
 from tests.hostile_source import HostileSource
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
     folder = tmp_path_factory.mktemp("healthy")
     clips = []
     for number, (split, label) in enumerate((split, label) for split in SPLITS for label in ("cat", "dog")):
-        whole(folder / f"{number}.mp4", [Picture(shade=number)], [Sound(seconds=2.2 if number == 0 else 2.0)])
+        write_clip(folder / f"{number}.mp4", [Picture(shade=number)], [Sound(seconds=2.2 if number == 0 else 2.0)])
         clips.append(clip(str(number), label, split, group=f"place {split} {number}"))
     return folder, clips
 
@@ -125,11 +125,11 @@ def test_a_file_of_several_clips_is_probed_once_and_each_clip_measured(corpus: t
 
 def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
     for name in ("fine", "cut"):
-        whole(tmp_path / f"{name}.mp4", options={"movflags": "faststart"})
-    cut(tmp_path / "cut.mp4", 0.6)
-    whole(tmp_path / "mute.mp4", sounds=())
-    whole(tmp_path / "deaf.mp4", pictures=())
-    whole(tmp_path / "silent.mp4", [Picture(shade=3)], [Sound(loud=0)])
+        write_clip(tmp_path / f"{name}.mp4", options={"movflags": "faststart"})
+    truncated(tmp_path / "cut.mp4", 0.6)
+    write_clip(tmp_path / "mute.mp4", sounds=())
+    write_clip(tmp_path / "deaf.mp4", pictures=())
+    write_clip(tmp_path / "silent.mp4", [Picture(shade=3)], [Sound(loud=0)])
     (tmp_path / "pointer.mp4").write_bytes(LFS)
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no media")
@@ -190,7 +190,7 @@ def test_files_that_crash_or_hang_a_worker_are_reported(corpus: tuple[Path, list
 
 def test_a_sampled_clip_that_crashes_a_worker_is_reported(tmp_path: Path) -> None:
     for name in ("later", "fine"):
-        whole(tmp_path / f"{name}.mp4")
+        write_clip(tmp_path / f"{name}.mp4")
     report = looked([clip("later"), clip("fine")], HostileSource(tmp_path))
     assert [(bad.id, bad.stage, bad.message) for bad in report.bad] == [
         ("later", "died", "decoding it crashed the worker process, twice")

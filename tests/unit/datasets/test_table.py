@@ -20,7 +20,7 @@ from remix_study.datasets.table import Table, read_raw
 from remix_study.errors import ManifestError
 from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, FlowPreset, preset_named
 from remix_study.media.source import LocalSource
-from tests.corrupt_media import Picture, Sound, whole
+from tests.corrupt_media import Picture, Sound, write_clip
 
 SPLITS = ("train", "val", "test")
 Write = Callable[..., Table]
@@ -449,7 +449,7 @@ def test_a_table_converts_to_an_equal_manifest(written: Write, tmp_path: Path) -
 
 def test_a_table_can_be_prepared(written: Write, tmp_path: Path) -> None:
     for number in range(3):
-        whole(tmp_path / f"{number}.mp4", [Picture(shade=number)], [Sound()])
+        write_clip(tmp_path / f"{number}.mp4", [Picture(shade=number)], [Sound()])
         np.save(tmp_path / f"{number}.npy", np.full((2 + number, 4), number, np.float32))
     rows = [f"{n}.mp4,{n}.npy,dog,{split},0.5,1.5,{n}" for n, split in enumerate(SPLITS)]
     table = written(lines(*rows, header="path,text,label,split,start,end,age"), keep=("age",))

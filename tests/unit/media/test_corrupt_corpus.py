@@ -15,7 +15,7 @@ from remix_study.media.build import build_store
 from remix_study.media.presets import PRESETS
 from remix_study.media.store import ClipStore
 from remix_study.sample import Clip, SampleId
-from tests.corrupt_media import FAULTS, whole
+from tests.corrupt_media import FAULTS, write_clip
 
 CLIPS = 300
 # A folder counts as the frames of a clip, and the checksum of a file of 10 GB takes long.
@@ -27,7 +27,7 @@ BAD = {name: fault for name, fault in FAULTS.items() if fault.reason is not None
 def corrupt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], dict[str, str]]:
     """The root, its clips, and the reason for each clip that must be quarantined."""
     root = tmp_path_factory.mktemp("corrupt")
-    whole(root / "good.mp4")
+    write_clip(root / "good.mp4")
     clips: list[Clip] = []
     reasons: dict[str, str] = {}
     faults = iter(BAD.items())

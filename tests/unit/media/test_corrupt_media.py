@@ -182,9 +182,9 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
 
 
 def test_frames_hidden_by_an_edit_list_are_skipped_by_both_decoders(tmp_path: Path) -> None:
-    from tests.corrupt_media import edited, whole
+    from tests.corrupt_media import edited, write_clip
 
-    path = edited(whole(tmp_path / "a.mp4", [Picture(b_frames=2, options={"g": "10"})], []), 7)
+    path = edited(write_clip(tmp_path / "a.mp4", [Picture(b_frames=2, options={"g": "10"})], []), 7)
     container = probe(path)
     assert container.frame_times_F is not None
     assert len(container.frame_times_F) == 13
@@ -201,14 +201,14 @@ def test_a_missing_last_frame_raises(tmp_path: Path) -> None:
 
 
 def test_a_raw_stream_has_no_stated_duration(tmp_path: Path) -> None:
-    from tests.corrupt_media import Sound, whole
+    from tests.corrupt_media import Sound, write_clip
 
-    path = whole(tmp_path / "a.aac", [], [Sound()], format="adts")
+    path = write_clip(tmp_path / "a.aac", [], [Sound()], format="adts")
     assert dataclasses.replace(probe(path), audio_start_s=0.0).duration_s is None
 
 
 def test_docs_list_the_outcome_of_every_fault() -> None:
     page = (Path(__file__).parents[3] / "docs" / "faults.md").read_text(encoding="utf-8")
     for name, fault in FAULTS.items():
-        told = "| decoded |  |" if fault.reason is None else f"| left out | `{fault.reason}` |"
-        assert f"| {name} {told}" in page
+        outcome = "| decoded |  |" if fault.reason is None else f"| excluded | `{fault.reason}` |"
+        assert f"| {name} {outcome}" in page

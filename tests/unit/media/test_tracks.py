@@ -17,7 +17,7 @@ from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, 
 from remix_study.media.source import source_at
 from remix_study.media.spectrogram import spectrogram
 from remix_study.sample import Clip, SampleId
-from tests.corrupt_media import Picture, whole
+from tests.corrupt_media import Picture, write_clip
 
 RATE, SECONDS = 16000, 2.0
 SOUNDS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame"}
@@ -46,7 +46,7 @@ def write_sound(path: Path) -> Path:
 
 
 def write_video(path: Path) -> Path:
-    return whole(path, pictures=(Picture(frames=20),), sounds=())
+    return write_clip(path, pictures=(Picture(frames=20),), sounds=())
 
 
 def decoded(
@@ -91,7 +91,7 @@ def test_start_and_end_cut_both_files(tmp_path: Path, kind: str, decoder: Decode
 
 
 def test_one_file_with_both_tracks_equals_two_files(tmp_path: Path) -> None:
-    whole(tmp_path / "both.mp4")
+    write_clip(tmp_path / "both.mp4")
     once = decoded(tmp_path, {"audio": "both.mp4", "video": "both.mp4"}, "pyav")
     (tmp_path / "copy.mp4").write_bytes((tmp_path / "both.mp4").read_bytes())
     twice = decoded(tmp_path, {"audio": "both.mp4", "video": "copy.mp4"}, "pyav")
@@ -154,7 +154,7 @@ def test_the_stored_middle_candidate_is_the_frame_stored_without_candidates(
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_published_preset_of_real_files_has_its_shapes(tmp_path: Path, name: str) -> None:
-    whole(tmp_path / "both.mp4")
+    write_clip(tmp_path / "both.mp4")
     preset = PRESETS[name]
     rows = decoded(tmp_path, {"audio": "both.mp4", "video": "both.mp4"}, "decord", preset).rows
     for modality in preset.modalities:
