@@ -1,17 +1,17 @@
-"""One small corpus for all tests, recipes for runs on it, and a world of threads"""
+"""Shared fixtures: a small corpus, configurations and runs on it, and ranks that are threads"""
 
 import os
 
-# Tests are alone on this machine, and must not write to the home directory; before anything imports Ray.
+# Set before Ray is imported: with authentication, Ray would write a token to the home directory.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# The processes that tests start have them, too: a lost driver, machine or server is noticed after a few seconds.
+# Inherited by the processes that tests start, so that they notice a lost driver, node or server after a few seconds.
 os.environ.setdefault(
     "REMIX_STUDY_PATIENCE",
     "lease_period_s=1 lease_beat_s=1 lease_silence_s=5 lease_fresh_s=15 tracking_longest_pause_s=2 "
     "tracker_first_pause_s=1 tracker_longest_pause_s=4 cluster_size_s=1",
 )
-# Torch's threads sleep while they wait: cores are shared by more processes than there are.
+# Waiting threads of torch sleep instead of spinning, because more processes run than there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import signal
@@ -37,17 +37,17 @@ from remix_study.tracking.tracker import NullTracker, Tracker
 from remix_study.training.loop import Run
 from remix_study.world import Collectives, Solo, World
 
-# Started behind another command (`make test &`), tests would hand on to all they start that Ctrl-C is ignored.
+# In a background job (`make test &`), Ctrl-C is ignored, and all processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Networks this small are fastest on one thread, and far faster where others use the cores.
+# Networks this small are fastest on one thread.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 classes; 96 training, 48 validation and 48 test clips."""
+    """Folder of a synthetic corpus with 4 classes; 96 training, 48 validation and 48 test clips."""
     folder = tmp_path_factory.mktemp("corpus") / "synthetic"
     spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
     prepare_synthetic(folder, spec, preset="tiny")
@@ -56,13 +56,18 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_store(small_corpus: Path) -> ClipStore:
+    """The clip store of `small_corpus`."""
     return open_corpus(small_corpus)
 
 
 @pytest.fixture(scope="session")
 def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
+    """A function that returns the configuration of a short, untracked Remix run on `small_corpus`.
+
+    It takes a mapping of changes with dotted keys, as for `--set`.
+    """
+
     def make(changes: Mapping[str, Any] | None = None) -> RunConfig:
-        """A short, untracked Remix run; `changes` are dotted keys, as for `--set`."""
         content: dict[str, Any] = {
             "corpus": str(small_corpus),
             "method": {"name": "remix", "warmup": 1},
@@ -81,6 +86,8 @@ def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
+    """A function that assembles the run of a configuration on `small_store`, in a folder of `tmp_path`."""
+
     def make(
         config: RunConfig,
         folder: str = "run",
@@ -103,19 +110,19 @@ def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
 
 
 @dataclass
-class _Meeting:
-    """Where threads lay down what they have and take what the others laid down."""
+class _Shared:
+    """Memory through which threads exchange values: one slot per rank."""
 
     barrier: threading.Barrier
     slots: list[Any]
 
 
 class _ThreadCollectives:
-    """Ranks that are threads of this process."""
+    """Collectives for ranks that are threads of this process."""
 
-    def __init__(self, rank: int, barrier: _Meeting) -> None:
-        self._world = World(rank, len(barrier.slots))
-        self._meeting = barrier
+    def __init__(self, rank: int, shared: _Shared) -> None:
+        self._world = World(rank, len(shared.slots))
+        self._shared = shared
 
     @property
     def world(self) -> World:
@@ -128,27 +135,28 @@ class _ThreadCollectives:
         return np.concatenate(self._exchange(rows))
 
     def barrier(self) -> None:
-        self._meeting.barrier.wait(60)
+        self._shared.barrier.wait(60)
 
     def _exchange(self, mine: Any) -> list[Any]:
-        self._meeting.slots[self._world.rank] = mine
-        self._meeting.barrier.wait(60)
-        everything = list(self._meeting.slots)
-        self._meeting.barrier.wait(60)
-        return everything
+        self._shared.slots[self._world.rank] = mine
+        self._shared.barrier.wait(60)
+        values = list(self._shared.slots)
+        self._shared.barrier.wait(60)
+        return values
 
 
 @pytest.fixture
-def together() -> Callable[..., list[Any]]:
+def run_on_ranks() -> Callable[..., list[Any]]:
+    """A function that runs `work` on `size` ranks at once, and returns the result of each."""
+
     def run(size: int, work: Callable[[Collectives], Any]) -> list[Any]:
-        """`work` on `size` ranks at once; what each of them returns."""
-        barrier = _Meeting(threading.Barrier(size), [None] * size)
+        shared = _Shared(threading.Barrier(size), [None] * size)
 
         def rank(number: int) -> Any:
             try:
-                return work(_ThreadCollectives(number, barrier))
+                return work(_ThreadCollectives(number, shared))
             except BaseException:
-                barrier.barrier.abort()  # the others must not wait for this one
+                shared.barrier.abort()  # the other ranks must not wait for this one
                 raise
 
         with ThreadPoolExecutor(size) as pool:

@@ -62,7 +62,9 @@ def test_a_stopped_run_resumes_and_a_pruned_run_is_pruned_again(recipe: Recipe, 
     assert len(result.history) == 3
 
 
-def test_all_ranks_end_with_rank_0(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
+def test_all_ranks_end_with_rank_0(
+    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]]
+) -> None:
     callbacks = [EndAfter(1, RunPruned("no promise")), EndAfter(99, RunPruned("never asked"))]
 
     def rank(collectives: Collectives) -> str:
@@ -76,5 +78,5 @@ def test_all_ranks_end_with_rank_0(recipe: Recipe, assembled: Assembled, togethe
             return "pruned"
         return "complete"
 
-    assert together(2, rank) == ["pruned", "pruned"]
+    assert run_on_ranks(2, rank) == ["pruned", "pruned"]
     assert callbacks[1].calls == []  # only rank 0 calls its callback

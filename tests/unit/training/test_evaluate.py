@@ -70,7 +70,7 @@ def test_several_ranks_evaluate_like_one(
     run: Run,
     recipe: Callable[..., RunConfig],
     assembled: Callable[..., Run],
-    together: Callable[..., list[Any]],
+    run_on_ranks: Callable[..., list[Any]],
     size: int,
 ) -> None:
     runs = [assembled(recipe()) for _ in range(size)]
@@ -83,7 +83,7 @@ def test_several_ranks_evaluate_like_one(
         return evaluate(mine.model, mine.reader, rows, collectives, batch=6, autocast=False)
 
     alone = evaluate(run.model, run.reader, rows, Solo(), batch=6, autocast=False)
-    for seen in together(size, work):
+    for seen in run_on_ranks(size, work):
         for view, table in alone.confusions.items():
             np.testing.assert_array_equal(seen.confusions[view], table)
         assert seen.subset_accuracy == alone.subset_accuracy

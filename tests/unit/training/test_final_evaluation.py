@@ -71,11 +71,11 @@ def test_the_probe_is_perfect_if_labels_are_predictable(run: Run) -> None:
 
 
 def test_ranks_compute_the_same_final_evaluation(
-    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
 ) -> None:
     runs = [assembled(recipe(UNIMODAL)) for _ in range(2)]  # of the same folder: they load the same checkpoint
     alone = found(run, ceilings={"audio": 0.9, "video": 0.8})
-    one, other = together(2, lambda c: found(runs[c.world.rank], c, ceilings={"audio": 0.9, "video": 0.8}))
+    one, other = run_on_ranks(2, lambda c: found(runs[c.world.rank], c, ceilings={"audio": 0.9, "video": 0.8}))
     assert one == other
     # `accuracy_last` is of weights that only the trained run has.
     assert {k: v for k, v in one.items() if k != "test/accuracy_last"} == pytest.approx(
@@ -85,7 +85,7 @@ def test_ranks_compute_the_same_final_evaluation(
 
 @pytest.mark.slow
 def test_final_evaluation_with_more_ranks_than_samples(
-    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+    run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
 ) -> None:
     few = {split: rows[:8] for split, rows in run.rows.items()}
 
@@ -94,7 +94,7 @@ def test_final_evaluation_with_more_ranks_than_samples(
         return evaluate_finished(mine.model, mine.reader, few, collectives, mine.checkpoints, ceilings=None,
                         batch=4, autocast=False, test=False, probe=True, seed=0, heads=True)  # fmt: skip
 
-    first, *others = together(9, work)
+    first, *others = run_on_ranks(9, work)
     assert set(first) == {"probe/accuracy/audio", "probe/accuracy/video"}
     assert all(other == first for other in others)
 

@@ -282,7 +282,7 @@ AUGMENT = {"augment": HARD["augment"]}
     ids=["joint", "mixed"],
 )
 def test_two_ranks_read_the_same_samples_as_one(
-    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], looks: Looks,
+    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]], looks: Looks,
     method: dict[str, Any], seen: int,
 ) -> None:  # fmt: skip
     """Bit for bit, for each sample, modality and epoch."""
@@ -291,7 +291,7 @@ def test_two_ranks_read_the_same_samples_as_one(
     one = dict(looks)
     assert len(one) == seen
     looks.clear()
-    together(2, lambda collectives: train(assembled(config, "two", collectives=collectives)))
+    run_on_ranks(2, lambda collectives: train(assembled(config, "two", collectives=collectives)))
     assert_same_looks(looks, one)
 
 
@@ -388,7 +388,7 @@ def test_warnings_of_the_plan_are_logged(
 
 @pytest.mark.parametrize("order", ["alternate", "mixed"])
 def test_all_ranks_have_the_same_history_and_weights(
-    recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]], order: str
+    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]], order: str
 ) -> None:
     config = recipe(
         {"method.order": order, "epochs": 3, "global_batch": 28, "workers": 2, "method.share": {"kind": "progress"}}
@@ -399,12 +399,12 @@ def test_all_ranks_have_the_same_history_and_weights(
         result = train(run)
         return untimed(result.history), weights(run, LAST)
 
-    (one, weights_one), (other, weights_other) = together(2, work)
+    (one, weights_one), (other, weights_other) = run_on_ranks(2, work)
     assert one == other
     assert_same_bits(weights_one, weights_other)
 
 
-def test_only_rank_0_writes(recipe: Recipe, assembled: Assembled, together: Callable[..., list[Any]]) -> None:
+def test_only_rank_0_writes(recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]]) -> None:
     trackers = [RecordingTracker(), RecordingTracker()]
 
     def work(collectives: Any) -> Path:
@@ -412,6 +412,6 @@ def test_only_rank_0_writes(recipe: Recipe, assembled: Assembled, together: Call
         train(run)
         return run.history_file
 
-    history_file = together(2, work)[0]
+    history_file = run_on_ranks(2, work)[0]
     assert len(history_file.read_text().splitlines()) == 2
     assert [sorted(tracker.metrics) for tracker in trackers] == [[0, 1], []]

@@ -69,7 +69,7 @@ def test_every_rank_receives_the_whole_table(
     run: Run,
     recipe: Callable[..., RunConfig],
     assembled: Callable[..., Run],
-    together: Callable[..., list[Any]],
+    run_on_ranks: Callable[..., list[Any]],
     size: int,
 ) -> None:
     runs = [assembled(recipe()) for _ in range(size)]
@@ -82,7 +82,7 @@ def test_every_rank_receives_the_whole_table(
         return scoring_pass(mine.model, mine.reader, rows, collectives, partial(score, "kl"), batch=7, autocast=False)
 
     alone = scoring_pass(run.model, run.reader, rows, Solo(), partial(score, "kl"), batch=7, autocast=False)
-    for look in together(size, work):
+    for look in run_on_ranks(size, work):
         np.testing.assert_allclose(look.scores_NM, alone.scores_NM, atol=1e-5)
         np.testing.assert_allclose(look.cross_entropy_NM, alone.cross_entropy_NM, atol=1e-5)
     assert sum(other.reader.rows_read["audio"] for other in runs) == 50  # nobody looks twice

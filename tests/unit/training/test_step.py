@@ -120,7 +120,7 @@ def test_a_nan_loss_raises_with_epoch_step_and_modality(run: Run, active: Any, w
 
 
 def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
-    recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+    recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
 ) -> None:
     runs = [assembled(recipe(), folder=f"rank{rank}") for rank in range(2)]
     for parameter in runs[1].model.encoders["video"].parameters():
@@ -143,7 +143,7 @@ def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
             )
         return str(raised.value)
 
-    told = together(2, work)
+    told = run_on_ranks(2, work)
     assert "loss terms: on another worker" in told[0]
     assert "loss terms: fused, video" in told[1]
 
@@ -175,7 +175,7 @@ def test_bfloat16_trains_and_its_loss_stays_close(
 
 
 def test_only_gradients_of_trained_parameters_are_summed(
-    recipe: Callable[..., RunConfig], assembled: Callable[..., Run], together: Callable[..., list[Any]]
+    recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
 ) -> None:
     """Rank 0 has audio only, rank 1 video only: each receives the other's gradients."""
     runs = [
@@ -190,7 +190,7 @@ def test_only_gradients_of_trained_parameters_are_summed(
         )
         return {name: p.grad for name, p in run.model.named_parameters()}
 
-    one, other = together(2, work)
+    one, other = run_on_ranks(2, work)
     assert all(grad is not None for grad in one.values())
     assert all(torch.equal(one[name], other[name]) for name in one)
     weights = [run.model.state_dict() for run in runs]
@@ -205,7 +205,7 @@ def test_only_gradients_of_trained_parameters_are_summed(
         )
         return [name for name, p in run.model.named_parameters() if p.grad is None]
 
-    untrained, same = together(2, audio_only)
+    untrained, same = run_on_ranks(2, audio_only)
     assert untrained == same
     assert untrained
     assert all(".video." in name for name in untrained)
