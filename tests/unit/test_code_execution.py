@@ -44,7 +44,8 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
                 yield str(path.relative_to(base if path.is_relative_to(base) else ROOT)), ast.unparse(node.func), node
 
 
-def given(call: ast.Call, name: str) -> object:
+def argument(call: ast.Call, name: str) -> object:
+    """The value of a constant keyword argument, or None."""
     found = [each.value for each in call.keywords if each.arg == name]
     return found[0].value if found and isinstance(found[0], ast.Constant) else None
 
@@ -66,16 +67,16 @@ def test_yaml_cannot_construct_python_objects(tmp_path: Path) -> None:
 def test_checkpoints_are_loaded_with_weights_only() -> None:
     loads = [(file, call) for file, name, call in calls() if name == "torch.load"]
     assert [file for file, _ in loads] == ["training/checkpoint.py"]
-    assert all(given(call, "weights_only") is True for _, call in loads)
+    assert all(argument(call, "weights_only") is True for _, call in loads)
 
 
 def test_arrays_are_loaded_without_pickle() -> None:
-    assert not [file for file, _, call in calls() if given(call, "allow_pickle") is True]
+    assert not [file for file, _, call in calls() if argument(call, "allow_pickle") is True]
 
 
 def test_no_shell_is_started() -> None:
     found = [
-        file for file, name, call in calls() if name in SHELLS or (name != "dict" and given(call, "shell") is True)
+        file for file, name, call in calls() if name in SHELLS or (name != "dict" and argument(call, "shell") is True)
     ]
     assert found == []
 
@@ -109,6 +110,6 @@ def test_a_planted_checkpoint_is_rejected(recipe: Callable[..., RunConfig], tmp_
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert not mark.exists()
-    said = " ".join(done.stderr.split())
-    assert re.search(r"Cannot load checkpoint \S+last\.pt: .*could execute code \(none was executed\)", said)
-    assert "Traceback" not in said
+    message = " ".join(done.stderr.split())
+    assert re.search(r"Cannot load checkpoint \S+last\.pt: .*could execute code \(none was executed\)", message)
+    assert "Traceback" not in message

@@ -1,4 +1,4 @@
-"""Credentials in URLs are written as names, and resolved where the URL is used"""
+"""URLs name environment variables instead of credentials, which are resolved when the URL is used"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +10,16 @@ from remix_study.config.run import RunConfig
 from remix_study.credentials import holds_password, names_in, resolve
 from remix_study.errors import ConfigError
 
-ODD = "p@ss:w/rd?#%&$HOME 1"
+SPECIAL = "p@ss:w/rd?#%&$HOME 1"
 
 
 def test_a_password_may_contain_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_USER", "me@work")
-    monkeypatch.setenv("DB_PASSWORD", ODD)
+    monkeypatch.setenv("DB_PASSWORD", SPECIAL)
     monkeypatch.setenv("SOCKET", "/run/a b/c")
     monkeypatch.setenv("DB_HOST", "db.example.org")
     url = make_url(resolve("postgresql+psycopg://$DB_USER:${DB_PASSWORD}@$DB_HOST:5432/runs?host=$SOCKET", "it"))
-    assert (url.username, url.password, url.host, url.database) == ("me@work", ODD, "db.example.org", "runs")
+    assert (url.username, url.password, url.host, url.database) == ("me@work", SPECIAL, "db.example.org", "runs")
     assert url.query["host"] == "/run/a b/c"
 
 
@@ -31,9 +31,9 @@ def test_a_path_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_lists_all_variables_that_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_NAME", raising=False)
-    monkeypatch.delenv("NOR_THIS", raising=False)
-    with pytest.raises(ConfigError, match="`storage` needs NO_SUCH_NAME, NOR_THIS in the environment"):
-        resolve("postgresql://$NO_SUCH_NAME:${NOR_THIS}@host/x", "`storage`")
+    monkeypatch.delenv("ALSO_UNSET", raising=False)
+    with pytest.raises(ConfigError, match="`storage` needs NO_SUCH_NAME, ALSO_UNSET in the environment"):
+        resolve("postgresql://$NO_SUCH_NAME:${ALSO_UNSET}@host/x", "`storage`")
     assert names_in("$A ${B} $A") == ["A", "B"]
 
 
@@ -68,12 +68,12 @@ def test_a_secret_in_a_url_is_detected(url: str) -> None:
         "$MLFLOW_TRACKING_URI",
     ],
 )
-def test_the_name_of_a_secret_is_not_a_secret(url: str) -> None:
+def test_the_name_of_a_variable_is_not_detected_as_a_secret(url: str) -> None:
     assert not holds_password(url)
 
 
 @pytest.mark.parametrize(
-    ("path", "url", "helps"),
+    ("path", "url", "remedy"),
     [
         ("tracking.uri", "http://me:hunter2@host:5000", "MLFLOW_TRACKING_PASSWORD"),
         ("tracking.uri", "postgresql://me:hunter2@host/mlflow", r"\$DB_PASSWORD"),
@@ -81,11 +81,11 @@ def test_the_name_of_a_secret_is_not_a_secret(url: str) -> None:
     ],
 )
 def test_a_configuration_must_not_contain_a_password(
-    recipe: Callable[..., RunConfig], path: str, url: str, helps: str
+    recipe: Callable[..., RunConfig], path: str, url: str, remedy: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"`{path}`: must not hold a password.*{helps}") as refused:
+    with pytest.raises(ConfigError, match=rf"`{path}`: must not hold a password.*{remedy}") as error:
         recipe({path: url})
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_a_written_configuration_contains_the_name_of_a_password(

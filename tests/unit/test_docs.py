@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what runs log: nothing more, nothing less"""
+"""docs/metrics.md lists exactly the metrics that runs log"""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from remix_study.world import Solo
 
 ROOT = Path(__file__).parents[2]
 MODALITY, CLASS = "(audio|video)", r"\d+"
-# Together they log every name there is. No look at all, `random`, is what the others' names are told apart by.
+# Together they log every metric. `random` never runs a scoring pass.
 METHODS = {
     "remix": {"name": "remix", "warmup": 1},
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
@@ -29,6 +29,8 @@ METHODS = {
 
 
 class Listed(NamedTuple):
+    """A metric in docs/metrics.md, and when it is absent."""
+
     name: str
     absent: str
 
@@ -38,7 +40,7 @@ class Listed(NamedTuple):
 
 
 def listed() -> list[Listed]:
-    """The names in the first cell of every table row, with what the last cell says of their absence."""
+    """Return the names in the first cell of every table row, with the content of the last cell (when absent)."""
     rows = [line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")]
     cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
     return [Listed(name, row[-1].strip()) for row in cells for name in re.findall(r"`([^`]+)`", row[0])]
@@ -48,7 +50,7 @@ def listed() -> list[Listed]:
 def results(
     small_store: ClipStore, recipe: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, RunResult]:
-    """Runs of four methods with everything switched on; each logged just what its result holds."""
+    """Results of four methods with all metrics enabled. A result contains every logged metric."""
     found = {}
     for name, method in METHODS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -70,12 +72,12 @@ def logged(results: dict[str, RunResult]) -> set[str]:
 
 
 def _of_a_study(results: dict[str, RunResult]) -> set[str]:
-    """What the comparison of a study adds: sufficiency of every replicate."""
+    """Return the metrics that a study adds: the sufficiency of every replicate."""
     study = load_study(ROOT / "search_spaces" / "demo.yaml")
-    like = {"remix": "remix", "joint": "joint", "audio_alone": "unimodal"}
-    methods = {name: study.methods[name] for name in like}
-    replicates = {name: {0: results[method].summary} for name, method in like.items()}
-    found = compare(study.model_copy(update={"methods": methods}), replicates, {name: {} for name in like}, [])
+    run_of = {"remix": "remix", "joint": "joint", "audio_alone": "unimodal"}
+    methods = {name: study.methods[name] for name in run_of}
+    replicates = {name: {0: results[method].summary} for name, method in run_of.items()}
+    found = compare(study.model_copy(update={"methods": methods}), replicates, {name: {} for name in run_of}, [])
     return {k for c in found.methods for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
 
 
@@ -95,7 +97,7 @@ def test_no_metric_is_listed_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_what_is_never_absent_is_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
+def test_metrics_that_are_never_absent_are_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
     always = [entry.name for entry in listed() if entry.absent == "never"]
     at_the_end = [name for name in always if name.startswith(("best/", "last/", "time/total_", "time/evidence"))]
     each_epoch = [name for name in always if name not in at_the_end]
@@ -107,21 +109,21 @@ def test_what_is_never_absent_is_in_every_run_and_epoch(results: dict[str, RunRe
             assert not set(each_epoch) - set(record), method
 
 
-def test_what_needs_own_heads_is_absent_for_joint(results: dict[str, RunResult]) -> None:
+def test_metrics_that_need_unimodal_heads_are_absent_for_joint(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["joint"].history for key in record} | set(results["joint"].summary)
     absent = [entry for entry in listed() if "`joint`" in entry.absent]
     assert absent
     assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
 
 
-def test_what_unimodal_runs_lack_is_absent_there(results: dict[str, RunResult]) -> None:
+def test_metrics_listed_as_absent_for_unimodal_are_absent(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["unimodal"].history for key in record} | set(results["unimodal"].summary)
     absent = [entry for entry in listed() if "`unimodal`" in entry.absent]
     assert absent
     assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
 
 
-def test_the_warm_up_decides_nothing_and_random_does_not_look(results: dict[str, RunResult]) -> None:
+def test_warm_up_and_random_log_no_metrics_of_scores(results: dict[str, RunResult]) -> None:
     assert {key for key in results["remix"].history[0] if key.startswith("remix/")} == {"remix/joint_share"}
     assert results["remix"].history[0]["remix/joint_share"] == 1.0
     assert "remix/margin" in results["remix"].history[1]

@@ -1,4 +1,4 @@
-"""The studies that are shipped: possible, honest, and what their README says of them"""
+"""The shipped studies: valid runs, required baselines and controls, and their descriptions"""
 
 import functools
 import re
@@ -28,14 +28,14 @@ FOLDER = Path(__file__).parents[2] / "search_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
 _SOUND, _PICTURES, _FLOW = AUDIO_FRONT_ENDS["tiny"], VideoPreset(2, 16, 16, "area", candidates=3), FlowPreset(2, 16, 16)
 _SERIES = FeaturePreset("sequence", (6, 5))
-_HEARD_AND_SEEN: dict[str, Part] = {"audio": _SOUND, "video": _PICTURES}
-# Studies of real corpora, and small parts of the kinds that those corpora have.
+_AUDIO_AND_VIDEO: dict[str, Part] = {"audio": _SOUND, "video": _PICTURES}
+# Studies of real corpora, and small presets with the modalities of those corpora.
 CORPORA: dict[str, dict[str, Part]] = {
-    "cremad_ogm": _HEARD_AND_SEEN,
-    "cremad_tuned": _HEARD_AND_SEEN,
-    "cremad_actor": _HEARD_AND_SEEN,
-    "kinetics_sounds": _HEARD_AND_SEEN,
-    "ave": _HEARD_AND_SEEN,
+    "cremad_ogm": _AUDIO_AND_VIDEO,
+    "cremad_tuned": _AUDIO_AND_VIDEO,
+    "cremad_actor": _AUDIO_AND_VIDEO,
+    "kinetics_sounds": _AUDIO_AND_VIDEO,
+    "ave": _AUDIO_AND_VIDEO,
     "ucf101": {"video": _PICTURES, "flow": _FLOW},
     "mosei": {"audio": _SERIES, "text": _SERIES, "video": _SERIES},
 }
@@ -49,15 +49,15 @@ of_corpora = pytest.mark.parametrize("name", CORPORA)
 
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore]:
-    """A store of noise with the kinds of modalities that a study's corpus has; the shared corpus for the others."""
+    """A function that returns a clip store of noise with the modalities of a study's corpus."""
 
     @functools.cache
-    def store(kind: tuple[str, ...], study: str) -> ClipStore:
+    def store(modalities: tuple[str, ...], study: str) -> ClipStore:
         folder = tmp_path_factory.mktemp(study) / "store"
         folder.mkdir()
         draw = np.random.default_rng(0)
         splits = ["train"] * 48 + ["val"] * 16 + ["test"] * 16
-        for m in kind:
+        for m in modalities:
             part = CORPORA[study][m]
             values = (
                 draw.integers(0, 256, (80, *part.shape)) if part.dtype == np.uint8 else draw.random((80, *part.shape))
@@ -71,7 +71,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore
                 manifest_digest="",
                 decoder="none",
                 preset=Preset(study, CORPORA[study]),
-                per_shard=dict.fromkeys(kind, 80),
+                per_shard=dict.fromkeys(modalities, 80),
                 rows=80,
                 index=[
                     {"id": f"{i}", "label": f"class {i % 4}", "split": split, "group": None, "truth": {}, "meta": {}}
@@ -86,7 +86,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore
     return lambda study: store(tuple(sorted(CORPORA[study])), study)
 
 
-def test_the_questions_are_there() -> None:
+def test_the_shipped_studies_are_named_like_their_files() -> None:
     wanted = {"demo", "remix_thresholds", "reassembly_schedules", "ablation", "methods"}
     assert wanted <= {path.stem for path in FILES}
     names = [load_study(path).name for path in FILES]
@@ -94,7 +94,7 @@ def test_the_questions_are_there() -> None:
 
 
 @of_corpora
-def test_every_corner_is_a_possible_run_of_a_corpus_of_its_kind(name: str, noise: Callable[[str], ClipStore]) -> None:
+def test_extreme_configurations_fit_the_corpus_of_a_study(name: str, noise: Callable[[str], ClipStore]) -> None:
     settings = {"corpus": str(noise(name).path)}
     study = read_study(FOLDER / f"{name}.yaml", settings)
     for run in check_study(study, settings):
@@ -102,7 +102,7 @@ def test_every_corner_is_a_possible_run_of_a_corpus_of_its_kind(name: str, noise
 
 
 @of_corpora
-def test_a_study_of_a_real_corpus_is_honest_and_says_what_it_compares_with(name: str) -> None:
+def test_a_study_of_a_real_corpus_has_baselines_and_names_comparable_results(name: str) -> None:
     path = FOLDER / f"{name}.yaml"
     study = load_study(path)
     runs = {each: configure(study, each, (m.first or [{}])[0], 0, {}) for each, m in study.methods.items()}
@@ -116,10 +116,10 @@ def test_a_study_of_a_real_corpus_is_honest_and_says_what_it_compares_with(name:
     if name != "cremad_ogm":
         rate = "optimizer.learning_rate"
         assert rate in study.space
-        assert all(len({point[rate] for point in method.first}) >= 2 for method in study.methods.values())
+        assert all(len({params[rate] for params in method.first}) >= 2 for method in study.methods.values())
 
 
-def test_the_recipe_of_the_paper_is_what_its_code_released() -> None:
+def test_the_recipe_of_the_paper_matches_the_released_code() -> None:
     study = load_study(FOLDER / "cremad_ogm.yaml")
     run = configure(study, "remix", {}, 0, {})
     assert isinstance(run.method, RemixConfig)
@@ -132,7 +132,7 @@ def test_the_recipe_of_the_paper_is_what_its_code_released() -> None:
 
 
 @general
-def test_every_corner_is_a_possible_run_of_the_corpus(path: Path, small_corpus: Path, small_store: ClipStore) -> None:
+def test_extreme_configurations_fit_the_small_corpus(path: Path, small_corpus: Path, small_store: ClipStore) -> None:
     settings = {"corpus": str(small_corpus)}
     study = read_study(path, settings)
     runs = check_study(study, settings)
@@ -142,31 +142,31 @@ def test_every_corner_is_a_possible_run_of_the_corpus(path: Path, small_corpus: 
 
 
 @general
-def test_every_method_has_the_same_learning_rates_and_known_good_ones_first(path: Path) -> None:
+def test_every_method_searches_the_same_learning_rates_and_starts_with_good_ones(path: Path) -> None:
     study = load_study(path)
     rate = "optimizer.learning_rate"
     for method in study.methods.values():
         assert space_of(study, method)[rate] == study.space[rate]
-        assert {0.001, 0.003} <= {point[rate] for point in method.first}
+        assert {0.001, 0.003} <= {params[rate] for params in method.first}
 
 
 @general
-def test_every_study_has_a_control_by_lot_honest_baselines_and_ceilings(path: Path) -> None:
+def test_every_study_has_a_random_control_baselines_and_ceilings(path: Path) -> None:
     study = load_study(path)
     runs = {name: configure(study, name, method.first[0], 0, {}) for name, method in study.methods.items()}
-    by_lot = [
+    random_controls = [
         name
         for name, run in runs.items()
         if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig)
     ]
-    assert by_lot
-    assert all(study.methods[name].control_of for name in by_lot)
+    assert random_controls
+    assert all(study.methods[name].control_of for name in random_controls)
     assert {"joint", "joint_unimodal", "unimodal", "remix"} == {run.method.name for run in runs.values()}
     assert {m.ceiling_of for m in study.methods.values()} == {None, "audio", "video"}
     assert study.replicates >= 5
 
 
-def test_noise_and_time_are_thought_of_somewhere() -> None:
+def test_some_study_uses_several_seeds_and_some_study_prunes() -> None:
     studies = [load_study(path) for path in FILES]
     assert any(study.seeds_per_trial > 1 for study in studies)
     assert any(isinstance(study.pruner, AshaConfig) for study in studies)
@@ -177,7 +177,7 @@ def runs_of(study: StudyConfig) -> int:
 
 
 @every
-def test_the_first_comments_tell_question_and_cost(path: Path) -> None:
+def test_the_first_comments_state_question_and_cost(path: Path) -> None:
     _, question, cost = path.read_text().splitlines()[:3]
     assert re.match(r"# Question: .+\?$", question)
     assert re.match(r"# Cost: .*\b(\d+) (small )?runs\b", cost)
@@ -185,7 +185,7 @@ def test_the_first_comments_tell_question_and_cost(path: Path) -> None:
 
 
 @every
-def test_the_table_tells_question_and_cost(path: Path) -> None:
+def test_the_table_states_question_and_cost(path: Path) -> None:
     study = load_study(path)
     (row,) = [line for line in (FOLDER / "README.md").read_text().splitlines() if f"[{path.name}]" in line]
     assert study.question in row
@@ -194,10 +194,10 @@ def test_the_table_tells_question_and_cost(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "name"), METHODS, ids=lambda value: getattr(value, "stem", value))
-def test_every_contender_trains(
+def test_every_method_trains(
     path: Path, name: str, small_corpus: Path, small_store: ClipStore, noise: Callable[[str], ClipStore], tmp_path: Path
 ) -> None:
-    """Its first point, through the warm-up and one epoch on."""
+    """Train the first configuration of each method for two epochs, including a warm-up of one for Remix."""
     study = load_study(path)
     real = path.stem in CORPORA
     store = noise(path.stem) if real else small_store
