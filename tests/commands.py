@@ -31,7 +31,7 @@ Stream = IO[Any] | int | None
 _LONGEST_REQUEST = 1 << 20  # bytes of arguments and environment
 # What the commands import when they need it. Not `remix_study.cli`: its consoles look at the terminal at import.
 _MODULES = (
-    "torch", "ray", "ray.tune", "ray.train.torch", "ray.train.v2.api.data_parallel_trainer", "ray.util.state",
+    "torch", "torch._dynamo", "ray", "ray.tune", "ray.train.torch", "ray.train.v2.api.data_parallel_trainer", "ray.util.state",
     "mlflow", "mlflow.pytorch", "optuna", "optuna.importance", "cmaes", "greenlet", "sklearn.linear_model", "pandas",
     "pyarrow.parquet", "plotly", "matplotlib.pyplot", "scipy.stats", "jinja2", "s3fs", "boto3", "psycopg",
     "sqlalchemy.dialects.sqlite", "typer", "rich.live", "decord", "av", "torchaudio",

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -24,24 +26,37 @@ RATE = "optimizer.learning_rate"
 HASTY = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 
 
+SMALL: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Cluster]:
+    """A head without a core, to which this process is connected. All tests share it."""
+    made = Cluster(
+        initialize_head=True, connect=False, head_node_args={"num_cpus": 0, "_system_config": HASTY, **SMALL}
+    )
+    ray.init(made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]  # Ray's gap
+
+
 @pytest.fixture
-def cluster() -> Iterator[Callable[..., Cluster]]:
-    """`cluster(cpus of each node)`: the first is the head, and this process is connected to it."""
-    made: list[Cluster] = []
+def cluster(head: Cluster) -> Iterator[Callable[..., Cluster]]:
+    """`cluster(cpus of each node)` adds nodes to the head; they are removed after the test."""
 
     def start(*cpus: int) -> Cluster:
-        same: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-        head = {"num_cpus": cpus[0], "_system_config": HASTY, **same}
-        made.append(Cluster(initialize_head=True, connect=False, head_node_args=head))
-        for count in cpus[1:]:
-            made[-1].add_node(num_cpus=count, **same)
-        ray.init(made[-1].address, log_to_driver=False)
-        return made[-1]
+        for count in cpus:
+            head.add_node(num_cpus=count, **SMALL)
+        return head
 
     yield start
-    ray.shutdown()
-    for each in made:
-        each.shutdown()  # type: ignore[no-untyped-call]  # Ray's gap
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)
+    pause, end = threading.Event(), time.monotonic() + 60
+    while len([node for node in ray.nodes() if node["Alive"]]) > 1:  # type: ignore[no-untyped-call]  # Ray's gap
+        assert time.monotonic() < end, "Ray counts the removed nodes as alive"
+        pause.wait(0.1)  # Ray has no event for a lost node
 
 
 def parent(pid: int) -> int:
@@ -95,7 +110,8 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
     )  # fmt: skip
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
     begun.until(lambda: begun.epochs("remix-search-0-") >= 2)
-    workers = train_workers(raylet_of(made.head_node))
+    (node,) = made.worker_nodes
+    workers = train_workers(raylet_of(node))
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
     before = begun.lines()
@@ -113,7 +129,7 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
 
 @pytest.mark.smoke
 def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
-    made = cluster(0, 1, 1)
+    made = cluster(1, 1)
     begun = bench.begin(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})
     begun.until(lambda: begun.epochs("joint-search-0-") >= 3)
     raylet = parent(begun.until(lambda: begun.trains("joint-search-0-")))
@@ -139,7 +155,7 @@ def waits(begun: "Begun") -> bool:
 def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_has_joined(
     bench: "AccidentsBench", cluster: Callable[..., Cluster]
 ) -> None:
-    made = cluster(0)
+    made = cluster()
     study = bench.write(base={"epochs": 3}, trials=1)
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
     begun.until(lambda: waits(begun))
@@ -149,7 +165,7 @@ def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_ha
     assert begun.epochs() == 0
     again = bench.begin(study, env={"RAY_ADDRESS": made.address})
     again.until(lambda: "has begun" in again.said)
-    made.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    made.add_node(num_cpus=1, **SMALL)
     assert again.ends() == 0, again.said
     trials = [trial for trials in again.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete")] * 2
@@ -163,17 +179,17 @@ def test_more_runs_are_at_work_when_a_machine_joins(bench: "AccidentsBench", clu
     )
     begun.until(lambda: begun.epochs() >= 2)
     assert sum(run.is_held() for run in begun.runs.values()) == 1
-    made.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    made.add_node(num_cpus=1, **SMALL)
     begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
-    assert "has begun on a cluster of 1 machine: 1 run at once; more as machines join" in " ".join(begun.said.split())
+    assert "has begun on a cluster of 2 machines: 1 run at once; more as machines join" in " ".join(begun.said.split())
     os.kill(begun.process.pid, signal.SIGTERM)
     assert begun.ends(120) == 130, begun.said
 
 
 def test_two_runs_share_a_gpu(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
     """What Ray believes to be one: who trains where there is none, as here, does so on the CPU."""
-    made = cluster(0)
-    made.add_node(num_cpus=4, num_gpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+    made = cluster()
+    made.add_node(num_cpus=4, num_gpus=1, **SMALL)
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
     begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
@@ -193,7 +209,7 @@ def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
     bench: "AccidentsBench", cluster: Callable[..., Cluster]
 ) -> None:
     """Twice, as spot machines do; each time there is another one to go on with."""
-    made = cluster(0, 1, 1, 1, 1)
+    made = cluster(1, 1, 1, 1)
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
     study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
     begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
