@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 if TYPE_CHECKING:
-    from tests.ray.conftest import AccidentsBench, Begun
+    from tests.study_bench import StudyBench, StudyProcess
 
 # Several starts of a study each: on a machine that has other work they take many minutes.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -97,7 +97,7 @@ def held() -> list[dict[str, Any]]:
 
 
 def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_worker(
-    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+    bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
     """Two cores for two workers: a placement group that leaked would keep the next trial waiting for ever."""
     made = cluster(2)
@@ -108,123 +108,125 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
         space={RATE: {"kind": "float", "low": 1e-6, "high": 0.02, "log": True}},
         pruner={"name": "asha", "grace": 4, "reduction": 4},
     )  # fmt: skip
-    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
-    begun.until(lambda: begun.epochs("remix-search-0-") >= 2)
+    process = bench.start(study, env={"RAY_ADDRESS": made.address})
+    process.wait_until(lambda: process.epochs("remix-search-0-") >= 2)
     (node,) = made.worker_nodes
     workers = train_workers(raylet_of(node))
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
-    before = begun.lines()
-    assert begun.ends() == 0, begun.said
+    before = process.history_lines()
+    assert process.wait() == 0, process.output
     for name, lines in before.items():
-        assert begun.lines()[name][: len(lines)] == lines
-    whole, *low = begun.ledger().trials["remix"]
+        assert process.history_lines()[name][: len(lines)] == lines
+    whole, *low = process.ledger().trials["remix"]
     assert (whole.state, len(whole.intermediate)) == ("complete", 8)
     assert [(t.state, len(t.intermediate)) for t in low] == [("pruned", 4)] * 3
-    assert all(begun.finals().values())
+    assert all(process.finals().values())
     assert len(placement_group_table()) >= 5
     assert held() == []
     assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]  # Ray's gap
 
 
 @pytest.mark.smoke
-def test_a_trial_whose_node_dies_goes_on_on_another(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
+def test_a_trial_whose_node_dies_goes_on_on_another(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
     made = cluster(1, 1)
-    begun = bench.begin(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})
-    begun.until(lambda: begun.epochs("joint-search-0-") >= 3)
-    raylet = parent(begun.until(lambda: begun.trains("joint-search-0-")))
+    process = bench.start(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})
+    process.wait_until(lambda: process.epochs("joint-search-0-") >= 3)
+    raylet = parent(process.wait_until(lambda: process.worker_of("joint-search-0-")))
     (node,) = [node for node in made.worker_nodes if raylet_of(node) == raylet]
     vanish(made, node)
-    before = begun.lines()
-    assert begun.ends() == 0, begun.said
+    before = process.history_lines()
+    assert process.wait() == 0, process.output
     for name, lines in before.items():
-        assert begun.lines()[name][: len(lines)] == lines
-    trials = [trial for trials in begun.ledger().trials.values() for trial in trials]
+        assert process.history_lines()[name][: len(lines)] == lines
+    trials = [trial for trials in process.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
-    assert {len(begun.lines()[Path(t.folders[0]).name]) for t in trials} == {12}
-    assert all(begun.finals().values())
+    assert {len(process.history_lines()[Path(t.folders[0]).name]) for t in trials} == {12}
+    assert all(process.finals().values())
 
 
-def waits(begun: "Begun") -> bool:
+def waits(process: "StudyProcess") -> bool:
     """Whether a trial was handed out; nobody trains it yet."""
-    if not (begun.folder / "study.yaml").exists():
+    if not (process.folder / "study.yaml").exists():
         return False
-    return any(t.state == "running" for ts in begun.ledger().trials.values() for t in ts)
+    return any(t.state == "running" for ts in process.ledger().trials.values() for t in ts)
 
 
 def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_has_joined(
-    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+    bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
     made = cluster()
     study = bench.write(base={"epochs": 3}, trials=1)
-    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
-    begun.until(lambda: waits(begun))
-    os.kill(begun.process.pid, signal.SIGTERM)
-    assert begun.ends(60) == 130, begun.said
-    assert "Rerun the command to resume" in " ".join(begun.said.split())
-    assert begun.epochs() == 0
-    again = bench.begin(study, env={"RAY_ADDRESS": made.address})
-    again.until(lambda: "has begun" in again.said)
+    process = bench.start(study, env={"RAY_ADDRESS": made.address})
+    process.wait_until(lambda: waits(process))
+    os.kill(process.command.pid, signal.SIGTERM)
+    assert process.wait(60) == 130, process.output
+    assert "Rerun the command to resume" in " ".join(process.output.split())
+    assert process.epochs() == 0
+    again = bench.start(study, env={"RAY_ADDRESS": made.address})
+    again.wait_until(lambda: "has process" in again.output)
     made.add_node(num_cpus=1, **SMALL)
-    assert again.ends() == 0, again.said
+    assert again.wait() == 0, again.output
     trials = [trial for trials in again.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete")] * 2
 
 
-def test_more_runs_are_at_work_when_a_machine_joins(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
-    """Without `concurrency`: workers of a launcher join minutes after the head, where the study may have begun."""
+def test_more_runs_are_at_work_when_a_machine_joins(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
+    """Without `concurrency`: workers of a launcher join minutes after the head, where the study may have process."""
     made = cluster(1)
-    begun = bench.begin(
+    process = bench.start(
         bench.write(base={"epochs": 400}, trials=3, concurrency=None), env={"RAY_ADDRESS": made.address}
     )
-    begun.until(lambda: begun.epochs() >= 2)
-    assert sum(run.is_held() for run in begun.runs.values()) == 1
+    process.wait_until(lambda: process.epochs() >= 2)
+    assert sum(run.is_held() for run in process.runs.values()) == 1
     made.add_node(num_cpus=1, **SMALL)
-    begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
-    assert "has begun on a cluster of 2 machines: 1 run at once; more as machines join" in " ".join(begun.said.split())
-    os.kill(begun.process.pid, signal.SIGTERM)
-    assert begun.ends(120) == 130, begun.said
+    process.wait_until(lambda: sum(run.is_held() for run in process.runs.values()) == 2)
+    assert "has process on a cluster of 2 machines: 1 run at once; more as machines join" in " ".join(
+        process.output.split()
+    )
+    os.kill(process.command.pid, signal.SIGTERM)
+    assert process.wait(120) == 130, process.output
 
 
-def test_two_runs_share_a_gpu(bench: "AccidentsBench", cluster: Callable[..., Cluster]) -> None:
+def test_two_runs_share_a_gpu(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
     """What Ray believes to be one: who trains where there is none, as here, does so on the CPU."""
     made = cluster()
     made.add_node(num_cpus=4, num_gpus=1, **SMALL)
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
-    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
-    begun.until(lambda: sum(run.is_held() for run in begun.runs.values()) == 2)
+    process = bench.start(study, env={"RAY_ADDRESS": made.address})
+    process.wait_until(lambda: sum(run.is_held() for run in process.runs.values()) == 2)
     assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]  # Ray's gap
-    assert begun.ends() == 0, begun.said
-    assert "2 runs at once" in begun.said  # and not four, for which there are cores
-    trials = [trial for trials in begun.ledger().trials.values() for trial in trials]
+    assert process.wait() == 0, process.output
+    assert "2 runs at once" in process.output  # and not four, for which there are cores
+    trials = [trial for trials in process.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
     assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]  # Ray's gap
 
 
-def has_come_to(begun: "Begun", epochs: int) -> bool:
-    return begun.epochs("remix-search-0-") >= epochs
+def has_come_to(process: "StudyProcess", epochs: int) -> bool:
+    return process.epochs("remix-search-0-") >= epochs
 
 
 def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
-    bench: "AccidentsBench", cluster: Callable[..., Cluster]
+    bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
     """Twice, as spot machines do; each time there is another one to go on with."""
     made = cluster(1, 1, 1, 1)
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
     study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
-    begun = bench.begin(study, env={"RAY_ADDRESS": made.address})
+    process = bench.start(study, env={"RAY_ADDRESS": made.address})
     reached = 0
     for _ in range(2):
-        begun.until(partial(has_come_to, begun, reached + 3))
+        process.wait_until(partial(has_come_to, process, reached + 3))
         at_work = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
         assert len(at_work) == 2  # a worker on each: one core is all that a machine has
         vanish(made, at_work[-1])
-        reached = begun.epochs("remix-search-0-")
-    before = begun.lines()
-    assert begun.ends() == 0, begun.said
+        reached = process.epochs("remix-search-0-")
+    before = process.history_lines()
+    assert process.wait() == 0, process.output
     for name, lines in before.items():
-        assert begun.lines()[name][: len(lines)] == lines
-    (trial,) = begun.ledger().trials["remix"]
+        assert process.history_lines()[name][: len(lines)] == lines
+    (trial,) = process.ledger().trials["remix"]
     assert trial.state == "complete"
-    assert {len(lines) for lines in begun.lines().values()} == {40}
+    assert {len(lines) for lines in process.history_lines().values()} == {40}
     assert held() == []

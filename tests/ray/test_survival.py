@@ -23,7 +23,7 @@ from remix_study.tracking.server import MLflowServer
 from tests import mlflow_database
 
 if TYPE_CHECKING:
-    from tests.ray.conftest import AccidentsBench, Begun
+    from tests.study_bench import StudyBench, StudyProcess
 
 # Several starts of a study each: on a machine that has other work they take many minutes.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -37,19 +37,19 @@ PRUNED: dict[str, Any] = {
 KILLS, BEFORE_RAY = 4, "before Ray is up"
 
 
-def require_whole_record(bench: "AccidentsBench", begun: "Begun") -> None:
+def require_complete_record(bench: "StudyBench", process: "StudyProcess") -> None:
     """In MLflow: no run that seems to run for ever, none twice, and every epoch of every run exactly once."""
     tracked = bench.tracked()
     assert not [run for run in tracked if run.status == "RUNNING"]
     folders = {Path(run.tags["remix_study.folder"]): run for run in tracked}
     assert len(folders) == len(tracked)
-    for run in begun.runs.values():
+    for run in process.runs.values():
         assert folders.pop(run.path).steps == list(range(len(run.history))), run.path.name
-    assert folders.pop(begun.folder).status == "FINISHED"
-    assert not [left for left in folders if left.is_relative_to(begun.folder)]
+    assert folders.pop(process.folder).status == "FINISHED"
+    assert not [left for left in folders if left.is_relative_to(process.folder)]
 
 
-def require_gone_on(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
+def require_no_epoch_repeated(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
     """No epoch of `before` was trained again: its line, times included, is the same."""
     for name, lines in before.items():
         assert after[name][: len(lines)] == lines, name
@@ -59,14 +59,14 @@ def require_gone_on(before: dict[str, list[str]], after: dict[str, list[str]]) -
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, make_bench: "Callable[[Path], AccidentsBench]") -> "Begun":
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, make_bench: "Callable[[Path], StudyBench]") -> "StudyProcess":
     bench = make_bench(tmp_path_factory.mktemp("undisturbed"))
     return bench.run(bench.write(**PRUNED))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
-    bench: "AccidentsBench", undisturbed: "Begun", seed: int
+    bench: "StudyBench", undisturbed: "StudyProcess", seed: int
 ) -> None:
     draw = random.Random(seed)
     moments = [*MOMENTS, *draw.choices(list(MOMENTS), k=KILLS - len(MOMENTS))]
@@ -75,42 +75,46 @@ def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
     written: dict[str, int] = {}
     landed: Counter[str] = Counter()
     for moment in moments:
-        begun = bench.begin(study)
-        MOMENTS[moment](begun, draw)
-        landed[moment if moment == BEFORE_RAY else begun.where()] += 1
-        begun.kill()
-        killed_at = begun.lines()
-        begun.await_idle()
-        require_gone_on(killed_at, begun.lines())  # what was at work goes on for a moment, and loses nothing
-        for name, at in begun.results().items():
+        process = bench.start(study)
+        MOMENTS[moment](process, draw)
+        landed[moment if moment == BEFORE_RAY else process.position()] += 1
+        process.kill()
+        killed_at = process.history_lines()
+        process.await_idle()
+        require_no_epoch_repeated(
+            killed_at, process.history_lines()
+        )  # what was at work goes on for a moment, and loses nothing
+        for name, at in process.results().items():
             assert written.setdefault(name, at) == at, f"{name} has a second result"
-        killed_at = begun.lines()
+        killed_at = process.history_lines()
     last = bench.run(study)
-    require_gone_on(killed_at, last.lines())
+    require_no_epoch_repeated(killed_at, last.history_lines())
     assert {name: at for name, at in last.results().items() if name in written} == written
     for name, run in last.runs.items():
         assert [int(epoch["epoch"]) for epoch in run.history] == list(range(len(run.history))), name
     assert last.trials() == undisturbed.trials()
     assert last.finals() == undisturbed.finals()
     assert any(state == "pruned" for trials in last.trials().values() for _, state, *_ in trials)
-    require_whole_record(bench, last)
+    require_complete_record(bench, last)
     print(f"kills of the driver (seed {seed}): {dict(landed)}")
 
 
-def _before_ray(begun: "Begun", draw: random.Random) -> None:
-    begun.until((begun.folder / "lock").exists)
+def _before_ray(process: "StudyProcess", draw: random.Random) -> None:
+    process.wait_until((process.folder / "lock").exists)
     _later(draw.uniform(0, 3))
 
 
-def _in_epoch(begun: "Begun", draw: random.Random) -> None:
-    more = begun.epochs() + draw.randint(1, 10)
-    begun.until(lambda: begun.epochs() >= more and 0 < begun.at_work() < 3)  # before any run can end
+def _in_epoch(process: "StudyProcess", draw: random.Random) -> None:
+    more = process.epochs() + draw.randint(1, 10)
+    process.wait_until(
+        lambda: process.epochs() >= more and 0 < process.epochs_under_way() < 3
+    )  # before any run can end
     _later(draw.uniform(0, 0.1))
 
 
-def _between_runs(begun: "Begun", draw: random.Random) -> None:
-    more = begun.ended() + draw.randint(1, 2)
-    begun.until(lambda: begun.ended() >= more)
+def _between_runs(process: "StudyProcess", draw: random.Random) -> None:
+    more = process.ended() + draw.randint(1, 2)
+    process.wait_until(lambda: process.ended() >= more)
     _later(draw.uniform(0, 0.05))
 
 
@@ -119,7 +123,7 @@ def _later(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-MOMENTS: dict[str, Callable[["Begun", random.Random], None]] = {
+MOMENTS: dict[str, Callable[["StudyProcess", random.Random], None]] = {
     BEFORE_RAY: _before_ray,
     "in an epoch": _in_epoch,
     "between runs": _between_runs,
@@ -127,113 +131,113 @@ MOMENTS: dict[str, Callable[["Begun", random.Random], None]] = {
 
 
 @pytest.mark.smoke
-def test_a_killed_study_resumes_where_it_was(bench: "AccidentsBench") -> None:
+def test_a_killed_study_resumes_where_it_was(bench: "StudyBench") -> None:
     study = bench.write(base={"tracking": TRACKED}, trials=1)
-    begun = bench.begin(study)
-    begun.until(lambda: begun.epochs("remix-search-0-") >= 2)
-    begun.kill()
-    begun.await_idle()
-    killed_at = begun.lines()
+    process = bench.start(study)
+    process.wait_until(lambda: process.epochs("remix-search-0-") >= 2)
+    process.kill()
+    process.await_idle()
+    killed_at = process.history_lines()
     last = bench.run(study)
-    require_gone_on(killed_at, last.lines())
+    require_no_epoch_repeated(killed_at, last.history_lines())
     assert [(t.number, t.state) for trials in last.ledger().trials.values() for t in trials] == [(0, "complete")] * 2
     assert all(last.finals().values())
-    require_whole_record(bench, last)
+    require_complete_record(bench, last)
 
 
 # --- a worker --------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench: "AccidentsBench") -> None:
-    begun = bench.begin(bench.write(base={"epochs": 12, "global_batch": 8, "tracking": TRACKED}))
+def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench: "StudyBench") -> None:
+    process = bench.start(bench.write(base={"epochs": 12, "global_batch": 8, "tracking": TRACKED}))
     killed: list[int] = []
 
     def another() -> int | None:
-        pid = begun.trains("joint-search-0-")
-        return None if pid in killed or not begun.epochs("joint-search-0-") else pid
+        pid = process.worker_of("joint-search-0-")
+        return None if pid in killed or not process.epochs("joint-search-0-") else pid
 
     for _ in range(3):
-        killed.append(begun.until(another))
+        killed.append(process.wait_until(another))
         os.kill(killed[-1], signal.SIGKILL)
-    worker = begun.until(lambda: begun.epochs("remix-search-0-") >= 3 and begun.trains("remix-search-0-"))
+    worker = process.wait_until(lambda: process.epochs("remix-search-0-") >= 3 and process.worker_of("remix-search-0-"))
     os.kill(worker, signal.SIGKILL)
-    before = begun.lines()
-    assert begun.ends() == 0, begun.said
-    assert "Traceback" not in begun.said
-    assert begun.said.count("The process of joint-search-0 died. Restarting it from its last checkpoint.") == 2
-    require_gone_on(before, begun.lines())
-    joint, remix = begun.ledger().trials["joint"], begun.ledger().trials["remix"]
+    before = process.history_lines()
+    assert process.wait() == 0, process.output
+    assert "Traceback" not in process.output
+    assert process.output.count("The process of joint-search-0 died. Restarting it from its last checkpoint.") == 2
+    require_no_epoch_repeated(before, process.history_lines())
+    joint, remix = process.ledger().trials["joint"], process.ledger().trials["remix"]
     assert [(t.number, t.state) for t in joint] == [(0, "failed"), (1, "complete")]
     assert joint[0].cause == "lost worker"
     assert (joint[0].reason or "").startswith("its process died 3 times")
     (lost,) = [run for run in bench.tracked() if run.name == "joint-search-0"]
     assert (lost.status, lost.tags["failure_cause"]) == ("FAILED", "lost worker")
     assert [(t.number, t.state) for t in remix] == [(0, "complete"), (1, "complete")]
-    assert all(len(begun.lines()[Path(t.folders[0]).name]) == 12 for t in remix)
-    require_whole_record(bench, begun)
+    assert all(len(process.history_lines()[Path(t.folders[0]).name]) == 12 for t in remix)
+    require_complete_record(bench, process)
 
 
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "AccidentsBench") -> None:
+def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "StudyBench") -> None:
     study = bench.write(base={"tracking": TRACKED})
-    first = bench.begin(study)
-    worker = first.until(lambda: first.epochs() and first.trains("joint-search-0-"))
+    first = bench.start(study)
+    worker = first.wait_until(lambda: first.epochs() and first.worker_of("joint-search-0-"))
     os.kill(worker, signal.SIGSTOP)  # so that it is at work for as long as the second one needs
     try:
-        second = bench.begin(study)
-        assert second.ends() == 1
+        second = bench.start(study)
+        assert second.wait() == 1
     finally:
         os.kill(worker, signal.SIGCONT)
-    (sentence,) = [line for line in second.said.splitlines() if "error" in line]
-    assert f"Cannot write to {first.folder}: process {first.process.pid} is using the folder" in sentence
-    assert "Traceback" not in second.said
-    assert first.ends() == 0, first.said
+    (sentence,) = [line for line in second.output.splitlines() if "error" in line]
+    assert f"Cannot write to {first.folder}: process {first.command.pid} is using the folder" in sentence
+    assert "Traceback" not in second.output
+    assert first.wait() == 0, first.output
     assert {t.state for trials in first.ledger().trials.values() for t in trials} == {"complete"}
-    require_whole_record(bench, first)
+    require_complete_record(bench, first)
 
 
-def test_two_studies_share_a_machine_a_workspace_and_a_database(bench: "AccidentsBench") -> None:
-    pair = [bench.begin(bench.write(name, base={"tracking": TRACKED})) for name in ("one", "two")]
-    assert [begun.ends() for begun in pair] == [0, 0], [begun.said for begun in pair]
+def test_two_studies_share_a_machine_a_workspace_and_a_database(bench: "StudyBench") -> None:
+    pair = [bench.start(bench.write(name, base={"tracking": TRACKED})) for name in ("one", "two")]
+    assert [process.wait() for process in pair] == [0, 0], [process.output for process in pair]
     one, two = pair
     assert one.trials() == two.trials()  # the same question under two names
     assert [len(trials) for trials in one.trials().values()] == [2, 2]
     assert len(one.finals()) == len(two.finals()) == 2
-    for begun in pair:
-        require_whole_record(bench, begun)
+    for process in pair:
+        require_complete_record(bench, process)
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_a_study_does_not_need_its_terminal(bench: "AccidentsBench", detached: bool) -> None:
+def test_a_study_does_not_need_its_terminal(bench: "StudyBench", detached: bool) -> None:
     ours, theirs = pty.openpty()
 
     def own_the_terminal() -> None:
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
-    begun = bench.begin(
+    process = bench.start(
         bench.write(), *(["--detach"] if detached else []), stdin=theirs, stdout=theirs, stderr=theirs,
         preexec_fn=own_the_terminal,
     )  # fmt: skip
     os.close(theirs)
     heard = Listener(ours)
     if detached:
-        assert begun.ends() == 0
+        assert process.wait() == 0
     else:
-        begun.until(lambda: begun.epochs() >= 2)
+        process.wait_until(lambda: process.epochs() >= 2)
     heard.close()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(begun.process.pid, signal.SIGHUP)  # as a shell does with its jobs
+        os.killpg(process.command.pid, signal.SIGHUP)  # as a shell does with its jobs
     if not detached:
-        assert begun.ends() == 0
-    log = begun.await_words("run.log" if detached else "terminal.log", "In MLflow: not tracked")
-    assert f"Report: {begun.folder / 'report' / 'report.html'}" in log
-    assert {t.state for trials in begun.ledger().trials.values() for t in trials} == {"complete"}
-    assert all(begun.finals().values())
+        assert process.wait() == 0
+    log = process.await_log("run.log" if detached else "terminal.log", "In MLflow: not tracked")
+    assert f"Report: {process.folder / 'report' / 'report.html'}" in log
+    assert {t.state for trials in process.ledger().trials.values() for t in trials} == {"complete"}
+    assert all(process.finals().values())
 
 
 class Listener:
@@ -260,19 +264,19 @@ class Listener:
 
 
 def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
-    bench: "AccidentsBench", undisturbed: "Begun"
+    bench: "StudyBench", undisturbed: "StudyProcess"
 ) -> None:
     study = bench.write(**PRUNED)
-    begun = bench.begin(study)
-    begun.until(lambda: begun.epochs() >= 5)
-    os.killpg(begun.process.pid, signal.SIGINT)  # as a terminal does: Ray's processes hear it, too
-    assert begun.ends() == 130, begun.said
-    assert "Stopping after the current epochs" in begun.said
-    assert "Rerun the command to resume" in begun.said
-    assert begun.idle()
-    before = begun.lines()
+    process = bench.start(study)
+    process.wait_until(lambda: process.epochs() >= 5)
+    os.killpg(process.command.pid, signal.SIGINT)  # as a terminal does: Ray's processes hear it, too
+    assert process.wait() == 130, process.output
+    assert "Stopping after the current epochs" in process.output
+    assert "Rerun the command to resume" in process.output
+    assert process.is_idle()
+    before = process.history_lines()
     last = bench.run(study)
-    require_gone_on(before, last.lines())
+    require_no_epoch_repeated(before, last.history_lines())
     assert last.trials() == undisturbed.trials()
     assert last.finals() == undisturbed.finals()
 
@@ -303,17 +307,17 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.mark.parametrize("size", [pytest.param("3m", marks=pytest.mark.smoke), "6500k"])
 def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
-    bench: "AccidentsBench", small_disk: Callable[[str], Path], size: str
+    bench: "StudyBench", small_disk: Callable[[str], Path], size: str
 ) -> None:
     workspace, study = small_disk(size), bench.write()
-    begun = bench.begin(study, workspace=workspace)
-    assert begun.ends() == 1, begun.said
-    assert f"{begun.folder} is full" in begun.said
-    assert re.search(r"[Ff]ree space and (run|rerun) the command", begun.said)
-    assert "Traceback" not in begun.said
-    results, lines = begun.results(), begun.lines()
-    complete = [t for trials in begun.ledger().trials.values() for t in trials if t.state == "complete"]
-    failed = [t for trials in begun.ledger().trials.values() for t in trials if t.state == "failed"]
+    process = bench.start(study, workspace=workspace)
+    assert process.wait() == 1, process.output
+    assert f"{process.folder} is full" in process.output
+    assert re.search(r"[Ff]ree space and (run|rerun) the command", process.output)
+    assert "Traceback" not in process.output
+    results, lines = process.results(), process.history_lines()
+    complete = [t for trials in process.ledger().trials.values() for t in trials if t.state == "complete"]
+    failed = [t for trials in process.ledger().trials.values() for t in trials if t.state == "failed"]
     assert {t.cause for t in failed} <= {"disk full"}
     small_disk("64m")
     last = bench.run(study, "--retry-failed", workspace=workspace)
@@ -322,7 +326,7 @@ def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
     assert [t for t in trials if t.state == "complete" and t in complete] == complete
     assert [t.state for t in trials if not t.retried] == ["complete"] * 4
     assert sum(t.retried for t in trials) == len(failed)
-    require_gone_on({name: found for name, found in lines.items() if name in results}, last.lines())
+    require_no_epoch_repeated({name: found for name, found in lines.items() if name in results}, last.history_lines())
     assert all(last.finals().values())
 
 
@@ -330,27 +334,27 @@ def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
 
 
 @pytest.mark.server
-def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "AccidentsBench") -> None:
+def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "StudyBench") -> None:
     mlflow_database.install(bench.workspace)
     store = default_uri(bench.workspace)
     with MLflowServer(store) as server:
-        begun = bench.begin(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}))
-        begun.until(lambda: begun.epochs() >= 3)
+        process = bench.start(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}))
+        process.wait_until(lambda: process.epochs() >= 3)
         assert server._process is not None
         os.killpg(server._process.pid, signal.SIGKILL)
-        more = begun.epochs() + 6
-        begun.until(lambda: begun.epochs() >= more)  # training goes on meanwhile
-        worker = begun.until(lambda: begun.trains(""))
+        more = process.epochs() + 6
+        process.wait_until(lambda: process.epochs() >= more)  # training goes on meanwhile
+        worker = process.wait_until(lambda: process.worker_of(""))
         os.kill(worker, signal.SIGSTOP)  # so that the study is not over before the server is there again
         try:
             server.stop()
             with MLflowServer(store, port=server.port) as back:
                 os.kill(worker, signal.SIGCONT)
-                assert begun.ends() == 0, begun.said
-                assert f"{back.url} does not take" in begun.said
-                assert "Traceback" not in begun.said
+                assert process.wait() == 0, process.output
+                assert f"{back.url} does not take" in process.output
+                assert "Traceback" not in process.output
                 assert not [run for run in bench.tracked(uri=back.url) if run.status == "RUNNING"]
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGCONT)
-    require_whole_record(bench, begun)
+    require_complete_record(bench, process)

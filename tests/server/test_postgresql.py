@@ -18,11 +18,11 @@ from remix_study.study.storage import open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from remix_study.tracking import check
 from remix_study.tracking.server import MLflowServer
-from tests.ray.conftest import AccidentsBench
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.server.serving import PASSWORD, USER, serving
 from tests.studies import Runner, config, nothing_to_show
+from tests.study_bench import StudyBench
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_postgresql]
 
@@ -44,8 +44,8 @@ def postgresql(started: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def bench(small_corpus: Path, tmp_path: Path) -> Iterator[AccidentsBench]:
-    made = AccidentsBench(small_corpus, tmp_path)
+def bench(small_corpus: Path, tmp_path: Path) -> Iterator[StudyBench]:
+    made = StudyBench(small_corpus, tmp_path)
     yield made
     made.end_all()
 
@@ -91,7 +91,7 @@ def test_two_servers_may_start_at_once_and_outlive_their_database(postgresql: Po
 
 @pytest.mark.timeout(900)
 def test_two_studies_share_one_postgresql_and_one_server(
-    postgresql: PostgreSQL, bucket: Bucket, bench: AccidentsBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgresql: PostgreSQL, bucket: Bucket, bench: StudyBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
@@ -104,15 +104,15 @@ def test_two_studies_share_one_postgresql_and_one_server(
             name: bench.write(name, storage=trials, base={"epochs": 3, "tracking": {"experiment": name, "model": True}})
             for name in ("one", "two")
         }
-        begun = {name: bench.begin(file) for name, file in files.items()}
+        processes = {name: bench.start(file) for name, file in files.items()}
         client = MlflowClient()
-        for name, study in begun.items():
-            assert study.ends() == 0, study.said
-            if "is sent at the study's next" in study.said:  # a busy machine: its patience with MLflow is 20 s
+        for name, study in processes.items():
+            assert study.wait() == 0, study.output
+            if "is sent at the study's next" in study.output:  # a busy machine: its patience with MLflow is 20 s
                 bench.run(files[name])
             assert study_status(study.folder).state == "complete"
-            assert f"{server.url}/#/experiments/" in study.said
-            assert "View run" not in study.said  # MLflow's own words, which would spoil `--json`
+            assert f"{server.url}/#/experiments/" in study.output
+            assert "View run" not in study.output  # MLflow's own words, which would spoil `--json`
             tracked = bench.tracked(name, server.url)
             assert len(tracked) == 1 + 2 * (2 + 1)
             assert {run.status for run in tracked} == {"FINISHED"}
@@ -170,20 +170,20 @@ def test_who_looks_at_an_empty_database_makes_no_tables_in_it(postgresql: Postgr
 
 @pytest.mark.smoke
 @pytest.mark.timeout(600)
-def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, bench: AccidentsBench) -> None:
+def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, bench: StudyBench) -> None:
     """The run under way trains on, though its pruner cannot be asked; its driver waits, and nothing is lost."""
     file = bench.write(storage=postgresql.make("trials"), pruner={"name": "median", "grace": 2, "startup": 1})
-    study = bench.begin(file)
-    study.until(lambda: study.epochs() >= 2)
+    study = bench.start(file)
+    study.wait_until(lambda: study.epochs() >= 2)
     postgresql.stop()
     run = next(name for name, each in study.runs.items() if each.is_held())
-    study.until((study.runs[run].path / "result.json").exists)
-    study.until(lambda: "does not answer. Waiting for it" in study.said)
+    study.wait_until((study.runs[run].path / "result.json").exists)
+    study.wait_until(lambda: "does not answer. Waiting for it" in study.output)
     postgresql.start()
-    assert study.ends() == 0, study.said
-    assert "answers again" in study.said
-    assert "Traceback" not in study.said
-    assert postgresql.password not in study.said
+    assert study.wait() == 0, study.output
+    assert "answers again" in study.output
+    assert "Traceback" not in study.output
+    assert postgresql.password not in study.output
     found = study_status(study.folder)
     assert found.state == "complete"
     assert not found.failures

@@ -15,10 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from remix_study.study.status import study_status
-from tests.ray.conftest import AccidentsBench
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.server.serving import USER, serving
+from tests.study_bench import StudyBench
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, needs_postgresql]
 # Distinctive, and with characters that are written otherwise in a URL.
@@ -84,7 +84,7 @@ def test_no_secret_is_written_down_anywhere(
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
-    bench = AccidentsBench(small_corpus, tmp_path)
+    bench = StudyBench(small_corpus, tmp_path)
     with a_postgresql(PLANTED["DB_PASSWORD"]) as postgresql:
         trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
         words = ("--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth")
@@ -101,13 +101,13 @@ def test_no_secret_is_written_down_anywhere(
                 pruner={"name": "median", "grace": 2, "startup": 1},
             )
             try:
-                study = bench.begin(file)
-                study.until(lambda: study.epochs() >= 2)
+                study = bench.start(file)
+                study.wait_until(lambda: study.epochs() >= 2)
                 arguments = told_in_arguments()
                 postgresql.stop()  # the trials' judge, the driver and MLflow's server all meet it
-                study.until(lambda: "does not answer. Waiting for it" in study.said)
+                study.wait_until(lambda: "does not answer. Waiting for it" in study.output)
                 postgresql.start()
-                assert study.ends() == 0, study.said
+                assert study.wait() == 0, study.output
                 bench.run(file)  # sends what was not, and writes the report once more
             finally:
                 bench.end_all()
