@@ -31,10 +31,10 @@ Stream = IO[Any] | int | None
 _LONGEST_REQUEST = 1 << 20  # bytes of arguments and environment
 # What the commands import when they need it. Not `remix_study.cli`: its consoles look at the terminal at import.
 _MODULES = (
-    "torch", "torch._dynamo", "ray", "ray.tune", "ray.train.torch", "ray.train.v2.api.data_parallel_trainer", "ray.util.state",
+    "torch", "torch._dynamo", "ray", "ray.tune", "ray.train.torch", "ray.util.state",
     "mlflow", "mlflow.pytorch", "optuna", "optuna.importance", "cmaes", "greenlet", "sklearn.linear_model", "pandas",
     "pyarrow.parquet", "plotly", "matplotlib.pyplot", "scipy.stats", "jinja2", "s3fs", "boto3", "psycopg",
-    "sqlalchemy.dialects.sqlite", "typer", "rich.live", "decord", "av", "torchaudio",
+    "sqlalchemy.dialects.sqlite", "typer", "rich.live", "decord", "av",
     "remix_study.api", "remix_study.study.study", "remix_study.launch.run", "remix_study.launch.worker",
     "remix_study.report.page", "remix_study.tracking.mlflow",
 )  # fmt: skip

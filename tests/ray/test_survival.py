@@ -81,9 +81,7 @@ def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
         process.kill()
         killed_at = process.history_lines()
         process.await_idle()
-        require_no_epoch_repeated(
-            killed_at, process.history_lines()
-        )  # what was at work goes on for a moment, and loses nothing
+        require_no_epoch_repeated(killed_at, process.history_lines())  # workers trained on for a moment
         for name, at in process.results().items():
             assert written.setdefault(name, at) == at, f"{name} has a second result"
         killed_at = process.history_lines()
