@@ -1,4 +1,4 @@
-"""Studies on a Ray of several workers and several nodes, some of which die"""
+"""Studies on Ray clusters of several workers and nodes, some of which are lost"""
 
 import os
 import signal
@@ -18,11 +18,11 @@ from ray.util import placement_group_table
 if TYPE_CHECKING:
     from tests.study_bench import StudyBench, StudyProcess
 
-# Several starts of a study each: on a machine that has other work they take many minutes.
+# Each test starts a study several times. On a busy machine that takes many minutes.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RATE = "optimizer.learning_rate"
-# A node counts as lost after three seconds instead of half a minute.
+# Ray reports a lost node after three seconds instead of half a minute.
 HASTY = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 
 
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard"
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Cluster]:
-    """A head without a core, to which this process is connected. All tests share it."""
+    """Start a head node without a core, to which this process is connected. All tests share it."""
     made = Cluster(
         initialize_head=True, connect=False, head_node_args={"num_cpus": 0, "_system_config": HASTY, **SMALL}
     )
@@ -64,13 +64,13 @@ def parent(pid: int) -> int:
 
 
 def train_workers(raylet: int) -> list[int]:
-    """Processes of that node which are workers of Ray Train."""
+    """Return the process ids of the Ray Train workers of a node."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if b"RayTrainWorker" in (path / "cmdline").read_bytes() and parent(int(path.name)) == raylet:
                 found.append(int(path.name))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return sorted(found)
 
@@ -80,26 +80,26 @@ def raylet_of(node: Any) -> int:
 
 
 def vanish(cluster: Cluster, node: Any) -> None:
-    """All processes of a machine at once, as without power.
+    """Kill all processes of a node at once, as a power failure does.
 
-    Ray ends the raylet only. Workers notice that seconds later, and train several epochs of a tiny model meanwhile.
+    `remove_node` kills the raylet only. Workers notice that seconds later, and train several epochs meanwhile.
     """
     workers = train_workers(raylet_of(node))
     cluster.remove_node(node, allow_graceful=False)
     for pid in workers:
-        with suppress(ProcessLookupError):  # it has noticed already
+        with suppress(ProcessLookupError):  # it has noticed and ended
             os.kill(pid, signal.SIGKILL)
 
 
 def held() -> list[dict[str, Any]]:
-    """Placement groups that hold, or wait for, what others need."""
+    """Return the placement groups that hold, or wait for, resources."""
     return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
-def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_worker(
+def test_trials_of_two_workers_are_pruned_and_survive_a_lost_worker(
     bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
-    """Two cores for two workers: a placement group that leaked would keep the next trial waiting for ever."""
+    """Two cores for two workers: a leaked placement group would block the next trial for ever."""
     made = cluster(2)
     points = [{RATE: 0.005}, {RATE: 1e-6}, {RATE: 1e-6}, {RATE: 1e-6}]
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}, "first": points}
@@ -128,7 +128,9 @@ def test_trials_of_two_workers_are_pruned_one_after_the_other_and_survive_a_work
 
 
 @pytest.mark.smoke
-def test_a_trial_whose_node_dies_goes_on_on_another(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
+def test_a_trial_resumes_on_another_node_after_its_node_is_lost(
+    bench: "StudyBench", cluster: Callable[..., Cluster]
+) -> None:
     made = cluster(1, 1)
     process = bench.start(bench.write(base={"epochs": 12}), env={"RAY_ADDRESS": made.address})
     process.wait_until(lambda: process.epochs("joint-search-0-") >= 3)
@@ -146,13 +148,13 @@ def test_a_trial_whose_node_dies_goes_on_on_another(bench: "StudyBench", cluster
 
 
 def waits(process: "StudyProcess") -> bool:
-    """Whether a trial was handed out; nobody trains it yet."""
+    """Return whether a trial is registered as running; it has no worker yet."""
     if not (process.folder / "study.yaml").exists():
         return False
     return any(t.state == "running" for ts in process.ledger().trials.values() for t in ts)
 
 
-def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_has_joined(
+def test_a_study_that_waits_for_a_node_can_be_stopped_and_resumes_when_one_joins(
     bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
     made = cluster()
@@ -164,15 +166,15 @@ def test_a_study_that_waits_for_a_machine_can_be_stopped_and_goes_on_when_one_ha
     assert "Rerun the command to resume" in " ".join(process.output.split())
     assert process.epochs() == 0
     again = bench.start(study, env={"RAY_ADDRESS": made.address})
-    again.wait_until(lambda: "has process" in again.output)
+    again.wait_until(lambda: "has begun" in again.output)
     made.add_node(num_cpus=1, **SMALL)
     assert again.wait() == 0, again.output
     trials = [trial for trials in again.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete")] * 2
 
 
-def test_more_runs_are_at_work_when_a_machine_joins(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """Without `concurrency`: workers of a launcher join minutes after the head, where the study may have process."""
+def test_more_runs_train_at_once_after_a_node_joins(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
+    """Without `concurrency`. Nodes of a cluster launcher join minutes after the head, on which the study may run."""
     made = cluster(1)
     process = bench.start(
         bench.write(base={"epochs": 400}, trials=3, concurrency=None), env={"RAY_ADDRESS": made.address}
@@ -181,7 +183,7 @@ def test_more_runs_are_at_work_when_a_machine_joins(bench: "StudyBench", cluster
     assert sum(run.is_held() for run in process.runs.values()) == 1
     made.add_node(num_cpus=1, **SMALL)
     process.wait_until(lambda: sum(run.is_held() for run in process.runs.values()) == 2)
-    assert "has process on a cluster of 2 machines: 1 run at once; more as machines join" in " ".join(
+    assert "has begun on a cluster of 2 machines: 1 run at once; more as machines join" in " ".join(
         process.output.split()
     )
     os.kill(process.command.pid, signal.SIGTERM)
@@ -189,7 +191,7 @@ def test_more_runs_are_at_work_when_a_machine_joins(bench: "StudyBench", cluster
 
 
 def test_two_runs_share_a_gpu(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """What Ray believes to be one: who trains where there is none, as here, does so on the CPU."""
+    """Ray is told of a GPU that does not exist; the runs train on the CPU."""
     made = cluster()
     made.add_node(num_cpus=4, num_gpus=1, **SMALL)
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
@@ -197,7 +199,7 @@ def test_two_runs_share_a_gpu(bench: "StudyBench", cluster: Callable[..., Cluste
     process.wait_until(lambda: sum(run.is_held() for run in process.runs.values()) == 2)
     assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]  # Ray's gap
     assert process.wait() == 0, process.output
-    assert "2 runs at once" in process.output  # and not four, for which there are cores
+    assert "2 runs at once" in process.output  # not four, although there are four cores
     trials = [trial for trials in process.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
     assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]  # Ray's gap
@@ -207,10 +209,8 @@ def has_come_to(process: "StudyProcess", epochs: int) -> bool:
     return process.epochs("remix-search-0-") >= epochs
 
 
-def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
-    bench: "StudyBench", cluster: Callable[..., Cluster]
-) -> None:
-    """Twice, as spot machines do; each time there is another one to go on with."""
+def test_a_run_on_two_nodes_resumes_after_one_is_lost(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
+    """A node is lost twice, as spot nodes are; each time another one is free."""
     made = cluster(1, 1, 1, 1)
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
     study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
@@ -219,7 +219,7 @@ def test_a_run_on_two_machines_goes_on_when_one_of_them_vanishes(
     for _ in range(2):
         process.wait_until(partial(has_come_to, process, reached + 3))
         at_work = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
-        assert len(at_work) == 2  # a worker on each: one core is all that a machine has
+        assert len(at_work) == 2  # one worker on each, since a node has one core
         vanish(made, at_work[-1])
         reached = process.epochs("remix-search-0-")
     before = process.history_lines()

@@ -1,4 +1,4 @@
-"""The main job at reduced size, from the command line: clips, study, table, picture; and again"""
+"""`remix-study demo` at reduced size: clips, study, table and figure; and a rerun"""
 
 import csv
 import os
@@ -33,7 +33,7 @@ def demo(workspace: Path, study: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def shrunk(path: Path, **changes: Any) -> Path:
-    """The shipped demo with one trial and two seeds of two epochs, without its random control."""
+    """Write the shipped demo with one trial and two seeds of two epochs, without `remix_random`."""
     content = yaml.safe_load((SPACES / "demo.yaml").read_text())
     content["base"] |= {"epochs": 2, "global_batch": 32, "device": "cpu"}
     for name in ("remix_random", "joint_unimodal"):
@@ -46,7 +46,7 @@ def shrunk(path: Path, **changes: Any) -> Path:
 
 
 def accuracy_of(client: MlflowClient, run: Any, corpus: Path) -> float:
-    """Of the model that MLflow loads, on all test clips."""
+    """Return the test accuracy of the model that MLflow loads."""
     model = mlflow.pytorch.load_model(
         client.get_logged_model(run.data.tags["model_uri"].removeprefix("models:/")).artifact_location
     )
@@ -60,7 +60,7 @@ def accuracy_of(client: MlflowClient, run: Any, corpus: Path) -> float:
 
 
 @pytest.mark.smoke
-def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
+def test_the_demo_and_its_rerun(tmp_path: Path) -> None:
     workspace, study = tmp_path / "w", shrunk(tmp_path / "study.yaml")
     first = demo(workspace, study)
     assert first.returncode == 0, first.stderr
@@ -97,10 +97,10 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
         "report/comparison.md",
     }
 
-    # Runs shorter than the start of a process: all slots must be used all the same.
+    # All slots must be used, although runs are shorter than the start of a process.
     processes = {lock.read_text() for lock in folder.glob("runs/*/lock")}
     assert len(processes) == len(os.sched_getaffinity(0))
-    # Only the chosen points' models are kept, one of each method; each scores the test split as its run says.
+    # One model of each method is kept, that of the chosen configuration. Its test accuracy is that of its run.
     with_model = [run for run in before if "model_uri" in run.data.tags]
     assert {run.info.run_name for run in with_model} == {f"{row['method']}-replicate-0" for row in rows}
     for run in with_model:
@@ -116,7 +116,7 @@ def test_the_demo_end_to_end_and_again(tmp_path: Path) -> None:
     assert [(r.info.run_id, r.info.status) for r in runs()] == [(r.info.run_id, r.info.status) for r in before]
 
 
-def test_a_study_goes_on_past_a_trial_that_explodes_and_reports_it(tmp_path: Path) -> None:
+def test_a_study_continues_after_a_trial_diverges_and_reports_it(tmp_path: Path) -> None:
     workspace = tmp_path / "w"
     mlflow_database.install(workspace)
     methods = {

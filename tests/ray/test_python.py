@@ -1,4 +1,4 @@
-"""docs/python.md runs as it stands, cell by cell"""
+"""The code of docs/python.md runs"""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     assert len(cells) == 7
-    # As a notebook: one process without a file of its own, one cell after the other.
+    # Like a notebook: all cells in one process, which has no script file.
     done = commands.run("-c", "\n".join(cells), cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "12 runs, about" in done.stdout
@@ -30,7 +30,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert [s.name for s in remix_study.studies(tmp_path / "workspace")] == ["notebook"]
 
 
-def test_every_method_is_told() -> None:
+def test_every_public_method_is_documented() -> None:
     table = PAGE.read_text().partition("|---|---|---|")[2]
     public = {name for name, value in vars(Study).items() if callable(value) and not name.startswith("_")}
     assert public - {"open"} == set(re.findall(r"`(\w+)\(", table)) - {"studies"}

@@ -26,7 +26,7 @@ from remix_study.study.status import existing, study_status
 
 pytestmark = pytest.mark.ray
 
-_POLL_S = 0.2  # another process starts: it has no event for us
+_POLL_S = 0.2  # another process starts, so there is no event to await
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
@@ -42,7 +42,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """A head of one machine, and a person who has its token."""
+    """A Ray head on this machine, and a user who has its token."""
 
     def __init__(self, place: Path, corpus: Path) -> None:
         self.place, self.corpus = place, corpus
@@ -52,7 +52,7 @@ class Cluster:
         self.home("person", TOKEN)
         port, dashboard, client, agent, grpc, metrics = free_ports(6)
         self.url = f"http://127.0.0.1:{dashboard}"
-        # Short: Ray's sockets lie below it, and a socket's path has at most 107 characters.
+        # Ray's sockets are below this folder, and the path of a socket has at most 107 characters.
         self.scratch = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))
         self.log = (place / "ray.log").open("w")
         start = [
@@ -86,7 +86,7 @@ class Cluster:
             try:
                 urllib.request.urlopen(f"{self.url}/api/version", timeout=5)
             except urllib.error.HTTPError as refused:
-                if refused.code == 401:  # it asks for a token
+                if refused.code == 401:  # the server asks for a token
                     return
                 raise
             except OSError:
@@ -114,7 +114,7 @@ class Cluster:
         )  # fmt: skip
 
     def end(self) -> None:
-        self.process.kill()  # unshare's: its namespace ends with it
+        self.process.kill()  # of `unshare`, whose namespace ends with it
         self.process.wait()
         self.log.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -141,7 +141,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Ite
         made.end()
 
 
-def test_who_has_no_token_or_another_is_told_so(cluster: Cluster) -> None:
+def test_a_missing_or_wrong_token_is_reported(cluster: Cluster) -> None:
     cluster.write("first")
     cluster.home("stranger", "f" * 32)
     refused = cluster.submit("first", "--corpus", str(cluster.corpus), who="stranger")
@@ -156,7 +156,7 @@ def test_who_has_no_token_or_another_is_told_so(cluster: Cluster) -> None:
 
 
 @pytest.mark.smoke
-def test_a_study_is_left_running_found_again_and_followed_to_its_end(cluster: Cluster) -> None:
+def test_a_detached_study_can_be_followed_to_its_end(cluster: Cluster) -> None:
     cluster.write("second")
     left = cluster.submit("second", "--corpus", str(cluster.corpus), "--detach")
     assert left.returncode == 0, left.stderr
@@ -171,11 +171,11 @@ def test_a_study_is_left_running_found_again_and_followed_to_its_end(cluster: Cl
     assert "3 of 3 runs ended" in again.stdout
     assert again.stdout.count("Report:") == 1  # Ray repeats the end of a job's log
     assert study_status(existing(cluster.workspace, "second")).state == "complete"
-    # What was uploaded, not what is installed, was run: Ray keeps packages below its folder.
+    # The uploaded code ran, not the installed package: Ray keeps uploads below its folder.
     assert list(cluster.scratch.glob("session_*/runtime_resources/py_modules_files/*/remix_study/cli/submit.py"))
 
 
-def test_a_study_that_the_cluster_cannot_run_ends_the_command(cluster: Cluster) -> None:
+def test_submit_fails_if_the_cluster_cannot_run_the_study(cluster: Cluster) -> None:
     cluster.write("third")
     failed = cluster.submit("third", "--corpus", "/shared/none", "--detach")
     assert failed.returncode == 1

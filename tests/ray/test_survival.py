@@ -1,4 +1,4 @@
-"""Studies that meet accidents, with the real command on a real local Ray"""
+"""Studies that are killed, interrupted or run out of disk, with the real command on a local Ray"""
 
 import contextlib
 import fcntl
@@ -25,11 +25,11 @@ from tests import mlflow_database
 if TYPE_CHECKING:
     from tests.study_bench import StudyBench, StudyProcess
 
-# Several starts of a study each: on a machine that has other work they take many minutes.
+# Each test starts a study several times. On a busy machine that takes many minutes.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRACKED = {"uri": None, "experiment": "e", "model": False}
-# More trials than the sampler's random ones: later ones depend on what is on record.
+# More trials than the sampler's random ones, so that later ones depend on the recorded ones.
 PRUNED: dict[str, Any] = {
     "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
     "pruner": {"name": "asha", "grace": 3, "reduction": 2}, "trials": 9,
@@ -38,7 +38,7 @@ KILLS, BEFORE_RAY = 4, "before Ray is up"
 
 
 def require_complete_record(bench: "StudyBench", process: "StudyProcess") -> None:
-    """In MLflow: no run that seems to run for ever, none twice, and every epoch of every run exactly once."""
+    """Check MLflow: all runs have ended, none is there twice, and each epoch of each run is recorded once."""
     tracked = bench.tracked()
     assert not [run for run in tracked if run.status == "RUNNING"]
     folders = {Path(run.tags["remix_study.folder"]): run for run in tracked}
@@ -50,7 +50,7 @@ def require_complete_record(bench: "StudyBench", process: "StudyProcess") -> Non
 
 
 def require_no_epoch_repeated(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
-    """No epoch of `before` was trained again: its line, times included, is the same."""
+    """Check that no epoch of `before` was trained again: its line, which holds times, is the same."""
     for name, lines in before.items():
         assert after[name][: len(lines)] == lines, name
 
@@ -59,14 +59,16 @@ def require_no_epoch_repeated(before: dict[str, list[str]], after: dict[str, lis
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, make_bench: "Callable[[Path], StudyBench]") -> "StudyProcess":
-    bench = make_bench(tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, make_bench: "Callable[[Path], StudyBench]"
+) -> "StudyProcess":
+    bench = make_bench(tmp_path_factory.mktemp("uninterrupted"))
     return bench.run(bench.write(**PRUNED))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
-    bench: "StudyBench", undisturbed: "StudyProcess", seed: int
+def test_a_study_whose_driver_is_killed_repeatedly_equals_an_uninterrupted_one(
+    bench: "StudyBench", uninterrupted: "StudyProcess", seed: int
 ) -> None:
     draw = random.Random(seed)
     moments = [*MOMENTS, *draw.choices(list(MOMENTS), k=KILLS - len(MOMENTS))]
@@ -90,8 +92,8 @@ def test_a_study_whose_driver_is_killed_again_and_again_is_the_undisturbed_one(
     assert {name: at for name, at in last.results().items() if name in written} == written
     for name, run in last.runs.items():
         assert [int(epoch["epoch"]) for epoch in run.history] == list(range(len(run.history))), name
-    assert last.trials() == undisturbed.trials()
-    assert last.finals() == undisturbed.finals()
+    assert last.trials() == uninterrupted.trials()
+    assert last.finals() == uninterrupted.finals()
     assert any(state == "pruned" for trials in last.trials().values() for _, state, *_ in trials)
     require_complete_record(bench, last)
     print(f"kills of the driver (seed {seed}): {dict(landed)}")
@@ -117,7 +119,7 @@ def _between_runs(process: "StudyProcess", draw: random.Random) -> None:
 
 
 def _later(seconds: float) -> None:
-    """A kill must not come at the very moment that a file appears: what follows would never be hit."""
+    """Wait before a kill, so that not all kills come at the moment when a file appears."""
     threading.Event().wait(seconds)
 
 
@@ -129,7 +131,7 @@ MOMENTS: dict[str, Callable[["StudyProcess", random.Random], None]] = {
 
 
 @pytest.mark.smoke
-def test_a_killed_study_resumes_where_it_was(bench: "StudyBench") -> None:
+def test_a_killed_study_resumes_from_its_last_epoch(bench: "StudyBench") -> None:
     study = bench.write(base={"tracking": TRACKED}, trials=1)
     process = bench.start(study)
     process.wait_until(lambda: process.epochs("remix-search-0-") >= 2)
@@ -146,7 +148,7 @@ def test_a_killed_study_resumes_where_it_was(bench: "StudyBench") -> None:
 # --- a worker --------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench: "StudyBench") -> None:
+def test_a_killed_worker_is_replaced_and_a_trial_fails_after_three_kills(bench: "StudyBench") -> None:
     process = bench.start(bench.write(base={"epochs": 12, "global_batch": 8, "tracking": TRACKED}))
     killed: list[int] = []
 
@@ -175,14 +177,14 @@ def test_a_worker_that_is_killed_is_replaced_and_one_that_always_is_fails(bench:
     require_complete_record(bench, process)
 
 
-# --- two at once -----------------------------------------------------------------------------------------------------
+# --- two studies -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "StudyBench") -> None:
+def test_a_second_start_of_a_running_study_is_refused(bench: "StudyBench") -> None:
     study = bench.write(base={"tracking": TRACKED})
     first = bench.start(study)
     worker = first.wait_until(lambda: first.epochs() and first.worker_of("joint-search-0-"))
-    os.kill(worker, signal.SIGSTOP)  # so that it is at work for as long as the second one needs
+    os.kill(worker, signal.SIGSTOP)  # keeps the first study running until the second has ended
     try:
         second = bench.start(study)
         assert second.wait() == 1
@@ -196,11 +198,11 @@ def test_a_second_start_of_a_study_is_refused_and_the_first_goes_on(bench: "Stud
     require_complete_record(bench, first)
 
 
-def test_two_studies_share_a_machine_a_workspace_and_a_database(bench: "StudyBench") -> None:
+def test_two_studies_share_a_workspace_and_a_database(bench: "StudyBench") -> None:
     pair = [bench.start(bench.write(name, base={"tracking": TRACKED})) for name in ("one", "two")]
     assert [process.wait() for process in pair] == [0, 0], [process.output for process in pair]
     one, two = pair
-    assert one.trials() == two.trials()  # the same question under two names
+    assert one.trials() == two.trials()  # the same study under two names
     assert [len(trials) for trials in one.trials().values()] == [2, 2]
     assert len(one.finals()) == len(two.finals()) == 2
     for process in pair:
@@ -211,7 +213,7 @@ def test_two_studies_share_a_machine_a_workspace_and_a_database(bench: "StudyBen
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_a_study_does_not_need_its_terminal(bench: "StudyBench", detached: bool) -> None:
+def test_a_study_continues_after_its_terminal_is_closed(bench: "StudyBench", detached: bool) -> None:
     ours, theirs = pty.openpty()
 
     def own_the_terminal() -> None:
@@ -239,7 +241,7 @@ def test_a_study_does_not_need_its_terminal(bench: "StudyBench", detached: bool)
 
 
 class Listener:
-    """Reads a terminal, as a screen does, until it is closed."""
+    """Reads the output of a terminal until `close`."""
 
     def __init__(self, terminal: int) -> None:
         self._terminal = terminal
@@ -252,7 +254,7 @@ class Listener:
             if select.select([self._terminal], [], [], 0.1)[0]:
                 try:
                     os.read(self._terminal, 65536)
-                except OSError:  # nobody is at the other end
+                except OSError:  # the other end is closed
                     return
 
     def close(self) -> None:
@@ -261,13 +263,15 @@ class Listener:
         os.close(self._terminal)
 
 
-def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
-    bench: "StudyBench", undisturbed: "StudyProcess"
+def test_ctrl_c_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
+    bench: "StudyBench", uninterrupted: "StudyProcess"
 ) -> None:
     study = bench.write(**PRUNED)
     process = bench.start(study)
     process.wait_until(lambda: process.epochs() >= 5)
-    os.killpg(process.command.pid, signal.SIGINT)  # as a terminal does: Ray's processes hear it, too
+    os.killpg(
+        process.command.pid, signal.SIGINT
+    )  # also to Ray's processes, as a terminal does
     assert process.wait() == 130, process.output
     assert "Stopping after the current epochs" in process.output
     assert "Rerun the command to resume" in process.output
@@ -275,8 +279,8 @@ def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
     before = process.history_lines()
     last = bench.run(study)
     require_no_epoch_repeated(before, last.history_lines())
-    assert last.trials() == undisturbed.trials()
-    assert last.finals() == undisturbed.finals()
+    assert last.trials() == uninterrupted.trials()
+    assert last.finals() == uninterrupted.finals()
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -284,7 +288,7 @@ def test_ctrl_c_ends_the_runs_after_their_epoch_and_the_same_command_goes_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`small_disk("8m")`: a disk of that size; called again, the same one with another size."""
+    """`small_disk("8m")` mounts a disk of that size; a second call resizes it."""
     place = tmp_path / "disk"
     place.mkdir()
     made: list[Path] = []
@@ -304,7 +308,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.parametrize("size", [pytest.param("3m", marks=pytest.mark.smoke), "6500k"])
-def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
+def test_a_full_disk_ends_a_study_with_a_message_and_loses_nothing(
     bench: "StudyBench", small_disk: Callable[[str], Path], size: str
 ) -> None:
     workspace, study = small_disk(size), bench.write()
@@ -332,7 +336,7 @@ def test_a_full_disk_ends_a_study_in_a_sentence_and_loses_nothing(
 
 
 @pytest.mark.server
-def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "StudyBench") -> None:
+def test_a_tracking_server_that_is_killed_and_restarted_misses_nothing(bench: "StudyBench") -> None:
     mlflow_database.install(bench.workspace)
     store = default_uri(bench.workspace)
     with MLflowServer(store) as server:
@@ -341,9 +345,9 @@ def test_a_tracking_server_that_dies_and_comes_back_misses_nothing(bench: "Study
         assert server._process is not None
         os.killpg(server._process.pid, signal.SIGKILL)
         more = process.epochs() + 6
-        process.wait_until(lambda: process.epochs() >= more)  # training goes on meanwhile
+        process.wait_until(lambda: process.epochs() >= more)  # training continues
         worker = process.wait_until(lambda: process.worker_of(""))
-        os.kill(worker, signal.SIGSTOP)  # so that the study is not over before the server is there again
+        os.kill(worker, signal.SIGSTOP)  # keeps the study running until the server is back
         try:
             server.stop()
             with MLflowServer(store, port=server.port) as back:

@@ -1,4 +1,4 @@
-"""A tracking server that is killed in mid-study: the runs train on, and every point of theirs arrives, once"""
+"""A tracking server is killed during a study: runs keep training, and each metric arrives exactly once"""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def info(name: str) -> RunInfo:
 
 
 class Trainer:
-    """Runs that write an epoch after the other until told that it is enough."""
+    """Runs that write epochs until the `with` block ends."""
 
     def __init__(self, folders: list[Path]) -> None:
         self.enough = Event()
@@ -57,7 +57,7 @@ class Trainer:
             thread.join()
 
     def reach(self, further: int) -> None:
-        """Every run has written as many further epochs: training went on."""
+        """Wait until each run has written `further` more epochs."""
         with self._epoch_done:
             goal = {folder: done + further for folder, done in self.epochs.items()}
             reached = self._epoch_done.wait_for(
@@ -98,7 +98,7 @@ def kill(server: MLflowServer) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_point_arrives_once_although_the_server_was_killed_twice(
+def test_every_metric_arrives_once_although_the_server_is_killed_repeatedly(
     tmp_path: Path, server: MLflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -106,7 +106,7 @@ def test_every_point_arrives_once_although_the_server_was_killed_twice(
     folders = [study / "runs" / f"run{number}" for number in range(6)]
     parent = SpoolTracker(study, EXPERIMENT)
     parent.start(info("study"))
-    # A second syncer on the same folders, as of a driver that was killed but lives on for some seconds.
+    # A second syncer on the same folders, like that of a killed driver that still runs for some seconds.
     with Syncer(server.url, parent=study, period_s=0.1) as syncer, Syncer(server.url, parent=study) as other:
         for folder in folders:
             syncer.watch(folder)
@@ -120,7 +120,7 @@ def test_every_point_arrives_once_although_the_server_was_killed_twice(
                 server = MLflowServer(default_uri(tmp_path), port=server.port)
                 server.start()
             trainer.reach(10)
-            kill(server)  # and down when the runs end
+            kill(server)  # the server is down when the runs end
         parent.finish("FINISHED")
         server.stop()
         with MLflowServer(default_uri(tmp_path), port=server.port):
@@ -153,7 +153,7 @@ def test_every_point_arrives_once_although_the_server_was_killed_twice(
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_is_down_at_the_end_is_told_at_the_next_start(
+def test_unsent_data_is_sent_at_the_next_start(
     tmp_path: Path, server: MLflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = tmp_path / "runs"

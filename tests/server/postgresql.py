@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own: on a port of this machine, with a password, in a folder that goes with the test"""
+"""A PostgreSQL server with a password, in a temporary folder"""
 
 import os
 import pwd
@@ -19,7 +19,7 @@ USER = "study"
 
 
 class PostgreSQL:
-    """`uri(name)` names a database by `$DB_PASSWORD`; `make(name)` makes it."""
+    """A server on a free port of this machine. URIs name the password as `$DB_PASSWORD`."""
 
     def __init__(self, place: Path, password: str) -> None:
         self.place, self.password = place, password
@@ -37,14 +37,14 @@ class PostgreSQL:
         return f"{driver}://{USER}:$DB_PASSWORD@127.0.0.1:{self.port}/{name}"
 
     def make(self, name: str) -> str:
-        """Make a database; its `uri`."""
+        """Create a database, and return its URI."""
         with self.connect("postgres") as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         self._made.append(name)
         return self.uri(name)
 
     def drop_all(self) -> None:
-        """Drop all databases that `make` made, whoever is connected to them."""
+        """Drop all databases that `make` created, even if clients are connected."""
         with self.connect("postgres") as connection:
             while self._made:
                 connection.execute(f'DROP DATABASE "{self._made.pop()}" WITH (FORCE)'.encode())
@@ -68,7 +68,7 @@ class PostgreSQL:
                   "--options", options, "start")  # fmt: skip
 
     def stop(self) -> None:
-        """As a power cut would: connections end, and nothing is finished."""
+        """Stop the server as a crash does: connections end at once."""
         self._run("pg_ctl", "--pgdata", str(self.place / "data"), "--wait", "--mode", "immediate", "stop")
 
     @property
@@ -82,8 +82,8 @@ class PostgreSQL:
 
 @contextmanager
 def a_postgresql(password: str = "db:p@ss/w%rd#1") -> Iterator[PostgreSQL]:
-    """With a password that must be escaped wherever somebody puts it into a URL as it is."""
-    # Not below pytest's folder: that is root's alone, and PostgreSQL does not run as root.
+    """Run a server. Its default password must be escaped in URLs."""
+    # Not in pytest's folder: only root can read that, and PostgreSQL does not run as root.
     with tempfile.TemporaryDirectory(prefix="postgresql-") as place:
         server = PostgreSQL(Path(place), password)
         server.begin()

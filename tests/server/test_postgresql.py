@@ -1,4 +1,4 @@
-"""One PostgreSQL for everything: the trials of studies, and MLflow's runs; with artifacts in S3, behind a password"""
+"""Trials of studies and runs of MLflow in PostgreSQL, with artifacts in S3"""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def started() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def postgresql(started: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
-    """One server for all tests: it runs, and has no database but its own, when a test begins."""
+    """Return the server that all tests share. At the start of each test it runs, and has no database of another."""
     monkeypatch.setenv("DB_PASSWORD", started.password)
     yield started
     if not started.runs:
@@ -50,7 +50,7 @@ def bench(small_corpus: Path, tmp_path: Path) -> Iterator[StudyBench]:
     made.end_all()
 
 
-def test_what_is_wrong_with_a_database_is_said_at_once(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_with_a_database_are_reported_at_once(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrackingError, match=rf"createdb -h 127.0.0.1 -p {postgresql.port} -U study mlflow$"):
         check(postgresql.uri("mlflow"))
     with pytest.raises(TrackingError, match=r"The driver for .* is not installed"):
@@ -67,8 +67,10 @@ def test_what_is_wrong_with_a_database_is_said_at_once(postgresql: PostgreSQL, m
 
 
 @pytest.mark.timeout(600)
-def test_two_servers_may_start_at_once_and_outlive_their_database(postgresql: PostgreSQL, tmp_path: Path) -> None:
-    """As replicas of a Kubernetes deployment do, on a database that is still empty."""
+def test_two_servers_can_start_at_once_and_survive_a_restart_of_their_database(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    """On an empty database, as replicas of a Kubernetes deployment do."""
     uri, artifacts = postgresql.make("mlflow"), str(tmp_path / "artifacts")
     servers = [MLflowServer(uri, artifacts=artifacts) for _ in range(2)]
     try:
@@ -99,7 +101,7 @@ def test_two_studies_share_one_postgresql_and_one_server(
     with serving(tmp_path / "server", "--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth") as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.up().url)
         for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)  # the server alone has credentials for artifacts
+            monkeypatch.delenv(name)  # only the server has credentials for artifacts
         files = {
             name: bench.write(name, storage=trials, base={"epochs": 3, "tracking": {"experiment": name, "model": True}})
             for name in ("one", "two")
@@ -108,11 +110,11 @@ def test_two_studies_share_one_postgresql_and_one_server(
         client = MlflowClient()
         for name, study in processes.items():
             assert study.wait() == 0, study.output
-            if "is sent at the study's next" in study.output:  # a busy machine: its patience with MLflow is 20 s
+            if "is sent at the study's next" in study.output:  # on a busy machine, sending takes longer than 20 s
                 bench.run(files[name])
             assert study_status(study.folder).state == "complete"
             assert f"{server.url}/#/experiments/" in study.output
-            assert "View run" not in study.output  # MLflow's own words, which would spoil `--json`
+            assert "View run" not in study.output  # printed by MLflow; it would break `--json`
             tracked = bench.tracked(name, server.url)
             assert len(tracked) == 1 + 2 * (2 + 1)
             assert {run.status for run in tracked} == {"FINISHED"}
@@ -130,7 +132,7 @@ def test_two_studies_share_one_postgresql_and_one_server(
     assert bucket.files.find(f"{bucket.url}/mlflow")
 
 
-def test_studies_that_begin_at_once_make_their_tables_one_after_the_other(
+def test_studies_that_start_at_once_create_their_tables_one_after_the_other(
     postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
     uri = postgresql.make("trials")
@@ -144,8 +146,8 @@ def test_studies_that_begin_at_once_make_their_tables_one_after_the_other(
         assert list(pool.map(begin, range(4))) == [[], [], [], []]
 
 
-def test_who_looks_at_an_empty_database_makes_no_tables_in_it(postgresql: PostgreSQL, tmp_path: Path) -> None:
-    """So neither disturbs the other: `remix-study status` in a loop, and the study that begins meanwhile."""
+def test_reading_an_empty_database_creates_no_tables(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    """Otherwise `remix-study status` in a loop would disturb a study that is starting."""
     uri = postgresql.make("trials")
     looked, over = Barrier(4), Event()
 
@@ -170,8 +172,8 @@ def test_who_looks_at_an_empty_database_makes_no_tables_in_it(postgresql: Postgr
 
 @pytest.mark.smoke
 @pytest.mark.timeout(600)
-def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, bench: StudyBench) -> None:
-    """The run under way trains on, though its pruner cannot be asked; its driver waits, and nothing is lost."""
+def test_a_study_waits_for_a_restart_of_its_database(postgresql: PostgreSQL, bench: StudyBench) -> None:
+    """The current run keeps training without its pruner, the driver waits, and nothing is lost."""
     file = bench.write(storage=postgresql.make("trials"), pruner={"name": "median", "grace": 2, "startup": 1})
     study = bench.start(file)
     study.wait_until(lambda: study.epochs() >= 2)
@@ -190,7 +192,7 @@ def test_a_study_sits_out_a_restart_of_its_database(postgresql: PostgreSQL, benc
     assert [t.number for trials in read_ledger(study.folder).trials.values() for t in trials] == [0, 1, 0, 1]
 
 
-def test_a_database_that_stays_away_ends_the_study_with_a_sentence_and_not_its_trials(
+def test_a_database_that_stays_down_ends_the_study_and_loses_no_trial(
     postgresql: PostgreSQL, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_module, "PATIENCE_S", 1.0)

@@ -1,4 +1,4 @@
-"""No secret is written down anywhere: they are planted, a study meets an accident, and then all is looked through
+"""No secret is written to any file: planted secrets are searched for after a study whose database was restarted
 
 Where: workspace and report, all of MLflow's tables, the trials' tables, the bucket, what was said at the terminals,
 Ray's logs, and the arguments of every process.
@@ -21,7 +21,7 @@ from tests.server.serving import USER, serving
 from tests.study_bench import StudyBench
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, needs_postgresql]
-# Distinctive, and with characters that are written otherwise in a URL.
+# Unique, and with characters that are escaped in URLs.
 PLANTED = {name: f"{name.lower()}@{secrets.token_hex(8)}/%"
            for name in ("DB_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY")}  # fmt: skip
 FORMS = {name: {each.encode() for each in (value, quote(value, safe=""), quote(value), value.partition("@")[2][:16])}
@@ -33,7 +33,7 @@ def secrets_in(content: bytes) -> list[str]:
 
 
 def told_by(place: Path) -> dict[str, list[str]]:
-    """Files in which a secret stands."""
+    """Return the files that contain a secret."""
     found = {}
     for path in place.rglob("*"):
         if path.is_file() and not path.is_symlink() and (names := secrets_in(path.read_bytes())):
@@ -42,7 +42,7 @@ def told_by(place: Path) -> dict[str, list[str]]:
 
 
 def told_in_arguments() -> dict[str, list[str]]:
-    """Of all processes of this machine; those that end meanwhile have none."""
+    """Return the commands of all processes of this machine whose arguments contain a secret."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -69,7 +69,7 @@ def told_by_tables(server: PostgreSQL, database: str) -> dict[str, list[str]]:
 
 @pytest.fixture
 def ray_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Ray's logs of this test alone; its sockets need a short path."""
+    """Return a folder for Ray's logs of this test. Its path is short, because Ray's sockets are below it."""
     place = Path(tempfile.mkdtemp(prefix="rs-"))
     monkeypatch.setenv("RAY_TMPDIR", str(place))
     yield place
@@ -78,7 +78,7 @@ def ray_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.smoke
 @pytest.mark.timeout(900)
-def test_no_secret_is_written_down_anywhere(
+def test_no_secret_is_written_to_any_file(
     bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in PLANTED.items():
@@ -93,7 +93,7 @@ def test_no_secret_is_written_down_anywhere(
             file = bench.write(
                 storage=trials,
                 base={"tracking": {"experiment": "e", "model": True}},
-                # Of the second method every trial fails.
+                # All trials of the second method fail.
                 methods={
                     "remix": {"set": {"method": {"name": "remix", "warmup": 1}}},
                     "joint": {"set": {"method": {"name": "joint"}, "optimizer.learning_rate": 1.0e30}, "space": {}},
@@ -104,11 +104,11 @@ def test_no_secret_is_written_down_anywhere(
                 study = bench.start(file)
                 study.wait_until(lambda: study.epochs() >= 2)
                 arguments = told_in_arguments()
-                postgresql.stop()  # the trials' judge, the driver and MLflow's server all meet it
+                postgresql.stop()  # the pruner, the driver and MLflow's server all lose their connections
                 study.wait_until(lambda: "does not answer. Waiting for it" in study.output)
                 postgresql.start()
                 assert study.wait() == 0, study.output
-                bench.run(file)  # sends what was not, and writes the report once more
+                bench.run(file)  # sends unsent data, and writes the report again
             finally:
                 bench.end_all()
             assert study_status(study.folder).state == "complete"
@@ -120,8 +120,8 @@ def test_no_secret_is_written_down_anywhere(
         assert logs, "Ray has written elsewhere"
         assert told_by(ray_place) == {}
         assert (study.folder / "report" / "report.html").exists()
-        assert told_by(tmp_path) == {}  # workspace, spools, logs, and what was said at both terminals
+        assert told_by(tmp_path) == {}  # workspace, spools, logs, and the output of all commands
         in_bucket = bucket.files.find(f"{bucket.url}/mlflow")
         assert in_bucket
         assert [name for name in in_bucket if secrets_in(bucket.files.cat_file(name))] == []
-    assert secrets_in(os.environ["DB_PASSWORD"].encode()) == ["DB_PASSWORD"]  # the search finds what is there
+    assert secrets_in(os.environ["DB_PASSWORD"].encode()) == ["DB_PASSWORD"]  # the search itself works

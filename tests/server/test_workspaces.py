@@ -1,6 +1,6 @@
-"""Studies whose workspace is at a URL: their driver may die, and another machine takes them up
+"""Studies in remote workspaces: another machine resumes them after their driver is killed
 
-A machine is a cache folder here: what is in another one cannot be seen.
+Each machine is a cache folder here, and sees none of the others.
 """
 
 import json
@@ -22,13 +22,13 @@ from tests import commands
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-EPOCHS = 40  # long enough for other commands to find a run at work
-_POLL_S = 0.5  # other processes write what we wait for: there is no event to await
+EPOCHS = 40  # long enough for other commands to find a running run
+_POLL_S = 0.5  # other processes write the files, so there is no event to await
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A command at work, and the file with its output."""
+class RunningCommand:
+    """A running command, and the file with its output."""
 
     process: commands.Command
     output: Path
@@ -38,14 +38,14 @@ class Begun:
         return self.output.read_text()
 
 
-class Afar:
-    """Commands on machines that share nothing but a bucket and a database."""
+class Machines:
+    """Runs commands on machines that share only a bucket and a database."""
 
     def __init__(self, bucket: Any, corpus: Path, place: Path) -> None:
         self.url, self.place = f"{bucket.url}/workspace", place
         self.corpus = bucket.put(corpus, "corpus")
         self.site = RemoteFolder(f"{self.url}/studies/s")
-        self.begun: list[Begun] = []
+        self.begun: list[RunningCommand] = []
         self.storage = f"sqlite:///{place / 'storage.db'}"
 
     def study(self, **changes: Any) -> Path:
@@ -65,14 +65,14 @@ class Afar:
         path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
         return path
 
-    def begin(self, machine: str, *words: str) -> Begun:
+    def begin(self, machine: str, *words: str) -> RunningCommand:
         output = self.place / f"output-{len(self.begun)}"
         env = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
         with output.open("w") as file:
             process = commands.start(
                 "-m", "remix_study", *words, "--workspace", self.url, cwd=self.place, env=env, stdout=file, stderr=file
             )
-        self.begun.append(Begun(process, output))
+        self.begun.append(RunningCommand(process, output))
         return self.begun[-1]
 
     def run(self, machine: str, *words: str) -> tuple[int, str]:
@@ -81,7 +81,7 @@ class Afar:
         assert "Traceback" not in begun.said, begun.said
         return status, begun.said
 
-    def until(self, holds: Callable[[], Any], while_: Begun | None = None) -> Any:
+    def until(self, holds: Callable[[], Any], while_: RunningCommand | None = None) -> Any:
         end, pause = time.monotonic() + 300, threading.Event()
         while not (found := holds()):
             assert time.monotonic() < end
@@ -90,7 +90,7 @@ class Afar:
         return found
 
     def lines(self, run: str) -> list[str]:
-        """Whole epochs of the run whose name begins so, as they are at the URL."""
+        """Return the complete epochs at the URL of the run whose name begins with `run`."""
         for path in self.site.listing("runs"):
             if path.startswith(f"runs/{run}") and path.endswith("history.jsonl"):
                 return (self.site.content(path) or b"").decode().split("\n")[:-1]
@@ -104,106 +104,106 @@ class Afar:
 
 
 @pytest.fixture
-def afar(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Afar]:
-    made = Afar(bucket, small_corpus, tmp_path)
+def machines(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Machines]:
+    made = Machines(bucket, small_corpus, tmp_path)
     yield made
     made.end_all()
 
 
 @pytest.mark.smoke
-def test_a_study_goes_on_on_another_machine_where_its_driver_was_killed(afar: Afar) -> None:
-    study = afar.study()
-    driver = afar.begin("one", "run", str(study))
-    afar.until(lambda: len(afar.lines("joint-search-0-")) >= 5, driver)
-    code, said = afar.run("two", "status", "s", "--json")
+def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines: Machines) -> None:
+    study = machines.study()
+    driver = machines.begin("one", "run", str(study))
+    machines.until(lambda: len(machines.lines("joint-search-0-")) >= 5, driver)
+    code, said = machines.run("two", "status", "s", "--json")
     assert (code, json.loads(said)["state"]) == (0, "running")
-    code, said = afar.run("two", "run", str(study))
+    code, said = machines.run("two", "run", str(study))
     assert code == 1
     assert "Cannot run the study" in " ".join(said.split())
     os.killpg(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
-    before = afar.lines("joint-search-0-")
-    code, said = afar.run("two", "run", str(study))
+    before = machines.lines("joint-search-0-")
+    code, said = machines.run("two", "run", str(study))
     assert code == 0, said
     assert "Checking for" in said  # whether the killed driver still runs
-    after = afar.lines("joint-search-0-")
+    after = machines.lines("joint-search-0-")
     assert len(after) == EPOCHS
-    assert after[: len(before)] == before  # not one epoch that was pushed is trained again
-    code, said = afar.run("three", "status", "s", "--json")
+    assert after[: len(before)] == before  # no uploaded epoch is trained again
+    code, said = machines.run("three", "status", "s", "--json")
     found = json.loads(said)
     assert (found["state"], found["runs_ended"], found["failures"]) == ("complete", 4, [])
     assert [(m["complete"], m["replicated"]) for m in found["methods"]] == [(1, 1), (1, 1)]
-    listed = afar.site.listing()
+    listed = machines.site.listing()
     assert "report/report.html" in listed
     assert "lease.json" not in listed
     assert not any(path.startswith(("tune/", "ray_train/")) or path.endswith("lock") for path in listed)
-    # Where it was trained nothing is left but what the driver reads.
-    assert not list((afar.place / "two").rglob("*.pt"))
+    # The machine that trained keeps only what the driver reads.
+    assert not list((machines.place / "two").rglob("*.pt"))
 
-    code, said = afar.run("three", "report", "s")
+    code, said = machines.run("three", "report", "s")
     assert code == 0
-    assert (afar.place / "s-report" / "report.html").exists()
-    code, said = afar.run("three", "export", "s")
-    assert len((afar.place / "s-export" / "epochs.csv").read_text().splitlines()) == 4 * EPOCHS + 1
-    code, said = afar.run("three", "best", "s")
+    assert (machines.place / "s-report" / "report.html").exists()
+    code, said = machines.run("three", "export", "s")
+    assert len((machines.place / "s-export" / "epochs.csv").read_text().splitlines()) == 4 * EPOCHS + 1
+    code, said = machines.run("three", "best", "s")
     assert "s-best-remix.yaml" in said
-    assert afar.url in said
-    code, said = afar.run("three", "list")
+    assert machines.url in said
+    code, said = machines.run("three", "list")
     assert "complete" in said
 
 
-def test_a_stop_is_asked_for_from_elsewhere_and_the_study_goes_on_later(afar: Afar) -> None:
-    study = afar.study()
-    driver = afar.begin("one", "run", str(study))
-    afar.until(lambda: len(afar.lines("joint-search-0-")) >= 2, driver)
-    code, said = afar.run("two", "stop", "s")
+def test_a_study_is_stopped_from_another_machine_and_resumes(machines: Machines) -> None:
+    study = machines.study()
+    driver = machines.begin("one", "run", str(study))
+    machines.until(lambda: len(machines.lines("joint-search-0-")) >= 2, driver)
+    code, said = machines.run("two", "stop", "s")
     assert code == 0, said
     assert "of" in said
     status, said = driver.process.wait(120), driver.said
     assert status == 130, said
     assert "Rerun the command to resume" in " ".join(said.split())
-    assert 2 <= len(afar.lines("joint-search-0-")) < EPOCHS
-    code, said = afar.run("two", "stop", "s")
+    assert 2 <= len(machines.lines("joint-search-0-")) < EPOCHS
+    code, said = machines.run("two", "stop", "s")
     assert code == 1
     assert "Cannot stop the study s: no process runs it" in " ".join(said.split())
-    code, said = afar.run("two", "run", str(study))
+    code, said = machines.run("two", "run", str(study))
     assert code == 0, said
-    assert len(afar.lines("joint-search-0-")) == EPOCHS
-    assert afar.site.content("stop") is None
+    assert len(machines.lines("joint-search-0-")) == EPOCHS
+    assert machines.site.content("stop") is None
 
 
-def test_what_a_workspace_at_a_url_needs_is_said_before_anything_starts(afar: Afar) -> None:
-    study = afar.study(storage=None)
-    code, said = afar.run("one", "run", str(study))
+def test_missing_settings_of_a_remote_workspace_are_reported_before_anything_starts(machines: Machines) -> None:
+    study = machines.study(storage=None)
+    code, said = machines.run("one", "run", str(study))
     assert code == 1
     assert "`storage` must be a database" in " ".join(said.split())
-    base = {**yaml.safe_load(afar.study().read_text())["base"], "tracking": {}}
-    code, said = afar.run("one", "run", str(afar.study(base=base)))
+    base = {**yaml.safe_load(machines.study().read_text())["base"], "tracking": {}}
+    code, said = machines.run("one", "run", str(machines.study(base=base)))
     assert code == 1
     assert "MLFLOW_TRACKING_URI" in said
-    assert afar.site.listing() == {}
-    code, said = afar.run("one", "status", "nothing")
+    assert machines.site.listing() == {}
+    code, said = machines.run("one", "status", "nothing")
     assert code == 1
     assert "there is no 'nothing'" in " ".join(said.split())
 
 
-def test_one_run_is_trained_into_a_workspace_at_a_url(afar: Afar) -> None:
-    config = {**yaml.safe_load(afar.study().read_text())["base"], "epochs": 2, "method": {"name": "joint"}}
-    (afar.place / "run.yaml").write_text(yaml.safe_dump(config))
-    code, said = afar.run("one", "train", "run.yaml", "--name", "r")
+def test_a_single_run_is_trained_in_a_remote_workspace(machines: Machines) -> None:
+    config = {**yaml.safe_load(machines.study().read_text())["base"], "epochs": 2, "method": {"name": "joint"}}
+    (machines.place / "run.yaml").write_text(yaml.safe_dump(config))
+    code, said = machines.run("one", "train", "run.yaml", "--name", "r")
     assert code == 0, said
-    listed = RemoteFolder(f"{afar.url}/runs/r").listing()
+    listed = RemoteFolder(f"{machines.url}/runs/r").listing()
     assert {"config.yaml", "history.jsonl", "result.json", "checkpoints/best.pt", "checkpoints/last.pt"} <= set(listed)
-    code, _ = afar.run("two", "train", "run.yaml", "--name", "r")  # it is complete: reported, not trained again
+    code, _ = machines.run("two", "train", "run.yaml", "--name", "r")  # complete, so it is not trained again
     assert code == 0
-    assert RemoteFolder(f"{afar.url}/runs/r").listing()["result.json"] == listed["result.json"]
+    assert RemoteFolder(f"{machines.url}/runs/r").listing()["result.json"] == listed["result.json"]
 
 
-def test_a_run_that_was_taken_up_elsewhere_is_not_written_over(afar: Afar, tmp_path: Path) -> None:
+def test_a_run_that_another_process_resumed_is_not_overwritten(machines: Machines, tmp_path: Path) -> None:
     from remix_study.errors import RemixStudyError
     from remix_study.launch.working_copy import working_copy
 
-    home = f"{afar.url}/studies/s/runs/r"
+    home = f"{machines.url}/studies/s/runs/r"
     with working_copy(tmp_path / "r", home) as mine:
         mine.claim()
         RunFolder(mine.folder).path.mkdir(parents=True)
