@@ -8,8 +8,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Inherited by the processes that tests start, so that they notice a lost driver, node or server after a few seconds.
 os.environ.setdefault(
     "REMIX_STUDY_PATIENCE",
-    "lease_period_s=1 lease_beat_s=1 lease_silence_s=5 lease_fresh_s=15 tracking_longest_pause_s=2 "
-    "tracker_first_pause_s=1 tracker_longest_pause_s=4 cluster_size_s=1",
+    "lease_period_s=1 lease_beat_s=1 lease_silence_s=5 lease_fresh_s=15 tracking_longest_pause_s=2 cluster_size_s=1",
 )
 # Waiting threads of torch sleep instead of spinning, because more processes run than there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

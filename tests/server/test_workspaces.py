@@ -184,7 +184,7 @@ def test_missing_settings_of_a_remote_workspace_are_reported_before_anything_sta
     assert machines.site.listing() == {}
     code, said = machines.run("one", "status", "nothing")
     assert code == 1
-    assert "there is no 'nothing'" in " ".join(said.split())
+    assert "No study 'nothing' in the workspace" in " ".join(said.split())
 
 
 def test_a_single_run_is_trained_in_a_remote_workspace(machines: Machines) -> None:

@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 from mlflow import MlflowClient
 
+from remix_study.patience import Patience
 from remix_study.tracking import RunInfo
 from remix_study.tracking import syncer as module
 from remix_study.tracking.mlflow import Sender
@@ -95,7 +96,10 @@ def test_an_outage_and_its_end_are_reported_once(
     assert caplog.text.count("accepts tracking data again") == 1
 
 
-def test_the_pause_between_retries_doubles_up_to_a_limit(uri: str, tmp_path: Path) -> None:
+def test_the_pause_between_retries_doubles_up_to_a_limit(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", Patience().tracking_longest_pause_s)
     syncer, down, pauses = Syncer(uri), Down(), []
     syncer._senders[tmp_path] = down  # type: ignore[assignment]  # a stand-in
     for _ in range(7):
