@@ -1,16 +1,21 @@
-"""Is it fast, and faster than what? `python -m benchmarks.run`, or `make bench`
+"""Benchmarks of training, preparation and studies: run `make bench` or `python -m benchmarks.run`
 
-    epoch_vs_released     (a) a Remix epoch against the released semantics
-    decisions             (b) scores + assignment + schedule against a per-sample loop, and their memory
-    reading_vs_decoding   (c) batches out of the clip store against decoding each time
-    epoch_vs_joint        (d) a Remix epoch against a joint epoch of the same samples
-    two_workers_vs_one    (e) two processes against one
-    preparing             (f) decoding a corpus with two processes against one, against plain loops, and its memory
+    epoch_vs_released     (a) a Remix epoch vs the semantics of the released code
+    decisions             (b) scores, assignment and schedule vs a loop over samples, and their memory
+    reading_vs_decoding   (c) reading batches from the clip store vs decoding the clips each time
+    epoch_vs_joint        (d) a Remix epoch vs a joint epoch of the same samples
+    two_workers_vs_one    (e) two worker processes vs one
+    preparing             (f) decoding a corpus with two processes vs one and vs plain loops, and its memory
+    studies               time of a study between trials, in training, in `status` and `report`
+    overheads             cost of one trial for the components that all trials share
+    simulated_study       which component saturates first with 1,000 workers
 
-Every result is a ratio of two things measured in turns within one run: what else the machine does meets both. Absolute
-times of a CPU say more about the machine than about this code, and are not reported.
+Most results are ratios of two quantities that are measured in turns within one run, so that other work on the machine
+affects both alike. Absolute times depend more on the machine than on this code; only `studies` and (f) report some.
 
-    measure   turns, ratios, verdicts, the machine
-    epochs    what (a), (d) and (e) train: ResNet-18 on clips of CREMA-D's shapes
-    run       the table
+    measure      measuring in turns, results, verdicts, the machine
+    epochs       training for (a), (d) and (e): ResNet-18 on clips of CREMA-D's shapes
+    big_study    a study of ten thousand recorded trials
+    simulation   discrete-event simulation for `simulated_study`
+    run          command line and table
 """

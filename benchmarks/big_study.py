@@ -1,11 +1,9 @@
-"""A study of ten thousand trials that nobody trained: its storage as a real one would be
+"""A study of ten thousand recorded trials with made-up results, stored like a real one
 
     python -m benchmarks.big_study FOLDER [--trials 10000] [--epochs 50]
 
-makes FOLDER/studies/big, which `remix-study status` and `report` read like any other (`--workspace FOLDER`).
+Writes FOLDER/studies/big. `remix-study status` and `report` read it like any other study (`--workspace FOLDER`).
 """
-
-# N trials, E epochs
 
 import argparse
 import json
@@ -41,8 +39,8 @@ DISTRIBUTIONS = {
 _ROWS = 50_000
 
 
-def simulate(workspace: Path, trials: int = 10_000, epochs: int = 50) -> Path:
-    """The folder of the study; seven trials of ten complete, two are pruned, one failed."""
+def record_study(workspace: Path, trials: int = 10_000, epochs: int = 50) -> Path:
+    """Write the study and return its folder. Of ten trials, seven are complete, two pruned, and one failed."""
     folder = workspace / "studies" / "big"
     folder.mkdir(parents=True)
     each = trials // len(METHODS)
@@ -50,12 +48,12 @@ def simulate(workspace: Path, trials: int = 10_000, epochs: int = 50) -> Path:
     write_question(study, {}, "0" * 12, folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(None, folder)
-    made = [optuna.create_study(study_name=optuna_name(study.name, name), storage=storage, direction="maximize")
-            for name in METHODS]  # fmt: skip
+    created = [optuna.create_study(study_name=optuna_name(study.name, name), storage=storage, direction="maximize")
+               for name in METHODS]  # fmt: skip
     rng = np.random.default_rng(0)
     with sa.create_engine(f"sqlite:///{folder / 'optuna.db'}").begin() as connection:
-        for place, of in enumerate(made):
-            for table, content in rows_of(optuna_private.study_id(of), place * each, each, epochs, rng):
+        for index, one in enumerate(created):
+            for table, content in rows_of(optuna_private.study_id(one), index * each, each, epochs, rng):
                 connection.execute(sa.insert(table), content)
     return folder
 
@@ -71,7 +69,7 @@ def _config(trials: int, epochs: int) -> StudyConfig:
         },
     }
     content = {
-        "name": "big", "question": "How does a large study read?", "base": {"corpus": "corpus", "epochs": epochs},
+        "name": "big", "question": "How fast is a large study read?", "base": {"corpus": "corpus", "epochs": epochs},
         "space": SPACE, "methods": methods, "reference": "remix", "trials": trials, "replicates": 5,
         "pruner": {"name": "asha", "grace": 4},
     }  # fmt: skip
@@ -81,24 +79,32 @@ def _config(trials: int, epochs: int) -> StudyConfig:
 def rows_of(
     study: int, first: int, trials: int, epochs: int, rng: np.random.Generator | None = None
 ) -> Iterator[tuple[Any, Sequence[dict[str, Any]]]]:
-    """Rows of every table of Optuna's, in parts that a database takes at once; trial ids begin after `first`."""
+    """Yield the rows of Optuna's tables for `trials` ended trials, in chunks small enough for one statement.
+
+    Args:
+        study: Optuna's id of the study.
+        first: trial ids start after this one.
+
+    Yields:
+        A table of Optuna, and rows for it.
+    """
     m = optuna_private.database_models()
     rng = rng or np.random.default_rng(0)
-    begun = datetime(2026, 1, 1)
+    first_start = datetime(2026, 1, 1)
     heads, params, values, attrs, steps = [], [], [], [], []
     for number in range(trials):
         trial = first + number + 1
         end = "complete" if number % 10 < 7 else "pruned" if number % 10 < 9 else "failed"
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[end]
-        start = begun + timedelta(seconds=15 * number)
+        start = first_start + timedelta(seconds=15 * number)
         heads.append({"trial_id": trial, "number": number, "study_id": study, "state": state,
                       "datetime_start": start, "datetime_complete": start + timedelta(seconds=15)})  # fmt: skip
         rate, decay = 10 ** rng.uniform(-3.3, -2), 10 ** rng.uniform(-6, -2)
-        point = {"optimizer.learning_rate": rate, "optimizer.weight_decay": decay,
-                 "model.fusion": float(rng.integers(3)), "clip_norm": rng.uniform(0.1, 10)}  # fmt: skip
+        values_of = {"optimizer.learning_rate": rate, "optimizer.weight_decay": decay,
+                     "model.fusion": float(rng.integers(3)), "clip_norm": rng.uniform(0.1, 10)}  # fmt: skip
         params += [{"trial_id": trial, "param_name": path, "param_value": value,
                     "distribution_json": distribution_to_json(DISTRIBUTIONS[path])}
-                   for path, value in point.items()]  # fmt: skip
+                   for path, value in values_of.items()]  # fmt: skip
         top = 0.9 - 0.1 * (np.log10(rate) + 2.6) ** 2 + 0.02 * rng.standard_normal()
         trained = epochs if end == "complete" else max(4, int(epochs * rng.uniform(0.1, 0.6)))
         curve = np.maximum.accumulate(top * (1 - np.exp(-np.arange(1, trained + 1) / 8)))
@@ -108,12 +114,12 @@ def rows_of(
         if end == "complete":
             values.append({"trial_id": trial, "objective": 0, "value": float(curve[-1]),
                            "value_type": m.TrialValueModel.TrialValueType.FINITE})  # fmt: skip
-        told: dict[str, Any] = {"seconds": 0.3 * trained, "folders": {"0": f"/gone/{trial}"}}
+        attributes: dict[str, Any] = {"seconds": 0.3 * trained, "folders": {"0": f"/gone/{trial}"}}
         if end == "failed":
-            told |= {"reason": "NotANumberError: the loss must be a number", "cause": "not a number"}
+            attributes |= {"reason": "NotANumberError: the loss must be a number", "cause": "not a number"}
         elif end == "pruned":
-            told["reason"] = f"pruned by asha after {trained} epochs"
-        attrs += [{"trial_id": trial, "key": key, "value_json": json.dumps(value)} for key, value in told.items()]
+            attributes["reason"] = f"pruned by asha after {trained} epochs"
+        attrs += [{"trial_id": trial, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
     tables: list[tuple[Any, list[dict[str, Any]]]] = [
         (m.TrialModel, heads),
         (m.TrialParamModel, params),
@@ -132,4 +138,4 @@ if __name__ == "__main__":
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=50)
     given = parser.parse_args()
-    print(simulate(given.workspace, given.trials, given.epochs))
+    print(record_study(given.workspace, given.trials, given.epochs))

@@ -1,8 +1,8 @@
-"""(d) A Remix epoch against a joint epoch of the same samples, both with everything we have
+"""(d) A Remix epoch vs a joint epoch of the same samples, both with all optimizations of remix_study
 
-A joint step trains two encoders on each sample, a Remix step one. What Remix adds is the scoring pass: at equal shares
-an epoch costs 1/2 + 1/3 of a joint one when every epoch looks, and 1/2 + 1/15 when every fifth does (forward is a third
-of a step).
+A joint step trains two encoders on each sample, a Remix step one. Remix adds the scoring pass, and a forward pass costs
+a third of a step. At equal shares, a Remix epoch therefore costs 1/2 + 1/3 of a joint one with scoring in every epoch,
+and 1/2 + 1/15 with scoring in every fifth epoch.
 """
 
 import tempfile

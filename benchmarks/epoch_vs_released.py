@@ -1,8 +1,9 @@
-"""(a) One Remix epoch after warm-up, against the same epoch with the semantics of the released code
+"""(a) A Remix epoch after warm-up vs the same epoch with the semantics of the released code
 
-Released: both encoders run in every step and the inactive feature is zeroed (`zero_feature`), all inputs are read,
-scoring runs the whole model at the training batch size in every epoch and then walks over single samples. Ours: the
-inactive modality is neither read nor encoded, convolutions run channels-last, scores are computed for whole batches.
+Released code: both encoders run in every step, and the inactive feature is zeroed (`zero_feature`). All inputs are
+read. Scoring runs the whole model at the training batch size in every epoch, then loops over single samples.
+remix_study: the inactive modality is neither read nor encoded, convolutions run channels-last, and scores are computed
+for whole batches.
 """
 
 # N training samples, M modalities, C classes, B samples of one batch
@@ -26,8 +27,13 @@ def measure(quick: bool) -> Iterator[Result]:
         store = noise_store(Path(folder), scale.samples, scale.preset)
         ours = trainer(store, remix(store, scale.batch), scale.batch)
         released = trainer(
-            store, remix(store, scale.batch), scale.batch, channels_last=False, zero_feature=True, look=look_one_by_one
-        )
+            store,
+            remix(store, scale.batch),
+            scale.batch,
+            channels_last=False,
+            zero_feature=True,
+            score=scores_one_by_one,
+        )  # fmt: skip
         rounds = in_turns([ours.epoch, released.epoch], scale.rounds)
     for every, bound in ((1, 0.50), (5, 0.36)):
         yield Result(
@@ -40,8 +46,8 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 @torch.no_grad()
-def look_one_by_one(trainer: Trainer, score: ScoreFunction) -> ScoringPass:  # noqa: ARG001 - it has its own
-    """The scoring pass as released; it knows no cross-entropies, which therefore are zero."""
+def scores_one_by_one(trainer: Trainer, score: ScoreFunction) -> ScoringPass:  # noqa: ARG001 - always KL
+    """Run the scoring pass of the released code. It computes no cross-entropies; they are returned as zeros."""
     model, samples = trainer.model, len(trainer.reader.store)
     scores_NM = np.zeros((samples, len(model.modalities)))
     model.eval()

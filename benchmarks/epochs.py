@@ -1,7 +1,7 @@
-"""What the epoch benchmarks train: ResNet-18 encoders on clips of CREMA-D's shapes, through the training code itself
+"""Training for the epoch benchmarks: ResNet-18 encoders on clips of CREMA-D's shapes, with the package's training code
 
-The clips are noise in a clip store like any other: 257 x 188 spectrograms and 2 frames of 224 x 224 (preset `ogm`).
-Shares are held at one half each, whatever untrained heads think of noise: who does the work decides the cost.
+The clips are noise in an ordinary clip store: 257 x 188 spectrograms and 2 frames of 224 x 224 (preset `ogm`). Each
+modality gets half of the samples, because the cost of an epoch depends on the shares.
 """
 
 # N training samples
@@ -43,7 +43,7 @@ SCORING_BATCH = 256  # the default of `evaluation.batch`
 
 
 class Scale(NamedTuple):
-    """How much is measured. `quick` shows that a benchmark runs, and its ratios mean nothing."""
+    """Size of a benchmark. Quick runs check that it runs; their ratios mean nothing."""
 
     samples: int
     batch: int
@@ -56,19 +56,19 @@ class Scale(NamedTuple):
 
 
 class EpochTime(NamedTuple):
-    """Seconds of the scoring pass and the decision, and of the training steps."""
+    """Seconds of one epoch: `score_s` for the scoring pass and the decision, `train_s` for the training steps."""
 
     score_s: float
     train_s: float
 
     def scoring_every(self, epochs: int) -> float:
-        """Mean seconds of an epoch when every `epochs`-th begins with a scoring pass."""
+        """Return the mean seconds of an epoch if every `epochs`-th one starts with a scoring pass."""
         return self.score_s / epochs + self.train_s
 
 
 @dataclass
 class Trainer:
-    """The parts of a run that an epoch needs; `look` is the scoring pass."""
+    """The parts of a run that train an epoch."""
 
     model: MultimodalModel
     method: Method
@@ -77,14 +77,14 @@ class Trainer:
     collectives: Collectives
     batch: int
     zero_feature: bool
-    look: "Callable[[Trainer, ScoreFunction], ScoringPass]"
+    score: "Callable[[Trainer, ScoreFunction], ScoringPass]"
     epochs: int = 0
 
     def epoch(self) -> EpochTime:
-        """Train one more epoch: plan (which may look), then every step."""
+        """Train one more epoch: plan it, with a scoring pass if the plan needs one, then train every step."""
         self.collectives.barrier()
         started = time.perf_counter()
-        planned = self.method.plan.plan(self.epochs, lambda score: self.look(self, score))
+        planned = self.method.plan.plan(self.epochs, lambda score: self.score(self, score))
         scored = time.perf_counter()
         self.model.train()
         for part in rank_batches(planned.schedule, self.collectives.world):
@@ -98,8 +98,8 @@ class Trainer:
         return EpochTime(scored - started, time.perf_counter() - scored)
 
 
-def batched_look(trainer: Trainer, score: ScoreFunction) -> ScoringPass:
-    """Our scoring pass."""
+def batched_scores(trainer: Trainer, score: ScoreFunction) -> ScoringPass:
+    """Run the scoring pass of remix_study."""
     rows_N = np.arange(len(trainer.reader.store))
     return scoring_pass(trainer.model, trainer.reader, rows_N, trainer.collectives, score, batch=SCORING_BATCH,
                    autocast=False)  # fmt: skip
@@ -112,23 +112,23 @@ def trainer(
     *,
     channels_last: bool = True,
     zero_feature: bool = False,
-    look: Callable[[Trainer, ScoreFunction], ScoringPass] = batched_look,
+    score: Callable[[Trainer, ScoreFunction], ScoringPass] = batched_scores,
     collectives: Collectives | None = None,
 ) -> Trainer:
-    """Adam as released, on ResNet-18 encoders and a concat fusion; tiny encoders where the clips are tiny."""
+    """Return a trainer with Adam as released, ResNet-18 encoders (tiny ones for tiny clips) and concat fusion."""
     tiny = store.card["preset"] == "tiny"
     torch.manual_seed(0)
     encoders = {m: TinyEncoder(c) if tiny else ResNet18(c) for m, c in ((AUDIO, 1), (VIDEO, 3))}
     model = MultimodalModel(encoders, ConcatFusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-4)
     reader = ClipReader(store, torch.device("cpu"), channels_last=channels_last)
-    return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, look)
+    return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, score)
 
 
 def remix(store: ClipStore, batch: int) -> Method:
-    """Remix after its warm-up, looking in every epoch: KL, argmin, blocks."""
+    """Return Remix without warm-up, with a scoring pass in every epoch: KL, argmin, blocks."""
     settings = RemixSettings(
         warmup=0, score="kl", filter=Argmin(), how=Reassembly("blocks", (1, 0), batch), share=FixedShare((0.5, 0.5))
     )
@@ -137,12 +137,13 @@ def remix(store: ClipStore, batch: int) -> Method:
 
 
 def joint(store: ClipStore, batch: int) -> Method:
+    """Return joint training."""
     how = Reassembly("shuffled", (1, 0), batch)
     return Method("joint", ConstantPlan(everything_joint(len(store), 2), how, seed=0), (FusedLoss(),), False)
 
 
 def noise_store(folder: Path, samples: int, preset: str) -> ClipStore:
-    """A clip store of noise in the shapes of `preset`, in `folder`; written there if it is not."""
+    """Return a clip store of noise with the shapes of `preset`, and write its shards to `folder` unless they exist."""
     shapes: Preset = PRESETS[preset]
     draw = stream(0, "benchmark clips")
     for m in shapes.modalities:

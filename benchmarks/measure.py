@@ -1,4 +1,4 @@
-"""Two things in turns, their ratio, and whether it is what was asked for"""
+"""Measuring in turns, results with their bounds, and a description of the machine"""
 
 import os
 import platform
@@ -16,9 +16,13 @@ Verdict = Literal["met", "missed", "not asked", "not measured"]
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table; `measured` None: it could not be measured, and `note` says why.
+    """One row of the table.
 
-    One without a bound (`at_most`, `at_least`) is told because it explains another. `unit`: ratio, 1e9 bytes, seconds.
+    Attributes:
+        measured: None if it could not be measured; `note` then gives the reason.
+        at_most: upper bound. A result without a bound is reported because it explains another one.
+        at_least: lower bound.
+        unit: `x` for a ratio, `GB` for 1e9 bytes, `s` for seconds.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
+        """Whether the measured value is within its bounds."""
         if self.measured is None:
             return "not measured"
         if self.at_most is None and self.at_least is None:
@@ -41,7 +46,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the ratios were measured on. `load`: running processes over the last minute, before the benchmarks began."""
+    """The machine that runs the benchmarks.
+
+    Attributes:
+        threads: threads of torch.
+        load: average number of running processes in the minute before the benchmarks started.
+    """
 
     processor: str
     cores: int
@@ -52,6 +62,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
+    """Describe this machine and its current load."""
     return Machine(
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
@@ -63,9 +74,9 @@ def this_machine() -> Machine:
 
 
 def in_turns(methods: Sequence[Callable[[], T]], rounds: int) -> list[tuple[T, ...]]:
-    """What each method returned in each round, after one round that does not count.
+    """Call all methods `rounds` times in turns, after one warm-up round, and return their results by round.
 
-    Every other round goes backwards: none always follows the same one.
+    Every other round runs in reverse order, so that no method always follows the same one.
     """
     found = []
     for number in range(rounds + 1):
@@ -76,7 +87,7 @@ def in_turns(methods: Sequence[Callable[[], T]], rounds: int) -> list[tuple[T, .
 
 
 def seconds(work: Callable[[], object], calls: int = 1) -> float:
-    """The median time of `calls` calls."""
+    """Return the median wall-clock seconds of `calls` calls of `work`."""
     return statistics.median(_once(work) for _ in range(calls))
 
 
@@ -87,12 +98,13 @@ def _once(work: Callable[[], object]) -> float:
 
 
 def median(values: Sequence[float]) -> float:
+    """Return the median of `values`."""
     return statistics.median(values)
 
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - not a path of ours
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - a file of the system, not a path of the project
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -1,12 +1,12 @@
-"""(f) Preparing a corpus: how fast, on how many cores, against plain loops, in how much memory
+"""(f) Preparing a corpus: two processes vs one, all cores vs plain loops, and memory
 
-Clips as Kinetics-Sounds has them: 3 seconds of 320 x 240 pixels in H.264 at 30 frames per second, with AAC sound. A
-store of them keeps nine frames of 224 x 224 and a spectrogram (preset kinetics_sounds).
+The clips resemble those of Kinetics-Sounds: 3 seconds of 320 x 240 pixels in H.264 at 30 frames per second, with AAC
+sound. A clip store keeps nine frames of 224 x 224 and a spectrogram of each (preset kinetics_sounds).
 
-    cores     decoding with two processes against one, from the first finished clip to the last; processes that start
-              (torch is imported once) and files that are read for checksums are told apart
-    loops     all of that with all cores, against a loop that only decodes the same frames and the sound
-    memory    what the driver and its largest worker take for themselves, for some clips and for four times as many
+    cores     decoding with two processes vs one, from the first finished clip to the last. Starting the processes and
+              computing checksums is reported separately.
+    loops     decoding with all cores vs a loop that only decodes the same frames and the sound
+    memory    private memory of the driver and of its largest worker, for some clips and for four times as many
 """
 
 import subprocess
@@ -36,9 +36,11 @@ _SAMPLED_S = 0.02
 
 @dataclass(frozen=True)
 class Scale:
+    """Size of the benchmark."""
+
     clips: int
     rounds: int
-    few: int  # clips for which memory is measured; and four times as many
+    few: int  # memory is measured for so many clips, and for four times as many
     length_s: float
 
     @classmethod
@@ -48,11 +50,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Times:
-    """Of one preparation, in seconds."""
+    """Seconds of one preparation."""
 
     start: float  # until the first clip is done
-    clips: float  # each, from the first to the last
-    whole: float
+    clips: float  # per clip, from the first to the last
+    total: float
 
 
 def measure(quick: bool) -> Iterator[Result]:
@@ -74,28 +76,29 @@ def measure(quick: bool) -> Iterator[Result]:
     )
     yield Result(
         "(f) the whole preparation with 2 processes / 1 (as fast)",
-        median([times[0].whole / times[1].whole for times in turns]),
-        note="with checksums of files, the start of processes, and publishing",
+        median([times[0].total / times[1].total for times in turns]),
+        note="including checksums, starting processes, and publishing",
     )
-    yield Result("(f) until the first clip is done", median([times[1].start for times in turns]), unit="s")
+    yield Result("(f) time until the first clip is done", median([times[1].start for times in turns]), unit="s")
     for index, loop in enumerate(("decord", "PyAV")):
         each = median([times[index] for times in loops])
         yield Result(
             f"(f) preparing with all cores / a plain loop of {loop} (as fast)",
             each / crew,
-            note=f"the loop: {1 / each:.1f} clips per second, decoded and no more",
+            note=f"the loop: {1 / each:.1f} clips per second, decoding only",
         )
     for role, index in (("the driver", 0), ("a worker", 1)):
         small, large = few_and_many[0][index], few_and_many[1][index]
         yield Result(
-            f"(f) memory of {role}: four times as many clips / as many",
+            f"(f) memory of {role}: {4 * scale.few} clips / {scale.few}",
             large / small,
             at_most=1.2,
-            note=f"{large / 2**20:.0f} MB of its own at most, for {4 * scale.few} clips",
+            note=f"{large / 2**20:.0f} MB private memory at most, for {4 * scale.few} clips",
         )
 
 
 def prepared(clips: Sequence[Clip], root: Path, workers: int) -> Times:
+    """Prepare the clips in a temporary clip store, and return the times."""
     ends: list[float] = []
 
     def progress(done: int, _: int) -> None:
@@ -108,12 +111,12 @@ def prepared(clips: Sequence[Clip], root: Path, workers: int) -> Times:
             clips, root, Path(out), preset=_PRESET, name="benchmark", manifest_digest="", workers=workers,
             progress=progress,
         )  # fmt: skip
-        whole = time.perf_counter() - started
-    return Times(ends[0] - started, (ends[-1] - ends[0]) / (len(ends) - 1), whole)
+        total = time.perf_counter() - started
+    return Times(ends[0] - started, (ends[-1] - ends[0]) / (len(ends) - 1), total)
 
 
 def decord_loop(path: Path) -> None:
-    """As a tutorial has it: all threads that decord likes, and the frames by number."""
+    """Decode a clip with decord as in a tutorial: default threads, frames by number."""
     import decord
 
     reader = decord.VideoReader(str(path))
@@ -124,6 +127,7 @@ def decord_loop(path: Path) -> None:
 
 
 def pyav_loop(path: Path) -> None:
+    """Decode the same frames and the sound of a clip with PyAV."""
     import av
 
     with av.open(str(path)) as file:
@@ -138,7 +142,7 @@ def pyav_loop(path: Path) -> None:
 
 
 def _each(loop: Callable[[Path], None], clips: Sequence[Clip], root: Path) -> float:
-    """Seconds a clip."""
+    """Return the seconds per clip."""
 
     def all_of_them() -> None:
         for clip in clips:
@@ -148,28 +152,28 @@ def _each(loop: Callable[[Path], None], clips: Sequence[Clip], root: Path) -> fl
 
 
 def peaks(root: Path, clips: int) -> tuple[int, int]:
-    """Bytes that the driver, and that its largest worker, had for themselves at most; files they read do not count."""
+    """Return the peak private memory of the driver and of its largest worker, in bytes, without mapped files."""
     driver = subprocess.Popen([sys.executable, "-m", "benchmarks.preparing", str(root), str(clips)])
     most = {"driver": 0, "worker": 0}
     while driver.poll() is None:
         for pid in _family(driver.pid):
             role = "driver" if pid == driver.pid else "worker"
             most[role] = max(most[role], _own_bytes(pid))
-        time.sleep(_SAMPLED_S)  # memory is sampled: the system tells of no peak of what is not shared
+        time.sleep(_SAMPLED_S)  # Linux records no peak of private memory, so it is sampled
     if driver.returncode:
-        raise RuntimeError(f"the preparation must end well, but ended with {driver.returncode}")
+        raise RuntimeError(f"The preparation exited with status {driver.returncode}; see its output above.")
     return most["driver"], most["worker"]
 
 
 def _family(root: int) -> list[int]:
-    """The process and all below it."""
+    """Return the ids of a process and its descendants."""
     found, children = [], [root]
     while children:
         found.append(pid := children.pop())
         try:
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 children += map(int, (thread / "children").read_text().split())
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return found
 
@@ -183,7 +187,7 @@ def _own_bytes(pid: int) -> int:
 
 
 def render(root: Path, clips: int, length_s: float) -> list[Clip]:
-    """Clips of one content, each a file of its own: decoding knows nothing of that."""
+    """Write clips with the same content to separate files. Decoding does not cache by content."""
     first = root / "clip-0000.mp4"
     _encode(first, length_s)
     found = []
@@ -197,7 +201,7 @@ def render(root: Path, clips: int, length_s: float) -> list[Clip]:
 
 
 def _encode(path: Path, length_s: float) -> None:
-    """A pattern that drifts under noise, as costly to decode as a photographed scene, with a tone."""
+    """Write a clip of a drifting pattern under noise, as costly to decode as a real scene, with a tone."""
     import av
 
     y, x = np.mgrid[:_HEIGHT, :_WIDTH]

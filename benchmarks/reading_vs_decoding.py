@@ -1,8 +1,8 @@
-"""(c) Batches out of the clip store, against decoding the same clips each time
+"""(c) Reading batches from the clip store vs decoding the same clips each time
 
-Real files with video and sound, and the same arrays of both modalities from both sides:
-    tiny   clips of the synthetic corpus: one second, 64 x 64 pixels, 8 frames per second
-    ogm    clips of CREMA-D's size: 2.5 seconds, 480 x 360 pixels, 30 frames per second; smooth pictures decode fast
+Both return the same arrays of audio and video, for real files:
+    tiny   clips of the synthetic corpus: 1 second, 64 x 64 pixels, 8 frames per second
+    ogm    clips of CREMA-D's size: 2.5 seconds, 480 x 360 pixels, 30 frames per second, smooth and thus fast to decode
 """
 
 import tempfile
@@ -64,7 +64,7 @@ def _ratio(manifest: Path, preset: str, rounds: int) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in preparation's workers. With more, threads that wait for each other on a busy machine would flatter us."""
+    """Use one thread, as preparation does; on a busy machine, more threads would slow down decoding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _large_clips(folder: Path, clips: int) -> Path:
-    """A manifest of clips that share one file's content: decoding knows nothing of that."""
+    """Write clips with the same content, and return their manifest. Decoding does not cache by content."""
     first = folder / "clip-00.mp4"
     _write_large(first)
     rows = []
@@ -89,7 +89,7 @@ def _large_clips(folder: Path, clips: int) -> Path:
 
 
 def _write_large(path: Path) -> None:
-    """A pattern that drifts, with a tone."""
+    """Write a clip of a drifting pattern with a tone."""
     import av
 
     y, x = np.mgrid[:_HEIGHT, :_WIDTH]

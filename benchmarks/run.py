@@ -1,4 +1,4 @@
-"""The table: `python -m benchmarks.run [NAME ...] [--quick] [--json FILE]`"""
+"""Command line of the benchmarks: `python -m benchmarks.run [NAME ...] [--quick] [--json FILE]`"""
 
 import argparse
 import json
@@ -36,10 +36,11 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Result]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Ratios measured within one run.")
+    """Run the named benchmarks and print a table of their results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Run benchmarks and print results.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--quick", action="store_true", help="does it run? its ratios mean nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument("--quick", action="store_true", help="check that everything runs; the results mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     given = parser.parse_args(arguments)
     if unknown := sorted(set(given.names) - set(BENCHMARKS)):
         parser.error(f"NAME must be one of {', '.join(BENCHMARKS)}, but is {', '.join(unknown)}")
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def as_json(results: Iterable[Result], machine: Machine, quick: bool) -> dict[str, object]:
+    """Return the content of the file given by `--json`."""
     return {
         "machine": asdict(machine),
         "quick": quick,
@@ -65,11 +67,12 @@ def as_json(results: Iterable[Result], machine: Machine, quick: bool) -> dict[st
 
 
 def table(results: Iterable[Result], machine: Machine, quick: bool) -> Table:
+    """Return a table with one row per result, and the machine as its caption."""
     where = f"{machine.processor}, {machine.cores} cores, torch {machine.torch} with {machine.threads} threads"
-    drawn = Table(title="Quick: shows that it runs, measures nothing" if quick else "Ratios within one run")
-    drawn.caption = f"{where}, Python {machine.python}, load {machine.load} before"
+    drawn = Table(title="Quick run: its numbers mean nothing" if quick else "Benchmarks")
+    drawn.caption = f"{where}, Python {machine.python}, load {machine.load} at the start"
     for column, justify in (("what", "left"), ("measured", "right"), ("required", "right"), ("verdict", "left")):
-        drawn.add_column(column, justify=justify)  # type: ignore[arg-type]  # a literal type
+        drawn.add_column(column, justify=justify)  # type: ignore[arg-type]  # inferred as str instead of a Literal
     colours = {"met": "green", "missed": "bold red"}
     for result in results:
         name = f"{result.name}\n  [dim]{result.note}[/dim]" if result.note else result.name

@@ -1,6 +1,6 @@
-"""What a study costs beside its training: between two trials, of the slots' time, in reading and in starting
+"""Time that a study needs besides training: between trials, in its slots, and in `status`, `report` and `--help`
 
-Absolute times, as they were asked for: of this machine, and of nothing else that runs on it meanwhile.
+These are absolute times of this machine. Run the benchmark while nothing else runs.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.big_study import simulate
+from benchmarks.big_study import record_study
 from benchmarks.measure import Result, seconds
 from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import prepare_synthetic
@@ -43,7 +43,7 @@ def measure(quick: bool) -> Iterator[Result]:
 
 def _study(place: Path, name: str, trials: int, epochs: int, concurrency: int) -> StudyConfig:
     content: dict[str, Any] = {
-        "name": name, "question": "How long does nothing take?", "trials": trials, "replicates": 1,
+        "name": name, "question": "What does a study cost besides training?", "trials": trials, "replicates": 1,
         "reference": "joint", "concurrency": concurrency,
         "base": {"corpus": str(place / "corpus"), "epochs": epochs, "device": "cpu", "tracking": {"model": False}},
         "space": {"optimizer.learning_rate": {"kind": "float", "low": 5e-4, "high": 1e-2, "log": True}},
@@ -53,17 +53,17 @@ def _study(place: Path, name: str, trials: int, epochs: int, concurrency: int) -
 
 
 def _between_trials(place: Path, trials: int) -> Iterator[Result]:
-    """From one result to the next, less the work in between: everything that is neither epoch nor evidence."""
-    told: list[tuple[float, float]] = []
+    """Measure the time between two results minus the run's own seconds: all that is neither training nor evaluation."""
+    ends: list[tuple[float, float]] = []
 
-    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as StudyListener asks
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - signature of StudyListener
         if task.stage == "search":
             folder = RunFolder(Path(task.jobs[0].folder))
-            told.append(((folder.path / "result.json").stat().st_mtime, folder.seconds))
+            ends.append(((folder.path / "result.json").stat().st_mtime, folder.seconds))
 
     study = _study(place, "between", trials, epochs=4, concurrency=1)
     StudyRun(study, {}, place / "w", StudyListener(done=done)).run(_no_report)
-    gaps = [end - before - work for (before, _), (end, work) in itertools.pairwise(told)]
+    gaps = [end - before - work for (before, _), (end, work) in itertools.pairwise(ends)]
     yield Result(
         "between two trials, one worker", statistics.median(gaps), at_most=1.0, unit="s",
         note=f"median of {len(gaps)}, tracked; the longest {max(gaps):.2f} s",
@@ -71,15 +71,15 @@ def _between_trials(place: Path, trials: int) -> Iterator[Result]:
 
 
 def _slots(place: Path, trials: int, wanted_s: float) -> Iterator[Result]:
-    """Two slots: which part of their time, from the command to the last trial's end, was inside training."""
-    # How many epochs make a trial of the wanted length: measured, two at once, as they will be.
+    """Measure the share of two slots' time in training, from the command to the end of the last trial."""
+    # Measure how many epochs make a trial of the wanted length, with two trials at once as below.
     probe = _study(place, "probe", 2, epochs=6, concurrency=2)
     StudyRun(probe, {}, place / "w").run(_no_report)
     each = statistics.median(t.seconds / 6 for t in read_ledger(place / "w" / "studies" / "probe").trials["joint"])
     epochs = max(2, round(wanted_s / each))
     last: list[float] = []
 
-    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - as StudyListener asks
+    def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:  # noqa: ARG001 - signature of StudyListener
         if task.stage == "search":
             last.append(time.monotonic())
 
@@ -90,13 +90,13 @@ def _slots(place: Path, trials: int, wanted_s: float) -> Iterator[Result]:
     work = [_inside(Path(t.folders[0])) for t in trials_of]
     share = sum(work) / (2 * (max(last) - started))
     yield Result(
-        "of two slots' time inside training", share, at_least=0.9, unit="x",
+        "share of two slots' time in training", share, at_least=0.9, unit="x",
         note=f"{trials} trials, {statistics.mean(work):.1f} s from first step to end; Ray's start included",
     )  # fmt: skip
 
 
 def _inside(folder: Path) -> float:
-    """Seconds from a run's first step to its end, as it told its tracker; checkpoints are part of training."""
+    """Return the seconds from a run's first step to its end, including checkpoints, from its metric spool."""
     lines = [json.loads(line) for line in (folder / "tracking" / "spool.jsonl").read_text().splitlines()]
     first = next(line["time"] for line in lines if "metrics" in line) / 1000
     work = ("time/score_s", "time/train_s", "time/evaluate_s")
@@ -105,20 +105,20 @@ def _inside(folder: Path) -> float:
 
 
 def _reading(place: Path, trials: int) -> Iterator[Result]:
-    simulate(place / "big", trials=trials, epochs=50)
+    record_study(place / "big", trials=trials, epochs=50)
     where = ("big", "--workspace", str(place / "big"))
     what = f"of {trials:,} trials x 50 epochs"
     yield Result(f"remix-study status {what}", seconds(lambda: _command("status", *where), 3), at_most=2.0, unit="s")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     yield Result(f"remix-study report {what}", seconds(lambda: _command("report", *where)), at_most=60.0, unit="s")
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child so far, KiB
-    note = "" if most > before else "at most: an earlier child of this process was larger"
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, of the largest child process so far
+    note = "" if most > before else "upper bound: an earlier child process was larger"
     yield Result(f"memory of report {what}", most * 1024 / 1e9, at_most=2.0, unit="GB", note=note)
     page = place / "big" / "studies" / "big" / "report" / "report.html"
-    yield Result("its page", page.stat().st_size / 1e9, unit="GB")
+    yield Result(f"size of report.html {what}", page.stat().st_size / 1e9, unit="GB")
 
 
-def _no_report(folder: Path) -> list[Path]:  # noqa: ARG001 - as a study asks
+def _no_report(folder: Path) -> list[Path]:  # noqa: ARG001 - signature of the report function
     return []
 
 

@@ -1,10 +1,9 @@
-"""(e) Two gloo workers against one, on the same Remix epoch with the same global batch
+"""(e) Two gloo workers vs one, on the same Remix epoch with the same global batch
 
-On one machine two workers share the cores that one could have alone, so they are compared with one worker of as many
-threads, and with one of half as many. Workers are processes that stay, and train an epoch when told to.
+On one machine, two workers share the cores that one worker could use alone. They are therefore compared with one worker
+that has as many threads as both, and with one that has half as many. Workers are processes that train an epoch for each
+line on their standard input.
 """
-
-# N training samples
 
 import json
 import subprocess
@@ -39,13 +38,13 @@ def measure(quick: bool) -> Iterator[Result]:
 
 
 class _Crew:
-    """The processes of one world."""
+    """The worker processes of one process group."""
 
     def __init__(self, workers: list[subprocess.Popen[str]]) -> None:
         self._workers = workers
 
     def epoch(self) -> float:
-        """Seconds of one epoch, as the first worker saw it."""
+        """Train one epoch, and return the seconds that the first worker measured."""
         for worker in self._workers:
             assert worker.stdin is not None
             worker.stdin.write("epoch\n")
@@ -57,7 +56,7 @@ class _Crew:
         assert worker.stdout is not None
         line = worker.stdout.readline()
         if not line:
-            raise RuntimeError(f"a benchmark worker must answer with a time, but ended with status {worker.wait()}")
+            raise RuntimeError(f"A benchmark worker exited with status {worker.wait()}; see its output above.")
         return float(json.loads(line))
 
 
@@ -67,8 +66,8 @@ def _crew(folder: Path, size: int, threads: int, quick: bool) -> Iterator[_Crew]
     workers: list[subprocess.Popen[str]] = []
     try:
         for rank in range(size):
-            told = [str(folder), str(rank), str(size), str(threads), str(int(quick))]
-            command = [sys.executable, "-m", "benchmarks.two_workers_vs_one", *told]
+            arguments = [str(folder), str(rank), str(size), str(threads), str(int(quick))]
+            command = [sys.executable, "-m", "benchmarks.two_workers_vs_one", *arguments]
             workers.append(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
             )
@@ -80,12 +79,12 @@ def _crew(folder: Path, size: int, threads: int, quick: bool) -> Iterator[_Crew]
 
 
 def _work(folder: Path, rank: int, size: int, threads: int, quick: bool) -> None:
-    """Train an epoch for every line that comes in, and answer with its seconds."""
+    """Train an epoch for every line on standard input, and print its seconds."""
     torch.set_num_threads(threads)
     collectives: Collectives = Solo()
     if size > 1:
-        barrier = (folder / f"barrier-{size}").as_uri()
-        dist.init_process_group("gloo", init_method=barrier, rank=rank, world_size=size)
+        rendezvous = (folder / f"rendezvous-{size}").as_uri()
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
         collectives = TorchCollectives(torch.device("cpu"))
     scale = Scale.of(quick)
     store = noise_store(folder, scale.samples, scale.preset)

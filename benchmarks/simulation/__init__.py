@@ -1,1 +1,1 @@
-"""A study as events: trials, workers, and the parts that all of them wait for; no Ray, no training, virtual time"""
+"""Discrete-event simulation of a study: trials, workers and shared components in virtual time"""

@@ -1,7 +1,6 @@
-"""Discrete events: a clock that jumps from one to the next, and stations where work waits its turn
+"""Discrete-event simulation: a clock that jumps between events, and first-come, first-served queues
 
-A station serves in the order of arrival, with so many servers. How long a piece of work takes is known when it comes,
-so its end is, too: no event is needed to wait in a queue, however long it is.
+The duration of a job is known when it arrives, and therefore also its end. Waiting in a queue needs no event.
 """
 
 import heapq
@@ -14,34 +13,42 @@ Then = Callable[[], None]
 
 
 class Clock:
-    """Virtual seconds; events at the same time happen in the order in which they were asked for."""
+    """Virtual time in seconds. Events at the same time run in the order in which they were scheduled."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, Then]] = []
-        self._asked = 0
+        self._scheduled = 0
         self._stopped = False
 
     def at(self, when: float, then: Then) -> None:
-        assert when >= self.now, f"an event at {when} must not lie before {self.now}"
-        self._asked += 1
-        heapq.heappush(self._events, (when, self._asked, then))
+        """Schedule `then` at the time `when`."""
+        assert when >= self.now, f"the time of an event must be at least {self.now} (now), but is {when}"
+        self._scheduled += 1
+        heapq.heappush(self._events, (when, self._scheduled, then))
 
     def after(self, seconds: float, then: Then) -> None:
+        """Schedule `then` in `seconds`."""
         self.at(self.now + seconds, then)
 
     def run(self) -> None:
-        """Until nothing is to come, or `stop`."""
+        """Run events until none is left or `stop` is called."""
         while self._events and not self._stopped:
             self.now, _, then = heapq.heappop(self._events)
             then()
 
     def stop(self) -> None:
+        """End `run` after the current event."""
         self._stopped = True
 
 
 class Station:
-    """`servers` of them work at once; `busy_s` per stretch of `stretch_s` seconds is kept for a curve over time."""
+    """A first-come, first-served queue with one or more servers.
+
+    Args:
+        servers: number of jobs that are served at once.
+        stretch_s: length of the intervals for which utilisation is recorded, in seconds.
+    """
 
     def __init__(self, clock: Clock, servers: int = 1, stretch_s: float = 600.0) -> None:
         self._clock, self.servers, self._stretch_s = clock, servers, stretch_s
@@ -52,11 +59,11 @@ class Station:
 
     @property
     def backlog_s(self) -> float:
-        """How long a piece of work would wait that came now."""
+        """Seconds that a job arriving now would wait."""
         return max(0.0, self._free[0] - self._clock.now)
 
     def serve(self, seconds: float) -> float:
-        """A piece of work of so many seconds comes; when it will be done."""
+        """Add a job that takes `seconds` of a server, and return when it ends."""
         now = self._clock.now
         begin = max(now, self._free[0])
         end = begin + seconds
@@ -67,7 +74,7 @@ class Station:
         return end
 
     def busy(self, begin: float, end: float) -> None:
-        """One server was at work, with something that `serve` does not know of."""
+        """Record that a server is busy from `begin` to `end`, in addition to the jobs of `serve`."""
         self.busy_s += end - begin
         first, last = int(begin // self._stretch_s), int(end // self._stretch_s)
         if first == last:
@@ -78,8 +85,8 @@ class Station:
             self._busy[number] = self._busy.get(number, 0.0) + inside
 
     def utilisation(self, end: float) -> NDArray[np.float64]:
-        """Of each stretch until `end`: which part of the servers' time was work; the last one may be shorter."""
-        stretches = int(np.ceil(end / self._stretch_s - 1e-9))  # an end on the border opens no other
+        """Return the busy share of the servers' time for each interval until `end`; the last may be shorter."""
+        stretches = int(np.ceil(end / self._stretch_s - 1e-9))  # an end on a border adds no interval
         busy = np.array([self._busy.get(number, 0.0) for number in range(stretches)])
         length = np.full(stretches, float(self._stretch_s))
         length[-1] = end - (stretches - 1) * self._stretch_s

@@ -1,3 +1,5 @@
+"""Benchmarks run, and their methods compute the same as what they are compared with"""
+
 import json
 from pathlib import Path
 
@@ -7,12 +9,13 @@ import torch
 
 from benchmarks import decisions, epochs, overheads, run
 from benchmarks.measure import Result, in_turns
+from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
 from remix_study.epoch import NO_SAMPLE
 
 
 @pytest.mark.slow
-def test_quick_decisions_give_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_decisions_write_a_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run.main(["decisions", "--quick", "--json", str(tmp_path / "bench.json")])
     written = json.loads((tmp_path / "bench.json").read_text())
     assert written["quick"] is True
@@ -22,18 +25,18 @@ def test_quick_decisions_give_a_table_and_json(tmp_path: Path, capsys: pytest.Ca
     assert all(result.keys() == fields for result in written["results"])
     assert [result["unit"] for result in written["results"]].count("GB") == 1
     assert all(result["measured"] > 0 for result in written["results"])
-    assert {result["verdict"] for result in written["results"]} == {"not asked"}, "a quick run must not judge"
-    assert "measures nothing" in capsys.readouterr().out
+    assert {result["verdict"] for result in written["results"]} == {"not asked"}, "a quick run has no bounds"
+    assert "Quick run: its numbers mean nothing" in capsys.readouterr().out
 
 
-def test_an_unknown_benchmark_is_refused_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_benchmark_is_rejected_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run.main(["decision"])
     assert ended.value.code == 2
     assert "epoch_vs_released, decisions" in capsys.readouterr().err
 
 
-def test_the_loop_and_ours_decide_the_same() -> None:
+def test_the_loop_and_remix_study_make_the_same_decisions() -> None:
     probs_NMC = decisions.random_probabilities(300, 2, 6)
     schedule = decisions.decide(probs_NMC)
     loop = decisions.decide_one_by_one(torch.from_numpy(probs_NMC))
@@ -48,20 +51,20 @@ def test_the_loop_and_ours_decide_the_same() -> None:
     assert len(ours[True]) + len(ours[False]) == 300
 
 
-def test_an_epoch_trains_half_of_the_samples_through_each_modality(tmp_path: Path) -> None:
+def test_an_epoch_trains_half_of_the_samples_with_each_modality(tmp_path: Path) -> None:
     store = epochs.noise_store(tmp_path, 8, "tiny")
     one = epochs.trainer(store, epochs.remix(store, 4), 4)
     before = {name: p.detach().clone() for name, p in one.model.named_parameters()}
     time = one.epoch()
     assert min(time) > 0
-    # Every sample is scored through both modalities, and trained through one.
+    # Each of the 8 samples is scored with both modalities and trained with one.
     assert one.reader.rows_read == {"audio": 12, "video": 12}
     assert all(not torch.equal(before[name], p) for name, p in one.model.named_parameters())
     assert np.isclose(time.scoring_every(2), time.score_s / 2 + time.train_s)
 
 
 @pytest.mark.slow
-def test_preparing_is_measured_by_cores_loops_and_memory(tmp_path: Path) -> None:
+def test_quick_preparing_measures_cores_loops_and_memory(tmp_path: Path) -> None:
     run.main(["preparing", "--quick", "--json", str(tmp_path / "bench.json")])
     results = json.loads((tmp_path / "bench.json").read_text())["results"]
     assert [result["unit"] for result in results].count("s") == 1
@@ -72,18 +75,18 @@ def test_preparing_is_measured_by_cores_loops_and_memory(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.server
-def test_a_quick_measurement_is_what_the_simulation_takes_in(tmp_path: Path) -> None:
-    overheads.main(["--quick", "--json", str(tmp_path / "measured.json")])
+def test_the_simulation_reads_a_quick_measurement_of_overheads(tmp_path: Path) -> None:
+    measure_overheads(["--quick", "--json", str(tmp_path / "measured.json")])
     measured = read(tmp_path / "measured.json")
     assert measured["quick"] is True
-    assert {row["ask_statements"] for row in measured["driver"]["sqlite"]} == {40}, "not more with more on record"
+    assert {row["ask_statements"] for row in measured["driver"]["sqlite"]} == {40}, "independent of recorded trials"
     found = Costs.of(measured, "sqlite")
-    assert min(*found.ask_s.y, *found.tell_s.y, found.judge_s, found.look_s, *found.tune_s.y) > 0
+    assert min(*found.ask_s.y, *found.tell_s.y, found.pruner_s, found.poll_s, *found.tune_s.y) > 0
     assert Costs.of(measured, "journal").ask_statements == 0
     assert len(list(overheads.ratios(measured))) > 10
 
 
-def test_turns_alternate_and_the_first_round_does_not_count() -> None:
+def test_turns_alternate_after_a_warm_up_round() -> None:
     calls: list[str] = []
 
     def method(name: str) -> str:
@@ -106,5 +109,5 @@ def test_turns_alternate_and_the_first_round_does_not_count() -> None:
         (Result("r", None, at_most=2.0), "not measured"),
     ],
 )
-def test_a_verdict_compares_with_the_bound(result: Result, verdict: str) -> None:
+def test_a_verdict_compares_the_result_with_its_bound(result: Result, verdict: str) -> None:
     assert result.verdict == verdict
