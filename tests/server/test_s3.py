@@ -182,10 +182,10 @@ def test_a_store_survives_upload_and_download(
     bucket: "Bucket", built: Path, small_store: ClipStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{bucket.url}/stores/small"
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     require_writable(url)
-    upload_store(built, url, lambda done, total: told.append((done, total)))
-    assert told[-1][0] == told[-1][1] >= 1
+    upload_store(built, url, lambda done, total: reported.append((done, total)))
+    assert reported[-1][0] == reported[-1][1] >= 1
     copy = open_corpus(url, verify=True)
     assert copy.path != built / "store"
     assert copy.digest == small_store.digest

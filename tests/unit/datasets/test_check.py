@@ -297,13 +297,13 @@ def test_problems_are_shown_with_names_and_fit_the_terminal() -> None:
         report_of(
             bad=bad, bad_fraction=0.5, absent_by_class={"a": 4, "z": 1}, groups_by_split={"train": 2},
             leaking=("ann",), duplicates=(("p", "q"),), crossing=1,
-            problems=("mend [this]",), warnings=("see [that]",),
+            problems=("fix [this]",), warnings=("see [that]",),
         )
     )  # fmt: skip
     assert max(len(line) for line in text.splitlines()) <= 80
     for said in (
         "Unusable clips: 25 open", "[red]clip", "5 more; --json lists all", "warning: see [that]", "500.00 GB",
-        "problem: mend [this]", "Not ready: 1 problem to fix first.", "about 2.5 h on 2 cores",
+        "problem: fix [this]", "Not ready: 1 problem to fix first.", "about 2.5 h on 2 cores",
         "50.0% of the clips", "1 set of identical clips, 1 across splits",
     ):  # fmt: skip
         assert said in text

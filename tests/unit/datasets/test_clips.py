@@ -183,7 +183,7 @@ def test_every_kind_of_modality_has_its_shape_and_is_normalised(
             expected = np.moveaxis(expected, 4, 1)
         assert x.dtype == torch.float32
         np.testing.assert_allclose(x.numpy().reshape(expected.shape), expected, atol=2e-5)
-    assert float(seen["vector"][2, 2]) == 0  # a gap is the mean
+    assert float(seen["vector"][2, 2]) == 0  # a missing value becomes the mean
     assert (seen["sequence"][1, 2:] == 0).all()
 
 
@@ -270,7 +270,7 @@ def test_time_masks_of_filter_banks_use_the_other_axis(tmp_path: Path) -> None:
     seen = inputs(ClipReader(store, CPU), samples, looks(samples, Augmentation(shift=0.3)))["audio"]
     assert seen.shape == (COUNT, 1, 1024, 128)
     steps = seen[:, 0, :, 0].diff(dim=1)
-    assert ((steps == 1) | (steps == -1023)).all()  # still in order, but for where the end meets the beginning
+    assert ((steps == 1) | (steps == -1023)).all()  # in order, except where the end wraps around to the start
     assert (seen == seen[..., :1]).all()
     assert (seen[:, 0, 0, 0] != 0).any()
 

@@ -56,7 +56,7 @@ def test_the_store_has_every_clips_own_features(tmp_path: Path, layout: str) -> 
             there = np.arange(stored.shape[1]) < part.lengths[key][:, None]
             wanted = np.where(np.isfinite(part.arrays[key]), part.arrays[key], np.nan).astype(np.float32)
             np.testing.assert_array_equal(stored[there], wanted[there])
-            if layout == "pickle":  # where the file says what is padding, or shows it by zeros
+            if layout == "pickle":  # only pickles have padding, marked by lengths or zeros
                 seen = part.arrays[key].any(axis=(1, 2))
                 assert np.isnan(stored[seen][~there[seen]]).all()
                 assert not stored[~seen].any()  # the front end saw no face
@@ -77,16 +77,16 @@ def test_lengths_take_precedence_over_zero_padding(tmp_path: Path, aligned: bool
     lengths = mosei.parts()["train"].lengths
     text, video = (np.load(root / "train" / f"{m}.npy") for m in ("text", "video"))
     assert (np.isfinite(text).all(axis=2).sum(axis=1) == lengths["text"]).all()  # from the mask of text_bert
-    told = lengths["vision"] if not aligned else np.full(56, 6)  # aligned files do not say
-    assert (np.isfinite(video).all(axis=2).sum(axis=1) == told).all()
+    steps = lengths["vision"] if not aligned else np.full(56, 6)  # aligned files have no lengths
+    assert (np.isfinite(video).all(axis=2).sum(axis=1) == steps).all()
 
 
 def test_classes_have_names_that_follow_the_sentiment() -> None:
     values = np.linspace(-3, 3, 61)
     for labels, names in CLASSES.items():
-        told = [names.index(class_of(value, labels)) for value in values]
-        assert told == sorted(told)
-        assert set(told) == set(range(labels))
+        classes = [names.index(class_of(value, labels)) for value in values]
+        assert classes == sorted(classes)
+        assert set(classes) == set(range(labels))
     assert [class_of(value, 2) for value in (-1e-9, 0.0)] == ["negative", "non-negative"]
     assert [class_of(value, 3) for value in (-0.1, 0.0, 0.1)] == ["negative", "neutral", "positive"]
     assert [class_of(value, 7) for value in (-3.0, -0.5, 0.5, 1.5, 2.6)] == [
@@ -216,7 +216,7 @@ def put(key: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda content: content.pop("valid"), "must have train, valid and test"),
         (drop("audio"), "train: it must have `audio`, but has none."),
@@ -235,11 +235,11 @@ def put(key: str, value: Any) -> Any:
         (put("vision", np.ones((56, 6, 5))), "arrays of video must be (T, D) or (D,), with the same D, but there are"),
     ],
 )
-def test_a_pickle_with_other_content_raises(tmp_path: Path, change: Any, told: str) -> None:
+def test_a_pickle_with_other_content_raises(tmp_path: Path, change: Any, message: str) -> None:
     path = mosei.write_pickle(tmp_path / "a.pkl", change=change)
     with pytest.raises(ManifestError) as raised:
         mosei_at(path, tmp_path / "features").find()
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_malicious_pickle_runs_no_code_and_leaves_no_files(tmp_path: Path) -> None:

@@ -95,10 +95,10 @@ def test_a_malicious_pickle_runs_no_code(tmp_path: Path, protocol: int, deep: bo
         np.array([1 + 2j, 3]).view([("re", "f8"), ("im", "f8")]),  # named columns
         np.array(["2020-01-01"], "datetime64[D]"),
         b"cnumpy\ndtype\n.",  # a name without its call
-        b"cnumpy\ndtype\n(dVmake\nc_codecs\nencode\nsb.",  # BUILD: would change what reads it
+        b"cnumpy\ndtype\n(dVmake\nc_codecs\nencode\nsb.",  # BUILD, which would change the reader
         b"c_codecs\nencode\n(dS'__defaults__'\nNsb.",
         b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.",
-        b"P1\n.",  # an object that lies elsewhere
+        b"P1\n.",  # a reference to an object outside the file
     ],
 )
 def test_other_types_raise(tmp_path: Path, content: object) -> None:

@@ -28,7 +28,7 @@ def test_no_group_is_in_two_parts_and_every_class_is_in_each(groups: int, each: 
     try:
         drawn = draw_splits(ids, labels, of, seed=seed)
     except ManifestError:
-        return  # too few groups of a class: refused, never drawn wrongly
+        return  # too few groups of a class raise instead of giving an invalid split
     parts = collections.defaultdict(set)
     for group, split in zip(of, drawn, strict=True):
         parts[group].add(split)

@@ -159,9 +159,9 @@ def test_columns_can_have_other_names(written: Write) -> None:
     ],
 )
 def test_invalid_columns_raise_once(written: Write, header: str, columns: Mapping[str, str], said: str) -> None:
-    told = refused(written(lines("a.mp4,dog,train", "b.mp4,dog,val", header=header), columns=columns))
-    assert said in told
-    assert "\n" not in told
+    message = refused(written(lines("a.mp4,dog,train", "b.mp4,dog,val", header=header), columns=columns))
+    assert said in message
+    assert "\n" not in message
 
 
 def test_unknown_columns_are_ignored_unless_they_are_kept(written: Write) -> None:
@@ -206,7 +206,7 @@ def test_ids_are_as_short_as_possible(written: Write) -> None:
 
 
 def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
-    told = refused(
+    message = refused(
         written(
             lines(
                 "1,a.mp4,dog,train,,",
@@ -236,16 +236,16 @@ def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
         "line 12: one of `path` and `paths` must be given",
         "line 11: the id '1' must occur once, but line 2 has it too",
     ]
-    places = [told.find(each) for each in expected]
+    places = [message.find(each) for each in expected]
     assert -1 not in places
     assert places == sorted(places)
-    assert f"has {len(expected)} problems" in told
+    assert f"has {len(expected)} problems" in message
 
 
 def test_at_most_thirty_problems_are_shown(written: Write) -> None:
-    told = refused(written(lines(*(f"../{number}.mp4,dog,train" for number in range(50)))))
-    assert told.count("\n") == 31
-    assert told.endswith("and 20 more")
+    message = refused(written(lines(*(f"../{number}.mp4,dog,train" for number in range(50)))))
+    assert message.count("\n") == 31
+    assert message.endswith("and 20 more")
 
 
 @pytest.mark.parametrize(
@@ -283,9 +283,9 @@ def test_a_missing_table_raises_with_its_name(tmp_path: Path) -> None:
 
 def test_clips_without_a_modality_are_listed(written: Write) -> None:
     text = lines("a.wav,a.mp4,dog,train", ",b.mp4,dog,train", "c.wav,,dog,train", header="audio,video,label,split")
-    told = refused(written(text))
-    assert "every clip must have a file of audio, but 1 of 3 have none (line 3); complete these lines" in told
-    assert "every clip must have a file of video, but 1 of 3 have none (line 4)" in told
+    message = refused(written(text))
+    assert "every clip must have a file of audio, but 1 of 3 have none (line 3); complete these lines" in message
+    assert "every clip must have a file of video, but 1 of 3 have none (line 4)" in message
     pictures = lines("a.wav,a.mp4,dog,train", ",b.mp4,dog,train", header="audio,video,label,split")
     assert len(written(pictures, preset="none+3x224").find().clips) == 2  # no audio is needed
 
@@ -303,9 +303,9 @@ def test_urls_below_the_root_are_paths(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val", "s3://bucket/other/c.mp4,dog,test")
     )
-    told = refused(Table(Bucket(), "t.csv", PRESETS["tiny"]))
-    assert "has 1 problem:" in told
-    assert "line 4: a path must lie within the manifest's folder, but 's3://bucket/other/c.mp4' does not" in told
+    message = refused(Table(Bucket(), "t.csv", PRESETS["tiny"]))
+    assert "has 1 problem:" in message
+    assert "line 4: a path must lie within the manifest's folder, but 's3://bucket/other/c.mp4' does not" in message
     (tmp_path / "t.csv").write_text(lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val"))
     table = Table(Bucket(), "t.csv", PRESETS["tiny"])
     assert [clip.paths["video"] for clip in table.find().clips] == ["x/a.mp4", "x/b.mp4"]
@@ -404,8 +404,8 @@ def test_a_preset_keeps_only_existing_modalities(written: Write) -> None:
     table = written(lines("a.mp4,dog,train", "b.mp4,dog,val", header="video,label,split"), preset="ogm")
     assert table.preset.modalities == ("video",)
     assert "the table has no audio; the store will have video" in table.find().warnings
-    told = refused(written(lines("a.mp4,dog,train", header="video,label,split"), preset="stft188+none"))
-    assert "The preset 'stft188+none' keeps none of the modalities of clips.csv" in told
+    message = refused(written(lines("a.mp4,dog,train", header="video,label,split"), preset="stft188+none"))
+    assert "The preset 'stft188+none' keeps none of the modalities of clips.csv" in message
 
 
 @pytest.mark.parametrize(
@@ -430,10 +430,10 @@ def test_unusable_arrays_raise(written: Write, tmp_path: Path) -> None:
         written(arrays(tmp_path, x=[(2, 2, 2)] * 3))
     )
     (tmp_path / "bad.npy").write_bytes(b"not an array")
-    told = refused(written(lines("bad.npy,dog,train", header="text,label,split")))
-    assert "Cannot read any of 1 sampled arrays of text in clips.csv (bad.npy: it must be a .npy file" in told
-    told = refused(written(lines("bad.npy,dog,train")))
-    assert "`path` must be a file with video and audio, not an array" in told
+    message = refused(written(lines("bad.npy,dog,train", header="text,label,split")))
+    assert "Cannot read any of 1 sampled arrays of text in clips.csv (bad.npy: it must be a .npy file" in message
+    message = refused(written(lines("bad.npy,dog,train")))
+    assert "`path` must be a file with video and audio, not an array" in message
     mixed = lines("bad.npy,dog,train", "b.txt,dog,val", header="text_path,label,split")
     assert "must have a column `path`" in refused(written(mixed))
 

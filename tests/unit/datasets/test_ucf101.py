@@ -106,9 +106,9 @@ def test_all_problems_of_the_lists_are_listed_at_once(tmp_path: Path) -> None:
     lists = listed(part, "trainlist01.txt", *lines)
     with pytest.raises(ManifestError) as raised:
         Ucf101(source_at(part), lists=lists).find()
-    told = str(raised.value).splitlines()
-    assert told[0] == "The lists of UCF-101 have problems:"
-    assert [line.strip() for line in told[1:]] == [
+    message = str(raised.value).splitlines()
+    assert message[0] == "The lists of UCF-101 have problems:"
+    assert [line.strip() for line in message[1:]] == [
         "trainlist01.txt, line 3: Archery must have number 1, but has 2",
         "trainlist01.txt, line 4: it must name a class of classInd.txt, but is 'Arching/v_Archery_g09_c02.avi 1'",
         "trainlist01.txt, line 5: it must look like `Archery/v_Archery_g01_c01.avi 3`, but is 'YoYo/yo.avi 3'",

@@ -49,7 +49,7 @@ def corrupt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip],
 def build(root: Path, clips: list[Clip], out: Path, **options: object) -> ClipStore:
     return build_store(
         clips, root, out, preset=PRESETS["tiny"], name="corrupt", manifest_digest="0", decoder="pyav", workers=2,
-        chunk=8, max_bad_fraction=0.2, **options,  # type: ignore[arg-type]
+        chunk=8, max_bad_fraction=0.2, **options,  # type: ignore[arg-type]  # options of several types
     )  # fmt: skip
 
 

@@ -84,8 +84,8 @@ def test_a_size_below_the_minimum_of_opencv_raises(tmp_path: Path) -> None:
 @given(st.floats(-1e6, 1e6), st.floats(0.1, 100))
 def test_quantise_maps_pixels_to_bytes(value: float, bound: float) -> None:
     (byte,) = quantise(np.array([value], np.float32), bound)
-    told = (float(byte) - 128) / 127 * bound
-    assert told == pytest.approx(min(max(value, -bound), bound), abs=bound / 127 * 0.51)
+    decoded = (float(byte) - 128) / 127 * bound
+    assert decoded == pytest.approx(min(max(value, -bound), bound), abs=bound / 127 * 0.51)
     assert byte >= 1
 
 

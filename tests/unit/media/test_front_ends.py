@@ -106,7 +106,7 @@ def test_mel_front_ends_match_the_definition(name: str) -> None:
 @pytest.mark.parametrize("seconds", [3.0, 10.0])
 def test_fbank1024_matches_the_definition_of_ast(seconds: float) -> None:
     preset = AUDIO_FRONT_ENDS["fbank1024"]
-    wave = noise(preset, seconds) + 0.3  # a constant that the mean takes away
+    wave = noise(preset, seconds) + 0.3  # plus a constant, which subtracting the mean removes
     bands = kaldi_by_hand((wave - wave.mean()).double().numpy(), 16000, 128)
     padded = np.concatenate([bands, np.zeros((1024 - len(bands), 128))])  # before normalising, as AST does
     ours = spectrogram(audio.fit(wave, preset), preset).numpy()
@@ -152,6 +152,6 @@ def test_a_waveform_too_loud_for_float32_raises(name: str) -> None:
 def test_no_mel_band_is_empty(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        front_end = _transform.__wrapped__(AUDIO_FRONT_ENDS[name])  # made anew: a cached one would not warn again
+        front_end = _transform.__wrapped__(AUDIO_FRONT_ENDS[name])  # not from the cache, which would not warn again
     bank = dict(front_end.named_buffers())["mel_scale.fb"]
     assert (bank.sum(0) > 0).all()

@@ -97,7 +97,7 @@ def test_names_sort_by_numeric_value_and_other_digits_as_text(tmp_path: Path) ->
     names = ["a²1.png", "f2.png", "f10.png", "f010_b.png", "1.png", "02.png"]
     for name in names:
         (tmp_path / name).touch()
-    assert [path.name for path in frame_files(tmp_path)] == ["1.png", "02.png", "a²1.png", "f2.png", "f10.png", "f010_b.png"]  # fmt: skip  # noqa: E501
+    assert [path.name for path in frame_files(tmp_path)] == ["1.png", "02.png", "a²1.png", "f2.png", "f10.png", "f010_b.png"]  # fmt: skip  # noqa: E501 - one line shows the order
 
 
 def test_frames_of_other_sizes_are_resized(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_failures_that_the_machine_may_have_caused_are_retried(tmp_path: Path, s
 def test_a_worker_that_outlives_its_build_cannot_write_into_the_next_one(tmp_path: Path) -> None:
     orphan = partial(tmp_path).writers["text"]
     same = partial(tmp_path)
-    orphan.write(0, np.full(4, 7, np.float32))  # the same build goes on: it would write the same
+    orphan.write(0, np.full(4, 7, np.float32))  # the build resumes, and would write the same values
     assert same.reader("text").gather(np.array([0])).tolist() == [[7, 7, 7, 7]]
     other = partial(tmp_path, plan(clips=11))
     with pytest.raises(FileNotFoundError):

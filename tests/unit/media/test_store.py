@@ -28,7 +28,7 @@ def test_gather_keeps_the_given_order_and_repetitions(store: ClipStore) -> None:
     audio = store.gather("audio", rows)
     assert audio.dtype == np.float16
     assert audio.shape == (5, 32, 32)
-    got[:] = 0  # a copy: the store stays what it is
+    got[:] = 0  # a copy, so that the store does not change
     assert store.gather("video", rows).any()
 
 
@@ -58,7 +58,7 @@ def test_a_store_of_an_older_schema_raises(store: ClipStore) -> None:
         ClipStore.open(store.path)
 
 
-def test_a_pickled_store_maps_its_files_anew(store: ClipStore) -> None:
+def test_a_pickled_store_opens_its_own_maps(store: ClipStore) -> None:
     before = store.gather("audio", np.arange(4))
     pickled = pickle.dumps(store)
     assert len(pickled) < 20_000

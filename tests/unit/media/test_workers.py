@@ -39,7 +39,7 @@ def test_chunks_cover_every_job_once_and_shrink_towards_the_end(jobs: int, worke
     sizes = [len(chunk) for chunk in chunks]
     assert sizes == sorted(sizes, reverse=True)
     assert all(1 <= size <= most for size in sizes)
-    assert set(sizes[-workers:]) <= {1}, "whoever takes the last ones ends with the others"
+    assert set(sizes[-workers:]) <= {1}, "the last chunks must be small, so that all workers end together"
 
 
 def test_a_hanging_job_is_killed_twice_and_reported_while_all_others_finish() -> None:
@@ -95,7 +95,7 @@ class _Unloadable:
     def __call__(self, job: int) -> None: ...
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (3,)  # loading it ends the process
+        return os._exit, (3,)  # unpickling it exits the process
 
 
 def hang_with_the_interpreter_locked(job: int) -> int:
@@ -119,14 +119,14 @@ def leave(job: int) -> int:
 
 def shout(job: int) -> int:
     for _ in range(200):
-        os.write(2, b"[h264] error while decoding\n" * 1000)  # 5 MB: a pipe that nobody reads would be full
+        os.write(2, b"[h264] error while decoding\n" * 1000)  # 5 MB would block on an unread pipe
         os.write(1, b"[mpeg4] ac-tex damaged\n" * 1000)
     return job
 
 
 def take_memory(job: int) -> int:
     size = 6 * 2**30 if job == 1 else 2**20
-    return len(bytes(size))  # zeros that were never written: no real memory is taken where there is no limit
+    return len(bytes(size))  # untouched zeros, which use no real memory if there is no limit
 
 
 def test_a_job_that_hangs_while_holding_the_gil_is_killed() -> None:
