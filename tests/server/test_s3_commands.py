@@ -83,8 +83,8 @@ def test_from_clips_at_a_url_to_a_store_at_a_url_to_a_run_and_a_study(
 def test_an_unusable_url_raises_before_any_work(bucket: "Bucket", clips: Path, tmp_path: Path) -> None:
     manifest = str(clips / "manifest.jsonl")
     for out, why in (
-        ("s4://bucket/store", "a protocol that fsspec knows"),
-        ("s3://nowhere/store", "s3://nowhere/store must"),
+        ("s4://bucket/store", "fsspec does not support the protocol 's4'"),
+        ("s3://nowhere/store", "Cannot access s3://nowhere/store: no such bucket"),
         ("gs://bucket/store", "it needs a package that is not installed"),
     ):
         said = say("prepare", "manifest", manifest, "--out", out, place=tmp_path, code=1)
