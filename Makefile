@@ -51,7 +51,7 @@ lint: $(READY)  ## ruff: rules and format
 types: $(READY)  ## mypy --strict, tests and benchmarks included
 	$(BIN)/mypy
 
-contracts: $(READY)  ## a floor imports only lower floors
+contracts: $(READY)  ## a layer imports only lower layers
 	$(BIN)/lint-imports --no-logo
 
 bench: $(READY)  ## the table of ratios; minutes
