@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from remix_study.errors import TrackingError
-from remix_study.files.disk import sole_writer
+from remix_study.files.disk import exclusive_lock
 from remix_study.sample import Batch
 from remix_study.tracking import RunInfo
 from remix_study.tracking import mlflow as module
@@ -378,7 +378,7 @@ def test_a_sender_skips_a_folder_that_another_one_is_sending(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
     spooled(tmp_path, experiment, info())
-    with sole_writer(tmp_path / "tracking" / "send.lock"):
+    with exclusive_lock(tmp_path / "tracking" / "send.lock"):
         assert not send(uri, tmp_path)
         assert runs_of(client, experiment) == []
     assert send(uri, tmp_path)
