@@ -39,9 +39,9 @@ class Runner:
     life: int = 10_000
     at_once: int = 2
     epochs: int = 3
-    fails: Callable[[Task], bool] = lambda task: False  # noqa: ARG005
+    fails: Callable[[Task], bool] = lambda task: False
     summary: Callable[[Task, RunConfig], dict[str, float]] | None = None
-    accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate  # noqa: ARG005
+    accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate
     seconds: float = 1.0
     ran: list[Task] = field(default_factory=list)
 
@@ -49,11 +49,11 @@ class Runner:
         self,
         ask: Callable[[], Task | None],
         tell: Callable[[Task, Outcome], None],
-        needs: Needs,  # noqa: ARG002
-        folder: Path,  # noqa: ARG002
+        needs: Needs,
+        folder: Path,
         on_place: Callable[[Place], None],
-        epochs_of: Callable[[Task], int],  # noqa: ARG002
-        stopping: Callable[[], bool],  # noqa: ARG002
+        epochs_of: Callable[[Task], int],
+        stopping: Callable[[], bool],
     ) -> None:
         on_place(PLACE)
         at_work: list[Task] = []

@@ -44,8 +44,8 @@ def pictures(chart: Chart) -> Pictures:
     figure = draw(chart)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]  # untyped in matplotlib, as the next two
-    rows = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    rows = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # matplotlib's gap
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]  # matplotlib's gap
     below = rows.shape[0] - int(figure.texts[0].get_window_extent(renderer).y0)
     return Pictures(_png(rows), _png(rows[below:]))
 

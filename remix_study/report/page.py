@@ -67,7 +67,7 @@ def write_report(
     """
     from remix_study.figures.png import pictures
 
-    say = on_progress or (lambda done, total: None)  # noqa: ARG005
+    say = on_progress or (lambda done, total: None)  # noqa: ARG005 - called with both
     place = folder / "report" if out is None else out
     ledger = read_ledger(folder, intermediate=True)
     result = result_of(ledger)

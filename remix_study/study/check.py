@@ -267,16 +267,16 @@ def _judged(metric: str, epoch: bool = False) -> _Metric | None:
     return next((each for each in _EPOCH if re.fullmatch(each.pattern, name)), None)
 
 
-def _absent(at: Keys, metric: str, judged: _Metric, name: str, configs: Sequence[RunConfig]) -> Iterator[Problem]:
+def _absent(at: Keys, metric: str, measured: _Metric, name: str, configs: Sequence[RunConfig]) -> Iterator[Problem]:
     """A problem for each run whose method does not have the metric: its trials would fail."""
     for config in configs:
         alone = isinstance(config.method, UnimodalConfig)
         lacks = None
-        if judged.heads and isinstance(config.method, JointConfig):
+        if measured.heads and isinstance(config.method, JointConfig):
             lacks = "trains no unimodal heads; use joint_unimodal"
-        elif judged.fusion and alone:
+        elif measured.fusion and alone:
             lacks = "has one modality"
-        elif judged.heads and isinstance(config.method, UnimodalConfig):
+        elif measured.heads and isinstance(config.method, UnimodalConfig):
             wanted = re.sub(r".*_uni/", "", metric)
             lacks = None if wanted == config.method.modality else f"has only {config.method.modality}"
         if lacks is not None:

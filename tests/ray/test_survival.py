@@ -269,9 +269,7 @@ def test_ctrl_c_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
     study = bench.write(**PRUNED)
     process = bench.start(study)
     process.wait_until(lambda: process.epochs() >= 5)
-    os.killpg(
-        process.command.pid, signal.SIGINT
-    )  # also to Ray's processes, as a terminal does
+    os.killpg(process.command.pid, signal.SIGINT)  # also to Ray's processes, as a terminal does
     assert process.wait() == 130, process.output
     assert "Stopping after the current epochs" in process.output
     assert "Rerun the command to resume" in process.output

@@ -68,7 +68,7 @@ def test_from_clips_at_a_url_to_a_store_at_a_url_to_a_run_and_a_study(
     assert not built.exists()
 
     study = {
-        "name": "s", "question": "does it work from afar?", "base": {**RUN, "epochs": 2},
+        "name": "s", "question": "does it work with a remote store?", "base": {**RUN, "epochs": 2},
         "space": {"optimizer.learning_rate": {"kind": "float", "low": 0.0005, "high": 0.02, "log": True}},
         "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
         "reference": "remix", "trials": 1, "replicates": 1,

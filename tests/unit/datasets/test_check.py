@@ -1,8 +1,8 @@
 """Checking a corpus before its preparation"""
 
 import collections
+import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,7 +266,7 @@ def test_the_sample_is_evenly_spaced() -> None:
 
 
 def shown(report: CheckReport) -> str:
-    console = Console(width=80, force_terminal=False, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console = Console(width=80, force_terminal=False, record=True, file=io.StringIO())
     console.print(check_report(report))
     return console.export_text()
 

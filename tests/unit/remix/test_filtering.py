@@ -2,7 +2,6 @@
 
 # N samples, M modalities
 
-from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -304,7 +303,10 @@ def test_scores_are_left_alone_and_the_same_dice_decide_the_same(rule: Filter) -
     scores_NM = dice().normal(size=(50, 3))
     before = scores_NM.copy()
     shares_M = np.asarray([0.2, 0.3, 0.5])
-    decide: Callable[[], NDArray[np.bool_]] = lambda: rule(scores_NM, shares_M, dice(9)).assigned_NM  # noqa: E731
+
+    def decide() -> NDArray[np.bool_]:
+        return rule(scores_NM, shares_M, dice(9)).assigned_NM
+
     np.testing.assert_array_equal(decide(), decide())
     np.testing.assert_array_equal(scores_NM, before)
 

@@ -42,7 +42,7 @@ class Simulation:
     at_once: int = 1
     budget: BudgetConfig = UNLIMITED
     searching: bool = True
-    pick: Callable[[int], int] = lambda running: 0  # noqa: ARG005 - the default ends the oldest
+    pick: Callable[[int], int] = lambda running: 0
     started: list[tuple[str, str | int]] = field(default_factory=list)
     closed: str | None = None
     done: str | None = None

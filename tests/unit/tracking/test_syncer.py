@@ -86,7 +86,7 @@ def test_an_outage_and_its_end_are_reported_once(
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.01)
     down = Down()
-    monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)  # noqa: ARG005 - Sender's signature
+    monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)
     with Syncer(uri, period_s=0.01) as syncer:
         syncer.watch(tmp_path)
         until(lambda: down.asked >= 4)

@@ -35,7 +35,7 @@ def test_the_exception_determines_status_and_tags(
 
 def test_a_full_disk_does_not_hide_why_the_run_failed(caplog: pytest.LogCaptureFixture) -> None:
     class Full(RecordingTracker):
-        def set_tags(self, tags: Mapping[str, str]) -> None:  # noqa: ARG002 - protocol
+        def set_tags(self, tags: Mapping[str, str]) -> None:
             raise OSError("no space left on device")
 
     with pytest.raises(ValueError, match="the reason"), finishing(Full()):

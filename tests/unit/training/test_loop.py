@@ -276,7 +276,7 @@ AUGMENT = {"augment": HARD["augment"]}
     ("method", "seen"),
     [
         ({"name": "joint_unimodal"}, 2 * 2 * 96),
-        # By lot: scores, which BatchNorm makes differ between one rank and two, decide nothing.
+        # Random assignment: scores differ between one rank and two because of BatchNorm, and must not decide.
         ({"name": "remix", "warmup": 0, "filter": {"rule": "random"}, "order": "mixed"}, 2 * 96),
     ],
     ids=["joint", "mixed"],
