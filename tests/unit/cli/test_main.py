@@ -235,7 +235,7 @@ def test_a_demo_with_too_few_clips_is_rejected(say: Callable[..., Said], tmp_pat
 def test_prepare_rejects_wrong_options(say: Callable[..., Said], tmp_path: Path) -> None:
     table = tmp_path / "m.jsonl"
     assert_refused(say("prepare", "manifest", table), "`--out` is missing")
-    assert_refused(say("prepare", "manifest", table, "--check"), "must be a table of clips")
+    assert_refused(say("prepare", "manifest", table, "--check"), "Cannot read the table")
     assert_refused(say("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav")
     assert_refused(
         say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must have the form name=value"
