@@ -15,6 +15,8 @@ from remix_study.remix import ProgressShare, Reassembly, RemixPlan, RemixSetting
 from remix_study.world import TorchCollectives
 from tests.commands import start
 
+ROOT = Path(__file__).parents[2]
+
 SIZE, SAMPLES, CLASSES = 2, 31, 3
 
 
@@ -81,7 +83,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np
     folder = tmp_path_factory.mktemp("gloo")
     errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
     # No forks: after other tests this process has threads, and a fork may hang.
-    workers = [start(__file__, str(folder), str(rank), cwd=folder, stderr=errors[rank]) for rank in range(2)]
+    workers = [
+        start("-m", "tests.distributed.test_gloo_world", str(folder), str(rank), cwd=ROOT, stderr=errors[rank])
+        for rank in range(2)
+    ]
     try:
         statuses = [worker.wait(120) for worker in workers]
     finally:

@@ -21,6 +21,8 @@ from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo, TorchCollectives
 from tests.commands import start
 
+ROOT = Path(__file__).parents[2]
+
 CPU = torch.device("cpu")
 # 96 samples in global batches of 28: the last one of every group is incomplete, and odd ones are uneven over ranks.
 RECIPE = {
@@ -85,7 +87,16 @@ def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
     # Not forks of this process: it has threads after other tests, and such a fork may hang.
     workers = [
-        start(__file__, str(small_corpus), str(folder), str(rank), cwd=folder, stderr=errors[rank]) for rank in range(2)
+        start(
+            "-m",
+            "tests.distributed.test_two_workers_equal_one",
+            str(small_corpus),
+            str(folder),
+            str(rank),
+            cwd=ROOT,
+            stderr=errors[rank],
+        )
+        for rank in range(2)
     ]
     try:
         statuses = [worker.wait(300) for worker in workers]

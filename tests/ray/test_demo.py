@@ -89,7 +89,7 @@ def test_the_demo_and_its_rerun(tmp_path: Path) -> None:
     assert {run.info.status for run in before} == {"FINISHED"}
     (parent,) = [run for run in before if "mlflow.parentRunId" not in run.data.tags]
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in before if run is not parent)
-    assert "Over 2 seeds" in parent.data.tags["mlflow.note.content"]
+    assert "On the held-out test set (2 seeds)" in parent.data.tags["mlflow.note.content"]
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "report")} >= {
         "report/report.html",
         "report/comparison.csv",

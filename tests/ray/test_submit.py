@@ -3,6 +3,7 @@
 Ray's processes end with the namespace, so that nobody has to call `ray stop`, which would end every Ray of the account.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,18 +80,17 @@ class Cluster:
         return own | {"HOME": str(self.place / who), "RAY_AUTH_MODE": "token", "PATH": path, "COLUMNS": "200",
                       "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}  # fmt: skip
 
-    def await_dashboard(self) -> None:
+    def await_head(self) -> None:
+        """Wait until the dashboard lists the head node. Before that, `submit` cannot know how many nodes there are."""
         pause, end = threading.Event(), time.monotonic() + 120
+        asked = urllib.request.Request(f"{self.url}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
         while self.process.poll() is None and time.monotonic() < end:
-            try:
-                urllib.request.urlopen(f"{self.url}/api/version", timeout=5)
-            except urllib.error.HTTPError as refused:
-                if refused.code == 401:  # the server asks for a token
+            with contextlib.suppress(OSError), urllib.request.urlopen(asked, timeout=5) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+                if any(node["state"] == "ALIVE" for node in nodes):
                     return
-                raise
-            except OSError:
-                pause.wait(_POLL_S)
-        raise AssertionError(f"no dashboard came up: {(self.place / 'ray.log').read_text()[-2000:]}")
+            pause.wait(_POLL_S)
+        raise AssertionError(f"no head came up: {(self.place / 'ray.log').read_text()[-2000:]}")
 
     def write(self, name: str, **changes: Any) -> None:
         content: dict[str, Any] = {
@@ -135,7 +134,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Ite
         pytest.skip(why)
     made = Cluster(tmp_path_factory.mktemp("cluster"), small_corpus)
     try:
-        made.await_dashboard()
+        made.await_head()
         yield made
     finally:
         made.end()
