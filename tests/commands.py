@@ -173,7 +173,11 @@ def _server() -> _Server:
 
 
 def _serve(control: socket.socket) -> tuple[list[str], str] | None:
-    """Fork for each request until the client is gone. In a child: return what it has to run."""
+    """Fork for each request until the client is gone; then kill the children that still run.
+
+    Returns:
+        In a child: the arguments and the working directory of the program that it has to run. In the server: None.
+    """
     before = dict(os.environ)
     for name in _MODULES:
         importlib.import_module(name)
@@ -196,6 +200,9 @@ def _serve(control: socket.socket) -> tuple[list[str], str] | None:
                 continue
             message, fds, _, _ = socket.recv_fds(control, _LONGEST_REQUEST, 4)
             if not message:
+                for pid, _ in children.values():  # of a pytest that was killed, and so could not end them
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
                 return None
             request = json.loads(message)
             connection = socket.socket(fileno=fds[0])
