@@ -12,6 +12,7 @@ import functools
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
 import select
@@ -232,6 +233,9 @@ def _become(request: dict[str, Any], fds: list[int], defaults: dict[str, str]) -
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(defaults | request["env"])
+    # Importing mlflow.pytorch configures the root logger; a new interpreter configures its own first.
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)
     np.random.seed()  # noqa: NPY002 - the global generator, which is not reseeded after a fork as Python's is
 
 
