@@ -351,7 +351,7 @@ def test_a_tracking_server_that_is_killed_and_restarted_misses_nothing(bench: "S
             with MLflowServer(store, port=server.port) as back:
                 os.kill(worker, signal.SIGCONT)
                 assert process.wait() == 0, process.output
-                assert f"{back.url} does not take" in process.output
+                assert f"{back.url} does not accept tracking data" in process.output
                 assert "Traceback" not in process.output
                 assert not [run for run in bench.tracked(uri=back.url) if run.status == "RUNNING"]
         finally:
