@@ -30,7 +30,7 @@ ui: $(READY)  ## open MLflow on the demo's runs
 HEAVY := ray or gloo or server or browser or cluster
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest --durations=20 --durations-min=1
 
-test: lint types contracts test-fast test-smoke  ## what a change must pass: at most ten minutes on two cores
+test: lint types contracts test-fast test-smoke  ## what a change must pass; the aim is ten minutes on two cores
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
 	$(PYTEST) -n auto -m "not slow and not ($(HEAVY))"
@@ -42,7 +42,7 @@ test-rest: $(READY)  ## what test-all has and test does not
 	$(PYTEST) -n auto -m "slow and not smoke and not ($(HEAVY))"
 	$(PYTEST) -n 2 --dist loadfile -m "($(HEAVY)) and not smoke"
 
-test-all: test test-rest  ## everything: at most thirty minutes on two cores
+test-all: test test-rest  ## everything; the aim is thirty minutes on two cores
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
