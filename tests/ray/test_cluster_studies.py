@@ -191,7 +191,7 @@ def test_more_runs_train_at_once_after_a_node_joins(bench: "StudyBench", cluster
 
 
 def test_two_runs_share_a_gpu(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """Ray is told of a GPU that does not exist; the runs train on the CPU."""
+    """Ray is configured with a GPU that does not exist; the runs train on the CPU."""
     made = cluster()
     made.add_node(num_cpus=4, num_gpus=1, **SMALL)
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
