@@ -1,23 +1,27 @@
-"""A Ray whose autoscaler adds and removes nodes: what `ray.cluster_utils.AutoscalingCluster` would be
+"""A Ray cluster with an autoscaler, on one fake machine
 
-That one needs a file that Ray's wheel lacks, and ends every Ray of the machine. This one runs on a fake machine of its
-own (machines.py), where all that it starts ends with the machine. Nodes are processes there, added by a provider that
-Ray has for tests; the autoscaler that decides is the real one. It is of version 1: version 2 asks that provider for the
-file which is missing.
+It replaces `ray.cluster_utils.AutoscalingCluster`, which needs a file that is missing from Ray's wheel and stops every
+Ray cluster of the host. Here, all processes end with the fake machine (machines.py). The nodes are processes that Ray's
+fake node provider starts; the autoscaler itself is the real one. It is the autoscaler v1, because v2 needs the missing
+file for this provider.
 """
 
 import yaml
 
 from tests.cluster.machines import Machines
 
-# Where the launcher puts the file that the autoscaler follows.
+# The path at which the cluster launcher stores the configuration of the autoscaler.
 FILE = "/root/ray_bootstrap_config.yaml"
 ADDRESS = "127.0.0.1:6379"
 _ENV = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
 
 
 def launcher(*, workers: int, cpus: int, idle_minutes: float) -> str:
-    """As of a cloud: a head that trains nothing, and up to so many workers of so many cores."""
+    """Return a launcher file: a head without cores, and up to `workers` workers with `cpus` cores each.
+
+    Args:
+        idle_minutes: time after which an idle worker is removed.
+    """
     return yaml.safe_dump(
         {
             "cluster_name": "autoscaled",
@@ -32,13 +36,13 @@ def launcher(*, workers: int, cpus: int, idle_minutes: float) -> str:
                 "gcs_address": ADDRESS,
             },
             "available_node_types": {
-                # The fake provider knows its head by this name.
+                # The fake provider requires this name for the head.
                 "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
                 "worker": {"resources": {"CPU": cpus}, "node_config": {}, "min_workers": 0, "max_workers": workers},
             },
             "head_node_type": "ray.head.default",
             "auth": {"ssh_user": "nobody"},
-            # Nobody logs in to a node; but Ray looks for them.
+            # Required by Ray's schema; unused, because nodes are not reached over ssh.
             "file_mounts": {},
             "cluster_synced_files": [],
             **{f"{kind}setup_commands": [] for kind in ("", "head_", "worker_")},
@@ -49,7 +53,7 @@ def launcher(*, workers: int, cpus: int, idle_minutes: float) -> str:
 
 
 def start(machines: Machines, name: str, env: dict[str, str], text: str) -> None:
-    """A head without a core of its own, on that machine; `text` of `launcher`."""
+    """Start a head without cores on the machine `name`. `text` is the launcher file, see `launcher`."""
     (machines.state / name / "root" / "ray_bootstrap_config.yaml").write_text(text)
     machines.run(
         name,

@@ -1,4 +1,4 @@
-"""Where a person sits: a laptop with a checkout that brings a cluster up; and a study as the cluster's disk shows it"""
+"""A laptop with a checkout, from which tests control a cluster; and study folders on the cluster's shared disk"""
 
 import json
 import secrets
@@ -18,28 +18,32 @@ ROOT = Path(__file__).parents[2]
 CORPUS = str(SHARED / "corpus")
 LAUNCHER = "clusters/local-onprem.yaml"
 RATE = "optimizer.learning_rate"
-SECRET = f"planted-{secrets.token_hex(8)}"  # in no file of ours, so that each file that has it is a leak
-_POLL_S = 0.05  # other machines write the files that we wait for: there is no event to await
+SECRET = f"planted-{secrets.token_hex(8)}"  # unique, so that every file that contains it is a leak
+_POLL_S = 0.05  # polling: there is no event for files that other machines write
 
 
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 300) -> Any:
-    """What `holds` returns as soon as it is true."""
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 300) -> Any:
+    """Wait until `condition` returns a true value, and return that value. `what` names it in the assertion message."""
     pause, end = threading.Event(), time.monotonic() + timeout_s
-    while not (found := holds()):
-        assert time.monotonic() < end, f"waited {timeout_s} s in vain for {what}"
+    while not (found := condition()):
+        assert time.monotonic() < end, f"timed out after {timeout_s} s waiting for {what}"
         pause.wait(_POLL_S)
     return found
 
 
-def put_checkout(place: Path) -> None:
-    """The working tree as it is, without what git does not know; the laptop has no other."""
-    # Others may be at work in it: only a copy that is made at one stroke is whole.
-    command = ["rsync", "-a", "--exclude=.git", "--filter=:- .gitignore", f"{ROOT}/", f"{place}/"]
+def copy_checkout(folder: Path) -> None:
+    """Copy the working tree, without ignored files, into `folder`."""
+    # A snapshot, because the working tree may change while the tests run.
+    command = ["rsync", "-a", "--exclude=.git", "--filter=:- .gitignore", f"{ROOT}/", f"{folder}/"]
     subprocess.run(command, check=True)
 
 
 def write_study(folder: Path, name: str, **changes: Any) -> str:
-    """Two methods, on the tiny corpus; the name of the file, which has a space in it."""
+    """Write the file of a study with two methods, and return its name, which contains a space.
+
+    Args:
+        changes: replace top-level keys of the file; those in `base` replace keys of `base`.
+    """
     content: dict[str, Any] = {
         "name": name,
         "question": "does it run on a cluster?",
@@ -63,8 +67,8 @@ def write_study(folder: Path, name: str, **changes: Any) -> str:
     return f"study {name}.yaml"
 
 
-class OnDisk:
-    """A study as the shared disk shows it, to the host."""
+class StudyFolder:
+    """The folder of a study on the shared disk, read from the host."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,17 +81,18 @@ class OnDisk:
         return sorted((self.folder / "runs").glob("*"))
 
     def tags(self, run: Path) -> list[dict[str, str]]:
-        """Of each start of the run."""
+        """Return the tags of each start of the run, oldest first."""
         spool = run / "tracking" / "spool.jsonl"
         lines = spool.read_text().split("\n")[:-1] if spool.exists() else []
         return [dict(json.loads(line)["start"]["tags"]) for line in lines if line.startswith('{"start"')]
 
     def hosts(self, run: Path) -> list[str]:
-        """Where it was started, and started again."""
+        """Return the host of each start of the run, oldest first."""
         return [tags["remix_study.host"] for tags in self.tags(run)]
 
     @staticmethod
     def epochs(run: Path) -> list[str]:
+        """Return the lines of the run's history, one per epoch."""
         history = run / "history.jsonl"
         return history.read_text().split("\n")[:-1] if history.exists() else []
 
@@ -97,15 +102,16 @@ class OnDisk:
 
 
 class Laptop:
-    """Where a person sits: a checkout at ~/project, and what it takes to reach the cluster."""
+    """The machine `laptop`, with a checkout at ~/project, an installed package and the credentials of the cluster."""
 
     def __init__(self, machines: Machines) -> None:
         self.machines = machines
         self.home = machines.state / "laptop" / "root"
         self.project = self.home / "project"
 
-    def settle(self) -> None:
-        put_checkout(self.project)
+    def set_up(self) -> None:
+        """Copy the checkout, fill in the addresses of its launcher file, plant a secret, and install the package."""
+        copy_checkout(self.project)
         launcher = self.project / LAUNCHER
         text = launcher.read_text()
         for placeholder, value in {
@@ -124,22 +130,32 @@ class Laptop:
         self("pip", "install", "--quiet", "-c", "constraints.txt", "-e", ".[s3,postgresql]")
 
     def __call__(self, *command: str, timeout_s: float = 400, check: bool = True, **env: str) -> str:
-        """What it said; `check`: and it must have gone well."""
+        """Run a command in ~/project and return its stdout and stderr.
+
+        Args:
+            check: whether a non-zero exit status is an error.
+            env: additional environment variables.
+
+        Raises:
+            MachinesError: `check` is set and the command failed.
+        """
         around = {"RAY_AUTH_MODE": "token", "COLUMNS": "160"} | env
         return self.machines.run(
             "laptop", command, cwd="/root/project", env=around, timeout_s=timeout_s, check=check
         ).stdout  # fmt: skip
 
-    def begin(self, *command: str) -> "subprocess.Popen[str]":
-        """At work, with what it says in `NAME.log` of its home, by the command's second word."""
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command in the background. Its output goes to ~/WORD.log, where WORD is `command[1]`."""
         with (self.home / f"{command[1]}.log").open("w") as log:
             return self.machines.popen(
                 "laptop", command, cwd="/root/project", env={"RAY_AUTH_MODE": "token", "COLUMNS": "160"},
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def said(self, word: str) -> str:
+    def output(self, word: str) -> str:
+        """Return the output so far of the command whose second word is `word`, see `start`."""
         return (self.home / f"{word}.log").read_text(errors="replace")
 
-    def on_head(self, command: str, **how: Any) -> str:
-        return self("ray", "exec", LAUNCHER, command, **how)
+    def on_head(self, command: str, **options: Any) -> str:
+        """Run a shell command on the head with `ray exec`, and return its output."""
+        return self("ray", "exec", LAUNCHER, command, **options)

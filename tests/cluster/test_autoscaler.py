@@ -1,4 +1,4 @@
-"""A study on a cluster that has no machine yet: the autoscaler adds them as runs ask, and takes them away after"""
+"""A study on an autoscaling cluster: nodes are added while it runs, and removed when they are idle"""
 
 import re
 from collections.abc import Iterator
@@ -6,52 +6,54 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import autoscaler
-from tests.cluster.laptop import CORPUS, OnDisk, put_checkout, until, write_study
+from tests.cluster.laptop import CORPUS, StudyFolder, copy_checkout, wait_for, write_study
 from tests.cluster.machines import SHARED, Machines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ENV = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "160"}
-HOME = "head"  # the machine on which all of it runs
+HOST = "head"  # the machine on which the whole cluster runs
 
 
 @pytest.fixture
 def empty(machines: Machines) -> Iterator[Machines]:
-    """A cluster of a head without cores, that may grow to two workers of one core."""
-    put_checkout(machines.shared / "project")
-    restart(machines)  # whatever ran there before
+    """A cluster with a head without cores and up to two workers with one core each; it starts without workers."""
+    copy_checkout(machines.shared / "project")
+    restart(machines)  # end the processes of earlier tests
     text = autoscaler.launcher(workers=2, cpus=1, idle_minutes=0.1)
-    autoscaler.start(machines, HOME, ENV, text)
+    autoscaler.start(machines, HOST, ENV, text)
     yield machines
-    (machines.state / HOME / "root" / "ray_bootstrap_config.yaml").unlink()
+    (machines.state / HOST / "root" / "ray_bootstrap_config.yaml").unlink()
     restart(machines)
 
 
 def restart(machines: Machines) -> None:
-    machines.kill(HOME)
-    machines.start(HOME)
+    """Kill and start the machine of the cluster."""
+    machines.kill(HOST)
+    machines.start(HOST)
 
 
 def cores(machines: Machines) -> float:
-    nodes = until(lambda: machines.ray_nodes(HOME), "the dashboard")
+    """Return the number of cores of the cluster."""
+    nodes = wait_for(lambda: machines.ray_nodes(HOST), "the dashboard")
     return sum(float(node["resources_total"].get("CPU", 0.0)) for node in nodes)
 
 
-def monitor(machines: Machines) -> str:
-    (session,) = (machines.state / HOME / "tmp" / "ray").glob("session_2*")
+def autoscaler_log(machines: Machines) -> str:
+    (session,) = (machines.state / HOST / "tmp" / "ray").glob("session_2*")
     return (session / "logs" / "monitor.log").read_text()
 
 
-def test_a_study_makes_the_cluster_grow_and_leaves_it_to_shrink(empty: Machines) -> None:
+def test_the_cluster_scales_up_for_a_study_and_down_after_it(empty: Machines) -> None:
     assert cores(empty) == 0
     file = write_study(empty.shared / "project", "growing", base={"epochs": 20}, trials=3)
     workspace = SHARED / "growing"
     command = ["python", "run_study.py", "run", file, "--corpus", CORPUS, "--workspace", str(workspace)]
-    said = empty.run(HOME, command, env=ENV, cwd=str(SHARED / "project"), timeout_s=600).stdout
-    assert "8 of 8 runs ended" in said
-    disk = OnDisk(empty.shared / workspace.name / "studies" / "growing")
-    assert {len(disk.epochs(run)) for run in disk.runs()} == {20}
-    assert all(t.state == "complete" for trials in disk.ledger.trials.values() for t in trials)
-    added = re.findall(r"Adding (\d+) node\(s\) of type worker", monitor(empty))
+    output = empty.run(HOST, command, env=ENV, cwd=str(SHARED / "project"), timeout_s=600).stdout
+    assert "8 of 8 runs ended" in output
+    study = StudyFolder(empty.shared / workspace.name / "studies" / "growing")
+    assert {len(study.epochs(run)) for run in study.runs()} == {20}
+    assert all(t.state == "complete" for trials in study.ledger.trials.values() for t in trials)
+    added = re.findall(r"Adding (\d+) node\(s\) of type worker", autoscaler_log(empty))
     assert sum(map(int, added)) == 2
-    until(lambda: cores(empty) == 0, "an idle cluster to shrink", 120)
+    wait_for(lambda: cores(empty) == 0, "idle workers to be removed", 120)

@@ -95,7 +95,7 @@ class TestPostgreSQL(StorageContract):
     def storage(self, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
         """Through its socket, whose folder is a name of the environment, too."""
         monkeypatch.setenv("DB_PASSWORD", server.password)
-        monkeypatch.setenv("STUDY_SOCKET", str(server.place))
+        monkeypatch.setenv("STUDY_SOCKET", str(server.folder))
         return f"postgresql+psycopg://study:$DB_PASSWORD@/postgres?host=$STUDY_SOCKET&port={server.port}"
 
     def test_two_studies_share_a_database(

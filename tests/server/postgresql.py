@@ -1,4 +1,4 @@
-"""A PostgreSQL server with a password, in a temporary folder"""
+"""A PostgreSQL server that requires a password, in a temporary folder"""
 
 import os
 import pwd
@@ -19,21 +19,22 @@ USER = "study"
 
 
 class PostgreSQL:
-    """A server on a free port of this machine. URIs name the password as `$DB_PASSWORD`."""
+    """A server on a free port of this machine. Its URIs refer to the password as `$DB_PASSWORD`."""
 
-    def __init__(self, place: Path, password: str) -> None:
-        self.place, self.password = place, password
+    def __init__(self, folder: Path, password: str) -> None:
+        self.folder, self.password = folder, password
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self._as_whom: list[str] = []
+        self._run_as: list[str] = []
         self._made: list[str] = []
-        if os.geteuid() == 0:  # PostgreSQL refuses root
+        if os.geteuid() == 0:  # PostgreSQL does not run as root
             user = next((p.pw_name for p in pwd.getpwall() if p.pw_name == "postgres"), "nobody")
-            self._as_whom = ["runuser", "-u", user, "--"]
-            shutil.chown(place, user)
+            self._run_as = ["runuser", "-u", user, "--"]
+            shutil.chown(folder, user)
 
     def uri(self, name: str, driver: str = "postgresql+psycopg") -> str:
+        """Return the URI of the database `name`."""
         return f"{driver}://{USER}:$DB_PASSWORD@127.0.0.1:{self.port}/{name}"
 
     def make(self, name: str) -> str:
@@ -54,39 +55,40 @@ class PostgreSQL:
             host="127.0.0.1", port=self.port, user=USER, password=self.password, dbname=name, autocommit=True
         )
 
-    def begin(self) -> None:
-        secret = self.place / "password"
+    def initialize(self) -> None:
+        """Create the database cluster and start the server."""
+        secret = self.folder / "password"
         secret.write_text(self.password)
-        self._run("initdb", "--pgdata", str(self.place / "data"), "--auth", "scram-sha-256", "--username", USER,
+        self._run("initdb", "--pgdata", str(self.folder / "data"), "--auth", "scram-sha-256", "--username", USER,
                   "--pwfile", str(secret), "--no-sync")  # fmt: skip
         secret.unlink()
         self.start()
 
     def start(self) -> None:
-        options = f"-k {self.place} -c listen_addresses=127.0.0.1 -c port={self.port} -c fsync=off"
-        self._run("pg_ctl", "--pgdata", str(self.place / "data"), "--wait", "--log", str(self.place / "log"),
+        options = f"-k {self.folder} -c listen_addresses=127.0.0.1 -c port={self.port} -c fsync=off"
+        self._run("pg_ctl", "--pgdata", str(self.folder / "data"), "--wait", "--log", str(self.folder / "log"),
                   "--options", options, "start")  # fmt: skip
 
     def stop(self) -> None:
-        """Stop the server as a crash does: connections end at once."""
-        self._run("pg_ctl", "--pgdata", str(self.place / "data"), "--wait", "--mode", "immediate", "stop")
+        """Stop the server as in a crash, without closing connections."""
+        self._run("pg_ctl", "--pgdata", str(self.folder / "data"), "--wait", "--mode", "immediate", "stop")
 
     @property
     def runs(self) -> bool:
-        return (self.place / "data" / "postmaster.pid").exists()
+        return (self.folder / "data" / "postmaster.pid").exists()
 
-    def _run(self, *words: str) -> None:
-        subprocess.run([*self._as_whom, str(BINARIES / words[0]), *words[1:]], check=True, capture_output=True,
-                       cwd=self.place)  # fmt: skip
+    def _run(self, *arguments: str) -> None:
+        subprocess.run([*self._run_as, str(BINARIES / arguments[0]), *arguments[1:]], check=True, capture_output=True,
+                       cwd=self.folder)  # fmt: skip
 
 
 @contextmanager
 def a_postgresql(password: str = "db:p@ss/w%rd#1") -> Iterator[PostgreSQL]:
-    """Run a server. Its default password must be escaped in URLs."""
-    # Not in pytest's folder: only root can read that, and PostgreSQL does not run as root.
-    with tempfile.TemporaryDirectory(prefix="postgresql-") as place:
-        server = PostgreSQL(Path(place), password)
-        server.begin()
+    """Run a server for the duration of the block. The default password contains characters that URLs must escape."""
+    # Not in pytest's temporary folder, which only root can read.
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        server = PostgreSQL(Path(folder), password)
+        server.initialize()
         try:
             yield server
         finally:

@@ -1,4 +1,4 @@
-"""`remix-study serve` or `ui` in a process of its own, as somebody at a terminal starts it"""
+"""Run `remix-study serve` or `remix-study ui` in a separate process"""
 
 import os
 import re
@@ -17,29 +17,36 @@ USER, PASSWORD = "boss", "twelve letters % and more"
 
 
 class Served:
-    """`url` is what it says its clients need; of `ui`, the last link."""
+    """A process that runs `remix-study serve` or `ui`.
 
-    def __init__(self, place: Path, *words: str, command: str = "serve", before: tuple[str, ...] = ()) -> None:
-        self._told, self._complained = place / "serve.out", place / "serve.err"
+    Args:
+        folder: working directory; the output is written to files in it.
+        arguments: arguments of the command.
+        command: `serve` or `ui`.
+        before: words before the command, such as `nohup`.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, command: str = "serve", before: tuple[str, ...] = ()) -> None:
+        self._stdout, self._stderr = folder / "serve.out", folder / "serve.err"
         self.process: commands.Command | subprocess.Popen[bytes]
-        words, env = ("-m", "remix_study", command, "--port", "0", *words), os.environ | {"COLUMNS": "200"}
-        with self._told.open("w") as out, self._complained.open("w") as err:
+        arguments, env = ("-m", "remix_study", command, "--port", "0", *arguments), os.environ | {"COLUMNS": "200"}
+        with self._stdout.open("w") as out, self._stderr.open("w") as err:
             if before:
                 self.process = subprocess.Popen(
-                    [*before, sys.executable, *words], cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                    [*before, sys.executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                     start_new_session=True, env=env,
                 )  # fmt: skip
             else:
-                self.process = commands.start(*words, cwd=place, env=env, stdout=out, stderr=err)
+                self.process = commands.start(*arguments, cwd=folder, env=env, stdout=out, stderr=err)
 
     def __str__(self) -> str:
-        return self._told.read_text() + self._complained.read_text()
+        return self._stdout.read_text() + self._stderr.read_text()
 
     def up(self) -> "Served":
-        """Returns when it has said its address."""
-        while not _ADDRESS.search(self._told.read_text()):
+        """Wait until the server has printed its address."""
+        while not _ADDRESS.search(self._stdout.read_text()):
             try:
-                # Another process writes the file that is waited for: there is no event. Its end is awaited.
+                # Polling: there is no event for a file that another process writes.
                 self.process.wait(0.2)
             except subprocess.TimeoutExpired:
                 continue
@@ -48,7 +55,8 @@ class Served:
 
     @property
     def url(self) -> str:
-        found = _ADDRESS.search(self._told.read_text())
+        """Return the tracking URI that `serve` prints, or the last link that `ui` prints."""
+        found = _ADDRESS.search(self._stdout.read_text())
         assert found is not None
         return found[1]
 
@@ -57,21 +65,21 @@ class Served:
         return int(self.url.rpartition(":")[2])
 
     @property
-    def family(self) -> list[int]:
-        """Its process, MLflow's, and those that answer."""
+    def process_ids(self) -> list[int]:
+        """Return the ids of the process and all its descendants: MLflow's server and its workers."""
         found = [self.process.pid]
-        for pid in found:  # grows while it is walked
+        for pid in found:  # grows during the iteration
             found += [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return found
 
-    def end(self, way: signal.Signals = signal.SIGTERM) -> int:
-        """Its exit status; nothing of it is left."""
-        family = []
+    def end(self, signal_: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the process, and return its exit status. Assert that no descendant is left."""
+        process_ids = []
         if self.process.poll() is None:
-            family = self.family
-            self.process.send_signal(way)
+            process_ids = self.process_ids
+            self.process.send_signal(signal_)
         status = self.process.wait(60)
-        left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
+        left = [pid for pid in process_ids if Path(f"/proc/{pid}").exists()]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert left == []
@@ -79,9 +87,10 @@ class Served:
 
 
 @contextmanager
-def serving(place: Path, *words: str, **how: Any) -> Iterator[Served]:
-    place.mkdir(exist_ok=True)
-    served = Served(place, *words, **how)
+def serving(folder: Path, *arguments: str, **options: Any) -> Iterator[Served]:
+    """Run a server for the duration of the block. The arguments are those of `Served`."""
+    folder.mkdir(exist_ok=True)
+    served = Served(folder, *arguments, **options)
     try:
         yield served
     finally:

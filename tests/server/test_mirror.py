@@ -11,10 +11,11 @@ from remix_study.errors import SourceError
 from remix_study.files.mirror import Mirror, place_of, url_of, with_retries, workspace_at
 from remix_study.files.remote_folder import RemoteFolder
 
-pytestmark = pytest.mark.slow  # an S3 server in this process: many may run at once
+pytestmark = pytest.mark.slow  # not `server`, because the S3 server runs in this process
 
 
 def write(folder: Path, **files: str) -> None:
+    """Write text files. In their names, `__` stands for a slash and `_dot_` for a dot."""
     for name, text in files.items():
         path = folder / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,23 +23,24 @@ def write(folder: Path, **files: str) -> None:
 
 
 def content(folder: Path) -> dict[str, str]:
+    """Return the texts of all files that are not hidden, by path."""
     return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*"))
             if path.is_file() and not path.name.startswith(".")}  # fmt: skip
 
 
-def noted(real: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """`real`, a method of RemoteFolder, which also records the path that it is called with."""
+def recorded(method: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
+    """Wrap a method of RemoteFolder so that each call appends its path to `paths`."""
 
-    def call(self: RemoteFolder, *of: Any) -> Any:
-        names.append(str(of[0] if isinstance(of[0], str) else of[1]))
-        return real(self, *of)
+    def call(self: RemoteFolder, *args: Any) -> Any:
+        paths.append(str(args[0] if isinstance(args[0], str) else args[1]))
+        return method(self, *args)
 
     return call
 
 
 @pytest.fixture
 def pair(bucket: Any, tmp_path: Path) -> Callable[[str], Mirror]:
-    """Creates local copies of one remote folder, as several machines have them."""
+    """Return a function that creates local copies of one remote folder, as on several machines."""
     return lambda name: Mirror(f"{bucket.url}/w", tmp_path / name)
 
 
@@ -65,17 +67,17 @@ def test_only_changed_files_are_transferred_even_after_a_restart(
     one.push()
     two.pull()
     two.close()
-    travelled: list[str] = []
-    for verb in ("upload", "fetch"):
-        monkeypatch.setattr(RemoteFolder, verb, noted(getattr(RemoteFolder, verb), travelled))
+    transferred: list[str] = []
+    for method in ("upload", "fetch"):
+        monkeypatch.setattr(RemoteFolder, method, recorded(getattr(RemoteFolder, method), transferred))
     again = pair("two")
     again.pull()
     assert again.push() == 0
-    assert travelled == []
+    assert transferred == []
     write(one.folder, f3="three")
     one.push()
     again.pull()
-    assert len(travelled) == 2
+    assert len(transferred) == 2
     assert content(again.folder)["f3"] == "three"
 
 
@@ -94,7 +96,7 @@ def test_the_remote_file_wins_if_both_sides_changed(pair: Callable[[str], Mirror
 def test_a_reader_never_finds_a_file_that_refers_to_a_missing_one(
     pair: Callable[[str], Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`result.json` implies that all other files exist; a spool names artifacts."""
+    """`result.json` implies that all other files exist; a spool refers to artifacts."""
     one, two = pair("one"), pair("two")
     write(
         one.folder, result_dot_json="1", spool_dot_jsonl="plot.png", **{"plot_dot_png": "p", "history_dot_jsonl": "h"}
@@ -103,7 +105,7 @@ def test_a_reader_never_finds_a_file_that_refers_to_a_missing_one(
     write(one.folder, checkpoints__last_dot_pt="l", checkpoints__best_dot_pt="b")
     order: list[str] = []
     real = RemoteFolder.upload
-    monkeypatch.setattr(RemoteFolder, "upload", noted(real, order))
+    monkeypatch.setattr(RemoteFolder, "upload", recorded(real, order))
     one.push()
     assert order.index("plot.png") < order.index("spool.jsonl") < order.index("checkpoints/last.pt")
     assert order[-1] == "result.json"
@@ -112,14 +114,14 @@ def test_a_reader_never_finds_a_file_that_refers_to_a_missing_one(
     listing = RemoteFolder.listing
     calls = iter([0, 1])
 
-    def pushed_meanwhile(self: RemoteFolder, *how: Any, **more: Any) -> Any:
-        found = listing(self, *how, **more)
+    def push_during_listing(self: RemoteFolder, *args: Any, **kwargs: Any) -> Any:
+        found = listing(self, *args, **kwargs)
         if next(calls) == 0:
             write(one.folder, spool_dot_jsonl="plot.png new.png", new_dot_png="n")
             one.push()
         return found
 
-    monkeypatch.setattr(RemoteFolder, "listing", pushed_meanwhile)
+    monkeypatch.setattr(RemoteFolder, "listing", push_during_listing)
     two.pull()
     found = content(two.folder)
     assert all(name in found for name in found["spool.jsonl"].split())
@@ -139,7 +141,7 @@ def test_a_subfolder_can_be_pulled_and_pushed_alone(pair: Callable[[str], Mirror
     assert content(two.folder) == {"top": "t", "runs/a/x": "x"}
 
 
-def test_skipped_files_are_not_taken_for_deleted(pair: Callable[[str], Mirror]) -> None:
+def test_skipped_files_are_not_treated_as_deleted(pair: Callable[[str], Mirror]) -> None:
     one, two = pair("one"), pair("two")
     write(one.folder, a="a", tracking__spool_dot_jsonl="s")
     one.push()
@@ -167,7 +169,7 @@ def test_a_file_deleted_locally_is_not_downloaded_again_before_the_next_push(pai
     assert not (two.folder / "stop").exists()
     two.push()
     assert sorted(RemoteFolder(one.url).listing()) == ["a"]
-    (two.folder / "a").unlink()  # a reader needs it
+    (two.folder / "a").unlink()  # `restore` downloads it again, for readers
     two.pull(restore=True)
     assert content(two.folder) == {"a": "a"}
 
@@ -204,7 +206,7 @@ def test_a_transfer_is_retried_while_the_service_fails(
     assert sum(pauses) > 200
 
 
-def test_a_local_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
+def test_the_url_of_a_local_copy_is_known(bucket: Any, tmp_path: Path) -> None:
     url = f"{bucket.url}/workspace"
     here = workspace_at(f"{url}/")
     assert here == workspace_at(url)
@@ -217,7 +219,7 @@ def test_a_local_copy_knows_its_url(bucket: Any, tmp_path: Path) -> None:
     assert workspace_at(f"file://{tmp_path}") == tmp_path
 
 
-def test_no_name_in_a_bucket_leads_out_of_the_local_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
+def test_remote_names_cannot_write_outside_the_local_folder(bucket: Any, pair: Callable[[str], Mirror]) -> None:
     one = pair("deep/er")
     for name in ("../outside", "a/../../outside", "inside"):
         RemoteFolder(one.url).system.call_s3("put_object", Bucket="bucket", Key=f"w/{name}", Body=b"x")

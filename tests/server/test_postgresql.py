@@ -1,4 +1,4 @@
-"""Trials of studies and runs of MLflow in PostgreSQL, with artifacts in S3"""
+"""Studies with trials and MLflow runs in PostgreSQL and artifacts in S3"""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def started() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def postgresql(started: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
-    """Return the server that all tests share. At the start of each test it runs, and has no database of another."""
+    """Return the server that all tests share. At the start of each test, it runs and has no databases."""
     monkeypatch.setenv("DB_PASSWORD", started.password)
     yield started
     if not started.runs:
@@ -58,9 +58,9 @@ def test_problems_with_a_database_are_reported_at_once(postgresql: PostgreSQL, m
     monkeypatch.setenv("DB_PASSWORD", "wrong-one")
     with pytest.raises(
         TrackingError, match=r"Cannot connect to the PostgreSQL server of .*password authentication failed"
-    ) as said:
+    ) as caught:
         check(postgresql.uri("postgres"))
-    assert "wrong-one" not in str(said.value)
+    assert "wrong-one" not in str(caught.value)
     monkeypatch.delenv("DB_PASSWORD")
     with pytest.raises(TrackingError, match="needs DB_PASSWORD in the environment"):
         check(postgresql.uri("postgres"))
@@ -70,7 +70,7 @@ def test_problems_with_a_database_are_reported_at_once(postgresql: PostgreSQL, m
 def test_two_servers_can_start_at_once_and_survive_a_restart_of_their_database(
     postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
-    """On an empty database, as replicas of a Kubernetes deployment do."""
+    """Two replicas of a Kubernetes deployment start like this, on an empty database."""
     uri, artifacts = postgresql.make("mlflow"), str(tmp_path / "artifacts")
     servers = [MLflowServer(uri, artifacts=artifacts) for _ in range(2)]
     try:
@@ -92,7 +92,7 @@ def test_two_servers_can_start_at_once_and_survive_a_restart_of_their_database(
 
 
 @pytest.mark.timeout(900)
-def test_two_studies_share_one_postgresql_and_one_server(
+def test_two_studies_share_a_database_server_and_a_tracking_server(
     postgresql: PostgreSQL, bucket: Bucket, bench: StudyBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
@@ -110,7 +110,7 @@ def test_two_studies_share_one_postgresql_and_one_server(
         client = MlflowClient()
         for name, study in processes.items():
             assert study.wait() == 0, study.output
-            if "is sent at the study's next" in study.output:  # on a busy machine, sending takes longer than 20 s
+            if "is sent at the study's next" in study.output:  # uploading takes more than 20 s on a busy machine
                 bench.run(files[name])
             assert study_status(study.folder).state == "complete"
             assert f"{server.url}/#/experiments/" in study.output
@@ -136,37 +136,37 @@ def test_studies_that_start_at_once_create_their_tables_one_after_the_other(
     postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
     uri = postgresql.make("trials")
-    gate = Barrier(4)
+    barrier = Barrier(4)
 
-    def begin(number: int) -> list[object]:
-        gate.wait(60)
+    def start(number: int) -> list[object]:
+        barrier.wait(60)
         return list(open_storage(uri, tmp_path, patience_s=1.0).get_all_studies())
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(begin, range(4))) == [[], [], [], []]
+        assert list(pool.map(start, range(4))) == [[], [], [], []]
 
 
 def test_reading_an_empty_database_creates_no_tables(postgresql: PostgreSQL, tmp_path: Path) -> None:
     """Otherwise `remix-study status` in a loop would disturb a study that is starting."""
     uri = postgresql.make("trials")
-    looked, over = Barrier(4), Event()
+    all_read, done = Barrier(4), Event()
 
-    def look(number: int) -> None:
+    def read(number: int) -> None:
         assert open_to_read(uri, tmp_path) is None
-        looked.wait(60)
-        while not over.is_set():
+        all_read.wait(60)
+        while not done.is_set():
             open_to_read(uri, tmp_path)
 
     with ThreadPoolExecutor(3) as pool:
-        looking = pool.map(look, range(3))
-        looked.wait(60)
+        readers = pool.map(read, range(3))
+        all_read.wait(60)
         try:
             with postgresql.connect("trials") as connection:
                 assert connection.execute("SELECT 1 FROM pg_tables WHERE tablename = 'trials'").fetchall() == []
             assert open_storage(uri, tmp_path, patience_s=1.0).get_all_studies() == []
         finally:
-            over.set()
-        list(looking)
+            done.set()
+        list(readers)
     assert open_to_read(uri, tmp_path) is not None
 
 
@@ -192,26 +192,26 @@ def test_a_study_waits_for_a_restart_of_its_database(postgresql: PostgreSQL, ben
     assert [t.number for trials in read_ledger(study.folder).trials.values() for t in trials] == [0, 1, 0, 1]
 
 
-def test_a_database_that_stays_down_ends_the_study_and_loses_no_trial(
+def test_a_study_ends_without_losing_trials_if_its_database_stays_down(
     postgresql: PostgreSQL, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_module, "PATIENCE_S", 1.0)
-    asked, told = config(storage=postgresql.make("trials"), trials=3), []
+    study_config, tasks = config(storage=postgresql.make("trials"), trials=3), []
 
-    def in_the_middle(task: object) -> bool:
-        told.append(task)
-        if len(told) == 3:
+    def stop_at_third_task(task: object) -> bool:
+        tasks.append(task)
+        if len(tasks) == 3:
             postgresql.stop()
         return False
 
-    monkeypatch.setattr(study_module, "execute", Runner(fails=in_the_middle))
-    study = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path)
-    with pytest.raises(StudyError, match=r"storage .* does not answer: .* rerun the command") as said:
+    monkeypatch.setattr(study_module, "execute", Runner(fails=stop_at_third_task))
+    study = StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path)
+    with pytest.raises(StudyError, match=r"storage .* does not answer: .* rerun the command") as caught:
         study.run(nothing_to_show)
-    assert postgresql.password not in str(said.value)
+    assert postgresql.password not in str(caught.value)
     postgresql.start()
     monkeypatch.setattr(study_module, "execute", Runner())
-    StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
+    StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
     trials = read_ledger(study.folder).trials
     assert {m: [(t.number, t.state) for t in ts] for m, ts in trials.items()} == {
         m: [(n, "complete") for n in range(3)] for m in trials

@@ -24,7 +24,7 @@ from remix_study.media.store import ClipStore
 if TYPE_CHECKING:
     from tests.server.conftest import Bucket
 
-pytestmark = pytest.mark.slow  # an S3 server in this process: many may run at once
+pytestmark = pytest.mark.slow  # not `server`, because the S3 server runs in this process
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(bucket: "Bucket", files: Path) -> RemoteSource:
-    source = source_at(bucket.put(files, "corpus"))
+    source = source_at(bucket.upload(files, "corpus"))
     assert isinstance(source, RemoteSource)
     return source
 
@@ -56,17 +56,17 @@ def built(small_corpus: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def requests_of(files: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Records the S3 requests from now on, as operation and key."""
-    asked: list[tuple[str, str]] = []
+def record_requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return a list to which all S3 requests from now on are appended, as (operation, key)."""
+    requests: list[tuple[str, str]] = []
     call = s3fs.S3FileSystem._call_s3
 
-    async def recording(self: Any, method: str, *args: Any, **given: Any) -> Any:
-        asked.append((method, str(given.get("Key", ""))))
-        return await call(self, method, *args, **given)
+    async def recording(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        requests.append((method, str(kwargs.get("Key", ""))))
+        return await call(self, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", recording)
-    return asked
+    return requests
 
 
 def test_a_source_lists_the_files_below_its_root(source: RemoteSource) -> None:
@@ -97,12 +97,12 @@ def test_identity_is_stated_by_the_service_and_changes_with_the_content(source: 
 def test_identities_take_one_request_per_folder_and_no_download(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     names = [f"clips/{name}.mp4" for name in ("a", "b")] * 20
     with ThreadPoolExecutor(4) as pool:
         assert None not in list(pool.map(source.identity, names))
-    assert all(method != "get_object" for method, _ in asked)
-    assert len(asked) <= 1
+    assert all(method != "get_object" for method, _ in requests)
+    assert len(requests) <= 1
 
 
 def test_files_and_folders_are_local_in_the_block_and_deleted_after_it(source: RemoteSource, files: Path) -> None:
@@ -124,18 +124,18 @@ def test_files_and_folders_are_local_in_the_block_and_deleted_after_it(source: R
 def test_rows_of_an_array_are_downloaded_once(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     for row in range(3):
         with source.local(f"text.npy#{row}") as path:
             assert np.load(path)[row].tolist() == [2 * row, 2 * row + 1]
-    assert [method for method, _ in asked].count("get_object") == 1
+    assert [method for method, _ in requests].count("get_object") == 1
 
 
 @pytest.mark.parametrize("path", ["../other/secret", "clips/../../secret", "/etc/passwd"])
 def test_a_path_outside_the_root_raises(source: RemoteSource, path: str) -> None:
-    for look in (source.identity, source.read, source.exists, source.list):
+    for method in (source.identity, source.read, source.exists, source.list):
         with pytest.raises(SourceError, match="below the root"):
-            look(path)
+            method(path)
 
 
 def test_a_key_that_points_outside_its_folder_is_ignored(bucket: "Bucket", source: RemoteSource) -> None:
@@ -156,7 +156,7 @@ def test_a_missing_bucket_raises(bucket: "Bucket") -> None:
 def test_missing_or_wrong_credentials_raise_without_showing_them(
     bucket: "Bucket", source: RemoteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket.refuse_strangers()
+    bucket.require_credentials()
     with pytest.raises(SourceError, match=r"permission denied.*Check the credentials") as caught:
         pickle.loads(pickle.dumps(source)).read("clips/a.mp4")
     assert "someone" not in str(caught.value)
@@ -192,13 +192,13 @@ def test_a_store_survives_upload_and_download(
     rows = np.arange(len(copy))
     np.testing.assert_array_equal(copy.gather("video", rows), small_store.gather("video", rows))
     assert (copy.path.parent / "manifest.jsonl").read_bytes() == (built / "manifest.jsonl").read_bytes()
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     upload_store(built, url)
-    assert not [each for each in asked if each[0] not in ("get_object", "head_object")]
-    asked.clear()
+    assert not [each for each in requests if each[0] not in ("get_object", "head_object")]
+    requests.clear()
     assert open_corpus(url).path == copy.path
     assert open_corpus(f"{url}/store").digest == copy.digest
-    assert {Path(key).suffix for _, key in asked[:2]} == {".json"}
+    assert {Path(key).suffix for _, key in requests[:2]} == {".json"}
 
 
 def test_a_store_built_on_this_machine_is_not_downloaded(bucket: "Bucket", built: Path) -> None:
@@ -222,9 +222,9 @@ def test_an_interrupted_upload_cannot_be_opened_and_resumes(
     with pytest.raises(StoreError, match="no finished clip store found"):
         local_copy(url)
     bucket.files.pipe_file(f"{url}/store/audio-00000.npy", b"somebody else was here")
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     upload_store(built, url)
-    written = [Path(key).name for method, key in asked if method == "put_object"]
+    written = [Path(key).name for method, key in requests if method == "put_object"]
     assert "card.json" not in written
     assert written[0] == "audio-00000.npy"
     assert written[-1] == "manifest.json"
@@ -252,14 +252,14 @@ def test_a_changed_store_is_uploaded_and_downloaded_again_while_its_reader_keeps
     before = open_corpus(url)
     after = change(built)
     assert after.digest != before.digest
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     upload_store(built, url)
-    changed = [(method, Path(key).name) for method, key in asked if method in ("put_object", "delete_object")]
+    changed = [(method, Path(key).name) for method, key in requests if method in ("put_object", "delete_object")]
     assert changed[0] == ("delete_object", "manifest.json")
     assert changed[-1] == ("put_object", "manifest.json")
     fetched = open_corpus(url)
     assert (fetched.digest, fetched.path != before.path) == (after.digest, True)
-    assert len(before.gather("video", np.arange(3))) == 3  # its copy stays while this process reads it
+    assert len(before.gather("video", np.arange(3))) == 3  # the old copy is kept while this process reads it
 
 
 def test_a_truncated_copy_is_completed(bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +267,9 @@ def test_a_truncated_copy_is_completed(bucket: "Bucket", built: Path, monkeypatc
     upload_store(built, url)
     copy = open_corpus(url)
     (copy.path / "video-00000.npy").write_bytes(b"cut short")
-    asked = requests_of(bucket.files, monkeypatch)
+    requests = record_requests(monkeypatch)
     assert len(open_corpus(url).gather("video", np.arange(2))) == 2
-    fetched = {Path(key).name for method, key in asked if method == "get_object" and key.endswith(".npy")}
+    fetched = {Path(key).name for method, key in requests if method == "get_object" and key.endswith(".npy")}
     assert fetched == {"video-00000.npy"}
 
 
@@ -305,16 +305,16 @@ def test_processes_that_open_a_store_share_one_download(
 ) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
-    asked = requests_of(bucket.files, monkeypatch)
-    together = threading.Barrier(4)
+    requests = record_requests(monkeypatch)
+    barrier = threading.Barrier(4)
 
-    def look(_: int) -> str:
-        together.wait(10)
+    def open_digest(_: int) -> str:
+        barrier.wait(10)
         return open_corpus(url).digest
 
     with ThreadPoolExecutor(4) as pool:
-        assert len(set(pool.map(look, range(4)))) == 1
-    arrays = [key for method, key in asked if method == "get_object" and key.endswith(".npy")]
+        assert len(set(pool.map(open_digest, range(4)))) == 1
+    arrays = [key for method, key in requests if method == "get_object" and key.endswith(".npy")]
     assert len(arrays) == len(set(arrays)) == 2
 
 

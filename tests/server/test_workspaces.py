@@ -43,7 +43,7 @@ class Machines:
 
     def __init__(self, bucket: Any, corpus: Path, place: Path) -> None:
         self.url, self.place = f"{bucket.url}/workspace", place
-        self.corpus = bucket.put(corpus, "corpus")
+        self.corpus = bucket.upload(corpus, "corpus")
         self.site = RemoteFolder(f"{self.url}/studies/s")
         self.begun: list[RunningCommand] = []
         self.storage = f"sqlite:///{place / 'storage.db'}"
