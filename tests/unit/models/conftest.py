@@ -1,4 +1,4 @@
-"""Models and batches small enough for a unit test"""
+"""Fixtures that build small models and batches"""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def build_model() -> BuildModel:
         }
         chosen = {m: encoders[m] for m in modalities}
         model = MultimodalModel(chosen, fusion({m: e.out_features for m, e in chosen.items()}, num_classes=4))
-        for head in model.heads.values():  # biases begin at 0, where forgetting them goes unseen
+        for head in model.heads.values():  # not 0, where a missing bias would go unnoticed
             assert isinstance(head, torch.nn.Linear)
             torch.nn.init.normal_(head.bias)
         return model
@@ -36,7 +36,13 @@ def build_batch() -> BuildBatch:
     def build(
         active: Sequence[Sequence[int]], modalities: tuple[str, ...] = ("audio", "video"), all_rows: bool = False
     ) -> Batch:
-        """`all_rows` as for zero_feature; otherwise only active rows, and a modality active nowhere is absent."""
+        """Return a batch of random inputs.
+
+        Args:
+            active: which modalities (columns) of which samples (rows) are active.
+            all_rows: whether inputs have the rows of all samples, as for zero_feature. Otherwise they only have active
+                rows, and a modality without active rows is absent.
+        """
         generator = torch.Generator().manual_seed(1)
         active_BM = torch.tensor(active, dtype=torch.bool)
         B = len(active_BM)

@@ -1,4 +1,4 @@
-"""Encoders: shapes, sizes known from the literature, frames, memory format, determinism"""
+"""Encoders: shapes, published sizes, frames, memory format, determinism"""
 
 from collections.abc import Callable
 
@@ -29,8 +29,8 @@ def to_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)
 
 
-def test_resnet18_has_the_size_that_the_paper_gives() -> None:
-    # torchvision's ResNet-18 has 11,689,512 parameters, 513,000 of them in its classifier of 1000 classes.
+def test_resnet18_has_the_published_size() -> None:
+    # torchvision's ResNet-18 has 11,689,512 parameters, of which 513,000 are in its classifier for 1000 classes.
     assert parameters(ResNet18(3)) == 11_689_512 - 513_000
     assert parameters(ResNet18(1)) == 11_689_512 - 513_000 - 2 * 64 * 49
     assert ResNet18(3).out_features == 512
@@ -40,12 +40,12 @@ def test_resnet18_halves_the_image_five_times() -> None:
     assert ResNet18(3, width=4).maps(torch.randn(1, 3, 224, 224)).shape == (1, 32, 7, 7)
 
 
-def test_resnet18_starts_from_kaiming_fan_out() -> None:
+def test_resnet18_is_initialized_with_kaiming_fan_out() -> None:
     stem = ResNet18(3).stem
     assert stem.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)
 
 
-def test_tiny_has_the_size_that_the_evidence_was_measured_with() -> None:
+def test_tiny_has_the_size_used_for_the_evidence() -> None:
     convolutions = 9 * (3 * 8 + 8 * 16 + 16 * 48 + 48 * 128)
     assert parameters(TinyEncoder(3)) == convolutions + 2 * (8 + 16 + 48 + 128)
     assert TinyEncoder(3).maps(torch.randn(2, 3, 32, 32)).shape == (2, 128, 2, 2)
@@ -77,7 +77,7 @@ def test_the_average_covers_time_height_and_width(build: Callable[[int], ImageEn
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("stored", ["BCTHW", "BTHWC"])
-def test_folding_puts_the_frames_of_a_sample_next_to_each_other(channels_last: bool, stored: str) -> None:
+def test_folding_keeps_the_frames_of_a_sample_together(channels_last: bool, stored: str) -> None:
     video = torch.arange(2 * 3 * 4 * 5 * 6, dtype=torch.float32).reshape(2, 3, 4, 5, 6)
     if stored == "BTHWC":
         video = video.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
@@ -111,17 +111,17 @@ def test_channels_last_gives_the_same_features_and_gradients(
 
 
 @image_encoders
-def test_the_memory_format_lasts_through_the_network(build: Callable[[int], ImageEncoder]) -> None:
+def test_all_layers_keep_the_memory_format(build: Callable[[int], ImageEncoder]) -> None:
     encoder = build(3)
     to_channels_last(encoder)
     formats: list[bool] = []
 
-    def look(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+    def record_format(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         formats.append(output.is_contiguous(memory_format=torch.channels_last))
 
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(look)
+            module.register_forward_hook(record_format)
     encoder(torch.randn(2, 3, 2, 64, 64))
     assert len(formats) >= 4
     assert all(formats)
@@ -137,7 +137,7 @@ def test_the_memory_format_lasts_through_the_network(build: Callable[[int], Imag
     ],
     ids=["tiny", "resnet18", "vector", "sequence"],
 )
-def test_a_seed_decides_the_initial_weights(build: Callable[[], Encoder], shape: tuple[int, ...]) -> None:
+def test_the_seed_determines_the_initial_weights(build: Callable[[], Encoder], shape: tuple[int, ...]) -> None:
     torch.manual_seed(7)
     first = build()
     torch.manual_seed(7)
@@ -148,7 +148,7 @@ def test_a_seed_decides_the_initial_weights(build: Callable[[], Encoder], shape:
     assert torch.equal(first(x), second(x))
 
 
-def test_vectors_are_encoded_row_by_row_even_one_alone() -> None:
+def test_vectors_are_encoded_independently() -> None:
     encoder = VectorEncoder(7, width=5, hidden=6)
     x = torch.randn(4, 7)
     assert encoder(x).shape == (4, 5)
@@ -160,13 +160,13 @@ def test_vectors_are_encoded_row_by_row_even_one_alone() -> None:
     [(TinyEncoder(1), (2, 3, 32, 32)), (TinyEncoder(3), (2, 3, 32)), (VectorEncoder(4), (2, 5))],
     ids=["channels", "dimensions", "features"],
 )
-def test_a_wrong_shape_is_named(encoder: Encoder, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_raises(encoder: Encoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the input must be .* but is"):
         encoder(torch.randn(shape))
 
 
-def test_a_narrow_resnet_learns_from_large_pictures() -> None:
-    """A 1x1 convolution of stride 2 from 8 to 16 channels, channels last, ended the process in its backward."""
+def test_a_narrow_resnet_block_can_be_trained_on_large_images() -> None:
+    """The backward pass of a channels-last 1x1 convolution with stride 2 from 8 to 16 channels crashed the process."""
     block = BasicBlock(8, 16, stride=2).to(memory_format=torch.channels_last)
     block(torch.randn(192, 8, 56, 56).to(memory_format=torch.channels_last)).sum().backward()
     assert all(parameter.grad is not None for parameter in block.parameters())

@@ -1,4 +1,4 @@
-"""MultimodalModel: the two maskings, mixed batches, and what an inactive encoder must not notice"""
+"""MultimodalModel: both maskings, mixed batches, and encoders of inactive modalities"""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ each_fusion = pytest.mark.parametrize(("fusion", "modalities"), CASES)
 
 
 def mixed_rows(modalities: tuple[str, ...]) -> list[list[int]]:
-    """Some rows of every single modality, some of all, and where M = 3 one of two."""
+    """Return rows in which each modality is active alone, rows with all modalities, and for M = 3 one row with two."""
     M = len(modalities)
     rows = [[int(m == alone) for m in range(M)] for alone in range(M)]
     return [*rows, [1] * M, *rows[::-1], [1] * M, [1, *[0] * (M - 2), 1]]
@@ -48,7 +48,7 @@ def running_statistics(module: nn.Module) -> list[torch.Tensor]:
 
 
 @each_fusion
-def test_a_mixed_batch_equals_its_rows_one_by_one(
+def test_a_mixed_batch_equals_its_single_rows(
     fusion: type[Fusion], modalities: tuple[str, ...], build_model: BuildModel, build_batch: BuildBatch
 ) -> None:
     model = build_model(fusion, modalities).eval()
@@ -84,7 +84,7 @@ def test_both_maskings_and_fuse_agree_in_evaluation(
 
 
 @each_fusion
-def test_a_skipped_encoder_notices_nothing(
+def test_a_skipped_encoder_has_no_gradients_and_unchanged_statistics(
     fusion: type[Fusion], modalities: tuple[str, ...], build_model: BuildModel, build_batch: BuildBatch
 ) -> None:
     for column, active in enumerate(modalities):
@@ -96,18 +96,18 @@ def test_a_skipped_encoder_notices_nothing(
         assert set(outputs.head_logits) == {active}
         for m in modalities:
             gradients = [p.grad for part in (model.encoders[m], model.heads[m]) for p in part.parameters()]
-            moved = [not torch.equal(a, b) for a, b in zip(before[m], model.encoders[m].buffers(), strict=True)]
+            updated = [not torch.equal(a, b) for a, b in zip(before[m], model.encoders[m].buffers(), strict=True)]
             if m == active:
                 assert all(g is not None and g.abs().sum() > 0 for g in gradients[:1])
-                assert all(moved)
+                assert all(updated)
             else:
                 assert all(g is None for g in gradients)
-                assert not any(moved)
+                assert not any(updated)
                 assert (outputs.features[m] == 0).all()
 
 
 @each_fusion
-def test_a_zeroed_encoder_gets_zero_tensors_and_its_statistics_move(
+def test_a_zeroed_encoder_has_zero_gradients_and_updated_statistics(
     fusion: type[Fusion], modalities: tuple[str, ...], build_model: BuildModel, build_batch: BuildBatch
 ) -> None:
     for column, active in enumerate(modalities):
@@ -127,7 +127,7 @@ def test_a_zeroed_encoder_gets_zero_tensors_and_its_statistics_move(
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoders[active].parameters())
 
 
-def test_an_empty_input_counts_as_absent(build_model: BuildModel, build_batch: BuildBatch) -> None:
+def test_an_empty_input_is_treated_as_absent(build_model: BuildModel, build_batch: BuildBatch) -> None:
     model = build_model(ConcatFusion).train()
     batch = build_batch([[1, 0]] * 4)
     with_empty = Batch(
@@ -149,7 +149,7 @@ def test_inactive_rows_give_no_gradient_in_a_mixed_batch(build_model: BuildModel
     assert (gradient.flatten(1).norm(dim=1) > 0).tolist() == [True, False, True]
 
 
-def test_a_model_of_one_modality_reads_its_column_of_a_wider_batch(
+def test_a_unimodal_model_uses_its_column_of_a_multimodal_batch(
     build_model: BuildModel, build_batch: BuildBatch
 ) -> None:
     model = build_model(ConcatFusion, ("video",)).eval()
@@ -160,7 +160,7 @@ def test_a_model_of_one_modality_reads_its_column_of_a_wider_batch(
         build_model(ConcatFusion, TRIPLE)(batch)
 
 
-def test_nothing_active_is_the_bias_alone(build_model: BuildModel, build_batch: BuildBatch) -> None:
+def test_without_active_modalities_logits_are_the_bias(build_model: BuildModel, build_batch: BuildBatch) -> None:
     batch = build_batch([[0, 0], [0, 0]])
     concat = build_model(ConcatFusion)
     assert isinstance(concat.fusion, ConcatFusion)
@@ -183,7 +183,7 @@ def test_channels_last_gives_the_same_outputs(
 
 
 @pytest.mark.parametrize(("fusion", "modalities"), CASES)
-def test_a_seed_decides_the_initial_weights(
+def test_the_seed_determines_the_initial_weights(
     fusion: type[Fusion], modalities: tuple[str, ...], build_model: BuildModel
 ) -> None:
     one, same, other = (build_model(fusion, modalities, seed).state_dict() for seed in (5, 5, 6))
@@ -191,7 +191,7 @@ def test_a_seed_decides_the_initial_weights(
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_wrong_number_of_rows_is_named(build_model: BuildModel, build_batch: BuildBatch) -> None:
+def test_a_wrong_number_of_rows_raises(build_model: BuildModel, build_batch: BuildBatch) -> None:
     model = build_model(ConcatFusion)
     batch = build_batch([[1, 1], [1, 0], [0, 1], [0, 1]])
     for video, given in ({"video": batch.inputs["video"][:2]}, 2), ({}, 0):
@@ -206,4 +206,4 @@ def test_encoders_and_fusion_must_agree(build_model: BuildModel) -> None:
     pair = build_model(ConcatFusion)
     encoders = {"audio": build_model(ConcatFusion, ("audio",)).encoders["audio"]}
     with pytest.raises(ValueError, match="the encoders have audio and the fusion audio, video"):
-        MultimodalModel(encoders, pair.fusion)  # type: ignore[arg-type]  # ModuleDict forgets that it holds encoders
+        MultimodalModel(encoders, pair.fusion)  # type: ignore[arg-type]  # ModuleDict loses the type of its values

@@ -1,4 +1,4 @@
-"""The encoder of sequences: rows and padding do not matter to each other, order does"""
+"""The sequence encoder: independence of rows and padding, dependence on the order of steps"""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_rows_do_not_depend_on_each_other(encoder: SequenceEncoder, training: bo
     torch.testing.assert_close(encoder(x), alone, rtol=1e-5, atol=1e-6)
 
 
-def test_padding_changes_nothing(encoder: SequenceEncoder) -> None:
+def test_padding_does_not_change_the_output(encoder: SequenceEncoder) -> None:
     x = torch.randn(4, 7, 6)
     torch.testing.assert_close(encoder(padded(x, 9)), encoder(x), rtol=1e-5, atol=1e-6)
 
@@ -56,14 +56,14 @@ def test_the_order_of_steps_matters(encoder: SequenceEncoder) -> None:
     assert not torch.allclose(encoder(x), encoder(x.flip(1)), atol=1e-3)
 
 
-def test_its_blocks_begin_from_different_weights(encoder: SequenceEncoder) -> None:
+def test_blocks_have_different_initial_weights(encoder: SequenceEncoder) -> None:
     one, other = (block.get_parameter("asked.weight") for block in encoder.blocks)
     assert not torch.equal(one, other)
 
 
 @pytest.mark.slow
-def test_it_learns_which_of_two_steps_came_first(encoder: SequenceEncoder) -> None:
-    """What a mean over time alone cannot tell."""
+def test_it_learns_which_of_two_steps_is_first(encoder: SequenceEncoder) -> None:
+    """A mean over time does not contain this information."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, 2, (256,), generator=generator)
     x = 0.1 * torch.randn(256, 8, 6, generator=generator)
@@ -80,11 +80,11 @@ def test_it_learns_which_of_two_steps_came_first(encoder: SequenceEncoder) -> No
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 3, 5), (2, 3, 6, 1)])
-def test_another_shape_is_refused(encoder: SequenceEncoder, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_raises(encoder: SequenceEncoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \(B, T, 6\), but is"):
         encoder(torch.randn(shape))
 
 
-def test_half_precision_stays_finite(encoder: SequenceEncoder) -> None:
+def test_half_precision_output_is_finite(encoder: SequenceEncoder) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.isfinite(encoder(padded(torch.randn(3, 4, 6), 3))).all()

@@ -1,4 +1,4 @@
-"""The oracle: released Remix, sample by sample, from the script that also makes the golden numbers"""
+"""Fixtures with a reference implementation of the released Remix and its golden numbers"""
 
 import runpy
 from collections.abc import Callable
@@ -13,6 +13,8 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 @dataclass(frozen=True)
 class Oracle:
+    """The reference implementation, in plain Python; see the docstrings in tests/golden/make_remix_golden.py."""
+
     separability: Callable[[list[float]], float]
     released_choice: Callable[[float, float], int]
     released_epoch: Callable[

@@ -1,4 +1,4 @@
-"""What is worth knowing about a decision, on cases small enough to count by hand"""
+"""Statistics of an assignment, on small worked examples"""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def assignment(rows: list[tuple[int, int]], joint: list[int]) -> Assignment:
 FIVE = assignment([(1, 0), (0, 1), (0, 1), (0, 0), (0, 0)], [0, 0, 0, 1, 0])
 
 
-def test_shares_are_parts_of_all_samples() -> None:
+def test_shares_are_fractions_of_all_samples() -> None:
     np.testing.assert_allclose(FIVE.shares_M(), [0.2, 0.4])
     assert FIVE.joint_share() == pytest.approx(0.2)
     assert FIVE.resting_share() == pytest.approx(0.2)
     assert FIVE.trained_N.tolist() == [True, True, True, True, False]
 
 
-def test_entropy_is_one_when_even_and_zero_when_one_has_all() -> None:
+def test_entropy_is_one_for_equal_shares_and_zero_for_a_single_modality() -> None:
     assert assignment([(1, 0), (0, 1)], [0, 0]).entropy() == pytest.approx(1.0)
     assert assignment([(1, 0), (1, 0)], [0, 0]).entropy() == 0.0
     assert FIVE.entropy() == pytest.approx(-(1 / 3 * np.log2(1 / 3) + 2 / 3 * np.log2(2 / 3)))
@@ -30,7 +30,7 @@ def test_entropy_of_nothing_assigned_is_zero() -> None:
     assert everything_joint(4, 2).entropy() == 0.0
 
 
-def test_churn_counts_samples_that_train_something_else() -> None:
+def test_churn_counts_samples_whose_assignment_changed() -> None:
     other = assignment([(1, 0), (1, 0), (0, 1), (0, 0), (0, 0)], [0, 0, 0, 0, 0])
     assert other.churn(FIVE) == pytest.approx(0.4)
     assert FIVE.churn(FIVE) == 0.0
@@ -41,7 +41,7 @@ def test_shares_by_class() -> None:
     np.testing.assert_allclose(shares_CM, [[0.5, 0.5], [0.0, 1 / 3], [np.nan, np.nan]])
 
 
-def test_everything_joint_trains_all_through_all() -> None:
+def test_everything_joint_trains_every_sample_with_every_modality() -> None:
     warmup = everything_joint(3, 2)
     assert warmup.joint_share() == 1.0
     assert not warmup.assigned_NM.any()
@@ -57,11 +57,11 @@ def test_column_order_maps_names_to_columns() -> None:
 
 
 @pytest.mark.parametrize("order", [("video",), ("video", "video"), ("video", "text")])
-def test_column_order_must_name_each_once(order: tuple[str, ...]) -> None:
+def test_column_order_must_name_each_modality_once(order: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="must name each of"):
         column_order(("audio", "video"), order)
 
 
-def test_an_assignment_of_two_lengths_is_refused() -> None:
+def test_an_assignment_with_different_lengths_raises() -> None:
     with pytest.raises(ValueError, match="differ in N"):
         Assignment(np.zeros((3, 2), np.bool_), np.zeros(2, np.bool_))

@@ -1,4 +1,4 @@
-"""The laws of the filtering rules"""
+"""Properties of the filtering rules"""
 
 # N samples, M modalities
 
@@ -28,12 +28,12 @@ from remix_study.remix.filtering import (
 
 ONE_EACH: tuple[Filter, ...] = (Argmin(), Inverted(), Random(), Permuted(), Tempered(0.0), Tempered(1.0), MaxShare(1.0))
 SHARE_KEEPERS: tuple[Filter, ...] = ONE_EACH
-laws = settings(deadline=None, max_examples=60)
+property_test = settings(deadline=None, max_examples=60)
 
 
 @st.composite
 def scores(draw: st.DrawFn, smallest: int = 1, modalities: tuple[int, int] = (2, 4)) -> NDArray[np.float64]:
-    """Few values, hence many ties; any values; or all the same."""
+    """Generate scores (N, M) with many ties, arbitrary values, or a single value."""
     samples, columns = draw(st.integers(smallest, 24)), draw(st.integers(*modalities))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     match draw(st.sampled_from(["tied", "any", "constant"])):
@@ -47,32 +47,33 @@ def scores(draw: st.DrawFn, smallest: int = 1, modalities: tuple[int, int] = (2,
 
 @st.composite
 def scores_and_shares(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Generate scores (N, M) and target shares (M,), some of which are 0."""
     scores_NM = draw(scores())
     weight_M = np.asarray(draw(st.lists(st.integers(0, 9), min_size=scores_NM.shape[1], max_size=scores_NM.shape[1])))
     return scores_NM, (weight_M + (weight_M.sum() == 0)) / (weight_M + (weight_M.sum() == 0)).sum()
 
 
-def dice(seed: int = 0) -> np.random.Generator:
+def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@laws
+@property_test
 @given(scores(), st.sampled_from(ONE_EACH))
 def test_every_sample_trains_exactly_one_modality(scores_NM: NDArray[np.float64], rule: Filter) -> None:
-    assignment = rule(scores_NM, None, dice())
+    assignment = rule(scores_NM, None, generator())
     assert (assignment.assigned_NM.sum(axis=1) == 1).all()
     assert not assignment.joint_N.any()
 
 
-@laws
+@property_test
 @given(scores_and_shares(), st.sampled_from(SHARE_KEEPERS))
 def test_target_shares_are_met_exactly(case: tuple[NDArray[np.float64], NDArray[np.float64]], rule: Filter) -> None:
     scores_NM, shares_M = case
-    assignment = rule(scores_NM, shares_M, dice())
+    assignment = rule(scores_NM, shares_M, generator())
     count_M = assignment.assigned_NM.sum(axis=0)
     assert (assignment.assigned_NM.sum(axis=1) == 1).all()
     assert count_M.sum() == len(scores_NM)
-    # The nearest whole numbers there are: none is a whole sample away from its share.
+    # Each count is less than one sample away from its share.
     assert (np.abs(count_M - len(scores_NM) * shares_M) < 1).all()
     assert (count_M[shares_M == 0] == 0).all()
 
@@ -89,14 +90,14 @@ def test_target_shares_are_met_exactly(case: tuple[NDArray[np.float64], NDArray[
         (0, (0.5, 0.5), (0, 0)),
     ],
 )
-def test_target_counts_are_largest_remainders(samples: int, shares: tuple[float, ...], counts: tuple[int, ...]) -> None:
+def test_target_counts_use_largest_remainders(samples: int, shares: tuple[float, ...], counts: tuple[int, ...]) -> None:
     assert tuple(target_counts(samples, np.asarray(shares)).tolist()) == counts
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.floats(0, 1), st.booleans())
-def test_a_share_moves_the_samples_that_lose_least(seed: int, samples: int, share: float, tied: bool) -> None:
-    cost_NM = dice(seed).normal(size=(samples, 2))
+def test_a_share_of_two_modalities_is_met_at_minimum_cost(seed: int, samples: int, share: float, tied: bool) -> None:
+    cost_NM = generator(seed).normal(size=(samples, 2))
     cost_NM = np.round(cost_NM) if tied else cost_NM
     shares_M = np.asarray([share, 1 - share])
     first = int(target_counts(samples, shares_M)[0])
@@ -104,22 +105,22 @@ def test_a_share_moves_the_samples_that_lose_least(seed: int, samples: int, shar
         sum(cost_NM[i, 0 if i in chosen else 1] for i in range(samples))
         for chosen in map(set, combinations(range(samples), first))
     )
-    ours = cost_NM[np.arange(samples), cheapest(cost_NM, shares_M, dice())].sum()
+    ours = cost_NM[np.arange(samples), cheapest(cost_NM, shares_M, generator())].sum()
     assert ours == pytest.approx(best, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 4))
-def test_a_share_among_many_modalities_comes_close_to_the_best(seed: int, modalities: int) -> None:
-    rng = dice(seed)
+def test_shares_of_many_modalities_are_met_close_to_minimum_cost(seed: int, modalities: int) -> None:
+    rng = generator(seed)
     cost_NM, shares_M = rng.normal(size=(30, modalities)), rng.dirichlet(np.ones(modalities))
     seats = np.repeat(cost_NM, target_counts(30, shares_M), axis=1)
     best = seats[linear_sum_assignment(seats)].sum()
     assert cost_NM[np.arange(30), cheapest(cost_NM, shares_M)].sum() <= best + 0.05 * 30
 
 
-def test_a_share_splits_tied_samples_by_lot_not_by_row() -> None:
-    """Rows are often sorted by class; where scores saturate, their order would otherwise decide who trains what."""
+def test_tied_samples_are_assigned_at_random() -> None:
+    """Rows are often sorted by class. If scores saturate, ties must not be resolved by row."""
     shares_M = np.asarray([0.5, 0.5])
     rules: tuple[tuple[Filter, NDArray[np.float64] | None], ...] = (
         (Argmin(), shares_M),
@@ -128,106 +129,108 @@ def test_a_share_splits_tied_samples_by_lot_not_by_row() -> None:
         (Quantile(0.5, "rest"), None),
     )
     for rule, target in rules:
-        assigned_NM = rule(np.full((400, 2), 2.585), target, dice(3)).assigned_NM
+        assigned_NM = rule(np.full((400, 2), 2.585), target, generator(3)).assigned_NM
         early = assigned_NM[:200, 0].sum()
         assert 20 < early < assigned_NM[:, 0].sum() - 20, rule
 
 
-@laws
+@property_test
 @given(scores())
 def test_argmin_takes_the_lowest_score_and_the_first_of_ties(scores_NM: NDArray[np.float64]) -> None:
-    assigned_NM = Argmin()(scores_NM, None, dice()).assigned_NM
+    assigned_NM = Argmin()(scores_NM, None, generator()).assigned_NM
     for row, chosen in zip(scores_NM.tolist(), assigned_NM.argmax(axis=1).tolist(), strict=True):
         assert chosen == row.index(min(row))
 
 
-@laws
+@property_test
 @given(scores())
 def test_inverted_takes_the_highest_score(scores_NM: NDArray[np.float64]) -> None:
-    assigned_NM = Inverted()(scores_NM, None, dice()).assigned_NM
+    assigned_NM = Inverted()(scores_NM, None, generator()).assigned_NM
     for row, chosen in zip(scores_NM.tolist(), assigned_NM.argmax(axis=1).tolist(), strict=True):
         assert chosen == row.index(max(row))
 
 
-@laws
+@property_test
 @given(scores(), st.integers(0, 1000))
 def test_permuted_keeps_the_shares_of_argmin(scores_NM: NDArray[np.float64], seed: int) -> None:
-    permuted, argmin = (rule(scores_NM, None, dice(seed)) for rule in (Permuted(), Argmin()))
+    permuted, argmin = (rule(scores_NM, None, generator(seed)) for rule in (Permuted(), Argmin()))
     np.testing.assert_array_equal(permuted.assigned_NM.sum(axis=0), argmin.assigned_NM.sum(axis=0))
 
 
-def test_permuted_forgets_which_sample_it_was() -> None:
+def test_permuted_does_not_depend_on_the_score_of_the_sample() -> None:
     scores_NM = np.stack([np.repeat([0.0, 1.0], 500), np.repeat([1.0, 0.0], 500)], axis=1)
-    moved = Permuted()(scores_NM, None, dice()).assigned_NM[:500, 0].mean()
+    moved = Permuted()(scores_NM, None, generator()).assigned_NM[:500, 0].mean()
     assert 0.4 < moved < 0.6
 
 
-@laws
+@property_test
 @given(scores(), st.floats(0.01, 1.0))
 def test_max_share_is_never_exceeded(scores_NM: NDArray[np.float64], share: float) -> None:
     samples, modalities = scores_NM.shape
-    assignment = MaxShare(share)(scores_NM, None, dice())
+    assignment = MaxShare(share)(scores_NM, None, generator())
     assert (assignment.assigned_NM.sum(axis=1) == 1).all()
     assert assignment.assigned_NM.sum(axis=0).max() <= max(share * samples + 1e-9, -(-samples // modalities))
 
 
-def test_max_share_moves_the_least_clear_samples() -> None:
+def test_max_share_moves_the_samples_with_the_smallest_margin() -> None:
     scores_NM = np.asarray([[0.0, 5.0], [0.0, 1.0], [0.0, 3.0], [0.0, 4.0]])
-    chosen_N = MaxShare(0.75)(scores_NM, None, dice()).assigned_NM.argmax(axis=1)
+    chosen_N = MaxShare(0.75)(scores_NM, None, generator()).assigned_NM.argmax(axis=1)
     assert chosen_N.tolist() == [0, 1, 0, 0]
 
 
-@laws
+@property_test
 @given(scores())
 def test_max_share_of_one_is_argmin(scores_NM: NDArray[np.float64]) -> None:
-    same(MaxShare(1.0), Argmin(), scores_NM)
+    assert_same_assignment(MaxShare(1.0), Argmin(), scores_NM)
 
 
-@laws
+@property_test
 @given(scores())
 def test_tempered_at_zero_is_argmin(scores_NM: NDArray[np.float64]) -> None:
-    same(Tempered(0.0), Argmin(), scores_NM)
+    assert_same_assignment(Tempered(0.0), Argmin(), scores_NM)
 
 
-@laws
+@property_test
 @given(scores())
 def test_tempered_at_infinity_is_random(scores_NM: NDArray[np.float64]) -> None:
-    same(Tempered(float("inf")), Random(), scores_NM)
+    assert_same_assignment(Tempered(float("inf")), Random(), scores_NM)
 
 
-def test_random_is_even_whatever_the_scores() -> None:
+def test_random_is_uniform_for_any_scores() -> None:
     scores_NM = np.tile([0.0, 3.0, 9.0], (30_000, 1))
     for rule in (Random(), Tempered(float("inf")), Tempered(1e9)):
-        np.testing.assert_allclose(rule(scores_NM, None, dice()).shares_M(), [1 / 3] * 3, atol=0.015)
+        np.testing.assert_allclose(rule(scores_NM, None, generator()).shares_M(), [1 / 3] * 3, atol=0.015)
 
 
 def test_tempered_draws_from_the_softmax_of_minus_score_over_temperature() -> None:
     row, temperature = np.asarray([0.0, 0.5, 2.0]), 0.7
     expected_M = np.exp(-row / temperature) / np.exp(-row / temperature).sum()
-    drawn = Tempered(temperature)(np.tile(row, (30_000, 1)), None, dice())
+    drawn = Tempered(temperature)(np.tile(row, (30_000, 1)), None, generator())
     np.testing.assert_allclose(drawn.shares_M(), expected_M, atol=0.015)
 
 
-def test_random_with_a_share_takes_any_sample_alike() -> None:
-    shares_M, often_N = np.asarray([0.2, 0.8]), np.zeros(10)
+def test_random_with_a_share_selects_samples_uniformly() -> None:
+    shares_M, frequency_N = np.asarray([0.2, 0.8]), np.zeros(10)
     for seed in range(1000):
-        often_N += Random()(np.zeros((10, 2)), shares_M, dice(seed)).assigned_NM[:, 0]
-    np.testing.assert_allclose(often_N / 1000, 0.2, atol=0.06)
+        frequency_N += Random()(np.zeros((10, 2)), shares_M, generator(seed)).assigned_NM[:, 0]
+    np.testing.assert_allclose(frequency_N / 1000, 0.2, atol=0.06)
 
 
-@laws
+@property_test
 @given(scores())
 def test_margin_zero_is_argmin(scores_NM: NDArray[np.float64]) -> None:
-    same(Margin(0.0, "joint"), Argmin(), scores_NM)
-    same(Margin(0.0, "each"), Argmin(), scores_NM)
+    assert_same_assignment(Margin(0.0, "joint"), Argmin(), scores_NM)
+    assert_same_assignment(Margin(0.0, "each"), Argmin(), scores_NM)
 
 
-@laws
+@property_test
 @given(scores(), st.sampled_from([0.1, 1.0, 2.0]))
-def test_margin_leaves_close_calls_multimodal_or_to_both(scores_NM: NDArray[np.float64], threshold: float) -> None:
-    argmin = Argmin()(scores_NM, None, dice()).assigned_NM
-    joint = Margin(threshold, "joint")(scores_NM, None, dice())
-    each = Margin(threshold, "each")(scores_NM, None, dice())
+def test_samples_within_the_margin_train_jointly_or_each_modality(
+    scores_NM: NDArray[np.float64], threshold: float
+) -> None:
+    argmin = Argmin()(scores_NM, None, generator()).assigned_NM
+    joint = Margin(threshold, "joint")(scores_NM, None, generator())
+    each = Margin(threshold, "each")(scores_NM, None, generator())
     assert not each.joint_N.any()
     for i, row in enumerate(scores_NM.tolist()):
         lowest, second = sorted(row)[:2]
@@ -237,29 +240,29 @@ def test_margin_leaves_close_calls_multimodal_or_to_both(scores_NM: NDArray[np.f
         assert each.assigned_NM[i].tolist() == ([True] * len(row) if close else argmin[i].tolist())
 
 
-def test_margin_with_a_share_measures_from_the_moved_boundary() -> None:
-    """Half of the samples each: the boundary lies between differences 2 and 3, and those two are the close calls."""
+def test_with_a_share_the_margin_is_measured_from_the_moved_boundary() -> None:
+    """With equal shares, the boundary is between the differences 2 and 3, which are both within the margin."""
     scores_NM = np.stack([np.zeros(6), [0.5, 1.0, 2.0, 3.0, 4.0, 5.0]], axis=1)
-    assignment = Margin(0.6)(scores_NM, np.asarray([0.5, 0.5]), dice())
+    assignment = Margin(0.6)(scores_NM, np.asarray([0.5, 0.5]), generator())
     assert assignment.joint_N.tolist() == [False, False, True, True, False, False]
     assert assignment.assigned_NM.argmax(axis=1)[[0, 1]].tolist() == [1, 1]
     assert assignment.assigned_NM.argmax(axis=1)[[4, 5]].tolist() == [0, 0]
 
 
-@laws
+@property_test
 @given(scores())
 def test_quantile_one_assigns_every_sample(scores_NM: NDArray[np.float64]) -> None:
-    assignment = Quantile(1.0, "rest")(scores_NM, None, dice())
+    assignment = Quantile(1.0, "rest")(scores_NM, None, generator())
     assert (assignment.assigned_NM.sum(axis=1) == 1).all()
 
 
-@laws
+@property_test
 @given(scores(), st.integers(1, 10), st.sampled_from(["joint", "rest"]))
-def test_quantile_trains_a_modality_only_on_its_hardest(
+def test_quantile_assigns_only_the_hardest_samples_of_a_modality(
     scores_NM: NDArray[np.float64], tenths: int, otherwise: str
 ) -> None:
     samples, modalities = scores_NM.shape
-    assignment = Quantile(tenths / 10, "joint" if otherwise == "joint" else "rest")(scores_NM, None, dice())
+    assignment = Quantile(tenths / 10, "joint" if otherwise == "joint" else "rest")(scores_NM, None, generator())
     hardest = -(-samples * tenths // 10)
     for m in range(modalities):
         bound = np.sort(scores_NM[:, m])[hardest - 1]
@@ -269,20 +272,20 @@ def test_quantile_trains_a_modality_only_on_its_hardest(
     np.testing.assert_array_equal(assignment.joint_N, nowhere_N if otherwise == "joint" else np.zeros(samples, bool))
 
 
-def test_quantile_compares_ranks_not_scales() -> None:
-    scores_NM = dice().normal(size=(40, 2))
-    same(Quantile(0.4), Quantile(0.4), scores_NM, scores_NM * [1.0, 1000.0])
+def test_quantile_does_not_depend_on_the_scale_of_the_scores() -> None:
+    scores_NM = generator().normal(size=(40, 2))
+    assert_same_assignment(Quantile(0.4), Quantile(0.4), scores_NM, scores_NM * [1.0, 1000.0])
 
 
-@laws
+@property_test
 @given(scores_and_shares(), st.booleans(), st.sampled_from(["joint", "rest"]))
-def test_band_trains_only_what_lies_inside(
+def test_band_assigns_only_scores_inside_the_band(
     case: tuple[NDArray[np.float64], NDArray[np.float64]], with_shares: bool, otherwise: str
 ) -> None:
     scores_NM, shares_M = case
     lower, upper = 0.5, 2.0
     band = Band(lower, upper, "joint" if otherwise == "joint" else "rest")
-    assignment = band(scores_NM, shares_M if with_shares else None, dice())
+    assignment = band(scores_NM, shares_M if with_shares else None, generator())
     for i, row in enumerate(scores_NM.tolist()):
         open_ = [m for m, value in enumerate(row) if lower <= value <= upper]
         chosen = np.flatnonzero(assignment.assigned_NM[i]).tolist()
@@ -299,22 +302,22 @@ def test_only_random_needs_no_scores() -> None:
 
 
 @pytest.mark.parametrize("rule", [*ONE_EACH, Margin(0.5), Quantile(0.5), Band(0.0, 1.0)])
-def test_scores_are_left_alone_and_the_same_dice_decide_the_same(rule: Filter) -> None:
-    scores_NM = dice().normal(size=(50, 3))
+def test_rules_do_not_change_the_scores_and_are_deterministic(rule: Filter) -> None:
+    scores_NM = generator().normal(size=(50, 3))
     before = scores_NM.copy()
     shares_M = np.asarray([0.2, 0.3, 0.5])
 
-    def decide() -> NDArray[np.bool_]:
-        return rule(scores_NM, shares_M, dice(9)).assigned_NM
+    def assign() -> NDArray[np.bool_]:
+        return rule(scores_NM, shares_M, generator(9)).assigned_NM
 
-    np.testing.assert_array_equal(decide(), decide())
+    np.testing.assert_array_equal(assign(), assign())
     np.testing.assert_array_equal(scores_NM, before)
 
 
-def same(
+def assert_same_assignment(
     one: Filter, other: Filter, scores_NM: NDArray[np.float64], others_NM: NDArray[np.float64] | None = None
 ) -> None:
-    first = one(scores_NM, None, dice(4))
-    second = other(scores_NM if others_NM is None else others_NM, None, dice(4))
+    first = one(scores_NM, None, generator(4))
+    second = other(scores_NM if others_NM is None else others_NM, None, generator(4))
     np.testing.assert_array_equal(first.assigned_NM, second.assigned_NM)
     np.testing.assert_array_equal(first.joint_N, second.joint_N)

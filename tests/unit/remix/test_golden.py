@@ -1,4 +1,4 @@
-"""Released Remix against numbers and against an oracle that share no code with it"""
+"""Released Remix against golden numbers and an independent reference implementation"""
 
 import json
 from pathlib import Path
@@ -24,16 +24,16 @@ def released_plan(samples: int, batch: int, seed: int, classes: int) -> RemixPla
     return RemixPlan(settings_, MODALITIES, np.zeros(samples, np.int64), classes, seed)
 
 
-def looking_at(probs_NMC: NDArray[np.float64]) -> Any:
-    def look(score: ScoreFunction) -> ScoringPass:
+def fake_scoring(probs_NMC: NDArray[np.float64]) -> Any:
+    def run_scoring_pass(score: ScoreFunction) -> ScoringPass:
         scores_NM = score(probs_NMC, np.zeros(len(probs_NMC), np.int64))
         return ScoringPass(scores_NM, np.zeros_like(scores_NM))
 
-    return look
+    return run_scoring_pass
 
 
 def batches_of(plan: RemixPlan, epoch: int, probs_NMC: NDArray[np.float64]) -> list[tuple[int, list[int]]]:
-    schedule = plan.plan(epoch, looking_at(probs_NMC)).schedule
+    schedule = plan.plan(epoch, fake_scoring(probs_NMC)).schedule
     modality_T = schedule.modalities_TM.argmax(axis=1)
     assert (schedule.modalities_TM.sum(axis=1) == 1).all()
     return [
@@ -54,15 +54,15 @@ def test_golden_scores_choices_and_schedule(golden_file: Path) -> None:
     assert batches == [(step["modality"], step["samples"]) for step in golden["batches"]]
 
 
-def test_golden_file_is_what_its_script_makes(golden_file: Path, oracle: Any) -> None:
-    golden, made = json.loads(golden_file.read_text()), oracle.golden()
+def test_the_golden_file_matches_its_script(golden_file: Path, oracle: Any) -> None:
+    golden, computed = json.loads(golden_file.read_text()), oracle.golden()
     # The last bit of a logarithm may differ between C libraries.
-    np.testing.assert_allclose(golden.pop("scores"), made.pop("scores"), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(golden.pop("probs"), made.pop("probs"), rtol=1e-12)
-    assert golden == made
+    np.testing.assert_allclose(golden.pop("scores"), computed.pop("scores"), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(golden.pop("probs"), computed.pop("probs"), rtol=1e-12)
+    assert golden == computed
 
 
-def test_golden_case_has_ties_in_it(golden_file: Path) -> None:
+def test_the_golden_file_contains_ties(golden_file: Path) -> None:
     golden = json.loads(golden_file.read_text())
     tied = [i for i, (audio, video) in enumerate(golden["scores"]) if audio == video]
     assert len(tied) >= 2
@@ -78,7 +78,7 @@ def test_golden_case_has_ties_in_it(golden_file: Path) -> None:
     tied=st.floats(0, 1),
     epoch=st.integers(0, 100),
 )
-def test_released_epoch_agrees_with_the_oracle(
+def test_an_epoch_agrees_with_the_oracle(
     oracle: Any, seed: int, samples: int, classes: int, batch: int, tied: float, epoch: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def test_released_epoch_agrees_with_the_oracle(
     assert ours == batches
 
 
-def test_released_rule_differs_from_argmin_in_canonical_order_only_in_ties(oracle: Any) -> None:
+def test_the_released_rule_resolves_ties_in_favour_of_video(oracle: Any) -> None:
     assert oracle.released_choice(1.0, 1.0) == MODALITIES.index("video")
     assert oracle.released_choice(0.9, 1.0) == MODALITIES.index("audio")
     assert oracle.separability([0.5, 0.5]) == pytest.approx(0.0)

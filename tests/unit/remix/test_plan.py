@@ -1,4 +1,4 @@
-"""Plans: warm-up, when it looks, what it decides, what it says, and that a resumed one decides the same"""
+"""Remix plans: warm-up, scoring passes, assignments, metrics and warnings, and resuming from a saved state"""
 
 # N training samples, M modalities, C classes
 
@@ -29,20 +29,20 @@ from remix_study.remix import (
 
 SAMPLES, CLASSES = 60, 3
 LABELS = np.arange(SAMPLES) % CLASSES
-HOW = Reassembly("blocks", (1, 0), batch=8)
-SETTINGS = RemixSettings(warmup=2, score="kl", filter=Argmin(), how=HOW)
+REASSEMBLY = Reassembly("blocks", (1, 0), batch=8)
+SETTINGS = RemixSettings(warmup=2, score="kl", filter=Argmin(), how=REASSEMBLY)
 
 
-class Eye:
-    """A scoring pass that remembers when it was asked; the model changes from epoch to epoch."""
+class FakeScorer:
+    """Runs made-up scoring passes, with other probabilities in each epoch, and records the epochs in `calls`."""
 
     def __init__(self, modalities: int = 2, samples: int = SAMPLES) -> None:
         self.epoch = 0
-        self.asked: list[int] = []
+        self.calls: list[int] = []
         self._shape = (samples, modalities)
 
     def __call__(self, score: ScoreFunction) -> ScoringPass:
-        self.asked.append(self.epoch)
+        self.calls.append(self.epoch)
         rng = np.random.default_rng(100 + self.epoch)
         probs_NMC = rng.dirichlet(np.full(CLASSES, 0.5), size=self._shape)
         labels_N = np.arange(len(probs_NMC)) % CLASSES
@@ -54,10 +54,11 @@ def build(settings_: RemixSettings, seed: int = 0, modalities: tuple[str, ...] =
     return RemixPlan(settings_, modalities, LABELS, CLASSES, seed)
 
 
-def run(plan: RemixPlan, eye: Eye, epochs: range) -> list[PlannedEpoch]:
+def run(plan: RemixPlan, scorer: FakeScorer, epochs: range) -> list[PlannedEpoch]:
+    """Plan these epochs in order."""
     planned = []
-    for eye.epoch in epochs:
-        planned.append(plan.plan(eye.epoch, eye))
+    for scorer.epoch in epochs:
+        planned.append(plan.plan(scorer.epoch, scorer))
     return planned
 
 
@@ -69,31 +70,31 @@ def assert_same(one: PlannedEpoch, other: PlannedEpoch) -> None:
     assert one.scored == other.scored
 
 
-def test_warm_up_trains_every_sample_through_every_modality_and_never_looks() -> None:
-    plan, eye = build(SETTINGS), Eye()
-    for planned in run(plan, eye, range(2)):
+def test_warm_up_trains_every_sample_with_every_modality_without_scoring_passes() -> None:
+    plan, scorer = build(SETTINGS), FakeScorer()
+    for planned in run(plan, scorer, range(2)):
         schedule = planned.schedule
         full_TB = schedule.samples_TB != NO_SAMPLE
         assert set(schedule.samples_TB[full_TB].tolist()) == set(range(SAMPLES))
         assert schedule.active_TBM[full_TB].all()
         assert planned.metrics["remix/joint_share"] == 1.0
         assert not planned.scored
-    assert eye.asked == []
+    assert scorer.calls == []
     assert plan.assignment is None
 
 
-@pytest.mark.parametrize(("every", "asked"), [(1, [2, 3, 4, 5, 6, 7, 8]), (3, [2, 5, 8]), (100, [2])])
-def test_re_scoring_looks_only_every_k_epochs(every: int, asked: list[int]) -> None:
-    plan, eye = build(replace(SETTINGS, rescore_every=every)), Eye()
-    planned = run(plan, eye, range(9))
-    assert eye.asked == asked
-    assert [epoch for epoch, result in enumerate(planned) if result.scored] == asked
-    assert [epoch for epoch, result in enumerate(planned) if "remix/margin" in result.metrics] == asked
+@pytest.mark.parametrize(("every", "scored"), [(1, [2, 3, 4, 5, 6, 7, 8]), (3, [2, 5, 8]), (100, [2])])
+def test_scoring_passes_run_every_k_epochs(every: int, scored: list[int]) -> None:
+    plan, scorer = build(replace(SETTINGS, rescore_every=every)), FakeScorer()
+    planned = run(plan, scorer, range(9))
+    assert scorer.calls == scored
+    assert [epoch for epoch, result in enumerate(planned) if result.scored] == scored
+    assert [epoch for epoch, result in enumerate(planned) if "remix/margin" in result.metrics] == scored
 
 
-def test_between_looks_the_decision_stays_and_the_shuffling_is_new() -> None:
-    plan, eye = build(replace(SETTINGS, rescore_every=3)), Eye()
-    first, second = run(plan, eye, range(2, 4))
+def test_between_scoring_passes_assignments_are_kept_and_samples_reshuffled() -> None:
+    plan, scorer = build(replace(SETTINGS, rescore_every=3)), FakeScorer()
+    first, second = run(plan, scorer, range(2, 4))
     for m in range(2):
         kept = [
             {int(i) for i in planned.schedule.samples_TB[planned.schedule.active_TBM[:, :, m]]}
@@ -104,38 +105,38 @@ def test_between_looks_the_decision_stays_and_the_shuffling_is_new() -> None:
     assert "remix/churn" not in second.metrics
 
 
-def test_random_filter_never_looks_and_draws_anew() -> None:
-    plan, eye = build(replace(SETTINGS, filter=Random())), Eye()
-    planned = run(plan, eye, range(6))
-    assert eye.asked == []
+def test_the_random_filter_needs_no_scoring_pass_and_draws_in_every_epoch() -> None:
+    plan, scorer = build(replace(SETTINGS, filter=Random())), FakeScorer()
+    planned = run(plan, scorer, range(6))
+    assert scorer.calls == []
     assert not any("remix/margin" in result.metrics for result in planned)
     assert 0.2 < planned[4].metrics["remix/churn"] < 0.8
 
 
-def test_random_filter_with_a_progress_share_looks() -> None:
-    plan, eye = build(replace(SETTINGS, filter=Random(), share=ProgressShare())), Eye()
-    run(plan, eye, range(4))
-    assert eye.asked == [2, 3]
+def test_the_random_filter_with_a_progress_share_needs_scoring_passes() -> None:
+    plan, scorer = build(replace(SETTINGS, filter=Random(), share=ProgressShare())), FakeScorer()
+    run(plan, scorer, range(4))
+    assert scorer.calls == [2, 3]
 
 
-def test_a_fixed_share_holds_without_a_look() -> None:
-    plan, eye = build(replace(SETTINGS, filter=Random(), share=FixedShare((0.25, 0.75)))), Eye()
-    planned = run(plan, eye, range(2, 5))
-    assert eye.asked == []
+def test_a_fixed_share_needs_no_scoring_pass() -> None:
+    plan, scorer = build(replace(SETTINGS, filter=Random(), share=FixedShare((0.25, 0.75)))), FakeScorer()
+    planned = run(plan, scorer, range(2, 5))
+    assert scorer.calls == []
     assert all(result.metrics["remix/share/audio"] == 0.25 for result in planned)
     assert all(result.metrics["remix/share/video"] == 0.75 for result in planned)
 
 
 @pytest.mark.parametrize("columns", [(0, 1), (1, 0)])
 def test_shares_belong_to_modalities_not_to_training_order(columns: tuple[int, ...]) -> None:
-    settings_ = replace(SETTINGS, how=replace(HOW, columns=columns), share=FixedShare((0.2, 0.8)))
-    (planned,) = run(build(settings_), Eye(), range(2, 3))
+    settings_ = replace(SETTINGS, how=replace(REASSEMBLY, columns=columns), share=FixedShare((0.2, 0.8)))
+    (planned,) = run(build(settings_), FakeScorer(), range(2, 3))
     assert planned.metrics["remix/share/audio"] == pytest.approx(0.2)
 
 
-def test_a_progress_share_follows_the_losses_it_saw() -> None:
-    plan, eye = build(replace(SETTINGS, share=ProgressShare())), Eye()
-    planned = run(plan, eye, range(2, 4))
+def test_a_progress_share_follows_the_losses() -> None:
+    plan, scorer = build(replace(SETTINGS, share=ProgressShare())), FakeScorer()
+    planned = run(plan, scorer, range(2, 4))
     before, now = (
         np.asarray([result.metrics[f"remix/train_cross_entropy/{m}"] for m in ("audio", "video")]) for result in planned
     )
@@ -146,13 +147,13 @@ def test_a_progress_share_follows_the_losses_it_saw() -> None:
 
 @pytest.mark.parametrize(("columns", "winner"), [((1, 0), "video"), ((0, 1), "audio")])
 def test_ties_go_to_the_first_in_training_order(columns: tuple[int, ...], winner: str) -> None:
-    plan = build(replace(SETTINGS, warmup=0, how=replace(HOW, columns=columns)))
+    plan = build(replace(SETTINGS, warmup=0, how=replace(REASSEMBLY, columns=columns)))
     planned = plan.plan(0, lambda _: ScoringPass(np.ones((SAMPLES, 2)), np.ones((SAMPLES, 2))))
     assert planned.metrics[f"remix/share/{winner}"] == 1.0
 
 
 def test_columns_of_the_decision_follow_the_modalities() -> None:
-    """Three modalities, trained in another order than they are named; each sample's weakest one gets it."""
+    """Three modalities, trained in another order than that of the columns. Each sample trains its weakest one."""
     scores_NM = np.random.default_rng(0).random((SAMPLES, 3))
     how = Reassembly("blocks", (2, 0, 1), batch=8)
     plan = build(replace(SETTINGS, warmup=0, how=how), modalities=("audio", "video", "depth"))
@@ -164,15 +165,15 @@ def test_columns_of_the_decision_follow_the_modalities() -> None:
 
 
 def test_a_joint_share_stays_multimodal_after_warm_up() -> None:
-    (planned,) = run(build(replace(SETTINGS, joint_share=0.3)), Eye(), range(2, 3))
+    (planned,) = run(build(replace(SETTINGS, joint_share=0.3)), FakeScorer(), range(2, 3))
     assert 0.1 < planned.metrics["remix/joint_share"] < 0.5
     parts = ("remix/joint_share", "remix/share/audio", "remix/share/video")
     assert sum(planned.metrics[name] for name in parts) == pytest.approx(1.0)
 
 
 def test_metrics_describe_the_decision() -> None:
-    plan, eye = build(SETTINGS), Eye()
-    metrics = run(plan, eye, range(2, 4))[1].metrics
+    plan, scorer = build(SETTINGS), FakeScorer()
+    metrics = run(plan, scorer, range(2, 4))[1].metrics
     assert plan.assignment is not None
     assert plan.last_scoring_pass is not None
     assigned_NM, scores_NM = plan.assignment.assigned_NM, plan.last_scoring_pass.scores_NM
@@ -186,20 +187,20 @@ def test_metrics_describe_the_decision() -> None:
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_an_epoch_without_samples_is_refused() -> None:
+def test_an_epoch_without_samples_raises() -> None:
     plan = build(replace(SETTINGS, filter=Band(50.0, 60.0, "rest")))
     with pytest.raises(TrainingError, match=r"epoch 2: an epoch must train on some samples.*otherwise: joint"):
-        run(plan, Eye(), range(2, 3))
+        run(plan, FakeScorer(), range(2, 3))
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_an_epoch_whose_batches_are_all_dropped_is_refused(epoch: int) -> None:
+def test_an_epoch_whose_batches_are_all_dropped_raises(epoch: int) -> None:
     plan = build(replace(SETTINGS, how=Reassembly("blocks", (1, 0), batch=SAMPLES + 1, incomplete="drop")))
     with pytest.raises(TrainingError, match="incomplete: keep"):
-        run(plan, Eye(), range(epoch, epoch + 1))
+        run(plan, FakeScorer(), range(epoch, epoch + 1))
 
 
-def test_a_starving_modality_warns() -> None:
+def test_a_modality_with_too_few_samples_warns() -> None:
     scores_NM = np.stack([np.zeros(SAMPLES), np.ones(SAMPLES)], axis=1)
     planned = build(SETTINGS).plan(2, lambda _: ScoringPass(scores_NM, scores_NM))
     (warning,) = planned.warnings
@@ -207,7 +208,7 @@ def test_a_starving_modality_warns() -> None:
 
 
 def test_modalities_with_enough_samples_do_not_warn() -> None:
-    assert all(planned.warnings == () for planned in run(build(SETTINGS), Eye(), range(5)))
+    assert all(planned.warnings == () for planned in run(build(SETTINGS), FakeScorer(), range(5)))
 
 
 FILTERS: tuple[Filter, ...] = (Argmin(), Random(), Tempered(1.0), Margin(0.3))
@@ -222,52 +223,52 @@ FILTERS: tuple[Filter, ...] = (Argmin(), Random(), Tempered(1.0), Margin(0.3))
     st.integers(0, 8),
     st.integers(0, 1000),
 )
-def test_a_restored_plan_plans_what_the_uninterrupted_one_does(
+def test_a_restored_plan_equals_the_uninterrupted_one(
     rule: Filter, share: FixedShare | ProgressShare | None, every: int, joint: float, stop: int, seed: int
 ) -> None:
     settings_ = replace(SETTINGS, filter=rule, share=share, rescore_every=every, joint_share=joint)
-    whole = run(build(settings_, seed), Eye(), range(9))
+    whole = run(build(settings_, seed), FakeScorer(), range(9))
     first = build(settings_, seed)
-    run(first, Eye(), range(stop))
+    run(first, FakeScorer(), range(stop))
     second = build(settings_, seed)
     second.restore(first.state())
-    for one, other in zip(run(second, Eye(), range(stop, 9)), whole[stop:], strict=True):
+    for one, other in zip(run(second, FakeScorer(), range(stop, 9)), whole[stop:], strict=True):
         assert_same(one, other)
 
 
-def test_state_is_a_snapshot_that_later_epochs_leave_alone() -> None:
-    plan, eye = build(replace(SETTINGS, share=ProgressShare())), Eye()
-    run(plan, eye, range(4))
+def test_later_epochs_do_not_change_a_saved_state() -> None:
+    plan, scorer = build(replace(SETTINGS, share=ProgressShare())), FakeScorer()
+    run(plan, scorer, range(4))
     state = plan.state()
     before = {name: value.copy() for name, value in state.items()}
-    run(plan, eye, range(4, 8))
+    run(plan, scorer, range(4, 8))
     for name, value in before.items():
         np.testing.assert_array_equal(state[name], value)
 
 
 @pytest.mark.parametrize("rule", FILTERS)
 def test_the_same_seed_and_epoch_give_the_same_schedule(rule: Filter) -> None:
-    """Every rank has a plan of its own; they must agree without a word."""
+    """Every rank computes its own plan; the plans must agree without communication."""
     settings_ = replace(SETTINGS, filter=rule)
-    ranks = [run(build(settings_, seed=7), Eye(), range(5)) for _ in range(3)]
+    ranks = [run(build(settings_, seed=7), FakeScorer(), range(5)) for _ in range(3)]
     for epoch in range(5):
         assert_same(ranks[0][epoch], ranks[1][epoch])
         assert_same(ranks[0][epoch], ranks[2][epoch])
-    other = run(build(settings_, seed=8), Eye(), range(5))
+    other = run(build(settings_, seed=8), FakeScorer(), range(5))
     assert not np.array_equal(other[4].schedule.samples_TB, ranks[0][4].schedule.samples_TB)
 
 
-def test_a_constant_plan_only_shuffles_and_remembers_nothing() -> None:
-    plan, eye = ConstantPlan(everything_joint(SAMPLES, 2), HOW, seed=1), Eye()
-    first, again, next_ = plan.plan(0, eye), plan.plan(0, eye), plan.plan(1, eye)
+def test_a_constant_plan_only_shuffles_and_has_no_state() -> None:
+    plan, scorer = ConstantPlan(everything_joint(SAMPLES, 2), REASSEMBLY, seed=1), FakeScorer()
+    first, again, next_ = plan.plan(0, scorer), plan.plan(0, scorer), plan.plan(1, scorer)
     assert_same(first, again)
     assert not np.array_equal(first.schedule.samples_TB, next_.schedule.samples_TB)
     assert first.schedule.active_TBM[first.schedule.samples_TB != NO_SAMPLE].all()
-    assert eye.asked == []
+    assert scorer.calls == []
     assert plan.state() == {}
 
 
-def test_a_constant_plan_without_a_step_is_refused() -> None:
+def test_a_constant_plan_without_a_step_raises() -> None:
     how = Reassembly("blocks", (1, 0), batch=SAMPLES + 1, incomplete="drop")
     with pytest.raises(TrainingError, match="must train on some samples"):
-        ConstantPlan(everything_joint(SAMPLES, 2), how, seed=1).plan(0, Eye())
+        ConstantPlan(everything_joint(SAMPLES, 2), how, seed=1).plan(0, FakeScorer())

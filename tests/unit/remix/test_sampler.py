@@ -1,4 +1,4 @@
-"""Ranks that never talk, and yet train one schedule: many ranks in one process"""
+"""Ranks derive their batches from one schedule without communication"""
 
 # T steps, B samples of one global batch, M modalities
 
@@ -13,17 +13,19 @@ from remix_study.remix.schedule import Incomplete, Order
 
 ORDERS: tuple[Order, ...] = ("blocks", "alternate", "shuffled", "proportional", "mixed")
 INCOMPLETE: tuple[Incomplete, ...] = ("keep", "drop", "fill")
-laws = settings(deadline=None, max_examples=60)
+property_test = settings(deadline=None, max_examples=60)
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[Schedule, int]:
-    """A schedule whose `smallest` batch has at least one sample for each of `size` ranks."""
+    """Generate a schedule and the number of ranks. Each batch has at least one sample for each rank."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     size, modalities = draw(st.integers(1, 8)), draw(st.integers(2, 3))
     batch = size * draw(st.integers(1, 4))
     samples = draw(st.integers(1, 60))
-    kind_N = rng.choice(modalities + 2, samples, p=rng.dirichlet(np.ones(modalities + 2)))  # the last two: joint, none
+    kind_N = rng.choice(
+        modalities + 2, samples, p=rng.dirichlet(np.ones(modalities + 2))
+    )  # the last two kinds are joint and unassigned
     assigned_NM = kind_N[:, None] == np.arange(modalities)
     how = Reassembly(
         draw(st.sampled_from(ORDERS)),
@@ -35,7 +37,7 @@ def worlds(draw: st.DrawFn) -> tuple[Schedule, int]:
     return reassemble(Assignment(assigned_NM, kind_N == modalities), how, rng), size
 
 
-@laws
+@property_test
 @given(worlds())
 def test_ranks_rebuild_the_global_schedule(case: tuple[Schedule, int]) -> None:
     schedule, size = case
@@ -43,17 +45,17 @@ def test_ranks_rebuild_the_global_schedule(case: tuple[Schedule, int]) -> None:
     active_TBM = np.zeros_like(schedule.active_TBM)
     for rank in range(size):
         for batch in rank_batches(schedule, World(rank, size)):
-            places = np.arange(rank, samples_TB.shape[1], size)[: len(batch.samples_b)]
-            samples_TB[batch.step, places] = batch.samples_b
-            active_TBM[batch.step, places] = batch.active_bM
+            columns = np.arange(rank, samples_TB.shape[1], size)[: len(batch.samples_b)]
+            samples_TB[batch.step, columns] = batch.samples_b
+            active_TBM[batch.step, columns] = batch.active_bM
             assert batch.global_count == schedule.counts_T[batch.step]
     np.testing.assert_array_equal(samples_TB, schedule.samples_TB)
     np.testing.assert_array_equal(active_TBM, schedule.active_TBM)
 
 
-@laws
+@property_test
 @given(worlds())
-def test_no_rank_waits_for_another(case: tuple[Schedule, int]) -> None:
+def test_ranks_have_equal_steps_and_balanced_batches(case: tuple[Schedule, int]) -> None:
     schedule, size = case
     ranks = [list(rank_batches(schedule, World(rank, size))) for rank in range(size)]
     assert {len(batches) for batches in ranks} == {schedule.steps}
@@ -66,9 +68,9 @@ def test_no_rank_waits_for_another(case: tuple[Schedule, int]) -> None:
             np.testing.assert_array_equal(batch.trained_M, steps[0].trained_M)
 
 
-@laws
+@property_test
 @given(worlds(), st.integers(0, 12))
-def test_a_resumed_rank_trains_what_is_left(case: tuple[Schedule, int], first: int) -> None:
+def test_a_resumed_rank_trains_the_remaining_batches(case: tuple[Schedule, int], first: int) -> None:
     schedule, size = case
     whole = list(rank_batches(schedule, World(size - 1, size)))
     rest = list(rank_batches(schedule, World(size - 1, size), first_step=first))
@@ -77,8 +79,8 @@ def test_a_resumed_rank_trains_what_is_left(case: tuple[Schedule, int], first: i
         np.testing.assert_array_equal(one.samples_b, other.samples_b)
 
 
-def test_trained_modalities_are_those_of_the_whole_world() -> None:
-    """Rank 0 holds only audio of this mixed batch, but must know that someone trains video."""
+def test_trained_modalities_are_those_of_all_ranks() -> None:
+    """Rank 0 only has audio in this mixed batch, but must know that another rank trains video."""
     active_TBM = np.asarray([[[True, False], [False, True]]])
     schedule = Schedule(np.asarray([[3, 4]]), active_TBM)
     (batch,) = rank_batches(schedule, World(0, 2))
@@ -87,7 +89,7 @@ def test_trained_modalities_are_those_of_the_whole_world() -> None:
     assert batch.global_count == 2
 
 
-def test_a_schedule_of_two_shapes_is_refused() -> None:
+def test_a_schedule_with_different_shapes_raises() -> None:
     with pytest.raises(ValueError, match="must start with"):
         Schedule(np.zeros((2, 3), np.int64), np.zeros((2, 4, 2), np.bool_))
 

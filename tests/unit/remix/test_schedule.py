@@ -1,4 +1,4 @@
-"""Reassembly: what every batch holds, who is in it how often, and in which order batches come"""
+"""Reassembly: the contents of batches, repeated samples, and the order of batches"""
 
 # N training samples, M modalities, T steps, B samples of one global batch, G groups (each modality, then joint)
 
@@ -19,14 +19,14 @@ PURE: tuple[Order, ...] = ("blocks", "alternate", "shuffled", "proportional")
 ORDERS: tuple[Order, ...] = (*PURE, "mixed")
 INCOMPLETE: tuple[Incomplete, ...] = ("keep", "drop", "fill")
 VIDEO_FIRST = (1, 0)
-laws = settings(deadline=None, max_examples=80)
+property_test = settings(deadline=None, max_examples=80)
 
-Key = tuple[int, tuple[bool, ...]]  # a sample, and the modalities it is trained through
+Key = tuple[int, tuple[bool, ...]]  # (sample, active modalities)
 
 
 @st.composite
 def assignments(draw: st.DrawFn) -> Assignment:
-    """Any assignment: of one, several, all or no modalities, joint or not, even groups without samples."""
+    """Generate assignments with any number of modalities per sample, joint samples and empty groups."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     samples, modalities = draw(st.integers(0, 50)), draw(st.integers(2, 4))
     assigned_NM = rng.random((samples, modalities)) < rng.random(modalities) * draw(st.sampled_from([0.0, 0.6, 1.0]))
@@ -34,7 +34,8 @@ def assignments(draw: st.DrawFn) -> Assignment:
 
 
 @st.composite
-def ways(draw: st.DrawFn, orders: tuple[Order, ...] = ORDERS, modalities: int = 4) -> Reassembly:
+def reassemblies(draw: st.DrawFn, orders: tuple[Order, ...] = ORDERS, modalities: int = 4) -> Reassembly:
+    """Generate settings of the reassembly; see `fitted` for fewer modalities."""
     batch = draw(st.integers(1, 9))
     columns = tuple(draw(st.permutations(range(modalities))))
     return Reassembly(
@@ -43,6 +44,7 @@ def ways(draw: st.DrawFn, orders: tuple[Order, ...] = ORDERS, modalities: int = 
 
 
 def fitted(how: Reassembly, assignment: Assignment) -> Reassembly:
+    """Return the same settings for the number of modalities of the assignment."""
     modalities = assignment.assigned_NM.shape[1]
     return Reassembly(
         how.order, tuple(m for m in how.columns if m < modalities), how.batch, how.incomplete, how.smallest
@@ -50,6 +52,7 @@ def fitted(how: Reassembly, assignment: Assignment) -> Reassembly:
 
 
 def groups(assignment: Assignment) -> list[list[Key]]:
+    """Return the samples assigned to each modality, and then the joint ones."""
     modalities = assignment.assigned_NM.shape[1]
     alone: list[list[Key]] = [
         [(i, tuple(k == m for k in range(modalities))) for i, row in enumerate(assignment.assigned_NM) if row[m]]
@@ -59,27 +62,28 @@ def groups(assignment: Assignment) -> list[list[Key]]:
 
 
 def trained(schedule: Schedule) -> list[list[Key]]:
+    """Return the samples of each batch."""
     return [
         [(int(i), tuple(bool(a) for a in active)) for i, active in zip(row, actives, strict=True) if i != NO_SAMPLE]
         for row, actives in zip(schedule.samples_TB, schedule.active_TBM, strict=True)
     ]
 
 
-def dice(seed: int = 0) -> np.random.Generator:
+def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@laws
-@given(assignments(), ways(PURE))
+@property_test
+@given(assignments(), reassemblies(PURE))
 def test_every_global_batch_holds_one_modality(assignment: Assignment, how: Reassembly) -> None:
-    for row in trained(reassemble(assignment, fitted(how, assignment), dice())):
+    for row in trained(reassemble(assignment, fitted(how, assignment), generator())):
         assert len({active for _, active in row}) == 1
 
 
-@laws
-@given(assignments(), ways())
-def test_rows_are_full_from_the_left_and_nothing_is_active_in_the_rest(assignment: Assignment, how: Reassembly) -> None:
-    schedule = reassemble(assignment, fitted(how, assignment), dice())
+@property_test
+@given(assignments(), reassemblies())
+def test_rows_are_filled_from_the_left_and_padding_is_inactive(assignment: Assignment, how: Reassembly) -> None:
+    schedule = reassemble(assignment, fitted(how, assignment), generator())
     assert schedule.samples_TB.shape[1] == how.batch
     for row, count, active_BM in zip(schedule.samples_TB, schedule.counts_T, schedule.active_TBM, strict=True):
         assert count >= 1
@@ -89,12 +93,12 @@ def test_rows_are_full_from_the_left_and_nothing_is_active_in_the_rest(assignmen
         assert active_BM[:count].any(axis=1).all()
 
 
-@laws
-@given(assignments(), ways())
+@property_test
+@given(assignments(), reassemblies())
 def test_assigned_samples_are_conserved(assignment: Assignment, how: Reassembly) -> None:
-    """keep, fill: each once, but for what tops up a group's last batch; drop: each at most once."""
+    """keep, fill: each once, except for samples that fill up the last batch of a group; drop: each at most once."""
     how = fitted(how, assignment)
-    found = Counter(key for row in trained(reassemble(assignment, how, dice())) for key in row)
+    found = Counter(key for row in trained(reassemble(assignment, how, generator())) for key in row)
     kinds = groups(assignment)
     pools = [[key for kind in kinds for key in kind]] if how.order == "mixed" else kinds
     for pool in pools:
@@ -112,40 +116,40 @@ def test_assigned_samples_are_conserved(assignment: Assignment, how: Reassembly)
             assert max(times, default=0) <= 1
         else:
             assert min(times, default=1) >= 1
-            # Nobody comes a second time more often than needed.
+            # Samples are repeated as evenly as possible.
             assert max(times, default=1) <= 1 + -(-(total - len(pool)) // max(len(pool), 1))
     assert not found
 
 
-@laws
-@given(assignments(), ways())
-def test_a_batch_is_topped_up_first_with_samples_it_does_not_hold(assignment: Assignment, how: Reassembly) -> None:
+@property_test
+@given(assignments(), reassemblies())
+def test_a_batch_is_filled_up_with_samples_it_does_not_contain_first(assignment: Assignment, how: Reassembly) -> None:
     how = fitted(how, assignment)
     pools = [[*chain(*groups(assignment))]] if how.order == "mixed" else groups(assignment)
     size = {key: len(pool) for pool in pools for key in pool}
-    for row in trained(reassemble(assignment, how, dice())):
+    for row in trained(reassemble(assignment, how, generator())):
         assert len(set(row)) == min(len(row), size[row[0]])
 
 
-@laws
-@given(assignments(), ways(), st.integers(0, 1000))
-def test_the_same_dice_make_the_same_schedule(assignment: Assignment, how: Reassembly, seed: int) -> None:
+@property_test
+@given(assignments(), reassemblies(), st.integers(0, 1000))
+def test_the_same_seed_gives_the_same_schedule(assignment: Assignment, how: Reassembly, seed: int) -> None:
     how = fitted(how, assignment)
-    one, other = reassemble(assignment, how, dice(seed)), reassemble(assignment, how, dice(seed))
+    one, other = reassemble(assignment, how, generator(seed)), reassemble(assignment, how, generator(seed))
     np.testing.assert_array_equal(one.samples_TB, other.samples_TB)
     np.testing.assert_array_equal(one.active_TBM, other.active_TBM)
 
 
 def sequence(order: Order, steps: tuple[int, int, int], seed: int = 0) -> list[str]:
-    """The batches' modalities when audio, video and joint samples fill so many batches of two."""
+    """Return the modality of each batch. `steps` are the numbers of two-sample batches of audio, video and joint."""
     kind_N = np.repeat([0, 1, 2], np.asarray(steps) * 2)
     assignment = Assignment(kind_N[:, None] == np.arange(2), kind_N == 2)
-    schedule = reassemble(assignment, Reassembly(order, VIDEO_FIRST, batch=2), dice(seed))
+    schedule = reassemble(assignment, Reassembly(order, VIDEO_FIRST, batch=2), generator(seed))
     names = {(True, False): "audio", (False, True): "video", (True, True): "joint"}
     return [names[bool(audio), bool(video)] for audio, video in schedule.modalities_TM]
 
 
-def test_blocks_come_in_training_order_and_joint_last() -> None:
+def test_blocks_are_in_training_order_with_joint_last() -> None:
     assert sequence("blocks", (2, 3, 1)) == ["video"] * 3 + ["audio"] * 2 + ["joint"]
 
 
@@ -162,16 +166,16 @@ def test_proportional_spreads_every_group_evenly() -> None:
     assert names == ["video", "audio", "video", "video", "audio", "video"]
 
 
-@laws
+@property_test
 @given(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)))
-def test_proportional_keeps_every_beginning_in_proportion(steps: tuple[int, int, int]) -> None:
+def test_every_prefix_of_proportional_is_in_proportion(steps: tuple[int, int, int]) -> None:
     names, total = sequence("proportional", steps), sum(steps)
     for group, count in zip(("audio", "video", "joint"), steps, strict=True):
         for end in range(1, total + 1):
             assert abs(names[:end].count(group) - count * end / total) < 1.5
 
 
-def test_shuffled_keeps_the_batches_and_mixes_their_order() -> None:
+def test_shuffled_keeps_batches_and_shuffles_their_order() -> None:
     orders = [sequence("shuffled", (5, 5, 0), seed) for seed in range(20)]
     assert all(Counter(names) == {"audio": 5, "video": 5} for names in orders)
     assert len({tuple(names) for names in orders}) > 15
@@ -179,14 +183,14 @@ def test_shuffled_keeps_the_batches_and_mixes_their_order() -> None:
 
 def test_mixed_puts_modalities_into_one_batch() -> None:
     assignment = Assignment(np.arange(40)[:, None] % 2 == np.arange(2), np.zeros(40, np.bool_))
-    schedule = reassemble(assignment, Reassembly("mixed", VIDEO_FIRST, batch=10), dice())
+    schedule = reassemble(assignment, Reassembly("mixed", VIDEO_FIRST, batch=10), generator())
     assert schedule.modalities_TM.all()
     assert (schedule.active_TBM.sum(axis=2) == 1).all()
     np.testing.assert_array_equal(schedule.active_TBM.argmax(axis=2), schedule.samples_TB % 2)
 
 
 def test_samples_are_shuffled_within_their_group() -> None:
-    schedule = reassemble(everything_joint(64, 2), Reassembly("blocks", VIDEO_FIRST, batch=64), dice())
+    schedule = reassemble(everything_joint(64, 2), Reassembly("blocks", VIDEO_FIRST, batch=64), generator())
     assert schedule.samples_TB[0].tolist() != list(range(64))
     assert sorted(schedule.samples_TB[0].tolist()) == list(range(64))
 
@@ -195,14 +199,16 @@ def test_samples_are_shuffled_within_their_group() -> None:
     ("incomplete", "smallest", "counts"),
     [("keep", 1, [4, 1]), ("keep", 3, [4, 3]), ("drop", 2, [4]), ("fill", 2, [4, 4])],
 )
-def test_what_happens_to_an_incomplete_batch(incomplete: Incomplete, smallest: int, counts: list[int]) -> None:
+def test_an_incomplete_batch_is_kept_dropped_or_filled(
+    incomplete: Incomplete, smallest: int, counts: list[int]
+) -> None:
     how = Reassembly("blocks", VIDEO_FIRST, 4, incomplete, smallest)
-    assert reassemble(everything_joint(5, 2), how, dice()).counts_T.tolist() == counts
+    assert reassemble(everything_joint(5, 2), how, generator()).counts_T.tolist() == counts
 
 
 def test_a_group_smaller_than_the_smallest_batch_repeats_its_samples() -> None:
     how = Reassembly("blocks", VIDEO_FIRST, 8, smallest=5)
-    row: NDArray[np.int64] = reassemble(everything_joint(2, 2), how, dice()).samples_TB[0]
+    row: NDArray[np.int64] = reassemble(everything_joint(2, 2), how, generator()).samples_TB[0]
     assert sorted(Counter(row[row != NO_SAMPLE].tolist()).values()) == [2, 3]
 
 
@@ -210,7 +216,7 @@ def test_a_group_smaller_than_the_smallest_batch_repeats_its_samples() -> None:
 @pytest.mark.parametrize("samples", [0, 3])
 def test_no_assigned_samples_give_no_steps(order: Order, samples: int) -> None:
     nothing = Assignment(np.zeros((samples, 2), np.bool_), np.zeros(samples, np.bool_))
-    schedule = reassemble(nothing, Reassembly(order, VIDEO_FIRST, batch=4), dice())
+    schedule = reassemble(nothing, Reassembly(order, VIDEO_FIRST, batch=4), generator())
     assert schedule.steps == 0
     assert schedule.active_TBM.shape == (0, 4, 2)
 

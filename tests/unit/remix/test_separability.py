@@ -1,4 +1,4 @@
-"""Scores: against the per-sample oracle, and against what they must be at their ends"""
+"""Scores: agreement with the reference implementation, bounds and extremes"""
 
 # N samples, M modalities, C classes
 
@@ -38,14 +38,14 @@ def test_kl_agrees_with_the_oracle(oracle: Any, seed: int, samples: int, modalit
     )
 
 
-def test_kl_is_log2_classes_minus_entropy() -> None:
+def test_kl_is_log2_of_the_classes_minus_the_entropy() -> None:
     probs_NMC = np.random.default_rng(0).dirichlet(np.ones(6), size=(20, 2))
     entropy_NM = -(probs_NMC * np.log2(probs_NMC)).sum(axis=2)
     np.testing.assert_allclose(kl_from_uniform(probs_NMC), np.log2(6) - entropy_NM, atol=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 6, 400])
-def test_kl_is_zero_for_uniform_and_log2_classes_for_one_hot(classes: int) -> None:
+def test_kl_is_zero_for_uniform_and_log2_of_the_classes_for_one_hot(classes: int) -> None:
     probs_NMC = np.stack([np.full(classes, 1 / classes), np.eye(classes)[0]])[None]
     np.testing.assert_allclose(kl_from_uniform(probs_NMC), [[0.0, np.log2(classes)]], atol=2e-5)
     np.testing.assert_allclose(kl_normalised(probs_NMC), [[0.0, 1.0]], atol=2e-6)
@@ -89,7 +89,7 @@ def test_single_precision_gives_the_same_scores(name: ScoreName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_lie_in_their_range_and_reach_its_ends(name: ScoreName) -> None:
+def test_scores_are_in_their_range_and_reach_its_bounds(name: ScoreName) -> None:
     classes = 5
     even, certain, wrong = np.full(classes, 0.2), np.eye(classes)[0], np.eye(classes)[1]
     probs_NMC = np.concatenate([random_probs(4, 99, 3, classes), np.stack([even, certain, wrong])[None]])
@@ -100,13 +100,13 @@ def test_scores_lie_in_their_range_and_reach_its_ends(name: ScoreName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_higher_means_better_known(name: ScoreName) -> None:
+def test_better_predictions_have_higher_scores(name: ScoreName) -> None:
     unsure, sure = [0.4, 0.3, 0.3], [0.8, 0.1, 0.1]
     scores_NM = score(name, np.asarray([[unsure, sure]]), np.zeros(1, np.int64))
     assert scores_NM[0, 0] < scores_NM[0, 1]
 
 
-def test_input_is_left_alone() -> None:
+def test_the_input_is_not_modified() -> None:
     probs_NMC = np.asarray([[[1.0, 0.0], [0.5, 0.5]]])
     kl_from_uniform(probs_NMC)
     np.testing.assert_array_equal(probs_NMC, [[[1.0, 0.0], [0.5, 0.5]]])

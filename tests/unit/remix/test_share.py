@@ -1,4 +1,4 @@
-"""Shares: the controller of docs/evidence.md, by hand"""
+"""Shares: worked examples, and the controller of docs/evidence.md"""
 
 import math
 
@@ -11,7 +11,7 @@ from remix_study.remix.share import FixedShare, ProgressShare
 
 
 def controller(share: float, before: tuple[float, float], now: tuple[float, float]) -> float:
-    """The audio share of the measured controller, word for word: log-odds move by 0.5 ln(g_a / g_v), then clip."""
+    """Return the next audio share of the measured controller: add 0.5 ln(g_a / g_v) to the log-odds, then clip."""
     g_a = max(before[0] - now[0], 1e-3) / max(share, 0.1)
     g_v = max(before[1] - now[1], 1e-3) / max(1 - share, 0.1)
     log_odds = math.log(share / (1 - share)) + 0.5 * math.log(g_a / g_v)
@@ -29,10 +29,10 @@ def test_fixed_share_never_changes() -> None:
     assert not rule.needs_scoring
 
 
-def test_progress_share_by_hand() -> None:
+def test_progress_share_in_worked_examples() -> None:
     # g = (0.4 / 0.5, 0.1 / 0.5), so the odds become 1 * (0.8 / 0.2) ** 0.5 = 2.
     np.testing.assert_allclose(progress(0.5, (2.0, 2.0), (1.6, 1.9)), [2 / 3, 1 / 3])
-    # A loss that rises counts as the least progress: g = (0.1 / 0.5, 0.001 / 0.5), odds 10, clipped.
+    # A rising loss counts as the minimum progress: g = (0.1 / 0.5, 0.001 / 0.5), odds 10, clipped.
     np.testing.assert_allclose(progress(0.5, (2.0, 2.0), (1.9, 2.5)), [0.8, 0.2])
 
 
@@ -41,7 +41,7 @@ losses = st.tuples(st.floats(0, 3), st.floats(0, 3))
 
 @settings(deadline=None, max_examples=100)
 @given(st.floats(0.2, 0.8), losses, losses)
-def test_progress_share_is_the_measured_controller(
+def test_progress_share_equals_the_controller_of_the_evidence(
     share: float, before: tuple[float, float], now: tuple[float, float]
 ) -> None:
     shares_M = progress(share, before, now)
@@ -49,7 +49,7 @@ def test_progress_share_is_the_measured_controller(
     assert shares_M.sum() == pytest.approx(1.0)
 
 
-def test_the_first_look_keeps_the_shares() -> None:
+def test_the_first_scoring_pass_keeps_the_shares() -> None:
     np.testing.assert_array_equal(ProgressShare().next(np.ones(2), None, np.asarray([0.4, 0.6])), [0.4, 0.6])
     assert ProgressShare().needs_scoring
 
@@ -60,7 +60,7 @@ def test_the_first_look_keeps_the_shares() -> None:
     st.floats(0, 0.49),
     st.floats(0.1, 5),
 )
-def test_shares_sum_to_one_and_none_falls_below_the_lowest(
+def test_shares_sum_to_one_and_are_at_least_the_minimum(
     case: tuple[list[float], ...], lowest: float, rate: float
 ) -> None:
     before_M, loss_M, weight_M = (np.asarray(values) for values in case)
