@@ -1,4 +1,4 @@
-"""The links of tracking/review.py in a real browser: the format of MLflow's view state is not documented
+"""The links of tracking/review.py in a real browser, because the format of MLflow's view state is undocumented
 
 The experiment is built as for a study: runs write to their spools, a syncer sends them, and the study's run stores the
 view.
@@ -60,7 +60,7 @@ pytestmark = [
 
 
 class Study(NamedTuple):
-    """A study in MLflow: links, server, experiment, and the ids of its own run and of one trial."""
+    """A study in MLflow: links, server, experiment id, and the run ids of the study and of one trial."""
 
     links: Links
     host: str
@@ -88,16 +88,16 @@ def info(name: str, tags: dict[str, str], params: dict[str, str | int | float | 
 def history(method: str, rate: float, number: int, epochs: int) -> list[dict[str, float]]:
     """Return made-up learning curves."""
     video = {"joint": 0.31, "joint_unimodal": 0.38, "remix": 0.62}[method] + 0.015 * number
-    far = 1 - abs(math.log10(rate) + 2) / 4 - 0.01 * number
+    quality = 1 - abs(math.log10(rate) + 2) / 4 - 0.01 * number
     return [
         {
-            "val/accuracy": far
+            "val/accuracy": quality
             * {"joint": 0.76, "joint_unimodal": 0.79, "remix": 0.85}[method]
             * (1 - math.exp(-0.4 * (epoch + 1))),
-            "val/accuracy_uni/audio": far * 0.7 * (1 - math.exp(-0.5 * (epoch + 1))),
-            "val/accuracy_uni/video": far * video * (1 - math.exp(-0.3 * (epoch + 1))),
-            "val/cross_entropy": 2.3 - 1.6 * far * (1 - math.exp(-0.3 * (epoch + 1))),
-            "balance/accuracy_gap": 100 * far * (0.7 - video) * (1 - math.exp(-0.3 * (epoch + 1))),
+            "val/accuracy_uni/audio": quality * 0.7 * (1 - math.exp(-0.5 * (epoch + 1))),
+            "val/accuracy_uni/video": quality * video * (1 - math.exp(-0.3 * (epoch + 1))),
+            "val/cross_entropy": 2.3 - 1.6 * quality * (1 - math.exp(-0.3 * (epoch + 1))),
+            "balance/accuracy_gap": 100 * quality * (0.7 - video) * (1 - math.exp(-0.3 * (epoch + 1))),
             "balance/imbalance": (0.35 - 0.03 * epoch if method == "remix" else 0.35) + 0.01 * number,
             **(
                 {"remix/share/audio": 0.3 + 0.02 * epoch, "remix/share/video": 0.7 - 0.02 * epoch}
@@ -110,7 +110,7 @@ def history(method: str, rate: float, number: int, epochs: int) -> list[dict[str
 
 
 def run(folder: Path, method: str, stage: str, number: int, rate: float) -> None:
-    """Write the spool of a trial or replicate as its training process does."""
+    """Write the spool of a trial or replicate, like a training process."""
     tracker = SpoolTracker(folder, "demo")
     tracker.start(
         info(
@@ -200,17 +200,18 @@ def text_of(driver: webdriver.Chrome) -> str:
     return driver.find_element(By.TAG_NAME, "body").text
 
 
-def until(driver: webdriver.Chrome, holds: Callable[[webdriver.Chrome], bool]) -> None:
+def wait_until(driver: webdriver.Chrome, condition: Callable[[webdriver.Chrome], bool]) -> None:
     # The page re-renders while it loads, so elements may become stale.
     wait = WebDriverWait(driver, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException])
-    wait.until(holds, f"not seen at {driver.current_url}")
+    wait.until(condition, f"timed out at {driver.current_url}")
 
 
 def shows(*words: str) -> Callable[[webdriver.Chrome], bool]:
+    """Return a condition for `wait_until`: the page contains these words."""
     return lambda driver: all(word in text_of(driver) for word in words)
 
 
-# Returns the number of rows that are indented below the row with the given name.
+# Counts the rows that are indented below the row with the given name.
 NESTED = """
 const links = [...document.querySelectorAll('[role="row"] a[href*="/runs/"]')];
 const names = links.map(link => [link.textContent.trim(), link.getBoundingClientRect()]);
@@ -221,60 +222,60 @@ return parent ? names.filter(([, at]) => at.left > parent[1].left + 5 && at.top 
 
 def test_the_table_ranks_all_runs_with_the_chosen_columns(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.links.table)
-    until(
+    wait_until(
         browser,
         shows("demo", *(f"{m}-{stage}-{n}" for m in METHODS for stage in ("search", "replicate") for n in (0, 1))),
     )
-    until(browser, shows("method.name", "point.optimizer.learning_rate", *columns(("audio", "video"))))
-    until(browser, shows("remix_study.stage", "remix_study.state", "replicate", "complete", "pruned", "failed"))
-    until(browser, shows(QUESTION, "remix beats joint by 6.8 points"))
-    until(browser, shows("out of memory"))
+    wait_until(browser, shows("method.name", "point.optimizer.learning_rate", *columns(("audio", "video"))))
+    wait_until(browser, shows("remix_study.stage", "remix_study.state", "replicate", "complete", "pruned", "failed"))
+    wait_until(browser, shows(QUESTION, "remix beats joint by 6.8 points"))
+    wait_until(browser, shows("out of memory"))
 
 
-def test_sorted_by_time_the_runs_are_nested_below_their_study(browser: webdriver.Chrome, study: Study) -> None:
+def test_runs_are_nested_below_their_study_when_sorted_by_time(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.links.table)
-    until(browser, shows("remix-search-0"))
+    wait_until(browser, shows("remix-search-0"))
     browser.find_element(By.XPATH, "//*[@role='columnheader']//*[normalize-space()='Created']").click()
-    until(browser, lambda driver: "remix-search-0" not in text_of(driver))
+    wait_until(browser, lambda driver: "remix-search-0" not in text_of(driver))
     expander = "//*[@role='row'][.//a[normalize-space()='demo']]//button[.//*[name()='svg']]"
-    until(browser, lambda driver: bool(driver.find_elements(By.XPATH, expander)))
+    wait_until(browser, lambda driver: bool(driver.find_elements(By.XPATH, expander)))
     browser.find_elements(By.XPATH, expander)[0].click()
-    until(browser, lambda driver: driver.execute_script(NESTED, "demo") == 6 * len(METHODS))
+    wait_until(browser, lambda driver: driver.execute_script(NESTED, "demo") == 6 * len(METHODS))
 
 
 def test_the_charts_compare_the_runs(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.links.charts)
-    until(browser, shows("Over epochs", "val/accuracy_uni/video", "balance/accuracy_gap", "remix/share/audio"))
+    wait_until(browser, shows("Over epochs", "val/accuracy_uni/video", "balance/accuracy_gap", "remix/share/audio"))
     lines = ".js-plotly-plot .scatterlayer .trace"
-    until(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, lines)) >= 2 * len(METHODS))
-    until(browser, shows("Final accuracy and sufficiency"))
+    wait_until(browser, lambda driver: len(driver.find_elements(By.CSS_SELECTOR, lines)) >= 2 * len(METHODS))
+    wait_until(browser, shows("Final accuracy and sufficiency"))
 
 
 def test_the_plain_link_opens_the_training_runs(browser: webdriver.Chrome, study: Study) -> None:
     assert links_of(study.host, "demo") == study.links
     browser.get(study.links.plain)
-    until(browser, shows("demo"))
+    wait_until(browser, shows("demo"))
 
 
 def test_the_page_of_a_trial_shows_metrics_data_set_and_state(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.trial, ""))
-    until(browser, shows("remix-search-0", "Finished", "best/val_accuracy", "point.optimizer.learning_rate"))
-    until(browser, shows("synthetic", "remix_study.state"))
+    wait_until(browser, shows("remix-search-0", "Finished", "best/val_accuracy", "point.optimizer.learning_rate"))
+    wait_until(browser, shows("synthetic", "remix_study.state"))
 
 
 def test_a_figure_is_rendered_among_the_artifacts(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.trial, "artifacts/figures/learning.png"))
-    until(browser, shows("learning.png"))
-    drawn = "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.offsetParent !== null)"
-    until(browser, lambda driver: bool(driver.execute_script(drawn)))
+    wait_until(browser, shows("learning.png"))
+    rendered = "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.offsetParent !== null)"
+    wait_until(browser, lambda driver: bool(driver.execute_script(rendered)))
 
 
 def test_the_report_is_an_artifact_of_the_study(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(study.page(study.parent, "artifacts/report/report.html"))
-    until(browser, shows("report.html"))
-    until(browser, lambda driver: len(driver.find_elements(By.TAG_NAME, "iframe")) > 0)
+    wait_until(browser, shows("report.html"))
+    wait_until(browser, lambda driver: len(driver.find_elements(By.TAG_NAME, "iframe")) > 0)
 
 
 def test_the_experiments_are_listed(browser: webdriver.Chrome, study: Study) -> None:
     browser.get(f"{study.host}/#/experiments?workflowType=machine_learning")
-    until(browser, shows("Experiments", "demo"))
+    wait_until(browser, shows("Experiments", "demo"))

@@ -1,6 +1,6 @@
-"""The private parts of Ray, Optuna and MLflow that remix_study uses: each exists and behaves as we rely on
+"""Private APIs of Ray, Optuna and MLflow that remix_study uses exist and behave as expected
 
-Every failure names the release, the part and its use, for whoever raises an upper bound in pyproject.toml.
+Each failure names the version, the API and its use. Run these tests before raising an upper bound in pyproject.toml.
 """
 
 import ast
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def relied_on(library: str, part: str, use: str) -> Iterator[None]:
-    """Turn any failure in the block into one sentence that says what moved and where to mend it."""
+    """Turn any failure in the block into a message with the changed API, its use, and the module to fix."""
     try:
         yield
     except Exception as error:
@@ -40,7 +40,7 @@ def relied_on(library: str, part: str, use: str) -> Iterator[None]:
         )
 
 
-def test_a_moved_part_is_reported_with_its_use() -> None:
+def test_a_changed_api_is_reported_with_its_use() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"ray [\d.]+ moved or changed `x`, which remix_study uses to fly"):  # noqa: SIM117 - one statement would hide which is tested
         with relied_on("ray", "`x`", "fly"):
             raise ImportError("no x")
@@ -153,7 +153,7 @@ def test_optuna_has_ids_and_storage_of_a_study(study: optuna.Study) -> None:
 
 def test_optuna_reads_through_another_storage(study: optuna.Study) -> None:
     study.ask()
-    with relied_on("optuna", "`Study._storage`", "judge a trial without its pruner's marks"):
+    with relied_on("optuna", "`Study._storage`", "evaluate a trial without its pruner's marks"):
         empty = optuna.create_study(study_name="contract").__dict__["_storage"]
         other = optuna_private.with_storage(study, empty)
         assert (len(other.trials), len(study.trials)) == (0, 1)
@@ -174,7 +174,7 @@ def test_optuna_resumes_a_trial_and_samples_it_again(study: optuna.Study) -> Non
 def test_optuna_shows_a_trial_without_system_attributes(study: optuna.Study) -> None:
     trial = study.ask()
     optuna_private.storage_of(study).set_trial_system_attr(optuna_private.trial_id(trial), "mark", 1)
-    with relied_on("optuna", "`FrozenTrial._system_attrs`", "judge a trial without its pruner's marks"):
+    with relied_on("optuna", "`FrozenTrial._system_attrs`", "evaluate a trial without its pruner's marks"):
         (known,) = study.trials
         assert optuna_private.without_system_attrs(known, {"mark"}).system_attrs == {}
         assert known.system_attrs == {"mark": 1}
@@ -286,7 +286,7 @@ def test_mlflow_reads_the_settings_of_users(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_mlflows_page_contains_the_keys_of_a_shared_view() -> None:
-    """tests/browser proves that the page shows the view; this names the word that is missing, in a second."""
+    """A fast check that names the missing key; tests/browser tests the page itself."""
     with relied_on("mlflow", "the format of shared views", "open the runs page with columns and charts"):
         import mlflow
 
@@ -309,7 +309,7 @@ def test_mlflows_warning_about_pickles_has_the_text_we_filter() -> None:
         assert mlflow_private.PICKLE_WARNING in source
 
 
-# One door
+# Access through one module per library
 
 _PRIVATE = re.compile(
     r"ray\._private|ray\.train\.v2|ray\.autoscaler\._private|ray\.tune\.execution|ray\._common|"

@@ -1,4 +1,4 @@
-"""The contract of storages: a study has the same trials in a file, a journal and PostgreSQL"""
+"""The contract of storages: a study has the same trials in a file, in a journal and in PostgreSQL"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,20 +29,20 @@ def recorded(folder: Path) -> Any:
 
 
 class StorageContract:
-    """A storage keeps everything, loses nothing when the driver is killed, and reads the same in another process."""
+    """A study that is killed and resumed has the same trials as an uninterrupted study in a file."""
 
     @pytest.fixture
     def storage(self) -> str | None:
         raise AssertionError("a subclass defines its storage")
 
-    def asked(self, storage: str | None) -> StudyConfig:
+    def study_config(self, storage: str | None) -> StudyConfig:
         base = {"corpus": "", "epochs": 5, "device": "cpu", "tracking": {"uri": "off"}}
         return config(storage=storage, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=5, base=base)
 
     def test_a_killed_study_has_the_trials_of_an_uninterrupted_one_in_a_file(
         self, storage: str | None, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def run(place: str, where: str | None, *lives: int) -> Path:
+        def run(name: str, storage: str | None, *lives: int) -> Path:
             pruning._study.cache_clear()
             for life in (*lives, 10_000):
                 runner = Runner(
@@ -52,7 +52,7 @@ class StorageContract:
                     fails=lambda t: (t.stage, t.method, t.number) == ("search", "joint", 1),
                 )
                 monkeypatch.setattr(study_module, "execute", runner)
-                study = StudyRun(self.asked(where), {"corpus": str(small_corpus)}, tmp_path / place)
+                study = StudyRun(self.study_config(storage), {"corpus": str(small_corpus)}, tmp_path / name)
                 if life < 10_000:
                     with pytest.raises(DriverDied):
                         study.run(nothing_to_show)
@@ -60,13 +60,13 @@ class StorageContract:
                     study.run(nothing_to_show)
             return study.folder
 
-        here = run("here", storage, 2, 4)
-        there = run("there", None)
-        assert recorded(here) == recorded(there)
-        states = {t["state"] for trials in recorded(here)[0].values() for t in trials}
+        killed = run("killed", storage, 2, 4)
+        uninterrupted = run("uninterrupted", None)
+        assert recorded(killed) == recorded(uninterrupted)
+        states = {t["state"] for trials in recorded(killed)[0].values() for t in trials}
         assert states == {"complete", "pruned", "failed"}
-        assert study_status(here).state == "complete"
-        assert all(RATE in t["params"] for trials in recorded(here)[0].values() for t in trials)
+        assert study_status(killed).state == "complete"
+        assert all(RATE in t["params"] for trials in recorded(killed)[0].values() for t in trials)
 
 
 class TestFile(StorageContract):
@@ -93,7 +93,7 @@ def server() -> Iterator[PostgreSQL]:
 class TestPostgreSQL(StorageContract):
     @pytest.fixture
     def storage(self, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
-        """Through its socket, whose folder is a name of the environment, too."""
+        """The URI of a Unix socket, whose folder is given by an environment variable."""
         monkeypatch.setenv("DB_PASSWORD", server.password)
         monkeypatch.setenv("STUDY_SOCKET", str(server.folder))
         return f"postgresql+psycopg://study:$DB_PASSWORD@/postgres?host=$STUDY_SOCKET&port={server.port}"
@@ -147,7 +147,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 def test_reading_does_not_disturb_a_study_that_creates_its_tables(
     empty: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Optuna creates its tables, stamps them in `_init_alembic`, and fails if another process has stamped them."""
+    """Optuna creates tables and stamps them in `_init_alembic`. It fails if another process has stamped them before."""
     make = versions._VersionManager._init_alembic
     seen = []
 
@@ -180,7 +180,7 @@ def test_a_study_that_is_killed_while_it_creates_its_tables_creates_them_again(
     assert list(tmp_path.glob(".optuna*")) == []
 
 
-def test_our_reader_agrees_with_optunas(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_reader_agrees_with_optuna(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our reader queries Optuna's tables directly; it returns what Optuna returns."""
     asked = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
     monkeypatch.setattr(study_module, "execute", Runner())

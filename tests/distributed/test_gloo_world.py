@@ -1,4 +1,4 @@
-"""Two gloo processes: sums, gathers of uneven rows, and equal schedules"""
+"""Two gloo processes: sums, gathers of different numbers of rows, and identical schedules"""
 
 import os
 import sys
@@ -21,14 +21,14 @@ SIZE, SAMPLES, CLASSES = 2, 31, 3
 
 
 def work(rank: int, folder: str) -> None:
-    """The work of one rank, which saves its results to a file."""
+    """Run the collectives and plans of one rank, and save the results to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=SIZE)
     try:
         collectives = TorchCollectives(torch.device("cpu"))
-        seen = collect(collectives) | plan(collectives)
+        results = collect(collectives) | plan(collectives)
         collectives.barrier()
-        np.savez(Path(folder) / f"rank{rank}.npz", allow_pickle=False, **seen)
+        np.savez(Path(folder) / f"rank{rank}.npz", allow_pickle=False, **results)
     finally:
         dist.destroy_process_group()
 
@@ -37,7 +37,7 @@ def collect(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
     rank = collectives.world.rank
     tensor = torch.tensor([1.0, 10.0]) * (rank + 1)
     collectives.sum_(tensor)
-    # Rank 0 has three rows, rank 1 has one; then only rank 1 has any; then nobody.
+    # "uneven": three rows on rank 0, one on rank 1. "one_sided": rows on rank 1 only. "nothing": no rows.
     uneven = np.full((3 - 2 * rank, 2), float(rank)) + np.arange(2)
     return {
         "world": np.asarray([collectives.world.rank, collectives.world.size], dtype=np.float64),
@@ -49,13 +49,13 @@ def collect(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
 
 
 def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
-    """Each rank scores its own samples; assignments and shares depend on the scores of all ranks."""
+    """Plan three epochs. Each rank scores its own samples; assignments and shares depend on all scores."""
     world = collectives.world
     probs_NMC = np.random.default_rng(0).dirichlet(np.full(CLASSES, 0.5), size=(SAMPLES, 2))
     labels_N = np.arange(SAMPLES) % CLASSES
     mine = np.arange(world.rank, SAMPLES, world.size)
 
-    def look(score: ScoreFunction) -> ScoringPass:
+    def run_scoring_pass(score: ScoreFunction) -> ScoringPass:
         scores = score(probs_NMC[mine], labels_N[mine])
         rows = collectives.gather_rows(np.concatenate([mine[:, None].astype(np.float64), scores], axis=1))
         scores_NM = rows[np.argsort(rows[:, 0]), 1:]
@@ -66,23 +66,23 @@ def plan(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
         warmup=1, score="kl", filter=Tempered(1.0), how=how, share=ProgressShare(), joint_share=0.1
     )
     remix = RemixPlan(settings, ("audio", "video"), labels_N, CLASSES, seed=3)
-    seen: dict[str, NDArray[np.float64]] = {}
+    results: dict[str, NDArray[np.float64]] = {}
     for epoch in range(3):
-        schedule = remix.plan(epoch, look).schedule
+        schedule = remix.plan(epoch, run_scoring_pass).schedule
         batches = list(rank_batches(schedule, World(world.rank, world.size)))
-        taken = torch.tensor([float(len(batch.samples_b)) for batch in batches])
-        collectives.sum_(taken)  # hangs or fails if ranks disagree on the number of steps
-        seen[f"samples{epoch}"] = schedule.samples_TB.astype(np.float64)
-        seen[f"active{epoch}"] = schedule.active_TBM.astype(np.float64)
-        seen[f"taken{epoch}"] = taken.numpy().astype(np.float64) - schedule.counts_T
-    return seen
+        counts = torch.tensor([float(len(batch.samples_b)) for batch in batches])
+        collectives.sum_(counts)  # hangs or fails if ranks disagree on the number of steps
+        results[f"samples{epoch}"] = schedule.samples_TB.astype(np.float64)
+        results[f"active{epoch}"] = schedule.active_TBM.astype(np.float64)
+        results[f"counts{epoch}"] = counts.numpy().astype(np.float64) - schedule.counts_T
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np.float64]]]:
     folder = tmp_path_factory.mktemp("gloo")
     errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
-    # No forks: after other tests this process has threads, and a fork may hang.
+    # Not forked from this process: it has threads after other tests, and a fork may hang.
     workers = [
         start("-m", "tests.distributed.test_gloo_world", str(folder), str(rank), cwd=ROOT, stderr=errors[rank])
         for rank in range(2)
@@ -100,12 +100,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, NDArray[np
 
 @pytest.mark.gloo
 def test_sums_and_gathers_are_the_same_on_every_rank(ranks: list[dict[str, NDArray[np.float64]]]) -> None:
-    for rank, seen in enumerate(ranks):
-        assert seen["world"].tolist() == [rank, SIZE]
-        assert seen["sum"].tolist() == [3.0, 30.0]
-        assert seen["uneven"].tolist() == [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]
-        assert seen["one_sided"].tolist() == [[7.0, 7.0], [7.0, 7.0]]
-        assert seen["nothing"].shape == (0, 2)
+    for rank, results in enumerate(ranks):
+        assert results["world"].tolist() == [rank, SIZE]
+        assert results["sum"].tolist() == [3.0, 30.0]
+        assert results["uneven"].tolist() == [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]
+        assert results["one_sided"].tolist() == [[7.0, 7.0], [7.0, 7.0]]
+        assert results["nothing"].shape == (0, 2)
 
 
 @pytest.mark.gloo
@@ -115,9 +115,9 @@ def test_the_schedule_is_identical_on_both_ranks(ranks: list[dict[str, NDArray[n
         assert one[f"samples{epoch}"].size > 0
         np.testing.assert_array_equal(one[f"samples{epoch}"], other[f"samples{epoch}"])
         np.testing.assert_array_equal(one[f"active{epoch}"], other[f"active{epoch}"])
-        assert not one[f"taken{epoch}"].any()
+        assert not one[f"counts{epoch}"].any()
 
 
 if __name__ == "__main__":
     work(int(sys.argv[2]), sys.argv[1])
-    os._exit(0)  # threads of torch that outlive main abort the interpreter's own exit now and then
+    os._exit(0)  # a normal exit sometimes aborts because of torch's threads

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of training, the same command again: the run is the uninterrupted one, bit for bit"""
+"""A run that is killed and resumed equals an uninterrupted run bit for bit"""
 
 import json
 import os
@@ -37,64 +37,64 @@ def train(recipe: Path, workspace: Path) -> Command:
         )  # fmt: skip
 
 
-def finish(recipe: Path, workspace: Path) -> None:
+def train_to_the_end(recipe: Path, workspace: Path) -> None:
     assert train(recipe, workspace).wait(240) == 0, (recipe.parent / OUTPUT).read_text()
 
 
 def kill_after(process: Command, history: Path, epochs: int) -> None:
-    """SIGKILL once `epochs` epochs are written down."""
-    moment = threading.Event()
+    """Send SIGKILL when the history contains `epochs` epochs."""
+    pause = threading.Event()
     for _ in range(24_000):
         if history.exists() and history.read_bytes().count(b"\n") >= epochs:
             break
         assert process.poll() is None, f"the command ended before epoch {epochs}"
-        moment.wait(0.01)  # another process writes the file: it has no event
+        pause.wait(0.01)  # polling, because another process writes the file
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
 
 
-def state(workspace: Path) -> dict[str, Any]:
+def checkpoint(workspace: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(workspace / "runs" / "run" / "checkpoints" / "last.pt", weights_only=True)
     return content
 
 
-def untimed(records: list[dict[str, float]]) -> list[dict[str, float]]:
+def without_times(records: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records]
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_bit_for_bit_as_the_same_mlflow_run(small_corpus: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_equal_and_the_same_mlflow_run(small_corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "run.yaml"
     recipe.write_text(yaml.safe_dump({"corpus": str(small_corpus), **RECIPE}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for workspace in (whole, killed):
         mlflow_database.install(workspace)
-    finish(recipe, whole)
+    train_to_the_end(recipe, whole)
 
     folder = killed / "runs" / "run"
-    seen = []
+    run_ids = []
     for epochs in (2, 6):  # killed twice
         kill_after(train(recipe, killed), folder / "history.jsonl", epochs)
-        seen.append(RunFolder(folder).mlflow_run_id())
+        run_ids.append(RunFolder(folder).mlflow_run_id())
         assert not (folder / "result.json").exists()
-    finish(recipe, killed)
-    seen.append(RunFolder(folder).mlflow_run_id())
+    train_to_the_end(recipe, killed)
+    run_ids.append(RunFolder(folder).mlflow_run_id())
 
-    one, other = state(whole), state(killed)
+    one, other = checkpoint(whole), checkpoint(killed)
     assert one["model"].keys() == other["model"].keys()
     for key, value in one["model"].items():
         assert torch.equal(value, other["model"][key]), key
-    assert untimed(json.loads(one["history"])) == untimed(json.loads(other["history"]))  # losses among them
+    assert without_times(json.loads(one["history"])) == without_times(json.loads(other["history"]))  # includes losses
     for key, value in one["plan"].items():
         assert torch.equal(value, other["plan"][key]), key
     results = [json.loads((w / "runs" / "run" / "result.json").read_text()) for w in (whole, killed)]
-    assert untimed(results)[0] == untimed(results)[1]
+    assert without_times(results)[0] == without_times(results)[1]
 
-    assert len(set(seen)) == 1
+    assert len(set(run_ids)) == 1
     client = MlflowClient(tracking_uri=default_uri(killed))
     (experiment,) = [e for e in client.search_experiments() if e.name == "remix"]
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_id == seen[0]
+    assert run.info.run_id == run_ids[0]
     assert run.info.status == "FINISHED"
     assert "failure_reason" not in run.data.tags
     for key in ("val/accuracy", "train/loss", "remix/share/audio", "time/train_s"):

@@ -1,4 +1,4 @@
-"""Two gloo processes equal one with the same global batch (without BatchNorm, which is per rank)"""
+"""Two gloo processes train like one process with the same global batch (without BatchNorm, which is per rank)"""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.commands import start
 ROOT = Path(__file__).parents[2]
 
 CPU = torch.device("cpu")
-# 96 samples in global batches of 28: the last one of every group is incomplete, and odd ones are uneven over ranks.
+# 96 samples in global batches of 28: the last batch of every group is incomplete, and may be uneven across ranks.
 RECIPE = {
     "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}},
     "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
@@ -39,7 +39,7 @@ RECIPE = {
 
 
 def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> list[float]:
-    """The loss of every step, summed over ranks; weights and history are written to `folder`."""
+    """Train a run in `folder`, and return the loss of every step, summed over ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"corpus": corpus, **RECIPE}
     content["method"] = content["method"] | {"order": order}
@@ -55,13 +55,13 @@ def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> li
     run.optimizer.param_groups[0]["params"] = list(run.model.parameters())
     losses: list[torch.Tensor] = []
 
-    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
         loss = train_step(*args, **kwargs)
         losses.append(loss.double())
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", watched)
+        patch.setattr(loop, "train_step", recorded)
         loop.train(run)
     summed = torch.stack(losses)
     collectives.sum_(summed)
@@ -76,7 +76,7 @@ def work(corpus: str, folder: str, rank: int) -> None:
         for order in ("blocks", "mixed"):
             losses = train(corpus, Path(folder) / order, order, TorchCollectives(CPU))
             (Path(folder) / f"{order}-{rank}.json").write_text(json.dumps(losses))
-        dist.barrier()  # nobody closes its connections while the other still waits on them
+        dist.barrier()  # keep connections open until both ranks are done
     finally:
         dist.destroy_process_group()
 
@@ -85,7 +85,7 @@ def work(corpus: str, folder: str, rank: int) -> None:
 def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     errors = [(folder / f"stderr-{rank}").open("w+") for rank in range(2)]
-    # Not forks of this process: it has threads after other tests, and such a fork may hang.
+    # Not forked from this process: it has threads after other tests, and a fork may hang.
     workers = [
         start(
             "-m",
@@ -135,5 +135,5 @@ def test_two_workers_equal_one(pair: Path, small_corpus: Path, tmp_path: Path, o
 
 if __name__ == "__main__":
     work(sys.argv[1], sys.argv[2], int(sys.argv[3]))
-    # Threads of torch that outlive main abort the interpreter's own exit now and then (seen once, after all was done).
+    # A normal exit sometimes aborts because of torch's threads.
     os._exit(0)

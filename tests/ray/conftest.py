@@ -1,4 +1,4 @@
-"""Fixtures that start real studies"""
+"""Fixtures for studies in real processes"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +10,11 @@ from tests.study_bench import StudyBench
 
 @pytest.fixture(scope="session")
 def make_bench(small_corpus: Path) -> Iterator[Callable[[Path], StudyBench]]:
+    """Return a function that creates a StudyBench in a folder."""
     made: list[StudyBench] = []
 
-    def make(place: Path) -> StudyBench:
-        made.append(StudyBench(small_corpus, place))
+    def make(folder: Path) -> StudyBench:
+        made.append(StudyBench(small_corpus, folder))
         return made[-1]
 
     yield make

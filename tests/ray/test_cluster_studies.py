@@ -1,4 +1,4 @@
-"""Studies on Ray clusters of several workers and nodes, some of which are lost"""
+"""Studies on Ray clusters with several workers and nodes, some of which are lost"""
 
 import os
 import signal
@@ -18,12 +18,16 @@ from ray.util import placement_group_table
 if TYPE_CHECKING:
     from tests.study_bench import StudyBench, StudyProcess
 
-# Each test starts a study several times. On a busy machine that takes many minutes.
+# Each test starts a study several times, which takes many minutes on a busy machine.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RATE = "optimizer.learning_rate"
 # Ray reports a lost node after three seconds instead of half a minute.
-HASTY = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+FAST_HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
 
 
 SMALL: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -31,19 +35,21 @@ SMALL: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard"
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Cluster]:
-    """Start a head node without a core, to which this process is connected. All tests share it."""
+    """Start a head node without cores and connect this process to it. All tests share it."""
     made = Cluster(
-        initialize_head=True, connect=False, head_node_args={"num_cpus": 0, "_system_config": HASTY, **SMALL}
+        initialize_head=True,
+        connect=False,
+        head_node_args={"num_cpus": 0, "_system_config": FAST_HEALTH_CHECKS, **SMALL},
     )
     ray.init(made.address, log_to_driver=False)
     yield made
     ray.shutdown()
-    made.shutdown()  # type: ignore[no-untyped-call]  # Ray's gap
+    made.shutdown()  # type: ignore[no-untyped-call]  # untyped in Ray
 
 
 @pytest.fixture
 def cluster(head: Cluster) -> Iterator[Callable[..., Cluster]]:
-    """`cluster(cpus of each node)` adds nodes to the head; they are removed after the test."""
+    """Return a function that adds nodes with the given numbers of CPUs. They are removed after the test."""
 
     def start(*cpus: int) -> Cluster:
         for count in cpus:
@@ -54,9 +60,9 @@ def cluster(head: Cluster) -> Iterator[Callable[..., Cluster]]:
     for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
     pause, end = threading.Event(), time.monotonic() + 60
-    while len([node for node in ray.nodes() if node["Alive"]]) > 1:  # type: ignore[no-untyped-call]  # Ray's gap
-        assert time.monotonic() < end, "Ray counts the removed nodes as alive"
-        pause.wait(0.1)  # Ray has no event for a lost node
+    while len([node for node in ray.nodes() if node["Alive"]]) > 1:  # type: ignore[no-untyped-call]  # untyped in Ray
+        assert time.monotonic() < end, "Ray still lists removed nodes as alive"
+        pause.wait(0.1)  # polling, because Ray has no event for a lost node
 
 
 def parent(pid: int) -> int:
@@ -79,27 +85,27 @@ def raylet_of(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
-def vanish(cluster: Cluster, node: Any) -> None:
+def kill_node(cluster: Cluster, node: Any) -> None:
     """Kill all processes of a node at once, as a power failure does.
 
-    `remove_node` kills the raylet only. Workers notice that seconds later, and train several epochs meanwhile.
+    `remove_node` only kills the raylet. Workers notice that seconds later, and train several epochs in the meantime.
     """
     workers = train_workers(raylet_of(node))
     cluster.remove_node(node, allow_graceful=False)
     for pid in workers:
-        with suppress(ProcessLookupError):  # it has noticed and ended
+        with suppress(ProcessLookupError):  # it has already ended
             os.kill(pid, signal.SIGKILL)
 
 
-def held() -> list[dict[str, Any]]:
-    """Return the placement groups that hold, or wait for, resources."""
+def active_placement_groups() -> list[dict[str, Any]]:
+    """Return the placement groups that occupy, or wait for, resources."""
     return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
 def test_trials_of_two_workers_are_pruned_and_survive_a_lost_worker(
     bench: "StudyBench", cluster: Callable[..., Cluster]
 ) -> None:
-    """Two cores for two workers: a leaked placement group would block the next trial for ever."""
+    """The cluster has two cores for two workers, so that a leaked placement group would block the next trial."""
     made = cluster(2)
     points = [{RATE: 0.005}, {RATE: 1e-6}, {RATE: 1e-6}, {RATE: 1e-6}]
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}, "first": points}
@@ -123,8 +129,8 @@ def test_trials_of_two_workers_are_pruned_and_survive_a_lost_worker(
     assert [(t.state, len(t.intermediate)) for t in low] == [("pruned", 4)] * 3
     assert all(process.finals().values())
     assert len(placement_group_table()) >= 5
-    assert held() == []
-    assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]  # Ray's gap
+    assert active_placement_groups() == []
+    assert ray.available_resources()["CPU"] == 2  # type: ignore[no-untyped-call]  # untyped in Ray
 
 
 @pytest.mark.smoke
@@ -136,7 +142,7 @@ def test_a_trial_resumes_on_another_node_after_its_node_is_lost(
     process.wait_until(lambda: process.epochs("joint-search-0-") >= 3)
     raylet = parent(process.wait_until(lambda: process.worker_of("joint-search-0-")))
     (node,) = [node for node in made.worker_nodes if raylet_of(node) == raylet]
-    vanish(made, node)
+    kill_node(made, node)
     before = process.history_lines()
     assert process.wait() == 0, process.output
     for name, lines in before.items():
@@ -147,8 +153,8 @@ def test_a_trial_resumes_on_another_node_after_its_node_is_lost(
     assert all(process.finals().values())
 
 
-def waits(process: "StudyProcess") -> bool:
-    """Return whether a trial is registered as running; it has no worker yet."""
+def has_running_trial(process: "StudyProcess") -> bool:
+    """Return whether the storage lists a trial as running. It may not have a worker yet."""
     if not (process.folder / "study.yaml").exists():
         return False
     return any(t.state == "running" for ts in process.ledger().trials.values() for t in ts)
@@ -160,7 +166,7 @@ def test_a_study_that_waits_for_a_node_can_be_stopped_and_resumes_when_one_joins
     made = cluster()
     study = bench.write(base={"epochs": 3}, trials=1)
     process = bench.start(study, env={"RAY_ADDRESS": made.address})
-    process.wait_until(lambda: waits(process))
+    process.wait_until(lambda: has_running_trial(process))
     os.kill(process.command.pid, signal.SIGTERM)
     assert process.wait(60) == 130, process.output
     assert "Rerun the command to resume" in " ".join(process.output.split())
@@ -174,7 +180,7 @@ def test_a_study_that_waits_for_a_node_can_be_stopped_and_resumes_when_one_joins
 
 
 def test_more_runs_train_at_once_after_a_node_joins(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """Without `concurrency`. Nodes of a cluster launcher join minutes after the head, on which the study may run."""
+    """`concurrency` is not set. A cluster launcher adds nodes minutes after the head, which may already train."""
     made = cluster(1)
     process = bench.start(
         bench.write(base={"epochs": 400}, trials=3, concurrency=None), env={"RAY_ADDRESS": made.address}
@@ -197,30 +203,30 @@ def test_two_runs_share_a_gpu(bench: "StudyBench", cluster: Callable[..., Cluste
     study = bench.write(base={"epochs": 60, "device": "auto"}, trials=2, concurrency=None, resources={"gpus": 0.5})
     process = bench.start(study, env={"RAY_ADDRESS": made.address})
     process.wait_until(lambda: sum(run.is_held() for run in process.runs.values()) == 2)
-    assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]  # Ray's gap
+    assert ray.available_resources().get("GPU", 0) == 0  # type: ignore[no-untyped-call]  # untyped in Ray
     assert process.wait() == 0, process.output
-    assert "2 runs at once" in process.output  # not four, although there are four cores
+    assert "2 runs at once" in process.output  # not four, although the node has four cores
     trials = [trial for trials in process.ledger().trials.values() for trial in trials]
     assert [(t.number, t.state) for t in trials] == [(0, "complete"), (1, "complete")] * 2
-    assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]  # Ray's gap
+    assert ray.available_resources()["GPU"] == 1  # type: ignore[no-untyped-call]  # untyped in Ray
 
 
-def has_come_to(process: "StudyProcess", epochs: int) -> bool:
+def has_reached(process: "StudyProcess", epochs: int) -> bool:
     return process.epochs("remix-search-0-") >= epochs
 
 
 def test_a_run_on_two_nodes_resumes_after_one_is_lost(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """A node is lost twice, as spot nodes are; each time another one is free."""
+    """A node is lost twice, like a spot instance. Each time, another node is free."""
     made = cluster(1, 1, 1, 1)
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
     study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
     process = bench.start(study, env={"RAY_ADDRESS": made.address})
     reached = 0
     for _ in range(2):
-        process.wait_until(partial(has_come_to, process, reached + 3))
-        at_work = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
-        assert len(at_work) == 2  # one worker on each, since a node has one core
-        vanish(made, at_work[-1])
+        process.wait_until(partial(has_reached, process, reached + 3))
+        busy = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
+        assert len(busy) == 2  # one worker per node, because a node has one core
+        kill_node(made, busy[-1])
         reached = process.epochs("remix-search-0-")
     before = process.history_lines()
     assert process.wait() == 0, process.output
@@ -229,4 +235,4 @@ def test_a_run_on_two_nodes_resumes_after_one_is_lost(bench: "StudyBench", clust
     (trial,) = process.ledger().trials["remix"]
     assert trial.state == "complete"
     assert {len(lines) for lines in process.history_lines().values()} == {40}
-    assert held() == []
+    assert active_placement_groups() == []

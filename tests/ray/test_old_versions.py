@@ -1,4 +1,4 @@
-"""Workspaces of released versions: they can be read, and what was interrupted resumes under its own name"""
+"""Workspaces of released versions can be read, and their interrupted runs and studies can be resumed"""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_an_interrupted_run_of_0_1_0_resumes(workspace: Path) -> None:
     assert after[:2] == before
     expected = [without_times(record) for record in EXPECTED["run"]["history"]]
     assert [record.keys() for record in after] == [record.keys() for record in expected]
-    # Assignments are drawn from the checkpoint's scores; losses may differ by what another processor or torch rounds.
+    # Assignments use the checkpoint's scores. Losses may be rounded differently on other machines.
     for resumed, recorded in zip(after, expected, strict=True):
         for key in recorded:
             if key.startswith(("remix/share/", "train/steps", "train/samples")):
@@ -81,7 +81,7 @@ def test_a_study_of_0_1_0_can_be_read(workspace: Path, study: str) -> None:
 
 
 def compare(ledger: Ledger, expected: list[dict[str, Any]]) -> None:
-    """The search trials have the same numbers, states, parameters and run folders."""
+    """Assert that the search trials have the expected numbers, states, parameters and run folders."""
     search = {(row["method"], row["number"]): row for row in expected if row["stage"] == "search"}
     found = {(trial.method, trial.number): trial for trials in ledger.trials.values() for trial in trials}
     assert found.keys() == search.keys()

@@ -1,4 +1,4 @@
-"""Decoding on a Ray of several CPUs, some of whose actors hang or die"""
+"""Decoding on a Ray cluster with two CPUs, where actors hang or die"""
 
 import ctypes
 import operator
@@ -52,14 +52,14 @@ class Record:
 
 def actors_alive() -> list[int]:
     """Return the process ids of the decoding actors."""
-    # Given, because Ray refuses to choose if several instances run on this machine.
+    # The address is required if several Ray instances run on this machine.
     address = ray.get_runtime_context().gcs_address
     found = list_actors(address=address, filters=[("state", "=", "ALIVE"), ("class_name", "=", "_Decoder")])
     return [actor.pid for actor in found if actor.pid is not None]
 
 
-def until_all_ended() -> None:
-    """Poll, because Ray offers no event for the end of an actor."""
+def wait_until_no_actor_is_alive() -> None:
+    """Wait until all actors have ended, by polling: Ray has no event for the end of an actor."""
     end = time.monotonic() + 30
     while actors_alive():
         assert time.monotonic() < end
@@ -88,7 +88,7 @@ def test_every_job_is_done_once_and_actors_end() -> None:
     record.run(operator.neg, list(range(100)), chunk=7)
     assert record.results == {job: -job for job in range(100)}
     assert not record.lost
-    until_all_ended()
+    wait_until_no_actor_is_alive()
 
 
 def test_a_hanging_job_is_killed_twice_and_then_reported() -> None:
@@ -96,7 +96,7 @@ def test_a_hanging_job_is_killed_twice_and_then_reported() -> None:
     record.run(hang_with_the_interpreter_locked, list(range(12)), timeout_s=2, chunk=4)
     assert record.lost == {3: "timeout"}
     assert record.results == {job: job for job in range(12) if job != 3}
-    until_all_ended()
+    wait_until_no_actor_is_alive()
 
 
 def test_a_job_that_kills_its_actor_is_retried_once_and_then_reported() -> None:
@@ -113,7 +113,7 @@ def test_exceptions_of_the_work_are_raised_in_the_caller() -> None:
         Record().run((1).__floordiv__, [0])
     with pytest.raises(StoreError, match="clip 0 cannot be decoded"):
         Record().run(refuse, [0])
-    until_all_ended()
+    wait_until_no_actor_is_alive()
 
 
 def test_actors_that_cannot_start_are_reported() -> None:
@@ -133,7 +133,7 @@ def test_a_cluster_without_a_free_cpu_is_reported() -> None:
     class Other:
         def ready(self) -> None: ...
 
-    other = Other.remote()  # type: ignore[attr-defined]  # Ray's gap
+    other = Other.remote()  # type: ignore[attr-defined]  # untyped in Ray
     ray.get(other.ready.remote())
     record = Record()
     with pytest.raises(StoreError, match="had no free CPU for decoding within"):
@@ -147,7 +147,7 @@ def test_an_interrupt_ends_the_actors() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_jobs_on_ray(operator.neg, range(10), on_result=interrupt, on_lost=Record().on_lost)
-    until_all_ended()
+    wait_until_no_actor_is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +183,10 @@ def test_a_store_has_the_same_bytes_as_one_decoded_locally_even_if_an_actor_is_k
     assert contents(there) == contents(here)
 
 
-def test_clips_that_nodes_do_not_see_are_reported_once(
+def test_clips_that_are_missing_on_nodes_are_reported_once(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver sees the clips: it computed their checksums."""
+    """The clips exist on the driver, which computed their checksums."""
     moved = tmp_path / "moved"
     render(moved, SyntheticSpec(train=4, val=4, test=4, classes=4), workers=1)
 

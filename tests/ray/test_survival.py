@@ -1,4 +1,4 @@
-"""Studies that are killed, interrupted or run out of disk, with the real command on a local Ray"""
+"""Studies that are killed, interrupted or run out of disk space, with the real command on a local Ray"""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ from tests import mlflow_database
 if TYPE_CHECKING:
     from tests.study_bench import StudyBench, StudyProcess
 
-# Each test starts a study several times. On a busy machine that takes many minutes.
+# Each test starts a study several times, which takes many minutes on a busy machine.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRACKED = {"uri": None, "experiment": "e", "model": False}
@@ -37,8 +37,8 @@ PRUNED: dict[str, Any] = {
 KILLS, BEFORE_RAY = 4, "before Ray is up"
 
 
-def require_complete_record(bench: "StudyBench", process: "StudyProcess") -> None:
-    """Check MLflow: all runs have ended, none is there twice, and each epoch of each run is recorded once."""
+def assert_tracking_is_complete(bench: "StudyBench", process: "StudyProcess") -> None:
+    """Assert that in MLflow, all runs have ended and are unique, and each epoch of each run is recorded once."""
     tracked = bench.tracked()
     assert not [run for run in tracked if run.status == "RUNNING"]
     folders = {Path(run.tags["remix_study.folder"]): run for run in tracked}
@@ -49,8 +49,8 @@ def require_complete_record(bench: "StudyBench", process: "StudyProcess") -> Non
     assert not [left for left in folders if left.is_relative_to(process.folder)]
 
 
-def require_no_epoch_repeated(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
-    """Check that no epoch of `before` was trained again: its line, which holds times, is the same."""
+def assert_no_epoch_repeated(before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
+    """Assert that no epoch of `before` was trained again: its history line, which contains times, is unchanged."""
     for name, lines in before.items():
         assert after[name][: len(lines)] == lines, name
 
@@ -75,33 +75,33 @@ def test_a_study_whose_driver_is_killed_repeatedly_equals_an_uninterrupted_one(
     draw.shuffle(moments)
     study = bench.write(base={"tracking": TRACKED}, **PRUNED)
     written: dict[str, int] = {}
-    landed: Counter[str] = Counter()
+    kills: Counter[str] = Counter()
     for moment in moments:
         process = bench.start(study)
         MOMENTS[moment](process, draw)
-        landed[moment if moment == BEFORE_RAY else process.position()] += 1
+        kills[moment if moment == BEFORE_RAY else process.position()] += 1
         process.kill()
         killed_at = process.history_lines()
         process.await_idle()
-        require_no_epoch_repeated(killed_at, process.history_lines())  # workers trained on for a moment
+        assert_no_epoch_repeated(killed_at, process.history_lines())  # workers continued for a moment
         for name, at in process.results().items():
             assert written.setdefault(name, at) == at, f"{name} has a second result"
         killed_at = process.history_lines()
     last = bench.run(study)
-    require_no_epoch_repeated(killed_at, last.history_lines())
+    assert_no_epoch_repeated(killed_at, last.history_lines())
     assert {name: at for name, at in last.results().items() if name in written} == written
     for name, run in last.runs.items():
         assert [int(epoch["epoch"]) for epoch in run.history] == list(range(len(run.history))), name
     assert last.trials() == uninterrupted.trials()
     assert last.finals() == uninterrupted.finals()
     assert any(state == "pruned" for trials in last.trials().values() for _, state, *_ in trials)
-    require_complete_record(bench, last)
-    print(f"kills of the driver (seed {seed}): {dict(landed)}")
+    assert_tracking_is_complete(bench, last)
+    print(f"kills of the driver (seed {seed}): {dict(kills)}")
 
 
 def _before_ray(process: "StudyProcess", draw: random.Random) -> None:
     process.wait_until((process.folder / "lock").exists)
-    _later(draw.uniform(0, 3))
+    _pause(draw.uniform(0, 3))
 
 
 def _in_epoch(process: "StudyProcess", draw: random.Random) -> None:
@@ -109,17 +109,17 @@ def _in_epoch(process: "StudyProcess", draw: random.Random) -> None:
     process.wait_until(
         lambda: process.epochs() >= more and 0 < process.epochs_under_way() < 3
     )  # before any run can end
-    _later(draw.uniform(0, 0.1))
+    _pause(draw.uniform(0, 0.1))
 
 
 def _between_runs(process: "StudyProcess", draw: random.Random) -> None:
     more = process.ended() + draw.randint(1, 2)
     process.wait_until(lambda: process.ended() >= more)
-    _later(draw.uniform(0, 0.05))
+    _pause(draw.uniform(0, 0.05))
 
 
-def _later(seconds: float) -> None:
-    """Wait before a kill, so that not all kills come at the moment when a file appears."""
+def _pause(seconds: float) -> None:
+    """Wait before a kill, so that not all kills happen at the moment when a file appears."""
     threading.Event().wait(seconds)
 
 
@@ -139,10 +139,10 @@ def test_a_killed_study_resumes_from_its_last_epoch(bench: "StudyBench") -> None
     process.await_idle()
     killed_at = process.history_lines()
     last = bench.run(study)
-    require_no_epoch_repeated(killed_at, last.history_lines())
+    assert_no_epoch_repeated(killed_at, last.history_lines())
     assert [(t.number, t.state) for trials in last.ledger().trials.values() for t in trials] == [(0, "complete")] * 2
     assert all(last.finals().values())
-    require_complete_record(bench, last)
+    assert_tracking_is_complete(bench, last)
 
 
 # --- a worker --------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_a_killed_worker_is_replaced_and_a_trial_fails_after_three_kills(bench: 
     assert process.wait() == 0, process.output
     assert "Traceback" not in process.output
     assert process.output.count("The process of joint-search-0 died. Restarting it from its last checkpoint.") == 2
-    require_no_epoch_repeated(before, process.history_lines())
+    assert_no_epoch_repeated(before, process.history_lines())
     joint, remix = process.ledger().trials["joint"], process.ledger().trials["remix"]
     assert [(t.number, t.state) for t in joint] == [(0, "failed"), (1, "complete")]
     assert joint[0].cause == "lost worker"
@@ -174,13 +174,13 @@ def test_a_killed_worker_is_replaced_and_a_trial_fails_after_three_kills(bench: 
     assert (lost.status, lost.tags["failure_cause"]) == ("FAILED", "lost worker")
     assert [(t.number, t.state) for t in remix] == [(0, "complete"), (1, "complete")]
     assert all(len(process.history_lines()[Path(t.folders[0]).name]) == 12 for t in remix)
-    require_complete_record(bench, process)
+    assert_tracking_is_complete(bench, process)
 
 
 # --- two studies -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_of_a_running_study_is_refused(bench: "StudyBench") -> None:
+def test_a_second_start_of_a_running_study_is_rejected(bench: "StudyBench") -> None:
     study = bench.write(base={"tracking": TRACKED})
     first = bench.start(study)
     worker = first.wait_until(lambda: first.epochs() and first.worker_of("joint-search-0-"))
@@ -190,12 +190,12 @@ def test_a_second_start_of_a_running_study_is_refused(bench: "StudyBench") -> No
         assert second.wait() == 1
     finally:
         os.kill(worker, signal.SIGCONT)
-    (sentence,) = [line for line in second.output.splitlines() if "error" in line]
-    assert f"Cannot write to {first.folder}: process {first.command.pid} is using the folder" in sentence
+    (error,) = [line for line in second.output.splitlines() if "error" in line]
+    assert f"Cannot write to {first.folder}: process {first.command.pid} is using the folder" in error
     assert "Traceback" not in second.output
     assert first.wait() == 0, first.output
     assert {t.state for trials in first.ledger().trials.values() for t in trials} == {"complete"}
-    require_complete_record(bench, first)
+    assert_tracking_is_complete(bench, first)
 
 
 def test_two_studies_share_a_workspace_and_a_database(bench: "StudyBench") -> None:
@@ -206,7 +206,7 @@ def test_two_studies_share_a_workspace_and_a_database(bench: "StudyBench") -> No
     assert [len(trials) for trials in one.trials().values()] == [2, 2]
     assert len(one.finals()) == len(two.finals()) == 2
     for process in pair:
-        require_complete_record(bench, process)
+        assert_tracking_is_complete(bench, process)
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------
@@ -216,20 +216,20 @@ def test_two_studies_share_a_workspace_and_a_database(bench: "StudyBench") -> No
 def test_a_study_continues_after_its_terminal_is_closed(bench: "StudyBench", detached: bool) -> None:
     ours, theirs = pty.openpty()
 
-    def own_the_terminal() -> None:
+    def set_controlling_terminal() -> None:
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     process = bench.start(
         bench.write(), *(["--detach"] if detached else []), stdin=theirs, stdout=theirs, stderr=theirs,
-        preexec_fn=own_the_terminal,
+        preexec_fn=set_controlling_terminal,
     )  # fmt: skip
     os.close(theirs)
-    heard = Listener(ours)
+    reader = TerminalReader(ours)
     if detached:
         assert process.wait() == 0
     else:
         process.wait_until(lambda: process.epochs() >= 2)
-    heard.close()
+    reader.close()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.command.pid, signal.SIGHUP)  # as a shell does with its jobs
     if not detached:
@@ -240,8 +240,8 @@ def test_a_study_continues_after_its_terminal_is_closed(bench: "StudyBench", det
     assert all(process.finals().values())
 
 
-class Listener:
-    """Reads the output of a terminal until `close`."""
+class TerminalReader:
+    """A thread that reads the output of a terminal until `close`."""
 
     def __init__(self, terminal: int) -> None:
         self._terminal = terminal
@@ -276,7 +276,7 @@ def test_ctrl_c_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
     assert process.is_idle()
     before = process.history_lines()
     last = bench.run(study)
-    require_no_epoch_repeated(before, last.history_lines())
+    assert_no_epoch_repeated(before, last.history_lines())
     assert last.trials() == uninterrupted.trials()
     assert last.finals() == uninterrupted.finals()
 
@@ -286,27 +286,27 @@ def test_ctrl_c_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`small_disk("8m")` mounts a disk of that size; a second call resizes it."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """Return a function that mounts a disk of a size, such as "8m". Later calls resize the disk."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
     made: list[Path] = []
 
-    def size(of: str) -> Path:
-        how = ["mount", "-o", f"remount,size={of}", str(place)] if made else [
-            "mount", "-t", "tmpfs", "-o", f"size={of}", "tmpfs", str(place)]  # fmt: skip
-        done = subprocess.run(how, capture_output=True, text=True)
+    def set_size(size: str) -> Path:
+        command = ["mount", "-o", f"remount,size={size}", str(folder)] if made else [
+            "mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"a disk that is full needs the right to mount one: {done.stderr.strip()}")
-        made.append(place)
-        return place
+            pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+        made.append(folder)
+        return folder
 
-    yield size
+    yield set_size
     if made:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("size", [pytest.param("3m", marks=pytest.mark.smoke), "6500k"])
-def test_a_full_disk_ends_a_study_with_a_message_and_loses_nothing(
+def test_a_study_on_a_full_disk_ends_with_a_message_and_can_be_resumed(
     bench: "StudyBench", small_disk: Callable[[str], Path], size: str
 ) -> None:
     workspace, study = small_disk(size), bench.write()
@@ -326,7 +326,7 @@ def test_a_full_disk_ends_a_study_with_a_message_and_loses_nothing(
     assert [t for t in trials if t.state == "complete" and t in complete] == complete
     assert [t.state for t in trials if not t.retried] == ["complete"] * 4
     assert sum(t.retried for t in trials) == len(failed)
-    require_no_epoch_repeated({name: found for name, found in lines.items() if name in results}, last.history_lines())
+    assert_no_epoch_repeated({name: found for name, found in lines.items() if name in results}, last.history_lines())
     assert all(last.finals().values())
 
 
@@ -334,7 +334,7 @@ def test_a_full_disk_ends_a_study_with_a_message_and_loses_nothing(
 
 
 @pytest.mark.server
-def test_a_tracking_server_that_is_killed_and_restarted_misses_nothing(bench: "StudyBench") -> None:
+def test_a_restarted_tracking_server_receives_all_data(bench: "StudyBench") -> None:
     mlflow_database.install(bench.workspace)
     store = default_uri(bench.workspace)
     with MLflowServer(store) as server:
@@ -357,4 +357,4 @@ def test_a_tracking_server_that_is_killed_and_restarted_misses_nothing(bench: "S
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGCONT)
-    require_complete_record(bench, process)
+    assert_tracking_is_complete(bench, process)

@@ -63,7 +63,7 @@ class Trainer:
             reached = self._epoch_done.wait_for(
                 lambda: all(self.epochs[folder] >= wanted for folder, wanted in goal.items()), PATIENCE_S
             )
-        assert reached, "training stood still"
+        assert reached, "the runs made no progress"
 
     def _train(self, number: int, folder: Path) -> None:
         tracker = SpoolTracker(folder, EXPERIMENT)
@@ -106,7 +106,7 @@ def test_every_metric_arrives_once_although_the_server_is_killed_repeatedly(
     folders = [study / "runs" / f"run{number}" for number in range(6)]
     parent = SpoolTracker(study, EXPERIMENT)
     parent.start(info("study"))
-    # A second syncer on the same folders, like that of a killed driver that still runs for some seconds.
+    # A second syncer on the same folders, like that of a killed driver that keeps running for some seconds.
     with Syncer(server.url, parent=study, period_s=0.1) as syncer, Syncer(server.url, parent=study) as other:
         for folder in folders:
             syncer.watch(folder)

@@ -31,7 +31,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Start Ray with two CPUs, however many this machine has."""
+    """Start Ray with two CPUs, regardless of the number of cores."""
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -55,7 +55,7 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
     started: list[str] = []
     on_interrupt = signal.getsignal(signal.SIGINT)
     mlflow_database.install(tmp_path)
-    summary = run_one(recipe(RECIPE), tmp_path, "pair", on_start=lambda *told: started.append(told[0]))
+    summary = run_one(recipe(RECIPE), tmp_path, "pair", on_start=lambda *args: started.append(args[0]))
     assert started == ["pair"]
     assert signal.getsignal(signal.SIGINT) is on_interrupt
     folder = RunFolder(tmp_path / "runs" / "pair")
@@ -79,7 +79,7 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
     assert client.get_run(run.info.run_id).info.end_time == run.info.end_time
 
 
-def test_a_run_that_diverges_fails_with_its_reason(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_diverging_run_fails_with_its_reason(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     mlflow_database.install(tmp_path)
     config = recipe({**RECIPE, "optimizer": {"name": "sgd", "learning_rate": 1e30}})
     with pytest.raises(RemixStudyError, match=r"A worker failed, and failed again after restarts: .*epoch 0, "):
@@ -94,6 +94,6 @@ def test_a_run_that_diverges_fails_with_its_reason(recipe: Callable[..., RunConf
     assert RunFolder(tmp_path / "runs" / "pair").mlflow_run_id() == run.info.run_id
 
 
-def test_more_workers_than_cpus_are_refused(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_more_workers_than_cpus_are_rejected(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
     with pytest.raises(RemixStudyError, match=r"`workers: 4` needs 4 CPU cores, but Ray has 2. Use fewer workers"):
         run_one(recipe({**RECIPE, "workers": 4}), tmp_path)

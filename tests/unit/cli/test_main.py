@@ -1,4 +1,4 @@
-"""The command line with bad input: one error message, a non-zero exit status, no traceback, no lost files"""
+"""Commands with invalid input: one error message, a non-zero exit status, no traceback, no lost files"""
 
 import errno
 import os
@@ -42,25 +42,25 @@ def written(small_corpus: Path, tmp_path: Path) -> Written:
     return write
 
 
-class Said:
-    """Exit status and output of a command."""
+class Result:
+    """The exit status and output of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, " ".join(err.split())
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: str | Path) -> Said:
-        """Run the command in this process, with its error handling."""
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run(*words: str | Path) -> Result:
+        """Run the command in this process, including its error handling."""
         monkeypatch.setattr(sys, "argv", ["remix-study", *map(str, words)])
         code = 0
         try:
             cli.main()
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
 
     return run
 
@@ -69,32 +69,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def assert_refused(said: Said, *wanted: str) -> None:
-    assert said.code == 1
-    assert said.err.startswith("error: ")
-    assert "Traceback" not in said.err
-    for words in wanted:
-        assert words in said.err
+def assert_rejected(result: Result, *messages: str) -> None:
+    """Assert that the command failed with one error that contains these messages."""
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert "Traceback" not in result.err
+    for message in messages:
+        assert message in result.err
 
 
-def test_the_version_is_printed(say: Callable[..., Said]) -> None:
-    said = say("--version")
-    assert (said.code, said.out.strip()) == (0, __version__)
+def test_the_version_is_printed(run_cli: Callable[..., Result]) -> None:
+    result = run_cli("--version")
+    assert (result.code, result.out.strip()) == (0, __version__)
 
 
 def test_an_unknown_key_is_rejected_before_anything_is_written(
-    say: Callable[..., Said], written: Written, tmp_path: Path
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path
 ) -> None:
-    said = say("train", written(optimiser={"name": "adam"}), "--workspace", tmp_path / "w")
-    assert_refused(said, "`optimiser` is not a known key; did you mean `optimizer`?")
+    result = run_cli("train", written(optimiser={"name": "adam"}), "--workspace", tmp_path / "w")
+    assert_rejected(result, "`optimiser` is not a known key; did you mean `optimizer`?")
     assert not (tmp_path / "w").exists()
 
 
-def test_usage_errors_have_no_traceback(say: Callable[..., Said]) -> None:
+def test_usage_errors_have_no_traceback(run_cli: Callable[..., Result]) -> None:
     for words in (["trian"], ["train"], ["train", "x.yaml", "--wrokspace", "y"]):
-        said = say(*words)
-        assert said.code == 2
-        assert "Traceback" not in said.err
+        result = run_cli(*words)
+        assert result.code == 2
+        assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -110,22 +111,22 @@ def test_usage_errors_have_no_traceback(say: Callable[..., Said]) -> None:
     ],
 )
 def test_an_impossible_configuration_is_rejected(
-    say: Callable[..., Said], written: Written, tmp_path: Path, change: dict[str, Any], wanted: str
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path, change: dict[str, Any], wanted: str
 ) -> None:
-    assert_refused(say("train", written(**change), "--workspace", tmp_path / "w"), wanted)
+    assert_rejected(run_cli("train", written(**change), "--workspace", tmp_path / "w"), wanted)
     assert not (tmp_path / "w").exists()
 
 
 def test_a_store_that_does_not_match_its_manifest_is_rejected(
-    say: Callable[..., Said], written: Written, small_corpus: Path, tmp_path: Path
+    run_cli: Callable[..., Result], written: Written, small_corpus: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "store").symlink_to(small_corpus / "store")
     lines = (small_corpus / "manifest.jsonl").read_text().splitlines()
     (corpus / "manifest.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-    assert_refused(
-        say("train", written(corpus=str(corpus)), "--workspace", tmp_path / "w"),
+    assert_rejected(
+        run_cli("train", written(corpus=str(corpus)), "--workspace", tmp_path / "w"),
         "Cannot open the store",
         "has changed since",
     )
@@ -133,12 +134,12 @@ def test_a_store_that_does_not_match_its_manifest_is_rejected(
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://user:$DB_PASSWORD@127.0.0.1:9/db"])
 def test_an_unreachable_tracking_server_is_reported_before_training(
-    say: Callable[..., Said], written: Written, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
-    said = say("train", written(tracking={"uri": uri}), "--workspace", tmp_path / "w")
-    assert_refused(said, "Cannot connect to the")
-    assert "secret" not in said.err
+    result = run_cli("train", written(tracking={"uri": uri}), "--workspace", tmp_path / "w")
+    assert_rejected(result, "Cannot connect to the")
+    assert "secret" not in result.err
     assert not (tmp_path / "w" / "runs").exists()
 
 
@@ -147,48 +148,48 @@ def test_an_unreachable_tracking_server_is_reported_before_training(
     [({"uri": "off"}, "Cannot write the run folder"), ({"uri": None}, "Cannot read and write the tracking database")],
 )
 def test_a_file_in_place_of_the_workspace_is_kept(
-    say: Callable[..., Said], written: Written, tmp_path: Path, tracking: dict[str, Any], wanted: str
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path, tracking: dict[str, Any], wanted: str
 ) -> None:
     (tmp_path / "w").write_text("precious")
-    said = say("train", written(tracking=tracking), "--workspace", tmp_path / "w")
-    assert_refused(said, wanted)
+    result = run_cli("train", written(tracking=tracking), "--workspace", tmp_path / "w")
+    assert_rejected(result, wanted)
     assert (tmp_path / "w").read_text() == "precious"
 
 
-def test_a_finished_run_is_not_trained_again(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(run_cli: Callable[..., Result], written: Written, tmp_path: Path) -> None:
     words = ("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "epochs=3")
-    first = say(*words)
+    first = run_cli(*words)
     assert first.code == 0, first.err
     assert "best/val_accuracy" in first.out
     before = contents(tmp_path / "w" / "runs" / "one")
-    again = say(*words)
+    again = run_cli(*words)
     assert again.code == 0
     assert again.out == first.out
     after = contents(tmp_path / "w" / "runs" / "one")
     assert {k: v for k, v in after.items() if k != "lock"} == {k: v for k, v in before.items() if k != "lock"}
     # Another configuration must not use the same name.
-    other = say("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "seed=5")
-    assert_refused(other, "it holds a run with another configuration or corpus", "Use another --name")
+    other = run_cli("train", written(), "--workspace", tmp_path / "w", "--name", "one", "--set", "seed=5")
+    assert_rejected(other, "it holds a run with another configuration or corpus", "Use another --name")
     assert {k: v for k, v in contents(tmp_path / "w" / "runs" / "one").items() if k != "lock"} == {
         k: v for k, v in before.items() if k != "lock"
     }
 
 
-def test_two_processes_cannot_train_one_run(say: Callable[..., Said], written: Written, tmp_path: Path) -> None:
+def test_two_processes_cannot_train_one_run(run_cli: Callable[..., Result], written: Written, tmp_path: Path) -> None:
     folder = tmp_path / "w" / "runs" / "one"
     folder.mkdir(parents=True)
     with exclusive_lock(folder / "lock"):
-        said = say("train", written(), "--workspace", tmp_path / "w", "--name", "one")
-    assert_refused(said, f"process {os.getpid()} is using the folder")
+        result = run_cli("train", written(), "--workspace", tmp_path / "w", "--name", "one")
+    assert_rejected(result, f"process {os.getpid()} is using the folder")
     assert not (folder / "history.jsonl").exists()
 
 
 def test_a_diverging_run_reports_where_and_keeps_its_folder(
-    say: Callable[..., Said], written: Written, tmp_path: Path
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path
 ) -> None:
     path = written(optimizer={"name": "sgd", "learning_rate": 1e30})
-    said = say("train", path, "--workspace", tmp_path / "w", "--name", "one")
-    assert_refused(said, "epoch 0, ", "Lower `optimizer.learning_rate`")
+    result = run_cli("train", path, "--workspace", tmp_path / "w", "--name", "one")
+    assert_rejected(result, "epoch 0, ", "Lower `optimizer.learning_rate`")
     assert not (tmp_path / "w" / "runs" / "one" / "result.json").exists()
 
 
@@ -200,7 +201,7 @@ def test_debug_raises_the_error(written: Written, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("number", "is_user_error"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.EIO, False)])
 def test_disk_errors_are_one_message(
-    say: Callable[..., Said],
+    run_cli: Callable[..., Result],
     written: Written,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -212,39 +213,42 @@ def test_disk_errors_are_one_message(
 
     monkeypatch.setattr("remix_study.launch.run.run_one", fails)
     if is_user_error:
-        said = say("train", written(), "--workspace", tmp_path / "w")
-        assert_refused(said, "Cannot read or write some/file", os.strerror(number))
+        result = run_cli("train", written(), "--workspace", tmp_path / "w")
+        assert_rejected(result, "Cannot read or write some/file", os.strerror(number))
     else:
         with pytest.raises(OSError, match="Input/output"):
-            say("train", written(), "--workspace", tmp_path / "w")
+            run_cli("train", written(), "--workspace", tmp_path / "w")
 
 
-def test_ui_without_runs_is_rejected_with_a_remedy(say: Callable[..., Said], tmp_path: Path) -> None:
-    assert_refused(
-        say("ui", "--workspace", tmp_path),
+def test_ui_without_runs_is_rejected_with_a_remedy(run_cli: Callable[..., Result], tmp_path: Path) -> None:
+    assert_rejected(
+        run_cli("ui", "--workspace", tmp_path),
         "mlflow.db does not exist. Run `remix-study demo` or `remix-study train` first",
     )
 
 
-def test_a_demo_with_too_few_clips_is_rejected(say: Callable[..., Said], tmp_path: Path) -> None:
-    said = say("demo", "--train", "3", "--workspace", tmp_path / "w")
-    assert_refused(said, "`train` must be at least the number of classes (8), but is 3")
+def test_a_demo_with_too_few_clips_is_rejected(run_cli: Callable[..., Result], tmp_path: Path) -> None:
+    result = run_cli("demo", "--train", "3", "--workspace", tmp_path / "w")
+    assert_rejected(result, "`train` must be at least the number of classes (8), but is 3")
     assert not (tmp_path / "w").exists()
 
 
-def test_prepare_rejects_wrong_options(say: Callable[..., Said], tmp_path: Path) -> None:
+def test_prepare_rejects_wrong_options(run_cli: Callable[..., Result], tmp_path: Path) -> None:
     table = tmp_path / "m.jsonl"
-    assert_refused(say("prepare", "manifest", table), "`--out` is missing")
-    assert_refused(say("prepare", "manifest", table, "--check"), "Cannot read the table")
-    assert_refused(say("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav")
-    assert_refused(
-        say("prepare", "manifest", table, "--check", "--length", "text"), "`--length` must have the form name=value"
+    assert_rejected(run_cli("prepare", "manifest", table), "`--out` is missing")
+    assert_rejected(run_cli("prepare", "manifest", table, "--check"), "Cannot read the table")
+    assert_rejected(
+        run_cli("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav"
     )
-    assert_refused(
-        say("prepare", "cremad", "--root", tmp_path, "--check", "--split", "mine"), "`--split` must be one of"
+    assert_rejected(
+        run_cli("prepare", "manifest", table, "--check", "--length", "text"),
+        "`--length` must have the form name=value",
     )
-    assert_refused(
-        say("prepare", "synthetic", "--out", tmp_path / "c", "--preset", "huge"), "`preset` must be one of tiny"
+    assert_rejected(
+        run_cli("prepare", "cremad", "--root", tmp_path, "--check", "--split", "mine"), "`--split` must be one of"
+    )
+    assert_rejected(
+        run_cli("prepare", "synthetic", "--out", tmp_path / "c", "--preset", "huge"), "`preset` must be one of tiny"
     )
 
 
@@ -286,7 +290,7 @@ def test_a_terminated_run_is_recorded_as_killed_and_keeps_its_checkpoint(
     for _ in range(12_000):
         if (history.exists() and history.read_bytes().count(b"\n") > 1) or process.poll() is not None:
             break
-        moment.wait(0.01)  # another process writes the file, so there is no event
+        moment.wait(0.01)  # polling, because another process writes the file
     process.send_signal(number)
     _, problem = process.communicate(timeout=120)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem

@@ -18,7 +18,7 @@ import yaml
 from remix_study.cli import main as cli
 from remix_study.cli import submit
 
-_POLL_S = 0.02  # other processes write these files
+_POLL_S = 0.02  # polling, because other processes write these files
 JOB = r"remix-study-tiny-\d{8}-\d{6}-[0-9a-f]{4}"
 
 # A fake `ray` that records its arguments and otherwise behaves like the real one for `submit`; STATE is its folder.
@@ -99,10 +99,10 @@ exit $(cat STATE/code)
 
 
 class Bench:
-    """A working directory with a study, and the fake `ray` on the PATH."""
+    """A working directory with a study, and the state of the fake `ray` on the PATH."""
 
-    def __init__(self, place: Path) -> None:
-        self.state, self.folder = place / "state", place / "mine"
+    def __init__(self, root: Path) -> None:
+        self.state, self.folder = root / "state", root / "project"
         for path in (self.state / "bin", self.folder):
             path.mkdir(parents=True)
         for name, text in (("ray", RAY.replace("#!PYTHON", f"#!{sys.executable}")), ("python", PYTHON)):
@@ -138,31 +138,34 @@ class Bench:
         (self.state / name).write_text(text)
 
     def ran(self, *first: str) -> list[list[str]]:
-        """The arguments of every call of `ray` that starts with these words."""
+        """Return the arguments of every call of `ray` that starts with these words."""
         path = self.state / "ran"
         every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [words for words in every if tuple(words[: len(first)]) == first]
 
     def python_ran(self) -> list[list[str]]:
+        """Return the arguments of every call of `python` on the head."""
         lines = (self.state / "python-ran").read_text().split("\0\n")[:-1]
         return [line.split("\0") for line in lines]
 
     def forward_has_ended(self) -> bool:
         return not Path(f"/proc/{(self.state / 'forward').read_text()}").exists()
 
-    def begin(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "remix_study", *words], cwd=self.folder, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"},
         )  # fmt: skip
 
 
-class Said:
+class Result:
+    """The exit status and output of a command."""
+
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
 
-Say = Callable[..., Said]
+RunCommand = Callable[..., Result]
 
 
 @pytest.fixture
@@ -183,18 +186,18 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    def run(*words: str) -> Said:
-        """Run the command in this process, with its error handling."""
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    def run(*words: str) -> Result:
+        """Run the command in this process, including its error handling."""
         monkeypatch.setattr(sys, "argv", ["remix-study", *words])
         code = 0
         try:
             cli.main()
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Said(code, said.out, said.err)
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(code, captured.out, captured.err)
 
     return run
 
@@ -205,10 +208,10 @@ SUBMIT = ("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "/share
 # --- submit ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, say: Say) -> None:
-    said = say(*SUBMIT)
-    assert said.code == 0, said.err
-    assert said.out.splitlines() == ["job begins", "0 of 2 runs ended",
+def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, run_cli: RunCommand) -> None:
+    result = run_cli(*SUBMIT)
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == ["job begins", "0 of 2 runs ended",
                                      "tiny has begun on a cluster of 3 machines: 2 runs at once", "more"]  # fmt: skip
     (forward,), (job,), (logs,) = bench.ran("dashboard"), bench.ran("job", "submit"), bench.ran("job", "logs")
     assert forward[:3] == ["dashboard", "lab.yaml", "-p"]
@@ -219,73 +222,73 @@ def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, say: Say) ->
     assert job[job.index("--") :] == ["--", "python", "-m", "remix_study", "run", "tiny.yaml", "--workspace",
                                       "/shared/w"]  # fmt: skip
     assert logs == ["job", "logs", "--address", address, given["--submission-id"], "--follow"]
-    shown = [line for line in said.err.splitlines() if line.startswith("$ ray ")]
+    shown = [line for line in result.err.splitlines() if line.startswith("$ ray ")]
     assert [line.split()[1:3] for line in shown] == [["ray", "dashboard"], ["ray", "job"], ["ray", "job"]]
-    assert "remix-study report tiny --cluster lab.yaml --workspace /shared/w" in said.err
+    assert "remix-study report tiny --cluster lab.yaml --workspace /shared/w" in result.err
     assert bench.forward_has_ended()
 
 
-def test_all_problems_are_reported_at_once_before_anything_runs(bench: Bench, say: Say) -> None:
+def test_all_problems_are_reported_at_once_before_anything_runs(bench: Bench, run_cli: RunCommand) -> None:
     bench.write({"trials": 0, "replicatess": 3})
-    said = say("submit", "tiny.yaml", "--cluster", "none.yaml", "--workspace", "w", "--env", "HF_TOKEN")
-    assert said.code == 1
+    result = run_cli("submit", "tiny.yaml", "--cluster", "none.yaml", "--workspace", "w", "--env", "HF_TOKEN")
+    assert result.code == 1
     for words in ("4 problems", "Cannot read cluster file none.yaml", "trials", "did you mean `replicates`", "HF_TOKEN",
                   "workspace w: it is relative"):  # fmt: skip
-        assert words in said.err
+        assert words in result.err
     assert bench.ran() == []
 
 
-def test_either_a_cluster_file_or_an_address_is_required(say: Say, bench: Bench) -> None:
-    assert "Neither `--cluster` and `--address`" in say("submit", "tiny.yaml").err
-    assert "Both `--cluster` and `--address`" in say(*SUBMIT, "--address", "http://127.0.0.1:1").err
-    assert "dashboard at http://127.0.0.1:9:" in say("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
+def test_either_a_cluster_file_or_an_address_is_required(run_cli: RunCommand, bench: Bench) -> None:
+    assert "Neither `--cluster` and `--address`" in run_cli("submit", "tiny.yaml").err
+    assert "Both `--cluster` and `--address`" in run_cli(*SUBMIT, "--address", "http://127.0.0.1:1").err
+    assert "dashboard at http://127.0.0.1:9:" in run_cli("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
 
 
-def test_a_study_in_a_workspace_at_a_url_needs_a_database(bench: Bench, say: Say) -> None:
+def test_a_study_in_a_workspace_at_a_url_needs_a_database(bench: Bench, run_cli: RunCommand) -> None:
     bench.write({"storage": "journal"})
-    said = say("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
-    assert said.code == 1
-    assert "`storage` must be a database" in said.err
+    result = run_cli("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
+    assert result.code == 1
+    assert "`storage` must be a database" in result.err
 
 
-def test_the_storage_variable_is_forwarded(bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_storage_variable_is_forwarded(bench: Bench, run_cli: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@db/studies"
     monkeypatch.setenv("REMIX_STUDY_STORAGE", url)
-    said = say("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
-    assert said.code == 0, said.err
-    assert "`storage` needs DB_PASSWORD, DB_USER on the cluster" in said.err
+    result = run_cli("submit", "tiny.yaml", "--cluster", "lab.yaml", "--workspace", "s3://bucket/w")
+    assert result.code == 0, result.err
+    assert "`storage` needs DB_PASSWORD, DB_USER on the cluster" in result.err
     (job,) = bench.ran("job", "submit")
     assert json.loads(dict(pairwise(job))["--runtime-env-json"])["env_vars"] == {"REMIX_STUDY_STORAGE": url}
 
 
-def test_a_stopped_cluster_is_reported_with_the_command_that_starts_it(bench: Bench, say: Say) -> None:
+def test_a_stopped_cluster_is_reported_with_the_command_that_starts_it(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("down")
-    said = say(*SUBMIT)
-    assert said.code == 1
-    assert "Cluster lab has no running head. Start it with: ray up lab.yaml" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 1
+    assert "Cluster lab has no running head. Start it with: ray up lab.yaml" in result.err
 
 
-def test_another_version_of_ray_is_rejected(bench: Bench, say: Say) -> None:
+def test_another_version_of_ray_is_rejected(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("version", "2.44.1")
-    said = say(*SUBMIT)
-    assert said.code == 1
-    assert "The cluster must run Ray 2.60, but runs 2.44.1" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 1
+    assert "The cluster must run Ray 2.60, but runs 2.44.1" in result.err
     assert bench.ran("job") == []
     assert bench.forward_has_ended()
 
 
-def test_a_missing_token_is_reported(bench: Bench, say: Say) -> None:
+def test_a_missing_token_is_reported(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("token")
-    said = say(*SUBMIT)
-    assert said.code == 1
-    assert "requires a token. Set RAY_AUTH_MODE=token" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 1
+    assert "requires a token. Set RAY_AUTH_MODE=token" in result.err
 
 
-def test_a_failed_submission_is_reported_in_one_message(bench: Bench, say: Say) -> None:
+def test_a_failed_submission_is_reported_in_one_message(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("refuses")
-    said = say(*SUBMIT)
-    assert said.code == 1
-    assert "`ray job submit` failed with exit status 1: RuntimeError: no room." in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 1
+    assert "`ray job submit` failed with exit status 1: RuntimeError: no room." in result.err
 
 
 @pytest.mark.parametrize(
@@ -300,44 +303,44 @@ def test_a_failed_submission_is_reported_in_one_message(bench: Bench, say: Say) 
     ],
 )  # fmt: skip
 def test_the_exit_status_is_that_of_the_job(
-    bench: Bench, say: Say, end: dict[str, Any], code: int, message: str
+    bench: Bench, run_cli: RunCommand, end: dict[str, Any], code: int, message: str
 ) -> None:
     bench.put("end", json.dumps(end))
-    said = say(*SUBMIT)
-    assert said.code == code
-    assert message in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == code
+    assert message in result.err
 
 
-def test_detach_returns_as_soon_as_the_study_has_started(bench: Bench, say: Say) -> None:
+def test_detach_returns_as_soon_as_the_study_has_started(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("log", "job begins\ntiny has begun on a cluster of 3 machines: 2 runs at once\nwaits\n")
-    said = say(*SUBMIT, "--detach")
-    assert said.code == 0
-    assert said.out.splitlines()[-1].startswith("tiny has begun")
+    result = run_cli(*SUBMIT, "--detach")
+    assert result.code == 0
+    assert result.out.splitlines()[-1].startswith("tiny has begun")
     for words in ("This machine can disconnect",
                   "status: remix-study status tiny --cluster lab.yaml --workspace /shared/w",
                   "log: ray exec lab.yaml 'ray job logs remix-study-tiny-",
                   "stop at once: ray exec lab.yaml 'ray job s",
                   "remix-study stop tiny --cluster lab.yaml"):  # fmt: skip
-        assert words in said.err
+        assert words in result.err
     assert bench.forward_has_ended()
 
 
-def test_detach_shows_a_study_that_fails_before_it_starts(bench: Bench, say: Say) -> None:
+def test_detach_shows_a_study_that_fails_before_it_starts(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("log", "error: the corpus must be there, but is not\n")
     bench.put("end", json.dumps({"status": "FAILED", "driver_exit_code": 1}))
-    said = say(*SUBMIT, "--detach")
-    assert said.code == 1
-    assert "error: the corpus must be there" in said.out
+    result = run_cli(*SUBMIT, "--detach")
+    assert result.code == 1
+    assert "error: the corpus must be there" in result.out
 
 
-def test_a_running_study_is_followed_instead_of_started_twice(bench: Bench, say: Say) -> None:
+def test_a_running_study_is_followed_instead_of_started_twice(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("job.json", json.dumps({
         "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
         "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
     }))  # fmt: skip
-    said = say(*SUBMIT)
-    assert said.code == 0
-    assert "is already running as job the-first" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 0
+    assert "is already running as job the-first" in result.err
     assert bench.ran("job", "submit") == []
     assert bench.ran("job", "logs")[0][4] == "the-first"
 
@@ -345,32 +348,32 @@ def test_a_running_study_is_followed_instead_of_started_twice(bench: Bench, say:
 @pytest.mark.parametrize(
     "change", [{"status": "FAILED"}, {"metadata": {"remix_study.study": "tiny"}}, {"metadata": None}]
 )
-def test_jobs_of_other_studies_are_ignored(bench: Bench, say: Say, change: dict[str, Any]) -> None:
+def test_jobs_of_other_studies_are_ignored(bench: Bench, run_cli: RunCommand, change: dict[str, Any]) -> None:
     bench.put("job.json", json.dumps({
         "type": "SUBMISSION", "status": "RUNNING", "submission_id": "the-first", "entrypoint": "x",
         "metadata": {"remix_study.study": "tiny", "remix_study.workspace": "/shared/w"},
     } | change))  # fmt: skip
-    assert say(*SUBMIT).code == 0
+    assert run_cli(*SUBMIT).code == 0
     assert len(bench.ran("job", "submit")) == 1
 
 
-def test_a_log_continues_where_it_broke_off(bench: Bench, say: Say) -> None:
+def test_a_log_continues_after_a_lost_connection(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("log", "one\nbreaks off\ntwo\n")
-    said = say(*SUBMIT)
-    assert said.code == 0
-    assert said.out.splitlines() == ["one", "breaks off", "two"]
+    result = run_cli(*SUBMIT)
+    assert result.code == 0
+    assert result.out.splitlines() == ["one", "breaks off", "two"]
     assert len(bench.ran("job", "logs")) == 3
 
 
 def test_the_job_continues_after_the_connection_is_lost(
-    bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, run_cli: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "RECONNECT_TRIES", 2)
     bench.put("log", "one\nbreaks off\n")
-    said = say(*SUBMIT)
-    assert said.code == 1
-    assert "Lost the connection to the cluster" in said.err
-    assert "Study tiny continues on the cluster as job remix-study-tiny-" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 1
+    assert "Lost the connection to the cluster" in result.err
+    assert "Study tiny continues on the cluster as job remix-study-tiny-" in result.err
     assert bench.forward_has_ended()
 
 
@@ -378,7 +381,7 @@ def test_the_job_continues_after_the_connection_is_lost(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_the_job_running_and_no_local_process(bench: Bench, number: signal.Signals, code: int) -> None:
     bench.put("log", "one\nwaits\n")
-    process = bench.begin(*SUBMIT)
+    process = bench.start(*SUBMIT)
     try:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["one\n", "waits\n"]
@@ -400,13 +403,13 @@ def test_signals_leave_the_job_running_and_no_local_process(bench: Bench, number
 
 
 def test_an_address_in_the_environment_does_not_override_the_cluster_file(
-    bench: Bench, say: Say, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, run_cli: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers them to its option --address
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers these variables to its option --address
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    said = say(*SUBMIT)
-    assert said.code == 0
-    assert "$ env -u RAY_API_SERVER_ADDRESS -u RAY_ADDRESS ray job submit" in said.err
+    result = run_cli(*SUBMIT)
+    assert result.code == 0
+    assert "$ env -u RAY_API_SERVER_ADDRESS -u RAY_ADDRESS ray job submit" in result.err
     assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:9"
 
 
@@ -416,67 +419,67 @@ HOSTILE = ["a b", "it's", 'say "x"', "; touch x", "$(touch x)", "`touch x`", "a&
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_the_shell_on_the_head_receives_values_quoted(bench: Bench, say: Say, value: str) -> None:
-    said = say("status", value, "--cluster", "lab.yaml", "--workspace", f"/shared/{value}")
-    assert (said.code, said.out) == (0, "as it stands\n")
+def test_the_shell_on_the_head_receives_values_quoted(bench: Bench, run_cli: RunCommand, value: str) -> None:
+    result = run_cli("status", value, "--cluster", "lab.yaml", "--workspace", f"/shared/{value}")
+    assert (result.code, result.out) == (0, "as it stands\n")
     assert bench.python_ran() == [["-m", "remix_study", "status", value, "--workspace", f"/shared/{value}"]]
     assert not (bench.state / "x").exists()
 
 
-def test_the_output_of_the_cluster_launcher_is_dropped(bench: Bench, say: Say) -> None:
+def test_the_output_of_the_cluster_launcher_is_dropped(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("says", '{"state": "running"}\r\n')
-    said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--json")
-    assert json.loads(said.out) == {"state": "running"}
+    result = run_cli("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--json")
+    assert json.loads(result.out) == {"state": "running"}
     assert bench.python_ran()[0][2:5] == ["status", "tiny", "--json"]
     bench.put("says", "tiny stops\n")
-    assert say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w").out == "tiny stops\n"
+    assert run_cli("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w").out == "tiny stops\n"
     assert bench.python_ran()[1][2:4] == ["stop", "tiny"]
 
 
 def test_watch_attaches_to_the_head(bench: Bench) -> None:
-    process = bench.begin("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--watch")
+    process = bench.start("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--watch")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert out.splitlines() == ["Fetched IP: 10.0.0.1", "as it stands"]
     assert bench.python_ran()[0][2:5] == ["status", "tiny", "--watch"]
 
 
-def test_an_error_on_the_head_is_reported_as_ours(bench: Bench, say: Say) -> None:
+def test_an_error_on_the_head_is_reported_without_rays_output(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("says", "error: the study must have begun,\r\nbut has not. Start it.\r\n")
     bench.put("code", "1")
-    said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
-    assert said.code == 1
-    assert said.err.endswith("error: the study must have begun, but has not. Start it.\n")
+    result = run_cli("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert result.code == 1
+    assert result.err.endswith("error: the study must have begun, but has not. Start it.\n")
     bench.put("says", "bash: python: command not found\n")
-    said = say("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
-    assert "`ray exec` failed on the head of cluster lab with exit status 1" in said.err
+    result = run_cli("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert "`ray exec` failed on the head of cluster lab with exit status 1" in result.err
 
 
-def test_status_of_a_stopped_cluster_names_the_command_that_starts_it(bench: Bench, say: Say) -> None:
+def test_status_of_a_stopped_cluster_names_the_command_that_starts_it(bench: Bench, run_cli: RunCommand) -> None:
     bench.put("down")
-    said = say("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
-    assert said.code == 1
-    assert "Start it with: ray up lab.yaml" in said.err
+    result = run_cli("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
+    assert result.code == 1
+    assert "Start it with: ray up lab.yaml" in result.err
 
 
-def test_a_relative_workspace_is_rejected_with_a_cluster(bench: Bench, say: Say) -> None:
+def test_a_relative_workspace_is_rejected_with_a_cluster(bench: Bench, run_cli: RunCommand) -> None:
     for words in (("status", "tiny"), ("stop", "tiny"), ("report", "tiny")):
-        said = say(*words, "--cluster", "lab.yaml")
-        assert said.code == 1
-        assert "`--workspace` must be an absolute path or a URL, but is workspace" in said.err
+        result = run_cli(*words, "--cluster", "lab.yaml")
+        assert result.code == 1
+        assert "`--workspace` must be an absolute path or a URL, but is workspace" in result.err
     assert bench.ran() == []
 
 
-def test_a_report_is_downloaded(bench: Bench, say: Say) -> None:
-    said = say("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/$(touch x)")
-    assert said.code == 0, said.err
-    assert said.out.splitlines() == ["tiny-report/report.html", "1 figures and tables in the same folder"]
+def test_a_report_is_downloaded(bench: Bench, run_cli: RunCommand) -> None:
+    result = run_cli("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/$(touch x)")
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == ["tiny-report/report.html", "1 figures and tables in the same folder"]
     (wrote,) = bench.python_ran()
     scratch = wrote[wrote.index("--out") + 1]
     ((_, _, source, target),) = bench.ran("rsync-down")
     assert source == f"{scratch}/"
     assert target == f"{bench.folder}/tiny-report/"
     assert bench.ran("exec")[-1] == ["exec", "lab.yaml", f"rm -rf {scratch}"]
-    assert say("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/s", "--out", "my report").code == 0
+    assert run_cli("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/s", "--out", "my report").code == 0
     assert (bench.folder / "my report" / "figure.png").exists()
     assert not (bench.state / "x").exists()
