@@ -1,4 +1,4 @@
-"""Loss rules, against cross-entropies written out by hand"""
+"""Loss rules, compared with explicit cross-entropies"""
 
 # B samples, C classes
 
@@ -56,7 +56,7 @@ def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
 
 
 def test_an_inactive_head_has_no_term(outputs: Made) -> None:
-    """As released: the masked modality's own head keeps gradients of None, even where its encoder ran."""
+    """As in the released code, the head of a masked modality has gradients of None, even if its encoder ran."""
     outputs.head_logits["video"].requires_grad_()
     outputs.head_logits["audio"].requires_grad_()
     terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, {"audio": torch.ones(4, dtype=torch.bool)})

@@ -1,4 +1,4 @@
-"""A working directory with a study, and valid submissions of it"""
+"""Fixtures: a working directory with a study, and valid submissions"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from remix_study.config.study import StudyConfig
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty working directory."""
+    """Return an empty working directory."""
     made = tmp_path / "mine"
     made.mkdir()
     return made
@@ -23,8 +23,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(folder: Path) -> Callable[..., Submission]:
-    def sent(**changes: Any) -> Submission:
-        """A valid submission; `study` changes keys of the study file, `called` its name, all others the submission."""
+    def submission(**changes: Any) -> Submission:
+        """Return a valid submission.
+
+        Args:
+            study: keys of the study file to replace.
+            called: name of the study file.
+            changes: attributes of the submission to replace.
+        """
         content = {
             "name": "tiny",
             "question": "does it work?",
@@ -42,4 +48,4 @@ def make(folder: Path) -> Callable[..., Submission]:
         }  # fmt: skip
         return Submission(**given | changes)
 
-    return sent
+    return submission

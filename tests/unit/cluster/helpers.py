@@ -1,4 +1,4 @@
-"""Helpers of the tests in this folder"""
+"""Helpers for the tests of the cluster package"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ HOSTILE = [
 
 
 def only(found: tuple[str, ...] | list[str]) -> str:
-    """The only element."""
-    (sentence,) = found
-    return sentence
+    """Return the only element."""
+    (element,) = found
+    return element
 
 
 def fill(path: Path, size: int) -> None:

@@ -26,7 +26,7 @@ from tests.unit.cluster.helpers import HOSTILE, Make, fill
 
 
 def split_by_bash(command: str) -> list[str]:
-    """The words of a command line as bash splits them."""
+    """Return the words of a command line as bash splits it."""
     program = f"printf '%s\\0' {command}"
     return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
 
@@ -41,7 +41,7 @@ def test_values_are_quoted_for_every_shell(make: Make, value: str, tmp_path: Pat
     file = f"./{value}.yaml" if value.startswith("-") else f"{value}.yaml"
     assert job == ["python", "-m", "remix_study", "run", file, "--workspace", f"/shared/{value}", "--corpus",
                    f"/shared/{value}"]  # fmt: skip
-    assert split_by_bash(shell_line(words, {})) == words  # the printed line can be pasted
+    assert split_by_bash(shell_line(words, {})) == words  # the printed line can be pasted into a shell
     cluster_file = ClusterFile(Path(f"{value}.yaml"), "lab", "local", 2)
     on_head = head_command(cluster_file, ["status", value, "--workspace", f"/shared/{value}"], {"X": value})
     assert on_head[2] == (f"./{value}.yaml" if value.startswith("-") else f"{value}.yaml")

@@ -16,7 +16,7 @@ def test_named_variables_are_forwarded_and_secrets_rejected() -> None:
     assert found.keys() == {"AWS_REGION", "LONG", "MLFLOW_TRACKING_URI", "AUTHOR", "KEYBOARD"}
     assert len(problems) == 6
     assert "hush-hush" not in " ".join(problems)
-    assert all("~/.remix-study.env" in sentence for sentence in problems[:-1])
+    assert all("~/.remix-study.env" in problem for problem in problems[:-1])
     assert warnings == []
 
 

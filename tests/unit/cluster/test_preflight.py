@@ -12,7 +12,7 @@ from remix_study.cluster.dashboard import Versions
 from remix_study.cluster.preflight import check_submission, version_problems
 from tests.unit.cluster.helpers import Make, fill, only
 
-# --- places -----------------------------------------------------------------------------------------------------------
+# --- workspace and corpus ---------------------------------------------------------------------------------------------
 
 
 def test_a_valid_submission_has_no_problems(make: Make) -> None:
@@ -22,7 +22,7 @@ def test_a_valid_submission_has_no_problems(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("workspace", "message"),
     [
         ("workspace", "is relative to a folder on this machine"),
         ("file://workspace", "different disk|relative"),
@@ -35,13 +35,13 @@ def test_a_valid_submission_has_no_problems(make: Make) -> None:
     ],
 )
 def test_a_workspace_that_nodes_do_not_share_is_rejected(
-    make: Make, place: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, workspace: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_paths, "on_network_disk", lambda _: False)
-    sentence = only(check_submission(make(workspace=place)).problems)
-    assert any(words in sentence for words in message.split("|"))
-    assert "hush-hush" not in sentence
-    assert "s3://bucket/workspace" in sentence  # the remedy
+    problem = only(check_submission(make(workspace=workspace)).problems)
+    assert any(words in problem for words in message.split("|"))
+    assert "hush-hush" not in problem
+    assert "s3://bucket/workspace" in problem  # the remedy
 
 
 def test_the_working_directory_is_not_shared_unless_on_a_network_disk(
@@ -66,12 +66,10 @@ def test_urls_are_accepted(make: Make) -> None:
 
 
 def test_a_local_corpus_is_rejected_with_the_command_that_copies_it(make: Make) -> None:
-    sentence = only(
-        check_submission(make(study={"base": {"corpus": "my corpus", "tracking": {"uri": "off"}}})).problems
-    )
-    assert "`base.corpus` of tiny.yaml" in sentence
-    assert "(ray rsync-up lab.yaml 'my corpus/' /SHARED/corpus/)" in sentence
-    assert "--out s3://bucket/corpus" in sentence
+    problem = only(check_submission(make(study={"base": {"corpus": "my corpus", "tracking": {"uri": "off"}}})).problems)
+    assert "`base.corpus` of tiny.yaml" in problem
+    assert "(ray rsync-up lab.yaml 'my corpus/' /SHARED/corpus/)" in problem
+    assert "--out s3://bucket/corpus" in problem
     assert "`--corpus`" in only(check_submission(make(corpus="./c")).problems)
 
 
@@ -130,9 +128,9 @@ def tracked(uri: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("uri", ["http://me:hush-hush@mlflow:5000", "postgresql://me:hush-hush@db/mlflow"])
 def test_credentials_in_a_tracking_uri_are_rejected(make: Make, uri: str) -> None:
-    sentence = only(check_submission(make(study=tracked(uri))).problems)
-    assert "MLFLOW_TRACKING_PASSWORD" in sentence
-    assert "hush-hush" not in sentence
+    problem = only(check_submission(make(study=tracked(uri))).problems)
+    assert "MLFLOW_TRACKING_PASSWORD" in problem
+    assert "hush-hush" not in problem
 
 
 def test_a_password_given_by_a_variable_is_accepted(make: Make) -> None:

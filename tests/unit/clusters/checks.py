@@ -1,4 +1,4 @@
-"""Problems in the files of clusters/, as sentences, that Ray or a cloud would report only at run time"""
+"""Problems in the files of clusters/ that Ray or a cloud would only report at run time"""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ _PROVIDERS = {"aws": "aws", "gcp": "gcp", "azure": "_azure", "local": "local"}
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The one document of a YAML file."""
+    """Return the only document of a YAML file."""
     content = yaml.safe_load(path.read_text())
     assert isinstance(content, dict)
     return content
@@ -33,7 +33,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @cache
 def provider_keys(kind: str) -> frozenset[str]:
-    """The keys that Ray's code reads from `provider`; its schema accepts any key."""
+    """Return the keys that Ray's code reads from `provider`, because its schema accepts any key."""
     sources = (RAY / "autoscaler" / "_private" / _PROVIDERS[kind]).glob("*.py")
     asked = (
         r"""(?:provider_config|\["provider"\])\s*(?:\[|\.get\()\s*"([a-z]\w*)"|"([a-z]\w*)" in config\["provider"\]"""
@@ -48,7 +48,7 @@ def provider_problems(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def commands(launcher: Mapping[str, Any]) -> list[str]:
-    """All shell commands of the file and of its node types."""
+    """Return all shell commands of the file and of its node types."""
     kinds = launcher.get("available_node_types", {}).values()
     return [
         command
@@ -60,7 +60,7 @@ def commands(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def shell_problems(script: str) -> list[str]:
-    """Syntax errors of bash, and placeholders whose values a shell could misinterpret."""
+    """Return bash syntax errors, and placeholders whose values a shell could misinterpret."""
     checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
     # A value may contain anything, except for an address.
     loose = [name for name in PLACEHOLDER.findall(script) if not name.endswith("_ADDRESS")]
@@ -68,7 +68,7 @@ def shell_problems(script: str) -> list[str]:
 
 
 def security_problems(launcher: Mapping[str, Any]) -> list[str]:
-    """Missing authentication, open ports, and unpinned packages."""
+    """Return missing authentication, open ports and unpinned packages."""
     found = []
     for role in ("head", "worker"):
         for command in launcher[f"{role}_start_ray_commands"]:
@@ -88,13 +88,13 @@ def security_problems(launcher: Mapping[str, Any]) -> list[str]:
 
 
 def secrets_in(text: str) -> list[str]:
-    """Text that looks like a secret: values of suspicious names (except paths), private keys, long random words."""
+    """Return possible secrets: values of suspicious names (except paths), private keys, long random words."""
     named = re.findall(r"""(?im)^[^#\n]*\b\w*(?:password|secret\w*key|token)\s*[:=]\s*["']?([^\s"'$~/.\\]+)""", text)
     keys = re.findall(r"BEGIN [A-Z ]*PRIVATE KEY|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\b[0-9a-f]{32,}\b", text)
     return [*named, *keys]
 
 
-# --- node_config, against what the clouds' own packages know ----------------------------------------------------------
+# --- node_config, against the schemas of the clouds' packages ---------------------------------------------------------
 
 
 def node_problems(launcher: Mapping[str, Any]) -> list[str]:
@@ -115,7 +115,7 @@ def _aws(config: Mapping[str, Any]) -> list[str]:
 
 @cache
 def _compute() -> dict[str, Any]:
-    """The schemas of Google's Compute API v1."""
+    """Return the schemas of Google's Compute API v1."""
     spec = importlib.util.find_spec("googleapiclient")
     assert spec is not None
     assert spec.origin is not None

@@ -1,4 +1,4 @@
-"""Problems in a KubeRay manifest, as sentences, by its keys and, if available, by KubeRay's own schemas
+"""Problems in a KubeRay manifest, found by its keys and, if available, by KubeRay's own schemas
 
 The known keys are those of KubeRay 1.6 and of Kubernetes' pods that a study may need. Add others here as needed.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-# A dict is a mapping with these keys, a list is a list of its only element, None is any value.
+# A dict is a mapping with these keys, a list contains elements like its only element, None is any value.
 _RESOURCES: dict[str, Any] = {"requests": None, "limits": None}
 _NAMED: dict[str, Any] = {"name": None}
 _SECURITY: dict[str, Any] = dict.fromkeys(("fsGroup", "fsGroupChangePolicy", "runAsUser", "runAsGroup", "runAsNonRoot"))
@@ -94,7 +94,7 @@ def key_problems(value: Any, shape: Any, at: str = "") -> Iterator[str]:
 
 
 def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that KubeRay's operator rejects or ignores."""
+    """Return settings that KubeRay's operator rejects or ignores."""
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job["metadata"]["name"]) or (
@@ -132,7 +132,7 @@ def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
 
 
 def schema_problems(manifest: Mapping[str, Any], crds: Path) -> list[str]:
-    """Violations of the CRD for its kind, from a folder with the `ray.io_*.yaml` files of KubeRay's Helm chart.
+    """Return violations of the CRD for its kind, from a folder with the `ray.io_*.yaml` files of KubeRay's Helm chart.
 
     Raises:
         FileNotFoundError: the folder has no CRD for this kind and version.
@@ -152,7 +152,7 @@ def schema_problems(manifest: Mapping[str, Any], crds: Path) -> list[str]:
 
 
 def strict(schema: Any) -> Any:
-    """The schema as Kubernetes applies it with `--validate=strict`: rejects unknown keys."""
+    """Return the schema as Kubernetes applies it with `--validate=strict`: rejects unknown keys."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""clusters/{aws,gcp,azure}.yaml against the clouds' published interfaces; aws.yaml also with Ray's code
+"""clusters/{aws,gcp,azure}.yaml against the clouds' published schemas, and aws.yaml with Ray's code
 
 No cloud is contacted: moto simulates Amazon.
 """
@@ -18,12 +18,12 @@ from tests.unit.clusters.checks import CLUSTERS, load, node_problems
 
 
 def with_value(name: str, kind: str, *path: str | int, value: Any) -> dict[str, Any]:
-    """A shipped file with one value of a node_config changed."""
+    """Return a shipped file with one changed value in a node_config."""
     launcher = copy.deepcopy(load(CLUSTERS / name))
-    place = launcher["available_node_types"][kind]["node_config"]
+    node = launcher["available_node_types"][kind]["node_config"]
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        node = node[key]
+    node[path[-1]] = value
     return launcher
 
 

@@ -79,12 +79,14 @@ def test_provider_keys_are_those_that_ray_reads(launcher: dict[str, Any]) -> Non
 
 
 def test_no_default_command_of_ray_is_used(launcher: dict[str, Any]) -> None:
-    """Ray's defaults are its examples: nightly wheels, a dashboard that is open to the network."""
+    """Ray's default commands install nightly wheels and open the dashboard to the network."""
     assert not security_problems(prepare_config(launcher))
     kind = launcher["provider"]["type"]
     defaults = load(RAY / "autoscaler" / kind / "defaults.yaml")
-    said = [key for key, value in defaults.items() if key.endswith("_commands") and value]
-    assert set(said) - {"initialization_commands"} <= set(launcher) | ({"setup_commands"} if kind == "local" else set())
+    commands = [key for key, value in defaults.items() if key.endswith("_commands") and value]
+    assert set(commands) - {"initialization_commands"} <= set(launcher) | (
+        {"setup_commands"} if kind == "local" else set()
+    )
 
 
 # --- security ---------------------------------------------------------------------------------------------------------
@@ -211,10 +213,10 @@ def test_setup_fails_on_a_node_with_an_unusable_gpu(name: str, tmp_path: Path) -
 def test_ray_has_the_version_of_the_project() -> None:
     version = PINS["ray"]
     for path in FILES:
-        said = re.findall(
+        versions = re.findall(
             r"rayproject/ray:([\d.]+)-|remix-study:(\d[\w.]*)|rayVersion: \"(.*)\"|== \"(2[\d.]*)\"", path.read_text()
         )
-        assert {word for words in said for word in words if word} <= {version}, path.name
+        assert {word for words in versions for word in words if word} <= {version}, path.name
     assert f"ray[default,train,tune]>={version.rpartition('.')[0]}," in " ".join(PROJECT["dependencies"])
 
 
@@ -229,7 +231,7 @@ def test_python_has_the_version_of_the_project() -> None:
 
 
 def test_all_clouds_have_the_same_setup() -> None:
-    """Except for the packages of their object stores."""
+    """The setup only differs in the packages for object stores."""
     setups = [re.sub(r"s3|gcs|azure", "STORE", json.dumps(load(CLUSTERS / name)["setup_commands"])) for name in CLOUDS]
     assert len(set(setups)) == 1
 
@@ -289,7 +291,7 @@ def test_the_local_file_uses_this_machine_only() -> None:
 
 
 def dockerfile() -> list[list[str]]:
-    """The instructions of the Dockerfile, split into words."""
+    """Return the instructions of the Dockerfile, split into words."""
     text = re.sub(r"^#.*\n", "", (CLUSTERS / "Dockerfile").read_text(), flags=re.M)
     return [line.split() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
@@ -321,7 +323,7 @@ def test_the_copied_files_can_be_installed(tmp_path: Path) -> None:
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table under a heading of the README."""
+    """Return the cells of the table under a heading of the README."""
     text = (CLUSTERS / "README.md").read_text()
     section = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#)", text, re.M | re.S)
     assert section is not None
@@ -345,8 +347,8 @@ def readme_commands() -> list[list[str]]:
     return shell_commands(CLUSTERS / "README.md")
 
 
-def test_nested_commands_of_ours_exist() -> None:
-    """`kubectl exec ... -- python -m remix_study status ...` and the like."""
+def test_nested_remix_study_commands_exist() -> None:
+    """Such as `kubectl exec ... -- python -m remix_study status ...`."""
     found = 0
     for words in readme_commands():
         for before in (["-m", "remix_study"], ["run_study.py", "--"]):

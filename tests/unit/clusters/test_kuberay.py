@@ -26,7 +26,8 @@ def problems(job: dict[str, Any]) -> list[str]:
     return [*key_problems(job, RAY_JOB), *rule_problems(job)]
 
 
-def place(job: Any, path: str) -> Any:
+def value_at(job: Any, path: str) -> Any:
+    """Return the part of the manifest at a path, such as `spec.containers.0`."""
     for key in path.split("."):
         job = job[int(key)] if isinstance(job, list) else job[key]
     return job
@@ -63,7 +64,7 @@ POD = f"{GPU}.template.spec"
     ],
 )
 def test_an_invalid_value_is_found(job: dict[str, Any], path: str, key: str, value: Any, problem: str) -> None:
-    place(job, path)[key] = value
+    value_at(job, path)[key] = value
     assert any(problem in each for each in problems(job))
 
 
@@ -138,5 +139,5 @@ def test_a_crd_is_applied_strictly(tmp_path: Path) -> None:
 def test_the_manifest_is_valid_for_kuberays_own_schema(job: dict[str, Any]) -> None:
     crds = Path(os.environ[CRDS])
     assert schema_problems(job, crds) == []
-    place(job, POD)["volumess"] = []
+    value_at(job, POD)["volumess"] = []
     assert any("volumess" in each for each in schema_problems(job, crds))

@@ -1,4 +1,4 @@
-"""Digests and questions outlive new versions: options added later stay out at their default, semantics separate"""
+"""Digests and study questions stay the same in new versions, unless their semantics differ"""
 
 import json
 from pathlib import Path
@@ -57,14 +57,14 @@ class Config(BaseModel):
 
 class LaterConfig(BaseModel):
     known: int = 1
-    # Its default has changed since it was introduced: what is recorded without it meant False.
+    # Its default has changed since it was introduced; older records without this key mean False.
     later: Annotated[bool, Introduced(False)] = Field(default=True)
     part: LaterPart = LaterPart()
     parts: list[LaterPart] = []
     named: dict[str, LaterPart] = {}
 
 
-def test_an_introduced_key_at_its_recorded_default_stays_out_at_every_depth() -> None:
+def test_a_new_key_at_its_recorded_default_is_omitted_at_every_depth() -> None:
     before = Config(parts=[Part()], named={"audio": Part()})
     same = LaterConfig(later=False, parts=[LaterPart()], named={"audio": LaterPart()})
     assert identity(same, exclude=set()) == identity(before, exclude=set())
@@ -91,9 +91,7 @@ def test_semantics_separate_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.digest(DATA) != before
 
 
-def test_a_study_that_began_under_other_semantics_is_not_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_with_other_semantics_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(RECORDED["studies"]["search_spaces/demo.yaml"]["yaml"])
     write_question(study, {"corpus": "corpus"}, DATA, tmp_path)
     assert "semantics" not in json.loads((tmp_path / QUESTION).read_text())
@@ -101,9 +99,9 @@ def test_a_study_that_began_under_other_semantics_is_not_resumed(
     monkeypatch.setattr(version, "SEMANTICS", 2)
     with pytest.raises(StudyError, match=r"began under semantics 1 .* has semantics 2.*another `name`"):
         require_same_question(study, DATA, tmp_path)
-    write_question(study, {"corpus": "corpus"}, DATA, tmp_path)  # as a study that begins under the new ones does
+    write_question(study, {"corpus": "corpus"}, DATA, tmp_path)  # like a new study
     require_same_question(study, DATA, tmp_path)
-    monkeypatch.setattr(version, "SEMANTICS", 1)  # an older version is installed again
+    monkeypatch.setattr(version, "SEMANTICS", 1)  # after a downgrade
     with pytest.raises(StudyError, match=r"began under semantics 2 .* has semantics 1"):
         require_same_question(study, DATA, tmp_path)
 

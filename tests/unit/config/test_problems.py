@@ -1,4 +1,4 @@
-"""Messages about problems of a configuration"""
+"""Messages about problems in a configuration"""
 
 from typing import Annotated, Any, Literal
 

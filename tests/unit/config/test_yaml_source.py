@@ -1,4 +1,4 @@
-"""YAML files: scalars by the core schema of YAML 1.2, lines of keys, and texts that every reader reads alike"""
+"""YAML files: scalars of the YAML 1.2 core schema, line numbers of keys, and output for all YAML readers"""
 
 import math
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def test_a_boolean_is_not_a_number() -> None:
 @settings(deadline=None)  # the machine may be busy
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12) | st.from_regex(
     r"[-+]?(0o?|0x|\.)?[0-9_:]{1,4}(\.[0-9]*)?([eE][-+]?[0-9]+)?", fullmatch=True))  # fmt: skip
-def test_a_written_string_is_a_string_to_every_reader(text: str) -> None:
+def test_a_written_string_is_a_string_for_every_reader(text: str) -> None:
     written = dump({"a": text, "b": [text]})
     for value in (read_text(written, "x").content, load(written), yaml.safe_load(written)):
         assert value == {"a": text, "b": [text]}
@@ -109,8 +109,8 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 
 @settings(deadline=None)
 @given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
-def test_what_other_versions_wrote_is_read_alike(value: Any) -> None:
-    """Version 0.1 wrote with `yaml.safe_dump`, and read with `yaml.safe_load`."""
+def test_files_of_other_versions_are_read_identically(value: Any) -> None:
+    """Version 0.1 used `yaml.safe_dump` and `yaml.safe_load`."""
     assert load(yaml.safe_dump(value)) == load(dump(value)) == yaml.safe_load(dump(value)) == value
 
 

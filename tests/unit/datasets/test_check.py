@@ -1,4 +1,4 @@
-"""Checking a corpus before its preparation"""
+"""Checks of a corpus before it is prepared"""
 
 import collections
 import io
@@ -32,7 +32,7 @@ def clip(name: str, label: str = "dog", split: str = "train", **others: Any) -> 
     return Clip(SampleId(name), paths, label, split, **others)
 
 
-def looked(clips: Sequence[Clip], source: Source | Path, preset: Preset = TINY, **options: Any) -> CheckReport:
+def check(clips: Sequence[Clip], source: Source | Path, preset: Preset = TINY, **options: Any) -> CheckReport:
     where = LocalSource(source) if isinstance(source, Path) else source
     found = options.pop("found", Found(tuple(clips), {}))
     return check_clips("corpus", found, where, preset, workers=1, **options)
@@ -56,10 +56,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
 @pytest.fixture(scope="module")
 def healthy(corpus: tuple[Path, list[Clip]]) -> CheckReport:
     folder, clips = corpus
-    return looked(clips, folder)
+    return check(clips, folder)
 
 
-# --- a corpus that is well -------------------------------------------------------------------------------------------
+# --- a corpus without problems ---------------------------------------------------------------------------------------
 
 
 def test_a_healthy_corpus_is_counted_and_measured(healthy: CheckReport) -> None:
@@ -92,7 +92,7 @@ def test_check_writes_nothing(corpus: tuple[Path, list[Clip]], tmp_path: Path, m
     folder, clips = corpus
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     monkeypatch.chdir(tmp_path)
-    looked(clips[:2], folder)
+    check(clips[:2], folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert list(tmp_path.iterdir()) == []
 
@@ -108,11 +108,11 @@ def test_a_file_of_several_clips_is_probed_once_and_each_clip_measured(corpus: t
     both = {"audio": "1.mp4", "video": "1.mp4"}
     cuts = [clip(f"cut {n}", paths=both, start=n / 2, end=n / 2 + 0.5) for n in range(3)]
     cuts += [clip("the rest", paths=both, start=0.25), clip("too late", paths=both, start=7)]
-    said: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
-    report = looked(
-        cuts, corpus[0], sample=0, progress=lambda title: lambda done, total: said[title].append((done, total))
+    progress: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+    report = check(
+        cuts, corpus[0], sample=0, progress=lambda title: lambda done, total: progress[title].append((done, total))
     )
-    assert said == {"opening files": [(1, 1)]}
+    assert progress == {"opening files": [(1, 1)]}
     assert report.durations["video"].high == 1.75
     assert report.durations["video"].median == 0.5
     assert bad_of(report) == {"too late": "duration"}
@@ -120,7 +120,7 @@ def test_a_file_of_several_clips_is_probed_once_and_each_clip_measured(corpus: t
     assert (report.decoded, report.seconds) == (0, None)
 
 
-# --- what cannot be used ---------------------------------------------------------------------------------------------
+# --- unusable clips --------------------------------------------------------------------------------------------------
 
 
 def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no media")
     names = ("fine", "cut", "mute", "deaf", "silent", "pointer", "empty", "text", "gone")
-    report = looked([clip(name, label=name[0]) for name in names], tmp_path)
+    report = check([clip(name, label=name[0]) for name in names], tmp_path)
     assert bad_of(report) == {
         "cut": "audio", "mute": "audio", "deaf": "video", "silent": "silent", "pointer": "lfs-pointer",
         "empty": "empty", "text": "open", "gone": "missing",
@@ -145,7 +145,7 @@ def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
     assert report.bad_by_reason["missing"] == 1
     assert report.problems[0].startswith("at most 1.0% of the clips may be unusable, but about 88.9% are; repair")
     assert not any(
-        "unusable" in problem for problem in looked([clip("fine"), clip("gone")], tmp_path, max_bad=0.5).problems
+        "unusable" in problem for problem in check([clip("fine"), clip("gone")], tmp_path, max_bad=0.5).problems
     )
 
 
@@ -154,11 +154,11 @@ def test_images_folders_and_flow_are_probed(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     preset = preset_named("none+1x224")
     clips = [clip(name, paths={"video": name}) for name in ("still.png", "frames", "lost", "lost.jpg")]
-    assert bad_of(looked(clips, tmp_path, preset)) == {
+    assert bad_of(check(clips, tmp_path, preset)) == {
         "still.png": "empty", "frames": "frames", "lost": "missing", "lost.jpg": "missing",
     }  # fmt: skip
     given_flow = Preset("flow", {"flow": FlowPreset(1, 16, 16, source="given")})
-    assert bad_of(looked([clip("f", paths={"flow": "nowhere"})], tmp_path, given_flow)) == {"f": "missing"}
+    assert bad_of(check([clip("f", paths={"flow": "nowhere"})], tmp_path, given_flow)) == {"f": "missing"}
 
 
 def test_arrays_are_probed(tmp_path: Path) -> None:
@@ -167,14 +167,14 @@ def test_arrays_are_probed(tmp_path: Path) -> None:
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     preset = Preset("text", {"text": FeaturePreset("vector", (4,))})
     names = ("many.npy#0", "many.npy#1", "many.npy#2", "many.npy#3", "short.npy", "broken.npy")
-    report = looked([clip(name, paths={"text": name}) for name in names], tmp_path, preset)
+    report = check([clip(name, paths={"text": name}) for name in names], tmp_path, preset)
     assert bad_of(report) == {"many.npy#3": "shape", "short.npy": "shape", "broken.npy": "format"}
-    assert report.duplicates == ()  # rows of one file are not the same content
+    assert report.duplicates == ()  # rows of one file are not duplicates
     assert report.durations == {}
 
 
 def test_a_missing_modality_is_a_problem(corpus: tuple[Path, list[Clip]]) -> None:
-    report = looked([clip("0", paths={"audio": "0.mp4"})], corpus[0], sample=0)
+    report = check([clip("0", paths={"audio": "0.mp4"})], corpus[0], sample=0)
     assert (
         "the preset 'tiny' needs audio and video of every clip, but 1 lack one of them, such as 0" in report.problems[0]
     )
@@ -183,7 +183,7 @@ def test_a_missing_modality_is_a_problem(corpus: tuple[Path, list[Clip]]) -> Non
 @pytest.mark.slow
 def test_files_that_crash_or_hang_a_worker_are_reported(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip("0"), clip("deadly"), clip("endless"), clip("1")]
-    report = looked(clips, HostileSource(corpus[0]), sample=0, timeout_s=1.0)
+    report = check(clips, HostileSource(corpus[0]), sample=0, timeout_s=1.0)
     assert bad_of(report) == {"deadly": "died", "endless": "timeout"}
     assert "reading it took more than 1 s, twice" in {bad.message for bad in report.bad}
 
@@ -191,7 +191,7 @@ def test_files_that_crash_or_hang_a_worker_are_reported(corpus: tuple[Path, list
 def test_a_sampled_clip_that_crashes_a_worker_is_reported(tmp_path: Path) -> None:
     for name in ("later", "fine"):
         write_clip(tmp_path / f"{name}.mp4")
-    report = looked([clip("later"), clip("fine")], HostileSource(tmp_path))
+    report = check([clip("later"), clip("fine")], HostileSource(tmp_path))
     assert [(bad.id, bad.stage, bad.message) for bad in report.bad] == [
         ("later", "died", "decoding it crashed the worker process, twice")
     ]
@@ -212,7 +212,7 @@ def test_duplicates_are_found_by_content_not_by_name(corpus: tuple[Path, list[Cl
         clip("a"), clip("b", split="val"), clip("c", start=0.5), clip("d", split="test", start=0.25), clip("e"),
         clip("f", label="cat"),
     ]  # fmt: skip
-    report = looked(clips, tmp_path, sample=0)
+    report = check(clips, tmp_path, sample=0)
     assert report.duplicates == (("a", "b"), ("e", "f"))
     assert report.crossing == 1
     assert any("must not have the same content, but 1 sets do: a (train) = b (val)" in p for p in report.problems)
@@ -222,20 +222,20 @@ def test_duplicates_are_found_by_content_not_by_name(corpus: tuple[Path, list[Cl
 
 def test_groups_in_two_splits_and_absent_classes_are_problems(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip("0", group="ann"), clip("1", "cat", group="bob"), clip("2", split="val", group="ann")]
-    report = looked(clips, corpus[0], sample=0)
+    report = check(clips, corpus[0], sample=0)
     assert report.leaking == ("ann",)
     assert report.groups_by_split == {"train": 2, "val": 1}
     assert any("every group must be in one split, but 1 are in several: ann" in problem for problem in report.problems)
     assert any("every class, but val has none of: cat" in problem for problem in report.problems)
     assert report.warnings == ("there is no test split, which a study's replicates need",)
-    alone = looked([clip("0", split="test")], corpus[0], sample=0)
+    alone = check([clip("0", split="test")], corpus[0], sample=0)
     assert "the corpus must have the splits train and val, but has no train and no val" in alone.problems
 
 
 def test_imbalance_causes_a_warning(corpus: tuple[Path, list[Clip]]) -> None:
     clips = [clip(f"c{n}", paths={"audio": "0.mp4", "video": "0.mp4"}, start=n / 100) for n in range(22)]
     clips += [clip("cat", "cat", paths={"audio": "1.mp4", "video": "1.mp4"})]
-    report = looked(clips, corpus[0], sample=0, found=Found(tuple(clips), {}, ("heed this",), {"x": "cat", "y": "fox"}))
+    report = check(clips, corpus[0], sample=0, found=Found(tuple(clips), {}, ("heed this",), {"x": "cat", "y": "fox"}))
     assert report.imbalance == 22
     assert report.warnings[0] == "heed this"
     assert "the largest class has 22 times as many clips as the smallest" in report.warnings[1]
@@ -262,7 +262,7 @@ def test_the_sample_is_evenly_spaced() -> None:
     assert stratified_sample(clips, range(100), 4) == [0, 25, 50, 75]
 
 
-# --- as a person reads it --------------------------------------------------------------------------------------------
+# --- the printed report ----------------------------------------------------------------------------------------------
 
 
 def shown(report: CheckReport) -> str:
@@ -274,8 +274,8 @@ def shown(report: CheckReport) -> str:
 def test_a_healthy_corpus_is_shown_as_ready(healthy: CheckReport) -> None:
     text = shown(healthy)
     assert max(len(line) for line in text.splitlines()) <= 80
-    for said in ("corpus: 6 clips", "2.00 s", "64 x 48 (6)", "16000 Hz (6)", "6 of 6", "Ready to prepare"):
-        assert said in text
+    for expected in ("corpus: 6 clips", "2.00 s", "64 x 48 (6)", "16000 Hz (6)", "6 of 6", "Ready to prepare"):
+        assert expected in text
     assert "unusable" in text
     assert "none found" in text
 
@@ -301,12 +301,12 @@ def test_problems_are_shown_with_names_and_fit_the_terminal() -> None:
         )
     )  # fmt: skip
     assert max(len(line) for line in text.splitlines()) <= 80
-    for said in (
+    for expected in (
         "Unusable clips: 25 open", "[red]clip", "5 more; --json lists all", "warning: see [that]", "500.00 GB",
         "problem: fix [this]", "Not ready: 1 problem to fix first.", "about 2.5 h on 2 cores",
         "50.0% of the clips", "1 set of identical clips, 1 across splits",
     ):  # fmt: skip
-        assert said in text
+        assert expected in text
     row = next(line for line in text.splitlines() if line.startswith("│ z"))
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["z", "0", "0", "0", "1"]
 

@@ -90,7 +90,7 @@ def test_opening_a_corpus_with_a_changed_manifest_raises(store: ClipStore) -> No
 
 # --- every kind of modality ------------------------------------------------------------------------------------------
 
-# Two segments of three candidates; frame f of a row is f * 40 everywhere but for a little noise.
+# Two segments of three candidates; frame f of a row is f * 40 plus a little noise.
 KINDS: Mapping[str, Part] = {
     "audio": preset_named("tiny").parts["audio"],
     "video": VideoPreset(2, 8, 6, "bilinear", candidates=3, normalise="imagenet"),
@@ -113,7 +113,7 @@ EVERYTHING = Augmentation(crop=True, flip=True, random_frames=True, time_mask=9,
 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, NDArray[Any]]:
-    """A store with every kind of modality; features have missing values."""
+    """Return the arrays of a store with every kind of modality; features have missing values."""
     draw = stream(0, "rows")
     rows: dict[str, NDArray[Any]] = {}
     for m, part in KINDS.items():
@@ -157,7 +157,7 @@ def inputs(reader: ClipReader, samples: NDArray[np.int64], draws: Draws | None =
     return reader.read(samples, np.ones((len(samples), len(reader.modalities)), np.bool_), draws=draws).inputs
 
 
-def looks(samples: NDArray[np.int64], augmentation: Augmentation = EVERYTHING, epoch: int = 0) -> Draws:
+def draws_for(samples: NDArray[np.int64], augmentation: Augmentation = EVERYTHING, epoch: int = 0) -> Draws:
     return Draws(augmentation, 0, epoch, COUNT, samples)
 
 
@@ -187,7 +187,7 @@ def test_every_kind_of_modality_has_its_shape_and_is_normalised(
     assert (seen["sequence"][1, 2:] == 0).all()
 
 
-def test_without_draws_the_result_is_bitwise_the_plain_formula(
+def test_without_draws_the_result_is_bitwise_equal_to_the_plain_formula(
     kinds: ClipStore, stored: dict[str, NDArray[Any]]
 ) -> None:
     """Runs without `augment` must keep their results across versions."""
@@ -203,7 +203,7 @@ def test_without_draws_the_result_is_bitwise_the_plain_formula(
 
 def test_draws_without_augmentations_change_nothing(kinds: ClipStore) -> None:
     samples, reader = np.array([7, 5, 3]), ClipReader(kinds, CPU)
-    plain, drawn = inputs(reader, samples), inputs(reader, samples, looks(samples, Augmentation()))
+    plain, drawn = inputs(reader, samples), inputs(reader, samples, draws_for(samples, Augmentation()))
     assert all(torch.equal(plain[m], drawn[m]) for m in KINDS)
 
 
@@ -211,7 +211,7 @@ def test_training_draws_any_candidate_of_each_segment(kinds: ClipStore) -> None:
     samples, reader = np.arange(COUNT), ClipReader(kinds, CPU)
     seen = set()
     for epoch in range(4):
-        video = inputs(reader, samples, looks(samples, Augmentation(random_frames=True), epoch))["video"]
+        video = inputs(reader, samples, draws_for(samples, Augmentation(random_frames=True), epoch))["video"]
         pixels_T = (video[:, 0].double() * IMAGENET[1][0] + IMAGENET[0][0]).mul(255).mean(dim=(2, 3))
         candidates = (pixels_T / 40).floor().long()
         assert (candidates // 3 == torch.tensor([0, 1])).all()
@@ -221,8 +221,8 @@ def test_training_draws_any_candidate_of_each_segment(kinds: ClipStore) -> None:
 
 def test_augmentation_changes_video_and_audio_but_not_features(kinds: ClipStore) -> None:
     samples, reader = np.arange(COUNT), ClipReader(kinds, CPU)
-    plain, drawn = inputs(reader, samples), inputs(reader, samples, looks(samples))
-    again, later = inputs(reader, samples, looks(samples)), inputs(reader, samples, looks(samples, epoch=1))
+    plain, drawn = inputs(reader, samples), inputs(reader, samples, draws_for(samples))
+    again, later = inputs(reader, samples, draws_for(samples)), inputs(reader, samples, draws_for(samples, epoch=1))
     for m in ("audio", "video", "flow"):
         assert drawn[m].shape == plain[m].shape
         assert drawn[m].isfinite().all()
@@ -235,22 +235,22 @@ def test_augmentation_changes_video_and_audio_but_not_features(kinds: ClipStore)
 
 def test_augmentation_of_a_sample_does_not_depend_on_the_rest_of_its_batch(kinds: ClipStore) -> None:
     samples, reader = np.array([9, 2, 7, 0]), ClipReader(kinds, CPU)
-    together = inputs(reader, samples, looks(samples))
+    together = inputs(reader, samples, draws_for(samples))
     columns = {m: column for column, m in enumerate(reader.modalities)}
     for m in KINDS:
         active_BM = np.zeros((4, len(columns)), np.bool_)
         active_BM[[0, 2], columns[m]] = True
         active_BM[1, columns["audio" if m == "video" else "video"]] = True
-        batch = reader.read(samples, active_BM, draws=looks(samples))
+        batch = reader.read(samples, active_BM, draws=draws_for(samples))
         assert torch.equal(batch.inputs[m], together[m][[0, 2]])
-        alone = reader.read(samples[[2]], active_BM[[2]], draws=looks(samples[[2]]))
+        alone = reader.read(samples[[2]], active_BM[[2]], draws=draws_for(samples[[2]]))
         assert torch.equal(alone.inputs[m][0], together[m][2])
 
 
 def test_augmented_video_folds_without_a_copy_and_does_not_depend_on_the_layout(kinds: ClipStore) -> None:
     samples = np.arange(COUNT)
     for augmentation in (EVERYTHING, Augmentation(flip=True), Augmentation(random_frames=True)):
-        draws = looks(samples, augmentation)
+        draws = draws_for(samples, augmentation)
         plain = inputs(ClipReader(kinds, CPU), samples, draws)
         last = inputs(ClipReader(kinds, CPU, channels_last=True), samples, draws)
         for m in ("video", "flow"):
@@ -267,7 +267,7 @@ def test_time_masks_of_filter_banks_use_the_other_axis(tmp_path: Path) -> None:
     parts = {"audio": preset_named("fbank1024+none").parts["audio"]}
     store = store_of(tmp_path, {"audio": bank}, parts, {"audio": (0.0, 1.0)})
     samples = np.arange(COUNT)
-    seen = inputs(ClipReader(store, CPU), samples, looks(samples, Augmentation(shift=0.3)))["audio"]
+    seen = inputs(ClipReader(store, CPU), samples, draws_for(samples, Augmentation(shift=0.3)))["audio"]
     assert seen.shape == (COUNT, 1, 1024, 128)
     steps = seen[:, 0, :, 0].diff(dim=1)
     assert ((steps == 1) | (steps == -1023)).all()  # in order, except where the end wraps around to the start
@@ -282,7 +282,7 @@ def test_video_and_flow_use_different_draws(tmp_path: Path) -> None:
     video = np.broadcast_to(across[..., :1], (COUNT, 2, 8, 6, 3))
     store = store_of(tmp_path, {"flow": across, "video": video}, parts, {"flow": (0.0, 1.0), "video": (0.0, 1.0)})
     samples = np.arange(COUNT)
-    seen = inputs(ClipReader(store, CPU), samples, looks(samples, Augmentation(flip=True)))
+    seen = inputs(ClipReader(store, CPU), samples, draws_for(samples, Augmentation(flip=True)))
     mirrored = {m: x[:, 1, :, 0, 0] > x[:, 1, :, 0, -1] for m, x in seen.items()}  # channel 1: v, which keeps its sign
     assert not torch.equal(mirrored["flow"], mirrored["video"])
     assert 0 < mirrored["flow"].sum() < mirrored["flow"].numel()

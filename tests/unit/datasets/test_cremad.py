@@ -18,7 +18,7 @@ TINY = PRESETS["tiny"]
 
 
 class Named(LocalSource):
-    """A source that only lists names, because finding clips must not open media."""
+    """A source that only lists names: finding clips must not open media."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
         super().__init__(root)
@@ -328,7 +328,7 @@ def test_the_published_split_without_lists_raises_with_their_origin(tmp_path: Pa
         found(tmp_path / "root", released(cremad.clips(3)), split="ogm", lists=tmp_path / "nowhere")
 
 
-# --- people ----------------------------------------------------------------------------------------------------------
+# --- human ratings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["summaryTable.csv", "processedResults/summaryTable.csv"])

@@ -14,7 +14,7 @@ TINY = PRESETS["tiny"]
 
 
 class Named(LocalSource):
-    """A source that only lists names, because finding clips must not open media."""
+    """A source that only lists names: finding clips must not open media."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
         super().__init__(root)

@@ -62,7 +62,7 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path, written: list[C
 
 
 def test_all_problems_are_listed_at_once_with_their_lines(tmp_path: Path) -> None:
-    said = problems(
+    message = problems(
         tmp_path,
         row(),
         row(),
@@ -87,8 +87,8 @@ def test_all_problems_are_listed_at_once_with_their_lines(tmp_path: Path) -> Non
         "line 9: `start` must be seconds",
         "line 10: `truth` must be an object",
     ]:
-        assert part in said
-    assert "has 10 problems" in said
+        assert part in message
+    assert "has 10 problems" in message
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "..", ".", "clips/../../x.mp4", "", "a\0b"])
@@ -118,13 +118,13 @@ def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:
 
 
 def test_a_class_missing_in_a_split_is_a_problem(tmp_path: Path) -> None:
-    said = problems(tmp_path, row(), row(id="b", label="cat"), row(id="c", split="val"))
-    assert "the class 'cat' has no clip in the split 'val'" in said
+    message = problems(tmp_path, row(), row(id="b", label="cat"), row(id="c", split="val"))
+    assert "the class 'cat' has no clip in the split 'val'" in message
 
 
 def test_a_group_in_two_splits_is_a_problem(tmp_path: Path) -> None:
-    said = problems(tmp_path, row(group="ann"), row(id="b", split="test", group="ann"))
-    assert "line 2: the group 'ann' must stay in one split, but is in 'test' here and in 'train' on line 1" in said
+    message = problems(tmp_path, row(group="ann"), row(id="b", split="test", group="ann"))
+    assert "line 2: the group 'ann' must stay in one split, but is in 'test' here and in 'train' on line 1" in message
 
 
 @pytest.mark.parametrize("line", ['{"id": "a", "path": "a", "label": "x", "split": "train", "start": NaN}', "[]", "3"])

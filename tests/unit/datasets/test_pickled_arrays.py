@@ -1,4 +1,4 @@
-"""Untrusted pickles load as arrays and containers, or raise; no code of theirs is run"""
+"""Untrusted pickles load as arrays and containers or raise, and never run code"""
 
 import builtins
 import collections

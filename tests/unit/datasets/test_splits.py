@@ -1,4 +1,4 @@
-"""Properties of drawn splits"""
+"""Properties of random splits"""
 
 import collections
 

@@ -35,7 +35,7 @@ def written(tmp_path: Path) -> Write:
     return write
 
 
-def refused(table: Table) -> str:
+def error_of(table: Table) -> str:
     with pytest.raises(ManifestError) as caught:
         table.find()
     return str(caught.value)
@@ -53,7 +53,7 @@ PLAIN = lines("a.mp4,dog,train", "b.mp4,dog,val", "c.mp4,dog,test")
 READ = [("a", "dog", "train"), ("b", "dog", "val"), ("c", "dog", "test")]
 
 
-# --- what can be read ------------------------------------------------------------------------------------------------
+# --- formats ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_csv_dialects_are_read(written: Write, content: str) -> None:
 
 
 def test_quoted_cells_can_contain_commas_quotes_and_line_ends(written: Write) -> None:
-    said = lines('"a, b.mp4","a ""dog"", big",train', '"x.mp4","two\nlines",train', "y.mp4,,train")
-    assert "line 5: `label` is missing" in refused(written(said))  # the line of the file, not the number of the row
+    content = lines('"a, b.mp4","a ""dog"", big",train', '"x.mp4","two\nlines",train', "y.mp4,,train")
+    assert "line 5: `label` is missing" in error_of(written(content))  # the line number in the file, not the row number
     clip = written(lines('"a, b.mp4","a ""dog"", big",train')).find().clips[0]
     assert (clip.id, clip.label) == ("a, b", 'a "dog", big')
 
@@ -113,7 +113,7 @@ def test_parquet_is_read_with_its_types(written: Write, tmp_path: Path) -> None:
     }
     pyarrow.parquet.write_table(pa.table({**columns, "split": ["train", "train", "val"]}), tmp_path / "t.parquet")
     content = (tmp_path / "t.parquet").read_bytes()
-    assert "the class '0' has no clip in the split 'val'" in refused(written(content, "t.parquet"))
+    assert "the class '0' has no clip in the split 'val'" in error_of(written(content, "t.parquet"))
     pyarrow.parquet.write_table(pa.table({**columns, "split": ["train"] * 3}), tmp_path / "t.parquet")
     found = Table(LocalSource(tmp_path), "t.parquet", PRESETS["tiny"], keep=("age",)).find()
     assert [(c.label, c.group, c.start, c.end, c.truth) for c in found.clips] == [
@@ -148,7 +148,7 @@ def test_columns_can_have_other_names(written: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "columns", "said"),
+    ("header", "columns", "error"),
     [
         ("file,label,split", {}, "must have a column `path` (a file with video and audio), or one for each modality"),
         ("path,emotion,split", {}, "must have a column `label` (the class), but has path, emotion, split"),
@@ -158,9 +158,9 @@ def test_columns_can_have_other_names(written: Write) -> None:
         ("audio,label,audio_path", {}, "must have one column for audio, but has audio and audio_path"),
     ],
 )
-def test_invalid_columns_raise_once(written: Write, header: str, columns: Mapping[str, str], said: str) -> None:
-    message = refused(written(lines("a.mp4,dog,train", "b.mp4,dog,val", header=header), columns=columns))
-    assert said in message
+def test_invalid_columns_raise_once(written: Write, header: str, columns: Mapping[str, str], error: str) -> None:
+    message = error_of(written(lines("a.mp4,dog,train", "b.mp4,dog,val", header=header), columns=columns))
+    assert error in message
     assert "\n" not in message
 
 
@@ -179,7 +179,7 @@ def test_unknown_columns_are_ignored_unless_they_are_kept(written: Write) -> Non
         "`--column group=gruop`"
     )
     assert found.warnings[0] == left
-    assert "must have the column speaker, but has" in refused(written(text, keep=("speaker",)))
+    assert "must have the column speaker, but has" in error_of(written(text, keep=("speaker",)))
 
 
 def test_synonyms_of_splits_are_accepted(written: Write) -> None:
@@ -188,7 +188,7 @@ def test_synonyms_of_splits_are_accepted(written: Write) -> None:
     assert found.warnings == (
         "names of splits were read as synonyms: training as train, Validation as val, dev as val",
     )
-    assert "did you mean train?" in refused(written(lines("a.mp4,dog,trian")))
+    assert "did you mean train?" in error_of(written(lines("a.mp4,dog,trian")))
 
 
 def test_ids_are_as_short_as_possible(written: Write) -> None:
@@ -206,7 +206,7 @@ def test_ids_are_as_short_as_possible(written: Write) -> None:
 
 
 def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
-    message = refused(
+    message = error_of(
         written(
             lines(
                 "1,a.mp4,dog,train,,",
@@ -243,13 +243,13 @@ def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
 
 
 def test_at_most_thirty_problems_are_shown(written: Write) -> None:
-    message = refused(written(lines(*(f"../{number}.mp4,dog,train" for number in range(50)))))
+    message = error_of(written(lines(*(f"../{number}.mp4,dog,train" for number in range(50)))))
     assert message.count("\n") == 31
     assert message.endswith("and 20 more")
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "said"),
+    ("content", "name", "error"),
     [
         (b"path,label\nh\xf6hle.mp4,dog\n", "x.csv", "must be UTF-8 text, but has another byte on line 2"),
         (PLAIN.encode("utf-16"), "x.csv", "must be UTF-8 text"),
@@ -272,22 +272,22 @@ def test_at_most_thirty_problems_are_shown(written: Write) -> None:
         (b'{"path": "a.mp4", "paths": {"audio": "b"}, "label": "dog"}\n', "x.jsonl", "must be given, not both"),
     ],
 )  # fmt: skip
-def test_content_that_is_not_a_table_raises(written: Write, content: bytes, name: str, said: str) -> None:
-    assert said in refused(written(content, name))
+def test_content_that_is_not_a_table_raises(written: Write, content: bytes, name: str, error: str) -> None:
+    assert error in error_of(written(content, name))
 
 
 def test_a_missing_table_raises_with_its_name(tmp_path: Path) -> None:
-    assert "nowhere.csv: No such file" in refused(Table(LocalSource(tmp_path), "nowhere.csv", PRESETS["tiny"]))
-    assert "Is a directory" in refused(Table(LocalSource(tmp_path), "", PRESETS["tiny"]))
+    assert "nowhere.csv: No such file" in error_of(Table(LocalSource(tmp_path), "nowhere.csv", PRESETS["tiny"]))
+    assert "Is a directory" in error_of(Table(LocalSource(tmp_path), "", PRESETS["tiny"]))
 
 
 def test_clips_without_a_modality_are_listed(written: Write) -> None:
     text = lines("a.wav,a.mp4,dog,train", ",b.mp4,dog,train", "c.wav,,dog,train", header="audio,video,label,split")
-    message = refused(written(text))
+    message = error_of(written(text))
     assert "every clip must have a file of audio, but 1 of 3 have none (line 3); complete these lines" in message
     assert "every clip must have a file of video, but 1 of 3 have none (line 4)" in message
     pictures = lines("a.wav,a.mp4,dog,train", ",b.mp4,dog,train", header="audio,video,label,split")
-    assert len(written(pictures, preset="none+3x224").find().clips) == 2  # no audio is needed
+    assert len(written(pictures, preset="none+3x224").find().clips) == 2  # audio is not required
 
 
 def test_urls_below_the_root_are_paths(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_urls_below_the_root_are_paths(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val", "s3://bucket/other/c.mp4,dog,test")
     )
-    message = refused(Table(Bucket(), "t.csv", PRESETS["tiny"]))
+    message = error_of(Table(Bucket(), "t.csv", PRESETS["tiny"]))
     assert "has 1 problem:" in message
     assert "line 4: a path must lie within the manifest's folder, but 's3://bucket/other/c.mp4' does not" in message
     (tmp_path / "t.csv").write_text(lines("s3://bucket/corpus/x/a.mp4,dog,train", "x/b.mp4,dog,val"))
@@ -330,18 +330,18 @@ def test_splits_are_drawn_by_group_in_any_order_of_lines(written: Write) -> None
     assert drawn != {clip.id: clip.split for clip in other.clips}
     assert {clip.group: clip.split for clip in found.clips} == {clip.group: drawn[clip.id] for clip in found.clips}
     assert len({(clip.split, clip.label) for clip in found.clips}) == 6
-    said = "drawn by group, 70 / 10 / 20 percent, seed 0"
-    assert found.facts["split"] == said
-    assert found.warnings == (f"the table has no splits, so they are {said}",)
+    split = "drawn by group, 70 / 10 / 20 percent, seed 0"
+    assert found.facts["split"] == split
+    assert found.warnings == (f"the table has no splits, so they are {split}",)
 
 
 def test_lines_without_a_split_among_others_with_one_are_problems(written: Write) -> None:
-    assert "line 3: `split` is missing" in refused(written(lines("a.mp4,dog,train", "b.mp4,dog,")))
+    assert "line 3: `split` is missing" in error_of(written(lines("a.mp4,dog,train", "b.mp4,dog,")))
 
 
 def test_a_class_with_too_few_clips_to_split_raises(written: Write) -> None:
     text = lines(*(f"{i}.mp4,{'rare' if i < 2 else 'dog'}" for i in range(30)), header="path,label")
-    assert "rare has fewer" in refused(written(text))
+    assert "rare has fewer" in error_of(written(text))
 
 
 # --- presets ---------------------------------------------------------------------------------------------------------
@@ -404,12 +404,12 @@ def test_a_preset_keeps_only_existing_modalities(written: Write) -> None:
     table = written(lines("a.mp4,dog,train", "b.mp4,dog,val", header="video,label,split"), preset="ogm")
     assert table.preset.modalities == ("video",)
     assert "the table has no audio; the store will have video" in table.find().warnings
-    message = refused(written(lines("a.mp4,dog,train", header="video,label,split"), preset="stft188+none"))
+    message = error_of(written(lines("a.mp4,dog,train", header="video,label,split"), preset="stft188+none"))
     assert "The preset 'stft188+none' keeps none of the modalities of clips.csv" in message
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error"),
     [
         (
             {"lengths": {"txet": 50}},
@@ -420,22 +420,22 @@ def test_a_preset_keeps_only_existing_modalities(written: Write) -> None:
     ],
 )
 def test_options_for_missing_modalities_raise(
-    written: Write, tmp_path: Path, options: Mapping[str, Any], said: str
+    written: Write, tmp_path: Path, options: Mapping[str, Any], error: str
 ) -> None:
-    assert said in refused(written(arrays(tmp_path, text=[(7, 3)] * 3, face=[(3,)] * 3), **options))
+    assert error in error_of(written(arrays(tmp_path, text=[(7, 3)] * 3, face=[(3,)] * 3), **options))
 
 
 def test_unusable_arrays_raise(written: Write, tmp_path: Path) -> None:
-    assert "must be a vector (D,) or a sequence (T, D), but has 3" in refused(
+    assert "must be a vector (D,) or a sequence (T, D), but has 3" in error_of(
         written(arrays(tmp_path, x=[(2, 2, 2)] * 3))
     )
     (tmp_path / "bad.npy").write_bytes(b"not an array")
-    message = refused(written(lines("bad.npy,dog,train", header="text,label,split")))
+    message = error_of(written(lines("bad.npy,dog,train", header="text,label,split")))
     assert "Cannot read any of 1 sampled arrays of text in clips.csv (bad.npy: it must be a .npy file" in message
-    message = refused(written(lines("bad.npy,dog,train")))
+    message = error_of(written(lines("bad.npy,dog,train")))
     assert "`path` must be a file with video and audio, not an array" in message
     mixed = lines("bad.npy,dog,train", "b.txt,dog,val", header="text_path,label,split")
-    assert "must have a column `path`" in refused(written(mixed))
+    assert "must have a column `path`" in error_of(written(mixed))
 
 
 # --- from a table to a store -----------------------------------------------------------------------------------------
@@ -462,4 +462,4 @@ def test_a_table_can_be_prepared(written: Write, tmp_path: Path) -> None:
 
 def test_line_numbers_are_those_of_the_file() -> None:
     raw = read_raw("x.csv", b"\n\npath,label\n\na,dog\n")
-    assert [place for place, _ in raw.lines] == ["line 5"]
+    assert [location for location, _ in raw.lines] == ["line 5"]

@@ -1,4 +1,4 @@
-"""UCF-101: lists, groups, absent videos and the layouts of given flow, on a miniature with real AVI files"""
+"""UCF-101: lists, groups, absent videos and layouts of precomputed flow, on a miniature with real AVI files"""
 
 import collections
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Creating an SQLite database at once; the lock of PostgreSQL is tested in tests/server/test_postgresql.py"""
+"""Concurrent creation of an SQLite database; tests/server/test_postgresql.py tests the lock of PostgreSQL"""
 
 import sqlite3
 from pathlib import Path

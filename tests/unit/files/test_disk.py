@@ -1,4 +1,4 @@
-"""Atomic writes, and locks that admit one process"""
+"""Atomic writes and exclusive locks"""
 
 import fcntl
 import os

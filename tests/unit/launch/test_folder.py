@@ -78,7 +78,7 @@ def test_the_lock_excludes_a_second_process(tmp_path: Path) -> None:
 def test_an_empty_or_incomplete_result_is_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str
 ) -> None:
-    """Version 0.1 renamed these files without fsync, so that a power cut could leave them empty."""
+    """Version 0.1 renamed these files without fsync, so that a power failure could leave them empty."""
     (tmp_path / name).write_text(content)
     folder = RunFolder(tmp_path)
     assert (folder.result(), folder.ended_early()) == (None, None)

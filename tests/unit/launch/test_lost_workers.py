@@ -14,7 +14,7 @@ OURS = WorkerGroupError("rank 0", {0: ValueError("loss is not a number")})
 
 
 class Trainers:
-    """Fake trainers: each `fit` completes the epochs and raises the error (if any) of the next item of `ends`."""
+    """Fake trainers. Each `fit` completes the epochs, and raises the error (if any), of the next item of `ends`."""
 
     def __init__(self, *ends: tuple[int, Exception | None]) -> None:
         self._ends: Iterator[tuple[int, Exception | None]] = iter(ends)

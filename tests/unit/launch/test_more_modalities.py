@@ -41,7 +41,7 @@ def test_three_modalities_of_features_are_trained_with_remix(recipe: Recipe, tmp
     for m in names:
         for metric in ("test/accuracy_uni/", "test/accuracy_without/", "test_balance/shapley/", "probe/accuracy/"):
             assert 0 <= abs(summary[f"{metric}{m}"]) <= 1
-    assert summary["test/accuracy"] > 0.8  # every modality tells the sentiment
+    assert summary["test/accuracy"] > 0.8  # every modality predicts the sentiment
     for epoch in history(tmp_path)[1:]:
         shares = [epoch[f"remix/share/{m}"] for m in names]
         assert sum(shares) + epoch["remix/joint_share"] == pytest.approx(1)

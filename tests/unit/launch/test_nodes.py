@@ -1,4 +1,4 @@
-"""Checks of one node of a cluster; tests/cluster has real nodes"""
+"""Checks of a single cluster node; tests/cluster has several nodes"""
 
 import socket
 from dataclasses import replace

@@ -93,7 +93,7 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
 def test_an_augmented_run_on_a_store_of_several_frames_is_reproducible(
     recipe: Recipe, small_corpus: Path, tmp_path: Path
 ) -> None:
-    """Prepare, train with ceilings and test: the same bits twice, and other bits without augmentation."""
+    """Two runs are bitwise equal; a run without augmentation differs."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "clips").symlink_to(small_corpus / "clips")
@@ -104,8 +104,8 @@ def test_an_augmented_run_on_a_store_of_several_frames_is_reproducible(
     augment = {"crop": True, "flip": True, "frames": "random", "time_mask": 8, "frequency_mask": 8, "shift": 0.2}
     base = {"corpus": str(corpus), "evaluation": {"ceilings": "train", "probe": False, "test": True}}
     found = [
-        run_one(recipe({**base, "augment": transforms}), tmp_path / place)
-        for place, transforms in (("one", augment), ("two", augment), ("plain", {}))
+        run_one(recipe({**base, "augment": transforms}), tmp_path / name)
+        for name, transforms in (("one", augment), ("two", augment), ("plain", {}))
     ]
     one, two, plain = ({k: v for k, v in summary.items() if not k.startswith("time/")} for summary in found)
     assert one == two

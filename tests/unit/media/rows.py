@@ -1,4 +1,4 @@
-"""A helper that writes rows into shards"""
+"""Helper that writes rows to shards"""
 
 from pathlib import Path
 from typing import Any

@@ -140,7 +140,7 @@ def test_a_killed_build_resumes_and_produces_the_same_bytes(copy: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_build_killed_repeatedly_at_random_moments_produces_the_same_bytes(copy: Path, tmp_path: Path) -> None:
-    """The parent kills it some time after a number of progress lines, also while it publishes the store."""
+    """The test kills the build some time after a number of progress lines, including while it publishes the store."""
     damage(copy / "clips/train/train-00002.mp4", "empty")
     sharded: dict[str, Any] = {"max_bad_fraction": 0.2, "shard_bytes": SHARD_BYTES}
     undisturbed = build(copy / "manifest.jsonl", tmp_path / "undisturbed", **sharded)
@@ -162,7 +162,7 @@ def test_a_build_killed_repeatedly_at_random_moments_produces_the_same_bytes(cop
 
 
 def here(work: Any, jobs: Any, *, on_result: Any, on_lost: Any, **_: Any) -> None:
-    """Run jobs as a cluster does: only the pickled work and results are exchanged, and in another order."""
+    """Run jobs as on a cluster: only pickled work and results are exchanged, in another order."""
     work = pickle.loads(pickle.dumps(work))
     for job in sorted(jobs, key=lambda job: -job):
         on_result(job, pickle.loads(pickle.dumps(work(job))))

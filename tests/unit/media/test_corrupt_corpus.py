@@ -1,4 +1,4 @@
-"""Building a store from a corpus with every kind of damage, uninterrupted and after a kill"""
+"""Building a store from a corpus with every kind of corrupt media, uninterrupted and after a kill"""
 
 import json
 import os
@@ -25,7 +25,7 @@ BAD = {name: fault for name, fault in FAULTS.items() if fault.reason is not None
 
 @pytest.fixture(scope="module")
 def corrupt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip], dict[str, str]]:
-    """The root, its clips, and the reason for each clip that must be quarantined."""
+    """Return the root, its clips, and the reason for each clip that must be quarantined."""
     root = tmp_path_factory.mktemp("corrupt")
     write_clip(root / "good.mp4")
     clips: list[Clip] = []

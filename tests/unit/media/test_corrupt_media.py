@@ -37,7 +37,7 @@ def decoded(path: Path, decoder: DecoderName) -> Any:
 
 
 def sequential(path: Path) -> list[NDArray[np.uint8]]:
-    """Every frame, read sequentially with plain PyAV."""
+    """Return every frame, read sequentially with plain PyAV."""
     with av.open(f"file:{path}") as file:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(file.streams.best("video"))]
 
@@ -58,7 +58,7 @@ def upright(frame: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
 
 
 def numbers_of(frames: list[NDArray[np.uint8]], track: Picture, how: str) -> list[int]:
-    """The number of the encoded image that each frame resembles most."""
+    """Return the number of the encoded image that each frame resembles most."""
     step = -(-track.size[0] // 128)
 
     def small(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -137,11 +137,11 @@ def test_frame_times_match_the_encoded_times(usable: tuple[Fault, Path]) -> None
 
 
 def lag(wave: NDArray[np.float32], truth: NDArray[np.float64], rate: int) -> float:
-    """Delay of `wave` in seconds, from its correlation with the truth."""
+    """Return the delay of `wave` in seconds, from its correlation with the true waveform."""
     size = 2 ** int(np.ceil(np.log2(len(wave) + len(truth))))
     product = np.fft.rfft(wave, size) * np.conj(np.fft.rfft(truth, size))
-    place = int(np.argmax(np.fft.irfft(product, size)))
-    return (place - size if place > size // 2 else place) / rate
+    shift = int(np.argmax(np.fft.irfft(product, size)))
+    return (shift - size if shift > size // 2 else shift) / rate
 
 
 def test_a_file_without_read_permission_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Optical flow: computed flow, its quantisation, and given flow images"""
+"""Optical flow: computed flow, its quantization, and precomputed flow images"""
 
 import builtins
 from pathlib import Path
@@ -38,7 +38,7 @@ def flow_of(
 
 
 def pixels(row: NDArray[Any], bound: float = 20.0) -> NDArray[np.float64]:
-    """Motion to the right and down: the median over frames and pixels."""
+    """Return the motion to the right and down: the median over frames and pixels."""
     medians: NDArray[np.float64] = np.median((row.astype(np.float64) - 128) / 127 * bound, axis=(0, 1, 2))
     return medians
 

@@ -1,4 +1,4 @@
-"""Every front end against its definition, implemented here in NumPy"""
+"""Every audio front end, compared with an implementation of its definition in NumPy"""
 
 # S samples, F bands or bins, T frames
 

@@ -22,7 +22,7 @@ def clips(count: int) -> list[Clip]:
     ]
 
 
-def test_packed_clips_keep_everything_but_their_truth() -> None:
+def test_packed_clips_keep_everything_except_truth() -> None:
     packed = PackedClips.of([*clips(3), Clip(SampleId("é"), {"text": "a.npy#3"}, "l", "val", truth={"snr": 3.0})])
     assert [packed[row] for row in range(3)] == clips(3)
     assert packed[3] == Clip(SampleId("é"), {"text": "a.npy#3"}, "l", "val")

@@ -105,9 +105,9 @@ def test_downloaded_clips_are_deleted_after_the_block_and_arrays_are_cached(memo
 def test_a_path_outside_a_remote_root_raises(memory: str, path: str) -> None:
     fsspec.filesystem("memory").pipe_file("/secret", b"x")
     source = source_at(memory)
-    for look in (source.identity, source.read, source.exists, source.list):
+    for method in (source.identity, source.read, source.exists, source.list):
         with pytest.raises(SourceError, match="below the root"):
-            look(path)
+            method(path)
 
 
 def test_file_urls_are_folders_of_this_machine(local: Path) -> None:
@@ -118,7 +118,7 @@ def test_file_urls_are_folders_of_this_machine(local: Path) -> None:
     assert isinstance(source_at("memory://x"), RemoteSource)
 
 
-def test_local_paths_and_urls_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_and_urls_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert corpus_at("corpus") == str(tmp_path / "corpus")
     assert corpus_at(tmp_path.as_uri() + "/a%20b") == str(tmp_path / "a b")
@@ -207,16 +207,16 @@ if {killed}:
 
 
 def test_downloads_are_deleted_when_the_process_ends_and_after_a_kill_by_the_next(tmp_path: Path) -> None:
-    def begin(*, killed: bool) -> Path:
+    def start(*, killed: bool) -> Path:
         done = subprocess.run(
             [sys.executable, "-c", KILLED.format(killed=killed)], env=os.environ | {"TMPDIR": str(tmp_path)},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return Path(done.stdout.strip())
 
-    left = begin(killed=True)
+    left = start(killed=True)
     assert (left / "clip.mp4").exists()
-    gone = begin(killed=False)
+    gone = start(killed=False)
     assert gone.parent == left.parent
     assert [path.name for path in gone.parent.iterdir()] == [".lock"]
 

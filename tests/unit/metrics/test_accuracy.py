@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 against scikit-learn and by hand"""
+"""Accuracy and macro-F1, compared with scikit-learn and a worked example"""
 
 import numpy as np
 import pytest

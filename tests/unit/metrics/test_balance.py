@@ -1,4 +1,4 @@
-"""Balance: the laws of Shapley contributions, and every formula by another road or by hand"""
+"""Balance: properties of Shapley contributions, and every formula in worked examples or computed differently"""
 
 from itertools import permutations
 from math import inf, log
@@ -51,8 +51,8 @@ def test_shapley_is_the_mean_gain_over_all_permutations(case: tuple[Table, tuple
     value, modalities = case
     gains: dict[str, list[float]] = {m: [] for m in modalities}
     for order in permutations(modalities):
-        for place, m in enumerate(order):
-            gains[m].append(value[frozenset(order[: place + 1])] - value[frozenset(order[:place])])
+        for position, m in enumerate(order):
+            gains[m].append(value[frozenset(order[: position + 1])] - value[frozenset(order[:position])])
     phi = shapley(value, modalities)
     for m in modalities:
         assert phi[m] == pytest.approx(np.mean(gains[m]), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Clash: by hand on a linear model, by an independent backward on a real one, and that measuring changes nothing"""
+"""Clash: worked example on a linear model, separate backward passes on a real one, and no side effects"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -143,7 +143,7 @@ def test_agrees_with_plain_backward_passes(training: bool) -> None:
 
 
 def test_objectives_that_coincide_do_not_conflict() -> None:
-    # A lone modality's fused logits are its head's under decision fusion.
+    # With decision fusion, the fused logits of a single active modality are those of its head.
     model = tiny_model(DecisionFusion)
     assert objective_conflict(model, tiny_batch(model, [[1, 0]] * 4)) == {"audio": pytest.approx(1, abs=1e-5)}
 
@@ -161,7 +161,7 @@ def test_opposite_objectives_conflict_fully() -> None:
     assert objective_conflict(model, batch)["audio"] == pytest.approx(-1, abs=1e-6)
 
 
-def test_undefined_cosines_are_left_out() -> None:
+def test_undefined_cosines_are_omitted() -> None:
     model = tiny_model(ConcatFusion)
     pure = tiny_batch(model, [[0, 1]] * 4)
     assert set(objective_conflict(model, pure)) == {"video"}
@@ -173,12 +173,12 @@ def test_undefined_cosines_are_left_out() -> None:
 
 
 @MEASURES
-def test_measuring_changes_nothing(measure: Measure) -> None:
+def test_measuring_has_no_side_effects(measure: Measure) -> None:
     model = tiny_model(FiLMFusion).train()
     batch = tiny_batch(model, [[1, 1]] * 4 + [[1, 0]] * 2)
     next(model.encoders["video"].parameters()).grad = (kept := torch.ones(8, 3, 3, 3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with torch.no_grad():  # measuring needs gradients whatever surrounds it
+    with torch.no_grad():  # gradients are enabled in spite of the context
         first, second = measure(model, batch), measure(model, batch)
     assert first == second
     assert len(first) == 2

@@ -1,4 +1,4 @@
-"""Sufficiency ratios by hand; the probe against what is known of its data"""
+"""Sufficiency ratios in worked examples; the probe on data with a known accuracy"""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_undefined_ratios_are_none() -> None:
 def test_separable_features_are_probed_perfectly() -> None:
     result = linear_probe(*blobs(60, 3, 0.02, 1), *blobs(30, 3, 0.02, 2), *blobs(30, 3, 0.02, 3), seed=0)
     assert result.accuracy == 1
-    assert PROBE_GRID.index(result.C) == 0  # the strongest penalty of equals
+    assert PROBE_GRID.index(result.C) == 0  # of equally good penalties, the strongest
 
 
 def test_noise_is_probed_at_chance() -> None:
@@ -47,7 +47,7 @@ def test_noise_is_probed_at_chance() -> None:
     assert linear_probe(*train, *val, *test, seed=0).accuracy == pytest.approx(0.25, abs=0.06)
 
 
-def test_the_penalty_is_the_best_on_val_as_found_by_separate_fits() -> None:
+def test_the_penalty_is_the_best_on_val_of_separate_fits() -> None:
     train, val, test = (blobs(n, 5, 1.2, seed, dims=20) for n, seed in ((60, 1), (200, 2), (200, 3)))
     mean, std = train[0].mean(0), train[0].std(0)
     accuracies = {}
@@ -59,7 +59,7 @@ def test_the_penalty_is_the_best_on_val_as_found_by_separate_fits() -> None:
     assert pytest.approx(best) == result.C
     assert result.accuracy == pytest.approx(
         accuracies[best][1], abs=0.011
-    )  # warm starts stop elsewhere in a flat optimum
+    )  # warm starts may stop at another point of a flat optimum
 
 
 def test_scale_and_constant_features_do_not_matter() -> None:
@@ -95,7 +95,7 @@ def test_half_precision_features_are_accepted() -> None:
     assert linear_probe(x, train[1], v, val[1], t, test[1], seed=0).accuracy == 1
 
 
-def test_bad_features_are_refused() -> None:
+def test_invalid_features_raise() -> None:
     train, val, test = (blobs(6, 3, 0.1, seed) for seed in (1, 2, 3))
     with pytest.raises(ValueError, match="val split must have as many labels as features, and at least one"):
         linear_probe(*train, val[0][:0], val[1][:0], *test, seed=0)
