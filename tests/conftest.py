@@ -1,4 +1,4 @@
-"""Shared fixtures: a small corpus, configurations and runs on it, and ranks that are threads"""
+"""Shared fixtures: a small corpus, configurations and runs on it, and ranks in threads"""
 
 import os
 
@@ -46,7 +46,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a synthetic corpus with 4 classes; 96 training, 48 validation and 48 test clips."""
+    """Return the folder of a synthetic corpus with 4 classes and 96 training, 48 validation and 48 test clips."""
     folder = tmp_path_factory.mktemp("corpus") / "synthetic"
     spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
     prepare_synthetic(folder, spec, preset="tiny")
@@ -55,13 +55,13 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_store(small_corpus: Path) -> ClipStore:
-    """The clip store of `small_corpus`."""
+    """Return the clip store of `small_corpus`."""
     return open_corpus(small_corpus)
 
 
 @pytest.fixture(scope="session")
 def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
-    """A function that returns the configuration of a short, untracked Remix run on `small_corpus`.
+    """Return a function that creates the configuration of a short, untracked Remix run on `small_corpus`.
 
     It takes a mapping of changes with dotted keys, as for `--set`.
     """
@@ -85,7 +85,7 @@ def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
-    """A function that assembles the run of a configuration on `small_store`, in a folder of `tmp_path`."""
+    """Return a function that assembles a run on `small_store`, in a folder below `tmp_path`."""
 
     def make(
         config: RunConfig,
@@ -110,7 +110,7 @@ def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
 
 @dataclass
 class _Shared:
-    """Memory through which threads exchange values: one slot per rank."""
+    """Shared memory of the ranks, with one slot per rank."""
 
     barrier: threading.Barrier
     slots: list[Any]
@@ -146,7 +146,7 @@ class _ThreadCollectives:
 
 @pytest.fixture
 def run_on_ranks() -> Callable[..., list[Any]]:
-    """A function that runs `work` on `size` ranks at once, and returns the result of each."""
+    """Return a function that runs `work` on `size` ranks at once, and returns the result of each rank."""
 
     def run(size: int, work: Callable[[Collectives], Any]) -> list[Any]:
         shared = _Shared(threading.Barrier(size), [None] * size)

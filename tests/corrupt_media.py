@@ -1,7 +1,7 @@
-"""Clips with every fault that was found in real corpora, encoded here, and randomly damaged clips
+"""Corrupt clips, with every fault that was found in real corpora, and randomly damaged clips
 
 `FAULTS` maps each fault to a function that writes the clip, and to the expected outcome. `write_clip` encodes a clip;
-its parameters cover the faults that an encoder can write. The other functions change the bytes of an encoded file.
+its parameters cover the faults that an encoder can produce. The other functions modify an encoded file.
 """
 
 import os
@@ -22,7 +22,7 @@ CHANNELS = {"mono": 1, "stereo": 2, "5.1": 6}
 
 @dataclass(frozen=True)
 class Picture:
-    """A video track of `frames` different frames. `times` are their times in units of 1 / 100 s."""
+    """A video track of `frames` different frames. `times` are their timestamps in units of 1 / 100 s."""
 
     codec: str = "libx264"
     frames: int = FRAMES
@@ -46,7 +46,7 @@ class Sound:
 
 
 def picture_of(number: int, track: Picture) -> NDArray[np.uint8]:
-    """RGB (H, W, 3): a moving bar over a gradient. The upper left corner is white, so that a rotation is detectable."""
+    """Return RGB (H, W, 3): a moving bar over a gradient, with a white upper left corner for detecting rotations."""
     width, height = track.size
     shown = 0 if track.still else number
     across, down = np.meshgrid(np.arange(width), np.arange(height))
@@ -99,7 +99,7 @@ def _video_stream(file: Any, track: Picture) -> Any:
 
 
 def waves(track: Sound, index: int = 0) -> NDArray[np.float64]:
-    """A tone with noise, (channels, samples); it differs between channels and between tracks."""
+    """Return a tone with noise, (channels, samples), which differs between channels and tracks."""
     count = round(track.rate * (track.seconds - track.late_s))
     channels = CHANNELS[track.layout]
     seconds = np.arange(count) / track.rate
@@ -110,7 +110,7 @@ def waves(track: Sound, index: int = 0) -> NDArray[np.float64]:
 
 
 def sound_of(track: Sound) -> NDArray[np.float64]:
-    """The sum of all channels, from the first video frame on."""
+    """Return the sum of all channels, from the first video frame on."""
     return np.concatenate([np.zeros(round(track.rate * track.late_s)), waves(track).sum(axis=0)])
 
 
@@ -130,7 +130,7 @@ def _blocks(track: Sound, index: int) -> list[Any]:
 
 
 def truncated(path: Path, fraction: float) -> Path:
-    """Truncate a file to this fraction of its bytes."""
+    """Truncate a file to a fraction of its size."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * fraction)])
     return path
@@ -154,7 +154,7 @@ def rotated(path: Path, how: str) -> Path:
 
 
 def edited(path: Path, skipped: int) -> Path:
-    """Hide the first `skipped` frames of an MP4 by its edit list, as cutting without encoding does."""
+    """Hide the first `skipped` frames of an MP4 with an edit list, as when cutting without encoding."""
     content = bytearray(path.read_bytes())
     at = content.index(b"elst") + 8  # after version and flags
     (entries,) = struct.unpack_from(">I", content, at)
@@ -169,7 +169,7 @@ def edited(path: Path, skipped: int) -> Path:
 
 
 def cut_without_encoding(source: Path, target: Path, start_s: float) -> Path:
-    """Cut like `ffmpeg -ss START -i SOURCE -c copy TARGET`: packets from the key frame on, times before 0 hidden."""
+    """Cut like `ffmpeg -ss START -i SOURCE -c copy TARGET`: from the previous key frame on, hiding negative times."""
     with av.open(str(source)) as read, av.open(str(target), "w") as written:
         streams = {stream.index: written.add_stream_from_template(stream) for stream in read.streams}
         read.seek(round(start_s * av.time_base))
@@ -197,7 +197,7 @@ def jpeg(size: tuple[int, int] = (600, 600)) -> bytes:
 
 
 def with_cover(path: Path) -> Path:
-    """Add a cover picture, larger than the video, to the metadata of an MP4, as music stores do."""
+    """Add a cover picture, larger than the video, to the metadata of an MP4, like music stores."""
     content = path.read_bytes()
     at = content.index(b"moov") - 4
     (length,) = struct.unpack_from(">I", content, at)
@@ -452,7 +452,7 @@ def mutated(content: bytes, other: bytes, number: int) -> bytes:
     draw = np.random.default_rng(number)
     changed, size = bytearray(content), len(content)
     length = int(draw.choice([1, 4, 16, 256, 2048]))
-    place = int(draw.integers(0, max(1, size - length)))
+    start = int(draw.integers(0, max(1, size - length)))
     match number % 8:
         case 0:  # bits flipped
             for at in draw.integers(0, size, int(draw.choice([1, 3, 10, 50]))):
@@ -461,18 +461,18 @@ def mutated(content: bytes, other: bytes, number: int) -> bytes:
             for at in draw.integers(0, min(size, 1500), int(draw.choice([1, 3, 10]))):
                 changed[at] ^= 1 << int(draw.integers(8))
         case 2:
-            changed[place : place + length] = bytes(length)
+            changed[start : start + length] = bytes(length)
         case 3:
-            changed[place : place + length] = draw.bytes(length)
+            changed[start : start + length] = draw.bytes(length)
         case 4:
             del changed[int(draw.integers(1, size)) :]
         case 5:  # a part is missing
-            del changed[place : place + length]
+            del changed[start : start + length]
         case 6:  # the beginning of another container
             head = int(draw.choice([8, 64, 512]))
             changed[:head] = other[:head]
         case _:  # an inserted box with a false length
             kind = [b"moov", b"trak", b"stsz", b"elst", b"mdat", b"free", b"uuid", b"avc1"][int(draw.integers(8))]
             claimed = int(draw.choice([0, 1, 8, 40, 2**20, 2**31 - 1, 2**32 - 1]))
-            changed[place:place] = struct.pack(">I", claimed) + kind + draw.bytes(int(draw.integers(0, 64)))
+            changed[start:start] = struct.pack(">I", claimed) + kind + draw.bytes(int(draw.integers(0, 64)))
     return bytes(changed)

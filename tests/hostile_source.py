@@ -13,7 +13,7 @@ from remix_study.media.source import LocalSource
 
 
 class HostileSource(LocalSource):
-    """Opening a file named `deadly` exits the process, `later` exits it at the second opening, and `endless` hangs."""
+    """Exits the process when `deadly` is opened, or `later` for the second time, and hangs when `endless` is opened."""
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:

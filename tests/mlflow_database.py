@@ -1,4 +1,4 @@
-"""A copy of an empty MLflow database: creating all of its tables takes MLflow seconds of processor time"""
+"""A cached empty MLflow database, because MLflow takes seconds of CPU time to create its tables"""
 
 import functools
 import tempfile
@@ -15,7 +15,7 @@ def _empty() -> bytes:
 
 
 def install(workspace: Path) -> None:
-    """Write an empty `mlflow.db` into the workspace, unless there is one."""
+    """Write an empty `mlflow.db` to the workspace, unless one exists."""
     workspace.mkdir(parents=True, exist_ok=True)
     path = workspace / "mlflow.db"
     if not path.exists():

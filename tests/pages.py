@@ -1,4 +1,4 @@
-"""The pages of documentation and the code blocks in them"""
+"""Documentation pages and their code blocks"""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ PAGES = sorted(
 
 
 class Block(NamedTuple):
-    """A fenced block of code, with the heading above it."""
+    """A fenced code block, with the heading above it."""
 
     section: str
     language: str
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All code blocks of a page, in order."""
+    """Yield all code blocks of a page, in order."""
     section = ""
     for part in re.finditer(
         r"^#+ (?P<title>[^\n]+)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", page.read_text(), re.M | re.S
@@ -38,12 +38,12 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def blocks_in(language: str, page: Path = README) -> list[Block]:
-    """The code blocks of one language."""
+    """Return the code blocks of one language."""
     return [block for block in blocks(page) if block.language == language]
 
 
 def shell_commands(page: Path, section: str | None = None) -> list[list[str]]:
-    """The words of each line of the shell blocks, without comments and leading variable assignments."""
+    """Return the words of each line of the shell blocks, without comments and leading variable assignments."""
     found = [block for block in blocks_in("bash", page) if section in (None, block.section)]
     split = [shlex.split(line, comments=True) for block in found for line in block.text.splitlines()]
     return [[word for n, word in enumerate(words) if n or not re.match(r"[A-Z_]+=", word)] for words in split if words]

@@ -1,4 +1,4 @@
-"""Studies of made-up runs: no Ray and no training"""
+"""Studies with made-up runs, without Ray and training"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ RATE = "optimizer.learning_rate"
 PLACE = Place(2, {}, 1, 0.0, 2)
 
 
-class DriverDied(Exception):  # noqa: N818 - stands for a kill, which is not an error
+class DriverDied(Exception):  # noqa: N818 - simulates a kill, which is not an error
     """Raised instead of killing the driver."""
 
 
 @dataclass
 class Runner:
-    """Replaces `execute`: made-up runs instead of Ray.
+    """Replaces `execute`, and completes made-up runs instead of starting Ray.
 
     Args:
-        life: tasks after which the driver dies.
-        at_once: tasks that run at the same time.
-        epochs: epochs of a run; each calls the run's callback, as a real one does.
+        life: number of tasks after which the driver dies.
+        at_once: number of tasks that run at the same time.
+        epochs: number of epochs of a run. Each calls the epoch callback, as in a real run.
         fails: whether a task fails.
-        summary: returns the summary of a run; None: a default one.
+        summary: returns the summary of a run; by default, a fixed one.
         accuracy: returns the validation accuracy of a run after an epoch.
         seconds: duration that each run records.
         ran: the tasks that ran, in order.
@@ -56,24 +56,24 @@ class Runner:
         stopping: Callable[[], bool],
     ) -> None:
         on_place(PLACE)
-        at_work: list[Task] = []
+        running: list[Task] = []
         over = False
         while True:
             task = None
-            if not over and len(at_work) < self.at_once:
+            if not over and len(running) < self.at_once:
                 try:
                     task = ask()
                 except StopIteration:
                     over = True
             if task is not None:
-                at_work.append(task)
+                running.append(task)
                 continue
-            if not at_work:
-                assert over, "told to wait, but no task is running"
+            if not running:
+                assert over, "the scheduler waits, but no task is running"
                 return
             if len(self.ran) == self.life:
                 raise DriverDied
-            tell(at_work[0], self._run(at_work.pop(0)))
+            tell(running[0], self._run(running.pop(0)))
             over = False
 
     def _run(self, task: Task) -> Outcome:
@@ -112,6 +112,7 @@ class Runner:
 
 
 def config(**changes: Any) -> StudyConfig:
+    """Return a study of two methods. `changes` replaces keys."""
     content: dict[str, Any] = {
         "name": "s",
         "question": "does it help?",
@@ -127,9 +128,11 @@ def config(**changes: Any) -> StudyConfig:
 
 
 def nothing_to_show(folder: Path) -> Sequence[Path]:
+    """Replace the function that writes the report."""
     assert folder.name
     return []
 
 
 def records(workspace: Path, method: str) -> tuple[TrialRecord, ...]:
+    """Return the trials of a method of the study `s`."""
     return read_ledger(workspace / "studies" / "s", intermediate=True).trials[method]

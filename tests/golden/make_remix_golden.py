@@ -1,7 +1,7 @@
 """Reference implementation of Data Remixing in plain Python, and its golden numbers
 
-Written from what the released code does (Data Remixing, arXiv 2506.11550), not from `remix_study`, with which it shares
-no code. `python tests/golden/make_remix_golden.py` rewrites remix_golden.json with identical bytes.
+It follows the released code (Data Remixing, arXiv 2506.11550) and shares no code with `remix_study`. The command
+`python tests/golden/make_remix_golden.py` rewrites remix_golden.json with identical bytes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ AUDIO, VIDEO = 0, 1
 
 
 def separability(probs: list[float]) -> float:
-    """D = sum_k p_k log2(p_k K), p clipped to [1e-9, 1], in bits."""
+    """Return D = sum_k p_k log2(p_k K), p clipped to [1e-9, 1], in bits."""
     total = 0.0
     for p in probs:
         clipped = min(max(p, 1e-9), 1.0)
@@ -27,14 +27,14 @@ def separability(probs: list[float]) -> float:
 
 
 def released_choice(score_audio: float, score_video: float) -> int:
-    """Audio if D_a < D_v, otherwise video."""
+    """Return the column of audio if D_a < D_v, otherwise that of video."""
     return AUDIO if score_audio < score_video else VIDEO
 
 
 def released_epoch(
     probs: list[list[list[float]]], batch: int, shuffle: Callable[[list[int]], list[int]]
 ) -> tuple[list[list[float]], list[int], list[tuple[int, list[int]]]]:
-    """Scores, choices, and (modality, samples) of every batch: all video, then all audio, the last one as it is."""
+    """Return scores, choices and batches (modality, samples): first video, then audio; last batches may be smaller."""
     scores = [[separability(sample[AUDIO]), separability(sample[VIDEO])] for sample in probs]
     choices = [released_choice(audio, video) for audio, video in scores]
     batches: list[tuple[int, list[int]]] = []
@@ -47,17 +47,17 @@ def released_epoch(
 
 
 def stream(seed: int, purpose: str, epoch: int) -> np.random.Generator:
-    """Seed, purpose and epoch, joined by NUL: the first 16 bytes of their SHA-256 seed a PCG64."""
+    """Return a PCG64 seeded by the first 16 bytes of the SHA-256 of seed, purpose and epoch, joined by NUL."""
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{epoch}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
 
 def golden(seed: int = 5, epoch: int = 3, batch: int = 4, classes: int = 3) -> dict[str, Any]:
-    """Eleven random samples, and four special ones: two ties, one certain modality, one that knows nothing."""
-    dice = random.Random(7)
+    """Return the golden numbers of eleven random samples, two ties, a certain and a uniform prediction."""
+    generator = random.Random(7)
     probs: list[list[list[float]]] = []
     for _ in range(11):
-        rows = [[dice.random() ** 2 for _ in range(classes)] for _ in (AUDIO, VIDEO)]
+        rows = [[generator.random() ** 2 for _ in range(classes)] for _ in (AUDIO, VIDEO)]
         probs.append([[value / sum(row) for value in row] for row in rows])
     even, certain = [1 / classes] * classes, [1.0, 0.0, 0.0]
     probs += [[even, even], [certain, certain], [even, certain], [certain, even]]

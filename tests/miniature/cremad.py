@@ -15,7 +15,7 @@ Layout = Literal["released", "flv", "frames", "arrays"]
 
 
 def clips(actors: int, emotions: Sequence[str] = EMOTIONS, sentences: Sequence[str] = SENTENCES) -> list[str]:
-    """Clip names, such as 1001_DFA_ANG_XX."""
+    """Return clip names, such as 1001_DFA_ANG_XX."""
     return [
         f"{1001 + actor}_{sentence}_{emotion}_XX"
         for actor in range(actors)
@@ -85,7 +85,7 @@ def write_tables(root: Path, names: Sequence[str], actors: int) -> None:
 
 
 def write_votes(path: Path, votes: dict[str, tuple[tuple[str, str], tuple[str, str], tuple[str, str]]]) -> None:
-    """Votes and levels by voice, face and both."""
+    """Write votes and levels by voice, face and both."""
     header = '"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel","MultiModalVote","MultiModalLevel"'
     rows = (
         ",".join(f'"{cell}"' for cell in (i, clip, *voice, *face, *both))

@@ -10,12 +10,12 @@ LABELS: Mapping[str, int] = {"bowling": 2, "playing bass guitar": 9, "tickling":
 
 
 def clip(label: str, number: int) -> str:
-    """A clip's name in the training lists: a video of 11 characters, and its start and end in seconds."""
+    """Return the name of a clip in the training lists: a video id of 11 characters, and start and end in seconds."""
     return f"-{LABELS[label]:02d}_vid{number:04d}_{number:06d}_{number + 10:06d}"
 
 
 def short(name: str) -> str:
-    """The name of the same clip in the test lists."""
+    """Return the name of the same clip in the test lists."""
     return f"{name[:11]}_{int(name[12:18])}"
 
 
@@ -28,10 +28,10 @@ def write(
     without: Sequence[str] = (),
 ) -> Path:
     """Write `each` clips of each class in each of `folders`, such as train. `spelt` names the class folders."""
-    for place, folder in enumerate(folders):
+    for index, folder in enumerate(folders):
         for label, number in LABELS.items():
             where = root / folder / (spelt.format(label=label, underscored=label.replace(" ", "_")))
-            for seed in range(place * each, (place + 1) * each):
+            for seed in range(index * each, (index + 1) * each):
                 if (name := clip(label, seed)) not in without:
                     write_clip(where / f"{name}.mp4", number, seed)
     return root

@@ -55,7 +55,7 @@ def write_frames(folder: Path, label: int, seed: int, *, count: int = 4) -> Path
 
 
 def picture(label: int, seed: int, number: int) -> NDArray[np.uint8]:
-    """An RGB frame. The class determines the background's brightness, and the clip the start of the bar."""
+    """Return an RGB frame. The class determines the brightness of the background, the clip the position of the bar."""
     ground = np.full((HEIGHT, WIDTH, 3), 30 + 25 * (label % 8), np.uint8)
     ground[8:40, (5 * number + 11 * seed) % (WIDTH - 12) :][:, :12] = (250, 200 - 20 * (label % 8), 40)
     return ground

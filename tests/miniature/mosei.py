@@ -40,15 +40,15 @@ def parts(seed: int = 0) -> dict[str, Part]:
             long = draw.integers(2, steps + 1, count)
             values[np.arange(steps) >= long[:, None]] = 0.0
             arrays[m], lengths[m] = values, long
-        arrays["audio"][::5, 1, 2] = -np.inf  # the logarithm of silence
-        arrays["vision"][1] = 0.0  # no face
+        arrays["audio"][::5, 1, 2] = -np.inf  # logarithm of silence
+        arrays["vision"][1] = 0.0  # no face was found
         ids = [f"{split}-video{i // _PER_VIDEO:02d}$_${i % _PER_VIDEO}" for i in range(count)]
         made[split] = Part(ids, sentiments, arrays, lengths)
     return made
 
 
 def content(*, aligned: bool = False, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """The content of MMSA's files; only the unaligned ones have lengths of audio and vision."""
+    """Return the content of MMSA's files. Only the unaligned ones have lengths of audio and vision."""
     whole: dict[str, dict[str, Any]] = {}
     for split, part in parts(seed).items():
         mask = np.arange(STEPS["text"]) < part.lengths["text"][:, None]

@@ -43,7 +43,7 @@ def write(
 
 
 def moving(motion: tuple[int, int], seed: int) -> Iterator[NDArray[np.uint8]]:
-    """RGB frames of a texture that moves by `motion` pixels per frame."""
+    """Return RGB frames of a texture that moves by `motion` pixels per frame."""
     draw = np.random.default_rng(seed)
     noise = np.kron(draw.integers(0, 256, (16, 20, 3)), np.ones((8, 8, 1)))  # (128, 160): room to move
     smooth = sum(np.roll(noise, (i, j), (0, 1)) for i in range(-2, 3) for j in range(-2, 3)) / 25

@@ -1,4 +1,4 @@
-"""Clip stores with other attributes than the shared one has"""
+"""Clip stores with modified attributes"""
 
 import copy
 from typing import Any, Literal
@@ -15,7 +15,7 @@ def changed(store: ClipStore, **attributes: Any) -> ClipStore:
 
 
 def with_text(store: ClipStore, layout: Literal["vector", "sequence", "image"] = "vector") -> ClipStore:
-    """The store with a third modality, `text`, which has no rows on disk."""
+    """Return the store with a third modality, `text`, which has no rows on disk."""
     shape = (6,) if layout == "vector" else (5, 6)
     preset = Preset("three", {**store.preset.parts, "text": FeaturePreset(layout, shape)})
     return changed(store, modalities=("audio", "video", "text"), preset=preset)

@@ -72,7 +72,7 @@ def test_every_optimizer_is_built(
         ({"name": "cosine", "warmup": 1, "final": 0.5}, [0.5, 1, 0.875, 0.625]),
     ],
 )
-def test_every_rate_is_built(
+def test_every_learning_rate_schedule_is_built(
     recipe: Recipe, assembled: Callable[..., Run], rate: dict[str, Any], factors: list[float]
 ) -> None:
     run = assembled(recipe({"rate": rate, "epochs": 4}))
@@ -156,11 +156,11 @@ def test_training_order_is_video_first_by_default() -> None:
         "video",
         "audio",
     )
-    said = {"corpus": "c", "method": {"name": "remix", "training_order": ["audio", "video"]}}
-    assert training_order(RunConfig.model_validate(said).method, ("audio", "video")) == ("audio", "video")
+    content = {"corpus": "c", "method": {"name": "remix", "training_order": ["audio", "video"]}}
+    assert training_order(RunConfig.model_validate(content).method, ("audio", "video")) == ("audio", "video")
 
 
-def test_shares_and_settings_reach_the_plan(recipe: Recipe, assembled: Callable[..., Run]) -> None:
+def test_shares_and_settings_are_passed_to_the_plan(recipe: Recipe, assembled: Callable[..., Run]) -> None:
     config = recipe(
         {
             "method.share": {"kind": "fixed", "parts": {"video": 0.7, "audio": 0.3}},
@@ -186,7 +186,7 @@ def test_initial_weights_depend_on_the_seed_alone(recipe: Recipe, small_store: C
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = weights(recipe())
-    assert torch.equal(torch.get_rng_state(), before)  # and building leaves the global stream alone
+    assert torch.equal(torch.get_rng_state(), before)  # building a model does not change the global random stream
     torch.manual_seed(2)
     again = weights(recipe({"method": {"name": "joint"}, "optimizer.learning_rate": 0.5, "epochs": 7}))
     assert first.keys() == again.keys()

@@ -28,7 +28,7 @@ def spectrograms(rows: int, bands: int = 9, frames: int = 14) -> torch.Tensor:
     return torch.from_numpy(stream(1, "spectrograms").standard_normal((rows, bands, frames))).float()
 
 
-# --- chance ----------------------------------------------------------------------------------------------------------
+# --- randomness ------------------------------------------------------------------------------------------------------
 
 
 def test_draws_depend_on_seed_epoch_and_sample_only() -> None:
@@ -37,8 +37,10 @@ def test_draws_depend_on_seed_epoch_and_sample_only() -> None:
     assert 0 <= everyone.min() < 0.05 < 0.95 < everyone.max() < 1
     assert abs(everyone.mean() - 0.5) < 0.05
     some = [70, 3, 99, 3]
-    assert np.array_equal(draws(some).uniforms("video crop", 5), everyone[some])  # whoever else is in the batch
-    assert np.array_equal(draws(100, count=100).uniforms("video crop", 5), everyone)  # however many there are
+    assert np.array_equal(
+        draws(some).uniforms("video crop", 5), everyone[some]
+    )  # whatever the other samples of the batch
+    assert np.array_equal(draws(100, count=100).uniforms("video crop", 5), everyone)  # whatever the size of the batch
     chosen = np.arange(100) % 3 == 0
     assert np.array_equal(draws(100).of(chosen).uniforms("video crop", 5), everyone[chosen])
     others = (draws(100, seed=1), draws(100, epoch=1))
@@ -47,7 +49,7 @@ def test_draws_depend_on_seed_epoch_and_sample_only() -> None:
 
 
 @pytest.mark.parametrize("what", [{"crop": True}, {"flip": True}, {"crop": True, "flip": True}])
-def test_a_picture_looks_the_same_in_any_batch(what: dict[str, Any]) -> None:
+def test_a_picture_does_not_depend_on_its_batch(what: dict[str, Any]) -> None:
     whole = pictures(8)
     together = move_pictures(whole.clone(), draws(8, **what), "video", flow=False)
     assert not torch.equal(together, whole)
@@ -56,7 +58,7 @@ def test_a_picture_looks_the_same_in_any_batch(what: dict[str, Any]) -> None:
         assert torch.equal(alone[0], together[row])
 
 
-def test_a_spectrogram_looks_the_same_in_any_batch() -> None:
+def test_a_spectrogram_does_not_depend_on_its_batch() -> None:
     what: dict[str, Any] = {"time_mask": 5, "frequency_mask": 4, "shift": 0.5}
     whole = spectrograms(8, 257, 188)
     together = mask_spectrograms(whole, 1, draws(8, **what), "audio")
@@ -86,14 +88,14 @@ def test_training_samples_candidates_uniformly() -> None:
     for segment in range(2):
         assert np.bincount(chosen[:, segment] % 3) == pytest.approx([300] * 3, abs=60)
     pairs = np.unique(chosen, axis=0)
-    assert len(pairs) == 9  # segments are drawn apart
+    assert len(pairs) == 9  # segments are drawn independently
 
 
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
 def defined_box(u: NDArray[np.float64], height: int, width: int) -> tuple[int, int, int, int]:
-    """torchvision's definition, one attempt after the other: top, left, height, width."""
+    """Return top, left, height and width as defined by torchvision, in a loop over attempts."""
     for attempt in range(10):
         area = height * width * (0.08 + u[attempt] * (1 - 0.08))
         aspect = math.exp(math.log(3 / 4) + u[10 + attempt] * (math.log(4 / 3) - math.log(3 / 4)))
@@ -141,7 +143,7 @@ def test_crops_cover_the_published_range_of_areas_and_aspects() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_crop_is_enlarged_and_possibly_flipped(flip: bool) -> None:
-    """Against torch's own resizing of the piece alone: nothing beyond its edge is mixed in."""
+    """Compared with torch's resizing of the crop alone: pixels outside of it are not used."""
     whole, chance = pictures(6, frames=3, height=40, width=32), draws(6, crop=True, flip=flip)
     seen = move_pictures(whole.clone(), chance, "video", flow=False)
     assert seen.shape == whole.shape
@@ -154,7 +156,7 @@ def test_a_crop_is_enlarged_and_possibly_flipped(flip: bool) -> None:
         if flip and mirrored[frame]:
             expected = expected.flip(1)
         torch.testing.assert_close(seen[row, t], expected, rtol=0, atol=0.02)  # of 255
-    assert len(np.unique(boxes_F4, axis=0)) == 18  # every frame by itself
+    assert len(np.unique(boxes_F4, axis=0)) == 18  # each frame independently
 
 
 # --- flips -----------------------------------------------------------------------------------------------------------
@@ -203,14 +205,14 @@ def test_a_mask_is_one_band_of_limited_width_with_the_mean(kind: str, time_axis:
     along = 1 if (kind == "time") == (time_axis == 0) else 2  # the axis of (n, ., .) that the mask is a band of
     hidden = (seen != whole).numpy()
     lines = hidden.any(axis=3 - along)
-    assert (lines == hidden.all(axis=3 - along)).all()  # a band goes all the way through
+    assert (lines == hidden.all(axis=3 - along)).all()  # the band covers the other axis completely
     mean = whole.double().mean(dim=(1, 2)).float()
     torch.testing.assert_close(seen, torch.where(torch.from_numpy(hidden), mean[:, None, None], whole))
     widths = lines.sum(axis=1)
     assert np.bincount(widths, minlength=most + 1) == pytest.approx([80] * 5, abs=35)  # 0 to `most`, equally often
     edges = np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int), axis=1)
     assert ((edges == 1).sum(axis=1) == (widths > 0)).all()  # one band, not several
-    assert lines.any(axis=0).all()  # anywhere
+    assert lines.any(axis=0).all()  # at any position
 
 
 def test_masks_use_the_mean_of_the_whole_spectrogram() -> None:

@@ -1,4 +1,4 @@
-"""Benchmarks run, and their methods compute the same as what they are compared with"""
+"""Benchmarks run, and the compared implementations compute the same results"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files on shared storage cannot execute code, and values from YAML files never reach a shell
+"""Files on shared storage cannot execute code, and values from YAML files are never passed to a shell
 
 The tests search the package's source for dangerous calls. Exceptions are listed with their reasons.
 """
@@ -36,7 +36,7 @@ SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatus
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """All calls in the source: file relative to the package, dotted name, syntax node."""
+    """Return all calls in the source: file relative to the package, dotted name, syntax node."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -45,7 +45,7 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def argument(call: ast.Call, name: str) -> object:
-    """The value of a constant keyword argument, or None."""
+    """Return the value of a constant keyword argument, or None."""
     found = [each.value for each in call.keywords if each.arg == name]
     return found[0].value if found and isinstance(found[0], ast.Constant) else None
 
@@ -82,7 +82,7 @@ def test_no_shell_is_started() -> None:
 
 
 class Intruder:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

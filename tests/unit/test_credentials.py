@@ -1,4 +1,4 @@
-"""URLs name environment variables instead of credentials, which are resolved when the URL is used"""
+"""URLs name environment variables instead of credentials; variables are resolved when the URL is used"""
 
 from collections.abc import Callable
 from pathlib import Path

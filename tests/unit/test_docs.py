@@ -29,7 +29,7 @@ METHODS = {
 
 
 class Listed(NamedTuple):
-    """A metric in docs/metrics.md, and when it is absent."""
+    """A metric in docs/metrics.md, and the condition under which it is absent."""
 
     name: str
     absent: str

@@ -21,7 +21,7 @@ Recipe = Callable[..., RunConfig]
 
 @pytest.fixture(scope="module")
 def audio_store(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
-    """Some of the same clips, with audio only (M = 1)."""
+    """Return a store with some of the clips of `small_store`, with audio only (M = 1)."""
     folder = tmp_path_factory.mktemp("audio")
     (folder / "clips").symlink_to(small_corpus / "clips")
     clips = [
@@ -82,7 +82,7 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
         ),
     ],
 )
-def test_options_outside_the_scores_and_modalities_are_refused(
+def test_options_outside_the_range_of_scores_and_modalities_raise(
     recipe: Recipe, small_store: ClipStore, method: dict[str, Any], wanted: str
 ) -> None:
     (line,) = problems(recipe({"method": {"name": "remix", "warmup": 1, **method}}), small_store)
@@ -106,8 +106,8 @@ def test_multimodal_methods_need_two_modalities(recipe: Recipe, audio_store: Cli
 
 
 def test_film_needs_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
-    told = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
-    assert "`model.fusion: film` needs two modalities, but the corpus has 1" in told
+    text = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
+    assert "`model.fusion: film` needs two modalities, but the corpus has 1" in text
     (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
     assert "`model.fusion: film` needs two modalities, but the corpus has 3" in line
     # A unimodal run has no fusion.
@@ -137,8 +137,8 @@ def test_a_configured_encoder_must_take_the_modality(recipe: Recipe, small_store
         "the encoder of text must take a sequence of vectors, but `resnet18` does not; "
         "use `model.encoders: {text: {name: sequence}}`"
     )
-    told = problems(recipe({"model.encoder": {"name": "vector"}}), with_text(small_store, "vector"))
-    assert ["spectrograms" in told[0], "video must take pictures" in told[1], len(told)] == [True, True, 2]
+    found = problems(recipe({"model.encoder": {"name": "vector"}}), with_text(small_store, "vector"))
+    assert ["spectrograms" in found[0], "video must take pictures" in found[1], len(found)] == [True, True, 2]
     # Only modalities of the run are checked.
     require_fit(
         recipe({"model.encoders": chosen, "method": {"name": "unimodal", "modality": "video"}}),
@@ -152,7 +152,9 @@ def test_a_transform_needs_a_modality_that_it_applies_to(
     everything = {"crop": True, "flip": True, "time_mask": 5, "frequency_mask": 5, "shift": 0.1}
     require_fit(recipe({"augment": everything}), small_store)
     alone = {"method": {"name": "unimodal", "modality": "audio"}}
-    require_fit(recipe({"augment": everything, **alone}), small_store)  # a ceiling run has the settings of its study
+    require_fit(
+        recipe({"augment": everything, **alone}), small_store
+    )  # runs of ceilings have the settings of their study
     one, other = problems(recipe({"augment": everything, **alone}), audio_store)
     assert "`augment.crop` is for video, but the corpus has audio; leave it out" in one
     assert "`augment.flip` is for video or flow, but the corpus has audio; leave it out" in other

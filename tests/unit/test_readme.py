@@ -1,4 +1,4 @@
-"""README.md and docs/: code runs, configurations load, commands exist, links lead somewhere"""
+"""README.md and docs/: code runs, configurations load, commands exist, links have targets"""
 
 import os
 import re
@@ -39,7 +39,7 @@ def remix_study(words: list[str], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working directory of a reader of docs/runs.md: its corpus and its run.yaml."""
+    """Return a working directory with a corpus and a run.yaml, as in docs/runs.md."""
     here = tmp_path_factory.mktemp("reader")
     for name, *words in shell_commands(RUNS):
         if name == "remix-study" and words[0] == "prepare":
@@ -69,7 +69,7 @@ def test_remix_fits_into_forty_lines_of_pytorch(tmp_path: Path) -> None:
     assert "None" not in output.splitlines()[-1]
 
 
-def test_the_diff_of_the_readme_leads_to_the_whole_program() -> None:
+def test_the_diff_of_the_readme_results_in_the_whole_program() -> None:
     (block,) = blocks_in("diff")
     lines = block.text.splitlines()
     assert 8 <= len(lines) <= 12
@@ -153,7 +153,7 @@ def test_the_readme_is_short_and_complete() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
         if target.startswith("https://"):
             continue
@@ -164,7 +164,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub creates them."""
     titles = re.findall(r"^#+ (.+)$", without_code(page), re.M)
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
@@ -185,7 +185,7 @@ def test_every_named_file_exists(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_the_map_has_every_part_of_the_package() -> None:
+def test_the_architecture_lists_every_part_of_the_package() -> None:
     rows = [line for line in MAP.read_text().splitlines() if re.match(r"\| \d \|", line)]
     named = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w./]+)`", row)}
     package = ROOT / "remix_study"

@@ -27,7 +27,7 @@ def main():
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home directory on a head with the script, a checkout, and unrelated files."""
+    """Return a home directory as on a head, with the script, a checkout, and unrelated files."""
     checkout = tmp_path / "remix-study"
     (checkout / "remix_study" / "__pycache__").mkdir(parents=True)
     (checkout / "remix_study" / "__init__.py").touch()

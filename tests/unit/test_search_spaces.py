@@ -1,4 +1,4 @@
-"""The shipped studies: valid runs, required baselines and controls, and their descriptions"""
+"""The shipped studies: valid configurations, required baselines and controls, and descriptions"""
 
 import functools
 import re
@@ -49,7 +49,7 @@ of_corpora = pytest.mark.parametrize("name", CORPORA)
 
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore]:
-    """A function that returns a clip store of noise with the modalities of a study's corpus."""
+    """Return a function that creates a clip store of noise with the modalities of a study's corpus."""
 
     @functools.cache
     def store(modalities: tuple[str, ...], study: str) -> ClipStore:

@@ -35,7 +35,7 @@ def test_streams_do_not_use_the_global_generators() -> None:
 
 
 def test_a_stream_is_a_pcg64_seeded_by_the_sha256_of_its_name() -> None:
-    """A resumed run may meet another release: this must stay."""
+    """A run may be resumed with another version, so this must not change."""
     digest = hashlib.sha256(b"42\0reassemble\x001").digest()
     expected = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))).random(4)
     np.testing.assert_array_equal(stream(42, "reassemble", 1).random(4), expected)

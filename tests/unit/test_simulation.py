@@ -1,4 +1,4 @@
-"""Comparison of the simulated study with queueing theory"""
+"""The simulated study, compared with queueing theory"""
 
 from dataclasses import replace
 from functools import partial
@@ -114,7 +114,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 @pytest.mark.parametrize("workers", [4, 20, 60, 400])
 def test_no_study_is_faster_than_its_slowest_part(workers: int) -> None:
-    """Law of asymptotic bounds: at most min(W / Z, 1 / D) trials per second, and close to it far from the knee."""
+    """Asymptotic bound: at most min(W / Z, 1 / D) trials per second, and close to it far from the knee."""
     setting = small(
         workers=workers, trials=4_000, epochs=1, epoch_s=10.0, spread=0.0, files_s=0.0, pruned=False, tracked=False,
         losses_per_hour=0.0,

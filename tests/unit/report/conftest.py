@@ -1,4 +1,4 @@
-"""Ledgers made by hand: what the report reads, without a storage"""
+"""Fixtures: ledgers and run folders for reports, without a storage"""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MakeLedger = Callable[..., Ledger]
 
 @pytest.fixture(scope="session")
 def make_study() -> MakeStudy:
-    """remix (the reference) and joint, one searched rate; `changes` are keys of the study."""
+    """Return a function that creates a study of remix (the reference) and joint. Arguments replace its keys."""
 
     def make(**changes: Any) -> StudyConfig:
         content: dict[str, Any] = {
@@ -37,7 +37,7 @@ def make_study() -> MakeStudy:
 
 @pytest.fixture
 def make_trial() -> MakeTrial:
-    """A complete trial where `values` are given, else one of the `state` given."""
+    """Return a function that creates a trial: complete if `values` are given, otherwise of the given `state`."""
 
     def make(method: str, number: int, *values: float, **changes: Any) -> TrialRecord:
         known: dict[str, Any] = {
@@ -52,7 +52,7 @@ def make_trial() -> MakeTrial:
 
 @pytest.fixture
 def make_ledger(make_study: MakeStudy, tmp_path: Path) -> MakeLedger:
-    """From trials in any order; its folder holds the study's file, as a real one does."""
+    """Return a function that creates a ledger from trials in any order, and writes the study file."""
 
     def make(
         *trials: TrialRecord, replicates: tuple[ReplicateRecord, ...] = (), study: StudyConfig | None = None
@@ -71,7 +71,7 @@ def make_ledger(make_study: MakeStudy, tmp_path: Path) -> MakeLedger:
 
 
 def write_run(folder: Path, history: list[dict[str, float]], summary: dict[str, float] | None = None) -> str:
-    """A run folder with a history and, where it is complete, a summary; its path."""
+    """Write a run folder with a history and, if given, a summary. Return its path."""
     folder.mkdir(parents=True)
     (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in history))
     (folder / "config.yaml").write_text("method: {name: remix, score: kl}\n")

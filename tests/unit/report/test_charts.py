@@ -1,4 +1,4 @@
-"""Titles and captions of charts, and their drawing by plotly and as PNG"""
+"""Titles and captions of charts, and their rendering with plotly and as PNG"""
 
 import json
 import math
@@ -268,13 +268,13 @@ CHART = Chart("k", "A title " * 20, "c", PANELS, (Key("a", INK, "circle", "dash"
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_plotly_accepts_every_panel(panel: Panel) -> None:
-    """Colours of the page stand for themselves until it draws."""
+    """Named colours of the page are resolved when the page draws them."""
     made = spec(panel)
     text = json.dumps(made, allow_nan=False)
     for placeholder in ("ink", "quiet", "paper", "grid"):
         text = text.replace(f"@{placeholder}", "#123456")
     whole: dict[str, Any] = json.loads(text)
-    figure = go.Figure(whole)  # raises at any property or value that plotly does not have
+    figure = go.Figure(whole)  # raises for properties and values that plotly does not have
     drawn = [mark for mark in panel.marks if not isinstance(mark, Rule | Text)]
     assert len(figure.data) == len(drawn)
     assert len(figure.layout.shapes) == sum(isinstance(mark, Rule) for mark in panel.marks)

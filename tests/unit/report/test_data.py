@@ -1,4 +1,4 @@
-"""The numbers behind the charts"""
+"""Data of the charts"""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_the_budget_counts_every_finished_trial_once(make_trial: MakeTrial, make
         replicates=(
             replicate("remix", 0),
             replicate("remix", 1, state="running"),
-            replicate("remix", 2, params={RATE: 0.5}),  # of a configuration that is no longer the chosen one
+            replicate("remix", 2, params={RATE: 0.5}),  # of a configuration that is no longer chosen
             replicate("remix", 0, stage="final", seconds=7.0),
         ),
     )
@@ -48,7 +48,7 @@ def test_the_budget_counts_every_finished_trial_once(make_trial: MakeTrial, make
 def test_the_best_value_so_far_is_of_complete_trials_only(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
     ledger = make_ledger(
         make_trial("remix", 0, 0.5),
-        make_trial("remix", 1, intermediate={1: 0.99}),  # pruned, though it looked best
+        make_trial("remix", 1, intermediate={1: 0.99}),  # pruned, in spite of the best value
         make_trial("remix", 2, 0.4),
         make_trial("remix", 3, state="failed", reason="NaN"),
         make_trial("remix", 4, 0.7),
@@ -73,7 +73,7 @@ def test_pruned_curves_are_of_pruned_trials_only(make_trial: MakeTrial, make_led
     ledger = make_ledger(
         make_trial("joint", 0, 0.5, intermediate={1: 0.1, 2: 0.2}),
         make_trial("joint", 1, intermediate={4: 0.2, 1: 0.1}),
-        make_trial("remix", 0),  # pruned before anything was told
+        make_trial("remix", 0),  # pruned before any value was reported
         make_trial("remix", 1, state="failed", reason="NaN", intermediate={1: 0.3}),
     )
     found = search_data.pruned(ledger)
@@ -89,7 +89,7 @@ def test_a_slice_has_every_method_that_searches_the_hyperparameter(
     ledger = make_ledger(
         make_trial("joint", 0, 0.5, params={RATE: 0.002}),
         make_trial("remix", 0, 0.6, params={RATE: 0.05, "method.order": "mixed"}),
-        make_trial("remix", 1, 0.7, params={RATE: 0.5, "method.order": None}),  # beyond what is searched now
+        make_trial("remix", 1, 0.7, params={RATE: 0.5, "method.order": None}),  # outside the current search space
         make_trial("remix", 2, params={RATE: 0.09, "method.order": "blocks"}),
         study=study,
     )
@@ -115,7 +115,7 @@ def test_parallel_lines_have_a_position_on_every_searched_axis(
         make_trial("remix", 2, 0.6, params={RATE: 0.1, "a": "y"}),
         make_trial("remix", 3, params={RATE: 0.1, "a": "y"}),
         make_trial("joint", 0, 0.5),
-        make_trial("joint", 1, 0.6),  # one parameter: a slice says it all
+        make_trial("joint", 1, 0.6),  # one hyperparameter: the slice shows everything
         study=study,
     )
     (found,) = search_data.parallels(ledger)
@@ -135,7 +135,7 @@ def test_the_front_is_pareto_optimal(make_study: MakeStudy, make_trial: MakeTria
     )
     ledger = make_ledger(
         make_trial("remix", 0, 0.9, 0.5),
-        make_trial("remix", 1, 0.8, 0.6),  # beaten in both by the first
+        make_trial("remix", 1, 0.8, 0.6),  # dominated by the first
         make_trial("remix", 2, 0.85, 0.1),
         make_trial("remix", 3),
         study=study,
@@ -153,7 +153,7 @@ def test_large_studies_are_thinned_and_keep_their_totals(make_trial: MakeTrial, 
     remix = next(p for p in search_data.progress(ledger) if p.method == "remix")
     assert len(remix.values) == search_data.POINTS // 2
     assert remix.total == 5000
-    assert remix.best_numbers == (0, 1234)  # the line is of all of them
+    assert remix.best_numbers == (0, 1234)  # the line uses all trials
     (rate,) = search_data.slices(ledger)
     assert (rate.shown, rate.total) == (search_data.POINTS, 5000)
     assert max(rate.points["remix"][1]) == pytest.approx(0.9 - 1e-5 * 1234)
@@ -259,7 +259,7 @@ def test_failures_with_the_same_reason_are_one_row(
         make_trial("remix", 0, 0.5),
         make_trial("remix", 1, state="failed", reason="NaN", cause="not a number", folders=(inside,)),
         make_trial("remix", 2, state="failed", reason="NaN", cause="not a number", retried=True),
-        make_trial("remix", 3, state="failed"),  # interrupted, and taken up again
+        make_trial("remix", 3, state="failed"),  # interrupted and resumed
         replicates=(replicate("remix", 0, outside, state="failed", reason="killed", cause="lost worker"),),
     )
     assert search_data.failures(ledger) == (

@@ -1,4 +1,4 @@
-"""Remix's decisions against what people recognise: made-up decisions whose answer is known"""
+"""Agreement of Remix's decisions with human ratings, on made-up decisions with a known result"""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ N = 400
 
 
 def decided(seed: int, *, follows: float) -> dict[str, Any]:
-    """Every clip trains one modality: with probability `follows` the one that people do not recognise it from."""
+    """Return decisions: each clip trains, with probability `follows`, the modality that people do not recognise."""
     draw = np.random.default_rng(seed)
     by_sound = np.arange(N) % 2 == 0
     hard_to_hear = ~by_sound
@@ -68,7 +68,7 @@ def test_the_interval_has_its_nominal_coverage() -> None:
         found = agreement(*(decided(100 * repeat + seed, follows=0.3) for seed in range(3)))
         assert found.lead is not None
         inside += found.lead.low <= 0.3 <= found.lead.high
-    assert inside >= 50  # of 60; 57 expected, and a bootstrap over three seeds is a little narrow
+    assert inside >= 50  # of 60; 57 are expected, but a bootstrap over three seeds is slightly too narrow
 
 
 def test_a_tied_vote_does_not_count_as_recognition() -> None:

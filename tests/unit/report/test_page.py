@@ -1,4 +1,4 @@
-"""The whole report, from a storage that Optuna wrote and run folders"""
+"""The report page, from an Optuna storage and run folders"""
 
 import csv
 import json
@@ -30,7 +30,7 @@ LEVELS = {"joint": 0.7, "remix": 0.8, "audio_alone": 0.6}
 
 
 def history(method: str, level: float) -> list[dict[str, float]]:
-    """Four epochs, the first of them Remix's warm-up."""
+    """Return the history of four epochs, of which the first is Remix's warm-up."""
     found = []
     for epoch in range(4):
         record = {"epoch": float(epoch), "val/accuracy": level * (epoch + 1) / 4, "balance/imbalance": 0.2}
@@ -44,13 +44,13 @@ def history(method: str, level: float) -> list[dict[str, float]]:
     return found
 
 
-Begin = Callable[..., Path]
+MakeFolder = Callable[..., Path]
 
 
-def begin_study(
+def create_study(
     folder: Path, make_study: MakeStudy, trials: int, replicates: int, methods: tuple[str, ...], **changes: Any
 ) -> Path:
-    """Of each method `trials` complete trials, one pruned, one failed; replicates of the last complete, the best."""
+    """Write a study. Each method has `trials` complete trials (the last is replicated), a pruned and a failed one."""
     given: dict[str, Any] = {name: {} for name in methods}
     if "audio_alone" in given:
         given["audio_alone"] = {"ceiling_of": "audio"}
@@ -65,17 +65,17 @@ def begin_study(
 
 
 @pytest.fixture
-def begin(tmp_path: Path, make_study: MakeStudy) -> Begin:
-    """A small study in its folder."""
+def make_folder(tmp_path: Path, make_study: MakeStudy) -> MakeFolder:
+    """Return a function that writes a small study."""
 
     def make(trials: int = 2, replicates: int = 2, methods: tuple[str, ...] = tuple(LEVELS), **changes: Any) -> Path:
-        return begin_study(tmp_path, make_study, trials, replicates, methods, **changes)
+        return create_study(tmp_path, make_study, trials, replicates, methods, **changes)
 
     return make
 
 
 class Whole(NamedTuple):
-    """A study with everything in it, and its report, which tests only read."""
+    """A study with all features, and its report. Tests only read it."""
 
     folder: Path
     files: list[Path]
@@ -84,7 +84,7 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, make_study: MakeStudy) -> Whole:
-    folder = begin_study(tmp_path_factory.mktemp("whole"), make_study, 9, 3, tuple(LEVELS))
+    folder = create_study(tmp_path_factory.mktemp("whole"), make_study, 9, 3, tuple(LEVELS))
     steps: list[tuple[int, int]] = []
     files = write_report(folder, on_progress=lambda done, total: steps.append((done, total)))
     return Whole(folder, files, steps)
@@ -116,7 +116,7 @@ def _fill(study: StudyConfig, name: str, folder: Path, trials: int, replicates: 
         attrs = {"seconds": 60.0, "folders": {"0": run}, "seed_values": {"0": values[0]}}
         made.add_trial(ended(number, TrialState.COMPLETE, values=values, user_attrs=attrs))
     if len(study.objective) == 1:
-        early = {1: 0.987654321, 2: 0.987654322}  # better than any complete trial, and yet never the best
+        early = {1: 0.987654321, 2: 0.987654322}  # better than any complete trial, but never chosen
         made.add_trial(ended(trials, TrialState.PRUNED, intermediate_values=early, user_attrs={"seconds": 20.0}))
     failed = {"reason": "NotANumberError: <script>alert(1)</script>", "cause": "not a number", "seconds": 1.0}
     made.add_trial(ended(trials + 1, TrialState.FAIL, user_attrs=failed))
@@ -130,12 +130,12 @@ def _fill(study: StudyConfig, name: str, folder: Path, trials: int, replicates: 
             "time/total_train_s": 50.0, "time/total_score_s": 2.0,
         }  # fmt: skip
         run = write_run(folder / "runs" / f"{name}-replicate-{number}", history(name, level), summary)
-        told = {"state": "complete", "folder": run, "params": params, "seconds": 55.0}
-        made.set_user_attr(f"replicate {number}", told)
+        replicate = {"state": "complete", "folder": run, "params": params, "seconds": 55.0}
+        made.set_user_attr(f"replicate {number}", replicate)
 
 
 class Page(HTMLParser):
-    """What a browser would load, and what a reader would read."""
+    """The resources that a browser would load, and the text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Page(HTMLParser):
 
 
 def read(folder: Path) -> tuple[str, Page, dict[str, Any]]:
-    """The page's source, its parts, and its charts as plotly gets them."""
+    """Return the source of the page, its parsed parts, and the plotly figures."""
     text = (folder / PAGE).read_text()
     found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)
     assert found is not None
@@ -206,14 +206,14 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
 def test_the_page_has_answer_test_budget_and_versions(whole: Whole) -> None:
     folder = whole.folder
     _, parts, _ = read(folder / "report")
-    said = " ".join(words for found in parts.words.values() for words in found)
-    assert "remix beats joint by 10.4 points (95 % interval +9.4 to +11.4, 3/3 seeds, Holm p < 0.001)" in said
-    assert "Two-sided paired t-tests over 3 seeds; p-values are Holm-adjusted for 1 comparison" in said
-    assert "Complete: 33 trials, 9 replicates." in said
-    assert "Every method had 11 trials." in said
-    assert "remix-study retrain s --seeds 3" in said
-    assert "corpus digest 0123abcd" in said
-    assert re.search(r"torch \d.*ray \d.*optuna \d.*mlflow \d", said)
+    text = " ".join(words for found in parts.words.values() for words in found)
+    assert "remix beats joint by 10.4 points (95 % interval +9.4 to +11.4, 3/3 seeds, Holm p < 0.001)" in text
+    assert "Two-sided paired t-tests over 3 seeds; p-values are Holm-adjusted for 1 comparison" in text
+    assert "Complete: 33 trials, 9 replicates." in text
+    assert "Every method had 11 trials." in text
+    assert "remix-study retrain s --seeds 3" in text
+    assert "corpus digest 0123abcd" in text
+    assert re.search(r"torch \d.*ray \d.*optuna \d.*mlflow \d", text)
     assert "runs failed: 3 not a number" in " ".join(parts.words["h2"])
     assert any("seeds_per_trial: 1" in words for words in parts.words["pre"])  # study.yaml itself
 
@@ -270,13 +270,13 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
         ({"methods": ("remix", "joint")}, "remix beats joint", "the accuracy of each modality alone is unknown"),
     ],
 )
-def test_an_unfinished_study_has_a_page(begin: Begin, given: dict[str, Any], answer: str, more: str) -> None:
-    folder = begin(**given)
+def test_an_unfinished_study_has_a_page(make_folder: MakeFolder, given: dict[str, Any], answer: str, more: str) -> None:
+    folder = make_folder(**given)
     write_report(folder)
     _, parts, _ = read(folder / "report")
-    said = " ".join(words for found in parts.words.values() for words in found)
-    assert answer in said
-    assert more in said
+    text = " ".join(words for found in parts.words.values() for words in found)
+    assert answer in text
+    assert more in text
 
 
 def test_a_study_without_trials_has_a_page(tmp_path: Path, make_study: MakeStudy) -> None:
@@ -289,9 +289,9 @@ def test_a_study_without_trials_has_a_page(tmp_path: Path, make_study: MakeStudy
 
 
 @pytest.mark.slow
-def test_several_objectives_have_a_pareto_front(begin: Begin) -> None:
+def test_several_objectives_have_a_pareto_front(make_folder: MakeFolder) -> None:
     objective = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
-    folder = begin(objective=objective, trials=3)
+    folder = make_folder(objective=objective, trials=3)
     write_report(folder)
     _, parts, specs = read(folder / "report")
     assert "pareto-0" in specs
@@ -299,8 +299,8 @@ def test_several_objectives_have_a_pareto_front(begin: Begin) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_skips_missing_run_folders(begin: Begin) -> None:
-    folder = begin()
+def test_the_report_skips_missing_run_folders(make_folder: MakeFolder) -> None:
+    folder = make_folder()
     for path in folder.glob("runs/joint-*/*"):
         path.unlink()
     write_report(folder)
@@ -308,16 +308,16 @@ def test_the_report_skips_missing_run_folders(begin: Begin) -> None:
     assert "Not compared, because they have no complete replicate: joint." in text
 
 
-def test_the_state_of_a_running_study(begin: Begin) -> None:
-    folder = begin(trials=1, replicates=1)
+def test_the_state_of_a_running_study(make_folder: MakeFolder) -> None:
+    folder = make_folder(trials=1, replicates=1)
     ledger = read_ledger(folder)
     study = ledger.study.model_copy(update={"trials": 50})
     report = make_report(ledger._replace(study=study), result_of(ledger), at_work=True)
     assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates finished."
 
 
-def test_the_report_names_methods_compared_by_a_sign_test(begin: Begin) -> None:
-    folder = begin(trials=1, replicates=2)
+def test_the_report_names_methods_compared_by_a_sign_test(make_folder: MakeFolder) -> None:
+    folder = make_folder(trials=1, replicates=2)
     for file in folder.glob("runs/remix-replicate-*/result.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"test/accuracy": 0.75}))  # joint has one, too
     ledger = read_ledger(folder)
@@ -326,8 +326,8 @@ def test_the_report_names_methods_compared_by_a_sign_test(begin: Begin) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_report_keeps_the_old_page(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = begin(trials=2, replicates=1)
+def test_an_interrupted_report_keeps_the_old_page(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(trials=2, replicates=1)
     (before, *_) = write_report(folder)
     text = before.read_text()
 
@@ -342,8 +342,8 @@ def test_an_interrupted_report_keeps_the_old_page(begin: Begin, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_the_report_can_be_written_to_another_folder(begin: Begin, tmp_path: Path) -> None:
-    folder = begin(trials=1, replicates=1)
+def test_the_report_can_be_written_to_another_folder(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(trials=1, replicates=1)
     files = write_report(folder, tmp_path / "elsewhere" / "deep")
     assert all(f.is_relative_to(tmp_path / "elsewhere" / "deep") for f in files)
     assert not (folder / "report").exists()

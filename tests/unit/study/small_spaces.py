@@ -1,4 +1,4 @@
-"""Studies with small search spaces, for tests of search spaces and study files"""
+"""Studies with small search spaces"""
 
 from typing import Any
 

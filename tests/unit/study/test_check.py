@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table with one row per problem
-"""Problems of a study that involve several keys"""
+"""Problems that involve several keys of a study"""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_a_valid_study_has_no_problem(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         # keys that a study sets itself
         ({"space": RATE | {"seed": {"kind": "int", "low": 0, "high": 3}}}, "`space.seed` cannot be searched: a study"),
@@ -102,10 +102,10 @@ def test_a_valid_study_has_no_problem(changes: dict[str, Any]) -> None:
         (with_method("joint", first=[{"optimizer.learning_rate": "1e-3"}]), "`methods.joint.first[0].optimizer.learning_rate` must lie in its dimension (0.0001 to 0.01), but is '1e-3'"),
     ],
 )  # fmt: skip
-def test_each_problem_is_reported_with_its_remedy(changes: dict[str, Any], told: str) -> None:
+def test_each_problem_is_reported_with_its_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check_study(study(**changes), {})
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_choice_among_groups_of_keys_needs_labels() -> None:

@@ -1,4 +1,4 @@
-"""The driver's storage agrees with the storage behind it, except for reports of running trials"""
+"""The driver's caching storage agrees with the underlying storage, except for values of running trials"""
 
 import itertools
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def plain(trials: list[FrozenTrial]) -> list[Any]:
 
 
 def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
-    """Start, report to and end trials in every way, and yield after each change."""
+    """Start trials, report values and end trials in every way, and yield after each change."""
     ends = itertools.cycle(["complete", "pruned", "complete", "failed"])
     at_work = []
     for step in range(14):
@@ -45,7 +45,7 @@ def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
         at_work.append((number, point))
         search.note(number, folders={"0": f"runs/{number}"})
         yield
-        for running, _ in at_work:  # as the callback of a run does in another process
+        for running, _ in at_work:  # like the epoch callback of a run in another process
             storage.set_trial_intermediate_value(search.id_of(running), step + 1, 0.1 * step)
         yield
         if len(at_work) > 2:

@@ -1,4 +1,4 @@
-"""A full disk, found by a run, a file of the study or its database"""
+"""A full disk that is noticed by a run, by a file of the study or by its database"""
 
 import errno
 from collections.abc import Callable
@@ -60,11 +60,11 @@ def nothing(folder: Path) -> list[Path]:
     return []
 
 
-def states(place: Path) -> list[tuple[str, str | None]]:
-    return [(trial.state, trial.cause) for trial in read_ledger(place / "studies" / "s").trials["joint"]]
+def states(workspace: Path) -> list[tuple[str, str | None]]:
+    return [(trial.state, trial.cause) for trial in read_ledger(workspace / "studies" / "s").trials["joint"]]
 
 
-def one(ask: Ask) -> Task:
+def next_task(ask: Ask) -> Task:
     task = ask()
     assert task is not None
     return task
@@ -72,7 +72,7 @@ def one(ask: Ask) -> Task:
 
 def test_no_run_starts_after_one_has_failed_on_a_full_disk(conduct: Callable[..., None], tmp_path: Path) -> None:
     def work(ask: Ask, tell: Tell) -> None:
-        tell(one(ask), FULL)
+        tell(next_task(ask), FULL)
         with pytest.raises(StopIteration):
             ask()
 
@@ -81,7 +81,7 @@ def test_no_run_starts_after_one_has_failed_on_a_full_disk(conduct: Callable[...
     assert states(tmp_path) == [("failed", "disk full")]
 
     def again(ask: Ask, tell: Tell) -> None:
-        tell(one(ask), Outcome("failed", (), "other", "other"))
+        tell(next_task(ask), Outcome("failed", (), "other", "other"))
 
     conduct(again, retry_failed=True)
     assert states(tmp_path) == [("failed", "disk full"), ("failed", "other")]
@@ -99,17 +99,17 @@ def test_a_full_disk_for_a_file_raises_one_message(
 
     with pytest.raises(StoreError, match=r"disk (of|that holds) .*/studies/s is full\. .*[Ff]ree space"):
         conduct(work)
-    assert states(tmp_path) == [("running", None)]  # it is resumed under its number
+    assert states(tmp_path) == [("running", None)]  # it is resumed with the same number
 
 
 def test_a_full_disk_for_the_database_raises_one_message(
     conduct: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*told: Any, **named: Any) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
         raise OperationalError("UPDATE trials", {}, Exception("database or disk is full"))
 
     def work(ask: Ask, tell: Tell) -> None:
-        task = one(ask)
+        task = next_task(ask)
         with monkeypatch.context() as patch:
             patch.setattr(RDBStorage, "set_trial_state_values", full)
             tell(task, Outcome("failed", (), "other", "other"))
@@ -119,10 +119,10 @@ def test_a_full_disk_for_the_database_raises_one_message(
     assert [state for state, _ in states(tmp_path)] == ["running"]
 
     def again(ask: Ask, tell: Tell) -> None:
-        tell(one(ask), Outcome("complete", ({"best/val_accuracy": 0.5},)))
+        tell(next_task(ask), Outcome("complete", ({"best/val_accuracy": 0.5},)))
 
     conduct(again)
-    assert states(tmp_path) == [("complete", None)]  # without the end that could not be recorded
+    assert states(tmp_path) == [("complete", None)]  # the end that could not be recorded is missing
 
 
 def test_other_errors_are_not_reported_as_a_full_disk(conduct: Callable[..., None]) -> None:

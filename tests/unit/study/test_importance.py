@@ -1,4 +1,4 @@
-"""Importances of trials with known ones"""
+"""Importances of hyperparameters, on trials with known importances"""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def trial(number: int, value: float | None, **changes: Any) -> TrialRecord:
 
 
 def trials(number: int) -> list[TrialRecord]:
-    """Values that depend on `rate`, and on `depth` in trials that have it, but not on `noise`."""
+    """Return trials whose values depend on `rate` and, where it exists, on `depth`, but not on `noise`."""
     draw = np.random.default_rng(0)
     found = []
     for n in range(number):
@@ -61,11 +61,11 @@ def test_the_parameter_that_decides_is_the_most_important(number: int) -> None:
     assert sum(found[path] for path in ("rate", "noise", "kind")) == pytest.approx(1)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert found["rate"] > 3 * found["noise"]
-    assert found["depth"] > found["noise"]  # from the trials that have it
+    assert found["depth"] > found["noise"]  # from the trials with this hyperparameter
 
 
 @pytest.mark.slow
-def test_pruned_and_failed_trials_are_left_out() -> None:
+def test_pruned_and_failed_trials_are_ignored() -> None:
     complete = trials(40)
     others = [trial(100 + n, None, params={"rate": 0.1, "noise": 0.5, "kind": "plain"}) for n in range(40)]
     others += [t._replace(state="failed", number=200 + t.number, values=(9.0,)) for t in complete[:5]]
@@ -97,12 +97,12 @@ def test_importances_of_a_minimised_objective() -> None:
         ([t._replace(params={"rate": t.params["rate"]}) for t in trials(20)], "only one parameter was varied"),
     ],
 )
-def test_why_importances_cannot_be_computed(given: list[TrialRecord], why: str) -> None:
+def test_the_reason_for_missing_importances_is_given(given: list[TrialRecord], why: str) -> None:
     assert importances(study(), "m", given) is None
     assert why_unknown(study(), "m", given) == why
 
 
-def test_trials_outside_the_current_space_are_left_out() -> None:
+def test_trials_outside_the_current_space_are_ignored() -> None:
     """A storage may hold trials with values that an edited study file no longer has."""
     found = importances(study(), "m", [*trials(30), trial(90, 0.1, params={"rate": 0.5, "noise": 0.5, "kind": "old"})])
     assert found == importances(study(), "m", trials(30))

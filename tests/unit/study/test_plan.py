@@ -1,4 +1,4 @@
-"""The plan describes what a start would do, and writes nothing"""
+"""The plan of a study describes the next start without writing files"""
 
 import json
 from collections.abc import Callable

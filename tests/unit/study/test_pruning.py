@@ -1,4 +1,4 @@
-"""A pruning callback decides from recorded values alone"""
+"""The pruning callback only uses recorded values"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_run_below_the_median_ends_after_its_grace_and_not_before(study: optun
 
 
 def test_a_decision_to_prune_is_recorded(study: optuna.Study, tmp_path: Path) -> None:
-    """A run that is killed after the decision asks again, when other trials have changed the pruner's decision."""
+    """A run killed after the decision asks again when resumed. The pruner could then decide differently."""
     asha = {"name": "asha", "grace": 1, "reduction": 2}
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8], asha)
     low = callback(study, tmp_path, asha)
@@ -123,17 +123,17 @@ def test_smaller_is_better_if_the_study_minimises(tmp_path: Path) -> None:
         high(epochs(0.9, 0.8))
 
 
-def test_a_storage_that_does_not_answer_ends_no_run(
+def test_an_unreachable_storage_does_not_end_runs(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete(study, tmp_path, [0.8, 0.8, 0.8, 0.8, 0.8])
     run = callback(study, tmp_path, MEDIAN)
     with monkeypatch.context() as patch:
 
-        def gone(*told: object) -> None:
+        def fail(*args: object) -> None:
             raise optuna.exceptions.StorageInternalError("gone")
 
-        patch.setattr(pruning, "_study", gone)
+        patch.setattr(pruning, "_study", fail)
         run(epochs(0.9))
     run(epochs(0.9, 0.9))
     assert study.trials[1].intermediate_values == {1: 0.9, 2: 0.9}  # the missing value is reported later

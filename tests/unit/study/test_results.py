@@ -41,7 +41,7 @@ def result(
 
 
 def test_differences_are_paired_seed_by_seed() -> None:
-    """By hand: differences 4, 2, 6 points; mean 4, deviation 2, half width t(0.975, 2) 2 / sqrt 3 = 4.968."""
+    """Worked example: differences 4, 2, 6 points; mean 4, deviation 2, half width t(0.975, 2) 2 / sqrt 3 = 4.968."""
     found = result(seeds(0.84, 0.82, 0.76), joint=seeds(0.80, 0.80, 0.70))
     reference, joint = found.methods
     assert reference.ahead is None
@@ -169,7 +169,7 @@ def test_ceilings_bound_sufficiency_and_are_not_compared() -> None:
     assert {k for k in joint.seeds[0] if k.startswith("sufficiency")} == {"sufficiency/probe_ratio/audio"}
 
 
-def test_spread_is_of_the_seeds_that_have_the_metric() -> None:
+def test_spread_uses_the_seeds_with_the_metric() -> None:
     (remix,) = result(seeds(0.8, 0.6)).methods
     spread = remix.spread("test/accuracy", 100)
     assert spread is not None
@@ -270,9 +270,9 @@ def test_the_result_is_of_replicates_of_the_chosen_hyperparameters(tmp_path: Pat
     replicates = (
         replicate(1, folders[1]),
         replicate(0, folders[0]),
-        replicate(2, folders[2], params={"lr": 0.5}),  # of hyperparameters that were the best before
+        replicate(2, folders[2], params={"lr": 0.5}),  # of hyperparameters that were chosen earlier
         replicate(3, folders[3], stage="final"),
-        replicate(4, folders[4]),  # somebody removed its folder
+        replicate(4, folders[4]),  # its folder was removed
         replicate(5, folders[3], state="failed", reason="killed"),
         replicate(6, folders[3], state="running"),
     )

@@ -27,7 +27,7 @@ RUN_S = 360.0  # a tenth of an hour
 
 @dataclass
 class Simulation:
-    """Starts what the scheduler says, and ends running tasks in the order that `pick` chooses.
+    """Starts the tasks that the scheduler returns, and ends running tasks in the order given by `pick`.
 
     Args:
         methods: number of methods.
@@ -88,7 +88,7 @@ class Simulation:
                     self.state = state
                     return self
                 case Wait():
-                    raise AssertionError("told to wait, but no task is running")
+                    raise AssertionError("the scheduler waits, but no task is running")
             self.started.append(running[-1])
         raise AssertionError(f"no end after {self.most} steps")
 
@@ -103,13 +103,13 @@ class Simulation:
 
     @property
     def trials_of(self) -> list[int]:
-        """Trials started, by method."""
+        """The number of started trials of each method."""
         found = Counter(method for method, what in self.started if what == "trial")
         return [found[f"m{n}"] for n in range(self.methods)]
 
     @property
     def replicates_started(self) -> list[tuple[int, str]]:
-        """(number, method) of each replicate, in the order of their start."""
+        """(number, method) of each replicate, in order of their start."""
         return [(what, method) for method, what in self.started if isinstance(what, int)]
 
 
@@ -190,7 +190,7 @@ def test_a_search_that_the_budget_closes_leaves_room_for_the_replicates(
     methods: int, replicates: int, hours: float
 ) -> None:
     study = Simulation(methods, 50, replicates, 1, BudgetConfig(cpu_hours=hours)).run()
-    if study.closed is not None and study.trials_of[0] > 1:  # the first round is not forecast: nothing has run yet
+    if study.closed is not None and study.trials_of[0] > 1:  # the cost of the first round is unknown
         assert len(study.replicates_started) == methods * replicates
         # The last replicate may use up the budget to its last second: nothing is left to start then.
         assert study.state.ended == study.state.total - (50 * methods - sum(study.trials_of))

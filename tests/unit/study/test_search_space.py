@@ -53,7 +53,7 @@ def test_settings_override_hyperparameters_which_override_the_method_which_overr
 
 
 def test_configure_does_not_change_the_study() -> None:
-    """A chosen group of keys is copied: otherwise a setting below it would change the study."""
+    """A chosen group of keys must be copied, or a setting below it would change the study."""
     s = study()
     before = s.model_dump()
     for number in range(2):

@@ -1,4 +1,4 @@
-"""The status of studies of made-up runs, and the commands that show it"""
+"""The status of studies with made-up runs, and the commands that print it"""
 
 import fcntl
 import json
@@ -43,7 +43,7 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def status_after(folder: Path, after: int) -> tuple[StudyListener, list[StudyStatus]]:
-    """A listener that reads the status after a number of runs; and the list of what it has read."""
+    """Return a listener that reads the status after a number of runs, and the list to which it appends it."""
     seen: list[StudyStatus] = []
 
     def done(task: Task, outcome: Outcome, ended: int, total: int) -> None:
@@ -205,28 +205,28 @@ def test_the_status_names_the_process_that_holds_the_lock(conduct: Conduct) -> N
 def test_commands_show_the_status(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def say(*words: str) -> str:
+    def run_cli(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["remix-study", *words, "--workspace", str(tmp_path)])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_:
             cli.main()
-        said = capsys.readouterr()
-        return f"{left.value.code} {said.out}{said.err}"
+        captured = capsys.readouterr()
+        return f"{exit_.value.code} {captured.out}{captured.err}"
 
-    assert say("list").startswith("0 No studies in")
+    assert run_cli("list").startswith("0 No studies in")
     conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 1)))
-    assert "10/10" in say("list")
-    shown = say("status", "s")
+    assert "10/10" in run_cli("list")
+    shown = run_cli("status", "s")
     assert "joint-search-1: NotANumberError: the loss must be a number" in shown
-    assert json.loads(say("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
-    assert say("status", "t").startswith("1 error: No study 't' in the workspace")
-    assert say("stop", "s").startswith("1 error: Cannot stop the study s: no process runs it")
+    assert json.loads(run_cli("status", "s", "--json").removeprefix("0 "))["state"] == "complete"
+    assert run_cli("status", "t").startswith("1 error: No study 't' in the workspace")
+    assert run_cli("stop", "s").startswith("1 error: Cannot stop the study s: no process runs it")
     written = tmp_path / "new" / "b.yaml"
-    assert f"remix-study train {written}" in say("best", "s", "--out", str(written))
+    assert f"remix-study train {written}" in run_cli("best", "s", "--out", str(written))
     assert load_run(written).method.name == "remix"
-    assert "trials.parquet" in say("export", "s", "--out", str(tmp_path / "exported"))
+    assert "trials.parquet" in run_cli("export", "s", "--out", str(tmp_path / "exported"))
     assert len(pd.read_parquet(tmp_path / "exported" / "trials.parquet")) == 6 + 4
     assert len(pd.read_csv(tmp_path / "exported" / "epochs.csv")) == 9 * 3
-    assert "report.html" in say("report", "s")
+    assert "report.html" in run_cli("report", "s")
     assert (tmp_path / "studies" / "s" / "report" / "report.html").exists()
 
 

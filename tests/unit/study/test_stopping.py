@@ -1,4 +1,4 @@
-"""A closed terminal, in a process of its own, because it redirects the output of the process"""
+"""Closing the terminal, tested in a separate process, because it redirects the output of the process"""
 
 import os
 import pty
@@ -22,8 +22,8 @@ print("and to the end", flush=True)
 """
 
 
-def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
-    """The exit status of a process whose terminal is closed, and what the terminal showed."""
+def run_and_close_terminal(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
+    """Run a process whose terminal is closed. Return its exit status and its output on the terminal."""
     ours, theirs = pty.openpty()
     # Children inherit ignored signals, and the tests may run under nohup.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignoring else signal.SIG_DFL)
@@ -38,11 +38,11 @@ def leave(folder: Path, *, ignoring: bool = False) -> tuple[int, str]:
 
 
 def test_output_after_the_terminal_was_closed_goes_to_a_log(tmp_path: Path) -> None:
-    assert leave(tmp_path / "s") == (0, "to the terminal\n")
+    assert run_and_close_terminal(tmp_path / "s") == (0, "to the terminal\n")
     assert (tmp_path / "s" / "terminal.log").read_text() == "to the log\nstill here\nand to the end\n"
 
 
 def test_output_under_nohup_is_not_redirected(tmp_path: Path) -> None:
-    status, shown = leave(tmp_path, ignoring=True)
+    status, shown = run_and_close_terminal(tmp_path, ignoring=True)
     assert (status, shown) == (0, "to the terminal\nto the log\nstill here\nand to the end\n")
     assert not (tmp_path / "terminal.log").exists()

@@ -1,4 +1,4 @@
-"""Studies of made-up runs: searching, choosing, replicating, resuming and stopping"""
+"""Studies with made-up runs: searching, choosing, replicating, resuming and stopping"""
 
 import signal
 from collections import Counter
@@ -76,7 +76,7 @@ def test_every_method_gets_the_same_number_of_trials_and_its_best_is_replicated(
 ) -> None:
     runner = Runner()
     seen: list[tuple[object, ...]] = []
-    result = conduct(runner, listener=StudyListener(done=lambda *told: seen.append(told[2:])))
+    result = conduct(runner, listener=StudyListener(done=lambda *args: seen.append(args[2:])))
     assert Counter((t.stage, t.method) for t in runner.ran) == {
         ("search", "joint"): 3, ("search", "remix"): 3, ("replicate", "joint"): 2, ("replicate", "remix"): 2,
     }  # fmt: skip
@@ -108,14 +108,14 @@ def test_rerunning_a_complete_study_starts_no_run_and_returns_the_same_result(co
 def test_a_study_survives_an_error_of_its_report(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumbles(folder: Path) -> Sequence[Path]:
+    def fail(folder: Path) -> Sequence[Path]:
         raise ValueError(f"no picture of {folder.name}")
 
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(study_module, "execute", Runner())
-    run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(say=said.append))
-    assert run.run(stumbles) is not None
-    assert said == ["Cannot write the report: no picture of s. Write it later: remix-study report s"]
+    run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(say=messages.append))
+    assert run.run(fail) is not None
+    assert messages == ["Cannot write the report: no picture of s. Write it later: remix-study report s"]
 
 
 @pytest.mark.slow
@@ -153,11 +153,11 @@ def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_on
         RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True},
         "global_batch": {"kind": "int", "low": 16, "high": 64},
     }
-    asked = config(sampler=sampler, trials=9, replicates=1, space=space)
+    study_config = config(sampler=sampler, trials=9, replicates=1, space=space)
 
-    def run(place: Path, runner: Runner) -> None:
+    def run(workspace: Path, runner: Runner) -> None:
         monkeypatch.setattr(study_module, "execute", runner)
-        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
 
     run(tmp_path / "whole", Runner(at_once=1))
     for life in (2, 1, 5, 0, 3):
@@ -175,12 +175,12 @@ def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
         "global_batch": {"kind": "int", "low": 16, "high": 64},
         "clip_norm": {"kind": "float", "low": 0.5, "high": 2.0},
     }
-    asked = config(sampler="random", trials=4, replicates=1, space=space)
+    study_config = config(sampler="random", trials=4, replicates=1, space=space)
     suggest_float = optuna.Trial.suggest_float
 
-    def run(place: Path) -> None:
+    def run(workspace: Path) -> None:
         monkeypatch.setattr(study_module, "execute", Runner(at_once=1))
-        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
 
     def dies(trial: optuna.Trial, name: str, *args: Any, **kwargs: Any) -> float:
         if name == "clip_norm" and trial.number == 2:
@@ -254,7 +254,7 @@ def test_an_interrupted_retry_is_resumed(conduct: Conduct, tmp_path: Path) -> No
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"complete": 3, "failed": 1}
 
 
-def test_an_objective_that_no_run_has_fails_the_trial(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_trial_without_its_objective_fails(conduct: Conduct, tmp_path: Path) -> None:
     def summary(task: Task, run: RunConfig) -> dict[str, float]:
         return {"best/val_accuracy": run.optimizer.learning_rate, "test/accuracy": float(task.number)}
 
@@ -273,10 +273,10 @@ def test_a_study_can_be_extended_by_trials_and_replicates(conduct: Conduct) -> N
     assert [sorted(c.seeds) for c in result.methods] == [[0, 1, 2]] * 2
 
 
-def test_hyperparameters_that_are_chosen_later_are_replicated(conduct: Conduct, tmp_path: Path) -> None:
+def test_newly_chosen_hyperparameters_are_replicated(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(accuracy=lower_is_better))
     old = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
-    runner = Runner()  # now a larger learning rate is better
+    runner = Runner()  # a larger learning rate is better from now on
     result = conduct(runner, config(trials=6))
     new = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
     assert new[0].params != old[0].params
@@ -287,7 +287,7 @@ def test_hyperparameters_that_are_chosen_later_are_replicated(conduct: Conduct, 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"question": "why?"}, r'question: "does it help\?" -> "why\?"'),
         ({"space": {RATE: {"kind": "float", "low": 0.001, "high": 0.2, "log": True}}}, "high: 0.1 -> 0.2"),
@@ -296,17 +296,17 @@ def test_hyperparameters_that_are_chosen_later_are_replicated(conduct: Conduct, 
     ],
 )
 def test_changed_settings_of_a_study_are_an_error_that_lists_them(
-    conduct: Conduct, change: dict[str, Any], told: str
+    conduct: Conduct, change: dict[str, Any], message: str
 ) -> None:
     conduct(Runner())
     runner = Runner()
-    with pytest.raises(StudyError, match=f"must be asked the same question(.|\n)*{told}(.|\n)*another `name`"):
+    with pytest.raises(StudyError, match=f"must be asked the same question(.|\n)*{message}(.|\n)*another `name`"):
         conduct(runner, config(**change))
     assert runner.ran == []
 
 
 @pytest.mark.slow
-def test_a_refused_start_leaves_the_mlflow_run_unchanged(conduct: Conduct, tmp_path: Path) -> None:
+def test_a_rejected_start_leaves_the_mlflow_run_unchanged(conduct: Conduct, tmp_path: Path) -> None:
     tracked = {"tracking": {"uri": None, "experiment": "e", "model": False}}
     conduct(Runner(), **tracked)
     client = MlflowClient(tracking_uri=default_uri(tmp_path))
@@ -330,17 +330,17 @@ def test_only_a_new_study_requires_its_tracking_server(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "_PATIENCE_S", 0.5)
-    gone = {"tracking": {"uri": "http://127.0.0.1:9", "experiment": "e", "model": False}}
+    unreachable = {"tracking": {"uri": "http://127.0.0.1:9", "experiment": "e", "model": False}}
     runner = Runner()
     with pytest.raises(TrackingError, match="Cannot connect to the MLflow server"):
-        conduct(runner, **gone)
+        conduct(runner, **unreachable)
     assert runner.ran == []
     with pytest.raises(DriverDied):
         conduct(Runner(life=3), tracking={"uri": None, "experiment": "e", "model": False})
-    said: list[str] = []
-    assert conduct(runner, listener=StudyListener(say=said.append), **gone) is not None
+    messages: list[str] = []
+    assert conduct(runner, listener=StudyListener(say=messages.append), **unreachable) is not None
     assert len(runner.ran) == 7
-    assert said[0].startswith("Cannot reach the tracking server; the study resumes without it")
+    assert messages[0].startswith("Cannot reach the tracking server; the study resumes without it")
 
 
 def test_an_invalid_study_starts_no_run(conduct: Conduct) -> None:
@@ -392,12 +392,12 @@ def test_a_killed_study_prunes_the_same_trials(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
 ) -> None:
     base = {"corpus": "", "epochs": 6, "device": "cpu", "tracking": {"uri": "off"}}
-    asked = config(pruner={"name": pruner, "grace": 2}, trials=8, replicates=1, base=base)
+    study_config = config(pruner={"name": pruner, "grace": 2}, trials=8, replicates=1, base=base)
 
-    def run(place: Path, life: int = 10_000) -> None:
+    def run(workspace: Path, life: int = 10_000) -> None:
         runner = Runner(life=life, at_once=1, epochs=6)
         monkeypatch.setattr(study_module, "execute", runner)
-        StudyRun(asked, {"corpus": str(small_corpus)}, place).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
 
     run(tmp_path / "whole")
     for life in (3, 2, 6):
@@ -467,15 +467,15 @@ def test_a_unimodal_ceiling_is_searched_by_the_first_objective_only(
 
 
 def test_a_budget_ends_the_search_so_that_the_replicates_fit(conduct: Conduct, tmp_path: Path) -> None:
-    """36 s a run, 2 methods x 2 replicates: 0.111 CPU hours hold eleven runs, of which four are replicates."""
-    said: list[str] = []
+    """A run takes 36 s, so 0.111 CPU hours are enough for eleven runs, of which 2 x 2 are replicates."""
+    messages: list[str] = []
     runner = Runner(seconds=36.0)
-    result = conduct(runner, config(trials=50, budget={"cpu_hours": 0.111}), StudyListener(say=said.append))
+    result = conduct(runner, config(trials=50, budget={"cpu_hours": 0.111}), StudyListener(say=messages.append))
     assert result is not None
     counts = Counter((t.stage, t.method) for t in runner.ran)
     assert counts[("replicate", "joint")] == counts[("replicate", "remix")] == 2
     assert counts[("search", "joint")] == counts[("search", "remix")] == 3  # the same number for each
-    assert "The budget is used up" in said[0]
+    assert "The budget is used up" in messages[0]
     more = Runner(seconds=36.0)
     conduct(more, config(trials=50, budget={"cpu_hours": 0.18}))
     assert 0 < Counter(t.stage for t in more.ran)["search"] <= 4
@@ -517,24 +517,24 @@ def test_a_stopped_study_ends_its_runs_after_their_epoch_and_is_resumed(conduct:
 
 
 def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
     def interrupt(task: Task, outcome: Outcome, ended: int, total: int) -> None:
-        if not said:
+        if not messages:
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(StudyStopped):
-        conduct(Runner(), listener=StudyListener(done=interrupt, say=said.append))
-    assert said == ["Stopping after the current epochs. Press Ctrl-C again to stop at once."]
+        conduct(Runner(), listener=StudyListener(done=interrupt, say=messages.append))
+    assert messages == ["Stopping after the current epochs. Press Ctrl-C again to stop at once."]
     assert signal.getsignal(signal.SIGINT) is before
 
-    def insist(task: Task, outcome: Outcome, ended: int, total: int) -> None:
+    def interrupt_twice(task: Task, outcome: Outcome, ended: int, total: int) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        conduct(Runner(), listener=StudyListener(done=insist))
+        conduct(Runner(), listener=StudyListener(done=interrupt_twice))
 
 
 def test_retrain_runs_the_best_hyperparameters_with_further_seeds(

@@ -1,4 +1,4 @@
-"""Reading and checking study files"""
+"""Reading and validating study files"""
 
 import random
 from collections.abc import Iterator
@@ -48,15 +48,15 @@ def test_problems_of_all_methods_are_reported_at_once() -> None:
     }
     with pytest.raises(ConfigError) as raised:
         check_study(study(methods=methods), {})
-    told = str(raised.value)
-    assert told.splitlines()[0] == "the study `s` has 4 problems:"
+    message = str(raised.value)
+    assert message.splitlines()[0] == "the study `s` has 4 problems:"
     for wanted in (
         "`methods.joint.space.optimizer.learnin_rate` is not a known key; did you mean `optimizer.learning_rate`?",
         "`methods.remix.first[0].method.odrer` is not in the search space of this method, which has ",
         "`methods.late.set.method.warmup`: `method.warmup` must be below `epochs` (4), ",
         "`methods.never.set.method.warmup`: `method.warmup` must be below `epochs` (4), ",
     ):
-        assert wanted in told
+        assert wanted in message
 
 
 def test_a_grid_must_be_finite_and_have_a_configuration_for_each_trial() -> None:
@@ -68,7 +68,7 @@ def test_a_grid_must_be_finite_and_have_a_configuration_for_each_trial() -> None
 
 
 def test_a_condition_that_can_never_hold_is_an_error() -> None:
-    for when, said in (
+    for when, message in (
         (
             {"method.order": "blocks"},
             r"must name a dimension of `remix` that comes before .*method\.filter\.rule",
@@ -80,12 +80,12 @@ def test_a_condition_that_can_never_hold_is_an_error() -> None:
     ):
         space: dict[str, Any] = {"method.filter.rule": {"kind": "choice", "of": ["argmin", "margin"]}}
         space["method.filter.threshold"] = {"kind": "float", "low": 0.0, "high": 1.0, "when": when}
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             check_study(conditional(space=space), {})
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "message"),
     [
         ({"method.filter.rule": "argmax"}, r"`methods\.remix\.first\[0\]\.method\.filter\.rule`.*argmax"),
         (
@@ -98,8 +98,8 @@ def test_a_condition_that_can_never_hold_is_an_error() -> None:
         ),
     ],
 )
-def test_a_first_configuration_outside_the_search_space_is_an_error(params: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_first_configuration_outside_the_search_space_is_an_error(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_study(conditional(first=[params]), {})
 
 
@@ -138,13 +138,13 @@ objective: test/accuracy
 
 
 def test_every_problem_is_reported_once_with_its_line(tmp_path: Path) -> None:
-    """Problems of the file's shape, of the study and of each method's runs, although one could hide the others."""
+    """Problems of the file, of the study and of the runs of each method do not hide each other."""
     path = tmp_path / "study.yaml"
     path.write_text(WRONG)
     with pytest.raises(ConfigError) as raised:
         read_study(path, {})
-    head, *told = str(raised.value).splitlines()
-    where = [line.removeprefix(f"  - {path}:").split("`; ")[0].split("` ")[0] for line in told]
+    head, *lines = str(raised.value).splitlines()
+    where = [line.removeprefix(f"  - {path}:").split("`; ")[0].split("` ")[0] for line in lines]
     assert where == [
         "  - `trials",
         "6: `base.optimizer.learning_rat",
@@ -160,7 +160,7 @@ def test_every_problem_is_reported_once_with_its_line(tmp_path: Path) -> None:
         "28: `trails",
         "30: `objective",
     ]
-    assert head == f"{path} has {len(told)} problems:"
+    assert head == f"{path} has {len(lines)} problems:"
 
 
 def test_a_valid_file_is_read_and_settings_override_it(tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ JUNK: list[Any] = [
 SHIPPED = sorted((Path(__file__).parents[3] / "search_spaces").glob("*.yaml"))
 
 
-def places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (group, key) of a file's content."""
+def locations(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Return every (group, key) of a file's content."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         yield node, key
-        yield from places(value)
+        yield from locations(value)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -199,7 +199,7 @@ def test_a_damaged_file_raises_no_other_error(path: Path, tmp_path: Path) -> Non
     for _ in range(30):
         content = yaml.safe_load(path.read_text())
         for _ in range(3):
-            group, key = draw.choice(list(places(content)))
+            group, key = draw.choice(list(locations(content)))
             match draw.choice(["fill", "empty", "misspell"]):
                 case "misspell" if isinstance(group, dict):
                     group[f"{key}x"] = group.pop(key)

@@ -72,7 +72,7 @@ def run(folder: Path, epochs: int = 1, *, end: bool = True) -> Path:
 
 
 def ledger_of(study: StudyConfig, folder: Path, best: int = 0) -> Ledger:
-    """Two trials of each method, of which `best` is chosen, and two replicates of remix's."""
+    """Return a ledger with two trials of each method, of which `best` is chosen, and two replicates of remix."""
 
     def trial(method: str, number: int) -> TrialRecord:
         value, point = (0.7 if number == best else 0.6), {"optimizer.learning_rate": 0.01 + number}
@@ -222,7 +222,7 @@ def test_a_run_whose_folder_was_removed_does_not_stay_running(
     assert client.get_run(other.info.run_id).info.status == "RUNNING"
 
 
-def test_a_server_that_is_down_delays_nothing_and_gets_the_data_later(
+def test_an_unreachable_server_causes_no_delay_and_receives_the_data_later(
     at_work: Enter, study: StudyConfig, client: MlflowClient, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

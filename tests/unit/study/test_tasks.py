@@ -39,7 +39,7 @@ DONE = Outcome("complete", ({"x": 1.0},))
 
 
 def joined(**own: object) -> bool:
-    """Stands for `join_or_start` on a running cluster."""
+    """Replaces `join_or_start` on a running cluster."""
     return False
 
 
@@ -48,7 +48,7 @@ class FakeStudy:
 
     def __init__(self, *tasks: Task | None) -> None:
         self.waiting = list(tasks)
-        self.told: list[tuple[Task, Outcome]] = []
+        self.outcomes: list[tuple[Task, Outcome]] = []
         self.errors = _ErrorTexts()
         self.alone = 0
 
@@ -58,7 +58,7 @@ class FakeStudy:
         return self.waiting.pop(0)
 
     def tell(self, task: Task, outcome: Outcome) -> None:
-        self.told.append((task, outcome))
+        self.outcomes.append((task, outcome))
 
     def nobody_else(self) -> None:
         self.alone += 1
@@ -74,7 +74,7 @@ def test_the_searcher_suggests_tasks_until_there_are_no_more() -> None:
     assert Job.from_json(given["jobs"][0]) == JOB
     assert PruningCallback(**given["callbacks"][0]) == CALLBACK
     assert study.alone == 0
-    assert searcher.suggest("two") is None  # the study has none now
+    assert searcher.suggest("two") is None  # the study has no task at the moment
     assert study.alone == 1  # the start barrier is opened
     assert json.loads(searcher.suggest("two")["task"]) == given
     # While a task runs, its process may die and the task be restarted, so Tune must keep asking.
@@ -85,7 +85,7 @@ def test_the_searcher_suggests_tasks_until_there_are_no_more() -> None:
 
 
 def test_with_one_run_at_a_time_the_next_task_is_asked_for_after_the_last_has_ended() -> None:
-    """Tune asks early, but a suggestion must depend on all trials before it, as after a kill."""
+    """Tune asks early, but a suggestion must depend on all earlier trials, as after a resume."""
     study = FakeStudy(TASK, OTHER)
     searcher = study.searcher(at_once=1)
     searcher.suggest("one")
@@ -104,9 +104,9 @@ def test_outcomes_are_reported_with_their_task() -> None:
     pruned = Outcome("pruned", (), "no promise")
     searcher.on_trial_complete("two", {"outcome": json.dumps(asdict(DONE))})
     searcher.on_trial_complete("one", {"outcome": json.dumps(asdict(pruned))})
-    assert [(task.method, outcome) for task, outcome in study.told] == [("joint", DONE), ("remix", pruned)]
+    assert [(task.method, outcome) for task, outcome in study.outcomes] == [("joint", DONE), ("remix", pruned)]
     searcher.on_trial_complete("one", None)  # Tune may report an end twice
-    assert len(study.told) == 2
+    assert len(study.outcomes) == 2
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_a_lost_process_is_restarted_a_limited_number_of_times(
     study = FakeStudy(TASK)
     searcher = study.searcher()
     for attempt in range(ATTEMPTS):
-        assert study.told == []
+        assert study.outcomes == []
         assert searcher.suggest(f"trial {attempt}")["task"]
         study.errors.words[f"trial {attempt}"] = words
         searcher.on_trial_complete(f"trial {attempt}", result, error=error)
-    ((task, outcome),) = study.told
+    ((task, outcome),) = study.outcomes
     assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
     assert outcome.reason is not None
     assert outcome.reason.startswith(f"its process died {ATTEMPTS} times without progress ({words or 'killed'})")
@@ -137,11 +137,11 @@ def test_preempted_nodes_do_not_fail_a_trial_that_makes_progress() -> None:
     epochs = iter([2, 3, 5, 8, 8, 8])
     searcher = _TaskSearcher(study.ask, study.tell, study.errors, 2, study.nobody_else, lambda _: next(epochs))
     losses = 0
-    while not study.told:
+    while not study.outcomes:
         assert searcher.suggest(f"trial {losses}")["task"]
         searcher.on_trial_complete(f"trial {losses}", None, error=True)
         losses += 1
-    ((_, outcome),) = study.told
+    ((_, outcome),) = study.outcomes
     assert losses == 6  # three since the last epoch
     assert outcome.cause == "lost worker"
 
@@ -160,7 +160,7 @@ def test_a_node_without_the_workspace_reports_a_failure(tmp_path: Path) -> None:
 
 
 def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker nodes join minutes after the head node, and leave."""
+    """Worker nodes join minutes after the head node, and may leave."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     rooms = {0.0: RayResources(1, 0, 1, 0, 1), 6.0: RayResources(3, 0, 3, 0, 3), 12.0: RayResources(0, 0, 0, 0, 1)}
@@ -174,7 +174,7 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: 
     assert searcher.suggest("two")
     assert searcher.suggest("three")
     assert searcher.suggest("four") is None
-    now[0] = 12.0  # all nodes have left: one pending run makes the autoscaler add one
+    now[0] = 12.0  # all nodes have left: one pending run makes the autoscaler add a node
     for trial in ("one", "two"):
         searcher.on_trial_complete(trial, {"outcome": json.dumps(asdict(DONE))})
     assert searcher.suggest("four") is None
@@ -201,7 +201,7 @@ def test_with_an_autoscaler_without_a_known_maximum_one_run_is_pending(monkeypat
         (Needs(workers=2, cpus=2, may_use_gpu=False), (4, 1), (9, 1), (2, 0.0, 1)),
     ],
 )
-def test_room_counts_what_an_autoscaler_may_add(
+def test_resources_that_an_autoscaler_may_add_are_counted(
     monkeypatch: pytest.MonkeyPatch,
     needs: Needs,
     now: tuple[float, float],
@@ -294,14 +294,16 @@ def test_a_worker_process_reports_the_outcome_of_its_task(monkeypatch: pytest.Mo
         (Needs(workers=2), (8, 0), 4, 0.0),
         (Needs(workers=2, cpus=2), (8, 0), 2, 0.0),
         (Needs(workers=2), (8, 8), 4, 1.0),
-        (Needs(concurrency=3), (2, 0), 3, 0.0),  # as the user asked
+        (Needs(concurrency=3), (2, 0), 3, 0.0),  # as requested by the user
     ],
 )
-def test_as_many_runs_at_once_as_fit(needs: Needs, have: tuple[float, float], at_once: int, gpus: float) -> None:
+def test_the_number_of_runs_at_once_follows_the_resources(
+    needs: Needs, have: tuple[float, float], at_once: int, gpus: float
+) -> None:
     assert slots(needs, *have) == (at_once, gpus)
 
 
-def test_an_error_if_not_one_run_fits() -> None:
+def test_a_cluster_too_small_for_one_run_raises() -> None:
     with pytest.raises(
         StudyError, match=r"One run needs 4 x 1 CPU cores and 4 x 0 GPUs, but there are 2 and 0\. Lower"
     ):
@@ -309,12 +311,12 @@ def test_an_error_if_not_one_run_fits() -> None:
 
 
 def test_output_of_the_study_is_shown_while_that_of_tune_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
-    def told(words: Sequence[str]) -> None:
+    def print_words(words: Sequence[str]) -> None:
         print(*words)
 
     with tasks._quiet() as audible:
         print("farewell")
-        audible(told)(["one", "two"])
+        audible(print_words)(["one", "two"])
     assert capsys.readouterr().out == "one two\n"
 
 

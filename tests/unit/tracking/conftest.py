@@ -9,7 +9,7 @@ from remix_study.tracking import RunInfo, default_uri
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests (creating one takes seconds); each test has an experiment of its own."""
+    """Return a workspace whose database all tests share, because creating one takes seconds."""
     return tmp_path_factory.mktemp("workspace")
 
 

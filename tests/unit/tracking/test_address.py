@@ -51,11 +51,11 @@ def test_a_missing_sqlite_database_is_created(tmp_path: Path) -> None:
 def test_an_unreachable_server_is_reported_without_its_password(scheme: str, closed_port: int) -> None:
     with pytest.raises(TrackingError) as caught:
         check(f"{scheme}://me:hunter2@127.0.0.1:{closed_port}/runs")
-    said = str(caught.value)
-    assert f"127.0.0.1:{closed_port}" in said
-    assert "hunter2" not in said
-    assert "me:" not in said
-    assert "leave out the tracking URI" in said
+    message = str(caught.value)
+    assert f"127.0.0.1:{closed_port}" in message
+    assert "hunter2" not in message
+    assert "me:" not in message
+    assert "leave out the tracking URI" in message
 
 
 def test_a_server_that_denies_access_is_reported_with_the_variables_to_set() -> None:

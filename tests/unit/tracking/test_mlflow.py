@@ -34,7 +34,7 @@ class Out(NamedTuple):
 
 
 class StandIn(nn.Module):
-    """Two modalities -> three classes."""
+    """A model from two modalities to three classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def tracker(uri: str, experiment: str, tmp_path: Path) -> MLflowTracker:
 
 
 class Flaky:
-    """MLflow's client, whose writes fail while `down` is set; with `deaf`, they succeed but the answer is lost."""
+    """MLflow's client, whose writes fail while `down` is set. With `deaf`, they succeed but raise a ConnectionError."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client, self.down, self.deaf = client, False, False

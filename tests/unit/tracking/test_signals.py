@@ -8,7 +8,7 @@ from remix_study.tracking.signals import defer_stop_signals, restore_signal_hand
 
 @pytest.fixture(autouse=True)
 def default_sigint_handler() -> Iterator[None]:
-    """Earlier tests in this process may have left another handler."""
+    """Restore the default handler, which earlier tests may have replaced."""
     with restore_signal_handlers():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
@@ -49,7 +49,7 @@ def test_handlers_are_restored() -> None:
 
 
 def test_a_handler_that_a_library_leaves_is_removed() -> None:
-    """Ray Train leaves a handler whose controller no longer exists."""
+    """Ray Train leaves behind a handler for a controller that no longer exists."""
     before = signal.getsignal(signal.SIGINT)
 
     @restore_signal_handlers()

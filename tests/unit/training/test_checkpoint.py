@@ -58,5 +58,5 @@ def test_a_kill_before_the_rename_keeps_the_previous_checkpoint(
         saved.save(LAST, {"epoch": 2})
     monkeypatch.undo()
     assert saved.load(LAST) == {"epoch": 1}
-    saved.save(LAST, {"epoch": 3})  # over what was left half-written
+    saved.save(LAST, {"epoch": 3})  # replaces the incomplete file
     assert saved.load(LAST) == {"epoch": 3}

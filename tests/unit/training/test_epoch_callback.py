@@ -1,4 +1,4 @@
-"""A callback ends a run early: all ranks end in the same epoch, with a complete checkpoint"""
+"""An epoch callback ends a run early. All ranks end in the same epoch, with a complete checkpoint"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ def test_the_callback_ends_a_run(recipe: Recipe, assembled: Assembled, error: Ex
 
 
 def test_a_stopped_run_resumes_and_a_pruned_run_is_pruned_again(recipe: Recipe, assembled: Assembled) -> None:
-    """A kill may come between checkpoint and callback, so a resumed run calls it again before training."""
+    """A run may be killed between checkpoint and callback, so a resumed run calls it again before training."""
     config = recipe({"epochs": 3})
     with pytest.raises(StudyStopped):
         train(replace(assembled(config), callback=EndAfter(1, StudyStopped("asked to"))))

@@ -16,7 +16,7 @@ SUBSETS = [frozenset[str](), frozenset({"audio"}), frozenset({"video"}), frozens
 
 @pytest.fixture
 def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
-    """Trained a little, so that its predictions differ from sample to sample."""
+    """Return a briefly trained run, whose predictions differ between samples."""
     run = assembled(recipe({"method": {"name": "joint_unimodal"}, "epochs": 2, "optimizer.learning_rate": 0.003}))
     train(run)
     return run
@@ -28,7 +28,7 @@ def found(run: Run, rows: str = "val", **how: Any) -> Evaluation:
 
 def test_evaluation_equals_a_loop_over_samples_and_subsets(run: Run) -> None:
     seen = found(run)
-    assert run.model.training  # as it was found
+    assert run.model.training  # the mode is restored
     views = {view: np.zeros((4, 4), np.int64) for view in ("fused", "late_sum", "audio", "video")}
     losses = dict.fromkeys(views, 0.0)
     right = dict.fromkeys(SUBSETS, 0)
@@ -76,7 +76,7 @@ def test_several_ranks_evaluate_like_one(
     runs = [assembled(recipe()) for _ in range(size)]
     for other in runs:
         other.model.load_state_dict(run.model.state_dict())
-    rows = run.rows["val"][:-1]  # 47 is no multiple of anything: nobody is padded
+    rows = run.rows["val"][:-1]  # 47 is not a multiple of the number of ranks: there is no padding
 
     def work(collectives: Any) -> Evaluation:
         mine = runs[collectives.world.rank]

@@ -34,7 +34,7 @@ def found(
 def test_the_best_epoch_is_evaluated_and_not_the_last(run: Run) -> None:
     best = run.checkpoints.load("best.pt")
     assert best is not None
-    for parameter in run.model.parameters():  # as if a last epoch had ruined everything
+    for parameter in run.model.parameters():  # as if the last epoch had diverged
         torch.nn.init.zeros_(parameter)
     numbers = found(run, probe=False)
     assert numbers["test/accuracy_last"] == pytest.approx(0.25)
@@ -66,18 +66,18 @@ def test_untrained_heads_have_no_sufficiency(run: Run) -> None:
 
 def test_the_probe_is_perfect_if_labels_are_predictable(run: Run) -> None:
     numbers = found(run)
-    assert numbers["probe/accuracy/video"] > 0.3  # of four classes; gratings are easy here
+    assert numbers["probe/accuracy/video"] > 0.3  # four classes with easily distinguished gratings
     assert found(run) == numbers  # a new probe, the same seed
 
 
 def test_ranks_compute_the_same_final_evaluation(
     run: Run, recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
 ) -> None:
-    runs = [assembled(recipe(UNIMODAL)) for _ in range(2)]  # of the same folder: they load the same checkpoint
+    runs = [assembled(recipe(UNIMODAL)) for _ in range(2)]  # in the same folder, so that they load the same checkpoint
     alone = found(run, ceilings={"audio": 0.9, "video": 0.8})
     one, other = run_on_ranks(2, lambda c: found(runs[c.world.rank], c, ceilings={"audio": 0.9, "video": 0.8}))
     assert one == other
-    # `accuracy_last` is of weights that only the trained run has.
+    # Only the trained run has the weights for `accuracy_last`.
     assert {k: v for k, v in one.items() if k != "test/accuracy_last"} == pytest.approx(
         {k: v for k, v in alone.items() if k != "test/accuracy_last"}, rel=1e-4
     )
@@ -108,5 +108,5 @@ def test_sufficiency_by_hand() -> None:
             "sufficiency/ratio_above_chance/audio": (0.6 - 0.25) / (0.8 - 0.25),
         }
     )
-    # A ceiling at chance says nothing about what is above chance.
+    # Sufficiency is undefined for a ceiling at chance.
     assert "sufficiency/ratio_above_chance/audio" not in sufficiency({"audio": 0.6}, {"audio": 0.25}, chance=0.25)

@@ -12,7 +12,7 @@ def test_constant_is_one() -> None:
 def test_step_decays_after_every_fraction_of_the_training() -> None:
     rate = rates.step(epochs=10, every=0.3, factor=0.1)
     assert [rate(epoch) for epoch in range(10)] == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001])
-    # At least one epoch long, however small the part.
+    # Each part has at least one epoch.
     assert rates.step(epochs=2, every=0.1, factor=0.5)(1) == 0.5
 
 

@@ -20,7 +20,7 @@ from remix_study.training.step import train_step
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
-# Everything that has a memory: Adam's moments, shares that follow progress, a decision that is kept for an epoch.
+# All kinds of state: moments of Adam, shares that follow progress, assignments that are kept for an epoch.
 HARD = {
     "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled",
                "joint_share": 0.1, "filter": {"rule": "tempered", "temperature": 0.1}},
@@ -33,11 +33,11 @@ HARD = {
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """What a kill is to these tests."""
+    """Raised instead of killing the process."""
 
 
 class StoppingTracker(RecordingTracker):
-    """Dies when it is told of epoch `at`."""
+    """Raises Interrupted when the metrics of epoch `at` are logged."""
 
     at: int = -1
 
@@ -47,7 +47,7 @@ class StoppingTracker(RecordingTracker):
         super().log_metrics(metrics, step)
 
 
-def untimed(history: list[dict[str, float]]) -> list[dict[str, float]]:
+def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in history]
 
 
@@ -71,7 +71,7 @@ def assert_same_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
-    """(where, loss) of every step that any run of the test takes."""
+    """Return a list to which (where, loss) of every training step is appended."""
     seen: list[tuple[str, float]] = []
 
     def watched(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
@@ -130,9 +130,9 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
 
     resumed_losses: dict[str, float] = {}
     for where, loss in losses:
-        assert resumed_losses.setdefault(where, loss) == loss  # a step taken again gives the same loss
+        assert resumed_losses.setdefault(where, loss) == loss  # a repeated step has the same loss
     assert resumed_losses == expected_losses
-    assert untimed(result.history) == untimed(expected.history)
+    assert without_times(result.history) == without_times(expected.history)
     for name in (LAST, BEST):
         assert_same_bits(weights(whole, name), weights(second, name))
     contents = [run.checkpoints.load(LAST) for run in (whole, second)]
@@ -146,7 +146,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
     assert [line.pop("epoch") for line in lines] == list(range(6))
     assert lines == result.history
     assert sorted(tracker.metrics) == list(range(6))
-    assert untimed([tracker.metrics[e] for e in range(6)]) == untimed(expected.history)
+    assert without_times([tracker.metrics[e] for e in range(6)]) == without_times(expected.history)
 
 
 def test_a_complete_run_is_not_trained_again(
@@ -157,7 +157,7 @@ def test_a_complete_run_is_not_trained_again(
     again = train(assembled(recipe()))
     assert losses == []
     assert again.history == first.history
-    # Only the evidence is measured again: how long that takes is of each time.
+    # Only the final evaluation is repeated, so its duration differs.
     assert {**again.summary, "time/evidence_s": 0.0} == {**first.summary, "time/evidence_s": 0.0}
 
 
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_run_is_refused(recipe: Recipe, assembled: Assem
 
 def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled: Assembled) -> None:
     runs = [assembled(recipe(change), folder) for folder, change in (("a", {}), ("b", {}), ("c", {"seed": 1}))]
-    histories = [untimed(train(run).history) for run in runs]
+    histories = [without_times(train(run).history) for run in runs]
     assert histories[0] == histories[1]
     assert_same_bits(weights(runs[0], LAST), weights(runs[1], LAST))
     assert histories[0] != histories[2]
@@ -224,7 +224,7 @@ def test_training_reduces_the_loss(recipe: Recipe, assembled: Assembled) -> None
 
 
 def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) -> None:
-    """After warm-up, with neither scoring nor evaluation in the count, each sample is read through one modality."""
+    """After warm-up, and without scoring passes and evaluation, only one modality of each sample is read."""
     read: dict[bool, dict[str, int]] = {}
     for zero_feature in (False, True):
         change = {"masking": "zero_feature"} if zero_feature else {}
@@ -232,7 +232,7 @@ def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) 
             recipe({"method.filter": {"rule": "random"}, "method.warmup": 0, "epochs": 1, **change}), str(zero_feature)
         )
         train(run)
-        # Validation once per epoch and once for the evidence; `random` needs no look at the samples.
+        # Subtract validation, once per epoch and once in the final evaluation. `random` needs no scoring pass.
         read[zero_feature] = {m: rows - 2 * 48 for m, rows in run.reader.rows_read.items()}
     plan = run.method.plan
     assert isinstance(plan, RemixPlan)
@@ -243,13 +243,13 @@ def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) 
     assert read == {False: {"audio": audio, "video": video}, True: {"audio": 96, "video": 96}}
 
 
-Looks = dict[tuple[str, int, int], torch.Tensor]
+Inputs = dict[tuple[str, int, int], torch.Tensor]
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    """(modality, epoch, row of the store) -> what any run of the test has trained on."""
-    seen: Looks = {}
+def inputs(monkeypatch: pytest.MonkeyPatch) -> Inputs:
+    """Return a dict that receives all training inputs, by (modality, epoch, row of the store)."""
+    seen: Inputs = {}
 
     def watched(model: Any, method: Any, batch: Batch, *args: Any, where: str, **kwargs: Any) -> torch.Tensor:
         epoch = int(where.split(",", 1)[0].removeprefix("epoch "))
@@ -263,7 +263,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     return seen
 
 
-def assert_same_looks(one: Looks, other: Looks) -> None:
+def assert_same_inputs(one: Inputs, other: Inputs) -> None:
     assert one.keys() == other.keys()
     for key, x in one.items():
         assert torch.equal(x, other[key]), key
@@ -276,29 +276,29 @@ AUGMENT = {"augment": HARD["augment"]}
     ("method", "seen"),
     [
         ({"name": "joint_unimodal"}, 2 * 2 * 96),
-        # Random assignment: scores differ between one rank and two because of BatchNorm, and must not decide.
+        # Random assignment, because scores differ between one and two ranks due to BatchNorm.
         ({"name": "remix", "warmup": 0, "filter": {"rule": "random"}, "order": "mixed"}, 2 * 96),
     ],
     ids=["joint", "mixed"],
 )
 def test_two_ranks_read_the_same_samples_as_one(
-    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]], looks: Looks,
+    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]], inputs: Inputs,
     method: dict[str, Any], seen: int,
 ) -> None:  # fmt: skip
-    """Bit for bit, for each sample, modality and epoch."""
+    """Inputs are bitwise equal for each sample, modality and epoch."""
     config = recipe({**AUGMENT, "method": method, "workers": 2, "global_batch": 28})
     train(assembled(config, "one"))
-    one = dict(looks)
+    one = dict(inputs)
     assert len(one) == seen
-    looks.clear()
+    inputs.clear()
     run_on_ranks(2, lambda collectives: train(assembled(config, "two", collectives=collectives)))
-    assert_same_looks(looks, one)
+    assert_same_inputs(inputs, one)
 
 
-def test_augmentation_depends_on_sample_and_epoch_only(recipe: Recipe, assembled: Assembled, looks: Looks) -> None:
-    """So that methods, and a modality alone, differ by what they do."""
+def test_augmentation_depends_on_sample_and_epoch_only(recipe: Recipe, assembled: Assembled, inputs: Inputs) -> None:
+    """Methods and unimodal runs are trained on identically augmented inputs."""
     train(assembled(recipe({**AUGMENT, "method": {"name": "joint"}}), "joint"))
-    joint = dict(looks)
+    joint = dict(inputs)
     for m in ("audio", "video"):
         changes = [not torch.equal(joint[m, 0, row], joint[m, 1, row]) for row in range(96) if (m, 0, row) in joint]
         assert len(changes) == 96
@@ -308,19 +308,19 @@ def test_augmentation_depends_on_sample_and_epoch_only(recipe: Recipe, assembled
         {"method": {"name": "remix", "warmup": 0, "filter": {"rule": "random"}, "order": "mixed"}, "global_batch": 20},
     ]
     for number, change in enumerate(others):
-        looks.clear()
+        inputs.clear()
         train(assembled(recipe({**AUGMENT, **change}), f"other {number}"))
-        assert len(looks) >= 2 * 96
-        assert_same_looks(looks, {key: joint[key] for key in looks})
-    looks.clear()
+        assert len(inputs) >= 2 * 96
+        assert_same_inputs(inputs, {key: joint[key] for key in inputs})
+    inputs.clear()
     train(assembled(recipe({**AUGMENT, "method": {"name": "joint"}, "seed": 1}), "seed"))
-    assert not any(torch.equal(x, joint[key]) for key, x in looks.items() if key[0] == "audio")
+    assert not any(torch.equal(x, joint[key]) for key, x in inputs.items() if key[0] == "audio")
 
 
 def test_only_training_is_augmented(
-    recipe: Recipe, assembled: Assembled, looks: Looks, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, assembled: Assembled, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scoring, validation, test, probes and ceilings see clips as they are stored."""
+    """Scoring, validation, test, probes and ceilings use stored clips without augmentation."""
     run = assembled(recipe({**AUGMENT, "evaluation": {"test": True, "probe": True}}))
     kinds: list[tuple[bool, bool]] = []
     read = run.reader.read
@@ -333,16 +333,16 @@ def test_only_training_is_augmented(
     train(run)
     assert set(kinds) == {(True, True), (False, False)}
     stored = read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
-    same = [torch.equal(x, stored[m][row]) for (m, _, row), x in looks.items()]
+    same = [torch.equal(x, stored[m][row]) for (m, _, row), x in inputs.items()]
     assert sum(same) < 0.1 * len(same)
 
 
-def test_without_augment_training_uses_stored_clips(recipe: Recipe, assembled: Assembled, looks: Looks) -> None:
+def test_without_augment_training_uses_stored_clips(recipe: Recipe, assembled: Assembled, inputs: Inputs) -> None:
     run = assembled(recipe())
     train(run)
     stored = run.reader.read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
-    assert len(looks) >= 2 * 96
-    assert all(torch.equal(x, stored[m][row]) for (m, _, row), x in looks.items())
+    assert len(inputs) >= 2 * 96
+    assert all(torch.equal(x, stored[m][row]) for (m, _, row), x in inputs.items())
 
 
 def test_the_learning_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, assembled: Assembled) -> None:
@@ -357,7 +357,7 @@ def test_the_learning_rate_of_an_epoch_reaches_the_optimizer(recipe: Recipe, ass
 
 @pytest.mark.parametrize("change", [{"epochs": 3}, {"epochs": 1, "method": {"name": "joint"}, "global_batch": 96}])
 def test_a_diverged_run_names_epoch_and_step(recipe: Recipe, assembled: Assembled, change: dict[str, Any]) -> None:
-    """One step an epoch: the weights are broken, and no later loss has seen it before evaluation does."""
+    """With one step per epoch, the evaluation is the first to notice broken weights."""
     config = recipe({"optimizer": {"name": "sgd", "learning_rate": 1e30}, **change})
     with pytest.raises(TrainingError, match=r"(epoch 0, step \d: the loss|after epoch 0, predictions) must be"):
         train(assembled(config))
@@ -374,7 +374,7 @@ def test_summary_and_times(recipe: Recipe, assembled: Assembled) -> None:
         result.summary
     )
     assert result.summary["time/total_train_s"] == sum(record["time/train_s"] for record in result.history)
-    # Scoring happens after warm-up only.
+    # Scoring passes only run after warm-up.
     assert [record["time/score_s"] > 0 for record in result.history] == [False, True, True]
 
 
@@ -397,7 +397,7 @@ def test_all_ranks_have_the_same_history_and_weights(
     def work(collectives: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         run = assembled(config, collectives=collectives)
         result = train(run)
-        return untimed(result.history), weights(run, LAST)
+        return without_times(result.history), weights(run, LAST)
 
     (one, weights_one), (other, weights_other) = run_on_ranks(2, work)
     assert one == other

@@ -18,13 +18,13 @@ from remix_study.world import Solo
 def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
     run = assembled(recipe())
     torch.manual_seed(3)
-    for head in run.model.heads.values():  # far from uniform, so that problems show
+    for head in run.model.heads.values():  # far from uniform, so that errors are visible
         torch.nn.init.normal_(head.weight, std=2.0)  # type: ignore[arg-type]
     return run
 
 
 def one_by_one(run: Run, name: str) -> tuple[list[list[float]], list[list[float]]]:
-    """As slowly and plainly as possible: one sample, one modality, one class at a time."""
+    """Return scores and cross-entropies from a plain loop over samples, modalities and classes."""
     scores, entropies = [], []
     run.model.eval()
     for row in run.rows["train"]:
@@ -48,14 +48,14 @@ def one_by_one(run: Run, name: str) -> tuple[list[list[float]], list[list[float]
 
 @pytest.mark.parametrize("name", ["kl", "kl_normalised", "cross_entropy", "true_class"])
 def test_scores_equal_a_loop_over_samples(run: Run, name: ScoreName) -> None:
-    look = scoring_pass(
+    result = scoring_pass(
         run.model, run.reader, run.rows["train"], Solo(), partial(score, name), batch=40, autocast=False
     )
-    assert run.model.training  # as it was found
+    assert run.model.training  # the mode is restored
     scores, entropies = one_by_one(run, name)
-    assert look.scores_NM.std() > 0.01
-    np.testing.assert_allclose(look.scores_NM, scores, atol=2e-4)
-    np.testing.assert_allclose(look.cross_entropy_NM, entropies, atol=2e-4)
+    assert result.scores_NM.std() > 0.01
+    np.testing.assert_allclose(result.scores_NM, scores, atol=2e-4)
+    np.testing.assert_allclose(result.cross_entropy_NM, entropies, atol=2e-4)
 
 
 def test_a_scoring_pass_changes_no_state(run: Run) -> None:
@@ -82,7 +82,7 @@ def test_every_rank_receives_the_whole_table(
         return scoring_pass(mine.model, mine.reader, rows, collectives, partial(score, "kl"), batch=7, autocast=False)
 
     alone = scoring_pass(run.model, run.reader, rows, Solo(), partial(score, "kl"), batch=7, autocast=False)
-    for look in run_on_ranks(size, work):
-        np.testing.assert_allclose(look.scores_NM, alone.scores_NM, atol=1e-5)
-        np.testing.assert_allclose(look.cross_entropy_NM, alone.cross_entropy_NM, atol=1e-5)
-    assert sum(other.reader.rows_read["audio"] for other in runs) == 50  # nobody looks twice
+    for result in run_on_ranks(size, work):
+        np.testing.assert_allclose(result.scores_NM, alone.scores_NM, atol=1e-5)
+        np.testing.assert_allclose(result.cross_entropy_NM, alone.cross_entropy_NM, atol=1e-5)
+    assert sum(other.reader.rows_read["audio"] for other in runs) == 50  # each row is read once

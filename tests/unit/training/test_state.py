@@ -17,7 +17,7 @@ def test_the_first_of_equal_epochs_stays_best() -> None:
     assert (progress.best_epoch, progress.best_accuracy, progress.next_epoch) == (1, 0.5, 4)
 
 
-def test_an_epoch_of_zero_accuracy_is_still_better_than_none() -> None:
+def test_an_epoch_of_zero_accuracy_is_better_than_none() -> None:
     assert Progress().add({"val/accuracy": 0.0})
 
 
@@ -29,14 +29,14 @@ def test_records_are_plain_numbers() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])
 def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
-    """Of a plan in warm-up, at its first decision, and later."""
+    """The plan is in warm-up, at its first assignment, or later."""
 
     def plan() -> RemixPlan:
         how = Reassembly("blocks", (1, 0), batch=4, smallest=2)
         settings = RemixSettings(warmup=1, score="kl", filter=Argmin(), how=how, share=ProgressShare())
         return RemixPlan(settings, ("audio", "video"), np.arange(12) % 3, 3, seed=0)
 
-    def look(score: Any) -> ScoringPass:
+    def run_scoring_pass(score: Any) -> ScoringPass:
         scores_NM = np.random.default_rng(0).random((12, 2))
         return ScoringPass(scores_NM, scores_NM)
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     for epoch in range(epochs):
-        before.plan(epoch, look)
+        before.plan(epoch, run_scoring_pass)
     progress = Progress()
     progress.add({"val/accuracy": 0.5})
     file = io.BytesIO()
@@ -61,6 +61,6 @@ def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
     assert str(its_optimizer.state_dict()) == str(optimizer.state_dict())
     for epoch in range(epochs, epochs + 2):
-        one, same = before.plan(epoch, look), after.plan(epoch, look)
+        one, same = before.plan(epoch, run_scoring_pass), after.plan(epoch, run_scoring_pass)
         np.testing.assert_array_equal(one.schedule.samples_TB, same.schedule.samples_TB)
         assert one.metrics == same.metrics

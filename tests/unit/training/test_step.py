@@ -34,7 +34,7 @@ def buffers(module: nn.Module) -> list[torch.Tensor]:
 
 def test_skip_encoder_does_not_touch_the_inactive_encoder(run: Run) -> None:
     video, audio = run.model.encoders["video"], run.model.encoders["audio"]
-    step(run, run.reader.read(ROWS, np.ones((6, 2), np.bool_)))  # gradients of an earlier step must not linger
+    step(run, run.reader.read(ROWS, np.ones((6, 2), np.bool_)))  # gradients of an earlier step must not remain
     still, moving = buffers(video), buffers(audio)
     weights = [p.clone() for p in video.parameters()]
     step(run, run.reader.read(ROWS, AUDIO_ONLY))
@@ -48,7 +48,7 @@ def test_skip_encoder_does_not_touch_the_inactive_encoder(run: Run) -> None:
 
 
 def test_a_single_row_uses_running_statistics(run: Run) -> None:
-    """BatchNorm refuses a single value per channel; a mixed batch, or a rank of many, may hold just one such row."""
+    """BatchNorm raises for a single value per channel. A mixed batch or one of many ranks may have a single row."""
     active = np.array([[True, False]] * 5 + [[False, True]])
     video = run.model.encoders["video"]
     before = buffers(video)
@@ -65,7 +65,7 @@ def test_zero_feature_gives_the_inactive_encoder_zero_gradients(run: Run) -> Non
     step(run, run.reader.read(ROWS, AUDIO_ONLY, read_inactive=True))
     grads = [p.grad for p in video.parameters()]
     assert all(grad is not None and not grad.any() for grad in grads)
-    assert not all(torch.equal(a, b) for a, b in zip(before, buffers(video), strict=True))  # as released
+    assert not all(torch.equal(a, b) for a, b in zip(before, buffers(video), strict=True))  # as in the released code
 
 
 def test_both_maskings_train_the_active_encoder_equally(
@@ -85,7 +85,7 @@ def test_the_loss_is_the_sum_of_all_rules_over_samples(run: Run) -> None:
     active = np.array([[True, True]] * 4 + [[True, False]] * 2)
     batch = run.reader.read(ROWS, active)
     run.model.train()
-    outputs = run.model(batch)  # BatchNorm in training mode uses this batch alone, so that the step sees the same
+    outputs = run.model(batch)  # BatchNorm in training mode only uses this batch, so that the step computes the same
     wanted = nn.functional.cross_entropy(outputs.logits_BC, batch.labels_B, reduction="none")
     for i in range(6):
         heads = ["audio", "video"] if active[i, 1] else ["audio"]
@@ -112,11 +112,11 @@ def test_a_nan_loss_raises_with_epoch_step_and_modality(run: Run, active: Any, w
     before = {key: value.clone() for key, value in run.model.heads.state_dict().items()}
     with pytest.raises(TrainingError) as raised:
         step(run, run.reader.read(ROWS, active))
-    told = str(raised.value)
-    assert told.startswith("epoch 3, step 7: the loss must be a number, but is not")
-    assert f"loss terms: {terms}; modalities trained in this step: {where})" in told
-    assert "`clip_norm`" in told
-    assert all(torch.equal(before[key], value) for key, value in run.model.heads.state_dict().items())  # no step taken
+    message = str(raised.value)
+    assert message.startswith("epoch 3, step 7: the loss must be a number, but is not")
+    assert f"loss terms: {terms}; modalities trained in this step: {where})" in message
+    assert "`clip_norm`" in message
+    assert all(torch.equal(before[key], value) for key, value in run.model.heads.state_dict().items())
 
 
 def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
@@ -143,9 +143,9 @@ def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
             )
         return str(raised.value)
 
-    told = run_on_ranks(2, work)
-    assert "loss terms: on another worker" in told[0]
-    assert "loss terms: fused, video" in told[1]
+    messages = run_on_ranks(2, work)
+    assert "loss terms: on another worker" in messages[0]
+    assert "loss terms: fused, video" in messages[1]
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
