@@ -86,9 +86,9 @@ class CorpusContract:
 
     def test_a_folder_without_the_corpus_raises(self, tmp_path: Path) -> None:
         (tmp_path / "letter.txt").write_text("nothing to be seen here")
-        with pytest.raises(ManifestError) as refused:
+        with pytest.raises(ManifestError) as caught:
             type(self).make(tmp_path).find()
-        assert str(refused.value).endswith(".")
+        assert str(caught.value).endswith(".")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from remix_study.study.status import study_status
 from remix_study.study.storage import check_storage, open_storage, open_to_read
 from remix_study.study.study import StudyRun
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
-from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show
+from tests.studies import RATE, DriverDied, Runner, config, write_no_report
 
 
 def recorded(folder: Path) -> Any:
@@ -55,9 +55,9 @@ class StorageContract:
                 study = StudyRun(self.study_config(storage), {"corpus": str(small_corpus)}, tmp_path / name)
                 if life < 10_000:
                     with pytest.raises(DriverDied):
-                        study.run(nothing_to_show)
+                        study.run(write_no_report)
                 else:
-                    study.run(nothing_to_show)
+                    study.run(write_no_report)
             return study.folder
 
         killed = run("killed", storage, 2, 4)
@@ -104,7 +104,7 @@ class TestPostgreSQL(StorageContract):
         for name in ("one", "two"):
             monkeypatch.setattr(study_module, "execute", Runner())
             study = StudyRun(config(storage=storage, name=name), {"corpus": str(small_corpus)}, tmp_path)
-            study.run(nothing_to_show)
+            study.run(write_no_report)
             assert study_status(study.folder).state == "complete"
         found = {s.study_name for s in open_storage(storage, tmp_path).get_all_studies()}
         assert {"one/joint", "one/remix", "two/joint", "two/remix"} <= found
@@ -129,9 +129,9 @@ def test_a_missing_environment_variable_is_named(tmp_path: Path, monkeypatch: py
 
 def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
-    with pytest.raises(StudyError, match=r"Cannot connect to the study's storage .*: ") as refused:
+    with pytest.raises(StudyError, match=r"Cannot connect to the study's storage .*: ") as caught:
         open_storage("postgresql+psycopg://me:$DB_PASSWORD@127.0.0.1:1/studies", tmp_path)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_missing_database_driver_is_named(tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_a_study_that_is_killed_while_it_creates_its_tables_creates_them_again(
 
 def test_our_reader_agrees_with_optuna(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our reader queries Optuna's tables directly; it returns what Optuna returns."""
-    asked = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
+    study_config = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
     monkeypatch.setattr(study_module, "execute", Runner())
-    folder = StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).folder
-    StudyRun(asked, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
+    folder = StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).folder
+    StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).run(write_no_report)
     ledger = read_ledger(folder, intermediate=True)
     for method, ours in ledger.trials.items():
         study = optuna.load_study(study_name=f"s/{method}", storage=open_storage(None, folder))

@@ -79,7 +79,7 @@ def die(job: int) -> int:
     return job
 
 
-def refuse(job: int) -> int:
+def raise_store_error(job: int) -> int:
     raise StoreError(f"clip {job} cannot be decoded")
 
 
@@ -112,7 +112,7 @@ def test_exceptions_of_the_work_are_raised_in_the_caller() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         Record().run((1).__floordiv__, [0])
     with pytest.raises(StoreError, match="clip 0 cannot be decoded"):
-        Record().run(refuse, [0])
+        Record().run(raise_store_error, [0])
     wait_until_no_actor_is_alive()
 
 

@@ -145,14 +145,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Ite
 def test_a_missing_or_wrong_token_is_reported(cluster: Cluster) -> None:
     cluster.write("first")
     cluster.add_user("stranger", "f" * 32)
-    refused = cluster.submit("first", "--corpus", str(cluster.corpus), user="stranger")
-    assert refused.returncode == 1
-    assert "rejects the token in ~/.ray/auth_token" in refused.stderr
+    rejected = cluster.submit("first", "--corpus", str(cluster.corpus), user="stranger")
+    assert rejected.returncode == 1
+    assert "rejects the token in ~/.ray/auth_token" in rejected.stderr
     cluster.add_user("nobody", None)
-    refused = cluster.submit("first", "--corpus", str(cluster.corpus), user="nobody")
-    assert refused.returncode == 1
-    assert "token" in refused.stderr
-    for output in (refused.stderr, refused.stdout):
+    rejected = cluster.submit("first", "--corpus", str(cluster.corpus), user="nobody")
+    assert rejected.returncode == 1
+    assert "token" in rejected.stderr
+    for output in (rejected.stderr, rejected.stdout):
         assert "Traceback" not in output
 
 

@@ -21,7 +21,7 @@ from remix_study.tracking.server import MLflowServer
 from tests.server.conftest import Bucket
 from tests.server.postgresql import PostgreSQL, a_postgresql, needs_postgresql
 from tests.server.serving import PASSWORD, USER, serving
-from tests.studies import Runner, config, nothing_to_show
+from tests.studies import Runner, config, write_no_report
 from tests.study_bench import StudyBench
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_postgresql]
@@ -207,11 +207,11 @@ def test_a_study_ends_without_losing_trials_if_its_database_stays_down(
     monkeypatch.setattr(study_module, "execute", Runner(fails=stop_at_third_task))
     study = StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path)
     with pytest.raises(StudyError, match=r"storage .* does not answer: .* rerun the command") as caught:
-        study.run(nothing_to_show)
+        study.run(write_no_report)
     assert postgresql.password not in str(caught.value)
     postgresql.start()
     monkeypatch.setattr(study_module, "execute", Runner())
-    StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).run(nothing_to_show)
+    StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).run(write_no_report)
     trials = read_ledger(study.folder).trials
     assert {m: [(t.number, t.state) for t in ts] for m, ts in trials.items()} == {
         m: [(n, "complete") for n in range(3)] for m in trials

@@ -85,9 +85,9 @@ def test_a_server_requires_the_password_and_keeps_runs_and_artifacts(
         assert PASSWORD.encode() not in path.read_bytes()
 
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a later password")
-    with serving(tmp_path / "third", *options) as refused:
-        assert refused.process.wait(200) == 1
-        assert f"is not the password of the user '{USER}'" in str(refused)
+    with serving(tmp_path / "third", *options) as rejected:
+        assert rejected.process.wait(200) == 1
+        assert f"is not the password of the user '{USER}'" in str(rejected)
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -107,9 +107,9 @@ def test_an_encoder_is_added_by_one_file_and_one_entry_each_in_config_and_assemb
         text=True,
         check=True,
     )
-    built, *refused = ended.stdout.splitlines()
+    built, *problems = ended.stdout.splitlines()
     assert built == "MeanEncoder (2, 9)"
-    assert refused[1].startswith("  - the encoder of audio must take spectrograms, but `mean` does not")
+    assert problems[1].startswith("  - the encoder of audio must take spectrograms, but `mean` does not")
 
 
 def _replace(file: Path, old: str, new: str) -> None:

@@ -15,6 +15,6 @@ def test_the_order_has_given_names_only() -> None:
     assert canonical_order([]) == ()
 
 
-def test_a_modality_named_twice_is_refused() -> None:
+def test_a_modality_named_twice_raises() -> None:
     with pytest.raises(ValueError, match="named once"):
         canonical_order(["audio", "audio"])

@@ -11,6 +11,6 @@ def test_only_the_named_times_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("text", ["lease_silence", "lease_silence_s", "lease_silence_s=soon", "lease_silence_s=-1"])
-def test_an_unknown_name_or_value_is_refused(text: str) -> None:
+def test_an_unknown_name_or_value_raises(text: str) -> None:
     with pytest.raises(ValueError, match="REMIX_STUDY_PATIENCE"):
         parse(text)

@@ -10,7 +10,7 @@ def test_one_rank_by_default() -> None:
 
 
 @pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 0)])
-def test_a_rank_outside_the_world_is_refused(rank: int, size: int) -> None:
+def test_a_rank_outside_the_world_raises(rank: int, size: int) -> None:
     with pytest.raises(ValueError, match="rank must be in"):
         World(rank, size)
 

@@ -27,7 +27,7 @@ def outputs() -> Made:
     return Made(draw[0], {"audio": draw[1], "video": draw[2]})
 
 
-def by_hand(logits_BC: torch.Tensor) -> list[float]:
+def cross_entropies(logits_BC: torch.Tensor) -> list[float]:
     rows = zip(logits_BC.tolist(), LABELS.tolist(), strict=True)
     return [math.log(sum(map(math.exp, row))) - row[label] for row, label in rows]
 
@@ -35,12 +35,12 @@ def by_hand(logits_BC: torch.Tensor) -> list[float]:
 def test_the_fused_loss_is_the_cross_entropy_of_each_sample(outputs: Made) -> None:
     (term,) = FusedLoss()(outputs, LABELS, BOTH).items()
     assert term[0] == FUSED
-    assert term[1].tolist() == pytest.approx(by_hand(outputs.logits_BC), rel=1e-5)
+    assert term[1].tolist() == pytest.approx(cross_entropies(outputs.logits_BC), rel=1e-5)
 
 
 def test_unimodal_losses_are_weighted_by_the_number_of_active_modalities(outputs: Made) -> None:
     terms = UnimodalLosses(together=0.5, alone=2.0)(outputs, LABELS, BOTH)
-    audio, video = (by_hand(outputs.head_logits[m]) for m in ("audio", "video"))
+    audio, video = (cross_entropies(outputs.head_logits[m]) for m in ("audio", "video"))
     expected_audio = [0.5 * audio[0], 2.0 * audio[1], 0.0, 0.5 * audio[3]]
     expected_video = [0.5 * video[0], 0.0, 2.0 * video[2], 0.5 * video[3]]
     assert terms["audio"].tolist() == pytest.approx(expected_audio, rel=1e-5)
@@ -52,7 +52,9 @@ def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
     active = {"audio": torch.ones(4, dtype=torch.bool), "video": torch.zeros(4, dtype=torch.bool)}
     terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
     assert list(terms) == ["audio"]
-    assert terms["audio"].tolist() == pytest.approx([2.0 * loss for loss in by_hand(outputs.head_logits["audio"])])
+    assert terms["audio"].tolist() == pytest.approx(
+        [2.0 * loss for loss in cross_entropies(outputs.head_logits["audio"])]
+    )
 
 
 def test_an_inactive_head_has_no_term(outputs: Made) -> None:
@@ -80,9 +82,9 @@ def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) 
     outputs.head_logits["depth"] = outputs.logits_BC
     active = {**BOTH, "depth": torch.tensor([False, True, False, True])}
     terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
-    depth = by_hand(outputs.logits_BC)
+    depth = cross_entropies(outputs.logits_BC)
     assert terms["depth"].tolist() == pytest.approx([0.0, 0.5 * depth[1], 0.0, 0.5 * depth[3]], rel=1e-5)
-    assert terms["audio"][1].item() == pytest.approx(0.5 * by_hand(outputs.head_logits["audio"])[1], rel=1e-5)
+    assert terms["audio"][1].item() == pytest.approx(0.5 * cross_entropies(outputs.head_logits["audio"])[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("rule", [FusedLoss(), UnimodalLosses(1.0, 1.0)])

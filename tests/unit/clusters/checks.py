@@ -35,10 +35,10 @@ def load(path: Path) -> dict[str, Any]:
 def provider_keys(kind: str) -> frozenset[str]:
     """Return the keys that Ray's code reads from `provider`, because its schema accepts any key."""
     sources = (RAY / "autoscaler" / "_private" / _PROVIDERS[kind]).glob("*.py")
-    asked = (
+    pattern = (
         r"""(?:provider_config|\["provider"\])\s*(?:\[|\.get\()\s*"([a-z]\w*)"|"([a-z]\w*)" in config\["provider"\]"""
     )
-    found = [key for path in sources for pair in re.findall(asked, path.read_text()) for key in pair if key]
+    found = [key for path in sources for pair in re.findall(pattern, path.read_text()) for key in pair if key]
     return frozenset({"type", *found})
 
 

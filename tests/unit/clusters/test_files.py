@@ -83,8 +83,8 @@ def test_no_default_command_of_ray_is_used(launcher: dict[str, Any]) -> None:
     assert not security_problems(prepare_config(launcher))
     kind = launcher["provider"]["type"]
     defaults = load(RAY / "autoscaler" / kind / "defaults.yaml")
-    commands = [key for key, value in defaults.items() if key.endswith("_commands") and value]
-    assert set(commands) - {"initialization_commands"} <= set(launcher) | (
+    default_commands = [key for key, value in defaults.items() if key.endswith("_commands") and value]
+    assert set(default_commands) - {"initialization_commands"} <= set(launcher) | (
         {"setup_commands"} if kind == "local" else set()
     )
 

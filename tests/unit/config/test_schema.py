@@ -28,7 +28,7 @@ def test_the_published_schema_is_up_to_date(kind: str) -> None:
     assert path.read_text() == schema.text(kind), f"run: remix-study schema {kind} > search_spaces/{path.name}"
 
 
-def test_an_unknown_kind_of_schema_is_refused() -> None:
+def test_an_unknown_kind_of_schema_raises() -> None:
     with pytest.raises(ConfigError, match="must be `study` or `run`, but is 'trial'"):
         schema.text("trial")
 

@@ -58,7 +58,7 @@ def test_not_a_number_is_read() -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("012", "12"), ("-08", "-8"), ("+00", "+0"), ("0777", "777")])
-def test_an_integer_with_a_leading_zero_is_refused_with_its_line(text: str, number: str) -> None:
+def test_an_integer_with_a_leading_zero_raises_with_its_line(text: str, number: str) -> None:
     wanted = f"the number {text} has a leading zero. Write {number}, or '{text}' for a string"
     with pytest.raises(ConfigError) as raised:
         read_text(f"a: 1\nb: [{text}]\n", "x.yaml")
@@ -68,7 +68,7 @@ def test_an_integer_with_a_leading_zero_is_refused_with_its_line(text: str, numb
     assert str(invalid.value) == wanted
 
 
-def test_a_leading_zero_of_set_is_refused(tmp_path: Path) -> None:
+def test_a_leading_zero_of_set_raises(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("corpus: c\nmethod: {name: joint}\n")
     with pytest.raises(ConfigError, match=r"`--set epochs=010` as YAML: the number 010 has a leading zero\. Write 10"):
@@ -195,21 +195,21 @@ def test_an_alias_has_the_offset_of_its_anchor() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: &a\n  b: *a\n", "a: &a [*a]\n"])
-def test_a_value_that_contains_itself_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_value_that_contains_itself_raises(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"Cannot read .*x.yaml as YAML: `a.*` contains itself"):
         read(path)
 
 
-def test_aliases_that_expand_to_millions_of_items_are_refused() -> None:
+def test_aliases_that_expand_to_millions_of_items_raise() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     with pytest.raises(ConfigError, match="has more than 100000 keys and list items, counting aliases"):
         read_text("\n".join(lines), "x.yaml")
 
 
-def test_deep_nesting_is_refused() -> None:
+def test_deep_nesting_raises() -> None:
     with pytest.raises(ConfigError, match="nests more than 100 levels deep"):
         read_text("a: " + "[" * 5000 + "]" * 5000, "x.yaml")
 

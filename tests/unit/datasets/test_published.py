@@ -56,9 +56,9 @@ def test_a_list_that_is_not_text_raises_with_its_name(tmp_path: Path) -> None:
 
 def test_all_problems_are_listed_up_to_a_limit() -> None:
     refuse("a.csv", [])
-    with pytest.raises(ManifestError) as refused:
+    with pytest.raises(ManifestError) as caught:
         refuse("a.csv", [f"line {n}: no" for n in range(1, 41)])
-    lines = str(refused.value).splitlines()
+    lines = str(caught.value).splitlines()
     assert lines[0] == "a.csv has 40 problems:"
     assert lines[-1] == "  and 10 more"
     assert len(lines) == 32

@@ -236,9 +236,9 @@ def test_all_problems_are_listed_at_once_in_line_order(written: Write) -> None:
         "line 12: one of `path` and `paths` must be given",
         "line 11: the id '1' must occur once, but line 2 has it too",
     ]
-    places = [message.find(each) for each in expected]
-    assert -1 not in places
-    assert places == sorted(places)
+    positions = [message.find(each) for each in expected]
+    assert -1 not in positions
+    assert positions == sorted(positions)
     assert f"has {len(expected)} problems" in message
 
 

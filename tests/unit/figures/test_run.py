@@ -146,7 +146,7 @@ def test_a_difference_within_the_seeds_deviation_is_not_a_lead() -> None:
     assert len(draw_comparison(comparison(close)).axes) == 1
 
 
-def test_missing_data_is_refused() -> None:
+def test_missing_data_raises() -> None:
     with pytest.raises(ValueError, match="val/accuracy"):
         learning_curves([{"train/loss": 1.0}], MODALITIES)
     with pytest.raises(ValueError, match="has not used Remix yet"):

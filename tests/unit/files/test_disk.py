@@ -54,7 +54,7 @@ def test_asking_for_the_holder_does_not_prevent_locking(tmp_path: Path, monkeypa
 def test_one_of_many_processes_gets_the_lock_while_others_ask_for_its_holder(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()
-    ready, refused, over = Barrier(4), Barrier(4), Event()
+    ready, tried, done = Barrier(4), Barrier(4), Event()
     outcomes: list[str] = []
 
     def start() -> None:
@@ -62,13 +62,13 @@ def test_one_of_many_processes_gets_the_lock_while_others_ask_for_its_holder(tmp
         try:
             with exclusive_lock(lock):
                 outcomes.append("locked")
-                refused.wait(30)  # keep the lock until all others have tried
+                tried.wait(30)  # keep the lock until all others have tried
         except StoreError:
             outcomes.append("refused")
-            refused.wait(30)
+            tried.wait(30)
 
     def ask() -> None:
-        while not over.is_set():
+        while not done.is_set():
             lock_holder(lock)
 
     askers = [Thread(target=ask) for _ in range(3)]
@@ -77,7 +77,7 @@ def test_one_of_many_processes_gets_the_lock_while_others_ask_for_its_holder(tmp
         thread.start()
     for thread in starters:
         thread.join(30)
-    over.set()
+    done.set()
     for thread in askers:
         thread.join(30)
     assert sorted(outcomes) == ["locked", "refused", "refused", "refused"]

@@ -86,10 +86,10 @@ def test_a_single_node_is_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_problems_of_all_nodes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", Context)
     monkeypatch.setattr(ray, "nodes", lambda: nodes_of("head", "w1", "w2"))
-    asked: list[NodeRequirements] = []
+    received: list[NodeRequirements] = []
 
     def collect(others: list[dict[str, Any]], requirements: NodeRequirements) -> list[str]:
-        asked.append(requirements)
+        received.append(requirements)
         assert [node["NodeID"] for node in others] == ["w1", "w2"]
         assert all(Path(path).exists() for path in requirements.files)
         return ["w1: does not see it", "w2: has other code"]
@@ -100,7 +100,7 @@ def test_the_problems_of_all_nodes_are_reported_at_once(monkeypatch: pytest.Monk
     with pytest.raises(StudyError, match="same files, code and versions") as raised:
         require_identical_nodes(tmp_path / "w", str(tmp_path / "corpus"))
     assert str(raised.value).splitlines()[1:] == ["  - w1: does not see it", "  - w2: has other code"]
-    (requirements,) = asked
+    (requirements,) = received
     assert set(requirements.files.values()) == {f"the workspace {tmp_path / 'w'}", f"the corpus {tmp_path / 'corpus'}"}
     assert list((tmp_path / "w").iterdir()) == []  # the token is removed
 

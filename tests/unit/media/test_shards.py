@@ -14,15 +14,15 @@ VIDEO = VideoPreset(frames=5, height=2, width=2, resize="area")
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 23), per_shard=st.integers(1, 30), seed=st.integers(0, 99), asked=st.integers(0, 40))
+@given(count=st.integers(1, 23), per_shard=st.integers(1, 30), seed=st.integers(0, 99), rows=st.integers(0, 40))
 def test_gather_matches_indexing_one_array(
-    tmp_path_factory: pytest.TempPathFactory, count: int, per_shard: int, seed: int, asked: int
+    tmp_path_factory: pytest.TempPathFactory, count: int, per_shard: int, seed: int, rows: int
 ) -> None:
     draw = np.random.default_rng(seed)
     values = draw.integers(0, 256, (count, *VIDEO.shape), dtype=np.uint8)
     reader = write_rows(tmp_path_factory.mktemp("shards"), VIDEO, values, per_shard)
-    rows_n = draw.integers(0, count, asked)
-    frames_nT = draw.integers(0, 5, (asked, 3))
+    rows_n = draw.integers(0, count, rows)
+    frames_nT = draw.integers(0, 5, (rows, 3))
     np.testing.assert_array_equal(reader.gather(rows_n), values[rows_n])
     np.testing.assert_array_equal(reader.gather(rows_n, frames_nT), values[rows_n[:, None], frames_nT])
     blocks = list(reader.blocks(rows_n))

@@ -221,7 +221,7 @@ def test_downloads_are_deleted_when_the_process_ends_and_after_a_kill_by_the_nex
     assert [path.name for path in gone.parent.iterdir()] == [".lock"]
 
 
-def test_a_temporary_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_of_another_user_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     other = os.getuid() + 1
     (tmp_path / f"remix_study-{other}").mkdir()

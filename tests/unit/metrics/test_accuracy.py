@@ -36,7 +36,7 @@ def test_confusions_of_ranks_can_be_summed(cases: list[tuple[int, int]], cut: in
     assert np.array_equal(parts[0] + parts[1], confusion(labels, predictions, CLASSES))
 
 
-def test_by_hand() -> None:
+def test_worked_example() -> None:
     # Class 0: tp 1, fp 1, fn 1 -> 1/2. Class 1: tp 2, fp 1, fn 0 -> 4/5. Class 2: tp 0, fn 1 -> 0. Class 3: absent.
     counts = confusion(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0]), 4)
     assert accuracy(counts) == pytest.approx(3 / 5)
@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     assert majority_rate(counts) == pytest.approx(2 / 5)
 
 
-def test_invalid_labels_are_refused() -> None:
+def test_invalid_labels_raise() -> None:
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.2, but are in 0\.\.3"):
         confusion(np.array([0, 3]), np.array([0, 0]), 3)
     with pytest.raises(ValueError, match=r"predictions must be in 0\.\.2, but are in -1\.\.0"):

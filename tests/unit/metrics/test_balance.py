@@ -98,7 +98,7 @@ def test_imbalance_reaches_its_bounds() -> None:
     assert imbalance({"audio": 0.5, "video": 0.3, "text": 0.0}) == pytest.approx((0.2 + 0.5 + 0.3) / 3)
 
 
-def test_two_modalities_by_hand() -> None:
+def test_two_modalities_in_a_worked_example() -> None:
     value = pair_table(empty=0.1, audio=0.6, video=0.4, both=0.8)
     modalities = ("audio", "video")
     assert shapley(value, modalities) == pytest.approx({"audio": 0.45, "video": 0.25})
@@ -119,7 +119,7 @@ def test_edge_cases_are_not_nan() -> None:
     assert missing(alone, ("audio",)) == {"audio": 0.2}
 
 
-def test_an_incomplete_table_is_refused() -> None:
+def test_an_incomplete_table_raises() -> None:
     value = pair_table(0.1, 0.6, 0.4, 0.8)
     del value[frozenset({"video"})]
     with pytest.raises(ValueError, match=r"lacks \{video\}"):
@@ -128,7 +128,7 @@ def test_an_incomplete_table_is_refused() -> None:
         missing(value, ("audio", "video"))
 
 
-def test_log_rho_by_hand() -> None:
+def test_log_rho_in_a_worked_example() -> None:
     assert abs_log_rho(np.array([30.0, 10.0])) == pytest.approx(log(3))
     assert abs_log_rho(np.array([10.0, 30.0])) == pytest.approx(log(3))
     # 8 against the mean of 2 and 4 is 8/3; 2 against 6 is 1/3, the largest; 4 against 5.

@@ -59,7 +59,7 @@ def by_hand(logits: torch.Tensor, weight: torch.Tensor, x: torch.Tensor, label: 
     return torch.outer(weight.T @ error, x).flatten()
 
 
-def test_both_cosines_by_hand_on_a_linear_model() -> None:
+def test_both_cosines_on_a_linear_model() -> None:
     torch.manual_seed(0)
     model = LinearModel()
     active = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 1]], dtype=torch.bool)

@@ -23,7 +23,7 @@ def blobs(count: int, classes: int, spread: float, seed: int, dims: int = 6) -> 
     return centres[labels] + spread * rng.normal(size=(count, dims)), labels
 
 
-def test_ratios_by_hand() -> None:
+def test_ratios_in_a_worked_example() -> None:
     assert sufficiency_ratio(0.6, 0.8) == pytest.approx(0.75)
     assert sufficiency_gap(0.6, 0.8) == pytest.approx(20)
     assert chance_corrected(0.6, 0.8, 0.2) == pytest.approx(2 / 3)

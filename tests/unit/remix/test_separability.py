@@ -32,9 +32,9 @@ def random_probs(seed: int, samples: int, modalities: int, classes: int) -> NDAr
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 4), st.integers(2, 9))
 def test_kl_agrees_with_the_oracle(oracle: Any, seed: int, samples: int, modalities: int, classes: int) -> None:
     probs_NMC = random_probs(seed, samples, modalities, classes)
-    by_hand = [[oracle.separability(row) for row in sample] for sample in probs_NMC.tolist()]
+    expected = [[oracle.separability(row) for row in sample] for sample in probs_NMC.tolist()]
     np.testing.assert_allclose(
-        kl_from_uniform(probs_NMC), np.asarray(by_hand).reshape(samples, modalities), rtol=0, atol=1e-11
+        kl_from_uniform(probs_NMC), np.asarray(expected).reshape(samples, modalities), rtol=0, atol=1e-11
     )
 
 

@@ -287,7 +287,7 @@ def test_the_range_of_a_log_axis_is_in_powers_of_ten() -> None:
     assert axis["range"] == pytest.approx([math.log10(0.5), 2], abs=1e-5)
 
 
-def test_user_text_is_escaped_and_nan_is_left_out() -> None:
+def test_user_text_is_escaped_and_nan_is_omitted() -> None:
     marks = (Points((math.inf, 1.23456789), ("<b>a</b>", "b"), INK, "circle", labels=("<i>", "&")),)
     made = spec(Panel("", Axis("<u>x"), Axis("", categories=("<b>a</b>", "b")), marks))
     (trace,) = made["data"]

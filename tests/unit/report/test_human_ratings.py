@@ -83,7 +83,7 @@ def test_a_tied_vote_does_not_count_as_recognition() -> None:
     assert groups["audio only"].scores["audio"].mean == pytest.approx(1.0, abs=0.05)
 
 
-def test_samples_that_train_both_or_no_modality_are_left_out() -> None:
+def test_samples_that_train_both_or_no_modality_are_ignored() -> None:
     columns = decided(0, follows=1.0)
     columns["trains_all"] = np.arange(N) < 100
     columns["trains_audio"] = columns["trains_audio"] & ~columns["trains_all"]
@@ -93,7 +93,7 @@ def test_samples_that_train_both_or_no_modality_are_left_out() -> None:
     assert shares["video only"].mean == 1.0
 
 
-def test_clips_without_ratings_are_left_out() -> None:
+def test_clips_without_ratings_are_ignored() -> None:
     columns = decided(0, follows=1.0)
     columns["human_video"][:10] = np.nan
     assert sum(g.clips for g in agreement(columns).groups) == N - 10

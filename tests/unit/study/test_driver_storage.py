@@ -39,17 +39,17 @@ def plain(trials: list[FrozenTrial]) -> list[Any]:
 def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
     """Start trials, report values and end trials in every way, and yield after each change."""
     ends = itertools.cycle(["complete", "pruned", "complete", "failed"])
-    at_work = []
+    unfinished = []
     for step in range(14):
         number, point = search.next()
-        at_work.append((number, point))
+        unfinished.append((number, point))
         search.note(number, folders={"0": f"runs/{number}"})
         yield
-        for running, _ in at_work:  # like the epoch callback of a run in another process
+        for running, _ in unfinished:  # like the epoch callback of a run in another process
             storage.set_trial_intermediate_value(search.id_of(running), step + 1, 0.1 * step)
         yield
-        if len(at_work) > 2:
-            number, point = at_work.pop(0)
+        if len(unfinished) > 2:
+            number, point = unfinished.pop(0)
             end = next(ends)
             values = [float(str(point[RATE]))] if end == "complete" else []
             reason = None if end == "complete" else end

@@ -11,7 +11,7 @@ from remix_study.errors import ConfigError, StudyError
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan
 from remix_study.study.study import StudyRun
-from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show
+from tests.studies import RATE, DriverDied, Runner, config, write_no_report
 
 Planned = Callable[..., Plan]
 
@@ -26,7 +26,7 @@ def planned(small_corpus: Path, tmp_path: Path) -> Planned:
 
 def run(runner: Runner, study: StudyConfig, corpus: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "execute", runner)
-    StudyRun(study, {"corpus": str(corpus)}, workspace).run(nothing_to_show)
+    StudyRun(study, {"corpus": str(corpus)}, workspace).run(write_no_report)
 
 
 def test_a_new_study(planned: Planned, tmp_path: Path) -> None:

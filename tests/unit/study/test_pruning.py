@@ -76,11 +76,11 @@ def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
     pruner = {"name": name, "grace": 1, "reduction": 2}
     prune = optuna.pruners.SuccessiveHalvingPruner.prune
 
-    def dies(self: Any, study: optuna.Study, trial: Any) -> bool:
+    def prune_and_die(self: Any, study: optuna.Study, trial: Any) -> bool:
         prune(self, study, trial)
         raise KeyboardInterrupt
 
-    def verdicts(folder: Path, *, mortal: bool) -> list[str]:
+    def decisions(folder: Path, *, killed: bool) -> list[str]:
         pruning._study.cache_clear()
         folder.mkdir()
         study = optuna.create_study(study_name="s/m", storage=open_storage(None, folder), direction="maximize")
@@ -89,9 +89,9 @@ def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
         run = callback(study, folder, pruner)
         found: list[str] = []
         for epoch in range(1, 5):
-            if mortal:
+            if killed:
                 with monkeypatch.context() as patch:
-                    patch.setattr(optuna.pruners.SuccessiveHalvingPruner, "prune", dies)
+                    patch.setattr(optuna.pruners.SuccessiveHalvingPruner, "prune", prune_and_die)
                     with pytest.raises(KeyboardInterrupt):
                         run(epochs(*[value] * epoch))
             try:
@@ -101,7 +101,7 @@ def test_a_process_that_dies_while_pruning_gets_the_same_decision_again(
             found.append("continues")
         return found
 
-    assert verdicts(tmp_path / "killed", mortal=True) == verdicts(tmp_path / "whole", mortal=False)
+    assert decisions(tmp_path / "killed", killed=True) == decisions(tmp_path / "whole", killed=False)
 
 
 def test_a_run_at_its_last_epoch_is_not_pruned(study: optuna.Study, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_ceilings_are_not_counted_in_holms_adjustment() -> None:
     assert alone.p_holm is None
 
 
-def test_methods_without_a_replicate_are_named_and_left_out() -> None:
+def test_methods_without_a_replicate_are_named_and_not_compared() -> None:
     made = study(joint={}, other={})
     found = compare(made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": {}}, {}, ["other-0: NaN"])
     assert [c.name for c in found.methods] == ["remix", "joint"]

@@ -26,7 +26,7 @@ from remix_study.study.status import StudyStatus, ask_to_stop, best_run, existin
 from remix_study.study.storage import STOP
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
-from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show, records
+from tests.studies import RATE, DriverDied, Runner, config, records, write_no_report
 
 Conduct = Callable[..., StudyRun]
 
@@ -36,7 +36,7 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(runner: Callable[..., None], *, watch: StudyListener | None = None, **changes: Any) -> StudyRun:
         monkeypatch.setattr(study_module, "execute", runner)
         study = StudyRun(config(**changes), {"corpus": str(small_corpus)}, tmp_path, watch)
-        study.run(nothing_to_show)
+        study.run(write_no_report)
         return study
 
     return run
@@ -91,11 +91,11 @@ def test_a_killed_driver_leaves_an_incomplete_study_without_active_runs(conduct:
 
 def test_another_process_can_stop_a_study(conduct: Conduct, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "s"
-    asked: list[str] = []
+    answers: list[str] = []
 
     def stop(task: Task, outcome: Outcome, ended: int, total: int) -> None:
-        if not asked:
-            asked.append(ask_to_stop(folder))
+        if not answers:
+            answers.append(ask_to_stop(folder))
             assert study_status(folder).state == "stopping"
 
     with pytest.raises(StudyStopped, match="Stopped as requested"):

@@ -25,7 +25,7 @@ from remix_study.study.storage import STOP, open_storage
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
 from remix_study.tracking import default_uri
-from tests.studies import RATE, DriverDied, Runner, config, nothing_to_show, records
+from tests.studies import RATE, DriverDied, Runner, config, records, write_no_report
 
 ONE = {"kind": "float", "low": 1, "high": 1}
 
@@ -51,7 +51,7 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run = StudyRun(
             study or config(), {"corpus": str(small_corpus), **settings}, tmp_path, listener, retry_failed=retry_failed
         )
-        return run.run(nothing_to_show)
+        return run.run(write_no_report)
 
     return run
 
@@ -60,7 +60,7 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def run(runner: Runner, method: str, seeds: int) -> dict[int, dict[str, float]]:
         monkeypatch.setattr(study_module, "execute", runner)
-        return StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).retrain(method, seeds, nothing_to_show)
+        return StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).retrain(method, seeds, write_no_report)
 
     return run
 
@@ -157,7 +157,7 @@ def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_on
 
     def run(workspace: Path, runner: Runner) -> None:
         monkeypatch.setattr(study_module, "execute", runner)
-        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(write_no_report)
 
     run(tmp_path / "whole", Runner(at_once=1))
     for life in (2, 1, 5, 0, 3):
@@ -180,15 +180,15 @@ def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
 
     def run(workspace: Path) -> None:
         monkeypatch.setattr(study_module, "execute", Runner(at_once=1))
-        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(write_no_report)
 
-    def dies(trial: optuna.Trial, name: str, *args: Any, **kwargs: Any) -> float:
+    def die_while_sampling(trial: optuna.Trial, name: str, *args: Any, **kwargs: Any) -> float:
         if name == "clip_norm" and trial.number == 2:
             raise DriverDied
         return suggest_float(trial, name, *args, **kwargs)
 
     run(tmp_path / "whole")
-    monkeypatch.setattr(optuna.Trial, "suggest_float", dies)
+    monkeypatch.setattr(optuna.Trial, "suggest_float", die_while_sampling)
     with pytest.raises(DriverDied):
         run(tmp_path / "killed")
     monkeypatch.setattr(optuna.Trial, "suggest_float", suggest_float)
@@ -397,7 +397,7 @@ def test_a_killed_study_prunes_the_same_trials(
     def run(workspace: Path, life: int = 10_000) -> None:
         runner = Runner(life=life, at_once=1, epochs=6)
         monkeypatch.setattr(study_module, "execute", runner)
-        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(nothing_to_show)
+        StudyRun(study_config, {"corpus": str(small_corpus)}, workspace).run(write_no_report)
 
     run(tmp_path / "whole")
     for life in (3, 2, 6):
@@ -437,8 +437,8 @@ def test_with_several_objectives_the_choice_is_on_the_front_within_the_tolerance
     objectives = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
     space = {RATE: {"kind": "choice", "of": list(front)}}
     methods = {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}}
-    asked = {"objective": objectives, "space": space, "methods": methods, "sampler": "grid", "trials": 4}
-    conduct(Runner(summary=summary), config(**asked, tolerance=0.02))
+    changes = {"objective": objectives, "space": space, "methods": methods, "sampler": "grid", "trials": 4}
+    conduct(Runner(summary=summary), config(**changes, tolerance=0.02))
     ledger = read_ledger(tmp_path / "studies" / "s")
     best = ledger.chosen("remix")
     assert best is not None

@@ -195,7 +195,7 @@ def test_a_damaged_file_raises_no_other_error(path: Path, tmp_path: Path) -> Non
     """Fill, delete or misspell three random keys of a valid file, 30 times: it is read, or raises ConfigError."""
     draw = random.Random(path.name)
     broken = tmp_path / "study.yaml"
-    refused = 0
+    errors = 0
     for _ in range(30):
         content = yaml.safe_load(path.read_text())
         for _ in range(3):
@@ -211,8 +211,8 @@ def test_a_damaged_file_raises_no_other_error(path: Path, tmp_path: Path) -> Non
         with suppress(ConfigError):
             read_study(broken, {})
             continue
-        refused += 1
-    assert refused > 20
+        errors += 1
+    assert errors > 20
 
 
 def test_a_file_without_storage_takes_it_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ Enter = Callable[..., Any]
 
 
 @pytest.fixture
-def at_work(uri: str, study: StudyConfig, small_store: ClipStore, tmp_path: Path) -> Enter:
+def record_study(uri: str, study: StudyConfig, small_store: ClipStore, tmp_path: Path) -> Enter:
     return lambda address=uri: recording(address, EXPERIMENT, study, small_store, tmp_path)
 
 
@@ -97,9 +97,9 @@ def runs(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_the_parent_run_describes_the_study(
-    at_work: Enter, client: MlflowClient, small_store: ClipStore, tmp_path: Path
+    record_study: Enter, client: MlflowClient, small_store: ClipStore, tmp_path: Path
 ) -> None:
-    with at_work() as record:
+    with record_study() as record:
         assert record.run_id == run_id_of(tmp_path)
         assert client.get_run(record.run_id).info.status == "RUNNING"
         record.watch(run(tmp_path / "runs" / "one"))
@@ -120,10 +120,10 @@ def test_the_parent_run_describes_the_study(
     assert [file.path for file in client.list_artifacts(record.run_id)] == ["study.yaml"]
 
 
-def test_a_resumed_study_continues_its_mlflow_run(at_work: Enter, client: MlflowClient, tmp_path: Path) -> None:
-    with at_work() as record:
+def test_a_resumed_study_continues_its_mlflow_run(record_study: Enter, client: MlflowClient, tmp_path: Path) -> None:
+    with record_study() as record:
         record.log_progress({"study/trials_complete": 1.0})
-    with at_work() as again:
+    with record_study() as again:
         assert again.run_id == record.run_id
         again.log_progress({"study/trials_complete": 2.0})
     points = client.get_metric_history(record.run_id, "study/trials_complete")
@@ -131,7 +131,7 @@ def test_a_resumed_study_continues_its_mlflow_run(at_work: Enter, client: Mlflow
 
 
 def test_the_result_the_report_and_the_best_runs_are_logged(
-    at_work: Enter, client: MlflowClient, study: StudyConfig, tmp_path: Path, runs: dict[str, Path]
+    record_study: Enter, client: MlflowClient, study: StudyConfig, tmp_path: Path, runs: dict[str, Path]
 ) -> None:
     report = tmp_path / "report"
     for name in ("report.html", "figures/comparison.png", "tables/methods.csv"):
@@ -140,7 +140,7 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     files = [path for path in report.rglob("*") if path.is_file()]
     summaries = {n: {"test/accuracy": 0.7 + n / 10, "sufficiency/ratio/audio": 0.9} for n in range(2)}
     result = compare(study, {"remix": summaries}, {}, [])
-    with at_work() as record:
+    with record_study() as record:
         record.conclude(result, files, ledger_of(study, tmp_path))
     parent = client.get_run(record.run_id)
     artifacts = {file.path for file in client.list_artifacts(record.run_id, "report")}
@@ -165,12 +165,12 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     replicate = client.get_run(str(run_id_of(runs["remix-r0"])))
     assert replicate.data.metrics["sufficiency/ratio/audio"] == 0.9
     # The study is extended and chooses other trials.
-    with at_work() as record:
+    with record_study() as record:
         record.mark_superseded(runs["remix-r0"])
         record.conclude(None, [], ledger_of(study, tmp_path, best=1)._replace(replicates={}))
     assert {name for name in runs if tags(name).get("is_best") == "true"} == {"remix-1", "joint-1"}
     assert tags("remix-r0")["remix_study.stage"] == "superseded"
-    with at_work() as record:
+    with record_study() as record:
         record.conclude(result, [], ledger_of(study, tmp_path))
     assert tags("remix-r0")["remix_study.stage"] == "replicate"
 
@@ -184,10 +184,10 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     ],
 )
 def test_no_run_of_a_study_that_ends_early_stays_running(
-    at_work: Enter, client: MlflowClient, tmp_path: Path, error: BaseException, status: str, state: str
+    record_study: Enter, client: MlflowClient, tmp_path: Path, error: BaseException, status: str, state: str
 ) -> None:
     def end() -> None:
-        with at_work() as record:
+        with record_study() as record:
             record.watch(run(tmp_path / "runs" / "open", end=False))
             raise error
 
@@ -201,10 +201,10 @@ def test_no_run_of_a_study_that_ends_early_stays_running(
 
 
 def test_runs_of_a_killed_driver_are_ended_at_the_next_start(
-    at_work: Enter, client: MlflowClient, tmp_path: Path
+    record_study: Enter, client: MlflowClient, tmp_path: Path
 ) -> None:
     left = run(tmp_path / "runs" / "left", 3, end=False)
-    with at_work():
+    with record_study():
         pass
     child = client.get_run(str(run_id_of(left)))
     assert child.info.status == "KILLED"
@@ -212,9 +212,9 @@ def test_runs_of_a_killed_driver_are_ended_at_the_next_start(
 
 
 def test_a_run_whose_folder_was_removed_does_not_stay_running(
-    at_work: Enter, client: MlflowClient, tmp_path: Path
+    record_study: Enter, client: MlflowClient, tmp_path: Path
 ) -> None:
-    with at_work() as record:
+    with record_study() as record:
         experiment = client.get_run(record.run_id).info.experiment_id
         orphan = client.create_run(experiment, tags={"mlflow.parentRunId": record.run_id})
         other = client.create_run(experiment, tags={"mlflow.parentRunId": "of another study of this name"})
@@ -223,17 +223,17 @@ def test_a_run_whose_folder_was_removed_does_not_stay_running(
 
 
 def test_an_unreachable_server_causes_no_delay_and_receives_the_data_later(
-    at_work: Enter, study: StudyConfig, client: MlflowClient, tmp_path: Path,
+    record_study: Enter, study: StudyConfig, client: MlflowClient, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
-    with at_work("http://127.0.0.1:9") as record:
+    with record_study("http://127.0.0.1:9") as record:
         assert record.run_id is None
         record.watch(run(tmp_path / "runs" / "one"))
         record.conclude(None, [], ledger_of(study, tmp_path))
     assert "is sent at the study's next" in caplog.text
     monkeypatch.undo()
-    with at_work() as record:
+    with record_study() as record:
         pass
     parent = client.get_run(record.run_id)
     assert (parent.info.status, parent.data.tags["best/remix"]) == ("FINISHED", "optimizer.learning_rate = 0.01")
@@ -241,8 +241,8 @@ def test_an_unreachable_server_causes_no_delay_and_receives_the_data_later(
     assert (child.info.status, child.data.tags["mlflow.parentRunId"]) == ("FINISHED", record.run_id)
 
 
-def test_an_untracked_study_writes_nothing(at_work: Enter, study: StudyConfig, tmp_path: Path) -> None:
-    with at_work(None) as record:
+def test_an_untracked_study_writes_nothing(record_study: Enter, study: StudyConfig, tmp_path: Path) -> None:
+    with record_study(None) as record:
         assert isinstance(record, StudyTracker)
         assert record.run_id is None
         record.watch(tmp_path / "runs" / "one")
@@ -252,9 +252,11 @@ def test_an_untracked_study_writes_nothing(at_work: Enter, study: StudyConfig, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unchanged_progress_is_logged_once(at_work: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_progress_is_logged_once(
+    record_study: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_PROGRESS_EVERY_S", 0.0)
-    with at_work() as record:
+    with record_study() as record:
         for _ in range(5):
             record.log_progress({"study/trials_complete": 1.0})
     lines = [json.dumps(line) for line, _ in Spool(tmp_path / "tracking").read()]

@@ -50,7 +50,7 @@ class FakeStudy:
         self.waiting = list(tasks)
         self.outcomes: list[tuple[Task, Outcome]] = []
         self.errors = _ErrorTexts()
-        self.alone = 0
+        self.no_more_count = 0
 
     def ask(self) -> Task | None:
         if not self.waiting:
@@ -60,11 +60,11 @@ class FakeStudy:
     def tell(self, task: Task, outcome: Outcome) -> None:
         self.outcomes.append((task, outcome))
 
-    def nobody_else(self) -> None:
-        self.alone += 1
+    def no_more_now(self) -> None:
+        self.no_more_count += 1
 
     def searcher(self, at_once: int | None = 2) -> _TaskSearcher:
-        return _TaskSearcher(self.ask, self.tell, self.errors, at_once, self.nobody_else)
+        return _TaskSearcher(self.ask, self.tell, self.errors, at_once, self.no_more_now)
 
 
 def test_the_searcher_suggests_tasks_until_there_are_no_more() -> None:
@@ -73,9 +73,9 @@ def test_the_searcher_suggests_tasks_until_there_are_no_more() -> None:
     given = json.loads(searcher.suggest("one")["task"])
     assert Job.from_json(given["jobs"][0]) == JOB
     assert PruningCallback(**given["callbacks"][0]) == CALLBACK
-    assert study.alone == 0
+    assert study.no_more_count == 0
     assert searcher.suggest("two") is None  # the study has no task at the moment
-    assert study.alone == 1  # the start barrier is opened
+    assert study.no_more_count == 1  # the start barrier is opened
     assert json.loads(searcher.suggest("two")["task"]) == given
     # While a task runs, its process may die and the task be restarted, so Tune must keep asking.
     assert searcher.suggest("three") is None
@@ -135,7 +135,7 @@ def test_a_lost_process_is_restarted_a_limited_number_of_times(
 def test_preempted_nodes_do_not_fail_a_trial_that_makes_progress() -> None:
     study = FakeStudy(TASK)
     epochs = iter([2, 3, 5, 8, 8, 8])
-    searcher = _TaskSearcher(study.ask, study.tell, study.errors, 2, study.nobody_else, lambda _: next(epochs))
+    searcher = _TaskSearcher(study.ask, study.tell, study.errors, 2, study.no_more_now, lambda _: next(epochs))
     losses = 0
     while not study.outcomes:
         assert searcher.suggest(f"trial {losses}")["task"]
@@ -167,7 +167,7 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: 
     monkeypatch.setattr(tasks, "ray_resources", lambda: rooms[now[0]])
     study = FakeStudy(TASK, OTHER, TASK, OTHER)
     limit = _ClusterLimit(Needs(), 0.0)
-    searcher = _TaskSearcher(study.ask, study.tell, study.errors, None, study.nobody_else, limit=limit)
+    searcher = _TaskSearcher(study.ask, study.tell, study.errors, None, study.no_more_now, limit=limit)
     assert searcher.suggest("one")
     assert searcher.suggest("two") is None
     now[0] = 6.0

@@ -203,18 +203,18 @@ def test_a_hanging_server_is_retried_with_growing_pauses(
     tracker: MLflowTracker, info: Make, flaky: Flaky, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker.start(info())
-    asked: list[float] = []
+    times: list[float] = []
 
     def hang(*args: object, **kwargs: object) -> None:
-        asked.append(clock.now)
+        times.append(clock.now)
         raise TimeoutError("no answer")
 
     monkeypatch.setattr(flaky.client, "log_batch", hang)
-    begin = clock.now
+    start = clock.now
     for second in range(200):
-        clock.now = begin + second
+        clock.now = start + second
         tracker.log_metrics({"val/accuracy": 0.1}, second)
-    assert [at - begin for at in asked] == [0, 10, 30, 70, 130, 190]
+    assert [at - start for at in times] == [0, 10, 30, 70, 130, 190]
 
 
 def test_unsent_data_of_a_former_process_is_sent(

@@ -70,10 +70,10 @@ class Down:
     """Fake sender whose server does not answer until `up` is set."""
 
     def __init__(self) -> None:
-        self.up, self.asked, self.has_unsent, self.ended, self.size = False, 0, True, False, 0
+        self.up, self.attempts, self.has_unsent, self.ended, self.size = False, 0, True, False, 0
 
     def send(self) -> bool:
-        self.asked += 1
+        self.attempts += 1
         if not self.up:
             raise ConnectionError("refused")
         self.has_unsent = False
@@ -89,7 +89,7 @@ def test_an_outage_and_its_end_are_reported_once(
     monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)
     with Syncer(uri, period_s=0.01) as syncer:
         syncer.watch(tmp_path)
-        until(lambda: down.asked >= 4)
+        until(lambda: down.attempts >= 4)
         down.up = True
         until(lambda: not down.has_unsent)
     assert caplog.text.count("does not accept tracking data") == 1
@@ -129,13 +129,13 @@ def test_the_thread_survives_an_unexpected_error(
 ) -> None:
     real, times = Syncer._round, []
 
-    def stumble(self: Syncer) -> bool:
+    def fail_once(self: Syncer) -> bool:
         times.append(1)
         if len(times) == 1:
             raise RuntimeError("dictionary changed")
         return real(self)
 
-    monkeypatch.setattr(Syncer, "_round", stumble)
+    monkeypatch.setattr(Syncer, "_round", fail_once)
     with Syncer(uri, period_s=0.01) as syncer:
         syncer.watch(tmp_path)
         written(tmp_path, experiment, info())
@@ -156,9 +156,9 @@ def test_close_waits_at_most_its_timeout(uri: str, tmp_path: Path) -> None:
     syncer._senders[tmp_path] = Hangs()  # type: ignore[assignment]  # a stand-in
     with syncer:
         hanging.wait(PATIENCE_S)
-        begin = time.monotonic()
+        start = time.monotonic()
         assert syncer.close(patience_s=0.1) == 1
-        assert time.monotonic() - begin < PATIENCE_S / 2
+        assert time.monotonic() - start < PATIENCE_S / 2
         go_on.set()
 
 

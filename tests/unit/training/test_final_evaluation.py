@@ -99,7 +99,7 @@ def test_final_evaluation_with_more_ranks_than_samples(
     assert all(other == first for other in others)
 
 
-def test_sufficiency_by_hand() -> None:
+def test_sufficiency_in_a_worked_example() -> None:
     numbers = sufficiency({"audio": 0.6, "video": 0.5}, {"audio": 0.8, "text": 0.9}, chance=0.25)
     assert numbers == pytest.approx(
         {

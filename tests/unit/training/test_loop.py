@@ -74,12 +74,12 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Return a list to which (where, loss) of every training step is appended."""
     seen: list[tuple[str, float]] = []
 
-    def watched(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+    def recorded(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
         loss = train_step(*args, where=where, **kwargs)
         seen.append((where, float(loss)))
         return loss
 
-    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", recorded)
     return seen
 
 
@@ -101,18 +101,18 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
         if moment == "before tracking":
             tracker.at = epoch
         elif moment == "mid-epoch":
-            watched: Callable[..., torch.Tensor] = vars(loop)["train_step"]
+            recorded: Callable[..., torch.Tensor] = vars(loop)["train_step"]
 
-            def dies(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+            def interrupt_step(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
                 if where == f"epoch {epoch}, step 1":
                     raise Interrupted
-                return watched(*args, where=where, **kwargs)
+                return recorded(*args, where=where, **kwargs)
 
-            patch.setattr(loop, "train_step", dies)
+            patch.setattr(loop, "train_step", interrupt_step)
         else:
             save, wanted = first.checkpoints.save, BEST if moment.endswith("best") else LAST
 
-            def refuses(name: str, content: dict[str, Any]) -> None:
+            def interrupt_save(name: str, content: dict[str, Any]) -> None:
                 if name == wanted and len(first_history(content)) >= epoch:
                     raise Interrupted
                 save(name, content)
@@ -121,7 +121,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
                 found: list[Any] = content.get("history", [None] * (epoch + 1))
                 return found
 
-            patch.setattr(first.checkpoints, "save", refuses)
+            patch.setattr(first.checkpoints, "save", interrupt_save)
         with pytest.raises(Interrupted):
             train(first)
     tracker.at = -1
@@ -161,7 +161,7 @@ def test_a_complete_run_is_not_trained_again(
     assert {**again.summary, "time/evidence_s": 0.0} == {**first.summary, "time/evidence_s": 0.0}
 
 
-def test_a_checkpoint_of_another_run_is_refused(recipe: Recipe, assembled: Assembled) -> None:
+def test_a_checkpoint_of_another_run_raises(recipe: Recipe, assembled: Assembled) -> None:
     train(assembled(recipe()))
     with pytest.raises(TrainingError, match=r"must be of this configuration .* Use another --name"):
         train(assembled(recipe({"seed": 1})))
@@ -251,7 +251,7 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Return a dict that receives all training inputs, by (modality, epoch, row of the store)."""
     seen: Inputs = {}
 
-    def watched(model: Any, method: Any, batch: Batch, *args: Any, where: str, **kwargs: Any) -> torch.Tensor:
+    def recorded(model: Any, method: Any, batch: Batch, *args: Any, where: str, **kwargs: Any) -> torch.Tensor:
         epoch = int(where.split(",", 1)[0].removeprefix("epoch "))
         for column, m in enumerate(batch.modalities):
             rows = batch.samples_B[batch.active_BM[:, column]].tolist()
@@ -259,7 +259,7 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> Inputs:
                 seen[m, epoch, row] = x.clone()
         return train_step(model, method, batch, *args, where=where, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(loop, "train_step", recorded)
     return seen
 
 
@@ -325,11 +325,11 @@ def test_only_training_is_augmented(
     kinds: list[tuple[bool, bool]] = []
     read = run.reader.read
 
-    def watched(*args: Any, draws: Draws | None = None, **kwargs: Any) -> Batch:
+    def recorded(*args: Any, draws: Draws | None = None, **kwargs: Any) -> Batch:
         kinds.append((run.model.training, draws is not None))
         return read(*args, draws=draws, **kwargs)
 
-    monkeypatch.setattr(run.reader, "read", watched)
+    monkeypatch.setattr(run.reader, "read", recorded)
     train(run)
     assert set(kinds) == {(True, True), (False, False)}
     stored = read(np.arange(96), np.ones((96, 2), np.bool_)).inputs
