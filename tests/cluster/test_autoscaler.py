@@ -17,7 +17,7 @@ HOST = "head"  # the machine on which the whole cluster runs
 
 @pytest.fixture
 def empty(machines: Machines) -> Iterator[Machines]:
-    """A cluster with a head without cores and up to two workers with one core each; it starts without workers."""
+    """Start a cluster with a head without cores and up to two workers with one core each. It has no worker yet."""
     copy_checkout(machines.shared / "project")
     restart(machines)  # end the processes of earlier tests
     text = autoscaler.launcher(workers=2, cpus=1, idle_minutes=0.1)

@@ -32,7 +32,7 @@ def cluster(laptop: Laptop) -> Laptop:
 
 @pytest.fixture
 def dashboard(cluster: Laptop) -> Iterator[str]:
-    """The cluster's dashboard, forwarded to the laptop."""
+    """Forward the dashboard to the laptop, and return its address there."""
     forward = cluster.start("ray", "dashboard", LAUNCHER, "-p", "18265")
     address = "http://127.0.0.1:18265"
     request = f"import urllib.request as u; u.urlopen('{address}')"

@@ -93,7 +93,7 @@ def server() -> Iterator[PostgreSQL]:
 class TestPostgreSQL(StorageContract):
     @pytest.fixture
     def storage(self, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> str:
-        """The URI of a Unix socket, whose folder is given by an environment variable."""
+        """Return the URI of a Unix socket, whose folder is given by an environment variable."""
         monkeypatch.setenv("DB_PASSWORD", server.password)
         monkeypatch.setenv("STUDY_SOCKET", str(server.folder))
         return f"postgresql+psycopg://study:$DB_PASSWORD@/postgres?host=$STUDY_SOCKET&port={server.port}"

@@ -49,7 +49,7 @@ def source(bucket: "Bucket", files: Path) -> RemoteSource:
 
 @pytest.fixture
 def built(small_corpus: Path, tmp_path: Path) -> Path:
-    """A corpus folder with a store, which the test may change."""
+    """Return a corpus folder with a store that the test may change."""
     folder = tmp_path / "built"
     shutil.copytree(small_corpus / "store", folder / "store")
     shutil.copy(small_corpus / "manifest.jsonl", folder)

@@ -22,13 +22,13 @@ def found(root: Path, lists: Path | None = None) -> Found:
 
 
 def relisted(folder: Path, *more: tuple[str, str], header: bool = False) -> Path:
-    """A folder with the miniature's lists plus further lines."""
+    """Write a folder with the lists of the miniature plus further lines."""
     everything = [miniature.video(label, n) for label in range(3) for n in range(5)]
     return miniature.write(folder, without=everything, more=more, header=header)
 
 
 def warning_with(of: Found, words: str) -> str:
-    """The only warning that contains these words."""
+    """Return the only warning that contains these words."""
     (warning,) = [each for each in of.warnings if words in each]
     return warning
 

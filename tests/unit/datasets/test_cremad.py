@@ -42,7 +42,7 @@ def by_id(clips: tuple[Clip, ...]) -> dict[str, Clip]:
 
 
 def warning_with(of: Found, words: str) -> str:
-    """The only warning that contains these words."""
+    """Return the only warning that contains these words."""
     (warning,) = [each for each in of.warnings if words in each]
     return warning
 

@@ -34,7 +34,7 @@ def clips(each: int) -> list[str]:
 
 
 def warning_with(of: Found, words: str) -> str:
-    """The only warning that contains these words."""
+    """Return the only warning that contains these words."""
     (warning,) = [each for each in of.warnings if words in each]
     return warning
 

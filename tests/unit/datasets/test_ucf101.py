@@ -26,7 +26,7 @@ def corpus(root: Path, flow: Literal["computed", "given"] = "computed", seed: in
 
 
 def listed(root: Path, name: str, *lines: str) -> Path:
-    """A copy of the miniature's lists in which one has other lines."""
+    """Copy the lists of the miniature, and replace the lines of one of them."""
     folder = root / "lists"
     folder.mkdir()
     for file in (root / "ucfTrainTestlist").iterdir():

@@ -14,7 +14,7 @@ from remix_study.media.container import Rational, seconds
 
 @dataclasses.dataclass(frozen=True)
 class AVRational:
-    """A stand-in for PyAV 19's type: no `Fraction`, and a denominator of 0 is allowed."""
+    """A replacement of PyAV 19's type, which is no `Fraction` and allows a denominator of 0."""
 
     numerator: int
     denominator: int

@@ -17,7 +17,7 @@ from remix_study.sample import SampleId
 
 @pytest.fixture(scope="module")
 def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
-    """A store of sixteen clips, four of each class."""
+    """Return a store of sixteen clips, four of each class."""
     return prepare_corpus(
         corpus / "manifest.jsonl", tmp_path_factory.mktemp("base"), preset=PRESETS["tiny"], name="base",
         decoder="pyav", workers=2, shard_bytes=4000, card={"licence": "none", "split": "as rendered"},

@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Damage:
-    """The work of a process: decode mutant `job` with both decoders. Job -1 - k is the undamaged original k."""
+    """A job of a worker process: decode mutant `job` with both decoders. Job -1 - k is the undamaged original k."""
 
     paths: tuple[Path, ...]
 

@@ -24,7 +24,7 @@ LOSSLESS = (".png", ".bmp", ".tiff")
 
 
 def pixels_of(number: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
-    """A smooth image, which lossy compression changes little; each number has its own shade."""
+    """Return a smooth image, which lossy compression hardly changes. Each number has its own shade."""
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.rint(np.stack([100 * across, 100 * down, np.full_like(down, 10 * number)], -1) + 50).astype(np.uint8)
 

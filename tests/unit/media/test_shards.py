@@ -90,6 +90,6 @@ def test_random_reads_allocate_only_the_batch(tmp_path: Path) -> None:
 
 
 def own_bytes() -> int:
-    """Anonymous memory of this process, without the files that it maps."""
+    """Return the anonymous memory of this process in bytes, without mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))

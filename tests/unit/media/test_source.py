@@ -39,7 +39,7 @@ def local(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """A file system without checksums, so that they are computed from the content."""
+    """Return the root of a file system without checksums, so that they are computed from the content."""
     system = fsspec.filesystem("memory")
     for name, content in FILES.items():
         system.pipe_file(f"/corpus/{name}", content)

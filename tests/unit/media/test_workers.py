@@ -99,7 +99,7 @@ class _Unloadable:
 
 
 def hang_with_the_interpreter_locked(job: int) -> int:
-    """Hang like a decoder that loops in native code: no signal handler or other thread of the process runs."""
+    """Hang like a decoder that loops in native code: neither signal handlers nor other threads can run."""
     if job == 1:
         ctypes.PyDLL(None).sleep(3600)
     return job

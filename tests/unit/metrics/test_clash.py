@@ -34,7 +34,7 @@ class LinearOutputs(NamedTuple):
 
 
 class LinearModel(nn.Module):
-    """f_m = E_m x_m (scalars in, two features out), z = sum_m W_m f_m, h_m = V_m f_m: gradients can be written down."""
+    """A model with simple gradients: f_m = E_m x_m (a scalar to two features), z = sum_m W_m f_m, h_m = V_m f_m."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class LinearModel(nn.Module):
         return LinearOutputs(self.fuse(features, batch.active_BM), own, features)
 
 
-def by_hand(logits: torch.Tensor, weight: torch.Tensor, x: torch.Tensor, label: int) -> torch.Tensor:
-    """d CE / d E = W^T (softmax(logits) - onehot(label)) x of one sample, for logits = W E x + other terms."""
+def gradient_of(logits: torch.Tensor, weight: torch.Tensor, x: torch.Tensor, label: int) -> torch.Tensor:
+    """Return d CE / d E = W^T (softmax(logits) - onehot(label)) x of one sample, for logits = W E x + other terms."""
     error = torch.softmax(logits, 0) - functional.one_hot(torch.tensor(label), 3)
     return torch.outer(weight.T @ error, x).flatten()
 
@@ -75,12 +75,12 @@ def test_both_cosines_on_a_linear_model() -> None:
                 continue
             parts = {n: model.encoders[n].weight.detach() @ inputs[n][i] for n in PAIR}  # type: ignore[operator]
             z = sum((model.fused[n] @ parts[n] for j, n in enumerate(PAIR) if active[i, j]), torch.zeros(3))
-            of_z = by_hand(z, model.fused[m], inputs[m][i], int(labels[i]))
+            of_z = gradient_of(z, model.fused[m], inputs[m][i], int(labels[i]))
             fused += of_z
-            own += by_hand(model.own[m] @ parts[m], model.own[m], inputs[m][i], int(labels[i]))
+            own += gradient_of(model.own[m] @ parts[m], model.own[m], inputs[m][i], int(labels[i]))
             if active[i].all():
                 whole += of_z
-                alone += by_hand(model.fused[m] @ parts[m], model.fused[m], inputs[m][i], int(labels[i]))
+                alone += gradient_of(model.fused[m] @ parts[m], model.fused[m], inputs[m][i], int(labels[i]))
         assert c1[m] == pytest.approx(float(functional.cosine_similarity(fused, own, dim=0)), abs=1e-5)
         assert c2[m] == pytest.approx(float(functional.cosine_similarity(whole, alone, dim=0)), abs=1e-5)
 

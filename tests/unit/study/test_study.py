@@ -66,7 +66,7 @@ def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def trials_of(workspace: Path) -> dict[str, list[tuple[int, str, dict[str, Any], tuple[float, ...]]]]:
-    """All trials of a study: number, state, hyperparameters and values."""
+    """Return number, state, hyperparameters and values of all trials, by method."""
     ledger = read_ledger(workspace / "studies" / "s")
     return {m: [(t.number, t.state, t.params, t.values) for t in trials] for m, trials in ledger.trials.items()}
 
