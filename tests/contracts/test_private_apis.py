@@ -54,7 +54,9 @@ def test_ray_limits_uploads() -> None:
         assert 10e6 < ray_private.upload_limit_bytes() < 10e9
 
 
-def test_ray_walks_a_working_directory_as_it_packs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_lists_the_files_of_a_working_directory_that_it_packs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", raising=False)
     for name in ("kept.py", "ignored.log", "store/clips.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

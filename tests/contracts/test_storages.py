@@ -121,20 +121,22 @@ def test_an_invalid_storage_is_an_error() -> None:
         check_storage("jurnal")
 
 
-def test_a_missing_environment_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_variable_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_NAME", raising=False)
     with pytest.raises(ConfigError, match="needs NO_SUCH_NAME in the environment"):
         open_storage("postgresql+psycopg://me:$NO_SUCH_NAME@host/studies", tmp_path)
 
 
-def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DB_PASSWORD", "secret")
     with pytest.raises(StudyError, match=r"Cannot connect to the study's storage .*: ") as caught:
         open_storage("postgresql+psycopg://me:$DB_PASSWORD@127.0.0.1:1/studies", tmp_path)
     assert "secret" not in str(caught.value)
 
 
-def test_a_missing_database_driver_is_named(tmp_path: Path) -> None:
+def test_a_missing_database_driver_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the package oracledb, which is not installed"):
         open_storage("oracle+oracledb://me@host/studies", tmp_path)
 

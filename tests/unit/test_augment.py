@@ -37,10 +37,9 @@ def test_draws_depend_on_seed_epoch_and_sample_only() -> None:
     assert 0 <= everyone.min() < 0.05 < 0.95 < everyone.max() < 1
     assert abs(everyone.mean() - 0.5) < 0.05
     some = [70, 3, 99, 3]
-    assert np.array_equal(
-        draws(some).uniforms("video crop", 5), everyone[some]
-    )  # whatever the other samples of the batch
-    assert np.array_equal(draws(100, count=100).uniforms("video crop", 5), everyone)  # whatever the size of the batch
+    # Draws depend neither on the other samples of the batch nor on the number of samples.
+    assert np.array_equal(draws(some).uniforms("video crop", 5), everyone[some])
+    assert np.array_equal(draws(100, count=100).uniforms("video crop", 5), everyone)
     chosen = np.arange(100) % 3 == 0
     assert np.array_equal(draws(100).of(chosen).uniforms("video crop", 5), everyone[chosen])
     others = (draws(100, seed=1), draws(100, epoch=1))

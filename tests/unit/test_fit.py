@@ -45,7 +45,7 @@ def test_a_fitting_configuration_passes(recipe: Recipe, small_store: ClipStore) 
     require_fit(recipe({"evaluation.test": True}), small_store)
 
 
-def test_a_class_absent_from_a_split_is_named(recipe: Recipe, small_store: ClipStore) -> None:
+def test_a_class_absent_from_a_split_is_reported(recipe: Recipe, small_store: ClipStore) -> None:
     labels_N = small_store.labels_N.copy()
     rows = small_store.rows("val")
     labels_N[rows[labels_N[rows] == 2]] = 0
@@ -119,7 +119,7 @@ def test_the_lowest_progress_share_depends_on_the_number_of_modalities(recipe: R
     assert "`method.share.lowest` must be below 1/3, but is 0.4" in line
 
 
-def test_unknown_modalities_are_named(recipe: Recipe, small_store: ClipStore) -> None:
+def test_unknown_modalities_are_reported(recipe: Recipe, small_store: ClipStore) -> None:
     config = recipe({"model.encoders": {"vidoe": {"name": "tiny"}}, "evaluation.ceilings": {"adio": 0.9}})
     one, other = problems(config, small_store)
     assert "`model.encoders` names vidoe, but the corpus has audio, video" in one

@@ -253,7 +253,7 @@ def test_every_extra_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_the_study_knows_the_maximum_resources(name: str) -> None:
+def test_maximum_resources_are_read_from_the_cluster_file(name: str) -> None:
     """Clusters start without workers, and the head trains nothing."""
     launcher = load(CLUSTERS / name)
     most, may_grow = cluster_file_resources(CLUSTERS / name)

@@ -220,7 +220,7 @@ def test_a_problem_is_reported_with_its_line_or_as_a_change(tmp_path: Path) -> N
         ("", "it must contain `key: value` lines, but contains NoneType"),
     ],
 )
-def test_a_file_that_is_not_a_configuration_is_named(tmp_path: Path, text: str, wanted: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_reported(tmp_path: Path, text: str, wanted: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
         load_run(path)
@@ -228,7 +228,7 @@ def test_a_file_that_is_not_a_configuration_is_named(tmp_path: Path, text: str, 
     assert str(path) in str(raised.value)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Cannot read the configuration .*: No such file"):
         load_run(tmp_path / "absent.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa\x00")

@@ -68,7 +68,7 @@ def test_an_integer_with_a_leading_zero_raises_with_its_line(text: str, number: 
     assert str(invalid.value) == wanted
 
 
-def test_a_leading_zero_of_set_raises(tmp_path: Path) -> None:
+def test_a_leading_zero_in_a_set_option_raises(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("corpus: c\nmethod: {name: joint}\n")
     with pytest.raises(ConfigError, match=r"`--set epochs=010` as YAML: the number 010 has a leading zero\. Write 10"):

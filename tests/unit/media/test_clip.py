@@ -112,7 +112,7 @@ def test_a_spectrogram_is_the_stft_by_definition() -> None:
     torch.testing.assert_close(spectrogram(wave, preset), torch.log(stft.abs() + 1e-7), atol=1e-4, rtol=1e-4)
 
 
-def test_a_short_waveform_is_tiled_or_zero_padded_as_the_preset_says() -> None:
+def test_a_short_waveform_is_tiled_or_zero_padded_according_to_the_preset() -> None:
     tiled, filled = AUDIO_FRONT_ENDS["stft188"], AUDIO_FRONT_ENDS["tiny"]
     ramp = torch.linspace(-2, 2, 1000)
     assert torch.equal(audio.fit(ramp, tiled)[1000:2000], ramp.clamp(-1, 1))

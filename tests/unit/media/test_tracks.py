@@ -101,7 +101,7 @@ def test_one_file_with_both_tracks_equals_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_missing_track_is_named(tmp_path: Path, decoder: DecoderName) -> None:
+def test_a_missing_track_is_reported(tmp_path: Path, decoder: DecoderName) -> None:
     write_sound(tmp_path / "a.wav")
     write_video(tmp_path / "v.mp4")
     for paths, stage in (

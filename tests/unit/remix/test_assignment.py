@@ -26,7 +26,7 @@ def test_entropy_is_one_for_equal_shares_and_zero_for_a_single_modality() -> Non
     assert FIVE.entropy() == pytest.approx(-(1 / 3 * np.log2(1 / 3) + 2 / 3 * np.log2(2 / 3)))
 
 
-def test_entropy_of_nothing_assigned_is_zero() -> None:
+def test_entropy_without_assigned_samples_is_zero() -> None:
     assert everything_joint(4, 2).entropy() == 0.0
 
 

@@ -161,7 +161,7 @@ def test_large_studies_are_thinned_and_keep_their_totals(make_trial: MakeTrial, 
     assert (len(pruned.curves), pruned.total) == (search_data.CURVES, 1000)
 
 
-def test_thinning_keeps_the_order_the_ends_and_the_best(make_trial: MakeTrial) -> None:
+def test_thinning_keeps_order_ends_and_best_value(make_trial: MakeTrial) -> None:
     assert search_data.thin(range(5), 9) == [0, 1, 2, 3, 4]
     assert search_data.thin(range(101), 3) == [0, 50, 100]
     trials = [make_trial("remix", n, float(n % 7)) for n in range(70)]

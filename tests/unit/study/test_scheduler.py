@@ -186,7 +186,7 @@ def test_a_round_of_trials_that_has_begun_is_completed(
 
 @settings(deadline=None)  # the machine may be busy
 @given(methods=st.integers(1, 4), replicates=st.integers(1, 4), hours=BUDGETS)
-def test_a_search_that_the_budget_closes_leaves_room_for_the_replicates(
+def test_a_search_that_the_budget_ends_leaves_enough_for_the_replicates(
     methods: int, replicates: int, hours: float
 ) -> None:
     study = Simulation(methods, 50, replicates, 1, BudgetConfig(cpu_hours=hours)).run()

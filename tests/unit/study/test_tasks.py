@@ -250,7 +250,7 @@ def test_a_full_disk_is_found_behind_another_error(monkeypatch: pytest.MonkeyPat
     assert run_jobs([JOB], [CALLBACK]).cause == "disk full"
 
 
-def test_the_first_seed_that_fails_ends_the_trial_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_seed_that_fails_ends_the_trial_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [replace(JOB, name=name) for name in ("one", "two", "three")]
     ran = []
 
