@@ -241,6 +241,29 @@ def _become(request: dict[str, Any], fds: list[int], defaults: dict[str, str]) -
 
 def _run(words: list[str], cwd: str) -> None:
     """As `python *words` does."""
+    status = 0
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # the first handler to be registered is the last to run
+    try:
+        _run_program(words, cwd)
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        atexit.unregister(leave)  # the interpreter ends itself with SIGINT
+        raise
+    except BaseException:
+        status = 1
+        raise
+
+
+def _run_program(words: list[str], cwd: str) -> None:
     match words:
         case ["-m", module, *rest]:
             sys.argv, sys.path[0] = [module, *rest], cwd

@@ -13,60 +13,86 @@ os.environ.setdefault(
 # Waiting threads of torch sleep instead of spinning, because more processes run than there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import atexit
+import fcntl
+import gc
 import signal
-import threading
+import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 
-from remix_study.assemble import assemble
-from remix_study.config.load import parse_run, put
-from remix_study.config.run import RunConfig
-from remix_study.datasets.corpus import open_corpus, prepare_synthetic
-from remix_study.datasets.synthetic import SyntheticSpec
-from remix_study.media.store import ClipStore
-from remix_study.tracking.tracker import NullTracker, Tracker
-from remix_study.training.loop import Run
-from remix_study.world import Collectives, Solo, World
+# The process that distributes the tests over cores only needs this file, so fixtures import what they use.
+if TYPE_CHECKING:
+    from remix_study.config.run import RunConfig
+    from remix_study.media.store import ClipStore
+    from remix_study.tracking.tracker import Tracker
+    from remix_study.training.loop import Run
+    from remix_study.world import Collectives
 
 # In a background job (`make test &`), Ctrl-C is ignored, and all processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Networks this small are fastest on one thread.
-torch.set_num_threads(1)
+# With all modules imported, the interpreter would spend seconds on freeing its memory. This handler is the last to run.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    atexit.register(os._exit, 0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Require a marker of `make test-rest` outside of the folders to which `make test-fast` is limited."""
+    heavy = {"ray", "gloo", "server", "browser", "cluster", "slow"}
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder not in ("unit", "contracts") and not heavy & {mark.name for mark in item.iter_markers()}:
+            raise pytest.UsageError(
+                f"{item.nodeid} needs one of the markers {', '.join(sorted(heavy))}: no tier runs it."
+            )
+
+
+def pytest_collection_finish() -> None:
+    """Speed up the tests: networks this small are fastest on one thread, and most objects are of imported modules."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a synthetic corpus with 4 classes and 96 training, 48 validation and 48 test clips."""
-    folder = tmp_path_factory.mktemp("corpus") / "synthetic"
-    spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
-    prepare_synthetic(folder, spec, preset="tiny")
+    from remix_study.datasets.corpus import prepare_synthetic
+    from remix_study.datasets.synthetic import SyntheticSpec
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # the folder of all workers
+    folder = shared / "small-corpus"
+    with (shared / "small-corpus.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
+        prepare_synthetic(folder, spec, preset="tiny")  # finds what another worker has prepared
     return folder
 
 
 @pytest.fixture(scope="session")
-def small_store(small_corpus: Path) -> ClipStore:
+def small_store(small_corpus: Path) -> "ClipStore":
     """Return the clip store of `small_corpus`."""
+    from remix_study.datasets.corpus import open_corpus
+
     return open_corpus(small_corpus)
 
 
 @pytest.fixture(scope="session")
-def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
+def recipe(small_corpus: Path) -> "Callable[..., RunConfig]":
     """Return a function that creates the configuration of a short, untracked Remix run on `small_corpus`.
 
     It takes a mapping of changes with dotted keys, as for `--set`.
     """
+    from remix_study.config.load import parse_run, put
 
-    def make(changes: Mapping[str, Any] | None = None) -> RunConfig:
+    def make(changes: Mapping[str, Any] | None = None) -> "RunConfig":
         content: dict[str, Any] = {
             "corpus": str(small_corpus),
             "method": {"name": "remix", "warmup": 1},
@@ -84,16 +110,21 @@ def recipe(small_corpus: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
-def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
+def assembled(small_store: "ClipStore", tmp_path: Path) -> "Callable[..., Run]":
     """Return a function that assembles a run on `small_store`, in a folder below `tmp_path`."""
+    import torch
+
+    from remix_study.assemble import assemble
+    from remix_study.tracking.tracker import NullTracker
+    from remix_study.world import Solo
 
     def make(
-        config: RunConfig,
+        config: "RunConfig",
         folder: str = "run",
-        tracker: Tracker | None = None,
-        collectives: Collectives | None = None,
+        tracker: "Tracker | None" = None,
+        collectives: "Collectives | None" = None,
         ceilings: Mapping[str, float] | None = None,
-    ) -> Run:
+    ) -> "Run":
         (tmp_path / folder).mkdir(exist_ok=True)
         return assemble(
             config,
@@ -108,57 +139,9 @@ def assembled(small_store: ClipStore, tmp_path: Path) -> Callable[..., Run]:
     return make
 
 
-@dataclass
-class _Shared:
-    """Shared memory of the ranks, with one slot per rank."""
-
-    barrier: threading.Barrier
-    slots: list[Any]
-
-
-class _ThreadCollectives:
-    """Collectives for ranks that are threads of this process."""
-
-    def __init__(self, rank: int, shared: _Shared) -> None:
-        self._world = World(rank, len(shared.slots))
-        self._shared = shared
-
-    @property
-    def world(self) -> World:
-        return self._world
-
-    def sum_(self, tensor: torch.Tensor) -> None:
-        tensor.copy_(torch.stack(self._exchange(tensor.clone())).sum(dim=0))
-
-    def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate(self._exchange(rows))
-
-    def barrier(self) -> None:
-        self._shared.barrier.wait(60)
-
-    def _exchange(self, mine: Any) -> list[Any]:
-        self._shared.slots[self._world.rank] = mine
-        self._shared.barrier.wait(60)
-        values = list(self._shared.slots)
-        self._shared.barrier.wait(60)
-        return values
-
-
 @pytest.fixture
-def run_on_ranks() -> Callable[..., list[Any]]:
-    """Return a function that runs `work` on `size` ranks at once, and returns the result of each rank."""
+def run_on_ranks() -> "Callable[..., list[Any]]":
+    """Return `run_on_ranks` of tests/ranks.py."""
+    from tests import ranks
 
-    def run(size: int, work: Callable[[Collectives], Any]) -> list[Any]:
-        shared = _Shared(threading.Barrier(size), [None] * size)
-
-        def rank(number: int) -> Any:
-            try:
-                return work(_ThreadCollectives(number, shared))
-            except BaseException:
-                shared.barrier.abort()  # the other ranks must not wait for this one
-                raise
-
-        with ThreadPoolExecutor(size) as pool:
-            return list(pool.map(rank, range(size)))
-
-    return run
+    return ranks.run_on_ranks

@@ -39,6 +39,7 @@ class StorageContract:
         base = {"corpus": "", "epochs": 5, "device": "cpu", "tracking": {"uri": "off"}}
         return config(storage=storage, pruner={"name": "asha", "grace": 2, "reduction": 2}, trials=5, base=base)
 
+    @pytest.mark.slow
     def test_a_killed_study_has_the_trials_of_an_uninterrupted_one_in_a_file(
         self, storage: str | None, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -182,6 +183,7 @@ def test_a_study_that_is_killed_while_it_creates_its_tables_creates_them_again(
     assert list(tmp_path.glob(".optuna*")) == []
 
 
+@pytest.mark.slow
 def test_our_reader_agrees_with_optuna(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our reader queries Optuna's tables directly; it returns what Optuna returns."""
     study_config = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)

@@ -170,7 +170,6 @@ def test_reading_an_empty_database_creates_no_tables(postgresql: PostgreSQL, tmp
     assert open_to_read(uri, tmp_path) is not None
 
 
-@pytest.mark.smoke
 @pytest.mark.timeout(600)
 def test_a_study_waits_for_a_restart_of_its_database(postgresql: PostgreSQL, bench: StudyBench) -> None:
     """The current run keeps training without its pruner, the driver waits, and nothing is lost."""

@@ -48,6 +48,7 @@ def test_a_unimodal_config_differs_in_method_and_evaluation_only(recipe: Recipe)
     assert unimodal.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reported", [False, True])
 def test_a_run_whose_workers_failed_is_failed_in_mlflow(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: bool

@@ -43,6 +43,7 @@ def test_a_new_study(planned: Planned, tmp_path: Path) -> None:
     json.dumps(plan.plain())
 
 
+@pytest.mark.slow
 def test_the_cost_is_estimated_from_trained_epochs(planned: Planned, tmp_path: Path) -> None:
     plan = planned(config(trials=10), timed=True)
     assert plan.seconds is not None

@@ -167,6 +167,7 @@ def test_a_study_that_is_killed_many_times_has_the_trials_of_an_uninterrupted_on
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_while_sampling_samples_the_same_again(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_method_without_complete_trials_does_not_affect_the_others(conduct: Co
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"failed": 3}
 
 
+@pytest.mark.slow
 def test_failed_trials_are_retried_only_on_request(conduct: Conduct, tmp_path: Path) -> None:
     def second_of_remix(task: Task) -> bool:
         return (task.stage, task.method, task.number) == ("search", "remix", 1)
@@ -244,6 +246,7 @@ def test_failed_trials_are_retried_only_on_request(conduct: Conduct, tmp_path: P
     assert (found[1].retried, found[3].params) == (True, failed.params)
 
 
+@pytest.mark.slow
 def test_an_interrupted_retry_is_resumed(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(fails=lambda task: (task.stage, task.method, task.number) == ("search", "joint", 0)))
     with pytest.raises(DriverDied):
@@ -273,6 +276,7 @@ def test_a_study_can_be_extended_by_trials_and_replicates(conduct: Conduct) -> N
     assert [sorted(c.seeds) for c in result.methods] == [[0, 1, 2]] * 2
 
 
+@pytest.mark.slow
 def test_newly_chosen_hyperparameters_are_replicated(conduct: Conduct, tmp_path: Path) -> None:
     conduct(Runner(accuracy=lower_is_better))
     old = read_ledger(tmp_path / "studies" / "s").replicates["joint"]
@@ -445,6 +449,7 @@ def test_with_several_objectives_the_choice_is_on_the_front_within_the_tolerance
     assert best.params[RATE] == 0.02
 
 
+@pytest.mark.slow
 def test_a_unimodal_ceiling_is_searched_by_the_first_objective_only(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

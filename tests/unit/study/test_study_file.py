@@ -190,6 +190,7 @@ def locations(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from locations(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_damaged_file_raises_no_other_error(path: Path, tmp_path: Path) -> None:
     """Fill, delete or misspell three random keys of a valid file, 30 times: it is read, or raises ConfigError."""

@@ -119,6 +119,7 @@ def test_credentials_are_redacted(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
+@pytest.mark.slow
 def test_a_database_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     """MLflow creates its tables in several steps, and cannot open a database that has only some of them."""
     uri = default_uri(tmp_path)

@@ -347,6 +347,7 @@ def test_an_emptied_server_is_sent_everything_again(
     assert "Sending it again" in caplog.text
 
 
+@pytest.mark.slow
 def test_concurrent_senders_write_nothing_twice(
     uri: str, client: MlflowClient, info: Make, tmp_path: Path, experiment: str
 ) -> None:
