@@ -25,8 +25,8 @@ demo: $(READY)  ## render clips, run the demo study, print the comparison
 ui: $(READY)  ## open MLflow on the demo's runs
 	$(BIN)/remix-study ui
 
-# Tests that start clusters, servers, browsers or worker processes. They mostly wait for processes to start, so one for
-# each core runs at a time; a file's tests share what they start. All other tests use the cores fully.
+# Tests that start clusters, servers, browsers or worker processes. They use two thirds of a core each, so three of them
+# run on two cores; a file's tests share what they start. All other tests use the cores fully.
 HEAVY := ray or gloo or server or browser or cluster
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest --durations=20 --durations-min=1
 # The fast tests wait for the disk for a tenth of their time, where there is no memory to spare.
@@ -39,11 +39,11 @@ test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker process
 	$(MEMORY) $(PYTEST) -n auto --dist worksteal -m "not slow and not ($(HEAVY))" tests/unit tests/contracts
 
 test-smoke: $(READY)  ## about ten real cases: a demo, kills, a full disk, a lost node, PostgreSQL, S3
-	$(PYTEST) -n 2 -m smoke
+	$(PYTEST) -n 3 -m smoke
 
 test-rest: $(READY)  ## what test-all has and test does not
 	$(PYTEST) -n auto -m "slow and not smoke and not ($(HEAVY))"
-	$(PYTEST) -n 2 --dist loadfile -m "($(HEAVY)) and not smoke"
+	$(PYTEST) -n 3 --dist loadfile -m "($(HEAVY)) and not smoke"
 
 test-all: test test-rest  ## everything; the aim is thirty minutes on two cores
 

@@ -52,7 +52,7 @@ def remix(axes: Axes) -> None:
     axes.set_title("Data Remixing, once per epoch", loc="left", fontsize=11, fontweight="bold", color=INK)
     clips(axes, 0.9)
     axes.text(1.1, -0.75, "1  score each modality alone", fontsize=8.5, color=QUIET, va="center")
-    axes.text(5.0, -0.75, "2  assign the harder one", fontsize=8.5, color=QUIET, va="center")
+    axes.text(5.0, -0.75, "2  assign the less certain one", fontsize=8.5, color=QUIET, va="center")
     axes.text(8.6, -0.75, "3  train in batches of one modality", fontsize=8.5, color=QUIET, va="center")
     for row, scores in enumerate(SCORES):
         for m, colour in enumerate(COLOURS):

@@ -68,11 +68,13 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # the folder of all workers
-    folder = shared / "small-corpus"
-    with (shared / "small-corpus.lock").open("w") as lock:
+    folder, ready = shared / "small-corpus", shared / "small-corpus-ready"
+    with (shared / "small-corpus-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
-        prepare_synthetic(folder, spec, preset="tiny")  # finds what another worker has prepared
+        if not ready.exists():  # the first worker prepares it, and others may be reading it already
+            spec = SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0))
+            prepare_synthetic(folder, spec, preset="tiny")
+            ready.touch()
     return folder
 
 

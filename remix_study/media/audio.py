@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 import torch
-import torchaudio
 from numpy.typing import NDArray
 
 from remix_study.media.presets import AudioPreset
+from remix_study.media.torchaudio_import import torchaudio
 
 
 def cut(

@@ -11,10 +11,10 @@ zero frames to `frames`, shifted and scaled.
 import functools
 
 import torch
-import torchaudio
 
 from remix_study.errors import MediaError
 from remix_study.media.presets import AudioPreset
+from remix_study.media.torchaudio_import import torchaudio
 
 _WINDOW_S = 0.025  # of `fbank`; Kaldi's default
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from tests import commands
 
 _ADDRESS = re.compile(r"(?:export MLFLOW_TRACKING_URI=|charts +)(\S+)\n")
+_LAST_S = 5.0  # a killed process may take this long to end
 USER, PASSWORD = "boss", "twelve letters % and more"
 
 
@@ -74,14 +76,18 @@ class Served:
 
     def end(self, signal_: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal to the process, and return its exit status. Assert that no descendant is left."""
-        process_ids = []
+        descendants: dict[int, int] = {}  # process id by pidfd, which is ready when the process has ended
         if self.process.poll() is None:
-            process_ids = self.process_ids
+            descendants = {os.pidfd_open(pid): pid for pid in self.process_ids if pid != self.process.pid}
             self.process.send_signal(signal_)
         status = self.process.wait(60)
-        left = [pid for pid in process_ids if Path(f"/proc/{pid}").exists()]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        left = []
+        for handle, pid in descendants.items():
+            # Those that were killed last end a moment after the process.
+            if not select.select([handle], [], [], _LAST_S)[0]:
+                left.append(pid)
+                os.kill(pid, signal.SIGKILL)
+            os.close(handle)
         assert left == []
         return status
 

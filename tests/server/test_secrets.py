@@ -1,7 +1,7 @@
-"""No secret is written to any file: planted secrets are searched for after a study whose database was restarted
+"""No secret is written to any file: a search for planted secrets after a study whose database was restarted
 
-Where: workspace and report, all of MLflow's tables, the trials' tables, the bucket, what was said at the terminals,
-Ray's logs, and the arguments of every process.
+The search covers the workspace with the report, all tables of MLflow and Optuna, the bucket, the output of all
+commands, Ray's logs, and the arguments of all processes.
 """
 
 import os
@@ -21,7 +21,7 @@ from tests.server.serving import USER, serving
 from tests.study_bench import StudyBench
 
 pytestmark = [pytest.mark.server, pytest.mark.ray, pytest.mark.slow, needs_postgresql]
-# Unique, and with characters that are escaped in URLs.
+# Unique, and with characters that must be escaped in URLs.
 PLANTED = {name: f"{name.lower()}@{secrets.token_hex(8)}/%"
            for name in ("DB_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY")}  # fmt: skip
 FORMS = {name: {each.encode() for each in (value, quote(value, safe=""), quote(value), value.partition("@")[2][:16])}
@@ -32,29 +32,29 @@ def secrets_in(content: bytes) -> list[str]:
     return [name for name, forms in FORMS.items() if any(form in content for form in forms)]
 
 
-def told_by(place: Path) -> dict[str, list[str]]:
+def files_with_secrets(folder: Path) -> dict[str, list[str]]:
     """Return the files that contain a secret."""
     found = {}
-    for path in place.rglob("*"):
+    for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and (names := secrets_in(path.read_bytes())):
             found[str(path)] = names
     return found
 
 
-def told_in_arguments() -> dict[str, list[str]]:
-    """Return the commands of all processes of this machine whose arguments contain a secret."""
+def processes_with_secrets() -> dict[str, list[str]]:
+    """Return the commands of this machine's processes whose arguments contain a secret."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            said = path.read_bytes()
+            arguments = path.read_bytes()
         except OSError:
             continue
-        if names := secrets_in(said):
-            found[said.replace(b"\0", b" ").decode(errors="replace")[:300]] = names
+        if names := secrets_in(arguments):
+            found[arguments.replace(b"\0", b" ").decode(errors="replace")[:300]] = names
     return found
 
 
-def told_by_tables(server: PostgreSQL, database: str) -> dict[str, list[str]]:
+def tables_with_secrets(server: PostgreSQL, database: str) -> dict[str, list[str]]:
     found, rows = {}, 0
     with server.connect(database) as connection:
         tables = connection.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
@@ -63,23 +63,23 @@ def told_by_tables(server: PostgreSQL, database: str) -> dict[str, list[str]]:
             rows += content.count("\n")
             if names := secrets_in(content.encode()):
                 found[f"{database}.{table}"] = names
-    assert rows > 10, f"there is nothing in {database}"
+    assert rows > 10, f"{database} is empty"
     return found
 
 
 @pytest.fixture
-def ray_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a folder for Ray's logs of this test. Its path is short, because Ray's sockets are below it."""
-    place = Path(tempfile.mkdtemp(prefix="rs-"))
-    monkeypatch.setenv("RAY_TMPDIR", str(place))
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="rs-"))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.smoke
 @pytest.mark.timeout(900)
 def test_no_secret_is_written_to_any_file(
-    bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_place: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
@@ -92,6 +92,7 @@ def test_no_secret_is_written_to_any_file(
             monkeypatch.setenv("MLFLOW_TRACKING_URI", server.up().url)
             file = bench.write(
                 storage=trials,
+                trials=1,
                 base={"tracking": {"experiment": "e", "model": True}},
                 # All trials of the second method fail.
                 methods={
@@ -103,24 +104,24 @@ def test_no_secret_is_written_to_any_file(
             try:
                 study = bench.start(file)
                 study.wait_until(lambda: study.epochs() >= 2)
-                arguments = told_in_arguments()
+                arguments = processes_with_secrets()
                 postgresql.stop()  # the pruner, the driver and MLflow's server all lose their connections
                 study.wait_until(lambda: "does not answer. Waiting for it" in study.output)
                 postgresql.start()
                 assert study.wait() == 0, study.output
-                bench.run(file)  # sends unsent data, and writes the report again
+                bench.run(file)  # sends unsent data and rewrites the report
             finally:
                 bench.end_all()
             assert study_status(study.folder).state == "complete"
             assert bench.tracked("e", server.url)
             assert arguments == {}
-            assert told_by_tables(postgresql, "trials") == {}
-            assert told_by_tables(postgresql, "mlflow") == {}
-        logs = [path for path in ray_place.rglob("logs/*") if path.is_file()]
-        assert logs, "Ray has written elsewhere"
-        assert told_by(ray_place) == {}
+            assert tables_with_secrets(postgresql, "trials") == {}
+            assert tables_with_secrets(postgresql, "mlflow") == {}
+        logs = [path for path in ray_folder.rglob("logs/*") if path.is_file()]
+        assert logs, "Ray did not write its logs to RAY_TMPDIR"
+        assert files_with_secrets(ray_folder) == {}
         assert (study.folder / "report" / "report.html").exists()
-        assert told_by(tmp_path) == {}  # workspace, spools, logs, and the output of all commands
+        assert files_with_secrets(tmp_path) == {}  # workspace, spools, logs, and the output of all commands
         in_bucket = bucket.files.find(f"{bucket.url}/mlflow")
         assert in_bucket
         assert [name for name in in_bucket if secrets_in(bucket.files.cat_file(name))] == []

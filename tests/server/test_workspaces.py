@@ -34,7 +34,7 @@ class RunningCommand:
     output: Path
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text()
 
 
@@ -45,7 +45,7 @@ class Machines:
         self.url, self.place = f"{bucket.url}/workspace", place
         self.corpus = bucket.upload(corpus, "corpus")
         self.site = RemoteFolder(f"{self.url}/studies/s")
-        self.begun: list[RunningCommand] = []
+        self.commands: list[RunningCommand] = []
         self.storage = f"sqlite:///{place / 'storage.db'}"
 
     def study(self, **changes: Any) -> Path:
@@ -65,31 +65,31 @@ class Machines:
         path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
         return path
 
-    def begin(self, machine: str, *words: str) -> RunningCommand:
-        output = self.place / f"output-{len(self.begun)}"
+    def start(self, machine: str, *words: str) -> RunningCommand:
+        output = self.place / f"output-{len(self.commands)}"
         env = os.environ | {"REMIX_STUDY_CACHE": str(self.place / machine), "COLUMNS": "200"}
         with output.open("w") as file:
             process = commands.start(
                 "-m", "remix_study", *words, "--workspace", self.url, cwd=self.place, env=env, stdout=file, stderr=file
             )
-        self.begun.append(RunningCommand(process, output))
-        return self.begun[-1]
+        self.commands.append(RunningCommand(process, output))
+        return self.commands[-1]
 
     def run(self, machine: str, *words: str) -> tuple[int, str]:
-        begun = self.begin(machine, *words)
-        status = begun.process.wait(600)
-        assert "Traceback" not in begun.said, begun.said
-        return status, begun.said
+        command = self.start(machine, *words)
+        status = command.process.wait(600)
+        assert "Traceback" not in command.text, command.text
+        return status, command.text
 
     def until(self, holds: Callable[[], Any], while_: RunningCommand | None = None) -> Any:
         end, pause = time.monotonic() + 300, threading.Event()
         while not (found := holds()):
             assert time.monotonic() < end
-            assert while_ is None or while_.process.poll() is None, while_.said
+            assert while_ is None or while_.process.poll() is None, while_.text
             pause.wait(_POLL_S)
         return found
 
-    def lines(self, run: str) -> list[str]:
+    def epochs(self, run: str) -> list[str]:
         """Return the complete epochs at the URL of the run whose name begins with `run`."""
         for path in self.site.listing("runs"):
             if path.startswith(f"runs/{run}") and path.endswith("history.jsonl"):
@@ -97,10 +97,10 @@ class Machines:
         return []
 
     def end_all(self) -> None:
-        for begun in self.begun:
-            if begun.process.poll() is None:
-                os.killpg(begun.process.pid, signal.SIGKILL)
-                begun.process.wait()
+        for command in self.commands:
+            if command.process.poll() is None:
+                os.killpg(command.process.pid, signal.SIGKILL)
+                command.process.wait()
 
 
 @pytest.fixture
@@ -113,24 +113,24 @@ def machines(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Machin
 @pytest.mark.smoke
 def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines: Machines) -> None:
     study = machines.study()
-    driver = machines.begin("one", "run", str(study))
-    machines.until(lambda: len(machines.lines("joint-search-0-")) >= 5, driver)
-    code, said = machines.run("two", "status", "s", "--json")
-    assert (code, json.loads(said)["state"]) == (0, "running")
-    code, said = machines.run("two", "run", str(study))
-    assert code == 1
-    assert "Cannot run the study" in " ".join(said.split())
+    driver = machines.start("one", "run", str(study))
+    machines.until(lambda: len(machines.epochs("joint-search-0-")) >= 5, driver)
+    status, output = machines.run("two", "status", "s", "--json")
+    assert (status, json.loads(output)["state"]) == (0, "running")
+    status, output = machines.run("two", "run", str(study))
+    assert status == 1
+    assert "Cannot run the study" in " ".join(output.split())
     os.killpg(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
-    before = machines.lines("joint-search-0-")
-    code, said = machines.run("two", "run", str(study))
-    assert code == 0, said
-    assert "Checking for" in said  # whether the killed driver still runs
-    after = machines.lines("joint-search-0-")
+    before = machines.epochs("joint-search-0-")
+    status, output = machines.run("two", "run", str(study))
+    assert status == 0, output
+    assert "Checking for" in output  # whether the killed driver still runs
+    after = machines.epochs("joint-search-0-")
     assert len(after) == EPOCHS
     assert after[: len(before)] == before  # no uploaded epoch is trained again
-    code, said = machines.run("three", "status", "s", "--json")
-    found = json.loads(said)
+    status, output = machines.run("three", "status", "s", "--json")
+    found = json.loads(output)
     assert (found["state"], found["runs_ended"], found["failures"]) == ("complete", 4, [])
     assert [(m["complete"], m["replicated"]) for m in found["methods"]] == [(1, 1), (1, 1)]
     listed = machines.site.listing()
@@ -140,62 +140,62 @@ def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines:
     # The machine that trained keeps only what the driver reads.
     assert not list((machines.place / "two").rglob("*.pt"))
 
-    code, said = machines.run("three", "report", "s")
-    assert code == 0
+    status, output = machines.run("three", "report", "s")
+    assert status == 0
     assert (machines.place / "s-report" / "report.html").exists()
-    code, said = machines.run("three", "export", "s")
+    status, output = machines.run("three", "export", "s")
     assert len((machines.place / "s-export" / "epochs.csv").read_text().splitlines()) == 4 * EPOCHS + 1
-    code, said = machines.run("three", "best", "s")
-    assert "s-best-remix.yaml" in said
-    assert machines.url in said
-    code, said = machines.run("three", "list")
-    assert "complete" in said
+    status, output = machines.run("three", "best", "s")
+    assert "s-best-remix.yaml" in output
+    assert machines.url in output
+    status, output = machines.run("three", "list")
+    assert "complete" in output
 
 
 def test_a_study_is_stopped_from_another_machine_and_resumes(machines: Machines) -> None:
     study = machines.study()
-    driver = machines.begin("one", "run", str(study))
-    machines.until(lambda: len(machines.lines("joint-search-0-")) >= 2, driver)
-    code, said = machines.run("two", "stop", "s")
-    assert code == 0, said
-    assert "of" in said
-    status, said = driver.process.wait(120), driver.said
-    assert status == 130, said
-    assert "Rerun the command to resume" in " ".join(said.split())
-    assert 2 <= len(machines.lines("joint-search-0-")) < EPOCHS
-    code, said = machines.run("two", "stop", "s")
-    assert code == 1
-    assert "Cannot stop the study s: no process runs it" in " ".join(said.split())
-    code, said = machines.run("two", "run", str(study))
-    assert code == 0, said
-    assert len(machines.lines("joint-search-0-")) == EPOCHS
+    driver = machines.start("one", "run", str(study))
+    machines.until(lambda: len(machines.epochs("joint-search-0-")) >= 2, driver)
+    status, output = machines.run("two", "stop", "s")
+    assert status == 0, output
+    assert "of" in output
+    status, output = driver.process.wait(120), driver.text
+    assert status == 130, output
+    assert "Rerun the command to resume" in " ".join(output.split())
+    assert 2 <= len(machines.epochs("joint-search-0-")) < EPOCHS
+    status, output = machines.run("two", "stop", "s")
+    assert status == 1
+    assert "Cannot stop the study s: no process runs it" in " ".join(output.split())
+    status, output = machines.run("two", "run", str(study))
+    assert status == 0, output
+    assert len(machines.epochs("joint-search-0-")) == EPOCHS
     assert machines.site.content("stop") is None
 
 
 def test_missing_settings_of_a_remote_workspace_are_reported_before_anything_starts(machines: Machines) -> None:
     study = machines.study(storage=None)
-    code, said = machines.run("one", "run", str(study))
-    assert code == 1
-    assert "`storage` must be a database" in " ".join(said.split())
+    status, output = machines.run("one", "run", str(study))
+    assert status == 1
+    assert "`storage` must be a database" in " ".join(output.split())
     base = {**yaml.safe_load(machines.study().read_text())["base"], "tracking": {}}
-    code, said = machines.run("one", "run", str(machines.study(base=base)))
-    assert code == 1
-    assert "MLFLOW_TRACKING_URI" in said
+    status, output = machines.run("one", "run", str(machines.study(base=base)))
+    assert status == 1
+    assert "MLFLOW_TRACKING_URI" in output
     assert machines.site.listing() == {}
-    code, said = machines.run("one", "status", "nothing")
-    assert code == 1
-    assert "No study 'nothing' in the workspace" in " ".join(said.split())
+    status, output = machines.run("one", "status", "nothing")
+    assert status == 1
+    assert "No study 'nothing' in the workspace" in " ".join(output.split())
 
 
 def test_a_single_run_is_trained_in_a_remote_workspace(machines: Machines) -> None:
     config = {**yaml.safe_load(machines.study().read_text())["base"], "epochs": 2, "method": {"name": "joint"}}
     (machines.place / "run.yaml").write_text(yaml.safe_dump(config))
-    code, said = machines.run("one", "train", "run.yaml", "--name", "r")
-    assert code == 0, said
+    status, output = machines.run("one", "train", "run.yaml", "--name", "r")
+    assert status == 0, output
     listed = RemoteFolder(f"{machines.url}/runs/r").listing()
     assert {"config.yaml", "history.jsonl", "result.json", "checkpoints/best.pt", "checkpoints/last.pt"} <= set(listed)
-    code, _ = machines.run("two", "train", "run.yaml", "--name", "r")  # complete, so it is not trained again
-    assert code == 0
+    status, _ = machines.run("two", "train", "run.yaml", "--name", "r")  # complete, so it is not trained again
+    assert status == 0
     assert RemoteFolder(f"{machines.url}/runs/r").listing()["result.json"] == listed["result.json"]
 
 
