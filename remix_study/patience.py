@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, fields
 
 
-@dataclass(frozen=True)
+@dataclass
 class Patience:
     """Waiting times in seconds.
 

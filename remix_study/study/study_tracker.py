@@ -31,8 +31,6 @@ from remix_study.tracking.syncer import Syncer
 from remix_study.tracking.tracker import RunInfo, finishing
 from remix_study.version import __version__
 
-_PROGRESS_EVERY_S = PATIENCE.study_progress_s
-_PATIENCE_S = PATIENCE.tracking_close_s
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +79,7 @@ class StudyTracker:
         self._waiting = dict(counts)
         if time.monotonic() >= self._next_s:
             self._log_waiting()
-            self._next_s = time.monotonic() + _PROGRESS_EVERY_S
+            self._next_s = time.monotonic() + PATIENCE.study_progress_s
 
     def conclude(self, result: StudyResult | None, files: Sequence[Path], ledger: Ledger) -> None:
         """Log the result and the report, and mark the best trials and their replicates.
@@ -188,7 +186,7 @@ def recording(
         finally:
             for ended in _end_runs(folder):
                 syncer.watch(ended)
-            left = syncer.close(_PATIENCE_S)
+            left = syncer.close(PATIENCE.tracking_close_s)
             if left:
                 _log.warning(
                     "%s does not have all data of %d runs yet. The rest is kept in %s and is sent at the study's next "

@@ -19,7 +19,7 @@ from remix_study.tracking.address import explain
 from remix_study.tracking.mlflow import Sender
 from remix_study.tracking.spool import Spool
 
-_PERIOD_S, _LONGEST_PAUSE_S = PATIENCE.tracking_period_s, PATIENCE.tracking_longest_pause_s
+_PERIOD_S = PATIENCE.tracking_period_s
 _log = logging.getLogger(__name__)
 
 
@@ -131,7 +131,7 @@ class Syncer:
             del self._senders[folder]
             self._senders[folder] = sender
         if not alone:
-            self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
+            self._pause_s = min(max(1.0, 2 * self._pause_s), PATIENCE.tracking_longest_pause_s)
         if not self._late:
             self._late = True
             _log.warning(

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError, StudyStopped, TrackingError
+from remix_study.patience import PATIENCE
 from remix_study.report.page import write_report
 from remix_study.study import study as study_module
-from remix_study.study import study_tracker as record
 from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.replicates import FIRST_SEED
@@ -333,7 +333,7 @@ def test_a_rejected_start_leaves_the_mlflow_run_unchanged(conduct: Conduct, tmp_
 def test_only_a_new_study_requires_its_tracking_server(
     conduct: Conduct, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(PATIENCE, "tracking_close_s", 0.5)
     unreachable = {"tracking": {"uri": "http://127.0.0.1:9", "experiment": "e", "model": False}}
     runner = Runner()
     with pytest.raises(TrackingError, match="Cannot connect to the MLflow server"):

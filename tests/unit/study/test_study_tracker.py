@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyStopped
 from remix_study.media.store import ClipStore
-from remix_study.study import study_tracker as module
+from remix_study.patience import PATIENCE
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.results import compare
 from remix_study.study.study_tracker import StudyTracker, recording
@@ -226,7 +226,7 @@ def test_an_unreachable_server_causes_no_delay_and_receives_the_data_later(
     record_study: Enter, study: StudyConfig, client: MlflowClient, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(PATIENCE, "tracking_close_s", 0.1)
     with record_study("http://127.0.0.1:9") as record:
         assert record.run_id is None
         record.watch(run(tmp_path / "runs" / "one"))
@@ -255,7 +255,7 @@ def test_an_untracked_study_writes_nothing(record_study: Enter, study: StudyConf
 def test_unchanged_progress_is_logged_once(
     record_study: Enter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr(PATIENCE, "study_progress_s", 0.0)
     with record_study() as record:
         for _ in range(5):
             record.log_progress({"study/trials_complete": 1.0})

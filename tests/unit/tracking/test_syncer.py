@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 from mlflow import MlflowClient
 
-from remix_study.patience import Patience
+from remix_study.patience import PATIENCE, Patience
 from remix_study.tracking import RunInfo
 from remix_study.tracking import syncer as module
 from remix_study.tracking.mlflow import Sender
@@ -84,7 +84,7 @@ def test_an_outage_and_its_end_are_reported_once(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(PATIENCE, "tracking_longest_pause_s", 0.01)
     down = Down()
     monkeypatch.setattr(module, "Sender", lambda uri, folder, parent: down)
     with Syncer(uri, period_s=0.01) as syncer:
@@ -99,7 +99,7 @@ def test_an_outage_and_its_end_are_reported_once(
 def test_the_pause_between_retries_doubles_up_to_a_limit(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", Patience().tracking_longest_pause_s)
+    monkeypatch.setattr(PATIENCE, "tracking_longest_pause_s", Patience().tracking_longest_pause_s)
     syncer, down, pauses = Syncer(uri), Down(), []
     syncer._senders[tmp_path] = down  # type: ignore[assignment]  # a stand-in
     for _ in range(7):
@@ -114,7 +114,7 @@ def test_the_pause_between_retries_doubles_up_to_a_limit(
 def test_a_run_that_cannot_be_sent_does_not_block_the_others(
     uri: str, client: MlflowClient, experiment: str, info: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(PATIENCE, "tracking_longest_pause_s", 0.01)
     with Syncer(uri, period_s=0.01) as syncer:
         syncer._senders[tmp_path / "bad"] = Down()  # type: ignore[assignment]  # a stand-in
         syncer.watch(tmp_path / "good")
