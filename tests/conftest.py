@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from remix_study.training.loop import Run
     from remix_study.world import Collectives
 
-# In a background job (`make test &`), Ctrl-C is ignored, and all processes that tests start would inherit that.
+# In a background job (`make test &`), Ctrl-C is ignored, and under `nohup` the end of the terminal. All processes that
+# tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # With all modules imported, the interpreter would spend seconds on freeing its memory. This handler is the last to run.
 if "PYTEST_XDIST_WORKER" in os.environ:
