@@ -32,7 +32,9 @@ RECIPE = {
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Start Ray with two CPUs, regardless of the number of cores."""
+    # Not the cluster of another test that runs at the same time, which Ray would find in /tmp/ray.
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
