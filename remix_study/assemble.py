@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation
-from remix_study.balancing import FusedLoss, LossRule, Method, UnimodalLosses
+from remix_study.balancing import CrossEntropy, FusedLoss, LossRule, Method, UnimodalLosses, balanced_weights
 from remix_study.config import run as c
 from remix_study.datasets.clips import ClipReader
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
@@ -57,7 +57,7 @@ from remix_study.remix import (
 )
 from remix_study.remix.assignment import column_order
 from remix_study.remix.share import ShareRule
-from remix_study.seeds import torch_stream
+from remix_study.seeds import DrawFrom, torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
 from remix_study.training.checkpoint import Checkpoints
@@ -118,6 +118,7 @@ def assemble(
         test=config.evaluation.test,
         probe=config.evaluation.probe,
         ceilings=ceilings,
+        select_by=config.evaluation.select_by,
     )
     return Run(
         settings=settings,
@@ -151,8 +152,7 @@ def modalities_of(config: c.RunConfig, store: ClipStore) -> tuple[str, ...]:
 def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
     """Build a new model. Its initial weights depend on the model configuration and the seed only."""
     modalities = modalities_of(config, store)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_stream(config.seed, "model").initial_seed())
+    with DrawFrom(torch_stream(config.seed, "model")):
         parts = store.preset.parts
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
@@ -241,14 +241,16 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
     )
     joint = ConstantPlan(everything_joint(samples, M), how, config.seed)
     losses: tuple[LossRule, ...]
+    weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
+    ce = CrossEntropy(config.loss.label_smoothing, weights)
     match method:
         case c.JointConfig():
-            return Method("joint", joint, (FusedLoss(),), trains_heads=False)
+            return Method("joint", joint, (FusedLoss(ce),), trains_heads=False)
         case c.JointUnimodalConfig(weight=weight):
-            return Method("joint_unimodal", joint, (FusedLoss(), UnimodalLosses(weight, weight)))
+            return Method("joint_unimodal", joint, (FusedLoss(ce), UnimodalLosses(weight, weight, ce)))
         case c.UnimodalConfig():
             alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
-            return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(),))
+            return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
         case c.RemixConfig():
             settings = RemixSettings(
                 warmup=method.warmup,
@@ -259,7 +261,7 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
                 joint_share=method.joint_share,
                 rescore_every=method.rescore_every,
             )
-            losses = (FusedLoss(), UnimodalLosses(method.warmup_weight, method.weight))
+            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
             return Method("remix", RemixPlan(settings, modalities, labels_N, classes, config.seed), losses)
         case unreachable:
             assert_never(unreachable)

@@ -5,9 +5,12 @@ numbers.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def _entropy(seed: int, purpose: str, keys: tuple[int, ...]) -> int:
@@ -25,3 +28,30 @@ def torch_stream(seed: int, purpose: str, *keys: int) -> torch.Generator:
     generator = torch.Generator()
     generator.manual_seed(_entropy(seed, purpose, keys) % 2**63)
     return generator
+
+
+class DrawFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+    """Context in which torch's random functions draw from `generator` instead of the global generator of the process.
+
+    Layers initialise their weights from the global generator and take no other. Threads share it, so seeding it would
+    change what other threads draw, and they would change these weights. The context holds for its own thread only.
+    Functions without a `generator` argument, such as dropout, still use the global generator.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._generator = generator
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if "generator" not in _arguments(func) and "generator" in func.overloadpacket.overloads():
+            func = func.overloadpacket.generator  # such as torch.randn, whose overload with a generator is separate
+        if "generator" in _arguments(func) and given.get("generator") is None:
+            given["generator"] = self._generator
+        return func(*args, **given)
+
+
+def _arguments(func: Any) -> set[str]:
+    return {argument.name for argument in func._schema.arguments}

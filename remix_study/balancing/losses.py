@@ -4,6 +4,8 @@ joint            CE(z)
 joint_unimodal   CE(z) + lambda sum_m CE(h_m)           ("uniform baseline" of MMPareto; Remix's warm-up)
 unimodal         CE(h_m), which is CE(z) of a model with one modality and decision fusion
 Remix            CE(z) + alpha sum_m CE(h_m) for a multimodal sample, CE(z) + gamma CE(h_m) for one trained through m
+
+CE is the cross-entropy, optionally with class weights and label smoothing (`CrossEntropy`), the same in every term.
 """
 
 # B samples, M modalities, C classes
@@ -11,8 +13,10 @@ Remix            CE(z) + alpha sum_m CE(h_m) for a multimodal sample, CE(z) + ga
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from remix_study.balancing.slots import StepOutputs
 
@@ -20,8 +24,39 @@ FUSED = "fused"
 
 
 @dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of each sample in nats, (B,), in float32 also under autocast.
+
+    Args:
+        label_smoothing: the target is 1 - s for the true class, plus s / C for every class; in [0, 1).
+        class_weights: a factor for each class, or None.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        logits_BC = logits_BC.float()
+        weight_C = None if self.class_weights is None else logits_BC.new_tensor(self.class_weights)
+        return functional.cross_entropy(
+            logits_BC, labels_B, weight=weight_C, label_smoothing=self.label_smoothing, reduction="none"
+        )
+
+
+def balanced_weights(labels_N: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Return N / (C n_c) for each class c, so that all classes weigh the same; their mean over the samples is 1.
+
+    A class without samples gets 1. As `class_weight="balanced"` of scikit-learn.
+    """
+    count_C = np.bincount(labels_N, minlength=classes)
+    return tuple(float(len(labels_N) / (classes * count)) if count else 1.0 for count in count_C)
+
+
+@dataclass(frozen=True)
 class FusedLoss:
     """CE(z) of every sample, under the name `fused`."""
+
+    cross_entropy: CrossEntropy = CrossEntropy()
 
     def __call__(
         self,
@@ -29,7 +64,7 @@ class FusedLoss:
         labels_B: torch.Tensor,
         active: Mapping[str, torch.Tensor],  # noqa: ARG002 - the model masks inactive modalities
     ) -> dict[str, torch.Tensor]:
-        return {FUSED: cross_entropy(outputs.logits_BC.float(), labels_B, reduction="none")}
+        return {FUSED: self.cross_entropy(outputs.logits_BC, labels_B)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,7 @@ class UnimodalLosses:
 
     together: float
     alone: float
+    cross_entropy: CrossEntropy = CrossEntropy()
 
     def __call__(
         self, outputs: StepOutputs, labels_B: torch.Tensor, active: Mapping[str, torch.Tensor]
@@ -49,7 +85,7 @@ class UnimodalLosses:
         count_B = torch.stack(list(active.values())).sum(dim=0)
         weight_B = torch.where(count_B > 1, self.together, self.alone)
         return {
-            m: cross_entropy(logits_BC.float(), labels_B, reduction="none") * weight_B * active[m]
+            m: self.cross_entropy(logits_BC, labels_B) * weight_B * active[m]
             for m, logits_BC in outputs.head_logits.items()
             if m in active
         }

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from remix_study.config.identity import identity
+from remix_study.config.identity import Introduced, identity
 from remix_study.config.problems import ContradictionError
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
@@ -288,6 +288,15 @@ RateConfig = Annotated[
 ]
 
 
+class LossConfig(Part):
+    """The cross-entropy in all training losses of every method; evaluation and scores always use the plain one."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: N / (C n_c) for class c, from the training split"
+    )
+
+
 class AugmentConfig(Part):
     """Random transforms of training samples; evaluation and scoring use samples as they are stored."""
 
@@ -305,6 +314,9 @@ class AugmentConfig(Part):
 
 class EvaluationConfig(Part):
     batch: int = Field(default=256, ge=1)
+    select_by: Annotated[
+        Literal["accuracy", "balanced_accuracy", "macro_f1", "cross_entropy"], Introduced("accuracy")
+    ] = Field(default="accuracy", description="validation metric of the fused head that chooses the best epoch")
     test: bool = Field(default=False, description="evaluate the held-out test set once, after the last epoch")
     probe: bool = Field(default=True, description="train a linear probe on every encoder after the last epoch")
     clash_every: int = Field(default=0, ge=0, description="steps between gradient-conflict measurements; 0: never")
@@ -353,6 +365,7 @@ class RunConfig(Part):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = AdamConfig()
     rate: RateConfig = StepRateConfig()
+    loss: Annotated[LossConfig, Introduced({"label_smoothing": 0.0, "class_weights": "none"})] = LossConfig()
     epochs: int = Field(default=60, ge=1)
     global_batch: int = Field(default=64, ge=1)
     incomplete: Literal["keep", "drop", "fill"] = "keep"
@@ -363,6 +376,9 @@ class RunConfig(Part):
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
+    deterministic: Annotated[bool, Introduced(False)] = Field(
+        default=False, description="use only deterministic kernels on a GPU, which is slower"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -184,13 +184,13 @@ class Mirror:
                           key=lambda path: _LATE.index(PurePosixPath(path).name))  # fmt: skip
             deleted = [path for path in self._index if self._is_of(path, below, flat) and path not in here
                     and not self._left_out(path)]  # fmt: skip
-            for path in deleted:
-                self._remote.remove(path)
-                del self._index[path]
             for path, known in self._in_parallel(self._upload, [(path,) for path in early]):
                 self._note(path, known)
             for path in late:
                 self._note(*self._upload(path))
+            for path in deleted:  # last: until here, files in the folder may refer to them
+                self._remote.remove(path)
+                del self._index[path]
             if changed or deleted:
                 self._write_index()
             return len(changed) + len(deleted)

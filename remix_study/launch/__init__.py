@@ -5,6 +5,7 @@ worker.py        the code of every Ray Train worker
 folder.py        the run folder: configuration, history, result, lock
 working_copy.py  local copy of a run folder in a remote workspace
 decisions.py     decisions.parquet: what Remix decided about each training sample
+predictions.py   predictions.parquet: what a finished run predicts for each clip
 run_figures.py   the figures of one run
 ray_init.py      connects to the Ray cluster at RAY_ADDRESS, or starts a local Ray
 nodes.py         checks that all nodes of a cluster have the same files, code and versions

@@ -46,8 +46,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if known.exists() and known.read_text() != digest:
                 raise ConfigError(
-                    f"Cannot use the run folder {self.path}: it holds a run with another configuration or corpus "
-                    f"(digest {known.read_text()}, not {digest}). Use another --name, or remove the folder."
+                    f"Cannot use the run folder {self.path}: it holds a run with another configuration or "
+                    f"corpus, or of another version (digest {known.read_text()}, not {digest}). Use another --name, "
+                    "or remove the folder."
                 )
             write_atomically(known, digest)
             write_atomically(self.path / "config.yaml", config.to_yaml())

@@ -30,6 +30,7 @@ from remix_study.errors import RunPruned, StudyStopped
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.predictions import write_predictions
 from remix_study.launch.run_figures import run_figures
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
@@ -123,7 +124,7 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
         if job.tracking_uri is not None:
             tracker = _tracker(job, folder)
     try:
-        with _exit_on_sigterm():
+        with _exit_on_sigterm(), _deterministic(config.deterministic):
             if leads:
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
@@ -163,6 +164,8 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
     plan = run.method.plan
     if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # replicates, not trials
         write_decisions(folder, plan, run.reader.store, run.rows["train"], run.model.modalities)
+    if result.predictions:
+        write_predictions(folder, result.predictions, run.reader.store, run.rows)
     if job.figures:
         for name, figure in run_figures(job.config, run, result).items():
             tracker.log_figure(figure, name)
@@ -210,6 +213,24 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
         elif value is not None:
             found[prefix + key] = value
     return found
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic kernels only; an operation without one raises. Ends with the run, not the process."""
+    if not wanted:
+        yield
+        return
+    # Read when a process first uses cuBLAS, whose results otherwise depend on the streams in use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def _collectives_device(device: torch.device) -> torch.device:

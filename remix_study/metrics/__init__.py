@@ -1,6 +1,6 @@
 """Metrics of multimodal learning
 
-    accuracy.py      confusion matrix -> accuracy, macro-F1, majority rate
+    accuracy.py      confusion matrix -> accuracy, balanced accuracy, macro-F1, majority rate
     balance.py       balance of modalities: accuracy gaps, |ln rho|, Shapley values, missing modalities
     sufficiency.py   accuracy of each modality relative to training it alone; linear probe
     clash.py         conflict between the gradients of two objectives
@@ -8,7 +8,7 @@
 All functions are pure. Callers sum over ranks first, or pass a function that does (`clash`).
 """
 
-from remix_study.metrics.accuracy import accuracy, confusion, macro_f1, majority_rate
+from remix_study.metrics.accuracy import accuracy, balanced_accuracy, confusion, macro_f1, majority_rate
 from remix_study.metrics.balance import (
     abs_log_rho,
     accuracy_gap,
@@ -37,6 +37,7 @@ __all__ = [
     "accuracy_gap",
     "accuracy_ratio",
     "average_missing",
+    "balanced_accuracy",
     "chance_corrected",
     "conditional_utilisation",
     "confusion",

@@ -1,4 +1,4 @@
-"""Accuracy, macro-F1 and majority rate from a confusion matrix, which can be summed over ranks"""
+"""Accuracy, balanced accuracy, macro-F1 and majority rate from a confusion matrix, which can be summed over ranks"""
 
 # N samples, C classes
 
@@ -32,6 +32,19 @@ def accuracy(confusion_CC: NDArray[np.int64]) -> float:
         ValueError: there is no sample.
     """
     return float(np.trace(confusion_CC) / _count(confusion_CC))
+
+
+def balanced_accuracy(confusion_CC: NDArray[np.int64]) -> float:
+    """The mean over classes of the fraction of their samples predicted correctly, in [0, 1].
+
+    Classes without samples are left out, as in scikit-learn.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    _count(confusion_CC)
+    count_C = confusion_CC.sum(axis=1)
+    return float(np.mean(np.diag(confusion_CC)[count_C > 0] / count_C[count_C > 0]))
 
 
 def macro_f1(confusion_CC: NDArray[np.int64]) -> float:

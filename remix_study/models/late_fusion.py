@@ -2,12 +2,17 @@
 
 Remix's scores, the unimodal losses and the sufficiency metrics use the unimodal heads. The heads share no parameters
 with the fusion, except with `DecisionFusion`, which is their mean.
+
+Under autocast, only the encoders compute in the lower precision. Features, fusion and heads stay in float32, because
+the two largest of several hundred bfloat16 logits are often equal.
 """
 
 # B samples, M modalities, C classes, d_m features of modality m
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +22,8 @@ from remix_study.modality import canonical_order
 from remix_study.models.encoder import Encoder
 from remix_study.models.fusion import Fusion, linear
 from remix_study.sample import Batch
+
+log = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
@@ -55,6 +62,7 @@ class MultimodalModel(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({m: linear(encoders[m].out_features, self.num_classes) for m in self.modalities})
         self.widths = {m: encoders[m].out_features for m in self.modalities}
+        self._warned: set[str] = set()  # modalities whose encoder kept BatchNorm statistics in a batch of one sample
 
     def forward(self, batch: Batch) -> Outputs:
         """Fused logits and unimodal logits of a batch, whose modalities must include the model's.
@@ -84,17 +92,26 @@ class MultimodalModel(nn.Module):
                 if len(rows) != len(x):
                     raise _rows_error(m, len(x), active_B)
                 features[m] = encoded.new_zeros(len(active_B), self.widths[m]).index_copy(0, rows, encoded)
-            head_logits[m] = self._head(m)(features[m])
-        if not self.fusion.uses_heads:
-            return Outputs(self.fusion(features, active_BM, head_logits), head_logits, features)
+            head_logits[m] = self.classify(m, features[m])
         # The head of an inactive modality outputs its bias; detached, so that its gradient stays None.
-        inactive = {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
-        return Outputs(self.fusion(features, active_BM, head_logits | inactive), head_logits, features)
+        inactive = (
+            {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
+            if self.fusion.uses_heads
+            else {}
+        )
+        with _no_autocast(active_BM):
+            logits_BC: torch.Tensor = self.fusion(features, active_BM, head_logits | inactive)
+        return Outputs(logits_BC, head_logits, features)
 
     def encode(self, modality: str, x: torch.Tensor) -> torch.Tensor:
-        """One modality's input (B, ...) -> its features (B, d_m)."""
-        encoded_Bd: torch.Tensor = self.encoders[modality](x)
-        return encoded_Bd
+        """One modality's input (B, ...) -> its features (B, d_m), in float32 also under autocast."""
+        return _at_least_float32(self.encoders[modality](x))
+
+    def classify(self, modality: str, features_Bd: torch.Tensor) -> torch.Tensor:
+        """One modality's features (B, d_m) -> the logits (B, C) of its head, in float32 also under autocast."""
+        with _no_autocast(features_Bd):
+            logits_BC: torch.Tensor = self._head(modality)(features_Bd)
+        return logits_BC
 
     def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor:
         """Fused logits (B, C) of features with only `active_BM` active; columns follow the model's `modalities`.
@@ -102,20 +119,24 @@ class MultimodalModel(nn.Module):
         Evaluating another subset of modalities needs no further pass of the encoders.
         """
         masked = {m: features[m].masked_fill(~active_BM[:, i, None], 0.0) for i, m in enumerate(self.modalities)}
-        head_logits = {m: self._head(m)(masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
-        logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
+        head_logits = {m: self.classify(m, masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
+        with _no_autocast(active_BM):
+            logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
         return logits_BC
 
     def _encoded(self, modality: str, x: torch.Tensor) -> torch.Tensor:
-        encoder = self.encoders[modality]
-        lone = encoder.modules() if len(x) == 1 else ()
-        norms = [norm for norm in lone if isinstance(norm, _BatchNorm) and norm.training]
-        # A single row has no variance, so BatchNorm uses its running statistics and does not update them.
-        for norm in norms:
-            norm.eval()
-        encoded_Bd: torch.Tensor = encoder(x)
-        for norm in norms:
-            norm.train()
+        if len(x) != 1:
+            return self.encode(modality, x)
+        norms = [n for n in self.encoders[modality].modules() if isinstance(n, _BatchNorm) and n.training]
+        with _running_statistics_for_one_value(norms) as affected:
+            encoded_Bd = self.encode(modality, x)
+        if affected and modality not in self._warned:
+            self._warned.add(modality)
+            log.warning(
+                "a batch holds one sample of %s, of which %d BatchNorm layers see one value per channel; they use "
+                "their running statistics for it. Use larger batches, or `smallest_batch: 2` or more.",
+                modality, len(affected),
+            )  # fmt: skip
         return encoded_Bd
 
     def _head(self, modality: str) -> nn.Linear:
@@ -132,6 +153,39 @@ class MultimodalModel(nn.Module):
                 "Read it from a store that has them, or build the model without them."
             )
         return batch.active_BM[:, [batch.modalities.index(m) for m in self.modalities]]
+
+
+@contextmanager
+def _running_statistics_for_one_value(norms: list[_BatchNorm]) -> Iterator[list[_BatchNorm]]:
+    """Let BatchNorm layers that see one value per channel, which has no variance, use and keep their statistics.
+
+    A layer on feature maps sees H x W values of a single sample, and trains as usual. Yields the affected layers, which
+    are known after the forward pass.
+    """
+    affected: list[_BatchNorm] = []
+
+    def before(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x: torch.Tensor = inputs[0]
+        if x.numel() == x.shape[1]:
+            assert isinstance(norm, _BatchNorm)  # for the type checker
+            affected.append(norm.eval())
+
+    hooks = [norm.register_forward_pre_hook(before) for norm in norms]
+    try:
+        yield affected
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm in affected:
+            norm.train()
+
+
+def _no_autocast(like: torch.Tensor) -> torch.autocast:
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _rows_error(modality: str, given: int, active_B: torch.Tensor) -> ValueError:

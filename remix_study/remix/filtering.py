@@ -167,9 +167,9 @@ class Band:
 def cheapest(cost_NM: Scores, shares_M: Shares = None, draw: np.random.Generator | None = None) -> NDArray[np.int64]:
     """Return the column with the lowest cost of each row; with `shares_M`, under exact counts per column.
 
-    Counts are N * share, rounded by largest remainders. For M = 2, the sum of costs is minimal under these counts; for
-    M > 2, close to minimal. Infinite costs are avoided if the counts allow. `draw` breaks ties between samples at
-    random: saturated scores are often equal, and rows are often sorted by class.
+    Counts are N * share, rounded by largest remainders. The sum of costs is minimal under these counts (a transport
+    problem). Infinite costs are avoided if the counts allow. `draw` breaks ties between samples at random: saturated
+    scores are often equal, and rows are often sorted by class.
 
     Args:
         cost_NM: float (N, M).
@@ -180,7 +180,12 @@ def cheapest(cost_NM: Scores, shares_M: Shares = None, draw: np.random.Generator
         int64 (N,), columns in 0..M-1.
     """
     chosen_N = np.asarray(np.argmin(cost_NM + prices(cost_NM, shares_M), axis=1), dtype=np.int64)
-    return chosen_N if shares_M is None else _repair(cost_NM, chosen_N, target_counts(len(cost_NM), shares_M), draw)
+    if shares_M is None:
+        return chosen_N
+    key_N = _keys(len(cost_NM), draw)
+    finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
+    chosen_N = _repair(finite_NM, chosen_N, target_counts(len(cost_NM), shares_M), key_N)
+    return _improve(finite_NM, chosen_N, key_N)
 
 
 def target_counts(samples: int, shares_M: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -197,7 +202,7 @@ def prices(cost_NM: Scores, shares_M: Shares) -> NDArray[np.float64]:
 
     For M = 2, the midpoint between two neighbouring cost differences is exact. For M > 2, each modality in turn sets
     the price at which it gets its count, until no price changes (coordinate ascent on the dual of the transport
-    problem).
+    problem). `cheapest` makes the result exact.
     """
     samples, modalities = cost_NM.shape
     price_M = np.zeros(modalities)
@@ -224,31 +229,98 @@ def _beyond(cost_NM: Scores) -> float:
 
 
 def _repair(
-    cost_NM: Scores, chosen_N: NDArray[np.int64], count_M: NDArray[np.int64], draw: np.random.Generator | None
+    finite_NM: Scores, chosen_N: NDArray[np.int64], count_M: NDArray[np.int64], key_N: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Move samples from modalities with too many to those with too few, lowest extra cost first (ties need this)."""
-    finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
     chosen_N = chosen_N.copy()
     surplus_M = np.bincount(chosen_N, minlength=len(count_M)) - count_M
     while (surplus_M > 0).any():
         source, target = int(np.argmax(surplus_M)), int(np.argmin(surplus_M))
-        mine = _shuffled(np.flatnonzero(chosen_N == source), draw)
-        loss = finite_NM[mine, target] - finite_NM[mine, source]
-        moving = mine[np.argsort(loss, kind="stable")[: min(surplus_M[source], -surplus_M[target])]]
+        mine, _ = _by_loss(finite_NM, chosen_N, source, target, key_N)
+        moving = mine[: min(surplus_M[source], -surplus_M[target])]
         chosen_N[moving] = target
         surplus_M[source] -= len(moving)
         surplus_M[target] += len(moving)
     return chosen_N
 
 
-def _shuffled(rows: NDArray[np.int64], draw: np.random.Generator | None) -> NDArray[np.int64]:
-    return rows if draw is None else draw.permutation(rows)
+def _improve(finite_NM: Scores, chosen_N: NDArray[np.int64], key_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Minimise the sum of costs without changing the counts.
+
+    An assignment is optimal if moving samples around a cycle of modalities cannot lower the sum (Klein, Management
+    Science 14, 1967). As many samples as help move around a cycle at once.
+    """
+    modalities = finite_NM.shape[1]
+    if modalities < 3 or len(finite_NM) == 0:  # two modalities: `prices` is exact, and `_repair` moves only ties
+        return chosen_N
+    chosen_N = chosen_N.copy()
+    tolerance = 1e-12 * (1.0 + float(np.abs(finite_NM).max()))
+    while (cycle := _negative_cycle(_cheapest_moves(finite_NM, chosen_N), tolerance)) is not None:
+        moves = [_by_loss(finite_NM, chosen_N, source, target, key_N) for source, target in cycle]
+        shortest = min(len(rows) for rows, _ in moves)
+        gain_n = np.sum([loss[:shortest] for _, loss in moves], axis=0)  # increasing: each move is sorted by its loss
+        helpful = max(1, int((gain_n < -tolerance).sum()))
+        for (_, target), (rows, _) in zip(cycle, moves, strict=True):
+            chosen_N[rows[:helpful]] = target
+    return chosen_N
+
+
+def _cheapest_moves(finite_NM: Scores, chosen_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (M, M): the lowest extra cost of moving a sample from modality a to b; infinite if a has no sample."""
+    modalities = finite_NM.shape[1]
+    extra_MM = np.full((modalities, modalities), np.inf)
+    for source in range(modalities):
+        mine_nM = finite_NM[chosen_N == source]
+        if len(mine_nM):
+            extra_MM[source] = (mine_nM - mine_nM[:, source, None]).min(axis=0)
+    return extra_MM
+
+
+def _negative_cycle(extra_MM: NDArray[np.float64], tolerance: float) -> list[tuple[int, int]] | None:
+    """Return the edges of a cycle whose sum is below -`tolerance`, or None (Bellman and Ford)."""
+    modalities = len(extra_MM)
+    distance_M, before_M = np.zeros(modalities), np.zeros(modalities, np.int64)
+    for _ in range(modalities):
+        through_MM = distance_M[:, None] + extra_MM
+        nearest_M = through_MM.min(axis=0)
+        shorter_M = nearest_M < distance_M - tolerance
+        if not shorter_M.any():
+            return None
+        before_M[shorter_M] = through_MM.argmin(axis=0)[shorter_M]
+        distance_M = np.where(shorter_M, nearest_M, distance_M)
+    node = int(np.flatnonzero(shorter_M)[0])
+    for _ in range(modalities):  # walk back until the cycle is reached
+        node = int(before_M[node])
+    cycle, target = [], node
+    while True:
+        source = int(before_M[target])
+        cycle.append((source, target))
+        if source == node:
+            break
+        target = source
+    return cycle if sum(extra_MM[edge] for edge in cycle) < -tolerance else None
+
+
+def _by_loss(
+    cost_NM: Scores, chosen_N: NDArray[np.int64], source: int, target: int, key_N: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the samples of `source` by the extra cost of moving them to `target`, lowest first, and these costs."""
+    mine = np.flatnonzero(chosen_N == source)
+    loss = cost_NM[mine, target] - cost_NM[mine, source]
+    order = np.lexsort((key_N[mine], loss))
+    return mine[order], loss[order]
+
+
+def _keys(samples: int, draw: np.random.Generator | None) -> NDArray[np.float64]:
+    """Return one number per sample, by which equal samples are sorted."""
+    return np.arange(samples, dtype=np.float64) if draw is None else draw.random(samples)
 
 
 def _within_capacity(
     cost_NM: Scores, chosen_N: NDArray[np.int64], room: int, draw: np.random.Generator
 ) -> NDArray[np.int64]:
     chosen_N = chosen_N.copy()
+    key_N = _keys(len(cost_NM), draw)
     modalities = cost_NM.shape[1]
     full: set[int] = set()
     while True:
@@ -258,10 +330,10 @@ def _within_capacity(
             return chosen_N
         full.add(source)
         open_M = np.asarray([m for m in range(modalities) if m not in full])
-        mine = _shuffled(np.flatnonzero(chosen_N == source), draw)
+        mine = np.flatnonzero(chosen_N == source)
         next_best = open_M[np.argmin(cost_NM[np.ix_(mine, open_M)], axis=1)]
         loss = cost_NM[mine, next_best] - cost_NM[mine, source]
-        moving = np.argsort(loss, kind="stable")[: count_M[source] - room]
+        moving = np.lexsort((key_N[mine], loss))[: count_M[source] - room]
         chosen_N[mine[moving]] = next_best[moving]
 
 

@@ -1,7 +1,9 @@
 """Reassembling: form batches of one modality each, identical on every rank
 
-The samples of each group (one modality, or `joint`) are shuffled and split into global batches. `order` sorts the
-batches of all groups:
+The samples of each group (one modality, or `joint`) are shuffled and split into global batches. They are sorted by one
+random number per sample, which depends on the seed and the epoch only. All methods of a study therefore see the samples
+of an epoch in the same order, and a sample that changes its group moves the others by one place at most. `order` sorts
+the batches of all groups:
     blocks        one group after the other, in training order (released: all video, then all audio); joint last
     alternate     one batch of each group in turn, until none is left
     shuffled      batches in random order
@@ -59,12 +61,19 @@ class _Group:
 
 
 def reassemble(assignment: Assignment, how: Reassembly, draw: np.random.Generator) -> Schedule:
-    """Return the schedule of one epoch, for all ranks."""
+    """Return the schedule of one epoch, for all ranks.
+
+    Args:
+        assignment: the modalities that each sample trains.
+        how: how batches are formed.
+        draw: generator of the seed and the epoch, from which nothing has been drawn.
+    """
+    key_N = draw.random(len(assignment.joint_N))
     groups = _groups(assignment, how.columns)
     if how.order == "mixed":
-        return _mixed(groups, assignment.assigned_NM.shape[1], how, draw)
-    parts = [_cut(group, how, draw) for group in groups]
-    sequence = _sequence([part.steps for part in parts], how.order, draw)
+        return _mixed(groups, assignment.assigned_NM.shape[1], how, key_N, draw)
+    parts = [_cut(group, how, key_N[group.samples]) for group in groups]
+    sequence = _sequence([part.steps for part in parts], how.order, -(-len(key_N) // how.batch), draw)
     samples_TB = np.concatenate([part.samples_TB for part in parts])[sequence]
     active_TBM = np.concatenate([part.active_TBM for part in parts])[sequence]
     return Schedule(samples_TB, active_TBM)
@@ -77,8 +86,9 @@ def _groups(assignment: Assignment, columns: Sequence[int]) -> list[_Group]:
     return [*groups, _Group(np.flatnonzero(assignment.joint_N), np.ones(modalities, np.bool_))]
 
 
-def _cut(group: _Group, how: Reassembly, draw: np.random.Generator) -> Schedule:
-    samples = _completed(draw.permutation(group.samples), how, draw)
+def _cut(group: _Group, how: Reassembly, key_n: NDArray[np.float64]) -> Schedule:
+    """Split a group into batches, in the order of one key per sample of the group."""
+    samples = _completed(group.samples[np.argsort(key_n, kind="stable")], how)
     steps = -(-len(samples) // how.batch)
     samples_TB = np.full((steps, how.batch), NO_SAMPLE, np.int64)
     samples_TB.reshape(-1)[: len(samples)] = samples
@@ -86,7 +96,7 @@ def _cut(group: _Group, how: Reassembly, draw: np.random.Generator) -> Schedule:
     return Schedule(samples_TB, active_TBM)
 
 
-def _completed(samples: NDArray[np.int64], how: Reassembly, draw: np.random.Generator) -> NDArray[np.int64]:
+def _completed(samples: NDArray[np.int64], how: Reassembly) -> NDArray[np.int64]:
     """`samples` without the incomplete batch (`drop`), or with samples added to it."""
     rest = samples[len(samples) // how.batch * how.batch :]
     if len(rest) == 0:
@@ -94,27 +104,24 @@ def _completed(samples: NDArray[np.int64], how: Reassembly, draw: np.random.Gene
     if how.incomplete == "drop":
         return samples[: -len(rest)]
     wanted = how.batch if how.incomplete == "fill" else how.smallest
-    return np.concatenate([samples, _more(samples, rest, wanted - len(rest), draw)])
+    return np.concatenate([samples, _more(samples, rest, wanted - len(rest))])
 
 
-def _more(
-    samples: NDArray[np.int64], rest: NDArray[np.int64], wanted: int, draw: np.random.Generator
-) -> NDArray[np.int64]:
-    """`wanted` more samples of the group: first those not in `rest`, repeated if there are too few."""
-    if wanted <= 0:
-        return rest[:0]
-    others = draw.permutation(samples[: len(samples) - len(rest)])
-    return np.resize(np.concatenate([others, rest]), wanted)
+def _more(samples: NDArray[np.int64], rest: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """`wanted` more samples of the group, the first in its order: those not in `rest`, repeated if too few."""
+    # In random order already, so the first are a random choice.
+    return np.resize(samples, wanted) if wanted > 0 else rest[:0]
 
 
-def _sequence(steps_G: list[int], order: Order, draw: np.random.Generator) -> NDArray[np.int64]:
-    """Positions in the concatenated batches of all groups, in training order."""
+def _sequence(steps_G: list[int], order: Order, most: int, draw: np.random.Generator) -> NDArray[np.int64]:
+    """Positions in the concatenated batches of all groups, in training order. A group has at most `most` batches."""
     total = sum(steps_G)
     group_T = np.repeat(np.arange(len(steps_G)), steps_G)
     turn_T = np.concatenate([np.arange(steps) for steps in steps_G]) if total else np.zeros(0, np.int64)
     match order:
         case "shuffled":
-            return draw.permutation(total)
+            # Also by a key per batch, so that the order does not depend on the number of batches of other groups.
+            return np.argsort(draw.random((len(steps_G), most))[group_T, turn_T], kind="stable")
         case "alternate":
             return np.lexsort((group_T, turn_T))
         case "proportional":
@@ -124,11 +131,23 @@ def _sequence(steps_G: list[int], order: Order, draw: np.random.Generator) -> ND
             return np.arange(total)
 
 
-def _mixed(groups: list[_Group], modalities: int, how: Reassembly, draw: np.random.Generator) -> Schedule:
+def _mixed(
+    groups: list[_Group],
+    modalities: int,
+    how: Reassembly,
+    key_N: NDArray[np.float64],
+    draw: np.random.Generator,
+) -> Schedule:
     """Batches from all groups together; a sample that is in two groups occurs twice."""
     samples = np.concatenate([group.samples for group in groups])
+    first = np.zeros(len(samples), np.bool_)
+    first[np.unique(samples, return_index=True)[1]] = True
+    # Another key where a sample occurs again, or both occurrences would be neighbours.
+    again_GN = draw.random((len(groups), len(key_N)))
+    group_n = np.repeat(np.arange(len(groups)), [len(group.samples) for group in groups])
+    key_n = np.where(first, key_N[samples], again_GN[group_n, samples])
     active = np.concatenate([np.tile(group.active_M, (len(group.samples), 1)) for group in groups])
-    pool = _cut(_Group(np.arange(len(samples)), np.ones(modalities, np.bool_)), how, draw).samples_TB
+    pool = _cut(_Group(np.arange(len(samples)), np.ones(modalities, np.bool_)), how, key_n).samples_TB
     full_TB = pool != NO_SAMPLE
     samples_TB = np.where(full_TB, samples[pool] if len(samples) else NO_SAMPLE, NO_SAMPLE)
     active_TBM = (

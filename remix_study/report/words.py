@@ -13,6 +13,7 @@ _KINDS = {
     "accuracy_without": ("accuracy without {m}", "%"),
     "accuracy_late_sum": ("accuracy, late sum of heads", "%"),
     "accuracy_last": ("accuracy, last epoch", "%"),
+    "balanced_accuracy": ("balanced accuracy", "%"),
     "macro_f1": ("macro-F1", "%"),
     "macro_f1_uni": ("macro-F1 of the {m} head", "%"),
     "cross_entropy": ("cross-entropy", "nats"),

@@ -47,7 +47,7 @@ class _Metric:
 
 # Defined in docs/metrics.md. A summary names `val/x` of the best epoch `best/val_x`.
 _EPOCH = (
-    _Metric(r"val/(accuracy|macro_f1)"),
+    _Metric(r"val/(accuracy|balanced_accuracy|macro_f1)"),
     _Metric(r"val/cross_entropy", "minimize"),
     _Metric(r"val/(accuracy|macro_f1)_uni/(?P<modality>\w+)", heads=True),
     _Metric(r"val/cross_entropy_uni/(?P<modality>\w+)", "minimize", heads=True),

@@ -7,6 +7,7 @@ from typing import Any
 
 from remix_study.launch.decisions import DECISIONS
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.predictions import PREDICTIONS
 from remix_study.study.ledger import SEARCH, Ledger, ReplicateRecord, TrialRecord, read_ledger
 
 Row = dict[str, Any]
@@ -77,7 +78,11 @@ def export(
     out: Path,
     progress: Progress = lambda done, total: None,  # noqa: ARG005 - default of a callback
 ) -> list[Path]:
-    """Write `trials` and `epochs` as Parquet and CSV, and `decisions` of replicates as Parquet, to the folder `out`.
+    """Write `trials` and `epochs` as Parquet and CSV, and `decisions` and `predictions` of replicates as Parquet.
+
+    Args:
+        folder: the study.
+        out: folder for the files.
 
     Returns:
         The files written.
@@ -95,26 +100,27 @@ def export(
         pyarrow.parquet.write_table(table, parquet)
         pyarrow.csv.write_csv(table, csv)
         written += [parquet, csv]
-    decided = decisions(rows)
-    if decided is not None:
-        pyarrow.parquet.write_table(decided, out / "decisions.parquet")
-        written.append(out / "decisions.parquet")
+    for name in (DECISIONS, PREDICTIONS):
+        collected = of_replicates(rows, name)
+        if collected is not None:
+            pyarrow.parquet.write_table(collected, out / name)
+            written.append(out / name)
     return written
 
 
-def decisions(rows: Sequence[Row]) -> Any | None:
-    """Remix's decisions about every training sample (launch/decisions.py) in all replicates, as one Arrow table."""
+def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
+    """Return the rows of a Parquet file of all replicates (launch/decisions.py, launch/predictions.py) as one table."""
     import pyarrow as pa
     import pyarrow.parquet
 
     tables = []
     for row in rows:
-        path = Path(row["folders"][0]) / DECISIONS if row["folders"] else None
+        path = Path(row["folders"][0]) / name if row["folders"] else None
         if row["stage"] != SEARCH and path is not None and path.exists():
             table = pyarrow.parquet.read_table(path)
             named = {"method": row["method"], "stage": row["stage"], "number": row["number"]}
-            for place, (name, value) in enumerate(named.items()):
-                table = table.add_column(place, name, pa.array([value] * len(table)))
+            for place, (key, value) in enumerate(named.items()):
+                table = table.add_column(place, key, pa.array([value] * len(table)))
             tables.append(table)
     return pa.concat_tables(tables, promote_options="default") if tables else None
 

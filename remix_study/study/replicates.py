@@ -13,8 +13,18 @@ from remix_study.study.ledger import FINAL, REPLICATE
 from remix_study.study.search import Search
 from remix_study.study.search_space import Params
 
-# Far from the seeds of trials, and from each other.
-FIRST_SEED = {REPLICATE: 1000, FINAL: 2000}
+SEEDS_OF_STUDY = 1_000_000  # a block of seeds for each study seed
+_FIRST = {REPLICATE: 0, FINAL: SEEDS_OF_STUDY // 2}
+
+
+def replicate_seed(study_seed: int, stage: str, number: int) -> int:
+    """Return the seed of a replicate.
+
+    It is in a block of its own for each seed of a study: 1,000,000 to 1,999,999 for seed 0. So a second study with
+    another seed is an independent replication, and no replicate has the seed of a trial (`study_seed`, plus the number
+    of the run within the trial).
+    """
+    return SEEDS_OF_STUDY * (study_seed + 1) + _FIRST[stage] + number
 
 
 class Replicates:

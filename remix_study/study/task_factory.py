@@ -11,7 +11,7 @@ from remix_study.launch.run import make_job
 from remix_study.launch.worker import Job
 from remix_study.study.ledger import SEARCH
 from remix_study.study.pruning import PruningCallback, pruning_callback
-from remix_study.study.replicates import FIRST_SEED
+from remix_study.study.replicates import replicate_seed
 from remix_study.study.search_space import Params, configure
 from remix_study.study.storage import optuna_name, study_folder
 from remix_study.study.tasks import Task
@@ -56,7 +56,7 @@ class TaskFactory:
         return Path(self._replicate_job(stage, method, number, params).folder)
 
     def _replicate_job(self, stage: str, method: str, number: int, params: Params) -> Job:
-        return self._job(stage, method, number, params, FIRST_SEED[stage] + number)
+        return self._job(stage, method, number, params, replicate_seed(self.config.seed, stage, number))
 
     def _callback(self, job: Job, method: str, trial_id: int | None) -> PruningCallback:
         return pruning_callback(

@@ -1,5 +1,9 @@
 """Checkpoints of a run: `last.pt` to resume from, `best.pt` for the final evaluation; both are replaced atomically
 
+While a run trains, the best weights are in `best-EPOCH.pt`. `last.pt` names the best epoch, and the file of an earlier
+best epoch is deleted only after `last.pt` was replaced. So the two always belong to the same history, even if the run
+is killed between them and an epoch that is trained again ends differently, as on GPUs. A finished run has `best.pt`.
+
 They are in the run folder, so a run resumes in the same way after Ray Train restarts its workers, after its driver is
 killed, and without Ray. Loading executes no code (`weights_only`).
 """
@@ -61,3 +65,37 @@ class Checkpoints:
                 "executed). Delete it and rerun the command to restart the run."
             ) from error
         return content
+
+    def save_best(self, epoch: int, content: dict[str, Any]) -> None:
+        """Save the weights of a new best epoch, before the `last.pt` that names it."""
+        self.save(_best(epoch), content)
+
+    def load_best(self, epoch: int) -> dict[str, Any]:
+        """Return the weights of the best epoch.
+
+        Raises:
+            TrainingError: there are none, or they are corrupt.
+        """
+        content = self.load(_best(epoch)) or self.load(BEST)  # the latter of a finished run, or of version 0.1
+        if content is None:
+            raise TrainingError(
+                f"Cannot load the weights of the best epoch ({epoch}): {self._folder / BEST} does not exist. Delete "
+                f"{LAST} beside it and rerun the command to restart the run."
+            )
+        return content
+
+    def keep_best(self, epoch: int) -> None:
+        """Delete the weights of other epochs, after the `last.pt` that names `epoch` was saved."""
+        for path in self._folder.glob("best-*.pt"):
+            if path.name != _best(epoch):
+                path.unlink()
+
+    def finish(self, epoch: int) -> None:
+        """Rename the weights of the best epoch of a finished run to `best.pt`."""
+        self.keep_best(epoch)
+        if (self._folder / _best(epoch)).exists():
+            (self._folder / _best(epoch)).replace(self._folder / BEST)
+
+
+def _best(epoch: int) -> str:
+    return f"best-{epoch}.pt"

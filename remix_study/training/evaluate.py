@@ -29,7 +29,8 @@ class Evaluation:
 
     `confusions`: view -> (C, C), where a view is `fused`, `late_sum` or a modality (its unimodal head).
     `subset_accuracy`: v(S) for every set S of modalities, with the others masked. `cross_entropies`: means in nats.
-    `true_probability_M`: sum over samples of the probability of the true class.
+    `true_probability_M`: sum over samples of the probability of the true class. `log_probabilities`: view -> (N, C) in
+    nats, in the order of the samples; None unless they were asked for.
     """
 
     modalities: tuple[str, ...]
@@ -37,6 +38,7 @@ class Evaluation:
     cross_entropies: dict[str, float]
     true_probability_M: NDArray[np.float64]
     subset_accuracy: dict[frozenset[str], float]
+    log_probabilities: dict[str, NDArray[np.float32]] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -53,6 +55,7 @@ class Evaluation:
         fused_CC = self.confusions[FUSED]
         found = {
             f"{split}/accuracy": self.accuracy,
+            f"{split}/balanced_accuracy": m_.balanced_accuracy(fused_CC),
             f"{split}/macro_f1": m_.macro_f1(fused_CC),
             f"{split}/cross_entropy": self.cross_entropies[FUSED],
         }
@@ -90,8 +93,13 @@ def evaluate(
     *,
     batch: int,
     autocast: bool,
+    keep: bool = False,
 ) -> Evaluation:
-    """Evaluate the clips at `rows_N`, each exactly once over all ranks. The result is the same on every rank."""
+    """Evaluate the clips at `rows_N`, each exactly once over all ranks. The result is the same on every rank.
+
+    Args:
+        keep: also return the log-probabilities of every sample.
+    """
     modalities, classes = model.modalities, model.num_classes
     everyone = m_.subsets(modalities)
     views = [FUSED, *modalities, *([LATE_SUM] if len(modalities) > 1 else [])]
@@ -100,6 +108,7 @@ def evaluate(
     loss_V, true_M, right_S = np.split(sums, [len(views), len(views) + len(modalities)])
     world = collectives.world
     mine = rows_N[world.rank :: world.size]
+    kept: list[NDArray[np.float32]] = []  # (B, V, C) of each batch
     model.eval()
     for start in range(0, len(mine), batch):
         rows_B = mine[start : start + batch]
@@ -108,10 +117,12 @@ def evaluate(
         with mixed_precision(labels_B.device, autocast):
             features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
             fused = {subset: model.fuse(features, _only(subset, modalities, labels_B)) for subset in everyone}
-            heads = {m: model.heads[m](features[m]).float().log_softmax(dim=1) for m in modalities}
-        logs = {FUSED: fused[frozenset(modalities)].float().log_softmax(dim=1), **heads}
+            heads = {m: model.classify(m, features[m]).log_softmax(dim=1) for m in modalities}
+        logs = {FUSED: fused[frozenset(modalities)].log_softmax(dim=1), **heads}
         if len(modalities) > 1:
             logs[LATE_SUM] = torch.stack(list(heads.values())).sum(dim=0).log_softmax(dim=1)
+        if keep:
+            kept.append(torch.stack([logs[view] for view in views], dim=1).cpu().numpy())
         cpu_labels_B = labels_B.cpu().numpy()
         for v, view in enumerate(views):
             counts[view] += m_.confusion(cpu_labels_B, logs[view].argmax(dim=1).cpu().numpy(), classes)
@@ -132,7 +143,20 @@ def evaluate(
         {view: float(loss_V[v] / total) for v, view in enumerate(views)},
         true_M.copy(),
         {subset: float(right_S[s] / total) for s, subset in enumerate(everyone)},
+        _gathered(kept, views, classes, len(rows_N), collectives) if keep else None,
     )
+
+
+def _gathered(
+    kept: Sequence[NDArray[np.float32]], views: Sequence[str], classes: int, total: int, collectives: Collectives
+) -> dict[str, NDArray[np.float32]]:
+    """Return view -> (N, C) of the samples of all ranks, in their order."""
+    world = collectives.world
+    place_n = np.arange(world.rank, total, world.size)
+    mine_nVC = np.concatenate([np.empty((0, len(views), classes), np.float32), *kept])
+    table = collectives.gather_rows(np.column_stack([place_n, mine_nVC.reshape(len(place_n), -1)]).astype(np.float64))
+    every_NVC = table[np.argsort(table[:, 0], kind="stable"), 1:].astype(np.float32).reshape(total, len(views), classes)
+    return {view: every_NVC[:, v] for v, view in enumerate(views)}
 
 
 def _only(subset: frozenset[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:

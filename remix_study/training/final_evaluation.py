@@ -8,7 +8,7 @@ sufficiency   accuracy of every unimodal head relative to its modality trained a
 # N samples of a split, d features
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,22 @@ from numpy.typing import NDArray
 from remix_study import metrics as m_
 from remix_study.datasets.clips import ClipReader
 from remix_study.models import MultimodalModel
-from remix_study.training.checkpoint import BEST, Checkpoints
-from remix_study.training.evaluate import evaluate
+from remix_study.training.evaluate import FUSED, evaluate
 from remix_study.training.step import mixed_precision
 from remix_study.world import Collectives
+
+Predictions = dict[str, NDArray[np.float32]]
+"""View (`fused`, `late_sum`, or a modality for its head) -> log-probabilities (N, C) in nats."""
+
+
+class FinalEvaluation(NamedTuple):
+    """Metrics of a finished run, and the predictions for each clip of the validation and test splits.
+
+    Without a test split, there are no predictions. If the unimodal heads are not trained, theirs are left out.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, Predictions]
 
 
 def evaluate_finished(
@@ -28,7 +40,7 @@ def evaluate_finished(
     reader: ClipReader,
     rows: Mapping[str, NDArray[np.int64]],
     collectives: Collectives,
-    checkpoints: Checkpoints,
+    best: Mapping[str, Any],
     *,
     batch: int,
     autocast: bool,
@@ -37,28 +49,31 @@ def evaluate_finished(
     ceilings: Mapping[str, float] | None,
     seed: int,
     heads: bool,
-) -> dict[str, float]:
+) -> FinalEvaluation:
     """Evaluate a finished run; the result is the same on every rank.
 
-    Loads the weights of the best epoch into `model`. Without `test`, probes and sufficiency use the validation split,
-    which also selected the epoch, so they are slightly optimistic.
+    Loads the checkpoint `best` of the best epoch into `model`. Without `test`, probes and sufficiency use the
+    validation split, which also selected the epoch, so they are slightly optimistic.
     """
     how: dict[str, Any] = {"batch": batch, "autocast": autocast}
     found: dict[str, float] = {}
     if test:
         found["test/accuracy_last"] = evaluate(model, reader, rows["test"], collectives, **how).accuracy
-    best = checkpoints.load(BEST)
-    assert best is not None  # the first epoch always saves one
     model.load_state_dict(best["model"])
     split = "test" if test else "val"
-    chosen = evaluate(model, reader, rows[split], collectives, **how)
+    chosen = evaluate(model, reader, rows[split], collectives, keep=test, **how)
+    predictions: dict[str, Predictions] = {}
     if test:
         found |= chosen.metrics("test", heads)
+        validated = evaluate(model, reader, rows["val"], collectives, keep=True, **how)
+        for name, result in (("val", validated), ("test", chosen)):
+            assert result.log_probabilities is not None
+            predictions[name] = {v: logs for v, logs in result.log_probabilities.items() if heads or v == FUSED}
     if ceilings and heads:
         found |= sufficiency(chosen.accuracy_uni(), ceilings, m_.majority_rate(chosen.confusions["fused"]))
     if probe:
         found |= _probe(model, reader, rows, split, collectives, seed=seed, **how)
-    return found
+    return FinalEvaluation(found, predictions)
 
 
 def sufficiency(alone: Mapping[str, float], ceilings: Mapping[str, float], chance: float) -> dict[str, float]:

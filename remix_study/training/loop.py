@@ -28,9 +28,9 @@ from remix_study.models import MultimodalModel
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.sample import Batch
 from remix_study.tracking.tracker import Tracker
-from remix_study.training.checkpoint import BEST, LAST, Checkpoints
+from remix_study.training.checkpoint import LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
-from remix_study.training.final_evaluation import evaluate_finished
+from remix_study.training.final_evaluation import Predictions, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
@@ -46,7 +46,11 @@ _CONTINUE, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Plain values of a run; `evaluation_batch` is per rank, `clash_every` counts steps (0: never)."""
+    """Plain values of a run.
+
+    `evaluation_batch` is per rank, `clash_every` counts steps (0: never), `select_by` is the validation metric that
+    chooses the best epoch.
+    """
 
     digest: str
     epochs: int
@@ -60,6 +64,7 @@ class LoopSettings:
     test: bool = False
     probe: bool = True
     ceilings: Mapping[str, float] | None = None
+    select_by: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,15 @@ class Run:
 
 @dataclass(frozen=True)
 class RunResult:
-    """`history[e]`: metrics of epoch e. `summary`: metrics of the finished run, such as `best/...` and `test/...`."""
+    """Results of a finished run.
+
+    `history[e]`: metrics of epoch e. `summary`: metrics of the run, such as `best/...` and `test/...`. `predictions`:
+    split -> predictions of the best epoch, if the test split was evaluated.
+    """
 
     history: list[Record]
     summary: Record
+    predictions: dict[str, Predictions]
 
 
 def train(run: Run) -> RunResult:
@@ -127,7 +137,7 @@ def train(run: Run) -> RunResult:
         better = progress.add(record)
         _save(run, progress, better)
         _run_callback(run, progress)
-    return RunResult(progress.history, _summary(run, progress))
+    return _finish(run, progress)
 
 
 def _run_callback(run: Run, progress: Progress) -> None:
@@ -160,14 +170,14 @@ def _require_numbers(found: Evaluation, epoch: int) -> None:
 
 def _resume(run: Run) -> Progress:
     content = run.checkpoints.load(LAST)
-    progress = Progress()
+    progress = Progress(run.settings.select_by)
     if content is not None:
         if content["digest"] != run.settings.digest:
             raise TrainingError(
                 f"the checkpoints in {run.history_file.parent} must be of this configuration "
                 f"({run.settings.digest}), but are of another ({content['digest']}). Use another --name."
             )
-        progress = unpack(content, run.model, run.optimizer, run.method.plan)
+        progress = unpack(content, run.model, run.optimizer, run.method.plan, run.settings.select_by)
     if run.collectives.world.leads:
         # Drop epochs after the last checkpoint: they are trained and recorded again.
         run.history_file.write_text("".join(_line(e, record) for e, record in enumerate(progress.history)))
@@ -244,25 +254,29 @@ def _average_statistics(run: Run) -> None:
 def _save(run: Run, progress: Progress, better: bool) -> None:
     if run.collectives.world.leads:
         content = pack(progress, run.model, run.optimizer, run.method.plan, run.settings.digest)
-        if better:
-            run.checkpoints.save(BEST, {"digest": run.settings.digest, "model": content["model"]})
-        run.checkpoints.save(LAST, content)
         epoch = len(progress.history) - 1
+        if better:
+            run.checkpoints.save_best(epoch, {"digest": run.settings.digest, "model": content["model"]})
+        run.checkpoints.save(LAST, content)
+        run.checkpoints.keep_best(progress.best_epoch)
         with run.history_file.open("a") as file:
             file.write(_line(epoch, progress.history[-1]))
         run.tracker.log_metrics(progress.history[-1], epoch)
     run.collectives.barrier()
 
 
-def _summary(run: Run, progress: Progress) -> Record:
+def _finish(run: Run, progress: Progress) -> RunResult:
     settings = run.settings
     started = _now(run)
+    if run.collectives.world.leads:
+        run.checkpoints.finish(progress.best_epoch)
+    run.collectives.barrier()
     found = evaluate_finished(
         run.model,
         run.reader,
         run.rows,
         run.collectives,
-        run.checkpoints,
+        run.checkpoints.load_best(progress.best_epoch),
         batch=settings.evaluation_batch,
         autocast=settings.autocast,
         test=settings.test,
@@ -277,13 +291,14 @@ def _summary(run: Run, progress: Progress) -> Record:
     parts = ("train_s", "score_s", "evaluate_s")
     times = {f"time/total_{part}": sum(r[f"time/{part}"] for r in progress.history) for part in parts}
     times["time/evidence_s"] = _now(run) - started
-    return {
+    summary = {
         "best/epoch": float(progress.best_epoch),
         "last/val_accuracy": progress.history[-1]["val/accuracy"],
         **alone,
         **times,
-        **found,
+        **found.metrics,
     }
+    return RunResult(progress.history, summary, found.predictions)
 
 
 def _now(run: Run) -> float:

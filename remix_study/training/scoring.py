@@ -40,9 +40,9 @@ def scoring_pass(
         chosen = mine[start : start + batch]
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):
-            logits = [model.heads[m](model.encode(m, clips.inputs[m])) for m in modalities]
+            logits = [model.classify(m, model.encode(m, clips.inputs[m])) for m in modalities]
         # Softmax runs on the device; scores are computed on the CPU.
-        probs_BMC = torch.stack(logits, dim=1).float().softmax(dim=2).cpu().numpy()
+        probs_BMC = torch.stack(logits, dim=1).softmax(dim=2).cpu().numpy()
         labels_B = clips.labels_B.cpu().numpy()
         true_BM = probs_BMC[np.arange(len(chosen)), :, labels_B].astype(np.float64)
         part = table[start : start + batch]

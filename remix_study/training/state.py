@@ -20,24 +20,32 @@ Record = dict[str, float]
 
 @dataclass
 class Progress:
-    """Progress of a run. `history[e]`: the metrics of epoch e."""
+    """Progress of a run.
 
+    `history[e]`: the metrics of epoch e. `select_by`: the validation metric that chooses the best epoch; cross-entropy
+    is minimised, all others are maximised.
+    """
+
+    select_by: str = "accuracy"
     history: list[Record] = field(default_factory=list)
     best_epoch: int = -1
-    best_accuracy: float = -1.0
 
     @property
     def next_epoch(self) -> int:
         return len(self.history)
 
     def add(self, record: Record) -> bool:
-        """Append an epoch; return whether its validation accuracy is the best so far (the first of equals stays)."""
+        """Append an epoch; return whether it is the best so far (the first of equals stays)."""
         # Plain numbers, since loading a NumPy scalar from a checkpoint would execute code.
         self.history.append({key: float(value) for key, value in record.items()})
-        better = record["val/accuracy"] > self.best_accuracy
+        better = self.best_epoch < 0 or self._value(-1) > self._value(self.best_epoch)
         if better:
-            self.best_epoch, self.best_accuracy = len(self.history) - 1, record["val/accuracy"]
+            self.best_epoch = len(self.history) - 1
         return better
+
+    def _value(self, epoch: int) -> float:
+        value = self.history[epoch][f"val/{self.select_by}"]
+        return -value if self.select_by == "cross_entropy" else value
 
 
 def pack(
@@ -49,19 +57,20 @@ def pack(
         # As text, since pickling one object per number took longer than writing the weights.
         "history": json.dumps(progress.history),
         "best_epoch": progress.best_epoch,
-        "best_accuracy": progress.best_accuracy,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "plan": {key: _tensor(value) for key, value in plan.state().items()},
     }
 
 
-def unpack(content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan) -> Progress:
+def unpack(
+    content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan, select_by: str
+) -> Progress:
     """Restore model, optimizer and plan from a checkpoint; return the progress."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     plan.restore({key: _array(value) for key, value in content["plan"].items()})
-    return Progress(json.loads(content["history"]), content["best_epoch"], content["best_accuracy"])
+    return Progress(select_by, json.loads(content["history"]), content["best_epoch"])
 
 
 def _tensor(value: Any) -> Any:

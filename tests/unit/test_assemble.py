@@ -1,5 +1,7 @@
 import inspect
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -8,6 +10,7 @@ import torch
 
 from remix_study import models, remix
 from remix_study.assemble import ENCODERS, assemble, build_model, modalities_of, training_order
+from remix_study.balancing import CrossEntropy, balanced_weights
 from remix_study.config.run import EncoderConfig, RunConfig
 from remix_study.fit import require_fit
 from remix_study.media.presets import FlowPreset, Preset
@@ -62,6 +65,27 @@ def test_every_optimizer_is_built(
     (group,) = run.optimizer.param_groups
     assert {key: group[key] for key in settings} == settings
     assert len(group["params"]) == len(list(run.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "joint"},
+        {"name": "joint_unimodal"},
+        {"name": "unimodal", "modality": "audio"},
+        {"name": "remix", "warmup": 1},
+    ],
+    ids=lambda method: str(method["name"]),
+)
+def test_every_loss_term_has_the_configured_cross_entropy(
+    recipe: Recipe, assembled: Callable[..., Run], method: dict[str, Any]
+) -> None:
+    run = assembled(recipe({"method": method, "loss": {"label_smoothing": 0.2, "class_weights": "balanced"}}))
+    labels_N = run.reader.store.labels_N[run.rows["train"]]
+    expected = CrossEntropy(0.2, balanced_weights(labels_N, 4))
+    assert [vars(rule)["cross_entropy"] for rule in run.method.losses] == [expected] * len(run.method.losses)
+    plain = assembled(recipe({"method": method}), "plain")
+    assert [vars(rule)["cross_entropy"] for rule in plain.method.losses] == [CrossEntropy()] * len(run.method.losses)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +217,23 @@ def test_initial_weights_depend_on_the_seed_alone(recipe: Recipe, small_store: C
     assert all(torch.equal(first[key], again[key]) for key in first)
     other = weights(recipe({"seed": 1}))
     assert not torch.equal(first["heads.audio.weight"], other["heads.audio.weight"])
+
+
+def test_threads_build_equal_weights(recipe: Recipe, small_store: ClipStore) -> None:
+    """Other threads draw from the global generator at the same time, as dropout does."""
+    config, over = recipe({"model.encoder": {"name": "resnet18"}}), threading.Event()
+
+    def disturb() -> None:
+        while not over.is_set():
+            torch.rand(8)
+
+    with ThreadPoolExecutor(4) as pool:
+        disturbing = pool.submit(disturb)
+        models = list(pool.map(lambda _: build_model(config, small_store).state_dict(), range(3)))
+        over.set()
+        disturbing.result()
+    for other in models[1:]:
+        assert all(torch.equal(value, other[key]) for key, value in models[0].items())
 
 
 def test_channels_last_keeps_the_weights(recipe: Recipe, small_store: ClipStore, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from remix_study.balancing import FUSED, FusedLoss, UnimodalLosses
+from remix_study.balancing import FUSED, CrossEntropy, FusedLoss, UnimodalLosses, balanced_weights
 
 LABELS = torch.tensor([0, 2, 1, 1])
 BOTH = {"audio": torch.tensor([True, True, False, True]), "video": torch.tensor([True, False, True, True])}
@@ -91,3 +93,31 @@ def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) 
 def test_losses_are_float32_for_any_logits(outputs: Made, rule: FusedLoss | UnimodalLosses) -> None:
     half = Made(outputs.logits_BC.bfloat16(), {m: x.bfloat16() for m, x in outputs.head_logits.items()})
     assert all(term.dtype == torch.float32 for term in rule(half, LABELS, BOTH).values())
+
+
+def test_smoothed_and_weighted_losses_equal_the_written_formula(outputs: Made) -> None:
+    """Target (1 - s) one-hot + s / C, and a factor for each class of the target, in every term."""
+    weights, smoothing = (0.5, 2.0, 1.0), 0.3
+    ce = CrossEntropy(smoothing, weights)
+
+    def expected(logits_BC: torch.Tensor) -> list[float]:
+        found = []
+        for row, label in zip(logits_BC.tolist(), LABELS.tolist(), strict=True):
+            logs = [value - math.log(sum(map(math.exp, row))) for value in row]
+            target = [(1 - smoothing) * (c == label) + smoothing / 3 for c in range(3)]
+            found.append(-sum(w * t * log for w, t, log in zip(weights, target, logs, strict=True)))
+        return found
+
+    assert FusedLoss(ce)(outputs, LABELS, BOTH)[FUSED].tolist() == pytest.approx(expected(outputs.logits_BC), rel=1e-5)
+    terms = UnimodalLosses(1.0, 1.0, ce)(outputs, LABELS, BOTH)
+    for m, active_B in BOTH.items():
+        wanted = [loss * on for loss, on in zip(expected(outputs.head_logits[m]), active_B.tolist(), strict=True)]
+        assert terms[m].tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one() -> None:
+    labels_N = np.array([0, 0, 0, 0, 1, 2, 2])
+    weights = balanced_weights(labels_N, 3)
+    assert weights == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels_N))
+    assert np.mean([weights[label] for label in labels_N]) == pytest.approx(1.0)
+    assert balanced_weights(np.array([0, 2]), 3) == pytest.approx((2 / 3, 1.0, 2 / 3))

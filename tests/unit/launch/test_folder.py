@@ -15,7 +15,7 @@ def test_a_folder_accepts_one_configuration(recipe: Callable[..., RunConfig], tm
     folder.prepare(recipe(), "digest")
     folder.prepare(recipe(), "digest")
     assert load_run(folder.path / "config.yaml") == recipe()
-    with pytest.raises(ConfigError, match=r"another configuration or corpus \(digest digest, not other\)\. Use"):
+    with pytest.raises(ConfigError, match=r"or of another version \(digest digest, not other\)\. Use"):
         folder.prepare(recipe({"seed": 1}), "other")
     assert load_run(folder.path / "config.yaml") == recipe()
 

@@ -1,7 +1,9 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from remix_study.config import run as c
@@ -10,6 +12,7 @@ from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
 from remix_study.launch import run as runs
+from remix_study.launch import worker
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_config
 from remix_study.launch.worker import Job, flat, work
@@ -17,6 +20,7 @@ from remix_study.media.presets import PRESETS, Preset, VideoPreset
 from remix_study.tracking import default_uri
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import RunInfo
+from remix_study.training.loop import Run, RunResult
 
 Recipe = Callable[..., RunConfig]
 
@@ -70,6 +74,27 @@ def test_a_run_whose_workers_failed_is_failed_in_mlflow(
     assert run.info.status == "FAILED"
     expected = "reported by the worker" if reported else "A worker failed"
     assert run.data.tags["failure_reason"].startswith(expected)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_kernels_are_required_during_the_run_only(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen: list[tuple[bool, bool]] = []
+
+    def train(run: Run) -> RunResult:
+        seen.append((torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ))
+        result: RunResult = trained(run)
+        return result
+
+    trained = vars(worker)["train"]
+    monkeypatch.setattr(worker, "train", train)
+    config = recipe({"deterministic": wanted})
+    run_one(config, tmp_path)
+    assert seen == [(wanted, wanted)]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (config.digest("data") == recipe().digest("data")) == (not wanted)
 
 
 def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:

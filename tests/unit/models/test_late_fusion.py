@@ -1,5 +1,6 @@
 """MultimodalModel: both maskings, mixed batches, and encoders of inactive modalities"""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +11,15 @@ from torch import nn
 from remix_study.models import (
     ConcatFusion,
     DecisionFusion,
+    Encoder,
     FiLMFusion,
     Fusion,
     GatedFusion,
     MultimodalModel,
     Outputs,
     SumFusion,
+    TinyEncoder,
+    VectorEncoder,
 )
 from remix_study.sample import Batch
 
@@ -207,3 +211,51 @@ def test_encoders_and_fusion_must_agree(build_model: BuildModel) -> None:
     encoders = {"audio": build_model(ConcatFusion, ("audio",)).encoders["audio"]}
     with pytest.raises(ValueError, match="the encoders have audio and the fusion audio, video"):
         MultimodalModel(encoders, pair.fusion)  # type: ignore[arg-type]  # ModuleDict loses the type of its values
+
+
+def narrow(width: int) -> Encoder:
+    """Return an encoder whose BatchNorm sees one value per channel of each sample."""
+    encoder = VectorEncoder(10, width=width)
+    encoder.layers.append(nn.BatchNorm1d(width))
+    return encoder
+
+
+def test_one_value_per_channel_uses_running_statistics_and_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    """BatchNorm itself raises for it."""
+    torch.manual_seed(0)
+    model = MultimodalModel({"text": narrow(6)}, ConcatFusion({"text": 6}, num_classes=3)).train()
+    (norm,) = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    norm.running_mean = torch.linspace(-1, 1, 6)
+    before = running_statistics(model)
+    active_BM, label_B = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+    batch = Batch(("text",), {"text": torch.randn(1, 10)}, active_BM, label_B, label_B)
+    first, _ = model(batch), model(batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, running_statistics(model), strict=True))
+    assert norm.training
+    assert not norm._forward_pre_hooks
+    assert torch.equal(first.features["text"], copy.deepcopy(model).eval()(batch).features["text"])
+    assert caplog.text.count("1 BatchNorm layers see one value per channel") == 1
+
+
+def test_under_autocast_logits_are_exact_functions_of_the_features(build_batch: BuildBatch) -> None:
+    """The largest of 309 bfloat16 logits is often not unique, and ties would go to the lowest class."""
+    torch.manual_seed(0)
+    modalities = ("audio", "video")
+    for fusion in (ConcatFusion, SumFusion, DecisionFusion, FiLMFusion, GatedFusion):
+        encoders: dict[str, Encoder] = {"audio": TinyEncoder(1), "video": TinyEncoder(3)}
+        widths = {m: encoder.out_features for m, encoder in encoders.items()}
+        model = MultimodalModel(encoders, fusion(widths, 309)).eval()
+        batch = build_batch([[1, 1]] * 6)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = model(batch)
+            fused = model.fuse(outputs.features, batch.active_BM)
+            heads = {m: model.classify(m, outputs.features[m]) for m in modalities}
+            rough = model.encode("audio", batch.inputs["audio"])
+        assert outputs.logits_BC.dtype == rough.dtype == torch.float32
+        assert torch.equal(rough, rough.bfloat16().float())  # the encoder computed in bfloat16
+        with torch.no_grad():
+            assert torch.equal(fused, model.fuse(outputs.features, batch.active_BM))
+            assert torch.equal(outputs.logits_BC, fused)
+            for m in modalities:
+                assert torch.equal(heads[m], model.classify(m, outputs.features[m]))
+                assert torch.equal(outputs.head_logits[m], heads[m])

@@ -85,9 +85,9 @@ def test_an_epoch_agrees_with_the_oracle(
     probs_NMC = rng.dirichlet(np.full(classes, 0.3), size=(samples, 2))
     tie_N = rng.random(samples) < tied
     probs_NMC[tie_N, 1] = probs_NMC[tie_N, 0]
-    draw = stream(seed, "reassemble", epoch)
+    keys = stream(seed, "reassemble", epoch).random(samples).tolist()  # one per sample: not as released, which re-deals
     scores, choices, batches = oracle.released_epoch(
-        probs_NMC.tolist(), batch, lambda subset: draw.permutation(subset).tolist()
+        probs_NMC.tolist(), batch, lambda subset: sorted(subset, key=keys.__getitem__)
     )
     plan = released_plan(samples, batch, seed, classes)
     ours = batches_of(plan, epoch, probs_NMC)

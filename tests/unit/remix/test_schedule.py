@@ -225,3 +225,43 @@ def test_no_assigned_samples_give_no_steps(order: Order, samples: int) -> None:
 def test_smallest_must_fit_the_batch(smallest: int) -> None:
     with pytest.raises(ValueError, match=r"`smallest` must be in 1\.\.4"):
         Reassembly("blocks", VIDEO_FIRST, 4, smallest=smallest)
+
+
+def shuffled_batches(assignment: Assignment, order: Order) -> list[set[int]]:
+    how = Reassembly(order, VIDEO_FIRST, batch=16)
+    return [set(row) - {NO_SAMPLE} for row in reassemble(assignment, how, generator(5)).samples_TB.tolist()]
+
+
+@pytest.mark.parametrize("order", ["blocks", "alternate", "shuffled", "proportional", "mixed"])
+def test_one_changed_decision_keeps_the_other_samples_in_their_batches(order: Order) -> None:
+    """The sample that changes moves later samples of both groups by one place."""
+    audio_N = generator(1).random(320) < 0.5
+    changed_N = audio_N.copy()
+    changed_N[7] = ~changed_N[7]
+    one, other = (
+        shuffled_batches(Assignment(np.stack([audio, ~audio], axis=1), np.zeros(320, np.bool_)), order)
+        for audio in (audio_N, changed_N)
+    )
+    kept = sum(max(len(batch & again) for again in other) for batch in one)
+    assert kept >= 320 - 2 * len(one)
+
+
+def test_all_assignments_see_the_samples_of_an_epoch_in_the_same_order() -> None:
+    """So two methods of a study differ in the modalities that a sample trains, and not in the order of the samples."""
+    audio_N = generator(1).random(64) < 0.5
+    each = Assignment(np.stack([audio_N, ~audio_N], axis=1), np.zeros(64, np.bool_))
+    how = Reassembly("blocks", VIDEO_FIRST, batch=1, smallest=1)
+    joint, split = (
+        reassemble(assignment, how, generator(2)).samples_TB[:, 0] for assignment in (everything_joint(64, 2), each)
+    )
+    for members_N in (audio_N, ~audio_N):
+        assert joint[members_N[joint]].tolist() == split[members_N[split]].tolist()
+
+
+def test_the_two_occurrences_of_a_sample_in_mixed_batches_are_apart() -> None:
+    both = Assignment(np.ones((400, 2), np.bool_), np.zeros(400, np.bool_))
+    schedule = reassemble(both, Reassembly("mixed", VIDEO_FIRST, batch=1, smallest=1), generator(3))
+    samples = schedule.samples_TB[:, 0]
+    assert np.bincount(samples).tolist() == [2] * 400
+    distance = [abs(int(np.subtract(*np.flatnonzero(samples == i)))) for i in range(400)]
+    assert 200 < np.mean(distance) < 330  # a third of 800, as for two random places

@@ -19,7 +19,7 @@ from remix_study.report.page import write_report
 from remix_study.study import study as study_module
 from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
 from remix_study.study.listener import StudyListener
-from remix_study.study.replicates import FIRST_SEED
+from remix_study.study.replicates import replicate_seed
 from remix_study.study.results import StudyResult
 from remix_study.study.storage import STOP, open_storage
 from remix_study.study.study import StudyRun
@@ -86,7 +86,7 @@ def test_every_method_gets_the_same_number_of_trials_and_its_best_is_replicated(
         run = task.jobs[0].config
         replicate = task.stage == "replicate"
         assert run.evaluation.test == replicate  # only replicates are evaluated on the test set
-        assert run.seed == (FIRST_SEED[REPLICATE] + task.number if replicate else 0)
+        assert run.seed == (replicate_seed(0, REPLICATE, task.number) if replicate else 0)
         if replicate:
             assert run.optimizer.learning_rate == best[task.method][RATE]
     # The known-good configuration comes first.
@@ -550,7 +550,7 @@ def test_retrain_runs_the_best_hyperparameters_with_further_seeds(
     found = retrain(runner, "joint", 3)
     assert sorted(found) == [0, 1, 2]
     runs = [task.jobs[0].config for task in runner.ran]
-    assert [run.seed for run in runs] == [FIRST_SEED[FINAL] + n for n in range(3)]
+    assert [run.seed for run in runs] == [replicate_seed(0, FINAL, n) for n in range(3)]
     assert all(run.evaluation.test for run in runs)
     again = Runner()
     retrain(again, "joint", 4)

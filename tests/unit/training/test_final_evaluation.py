@@ -1,14 +1,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from remix_study import metrics
 from remix_study.config.run import RunConfig
 from remix_study.sample import Batch
+from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
-from remix_study.training.final_evaluation import evaluate_finished, sufficiency
+from remix_study.training.final_evaluation import FinalEvaluation, evaluate_finished, sufficiency
 from remix_study.training.loop import Run, train
 from remix_study.world import Solo
 
@@ -22,18 +24,23 @@ def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
     return run
 
 
+def best_of(run: Run) -> dict[str, Any]:
+    best = run.checkpoints.load(BEST)
+    assert best is not None
+    return best
+
+
 def found(
     run: Run, collectives: Any = None, ceilings: Mapping[str, float] | None = None, **how: Any
 ) -> dict[str, float]:
     settings: dict[str, Any] = {"batch": 20, "autocast": False, "test": True, "probe": True, "seed": 0, "heads": True}
     return evaluate_finished(
-        run.model, run.reader, run.rows, collectives or Solo(), run.checkpoints, ceilings=ceilings, **settings | how
-    )
+        run.model, run.reader, run.rows, collectives or Solo(), best_of(run), ceilings=ceilings, **settings | how
+    ).metrics
 
 
 def test_the_best_epoch_is_evaluated_and_not_the_last(run: Run) -> None:
-    best = run.checkpoints.load("best.pt")
-    assert best is not None
+    best = best_of(run)
     for parameter in run.model.parameters():  # as if the last epoch had diverged
         torch.nn.init.zeros_(parameter)
     numbers = found(run, probe=False)
@@ -91,12 +98,43 @@ def test_final_evaluation_with_more_ranks_than_samples(
 
     def work(collectives: Any) -> dict[str, float]:
         mine = assembled(recipe(UNIMODAL))
-        return evaluate_finished(mine.model, mine.reader, few, collectives, mine.checkpoints, ceilings=None,
-                        batch=4, autocast=False, test=False, probe=True, seed=0, heads=True)  # fmt: skip
+        found = evaluate_finished(mine.model, mine.reader, few, collectives, best_of(mine), ceilings=None,
+                        batch=4, autocast=False, test=True, probe=True, seed=0, heads=True)  # fmt: skip
+        logs_NC = found.predictions["test"]["fused"]
+        return found.metrics | {f"prediction {i}": float(value) for i, value in enumerate(logs_NC.flat)}
 
     first, *others = run_on_ranks(9, work)
-    assert set(first) == {"probe/accuracy/audio", "probe/accuracy/video"}
+    assert {"test/accuracy", "probe/accuracy/audio", "probe/accuracy/video", "prediction 31"} <= set(first)
     assert all(other == first for other in others)
+
+
+def test_predictions_are_those_of_the_model_for_each_clip(run: Run, run_on_ranks: Callable[..., list[Any]]) -> None:
+    """They give the reported accuracies, whatever the batches and the number of ranks."""
+    settings: dict[str, Any] = {"autocast": False, "test": True, "probe": False, "seed": 0, "ceilings": None}
+
+    def finished(collectives: Any = None, *, batch: int = 7, heads: bool = True) -> FinalEvaluation:
+        return evaluate_finished(
+            run.model, run.reader, run.rows, collectives or Solo(), best_of(run), batch=batch, heads=heads, **settings
+        )
+
+    found = finished()
+    views = {"fused", "late_sum", "audio", "video"}
+    assert {split: set(of) for split, of in found.predictions.items()} == {"val": views, "test": views}
+    labels_N = run.reader.store.labels_N[run.rows["test"]]
+    for view, key in (("fused", "accuracy"), ("late_sum", "accuracy_late_sum"), ("audio", "accuracy_uni/audio")):
+        logs_NC = found.predictions["test"][view]
+        assert logs_NC.shape == (48, 4)
+        np.testing.assert_allclose(np.exp(logs_NC).sum(axis=1), 1, rtol=1e-5)
+        assert (logs_NC.argmax(axis=1) == labels_N).mean() == found.metrics[f"test/{key}"]
+    row = run.rows["val"][5]
+    batch = run.reader.read(np.array([row]), np.ones((1, 2), np.bool_))
+    with torch.no_grad():
+        alone_C = run.model.eval()(batch).logits_BC.log_softmax(dim=1)[0].numpy()
+    np.testing.assert_allclose(found.predictions["val"]["fused"][5], alone_C, atol=1e-5)
+    run.model.train()
+    many = finished(batch=48)
+    np.testing.assert_allclose(many.predictions["test"]["video"], found.predictions["test"]["video"], atol=1e-5)
+    assert set(finished(heads=False).predictions["test"]) == {"fused"}  # untrained heads predict nothing
 
 
 def test_sufficiency_in_a_worked_example() -> None:

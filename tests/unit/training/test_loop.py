@@ -10,13 +10,16 @@ import torch
 from remix_study.augment import Draws
 from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
+from remix_study.models import MultimodalModel
 from remix_study.remix import RemixPlan
 from remix_study.sample import Batch
 from remix_study.tracking.tracker import RecordingTracker
 from remix_study.training import loop
 from remix_study.training.checkpoint import BEST, LAST
+from remix_study.training.evaluate import evaluate
 from remix_study.training.loop import Run, train
 from remix_study.training.step import train_step
+from remix_study.world import Solo
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
@@ -110,10 +113,10 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
 
             patch.setattr(loop, "train_step", interrupt_step)
         else:
-            save, wanted = first.checkpoints.save, BEST if moment.endswith("best") else LAST
+            save, best = first.checkpoints.save, moment.endswith("best")
 
             def interrupt_save(name: str, content: dict[str, Any]) -> None:
-                if name == wanted and len(first_history(content)) >= epoch:
+                if (name != LAST) == best and len(first_history(content)) >= epoch:
                     raise Interrupted
                 save(name, content)
 
@@ -221,6 +224,20 @@ def test_training_reduces_the_loss(recipe: Recipe, assembled: Assembled) -> None
     losses = [record["train/loss"] for record in result.history]
     assert losses[-1] < 0.8 * losses[0]
     assert result.summary["best/val_accuracy"] == max(record["val/accuracy"] for record in result.history)
+
+
+@pytest.mark.parametrize("select_by", ["accuracy", "cross_entropy"])
+def test_the_best_epoch_and_its_weights_are_those_of_select_by(
+    recipe: Recipe, assembled: Assembled, select_by: str
+) -> None:
+    run = assembled(recipe({**HARD, "evaluation.select_by": select_by, "evaluation.test": True}))
+    result = train(run)
+    values = [record[f"val/{select_by}"] for record in result.history]
+    best = values.index(min(values) if select_by == "cross_entropy" else max(values))
+    assert result.summary["best/epoch"] == best
+    assert result.summary[f"best/val_{select_by}"] == values[best]
+    again = evaluate(run.model, run.reader, run.rows["val"], Solo(), batch=256, autocast=False)  # with the best weights
+    assert again.metrics("val", heads=True)[f"val/{select_by}"] == pytest.approx(values[best], rel=1e-5)
 
 
 def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) -> None:
@@ -388,20 +405,38 @@ def test_warnings_of_the_plan_are_logged(
 
 @pytest.mark.parametrize("order", ["alternate", "mixed"])
 def test_all_ranks_have_the_same_history_and_weights(
-    recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]], order: str
+    recipe: Recipe,
+    assembled: Assembled,
+    run_on_ranks: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
 ) -> None:
+    """After every epoch, the model of each rank is compared, with its buffers; the checkpoint is only rank 0's."""
     config = recipe(
         {"method.order": order, "epochs": 3, "global_batch": 28, "workers": 2, "method.share": {"kind": "progress"}}
     )
 
-    def work(collectives: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    evaluated: dict[int, list[dict[str, torch.Tensor]]] = {}
+
+    def recorded(model: MultimodalModel, *args: Any, **kwargs: Any) -> Any:
+        weights = {key: value.clone() for key, value in model.state_dict().items()}
+        evaluated.setdefault(id(model), []).append(weights)
+        return evaluate(model, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", recorded)
+
+    def work(collectives: Any) -> tuple[Any, Run]:
         run = assembled(config, collectives=collectives)
         result = train(run)
-        return without_times(result.history), weights(run, LAST)
+        return without_times(result.history), run
 
-    (one, weights_one), (other, weights_other) = run_on_ranks(2, work)
+    (one, first), (other, second) = run_on_ranks(2, work)
     assert one == other
-    assert_same_bits(weights_one, weights_other)
+    ours, theirs = evaluated[id(first.model)], evaluated[id(second.model)]
+    assert len(ours) == len(theirs) == 3
+    for weights_one, weights_other in zip(ours, theirs, strict=True):
+        assert_same_bits(weights_one, weights_other)
+    assert not torch.equal(ours[0]["heads.audio.weight"], ours[2]["heads.audio.weight"])
 
 
 def test_only_rank_0_writes(recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]]) -> None:

@@ -14,7 +14,20 @@ from remix_study.training.state import Progress, pack, unpack
 def test_the_first_of_equal_epochs_stays_best() -> None:
     progress = Progress()
     assert [progress.add({"val/accuracy": value}) for value in (0.2, 0.5, 0.5, 0.4)] == [True, True, False, False]
-    assert (progress.best_epoch, progress.best_accuracy, progress.next_epoch) == (1, 0.5, 4)
+    assert (progress.best_epoch, progress.next_epoch) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("select_by", "best"), [("accuracy", 0), ("balanced_accuracy", 1), ("macro_f1", 2), ("cross_entropy", 3)]
+)
+def test_the_best_epoch_is_chosen_by_the_given_metric(select_by: str, best: int) -> None:
+    """Each epoch is the best by one metric; the cross-entropy is minimised, and its highest value comes first."""
+    progress = Progress(select_by)
+    for epoch in range(4):
+        names = ("accuracy", "balanced_accuracy", "macro_f1")
+        progress.add({f"val/{name}": float(number == epoch) for number, name in enumerate(names)}
+                     | {"val/cross_entropy": 3.0 - epoch, f"test/{select_by}": 9.0 * epoch})  # fmt: skip
+    assert progress.best_epoch == best
 
 
 def test_an_epoch_of_zero_accuracy_is_better_than_none() -> None:
@@ -49,15 +62,15 @@ def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
     optimizer.step()
     for epoch in range(epochs):
         before.plan(epoch, run_scoring_pass)
-    progress = Progress()
-    progress.add({"val/accuracy": 0.5})
+    progress = Progress("macro_f1")
+    progress.add({"val/accuracy": 0.5, "val/macro_f1": 0.4})
     file = io.BytesIO()
     torch.save(pack(progress, model, optimizer, before, "digest"), file)
     file.seek(0)
     content = torch.load(file, weights_only=True)
 
     other, its_optimizer, after = fresh()
-    assert unpack(content, other, its_optimizer, after) == progress
+    assert unpack(content, other, its_optimizer, after, "macro_f1") == progress
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
     assert str(its_optimizer.state_dict()) == str(optimizer.state_dict())
     for epoch in range(epochs, epochs + 2):

@@ -47,15 +47,23 @@ def test_skip_encoder_does_not_touch_the_inactive_encoder(run: Run) -> None:
     assert run.reader.rows_read == {"audio": 12, "video": 6}
 
 
-def test_a_single_row_uses_running_statistics(run: Run) -> None:
-    """BatchNorm raises for a single value per channel. A mixed batch or one of many ranks may have a single row."""
+def test_a_single_row_trains_batchnorm_on_feature_maps(run: Run) -> None:
+    """A mixed batch or one of many ranks may have a single row. BatchNorm sees H x W values of it, as in any batch."""
     active = np.array([[True, False]] * 5 + [[False, True]])
+    batch = run.reader.read(ROWS, active)
     video = run.model.encoders["video"]
-    before = buffers(video)
+    norms = [module for module in video.modules() if isinstance(module, nn.BatchNorm2d)]
+    values: dict[nn.Module, int] = {}  # per channel
+    for norm in norms:
+        norm.register_forward_hook(lambda norm, inputs, _: values.update({norm: inputs[0][:, 0].numel()}))
+    before = {norm: buffers(norm) for norm in norms}
     run.model.train()
-    step(run, run.reader.read(ROWS, active))
+    step(run, batch)
     assert any(p.grad is not None and p.grad.any() for p in video.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before, buffers(video), strict=True))
+    for norm in norms:
+        unchanged = all(torch.equal(a, b) for a, b in zip(before[norm], buffers(norm), strict=True))
+        assert unchanged == (values[norm] == 1)
+    assert {count == 1 for count in values.values()} == {False, True}  # the last map is 1 x 1
     assert all(module.training for module in run.model.modules())
 
 
@@ -171,6 +179,7 @@ def test_bfloat16_trains_and_its_loss_stays_close(
     exact, rough = step(run, batch), step(other, batch, autocast=True)
     assert rough.dtype == torch.float32
     assert float(rough) == pytest.approx(float(exact), rel=0.05)
+    assert rough != exact  # the encoders computed in bfloat16
     assert all(p.dtype == torch.float32 for p in other.model.parameters())
 
 
