@@ -327,3 +327,32 @@ def assert_same_assignment(
     second = other(scores_NM if others_NM is None else others_NM, None, generator(4))
     np.testing.assert_array_equal(first.assigned_NM, second.assigned_NM)
     np.testing.assert_array_equal(first.joint_N, second.joint_N)
+
+
+def test_the_bounds_of_a_band_belong_to_it() -> None:
+    """A saturated score is exactly at the end of its range, where a search space often ends, too."""
+    scores_NM = np.asarray([[0.5, 9.0], [2.0, 9.0], [0.4999, 9.0], [2.0001, 9.0]])
+    assigned_NM = Band(0.5, 2.0, "rest")(scores_NM, None, generator()).assigned_NM
+    assert assigned_NM.tolist() == [[True, False], [True, False], [False, False], [False, False]]
+
+
+@property_test
+@given(scores_and_shares())
+def test_inverted_with_a_share_has_the_highest_sum_of_scores(
+    case: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> None:
+    scores_NM, shares_M = case
+    seats = np.repeat(scores_NM, target_counts(len(scores_NM), shares_M), axis=1)
+    highest = seats[linear_sum_assignment(seats, maximize=True)].sum()
+    assigned_NM = Inverted()(scores_NM, shares_M, generator()).assigned_NM
+    assert scores_NM[assigned_NM].sum() == pytest.approx(highest, abs=1e-6)
+
+
+@property_test
+@given(scores_and_shares(), st.floats(0.1, 5.0))
+def test_tempered_with_a_share_has_the_counts_of_the_share(
+    case: tuple[NDArray[np.float64], NDArray[np.float64]], temperature: float
+) -> None:
+    scores_NM, shares_M = case
+    assigned_NM = Tempered(temperature)(scores_NM, shares_M, generator()).assigned_NM
+    assert assigned_NM.sum(axis=0).tolist() == target_counts(len(scores_NM), shares_M).tolist()
