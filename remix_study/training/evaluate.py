@@ -154,7 +154,8 @@ def _gathered(
     world = collectives.world
     place_n = np.arange(world.rank, total, world.size)
     mine_nVC = np.concatenate([np.empty((0, len(views), classes), np.float32), *kept])
-    table = collectives.gather_rows(np.column_stack([place_n, mine_nVC.reshape(len(place_n), -1)]).astype(np.float64))
+    flat = mine_nVC.reshape(len(place_n), len(views) * classes)  # not -1, which a rank without samples cannot infer
+    table = collectives.gather_rows(np.column_stack([place_n, flat]).astype(np.float64))
     every_NVC = table[np.argsort(table[:, 0], kind="stable"), 1:].astype(np.float32).reshape(total, len(views), classes)
     return {view: every_NVC[:, v] for v, view in enumerate(views)}
 
