@@ -356,3 +356,15 @@ def test_tempered_with_a_share_has_the_counts_of_the_share(
     scores_NM, shares_M = case
     assigned_NM = Tempered(temperature)(scores_NM, shares_M, generator()).assigned_NM
     assert assigned_NM.sum(axis=0).tolist() == target_counts(len(scores_NM), shares_M).tolist()
+
+
+@property_test
+@given(scores(modalities=(2, 2)), st.floats(0.5, 1.0))
+def test_max_share_of_two_modalities_has_the_lowest_sum_of_scores(scores_NM: NDArray[np.float64], share: float) -> None:
+    samples = len(scores_NM)
+    room = max(int(np.floor(share * samples + 1e-9)), -(-samples // 2))
+    seats = np.repeat(scores_NM, room, axis=1)
+    lowest = seats[linear_sum_assignment(seats)].sum()
+    assigned_NM = MaxShare(share)(scores_NM, None, generator()).assigned_NM
+    assert assigned_NM.sum(axis=0).max() <= room
+    assert scores_NM[assigned_NM].sum() == pytest.approx(lowest, abs=1e-6)
