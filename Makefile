@@ -33,7 +33,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest --durations=20 --durations-min=1
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null \
           && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 
-test: lint types contracts test-fast test-smoke  ## what a change must pass; the aim is ten minutes on two cores
+test: lint types contracts test-fast test-smoke  ## what a change must pass; at most ten minutes on two cores
 
 test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker processes: under two minutes
 	$(MEMORY) $(PYTEST) -n auto --dist worksteal -m "not slow and not ($(HEAVY))" tests/unit tests/contracts
