@@ -36,6 +36,9 @@ class DrawFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch doe
     Layers initialise their weights from the global generator and take no other. Threads share it, so seeding it would
     change what other threads draw, and they would change these weights. The context holds for its own thread only.
     Functions without a `generator` argument, such as dropout, still use the global generator.
+
+    A dispatch mode, from a private module of torch: the public `TorchFunctionMode` sees no signature that tells which
+    functions take a generator.
     """
 
     def __init__(self, generator: torch.Generator) -> None:

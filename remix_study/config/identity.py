@@ -55,11 +55,10 @@ def _leave_out_introduced(value: Any, content: Any) -> None:
         for name, field in type(value).model_fields.items():
             if name not in content:
                 continue
-            defaults = [each.default for each in field.metadata if isinstance(each, Introduced)]
-            if content[name] in defaults:
+            # Inner keys first: an introduced part may get further keys, and stays at the default recorded for it.
+            _leave_out_introduced(getattr(value, name), content[name])
+            if content[name] in [each.default for each in field.metadata if isinstance(each, Introduced)]:
                 del content[name]
-            else:
-                _leave_out_introduced(getattr(value, name), content[name])
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             _leave_out_introduced(inner, content[key])

@@ -21,9 +21,8 @@ SETTLED: Mapping[str, str] = {
 # Common objectives; docs/metrics.md describes all metrics.
 OBJECTIVES = (
     "best/val_accuracy", "best/val_macro_f1", "best/val_cross_entropy", "best/val_balanced_accuracy",
-    "best/val_accuracy_late_sum",
-    "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video", "best/balance_accuracy_ratio",
-    "best/balance_imbalance", "last/val_accuracy", "time/total_train_s",
+    "best/val_accuracy_late_sum", "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video",
+    "best/balance_accuracy_ratio", "best/balance_imbalance", "last/val_accuracy", "time/total_train_s",
 )  # fmt: skip
 
 

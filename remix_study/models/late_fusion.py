@@ -4,7 +4,7 @@ Remix's scores, the unimodal losses and the sufficiency metrics use the unimodal
 with the fusion, except with `DecisionFusion`, which is their mean.
 
 Under autocast, only the encoders compute in the lower precision. Features, fusion and heads stay in float32, because
-the two largest of several hundred bfloat16 logits are often equal.
+the two largest bfloat16 logits of a sample can be equal.
 """
 
 # B samples, M modalities, C classes, d_m features of modality m

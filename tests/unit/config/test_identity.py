@@ -78,6 +78,16 @@ def test_a_new_key_at_its_recorded_default_is_omitted_at_every_depth() -> None:
     assert identity(same, exclude=set()) == identity(before, exclude=set())
 
 
+def test_an_introduced_part_that_gets_a_further_key_is_omitted_at_its_recorded_default() -> None:
+    class WithPart(BaseModel):
+        known: int = 1
+        extra: Annotated[LaterPart, Introduced({"kind": "old"})] = LaterPart()
+
+    assert identity(WithPart(), exclude=set()) == identity(Config(), exclude={"part", "parts", "named"})
+    changed = identity(WithPart(extra=LaterPart(deep=4)), exclude=set())
+    assert changed["extra"] == {"kind": "old", "deep": 4}
+
+
 @pytest.mark.parametrize(
     "changed",
     [

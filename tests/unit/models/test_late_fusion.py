@@ -238,7 +238,7 @@ def test_one_value_per_channel_uses_running_statistics_and_warns_once(caplog: py
 
 
 def test_under_autocast_logits_are_exact_functions_of_the_features(build_batch: BuildBatch) -> None:
-    """The largest of 309 bfloat16 logits is often not unique, and ties would go to the lowest class."""
+    """The largest of 309 bfloat16 logits need not be unique, and ties would go to the lowest class."""
     torch.manual_seed(0)
     modalities = ("audio", "video")
     for fusion in (ConcatFusion, SumFusion, DecisionFusion, FiLMFusion, GatedFusion):
