@@ -26,7 +26,7 @@ import torch.distributed as dist
 from remix_study.assemble import assemble
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import RunPruned, StudyStopped
+from remix_study.errors import RunPruned, StudyStopped, TrainingError
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.folder import RunFolder
@@ -217,7 +217,11 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic kernels only; an operation without one raises. Ends with the run, not the process."""
+    """Let torch use deterministic kernels only, until the run ends.
+
+    Raises:
+        TrainingError: an operation has no deterministic kernel.
+    """
     if not wanted:
         yield
         return
@@ -228,6 +232,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     torch.backends.cudnn.benchmark = False
     try:
         yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        raise TrainingError(
+            "`deterministic: true` cannot be kept, because an operation has no deterministic kernel here "
+            f"({str(error).splitlines()[0]}). Set `deterministic: false`, or use another encoder."
+        ) from error
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]

@@ -97,6 +97,18 @@ def test_deterministic_kernels_are_required_during_the_run_only(
     assert (config.digest("data") == recipe().digest("data")) == (not wanted)
 
 
+def test_an_operation_without_a_deterministic_kernel_is_reported_with_the_remedy(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(run: Run) -> RunResult:
+        raise RuntimeError("x_cuda does not have one, but you set 'torch.use_deterministic_algorithms(True)'.\nMore.")
+
+    monkeypatch.setattr(worker, "train", train)
+    with pytest.raises(TrainingError, match=r"x_cuda does not have one.*Set `deterministic: false`"):
+        run_one(recipe({"deterministic": True}), tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:
     config = recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}})
     started: list[str] = []
