@@ -24,10 +24,10 @@ from remix_study.study.storage import study_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remix_study.study.comparison import StudyResult
     from remix_study.study.ledger import Ledger
     from remix_study.study.listener import StudyListener
     from remix_study.study.plan import Plan
-    from remix_study.study.results import StudyResult
 
 
 class Study:

@@ -119,6 +119,7 @@ def assemble(
         probe=config.evaluation.probe,
         ceilings=ceilings,
         select_by=config.evaluation.select_by,
+        select=config.evaluation.select,
     )
     return Run(
         settings=settings,

@@ -11,8 +11,8 @@ from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.errors import ConfigError
 from remix_study.report.page import write_report
+from remix_study.study.comparison import StudyResult
 from remix_study.study.listener import StudyListener
-from remix_study.study.results import StudyResult
 from remix_study.study.study import StudyRun
 
 Progress = Callable[[int, int], None]

@@ -32,7 +32,7 @@ from remix_study.cli.common import (
 from remix_study.cluster import remote
 
 if TYPE_CHECKING:
-    from remix_study.study.results import StudyResult
+    from remix_study.study.comparison import StudyResult
 
 _FAILURES_SHOWN = 10
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
     from remix_study.report.tables import Table as Plain
+    from remix_study.study.comparison import StudyResult
     from remix_study.study.listener import StudyListener
     from remix_study.study.plan import Plan
-    from remix_study.study.results import StudyResult
     from remix_study.study.status import StudyStatus
 
 Bar = Callable[[str], Callable[[int, int], None]]

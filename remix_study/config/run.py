@@ -317,6 +317,11 @@ class EvaluationConfig(Part):
     select_by: Annotated[
         Literal["accuracy", "balanced_accuracy", "macro_f1", "cross_entropy"], Introduced("accuracy")
     ] = Field(default="accuracy", description="validation metric of the fused head that chooses the best epoch")
+    select: Annotated[Literal["best", "last"], Introduced("best")] = Field(
+        default="best",
+        description="epoch whose weights the final evaluation uses: the best on validation, or the last. With few "
+        "validation clips, the best epoch is a noisy choice.",
+    )
     test: bool = Field(default=False, description="evaluate the held-out test set once, after the last epoch")
     probe: bool = Field(default=True, description="train a linear probe on every encoder after the last epoch")
     clash_every: int = Field(default=0, ge=0, description="steps between gradient-conflict measurements; 0: never")

@@ -200,7 +200,7 @@ def _ceilings(
         return None
     if not isinstance(given, str):
         return given
-    split = "test/accuracy" if config.evaluation.test else "best/val_accuracy"
+    split = "test/accuracy" if config.evaluation.test else f"{config.evaluation.select}/val_accuracy"
     found = {}
     for m in modalities_of(config, store):
         # The folder name contains the digest, so that other runs with this configuration reuse the result.

@@ -37,7 +37,7 @@ from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
-from remix_study.training.checkpoint import BEST
+from remix_study.training.checkpoint import BEST, LAST
 from remix_study.training.loop import EpochCallback, Run, RunResult, train
 from remix_study.training.state import Record
 from remix_study.version import __version__
@@ -165,14 +165,14 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
     if isinstance(plan, RemixPlan) and (job.figures or run.settings.test):  # replicates, not trials
         write_decisions(folder, plan, run.reader.store, run.rows["train"], run.model.modalities)
     if result.predictions:
-        write_predictions(folder, result.predictions, run.reader.store, run.rows)
+        write_predictions(folder, result.predictions, result.predicted, run.reader.store, run.rows)
     if job.figures:
         for name, figure in run_figures(job.config, run, result).items():
             tracker.log_figure(figure, name)
     if job.log_model:
-        best = run.checkpoints.load(BEST)
-        assert best is not None
-        run.model.load_state_dict(best["model"])
+        selected = run.checkpoints.load(BEST if run.settings.select == "best" else LAST)
+        assert selected is not None
+        run.model.load_state_dict(selected["model"])
         rows = run.rows["val"][:2]
         example = run.reader.read(rows, np.ones((len(rows), len(run.model.modalities)), np.bool_))
         tracker.log_model(run.model, example)

@@ -3,6 +3,7 @@
 Every function takes numbers (run_data.py) and returns a chart, or None if there is nothing to show.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,10 @@ from remix_study.figures.chart import (
 from remix_study.report import run_data
 from remix_study.report.styles import Style, Styles, method_keys
 from remix_study.report.words import Unit, listed, plural, unit_of
-from remix_study.study.results import Spread, StudyResult, headline, interval_text, p_text
+from remix_study.statistics import Estimate
+from remix_study.study.comparison import StudyResult
+from remix_study.study.outcomes import FEWEST_SEEDS
+from remix_study.study.sentences import headline, interval_text, p_text
 
 _EPOCH = Axis("epoch", integer=True)
 
@@ -47,12 +51,11 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
                 values, (row.method,) * len(values), style.colour, style.symbol, 7, 0.5, labels=seeds, method=row.method
             )
         )
-        mean, std = unit.scale * row.spread.mean, unit.scale * row.spread.std
-        said = f"{row.method}: {mean:.1f} ± {std:.1f} %, {plural(len(values), 'seed')}"
+        said = f"{row.method}: {_text(row.mean, unit.scale, 1)} %, {plural(len(values), 'seed')}"
         marks.append(
             Points(
-                (mean,), (row.method,), style.colour, style.symbol, 13, error=((std, std),), labels=(said,),
-                method=row.method,
+                (unit.scale * row.mean.mean,), (row.method,), style.colour, style.symbol, 13,
+                error=_error(row.mean, unit.scale), labels=(said,), method=row.method,
             )
         )  # fmt: skip
     panel = Panel(
@@ -60,7 +63,8 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
     )
     caption = (
         "Accuracy on the held-out test set. Each method's chosen configuration is retrained with new seeds. Small "
-        "markers: one seed; large markers: mean ± standard deviation. Sorted by mean; unimodal methods are last."
+        f"markers: one seed; large markers: mean with its 95 % interval{_over(result)}. Sorted by mean; unimodal "
+        "methods are last."
     )
     return Chart("accuracy", headline(result), caption, (panel,))
 
@@ -75,12 +79,12 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
         said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a)}, {a.wins}/{a.seeds} seeds"
         marks.append(
             Points(
-                (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict == "open",
-                error=() if a.all_equal else ((a.mean - a.low, a.high - a.mean),), labels=(said + holm,),
+                (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict not in ("ahead", "behind"),
+                error=((a.mean - a.low, a.high - a.mean),), labels=(said + holm,),
                 method=d.method,
             )
         )  # fmt: skip
-    shown = [d.method for d in found if d.ahead.verdict != "open"]
+    shown = [d.method for d in found if d.ahead.verdict in ("ahead", "behind")]
     title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} significant"
     panel = Panel(
         "",
@@ -90,14 +94,9 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
         wide=True,
     )
     caption = (
-        f"Mean paired difference over seeds with its 95 % t interval; {result.reference} is better to the right of 0. "
+        f"Mean paired difference with its 95 % interval{_over(result)}; {result.reference} is better right of 0. "
         f"Filled markers: significant (p < 0.05) after Holm correction for {plural(len(found), 'comparison')}; hollow: "
-        "not significant. Intervals are not adjusted."
-        + (
-            " A marker without an interval: the difference is the same in every seed."
-            if any(d.ahead.all_equal for d in found)
-            else ""
-        )
+        f"not significant, or no verdict (fewer than {FEWEST_SEEDS} seeds). Intervals are not adjusted."
     )
     return Chart("differences", title, caption, (panel,))
 
@@ -131,19 +130,38 @@ def heads(found: Sequence[run_data.Heads], style_of: Styles) -> Chart | None:
     if any(h.ceiling_probe is not None for h in found):
         legend += [Key("probe, modality alone", INK, None, "dash"), Key("head, modality alone", QUIET, None, "dot")]
     caption = (
-        "Test accuracy of each encoder, mean ± standard deviation over replicates. The probe is a new linear "
-        "classifier on the frozen encoder, so it also measures methods that train no unimodal heads."
+        "Test accuracy of each encoder, mean with its 95 % interval (heads: over seeds and test clips; probes: over "
+        "seeds). The probe is a new linear classifier on the frozen encoder, so it also measures methods that train no "
+        "unimodal heads."
     )
     return Chart("modalities", weakest(found), caption, tuple(panels), tuple(legend))
 
 
-def _head(method: str, what: str, spread: Spread, symbol: Symbol, style_of: Styles) -> Points:
-    mean, std = 100 * spread.mean, 100 * spread.std
-    said = f"{method}, {what}: {mean:.1f} ± {std:.1f} %"
+def _head(method: str, what: str, mean: Estimate, symbol: Symbol, style_of: Styles) -> Points:
+    said = f"{method}, {what}: {_text(mean, 100, 1)} %"
     return Points(
-        (mean,), (method,), style_of[method].colour, symbol, 11, hollow=symbol == "square", error=((std, std),),
-        labels=(said,), method=method,
+        (100 * mean.mean,), (method,), style_of[method].colour, symbol, 11, hollow=symbol == "square",
+        error=_error(mean, 100), labels=(said,), method=method,
     )  # fmt: skip
+
+
+def _error(mean: Estimate, scale: float) -> tuple[tuple[float, float], ...]:
+    """The error bar of an interval; none for a single seed."""
+    if not math.isfinite(mean.low):
+        return ()
+    return ((scale * (mean.mean - mean.low), scale * (mean.high - mean.mean)),)
+
+
+def _text(mean: Estimate, scale: float, places: int) -> str:
+    """`81.2 (79.0 to 83.4)`"""
+    said = f"{scale * mean.mean:.{places}f}"
+    if not math.isfinite(mean.low):
+        return said
+    return f"{said} ({scale * mean.low:.{places}f} to {scale * mean.high:.{places}f})"
+
+
+def _over(result: StudyResult) -> str:
+    return " over seeds" if result.clips is None else " over seeds and test clips"
 
 
 def weakest(found: Sequence[run_data.Heads]) -> str:
@@ -171,14 +189,13 @@ def balance(found: Sequence[run_data.Measured], style_of: Styles) -> Chart | Non
         marks = tuple(
             Points(
                 (unit.scale * s.mean,), (name,), style_of[name].colour, style_of[name].symbol, 11,
-                error=((unit.scale * s.std, unit.scale * s.std),),
-                labels=(f"{name}: {unit.scale * s.mean:.3g} ± {unit.scale * s.std:.2g}",), method=name,
+                error=_error(s, unit.scale), labels=(f"{name}: {_text(s, unit.scale, 3)}",), method=name,
             )
             for name, s in m.rows
         )  # fmt: skip
         panels.append(Panel("", Axis(unit.label), Axis("", categories=tuple(name for name, _ in m.rows)), marks))
     caption = (
-        "On the test split, mean ± standard deviation over replicates; 0 means balanced. Read balance together with "
+        "On the test split, mean with its 95 % interval over seeds; 0 means balanced. Read balance together with "
         "accuracy, since an untrained network is balanced too. Methods without unimodal heads are missing from panels "
         "that compare heads."
     )
@@ -186,11 +203,11 @@ def balance(found: Sequence[run_data.Measured], style_of: Styles) -> Chart | Non
 
 
 def _least_balanced(found: Sequence[run_data.Measured]) -> str:
-    """The title; it names a method only if its imbalance exceeds the next by more than both deviations."""
+    """The title; it names a method only if the interval of its imbalance lies above that of the next."""
     for m in found:
         if m.metric == "test_balance/imbalance" and len(m.rows) > 1:
             (worst, most), (_, next_) = sorted(m.rows, key=lambda row: -row[1].mean)[:2]
-            if most.mean - next_.mean > most.std + next_.std > 0:  # the deviation of a single seed is unknown
+            if most.low > next_.high:
                 return f"{worst} is the least balanced: imbalance {most.mean:.2f}, all others at most {next_.mean:.2f}"
     return "Balance of the modalities"
 

@@ -19,8 +19,10 @@ import numpy as np
 
 from remix_study.config.yaml_source import load
 from remix_study.modality import canonical_order
+from remix_study.statistics import Estimate
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import Ledger, chosen_replicates
-from remix_study.study.results import Paired, Spread, StudyResult
+from remix_study.study.outcomes import Paired
 
 History = Sequence[Mapping[str, float]]  # one record per epoch of one run; names as in docs/metrics.md
 
@@ -150,7 +152,7 @@ class Accuracies(NamedTuple):
     method: str
     seeds: tuple[int, ...]
     values: tuple[float, ...]
-    spread: Spread
+    mean: Estimate
     ceiling_of: str | None
 
 
@@ -158,11 +160,11 @@ def accuracies(result: StudyResult) -> tuple[Accuracies, ...]:
     """Test accuracies, best mean first, unimodal ceilings last."""
     found = []
     for c in result.methods:
-        spread = c.spread("test/accuracy")
-        if spread is not None:
+        mean = c.estimate("test/accuracy")
+        if mean is not None:
             seeds = tuple(n for n in sorted(c.seeds) if "test/accuracy" in c.seeds[n])
-            found.append(Accuracies(c.name, seeds, tuple(c.values("test/accuracy")), spread, c.ceiling_of))
-    return tuple(sorted(found, key=lambda a: (a.ceiling_of is not None, -a.spread.mean)))
+            found.append(Accuracies(c.name, seeds, tuple(c.values("test/accuracy")), mean, c.ceiling_of))
+    return tuple(sorted(found, key=lambda a: (a.ceiling_of is not None, -a.mean.mean)))
 
 
 class Difference(NamedTuple):
@@ -182,8 +184,8 @@ class Head(NamedTuple):
     """Test accuracy in [0, 1] of one method's unimodal head and probe of one modality."""
 
     method: str
-    own: Spread | None
-    probe: Spread | None
+    own: Estimate | None
+    probe: Estimate | None
 
 
 class Heads(NamedTuple):
@@ -199,7 +201,8 @@ def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
     found = []
     for m in names:
         rows = [
-            Head(c.name, c.spread(f"test/accuracy_uni/{m}"), c.spread(f"probe/accuracy/{m}")) for c in result.methods
+            Head(c.name, c.estimate(f"test/accuracy_uni/{m}"), c.estimate(f"probe/accuracy/{m}"))
+            for c in result.methods
         ]
         ceiling = result.ceilings.get(m)
         found.append(
@@ -217,10 +220,10 @@ class Measured(NamedTuple):
     """One metric of the replicates, for each method."""
 
     metric: str
-    rows: tuple[tuple[str, Spread], ...]
+    rows: tuple[tuple[str, Estimate], ...]
 
 
 def measured(result: StudyResult, metric: str) -> Measured | None:
-    rows = [(c.name, c.spread(metric)) for c in result.methods]
-    known = tuple((name, spread) for name, spread in rows if spread is not None)
+    found = [(c.name, c.estimate(metric)) for c in result.methods]
+    known = tuple((name, mean) for name, mean in found if mean is not None)
     return Measured(metric, known) if known else None

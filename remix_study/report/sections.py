@@ -29,15 +29,19 @@ from remix_study.report.tables import (
     chosen_table,
     curves_table,
     failures_table,
+    heads_table,
     importances_table,
     methods_table,
     sufficiency_table,
     trials_table,
 )
 from remix_study.report.words import listed, plural, unit_of
+from remix_study.statistics import seeds_for_sign_flip, smallest_sign_flip_p
+from remix_study.study.comparison import StudyResult
 from remix_study.study.importance import evaluator_name, importances, why_unknown
 from remix_study.study.ledger import Ledger
-from remix_study.study.results import StudyResult, headline
+from remix_study.study.outcomes import FEWEST_SEEDS
+from remix_study.study.sentences import headline
 
 _FAILURES_SHOWN = 60
 
@@ -85,6 +89,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         tables |= {
             "methods.csv": methods_table(result, {b.method: b.trials for b in budgets}),
             "sufficiency.csv": sufficiency_table(result),
+            "heads.csv": heads_table(result),
             "balance.csv": balance_table(result),
         }
     rated = human_ratings.agreements(ledger)
@@ -122,22 +127,31 @@ def _confidence(result: StudyResult | None) -> str:
     """The statistical test behind the answer."""
     if result is None:
         return ""
-    tested = [c for c in result.others if c.ahead is not None and c.ahead.p_holm is not None]
-    if not tested:
+    compared = [c.ahead for c in result.others if c.ahead is not None and c.ahead.seeds > 1]
+    if not compared:
         return "No test is possible: no method shares at least two seeds with the reference."
-    seeds = sorted({c.ahead.seeds for c in tested if c.ahead is not None})
+    seeds = sorted({ahead.seeds for ahead in compared})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    if result.clips is None:
+        return f"Differences are over {over} seeds, with 95 % t intervals. Without predictions, there is no test."
+    grouped = next((f" in {ahead.groups} groups" for ahead in compared if ahead.groups is not None), "")
     said = (
-        f"Two-sided paired t-tests over {over} seeds; p-values are Holm-adjusted for "
-        f"{plural(len(tested), 'comparison')} with {result.reference}, and a difference is significant if p < 0.05. "
-        "Intervals are 95 % t intervals, not adjusted. With few seeds, only large differences can be detected."
+        f"Differences are taken per seed and test clip ({over} seeds, {plural(result.clips, 'clip')}{grouped}); seeds "
+        "and clips are both random effects. Intervals are 95 % t intervals (Satterthwaite's degrees of freedom), not "
+        f"adjusted. p-values are two-sided and Holm-adjusted for {plural(len(compared), 'comparison')} with "
+        f"{result.reference}; a difference is significant if p < 0.05, with at least {FEWEST_SEEDS} seeds."
     )
-    if equal := [c.name for c in tested if c.ahead is not None and c.ahead.all_equal]:
+    if result.sampling_error is not None:
         said += (
-            f" The difference to {listed(equal)} is the same in every seed, so a t-test is undefined; p is from a sign "
-            "test."
+            f" The choice of these test clips alone moves an accuracy by {100 * result.sampling_error:.1f} points "
+            "(standard error)."
         )
-    return said
+    smallest = smallest_sign_flip_p(seeds[-1])
+    needed = seeds_for_sign_flip(len(compared))
+    return (
+        f"{said} The exact sign-flip test over {over} seeds stands beside it; its smallest p is {smallest:.2g}, and it "
+        f"needs {needed} seeds to be significant after Holm's correction."
+    )
 
 
 def _state(ledger: Ledger, budgets: Sequence[search_data.Budget], at_work: bool) -> str:
@@ -196,6 +210,8 @@ def _modalities(result: StudyResult | None, names: Sequence[str], style_of: Styl
     heads = run_data.heads(result, names)
     balance = [found for metric in BALANCE if (found := run_data.measured(result, metric)) is not None]
     blocks: list[Block | None] = [run_charts.heads(heads, style_of), sufficiency_table(result)]
+    if (own := heads_table(result)).rows:
+        blocks.append(own)
     if not result.ceilings:
         blocks.append(
             Note(

@@ -4,6 +4,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ from remix_study.modality import canonical_order
 from remix_study.report.run_data import Band
 from remix_study.report.search_data import Budget, Failure
 from remix_study.report.words import unit_of
+from remix_study.statistics import Estimate
+from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import Ledger
-from remix_study.study.results import Method, Spread, StudyResult
+from remix_study.study.outcomes import Paired
 from remix_study.units import duration
 
 
@@ -35,26 +38,33 @@ def comparison_table(result: StudyResult) -> Table:
 
 def accuracy_table(result: StudyResult) -> Table:
     """Test accuracy of every method, best mean first, unimodal ceilings last."""
-    header = ("method", "test accuracy", f"{result.reference} ahead by", "wins", "late sum", "training time")
+    other, title = _other_epoch(result)
+    header = ("method", "accuracy", "balanced", title, f"{result.reference} ahead by", "wins", "time")
     slowest = _slowest(result)
     rows = (
         (
             c.name,
             _percent(c, "test/accuracy"),
-            "" if c.ahead is None else f"{c.ahead.mean:+.1f} ± {c.ahead.std:.1f}",
-            "" if c.ahead is None else f"{c.ahead.wins}/{c.ahead.seeds}",
-            _percent(c, "test/accuracy_late_sum"),
+            _mean(c, "test/balanced_accuracy"),
+            _mean(c, other),
+            _ahead(c.ahead),
+            _wins(c.ahead),
             _relative(c, slowest),
         )
         for c in _ordered(result)
     )
-    return Table("Test accuracy in %, mean ± std over seeds", header, tuple(rows))
+    return Table(f"Test accuracy in %, ± half of the 95 % interval{_over(result)}", header, tuple(rows))
 
 
 def sufficiency_table(result: StudyResult) -> Table:
     """Accuracy of a linear probe on each encoder, and its ratio to the accuracy of that modality alone."""
     modalities = _modalities(result)
-    header = ("method", *(name for m in modalities for name in (f"{m} probe", f"{m} sufficiency")))
+    late = any(c.estimate("test/accuracy_late_sum") is not None for c in result.methods)
+    header = (
+        "method",
+        *(name for m in modalities for name in (f"{m} probe", f"{m} sufficiency")),
+        *(["late sum"] if late else []),
+    )
     rows = (
         (
             c.name,
@@ -66,44 +76,104 @@ def sufficiency_table(result: StudyResult) -> Table:
                     "" if c.ceiling_of else _percent(c, f"sufficiency/probe_ratio/{m}"),
                 )
             ),
+            *([_percent(c, "test/accuracy_late_sum")] if late else []),
         )
         for c in _ordered(result)
     )
-    return Table(
-        "Linear probe accuracy in %, and sufficiency: its ratio to the modality alone, in %", header, tuple(rows)
+    title = (
+        "Linear probe accuracy in %, sufficiency (its ratio to the modality alone) in %, ± half of the 95 % interval"
     )
+    return Table(title, header, tuple(rows))
+
+
+def heads_table(result: StudyResult) -> Table:
+    """Sufficiency of the unimodal heads: in the selected epoch, and with each modality's own best epoch."""
+    modalities = tuple(m for m in _modalities(result) if any(c.estimate(f"sufficiency/ratio/{m}") is not None
+                                                             for c in result.others))  # fmt: skip
+    header = ("method", *(f"{m}, {what}" for m in modalities for what in ("head", "sufficiency", "own best epoch")))
+    rows = tuple(
+        (
+            c.name,
+            *(
+                cell
+                for m in modalities
+                for cell in (
+                    _percent(c, f"test/accuracy_uni/{m}"),
+                    "" if c.ceiling_of else _percent(c, f"sufficiency/ratio/{m}"),
+                    "" if c.ceiling_of else _percent(c, f"sufficiency/own_epoch_ratio/{m}"),
+                )
+            ),
+        )
+        for c in _ordered(result)
+        if any(c.estimate(f"test/accuracy_uni/{m}") is not None for m in modalities)
+    )
+    title = (
+        "Unimodal heads: test accuracy in %, sufficiency (its ratio to the modality alone) in %, and the ratio of "
+        "validation accuracies in each run's own best epoch of that modality, ± half of the 95 % interval"
+    )
+    return Table(title, header, rows)
 
 
 def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
     """The accuracy table with test statistics. `searched[method]`: the number of trials of its search."""
     name, slowest = result.reference, _slowest(result)
+    other, title = _other_epoch(result)
+    failed = any(c.failed for c in result.methods)
     header = (
-        "method", "role", "trials", "seeds", "test accuracy", "macro-F1", f"{name} ahead by", "95 % interval", "wins",
-        "p", "p (Holm)", "training time",
+        "method", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds", "balanced", "macro-F1",
+        title, *(["failures as 0"] if failed else []), f"{name} ahead by", "95 % interval of it", "wins", "p",
+        "p (Holm)", "p (sign flip)", "training time",
     )  # fmt: skip
     rows = []
     for c in _ordered(result):
-        a = c.ahead
-        tested = a is not None and a.p is not None
+        a, accuracy, spread = c.ahead, c.estimate("test/accuracy"), c.spread("test/accuracy", 100)
+        worst = c.worst_accuracy()
         rows.append(
             (
                 c.name,
                 "reference" if c.name == name else _role(c),
                 str(searched.get(c.name, 0)),
-                str(len(c.seeds)),
-                _percent(c, "test/accuracy"),
-                _percent(c, "test/macro_f1"),
-                "" if a is None or a.seeds == 0 else f"{a.mean:+.1f} ± {a.std:.1f}" if tested else f"{a.mean:+.1f}",
-                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and tested and not a.all_equal else "",
-                "" if a is None or a.seeds == 0 else f"{a.wins}/{a.seeds}",
+                f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
+                _mean(c, "test/accuracy"),
+                ""
+                if accuracy is None or math.isinf(accuracy.low)
+                else f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
+                f"{spread.std:.1f}" if spread is not None and len(c.seeds) > 1 else "",
+                _mean(c, "test/balanced_accuracy"),
+                _mean(c, "test/macro_f1"),
+                _mean(c, other),
+                *(["" if worst is None else f"{100 * worst:.1f}"] if failed else []),
+                "" if a is None or a.seeds == 0 else f"{a.mean:+.1f}",
+                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and math.isfinite(a.low) else "",
+                _wins(a),
                 _p(a.p) if a is not None else "",
                 _p(a.p_holm) if a is not None else "",
+                _p(a.sign_flip) if a is not None and a.seeds > 1 else "",
                 _relative(c, slowest),
             )
         )
     return Table(
-        "Test accuracy and macro-F1 in %, differences in percentage points; mean ± std over seeds", header, tuple(rows)
+        "Test accuracy and macro-F1 in %, differences in percentage points; means over seeds", header, tuple(rows)
     )
+
+
+def _other_epoch(result: StudyResult) -> tuple[str, str]:
+    """Metric and column title of the accuracy with the weights of the epoch that is not selected."""
+    return ("test/accuracy_last", "last epoch") if result.select == "best" else ("test/accuracy_best", "best epoch")
+
+
+def _over(result: StudyResult) -> str:
+    return " over seeds" if result.clips is None else " over seeds and test clips"
+
+
+def _ahead(a: Paired | None) -> str:
+    if a is None or a.seeds == 0:
+        return ""
+    return f"{a.mean:+.1f} ± {(a.high - a.low) / 2:.1f}" if math.isfinite(a.low) else f"{a.mean:+.1f}"
+
+
+def _wins(a: Paired | None) -> str:
+    return "" if a is None or a.seeds == 0 else f"{a.wins}/{a.seeds}"
 
 
 def _role(c: Method) -> str:
@@ -126,25 +196,24 @@ BALANCE = (
 
 def balance_table(result: StudyResult) -> Table:
     """Balance metrics on the test split."""
-    metrics = [m for m in BALANCE if any(c.spread(m) is not None for c in result.methods)]
+    metrics = [m for m in BALANCE if any(c.estimate(m) is not None for c in result.methods)]
     metrics += [f"test_balance/{what}/{m}" for what in ("shapley", "utilisation") for m in _modalities(result)
-                if any(c.spread(f"test_balance/{what}/{m}") is not None for c in result.methods)]  # fmt: skip
+                if any(c.estimate(f"test_balance/{what}/{m}") is not None for c in result.methods)]  # fmt: skip
     header = ("method", *(unit_of(m).label.replace(", test", "") for m in metrics))
     rows = tuple(
         (c.name, *(_digits(c, m) for m in metrics))
         for c in _ordered(result)
-        if any(c.spread(m) is not None for m in metrics)
+        if any(c.estimate(m) is not None for m in metrics)
     )
-    return Table("Balance on the test split, mean ± std over seeds", header, rows)
+    return Table("Balance on the test split, mean ± half of its 95 % interval over seeds", header, rows)
 
 
 def _digits(c: Method, metric: str) -> str:
-    """Three significant digits of the mean, and as many decimal places for the deviation."""
-    spread = c.spread(metric)
-    if spread is None:
+    """Three significant digits of the mean, and as many decimal places for the interval."""
+    found = c.estimate(metric)
+    if found is None:
         return ""
-    places = 1 if abs(spread.mean) >= 10 else 2 if abs(spread.mean) >= 1 else 3
-    return _shown(spread, len(c.values(metric)), places)
+    return _shown(found, 1.0, 1 if abs(found.mean) >= 10 else 2 if abs(found.mean) >= 1 else 3)
 
 
 def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table:
@@ -262,14 +331,19 @@ def _relative(c: Method, slowest: float) -> str:
 
 
 def _percent(c: Method, metric: str) -> str:
-    spread = c.spread(metric, 100)
-    return "" if spread is None else _shown(spread, len(c.values(metric)), 1)
+    found = c.estimate(metric)
+    return "" if found is None else _shown(found, 100, 1)
 
 
-def _shown(spread: Spread, seeds: int, places: int) -> str:
-    """`mean ± std`, or the value alone if there is one seed."""
-    mean = f"{spread.mean:.{places}f}"
-    return mean if seeds == 1 else f"{mean} ± {spread.std:.{places}f}"
+def _mean(c: Method, metric: str) -> str:
+    found = c.estimate(metric)
+    return "" if found is None else f"{100 * found.mean:.1f}"
+
+
+def _shown(found: Estimate, scale: float, places: int) -> str:
+    """`mean ± half of its 95 % interval`, or the mean alone if there is no interval."""
+    mean = f"{scale * found.mean:.{places}f}"
+    return f"{mean} ± {scale * (found.high - found.low) / 2:.{places}f}" if math.isfinite(found.low) else mean
 
 
 def to_csv(table: Table) -> str:

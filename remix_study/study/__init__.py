@@ -6,6 +6,6 @@ study_file.py     reading and checking a study file
 search_space.py   dimensions -> hyperparameters of a trial -> a run configuration
 search.py         the trials of one method in Optuna's storage
 tasks.py          executing trials and replicates with Ray Tune
-results.py        means, paired differences, sufficiency, and the comparison as a sentence
+results.py        compares methods: outcomes.py (per seed and test clip), sentences.py (as text), comparison.py (as data)
 status.py         the status of a study, for any process
 """

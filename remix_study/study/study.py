@@ -24,13 +24,14 @@ from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Clock, Rates, Used
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.preflight import check_before_start, needs_of
 from remix_study.study.progress import StudyProgress
 from remix_study.study.question import require_same_question, write_question
 from remix_study.study.remote import remote_workspace
-from remix_study.study.results import StudyResult, result_of
+from remix_study.study.results import result_of
 from remix_study.study.scheduler import (
     CloseSearch,
     Done,

@@ -6,6 +6,7 @@ down neither loses data nor delays the study.
 
 import json
 import logging
+import math
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
 from remix_study.patience import PATIENCE
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
-from remix_study.study.results import StudyResult
 from remix_study.tracking.address import explain
 from remix_study.tracking.client import GONE, close_stale
 from remix_study.tracking.mlflow import send
@@ -305,13 +306,22 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
         if (trial := ledger.chosen(method)) is not None
     }
     for method in result.methods if result is not None else ():
-        spread = method.spread("test/accuracy")
-        if spread is not None:
-            found |= {
-                f"test_accuracy_mean/{method.name}": spread.mean,
-                f"test_accuracy_std/{method.name}": spread.std,
-            }
+        name, spread, mean = method.name, method.spread("test/accuracy"), method.estimate("test/accuracy")
+        if spread is None or mean is None:
+            continue
+        found |= {f"test_accuracy_mean/{name}": spread.mean, f"test_accuracy_std/{name}": spread.std}
+        found |= _interval("test_accuracy", name, mean.low, mean.high)
+        if method.ahead is not None and method.ahead.seeds:
+            found[f"ahead_points/{name}"] = method.ahead.mean
+            found |= _interval("ahead_points", name, method.ahead.low, method.ahead.high)
+            if method.ahead.p_holm is not None:
+                found[f"ahead_p_holm/{name}"] = method.ahead.p_holm
     return found
+
+
+def _interval(metric: str, name: str, low: float, high: float) -> dict[str, float]:
+    """The limits of an interval; none if they are infinite, which MLflow does not show."""
+    return {f"{metric}_low/{name}": low, f"{metric}_high/{name}": high} if math.isfinite(low) else {}
 
 
 def _name(path: Path, report: Path) -> str:

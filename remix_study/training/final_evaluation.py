@@ -1,6 +1,6 @@
-"""Final evaluation: once, after the last epoch, of the epoch with the best validation accuracy
+"""Final evaluation: once, after the last epoch, of the selected epoch (the best on validation, or the last)
 
-test          metrics on the held-out test split, and the test accuracy of the last epoch
+test          metrics on the held-out test split, and the test accuracies of the best and of the last epoch
 probe         a new linear classifier on the frozen features of every encoder
 sufficiency   accuracy of every unimodal head relative to its modality trained alone
 """
@@ -8,7 +8,7 @@ sufficiency   accuracy of every unimodal head relative to its modality trained a
 # N samples of a split, d features
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +24,24 @@ from remix_study.world import Collectives
 Predictions = dict[str, NDArray[np.float32]]
 """View (`fused`, `late_sum`, or a modality for its head) -> log-probabilities (N, C) in nats."""
 
+Selection = Literal["best", "last"]
+"""The epoch whose weights are evaluated: the best on validation, or the last."""
+
 
 class FinalEvaluation(NamedTuple):
-    """Metrics of a finished run, and the predictions for each clip of the validation and test splits.
+    """Metrics of a finished run, and the predictions for each clip.
 
-    Without a test split, there are no predictions. If the unimodal heads are not trained, theirs are left out.
+    Without a test split, there are no predictions.
+
+    Attributes:
+        predictions: of the selected epoch, for the splits `val` and `test`. If the unimodal heads are not trained,
+            theirs are left out.
+        predicted: `best` or `last` -> class that the fused head of that epoch predicts for each test clip, (N,).
     """
 
     metrics: dict[str, float]
     predictions: dict[str, Predictions]
+    predicted: dict[Selection, NDArray[np.int64]]
 
 
 def evaluate_finished(
@@ -49,19 +58,28 @@ def evaluate_finished(
     ceilings: Mapping[str, float] | None,
     seed: int,
     heads: bool,
+    select: Selection = "best",
 ) -> FinalEvaluation:
     """Evaluate a finished run; the result is the same on every rank.
 
-    Loads the checkpoint `best` of the best epoch into `model`. Without `test`, probes and sufficiency use the
-    validation split, which also selected the epoch, so they are slightly optimistic.
+    `model` has the weights of the last epoch; afterwards, it has those of the selected one. Without `test`, probes and
+    sufficiency use the validation split, which also selected the best epoch, so they are slightly optimistic.
+
+    Args:
+        best: the checkpoint of the best epoch.
     """
     how: dict[str, Any] = {"batch": batch, "autocast": autocast}
     found: dict[str, float] = {}
-    if test:
-        found["test/accuracy_last"] = evaluate(model, reader, rows["test"], collectives, **how).accuracy
-    model.load_state_dict(best["model"])
     split = "test" if test else "val"
-    chosen = evaluate(model, reader, rows[split], collectives, keep=test, **how)
+    other: Selection = "last" if select == "best" else "best"
+    weights = {"best": best["model"], "last": {name: value.clone() for name, value in model.state_dict().items()}}
+    predicted: dict[Selection, NDArray[np.int64]] = {}
+    for epoch in (other, select) if test else (select,):
+        model.load_state_dict(weights[epoch])
+        chosen = evaluate(model, reader, rows[split], collectives, keep=test, **how)
+        if chosen.log_probabilities is not None:
+            found[f"test/accuracy_{epoch}"] = chosen.accuracy
+            predicted[epoch] = chosen.log_probabilities[FUSED].argmax(axis=1)
     predictions: dict[str, Predictions] = {}
     if test:
         found |= chosen.metrics("test", heads)
@@ -73,7 +91,7 @@ def evaluate_finished(
         found |= sufficiency(chosen.accuracy_uni(), ceilings, m_.majority_rate(chosen.confusions["fused"]))
     if probe:
         found |= _probe(model, reader, rows, split, collectives, seed=seed, **how)
-    return FinalEvaluation(found, predictions)
+    return FinalEvaluation(found, predictions, predicted)
 
 
 def sufficiency(alone: Mapping[str, float], ceilings: Mapping[str, float], chance: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ from remix_study.sample import Batch
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.checkpoint import LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
-from remix_study.training.final_evaluation import Predictions, evaluate_finished
+from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
@@ -49,7 +49,7 @@ class LoopSettings:
     """Plain values of a run.
 
     `evaluation_batch` is per rank, `clash_every` counts steps (0: never), `select_by` is the validation metric that
-    chooses the best epoch.
+    chooses the best epoch, `select` the epoch whose weights the final evaluation uses.
     """
 
     digest: str
@@ -65,6 +65,7 @@ class LoopSettings:
     probe: bool = True
     ceilings: Mapping[str, float] | None = None
     select_by: str = "accuracy"
+    select: Selection = "best"
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,14 @@ class RunResult:
     """Results of a finished run.
 
     `history[e]`: metrics of epoch e. `summary`: metrics of the run, such as `best/...` and `test/...`. `predictions`:
-    split -> predictions of the best epoch, if the test split was evaluated.
+    split -> predictions of the selected epoch, if the test split was evaluated; `predicted`: `best` or `last` -> class
+    that the fused head of that epoch predicts for each test clip.
     """
 
     history: list[Record]
     summary: Record
     predictions: dict[str, Predictions]
+    predicted: dict[Selection, NDArray[np.int64]]
 
 
 def train(run: Run) -> RunResult:
@@ -284,6 +287,7 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         ceilings=settings.ceilings,
         seed=settings.seed,
         heads=run.method.trains_heads,
+        select=settings.select,
     )
     best = progress.history[progress.best_epoch]
     kept = {key: value for key, value in best.items() if key.startswith(("val/", "balance/"))}
@@ -295,10 +299,19 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         "best/epoch": float(progress.best_epoch),
         "last/val_accuracy": progress.history[-1]["val/accuracy"],
         **alone,
+        **_own_best(run, progress),
         **times,
         **found.metrics,
     }
-    return RunResult(progress.history, summary, found.predictions)
+    return RunResult(progress.history, summary, found.predictions, found.predicted)
+
+
+def _own_best(run: Run, progress: Progress) -> Record:
+    """Validation accuracy of every unimodal head in its own best epoch."""
+    if not run.method.trains_heads:
+        return {}
+    keys = {m: f"val/accuracy_uni/{m}" for m in run.model.modalities}
+    return {f"best/own_epoch_accuracy_uni/{m}": max(r[key] for r in progress.history) for m, key in keys.items()}
 
 
 def _now(run: Run) -> float:

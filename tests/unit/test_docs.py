@@ -12,6 +12,7 @@ from remix_study.assemble import assemble
 from remix_study.config.load import load_study
 from remix_study.config.run import RunConfig
 from remix_study.media.store import ClipStore
+from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from remix_study.tracking.tracker import RecordingTracker
 from remix_study.training.loop import RunResult, train
@@ -76,7 +77,7 @@ def _of_a_study(results: dict[str, RunResult]) -> set[str]:
     study = load_study(ROOT / "search_spaces" / "demo.yaml")
     run_of = {"remix": "remix", "joint": "joint", "audio_alone": "unimodal"}
     methods = {name: study.methods[name] for name in run_of}
-    replicates = {name: {0: results[method].summary} for name, method in run_of.items()}
+    replicates = {name: Replicated({0: results[method].summary}, {}) for name, method in run_of.items()}
     found = compare(study.model_copy(update={"methods": methods}), replicates, {name: {} for name in run_of}, [])
     return {k for c in found.methods for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
 

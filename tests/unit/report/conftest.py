@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 
 from remix_study.config.study import StudyConfig
+from remix_study.launch.predictions import PREDICTIONS
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 
 RATE = "optimizer.learning_rate"
@@ -78,3 +81,15 @@ def write_run(folder: Path, history: list[dict[str, float]], summary: dict[str, 
     if summary is not None:
         (folder / "result.json").write_text(json.dumps(summary))
     return str(folder)
+
+
+def write_outcomes(folder: Path, correct: int, clips: int = 250) -> None:
+    """Write the predictions of a run that predicts the first `correct` of its test clips correctly."""
+    label = ["a" if c % 2 else "b" for c in range(clips)]
+    right = [name if c < correct else "c" for c, name in enumerate(label)]
+    columns = {f"predicted_{view}": right for view in ("fused", "best", "last", "audio")}
+    ids = [f"clip {c}" for c in range(clips)]
+    table = pa.table({"split": ["test"] * clips, "id": ids, "group": pa.nulls(clips, pa.string()), "label": label})
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pyarrow.parquet.write_table(table, folder / PREDICTIONS)

@@ -4,7 +4,6 @@ import json
 import math
 from typing import Any, get_args
 
-import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -27,7 +26,9 @@ from remix_study.figures.png import draw, pictures
 from remix_study.figures.web import spec
 from remix_study.report import run_charts, run_data, search_charts, search_data
 from remix_study.report.styles import Styles, method_keys, styles
-from remix_study.study.results import Paired, Spread, StudyResult
+from remix_study.statistics import Estimate
+from remix_study.study.comparison import StudyResult
+from remix_study.study.outcomes import Paired
 from tests.unit.report.conftest import MakeStudy
 
 
@@ -42,6 +43,11 @@ def points(chart: Chart, panel: int = 0) -> list[Points]:
 
 def lines(chart: Chart, panel: int = 0) -> list[Line]:
     return [mark for mark in chart.panels[panel].marks if isinstance(mark, Line)]
+
+
+def mean(value: float, half: float) -> Estimate:
+    """A mean whose 95 % interval is `value` ± `half`."""
+    return Estimate(value, value - half, value + half, None, 4.0, math.nan)
 
 
 RESULT = StudyResult("s", "q", "remix", (), {}, (), "")
@@ -96,8 +102,8 @@ def test_captions_of_thinned_charts_say_how_much_is_shown(style_of: Styles) -> N
 
 def test_significant_differences_have_filled_markers(style_of: Styles) -> None:
     found = [
-        run_data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 0.001, 0.002)),
-        run_data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 0.04, 0.08)),
+        run_data.Difference("joint", Paired(5.0, 1.0, 3.0, 7.0, 5, 5, 99, None, 0.001, 0.002)),
+        run_data.Difference("joint", Paired(1.0, 1.0, 0.1, 1.9, 4, 5, 99, None, 0.04, 0.08)),
     ]
     chart = run_charts.differences(found, RESULT, style_of)
     assert chart is not None
@@ -108,21 +114,27 @@ def test_significant_differences_have_filled_markers(style_of: Styles) -> None:
     assert run_charts.differences([], RESULT, style_of) is None
 
 
-def test_equal_differences_have_no_interval(style_of: Styles) -> None:
-    equal = run_data.Difference("joint", Paired(2.5, 0.0, -np.inf, np.inf, 3, 3, 0.25, 0.5))
-    chart = run_charts.differences([equal], RESULT, style_of)
+def test_differences_without_a_verdict_have_hollow_markers(style_of: Styles) -> None:
+    few = run_data.Difference("joint", Paired(2.5, 0.0, 1.0, 4.0, 3, 3, 99, None, 0.01, 0.01))
+    chart = run_charts.differences([few], RESULT, style_of)
     assert chart is not None
-    assert (points(chart)[0].error, points(chart)[0].hollow) == ((), True)
-    assert chart.caption.endswith("A marker without an interval: the difference is the same in every seed.")
-    assert (
-        points(chart)[0]
-        .labels[0]
-        .endswith("the same difference in every seed, so no interval, 3/3 seeds, Holm p = 0.50")
-    )
+    assert (points(chart)[0].error, points(chart)[0].hollow) == (((1.5, 1.5),), True)
+    assert chart.title == "0 of 1 difference to remix significant"
+    assert "no verdict (fewer than 5 seeds)" in chart.caption
+
+
+def test_intervals_are_error_bars_and_one_seed_has_none(style_of: Styles) -> None:
+    rows = (run_data.Head("remix", mean(0.7, 0.1), mean(0.8, 0.05)), run_data.Head("joint", mean(0.6, math.inf), None))
+    chart = run_charts.heads([run_data.Heads("video", rows, None, None)], style_of)
+    assert chart is not None
+    assert [p.error for p in points(chart)] == [(pytest.approx((10, 10)),), (pytest.approx((5, 5)),), ()]
+    assert [p.labels[0].split(": ")[1] for p in points(chart)] == [
+        "70.0 (60.0 to 80.0) %", "80.0 (75.0 to 85.0) %", "60.0 %",
+    ]  # fmt: skip
 
 
 def test_the_title_names_the_lowest_sufficiency() -> None:
-    rows = (run_data.Head("remix", None, Spread(0.79, 0.01)), run_data.Head("joint", None, Spread(0.4, 0.01)))
+    rows = (run_data.Head("remix", None, mean(0.79, 0.01)), run_data.Head("joint", None, mean(0.4, 0.01)))
     head = run_data.Heads("video", rows, 0.9, 0.8)
     assert run_charts.weakest([head]) == "Lowest sufficiency: the video probe of joint reaches 50 % of video alone"
     assert run_charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
@@ -130,15 +142,16 @@ def test_the_title_names_the_lowest_sufficiency() -> None:
 
 
 def test_the_title_names_a_method_only_if_its_imbalance_stands_out(style_of: Styles) -> None:
-    def title(*rows: tuple[str, Spread]) -> str:
+    def title(*rows: tuple[str, Estimate]) -> str:
         chart = run_charts.balance([run_data.Measured("test_balance/imbalance", rows)], style_of)
         assert chart is not None
         return chart.title
 
-    remix = ("remix", Spread(0.1, 0.05))
-    assert title(remix, ("joint", Spread(0.4, 0.1))).startswith("joint is the least balanced: imbalance 0.40")
-    assert title(remix, ("joint", Spread(0.2, 0.1))) == "Balance of the modalities"
-    assert title(("remix", Spread(0.1, 0.0)), ("joint", Spread(0.4, 0.0))) == "Balance of the modalities"  # one seed
+    remix = ("remix", mean(0.1, 0.05))
+    assert title(remix, ("joint", mean(0.4, 0.1))).startswith("joint is the least balanced: imbalance 0.40")
+    assert title(remix, ("joint", mean(0.2, 0.1))) == "Balance of the modalities"
+    one_seed = ("joint", mean(0.4, math.inf))
+    assert title(("remix", mean(0.1, math.inf)), one_seed) == "Balance of the modalities"
 
 
 def test_bands_are_drawn_for_more_than_one_run(style_of: Styles) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from remix_study.report import run_data, search_data
 from remix_study.study.ledger import ReplicateRecord
+from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from tests.unit.report.conftest import RATE, MakeLedger, MakeStudy, MakeTrial, write_run
 
@@ -222,8 +223,8 @@ def test_curves_are_of_complete_replicates_of_the_chosen_configuration(
 def test_comparison_numbers_of_all_methods(make_study: MakeStudy) -> None:
     study = make_study(methods={"joint": {}, "remix": {}, "alone": {"ceiling_of": "audio"}})
 
-    def seeds(*accuracies: float, **more: float) -> dict[int, dict[str, float]]:
-        return {n: {"test/accuracy": a, **more} for n, a in enumerate(accuracies)}
+    def seeds(*accuracies: float, **more: float) -> Replicated:
+        return Replicated({n: {"test/accuracy": a, **more} for n, a in enumerate(accuracies)}, {})
 
     result = compare(
         study,
@@ -238,7 +239,8 @@ def test_comparison_numbers_of_all_methods(make_study: MakeStudy) -> None:
     accuracies = run_data.accuracies(result)
     assert [a.method for a in accuracies] == ["remix", "joint", "alone"]
     assert accuracies[0].values == (0.8, 0.84)
-    assert accuracies[0].spread == pytest.approx((0.82, 0.0008**0.5))
+    half = 12.7062 * 0.02  # t(0.975, 1) times the standard error
+    assert accuracies[0].mean[:3] == pytest.approx((0.82, 0.82 - half, 0.82 + half), abs=1e-5)
     (joint,) = run_data.differences(result)
     assert joint.method == "joint"
     assert joint.ahead.mean == pytest.approx(11.0)

@@ -17,14 +17,16 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from remix_study.config.study import StudyConfig
+from remix_study.launch.predictions import PREDICTIONS
 from remix_study.report import page
 from remix_study.report.page import PAGE, write_report
 from remix_study.report.reproduce import git_commit
 from remix_study.report.sections import make_report
 from remix_study.study.ledger import read_ledger
 from remix_study.study.results import result_of
+from remix_study.study.sentences import interval_text
 from remix_study.study.storage import open_storage, optuna_name
-from tests.unit.report.conftest import RATE, MakeStudy, write_run
+from tests.unit.report.conftest import RATE, MakeStudy, write_outcomes, write_run
 
 LEVELS = {"joint": 0.7, "remix": 0.8, "audio_alone": 0.6}
 
@@ -84,7 +86,7 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, make_study: MakeStudy) -> Whole:
-    folder = create_study(tmp_path_factory.mktemp("whole"), make_study, 9, 3, tuple(LEVELS))
+    folder = create_study(tmp_path_factory.mktemp("whole"), make_study, 9, 5, tuple(LEVELS))
     steps: list[tuple[int, int]] = []
     files = write_report(folder, on_progress=lambda done, total: steps.append((done, total)))
     return Whole(folder, files, steps)
@@ -129,7 +131,9 @@ def _fill(study: StudyConfig, name: str, folder: Path, trials: int, replicates: 
             "test/accuracy_uni/audio": level, "test_balance/imbalance": 0.1 + 0.01 * number,
             "time/total_train_s": 50.0, "time/total_score_s": 2.0,
         }  # fmt: skip
+        summary |= {f"test/accuracy_{epoch}": summary["test/accuracy"] for epoch in ("best", "last")}
         run = write_run(folder / "runs" / f"{name}-replicate-{number}", history(name, level), summary)
+        write_outcomes(Path(run), round(250 * summary["test/accuracy"]))
         replicate = {"state": "complete", "folder": run, "params": params, "seconds": 55.0}
         made.set_user_attr(f"replicate {number}", replicate)
 
@@ -178,7 +182,7 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     assert files[0] == out / PAGE
     assert {f.relative_to(out).as_posix() for f in files if f.suffix == ".csv"} == {
         *(f"tables/{name}.csv" for name in ("budget", "chosen", "trials", "failures", "importances", "curves")),
-        *(f"tables/{name}.csv" for name in ("methods", "sufficiency", "balance")), "comparison.csv",
+        *(f"tables/{name}.csv" for name in ("methods", "sufficiency", "heads", "balance")), "comparison.csv",
     }  # fmt: skip
     charts = {f.stem for f in files if f.parent.name == "figures"}
     assert charts == {
@@ -206,12 +210,20 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
 def test_the_page_has_answer_test_budget_and_versions(whole: Whole) -> None:
     folder = whole.folder
     _, parts, _ = read(folder / "report")
+    made = result_of(read_ledger(folder))
+    assert made is not None
     text = " ".join(words for found in parts.words.values() for words in found)
-    assert "remix beats joint by 10.4 points (95 % interval +9.4 to +11.4, 3/3 seeds, Holm p < 0.001)" in text
-    assert "Two-sided paired t-tests over 3 seeds; p-values are Holm-adjusted for 1 comparison" in text
-    assert "Complete: 33 trials, 9 replicates." in text
+    (joint,) = [c.ahead for c in made.methods if c.name == "joint"]
+    assert joint is not None
+    assert [joint.mean, joint.seeds, joint.clips] == pytest.approx([10.8, 5, 250])
+    assert f"remix beats joint by 10.8 points ({interval_text(joint)}, 5/5 seeds, Holm p < 0.001)" in text
+    assert "Differences are taken per seed and test clip (5 seeds, 250 clips)" in text
+    assert "p-values are two-sided and Holm-adjusted for 1 comparison with remix" in text
+    assert "The choice of these test clips alone moves an accuracy by 2.5 points (standard error)." in text
+    assert "its smallest p is 0.062, and it needs 6 seeds to be significant after Holm's correction" in text
+    assert "Complete: 33 trials, 15 replicates." in text
     assert "Every method had 11 trials." in text
-    assert "remix-study retrain s --seeds 3" in text
+    assert "remix-study retrain s --seeds 5" in text
     assert "corpus digest 0123abcd" in text
     assert re.search(r"torch \d.*ray \d.*optuna \d.*mlflow \d", text)
     assert "runs failed: 3 not a number" in " ".join(parts.words["h2"])
@@ -240,14 +252,15 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
     tables = folder / "report" / "tables"
     methods = {row["method"]: row for row in csv.DictReader((tables / "methods.csv").open())}
     assert [methods[m]["role"] for m in ("remix", "joint", "audio_alone")] == ["reference", "other", "audio alone"]
-    assert methods["joint"]["remix ahead by"] == "+10.4 ± 0.4"
+    assert [methods["joint"][k] for k in ("remix ahead by", "p (sign flip)")] == ["+10.8", "0.062"]
+    assert [methods["remix"][k] for k in ("test accuracy", "std over seeds", "last epoch")] == ["80.8", "0.6", "80.8"]
     trials = list(csv.DictReader((tables / "trials.csv").open()))
     assert len(trials) == 3 * 11
     assert {row["state"] for row in trials} == {"complete", "pruned", "failed"}
     curves = list(csv.DictReader((tables / "curves.csv").open()))
     remix = [row for row in curves if (row["metric"], row["method"]) == ("val/accuracy", "remix")]
     assert [(row["epoch"], row["mean"], row["runs"]) for row in remix] == [
-        ("0", "0.2", "3"), ("1", "0.4", "3"), ("2", "0.6", "3"), ("3", "0.8", "3"),
+        ("0", "0.2", "5"), ("1", "0.4", "5"), ("2", "0.6", "5"), ("3", "0.8", "5"),
     ]  # fmt: skip
 
 
@@ -267,7 +280,12 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
             "remix is the only method of this study",
             "the accuracy of each modality alone is unknown",
         ),
-        ({"methods": ("remix", "joint")}, "remix beats joint", "the accuracy of each modality alone is unknown"),
+        ({"methods": ("remix", "joint")}, "no verdict on remix and joint", "A verdict needs at least 5 seeds"),
+        (
+            {"methods": ("remix", "joint"), "replicates": 5},
+            "remix beats joint",
+            "the accuracy of each modality alone is unknown",
+        ),
     ],
 )
 def test_an_unfinished_study_has_a_page(make_folder: MakeFolder, given: dict[str, Any], answer: str, more: str) -> None:
@@ -316,13 +334,17 @@ def test_the_state_of_a_running_study(make_folder: MakeFolder) -> None:
     assert report.state == "Still running: 9 of 150 trials and 3 of 3 replicates finished."
 
 
-def test_the_report_names_methods_compared_by_a_sign_test(make_folder: MakeFolder) -> None:
-    folder = make_folder(trials=1, replicates=2)
-    for file in folder.glob("runs/remix-replicate-*/result.json"):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"test/accuracy": 0.75}))  # joint has one, too
+def test_the_report_of_runs_without_predictions_says_that_there_is_no_test(make_folder: MakeFolder) -> None:
+    folder = make_folder(trials=1, replicates=5)
+    for file in folder.glob(f"runs/*/{PREDICTIONS}"):  # which version 0.1 did not write
+        file.unlink()
     ledger = read_ledger(folder)
     report = make_report(ledger, result_of(ledger), at_work=False)
-    assert "The difference to joint is the same in every seed, so a t-test is undefined" in report.confidence
+    assert (
+        report.confidence
+        == "Differences are over 5 seeds, with 95 % t intervals. Without predictions, there is no test."
+    )
+    assert "no verdict on remix and joint" in report.answer
 
 
 @pytest.mark.slow

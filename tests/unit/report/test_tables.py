@@ -22,7 +22,9 @@ from remix_study.report.tables import (
     to_markdown,
     trials_table,
 )
-from remix_study.study.results import Ceiling, Method, Paired, StudyResult
+from remix_study.statistics import Estimate
+from remix_study.study.comparison import Ceiling, Method, StudyResult
+from remix_study.study.outcomes import Paired
 from tests.unit.report.conftest import MakeLedger, MakeStudy, MakeTrial
 
 
@@ -33,50 +35,66 @@ def summary(accuracy: float, seconds: float, **probes: float) -> dict[str, float
 
 @pytest.fixture
 def result() -> StudyResult:
-    joint = {n: summary(a, 10, audio=0.5, video=0.6) for n, a in ((0, 0.90), (1, 0.80))}
+    joint = {
+        n: summary(a, 10, audio=0.5, video=0.6) | {"test/accuracy_last": 0.7, "test/accuracy_best": a}
+        for n, a in ((0, 0.90), (1, 0.80))
+    }
     remix = {
-        n: summary(a, 5, audio=0.7, video=0.6) | {"test/accuracy_late_sum": a, "sufficiency/probe_ratio/audio": 0.875}
+        n: summary(a, 5, audio=0.7, video=0.6) | {"test/accuracy_late_sum": a, "test/balanced_accuracy": 0.81}
         for n, a in ((0, 0.92), (1, 0.84))
     }
     alone = {0: summary(0.95, 2, audio=0.8)}
     methods = (
-        Method("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2, 0.205, 0.41)),
-        Method("audio_alone", {}, alone, "audio", None, Paired(-3.0, 0.0, -1, 1, 0, 1)),
-        Method("remix", {}, remix, None, None, None),
+        Method("joint", {}, joint, None, None, Paired(3.0, 1.4142, -9.7, 15.7, 2, 2, 99, None, 0.205, 0.41, 0.5)),
+        Method("audio_alone", {}, alone, "audio", None, Paired(-3.0, 0.0, -math.inf, math.inf, 0, 1)),
+        Method(
+            "remix",
+            {},
+            remix,
+            None,
+            None,
+            None,
+            estimates={
+                "test/accuracy": Estimate(0.88, 0.80, 0.96, None, 5.0, 0.5),
+                "sufficiency/probe_ratio/audio": Estimate(0.875, 0.85, 0.9, None, 1.0, 0.5),
+            },
+        ),
     )
     return StudyResult("s", "does it help?", "remix", methods, {"audio": Ceiling(0.95, 0.8)}, (), "It is open.")
 
 
 def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     table = accuracy_table(result)
-    assert table.header == ("method", "test accuracy", "remix ahead by", "wins", "late sum", "training time")
+    assert table.header == ("method", "accuracy", "balanced", "last epoch", "remix ahead by", "wins", "time")
     assert table.rows == (
-        ("remix", "88.0 ± 5.7", "", "", "88.0 ± 5.7", "0.50x"),
-        ("joint", "85.0 ± 7.1", "+3.0 ± 1.4", "2/2", "", "1.00x"),
-        ("audio_alone", "95.0", "-3.0 ± 0.0", "0/1", "", "0.20x"),  # one seed has no deviation
+        ("remix", "88.0 ± 8.0", "81.0", "", "", "", "0.50x"),
+        ("joint", "85.0 ± 63.5", "", "70.0", "+3.0 ± 12.7", "2/2", "1.00x"),  # t(0.975, 1) = 12.7
+        ("audio_alone", "95.0", "", "", "-3.0", "0/1", "0.20x"),  # one seed has no interval
     )
 
 
 def test_unknown_sufficiency_is_an_empty_cell(result: StudyResult) -> None:
     table = sufficiency_table(result)
-    assert table.header == ("method", "audio probe", "audio sufficiency", "video probe", "video sufficiency")
+    assert table.header == (
+        "method", "audio probe", "audio sufficiency", "video probe", "video sufficiency", "late sum",
+    )  # fmt: skip
     assert table.rows == (
-        ("remix", "70.0 ± 0.0", "87.5 ± 0.0", "60.0 ± 0.0", ""),
-        ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", ""),
-        ("audio_alone", "80.0", "", "", ""),
+        ("remix", "70.0 ± 0.0", "87.5 ± 2.5", "60.0 ± 0.0", "", "88.0 ± 50.8"),
+        ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", "", ""),
+        ("audio_alone", "80.0", "", "", "", ""),
     )
 
 
 def test_the_comparison_joins_both_tables(result: StudyResult) -> None:
     table = comparison_table(result)
     assert table.title == "does it help?"
-    assert len(table.header) == 6 + 4
-    assert all(len(row) == 10 for row in table.rows)
+    assert len(table.header) == 7 + 5
+    assert all(len(row) == 12 for row in table.rows)
     rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert tuple(map(tuple, rows)) == (table.header, *table.rows)
     markdown = to_markdown(table).splitlines()
     assert markdown[0] == "| " + " | ".join(table.header) + " |"
-    assert markdown[1].count("---") == 10
+    assert markdown[1].count("---") == 12
     assert len(markdown) == 5
 
 
@@ -90,28 +108,36 @@ def test_the_methods_table_has_the_statistics_of_every_method(result: StudyResul
     by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(by_name) == ["remix", "joint", "audio_alone"]
     assert by_name["joint"] == {
-        "method": "joint", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0 ± 7.1", "macro-F1": "",
-        "remix ahead by": "+3.0 ± 1.4", "95 % interval": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
-        "p (Holm)": "0.410", "training time": "1.00x",
+        "method": "joint", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0",
+        "95 % interval": "21.5 to 148.5", "std over seeds": "7.1", "balanced": "", "macro-F1": "", "last epoch": "70.0",
+        "remix ahead by": "+3.0", "95 % interval of it": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
+        "p (Holm)": "0.410", "p (sign flip)": "0.500", "training time": "1.00x",
     }  # fmt: skip
     assert (by_name["remix"]["role"], by_name["remix"]["p"]) == ("reference", "")
     # Of one seed there is a difference, and no more.
     alone = by_name["audio_alone"]
-    assert [alone[k] for k in ("role", "remix ahead by", "95 % interval", "p")] == ["audio alone", "-3.0", "", ""]
+    keys = ("role", "remix ahead by", "95 % interval of it", "p")
+    assert [alone[k] for k in keys] == ["audio alone", "-3.0", "", ""]
 
 
-def test_an_undefined_interval_is_an_empty_cell(result: StudyResult) -> None:
-    equal = Paired(2.5, 0.0, -math.inf, math.inf, 2, 2, 0.5, 0.5)
-    methods = tuple(c._replace(ahead=equal) if c.name == "joint" else c for c in result.methods)
+def test_replicates_that_failed_are_counted_and_the_worst_case_is_shown(result: StudyResult) -> None:
+    methods = tuple(c._replace(failed=(2, 3)) if c.name == "joint" else c for c in result.methods)
     table = methods_table(result._replace(methods=methods), {})
-    (row,) = [dict(zip(table.header, row, strict=True)) for row in table.rows if row[0] == "joint"]
-    assert [row[k] for k in ("remix ahead by", "95 % interval", "p")] == ["+2.5 ± 0.0", "", "0.500"]
+    cells = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert [cells["joint"][k] for k in ("seeds", "failures as 0")] == ["2 of 4", "42.5"]
+    assert [cells["remix"][k] for k in ("seeds", "failures as 0")] == ["2", ""]
+
+
+def test_the_column_of_the_other_epoch_follows_the_selected_one(result: StudyResult) -> None:
+    table = accuracy_table(result._replace(select="last"))
+    assert table.header[3] == "best epoch"
+    assert [row[3] for row in table.rows] == ["", "85.0", ""]
 
 
 def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
     bare = Method("remix", {}, {0: {"test/accuracy": 0.5}, 1: {"test/accuracy": 0.6}}, None, None, None)
     result = StudyResult("s", "q", "remix", (bare,), {}, (), "")
-    assert accuracy_table(result).rows == (("remix", "55.0 ± 7.1", "", "", "", ""),)
+    assert accuracy_table(result).rows == (("remix", "55.0 ± 63.5", "", "", "", "", ""),)
     assert balance_table(result).rows == ()
 
 
@@ -121,7 +147,7 @@ def test_balance_has_metrics_of_at_least_one_method() -> None:
     result = StudyResult("s", "q", "remix", (Method("remix", {}, seeds, None, None, None), bare), {}, (), "")
     table = balance_table(result)
     assert table.header == ("method", "Shapley imbalance (0 to 1)")
-    assert table.rows == (("remix", "0.400 ± 0.141"),)
+    assert table.rows == (("remix", "0.400 ± 1.271"),)
 
 
 def test_the_budget_shows_finished_and_planned_trials() -> None:

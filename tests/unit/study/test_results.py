@@ -5,13 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
+from remix_study.launch.predictions import Correct
 from remix_study.metrics import sufficiency_gap
+from remix_study.statistics import crossed_mean, sign_flip_p
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
-from remix_study.study.results import Paired, StudyResult, compare, headline, holm, result_of
+from remix_study.study.outcomes import Paired, Replicated
+from remix_study.study.results import compare, result_of
+from remix_study.study.sentences import headline, interval_text, p_text
 
 
 def study(**methods: dict[str, Any]) -> StudyConfig:
@@ -28,126 +34,200 @@ def study(**methods: dict[str, Any]) -> StudyConfig:
     )
 
 
-def seeds(*accuracies: float, **others: float) -> dict[int, dict[str, float]]:
-    return {n: {"test/accuracy": a, **others} for n, a in enumerate(accuracies)}
+CLIPS = 200
 
 
-def result(
-    remix: dict[int, dict[str, float]], methods: dict[str, dict[str, Any]] | None = None, **replicates: Any
-) -> StudyResult:
+def seeds(*accuracies: float, **others: float) -> Replicated:
+    """Replicates without predictions, one for each accuracy."""
+    return Replicated({n: {"test/accuracy": a, **others} for n, a in enumerate(accuracies)}, {})
+
+
+def predicted(
+    correct_SC: NDArray[np.bool_], last_SC: NDArray[np.bool_] | None = None, groups: NDArray[np.int64] | None = None,
+    failed: tuple[int, ...] = (), **others: float,
+) -> Replicated:  # fmt: skip
+    """Replicates that predict these clips correctly, the first with number 0."""
+    last_SC = correct_SC if last_SC is None else last_SC
+    summaries = {
+        n: {"test/accuracy": float(correct_SC[n].mean()), "test/accuracy_last": float(last_SC[n].mean()), **others}
+        for n in range(len(correct_SC))
+    }
+    ids = tuple(f"clip {c}" for c in range(correct_SC.shape[1]))
+    correct = {
+        n: Correct(ids, groups, {"fused": row_C, "best": row_C, "last": last_SC[n]})
+        for n, row_C in enumerate(correct_SC)
+    }
+    return Replicated(summaries, correct, failed)
+
+
+def clips(accuracy: float, number: int = 6, seed: int = 0, alike: float = 0.9) -> NDArray[np.bool_]:
+    """Outcomes (S, C) of about this accuracy; `alike`: the share of clips that are the same in all seeds."""
+    draw = np.random.default_rng(seed)
+    hardness_C = draw.permutation(CLIPS) / CLIPS
+    fixed_SC = np.repeat((hardness_C < accuracy)[None], number, axis=0)
+    mixed_SC = draw.random((number, CLIPS)) < accuracy
+    return np.where(draw.random((number, CLIPS)) < alike, fixed_SC, mixed_SC)
+
+
+def result(remix: Replicated, methods: dict[str, dict[str, Any]] | None = None, **replicates: Any) -> StudyResult:
     made = study(**{name: (methods or {}).get(name, {}) for name in replicates})
     everything = {"remix": remix, **replicates}
     return compare(made, everything, {name: {"lr": 1} for name in everything}, [])
 
 
-def test_differences_are_paired_seed_by_seed() -> None:
-    """Worked example: differences 4, 2, 6 points; mean 4, deviation 2, half width t(0.975, 2) 2 / sqrt 3 = 4.968."""
-    found = result(seeds(0.84, 0.82, 0.76), joint=seeds(0.80, 0.80, 0.70))
-    reference, joint = found.methods
-    assert reference.ahead is None
-    ahead = joint.ahead
+def ahead_of(found: StudyResult, name: str = "joint") -> Paired:
+    (ahead,) = [c.ahead for c in found.methods if c.name == name]
     assert ahead is not None
-    assert [ahead.mean, ahead.std, ahead.wins, ahead.seeds] == pytest.approx([4, 2, 3, 3])
-    assert ahead.low == pytest.approx(4 - 4.9683, abs=1e-3)
-    assert ahead.high == pytest.approx(4 + 4.9683, abs=1e-3)
-    assert ahead.verdict == "open"  # although the reference wins in all three seeds
-    test = stats.ttest_1samp([4.0, 2.0, 6.0], 0)
-    low, high = test.confidence_interval(0.95)
-    assert [ahead.low, ahead.high] == pytest.approx([low, high])
-    assert [ahead.p, ahead.p_holm] == pytest.approx([test.pvalue] * 2)  # one comparison: no adjustment
+    return ahead
 
 
-@pytest.mark.parametrize(("number", "verdict"), [(2, "open"), (3, "open"), (5, "open"), (6, "ahead"), (8, "ahead")])
-def test_equal_differences_in_few_seeds_are_not_significant(number: int, verdict: str) -> None:
-    """On 80 clips, three seeds can differ by two clips each. A t-test would give p = 0."""
-    reference = [(68 + n % 3) / 80 for n in range(number)]
-    found = result(seeds(*reference), joint=seeds(*(value - 2 / 80 for value in reference)))
-    ahead = found.methods[1].ahead
-    assert ahead is not None
-    assert ahead.all_equal
-    assert ahead.p == pytest.approx(stats.binomtest(number, number).pvalue)
-    assert (ahead.verdict, ahead.wins) == (verdict, number)
-    assert ("beats joint by 2.5 points" in found.sentence) == (verdict == "ahead")
-    assert f"the same difference in every seed, so no interval, {number}/{number} seeds" in found.sentence
-    assert "inf" not in found.sentence
+def test_differences_are_taken_per_seed_and_clip() -> None:
+    remix, joint = clips(0.8, seed=1), clips(0.7, seed=1)
+    ahead = ahead_of(result(predicted(remix), joint=predicted(joint)))
+    expected = crossed_mean(100.0 * remix - 100.0 * joint)
+    assert [ahead.mean, ahead.low, ahead.high, ahead.p] == pytest.approx([*expected[:4]])
+    assert ahead.p_holm == ahead.p, "one comparison: no adjustment"
+    difference_S = 100 * (remix.mean(axis=1) - joint.mean(axis=1))
+    assert ahead.std == pytest.approx(difference_S.std(ddof=1))
+    assert (ahead.wins, ahead.seeds, ahead.clips, ahead.groups) == (int((difference_S > 0).sum()), 6, CLIPS, None)
+    assert ahead.sign_flip == pytest.approx(sign_flip_p(difference_S))
+    assert ahead.smallest_sign_flip == 2 / 2**6
 
 
-def test_methods_that_never_differ_are_not_significantly_different() -> None:
-    ahead = result(seeds(*[0.8] * 7), joint=seeds(*[0.8] * 7)).methods[1].ahead
-    assert ahead is not None
-    assert (ahead.verdict, ahead.p, ahead.mean) == ("open", 1.0, 0.0)
+def test_a_p_never_comes_from_the_seeds_alone() -> None:
+    """Without predictions of every replicate, there is an interval over seeds, but no p and no verdict."""
+    found = result(seeds(*[0.80, 0.81, 0.79] * 2), joint=seeds(*[0.701, 0.71, 0.689] * 2))
+    ahead = ahead_of(found)
+    assert (ahead.p, ahead.p_holm, ahead.clips, ahead.verdict) == (None, None, None, "unknown")
+    interval = stats.ttest_1samp([9.9, 10.0, 10.1] * 2, 0).confidence_interval(0.95)
+    assert [ahead.low, ahead.high] == pytest.approx(list(interval))
+    assert "no verdict on remix and joint (+10.0 points, 95 % interval +9.9 to +10.1, 6/6 seeds)" in found.sentence
+    assert "A test needs the predictions of every replicate" in found.sentence
+    assert headline(found) == "remix: no verdict"
+    one_missing = predicted(clips(0.8))
+    one_missing = one_missing._replace(correct={n: c for n, c in one_missing.correct.items() if n != 3})
+    assert ahead_of(result(one_missing, joint=predicted(clips(0.7)))).verdict == "unknown"
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_fewer_than_five_seeds_have_no_verdict(number: int) -> None:
+    found = result(predicted(clips(0.9, number)), joint=predicted(clips(0.3, number)))
+    ahead = ahead_of(found)
+    assert ahead.verdict == "unknown"
+    assert ahead.p is not None
+    assert ahead.p < 0.01
+    assert "beats" not in found.sentence
+    assert f"no verdict on remix and joint ({ahead.mean:+.1f} points, 95 % interval" in found.sentence
+    assert "A verdict needs at least 5 seeds: raise `replicates` and rerun the study." in found.sentence
+    assert headline(found) == "remix: too few seeds for a verdict"
+    assert ahead_of(result(predicted(clips(0.9, 5)), joint=predicted(clips(0.3, 5)))).verdict == "ahead"
+
+
+def test_methods_that_never_differ_are_level() -> None:
+    ahead = ahead_of(result(predicted(clips(0.8)), joint=predicted(clips(0.8))))
+    assert (ahead.verdict, ahead.p, ahead.mean, ahead.low, ahead.high) == ("open", None, 0.0, 0.0, 0.0)
 
 
 def test_only_seeds_that_both_methods_have_are_compared() -> None:
-    remix = {0: {"test/accuracy": 0.9}, 2: {"test/accuracy": 0.8}, 3: {"test/accuracy": 0.1}}
-    ahead = (
-        result(remix, joint={0: {"test/accuracy": 0.8}, 1: {"test/accuracy": 0.0}, 2: {"test/accuracy": 0.7}})
-        .methods[1]
-        .ahead
-    )
-    assert ahead is not None
-    assert [ahead.mean, ahead.seeds, ahead.wins] == pytest.approx([10, 2, 2])
+    remix, joint = predicted(clips(0.9, 4)), predicted(clips(0.7, 5, seed=3))
+    keep = {0, 2, 3}
+    remix = remix._replace(summaries={n: s for n, s in remix.summaries.items() if n in keep})
+    ahead = ahead_of(result(remix, joint=joint))
+    expected = [100 * (remix.summaries[n]["test/accuracy"] - joint.summaries[n]["test/accuracy"]) for n in sorted(keep)]
+    assert ahead.seeds == 3
+    assert ahead.mean == pytest.approx(np.mean(expected))
 
 
-def test_fewer_than_two_seeds_are_not_compared() -> None:
-    ahead = result(seeds(0.9), joint=seeds(0.1)).methods[1].ahead
-    assert ahead is not None
-    assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("open", 0.0, -np.inf, np.inf)
+def test_one_seed_is_too_few_for_a_comparison() -> None:
+    found = result(predicted(clips(0.9, 1)), joint=predicted(clips(0.1, 1)))
+    ahead = ahead_of(found)
+    assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("unknown", 0.0, -np.inf, np.inf)
     assert (ahead.p, ahead.p_holm) == (None, None)
-    found = result(seeds(0.9), joint=seeds(0.1))
     assert found.sentence.startswith("One seed is too few for a comparison")
-    assert headline(found) == "remix: too few seeds to compare"
-    ahead = result({0: {"test/accuracy": 0.9}}, joint={1: {"test/accuracy": 0.1}}).methods[1].ahead
-    assert ahead is not None
-    assert (ahead.verdict, ahead.seeds, ahead.p) == ("open", 0, None)
+    other = predicted(clips(0.1, 2))
+    other = other._replace(summaries={1: other.summaries[1]})
+    ahead = ahead_of(result(predicted(clips(0.9, 1)), joint=other))
+    assert (ahead.verdict, ahead.seeds, ahead.p) == ("unknown", 0, None)
 
 
 @pytest.mark.parametrize(
-    ("other", "verdict", "sentence", "title"),
+    ("accuracy", "verdict", "said", "title"),
     [
-        (
-            (0.701, 0.71, 0.689), "ahead",
-            "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001), so choosing "
-            "helps", "remix: ahead of joint",
-        ),
-        (
-            (0.901, 0.91, 0.889), "behind",
-            "remix loses to joint by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001), so "
-            "choosing hurts here", "remix: behind joint",
-        ),
-        (
-            (0.79, 0.83, 0.78), "open",
-            "no significant difference between remix and joint (+0.0 points, 95 % interval -4.3 to +4.3, 2/3 seeds, "
-            "Holm p = 1.00), so there is no evidence that choosing helps", "remix: level with joint",
-        ),
+        (0.5, "ahead", "remix beats joint by {by} points ({sure}), so choosing helps", "remix: ahead of joint"),
+        (0.97, "behind", "remix loses to joint by {by} points ({sure}), so choosing hurts here", "remix: behind joint"),
+        (0.8, "open", "no significant difference between remix and joint ({mean} points, {sure}), so there is no "
+                      "evidence that choosing helps", "remix: level with joint"),
     ],
 )  # fmt: skip
 def test_the_sentence_reports_the_verdict_with_its_numbers(
-    other: tuple[float, ...], verdict: str, sentence: str, title: str
+    accuracy: float, verdict: str, said: str, title: str
 ) -> None:
-    found = result(seeds(0.80, 0.81, 0.79), {"joint": {"control_of": "choosing"}}, joint=seeds(*other))
-    ahead = found.methods[1].ahead
-    assert ahead is not None
+    joint = predicted(clips(accuracy, seed=int(100 * accuracy)))
+    found = result(predicted(clips(0.8)), {"joint": {"control_of": "choosing"}}, joint=joint)
+    ahead = ahead_of(found)
     assert ahead.verdict == verdict
-    assert found.sentence == f"On the held-out test set (3 seeds): {sentence}."
+    assert ahead.p_holm is not None
+    sure = f"{interval_text(ahead)}, {ahead.wins}/6 seeds, Holm {p_text(ahead.p_holm)}"
+    said = said.format(by=f"{abs(ahead.mean):.1f}", mean=f"{ahead.mean:+.1f}", sure=sure)
+    assert found.sentence == f"On the held-out test set (6 seeds, 200 clips): {said}."
     assert headline(found) == title
 
 
 def test_methods_without_control_of_get_no_conclusion() -> None:
     found = result(
-        seeds(0.80, 0.81, 0.79),
-        joint=seeds(0.701, 0.71, 0.689),
-        other=seeds(0.901, 0.91, 0.889),
-        same=seeds(0.8, 0.81, 0.79),
+        predicted(clips(0.8)), joint=predicted(clips(0.5)), other=predicted(clips(0.97)), same=predicted(clips(0.8))
     )
-    assert found.sentence == (
-        "On the held-out test set (3 seeds): "
-        "remix beats joint by 10.0 points (95 % interval +9.8 to +10.2, 3/3 seeds, Holm p < 0.001); "
-        "remix loses to other by 10.0 points (95 % interval -10.2 to -9.8, 0/3 seeds, Holm p < 0.001); "
-        "no significant difference between remix and same (+0.0 points, the same difference in every seed, so no "
-        "interval, 0/3 seeds, Holm p = 1.00)."
-    )
+    assert "helps" not in found.sentence
     assert headline(found) == "remix: ahead of joint; level with same; behind other"
+
+
+def test_few_groups_of_clips_are_pointed_out() -> None:
+    groups = np.arange(CLIPS) % 4
+    found = result(predicted(clips(0.8), groups=groups), joint=predicted(clips(0.7, seed=1), groups=groups))
+    assert ahead_of(found).groups == 4
+    assert "The test clips form only 4 groups: with fewer than 10, intervals and p-values are rough." in found.sentence
+    many = np.arange(CLIPS) % 10
+    assert "groups" not in result(predicted(clips(0.8), groups=many), joint=predicted(clips(0.7), groups=many)).sentence
+
+
+def test_a_verdict_that_depends_on_the_epoch_is_pointed_out() -> None:
+    found = result(predicted(clips(0.8), last_SC=clips(0.3)), joint=predicted(clips(0.5)))
+    (_, joint) = found.methods
+    assert joint.other_epoch is not None
+    assert (ahead_of(found).verdict, joint.other_epoch.verdict) == ("ahead", "behind")
+    assert (
+        f"With the weights of the last epoch instead, remix is behind joint ({joint.other_epoch.mean:+.1f} points)."
+        in found.sentence
+    )
+    assert "epoch" not in result(predicted(clips(0.8)), joint=predicted(clips(0.5))).sentence
+
+
+def test_replicates_that_failed_are_shown_with_the_worst_case() -> None:
+    remix = predicted(clips(0.8, 5), failed=(5,))
+    found = result(remix, joint=predicted(clips(0.5, 6)))
+    ahead, reference = ahead_of(found), found.methods[0]
+    joint_S = clips(0.5, 6).mean(axis=1)
+    assert ahead.seeds == 5
+    assert ahead.with_failures == pytest.approx(100 * np.mean(np.append(clips(0.8, 5).mean(axis=1), 0) - joint_S))
+    assert reference.worst_accuracy() == pytest.approx(clips(0.8, 5).mean() * 5 / 6)
+    assert (
+        "Replicates failed: 1 of remix; the comparison is over the others. If they count as 0 % correct, the "
+        f"difference is {ahead.with_failures:+.1f} points to joint." in found.sentence
+    )
+    assert ahead_of(result(predicted(clips(0.8)), joint=predicted(clips(0.5)))).with_failures is None
+
+
+def test_replicates_that_predict_other_clips_are_refused() -> None:
+    with pytest.raises(StudyError, match=r"their 200 and 100 test clips are not the same"):
+        result(predicted(clips(0.8)), joint=predicted(clips(0.7)[:, :100]))
+
+
+def test_the_sampling_error_is_that_of_the_test_split() -> None:
+    found = result(predicted(clips(0.8)), joint=predicted(clips(0.5)))
+    assert found.clips == CLIPS
+    assert found.sampling_error == pytest.approx(np.sqrt(0.8 * 0.2 / CLIPS), rel=0.05)
+    without = result(seeds(0.8, 0.7), joint=seeds(0.7, 0.7))
+    assert (without.clips, without.sampling_error) == (None, None)
 
 
 def test_ceilings_bound_sufficiency_and_are_not_compared() -> None:
@@ -158,7 +238,7 @@ def test_ceilings_bound_sufficiency_and_are_not_compared() -> None:
         audio_alone=seeds(0.7, 0.8, **{"probe/accuracy/audio": 0.9, "test/accuracy_uni/audio": 0.75}),
     )  # fmt: skip
     assert set(found.ceilings) == {"audio"}
-    assert found.ceilings["audio"]._asdict() == pytest.approx({"head": 0.75, "probe": 0.9})
+    assert found.ceilings["audio"]._asdict() == pytest.approx({"head": 0.75, "probe": 0.9, "own_epoch": None})
     assert [c.name for c in found.others] == ["remix", "joint"]
     assert "audio_alone" not in found.sentence
     remix, joint, _ = found.methods
@@ -167,6 +247,35 @@ def test_ceilings_bound_sufficiency_and_are_not_compared() -> None:
     assert remix.seeds[0]["sufficiency/probe_ratio/audio"] == pytest.approx(0.5)
     # Without a trained head, only the probe has a sufficiency.
     assert {k for k in joint.seeds[0] if k.startswith("sufficiency")} == {"sufficiency/probe_ratio/audio"}
+
+
+def test_sufficiency_has_an_interval_over_seeds_and_clips() -> None:
+    """The linearised ratio, whose variance a bootstrap of seeds and clips confirms."""
+    own_SC, alone_SC, draw = clips(0.6, 8, alike=0.5), clips(0.75, 8, seed=1, alike=0.5), np.random.default_rng(0)
+    remix, alone = predicted(clips(0.8, 8)), predicted(alone_SC)
+    for n, row_C in enumerate(own_SC):
+        remix.summaries[n]["test/accuracy_uni/audio"] = row_C.mean()  # type: ignore[index]
+        remix.correct[n].views["audio"] = row_C
+    found = result(remix, {"audio_alone": {"ceiling_of": "audio"}}, audio_alone=alone).methods[0]
+    mean = found.estimate("sufficiency/ratio/audio")
+    assert mean is not None
+    assert mean.mean == pytest.approx(own_SC.mean() / alone_SC.mean())
+    ratios = []
+    for _ in range(2000):
+        pick = np.ix_(draw.integers(0, 8, 8), draw.integers(0, CLIPS, CLIPS))
+        ratios.append(own_SC[pick].mean() / alone_SC[pick].mean())
+    assert (mean.high - mean.low) / 2 == pytest.approx(1.96 * np.std(ratios), rel=0.2)
+
+
+def test_the_ratio_in_the_own_best_epoch_is_of_both_runs_own_best_epochs() -> None:
+    key = "best/own_epoch_accuracy_uni/audio"
+    found = result(
+        seeds(0.8, 0.8, **{key: 0.6}),
+        {"audio_alone": {"ceiling_of": "audio"}},
+        audio_alone=seeds(0.7, 0.7, **{key: 0.8}),
+    )
+    assert found.methods[0].seeds[0]["sufficiency/own_epoch_ratio/audio"] == pytest.approx(0.75)
+    assert found.ceilings["audio"].own_epoch == pytest.approx(0.8)
 
 
 def test_spread_uses_the_seeds_with_the_metric() -> None:
@@ -179,38 +288,25 @@ def test_spread_uses_the_seeds_with_the_metric() -> None:
     assert one.spread("test/accuracy") == (0.8, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("given", "adjusted"),
-    [
-        ([], []),
-        ([0.04], [0.04]),
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, then 1 x 0.04 may not fall below that
-        ([0.5, 0.6], [1.0, 1.0]),
-    ],
-)
-def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) -> None:
-    assert holm(given) == pytest.approx(adjusted)
-
-
 def test_a_difference_that_is_not_significant_after_holm_is_open() -> None:
-    close = seeds(0.778, 0.790, 0.769)  # 2.2, 2.0 and 2.1 points behind
-    found = result(seeds(0.80, 0.81, 0.79), close=close, wild=seeds(0.2, 0.9, 0.9), wide=seeds(0.9, 0.1, 0.9))
-    alone = result(seeds(0.80, 0.81, 0.79), close=close).methods[1].ahead
-    ahead = found.methods[1].ahead
-    assert alone is not None
-    assert ahead is not None
+    close = predicted(clips(0.74, seed=0))
+    alone = result(predicted(clips(0.80)), joint=close)
+    found = result(
+        predicted(clips(0.80)), joint=close, wild=predicted(clips(0.8, seed=1)), wide=predicted(clips(0.8, seed=2))
+    )
+    ahead = ahead_of(found)
     assert ahead.p is not None
-    assert ahead.p_holm == pytest.approx(3 * ahead.p)
-    assert (alone.verdict, ahead.verdict) == ("ahead", "ahead")
-    weak = Paired(2.0, 1.0, 0.1, 3.9, 3, 3, p=0.04, p_holm=0.12)
+    assert ahead.p == ahead_of(alone).p == ahead_of(alone).p_holm
+    assert ahead.p_holm == pytest.approx(min(1, 3 * ahead.p))
+    weak = Paired(2.0, 1.0, 0.1, 3.9, 5, 5, clips=9, p=0.04, p_holm=0.12)
     assert (weak.verdict, weak.corrected_away) == ("open", True)
-    assert not ahead.corrected_away
+    assert (weak._replace(p_holm=0.04).verdict, weak._replace(p_holm=0.04).corrected_away) == ("ahead", False)
 
 
 def test_ceilings_are_not_counted_in_holms_adjustment() -> None:
     found = result(
-        seeds(0.80, 0.82, 0.79), {"alone": {"ceiling_of": "audio"}}, joint=seeds(0.78, 0.79, 0.79),
-        alone=seeds(0.5, 0.52, 0.51),
+        predicted(clips(0.8)), {"alone": {"ceiling_of": "audio"}}, joint=predicted(clips(0.75)),
+        alone=predicted(clips(0.5)),
     )  # fmt: skip
     _, joint, alone = (c.ahead for c in found.methods)
     assert joint is not None
@@ -222,7 +318,9 @@ def test_ceilings_are_not_counted_in_holms_adjustment() -> None:
 
 def test_methods_without_a_replicate_are_named_and_not_compared() -> None:
     made = study(joint={}, other={})
-    found = compare(made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": {}}, {}, ["other-0: NaN"])
+    found = compare(
+        made, {"remix": seeds(0.8, 0.81), "joint": seeds(0.7, 0.72), "other": seeds()}, {}, ["other-0: NaN"]
+    )
     assert [c.name for c in found.methods] == ["remix", "joint"]
     assert found.sentence.endswith(" Not compared, because they have no complete replicate: other.")
     assert found.failures == ("other-0: NaN",)
@@ -237,7 +335,7 @@ def test_methods_without_a_replicate_are_named_and_not_compared() -> None:
 
 def test_a_study_without_any_replicate_raises_the_reasons() -> None:
     with pytest.raises(StudyError, match=r"none has a complete replicate \(joint-0: NaN\)"):
-        compare(study(joint={}), {"remix": {}, "joint": {}}, {}, ["joint-0: NaN"])
+        compare(study(joint={}), {"remix": seeds(), "joint": seeds()}, {}, ["joint-0: NaN"])
 
 
 # --- from the ledger -------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from remix_study.errors import ConfigError, StudyError, StudyStopped, TrackingEr
 from remix_study.patience import PATIENCE
 from remix_study.report.page import write_report
 from remix_study.study import study as study_module
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.replicates import replicate_seed
-from remix_study.study.results import StudyResult
 from remix_study.study.storage import STOP, open_storage
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task

@@ -11,6 +11,7 @@ from remix_study.errors import StudyStopped
 from remix_study.media.store import ClipStore
 from remix_study.patience import PATIENCE
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
+from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from remix_study.study.study_tracker import StudyTracker, recording
 from remix_study.tracking import RunInfo, default_uri, finishing
@@ -139,7 +140,7 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
         (report / name).write_text(name)
     files = [path for path in report.rglob("*") if path.is_file()]
     summaries = {n: {"test/accuracy": 0.7 + n / 10, "sufficiency/ratio/audio": 0.9} for n in range(2)}
-    result = compare(study, {"remix": summaries}, {}, [])
+    result = compare(study, {"remix": Replicated(summaries, {})}, {}, [])
     with record_study() as record:
         record.conclude(result, files, ledger_of(study, tmp_path))
     parent = client.get_run(record.run_id)
@@ -149,6 +150,9 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     assert parent.data.tags["best/remix"] == "optimizer.learning_rate = 0.01"
     assert parent.data.metrics["best/remix"] == pytest.approx(0.7)
     assert parent.data.metrics["test_accuracy_mean/remix"] == pytest.approx(0.75)
+    half = 12.7062 * 0.05  # t(0.975, 1) times the standard error
+    assert parent.data.metrics["test_accuracy_low/remix"] == pytest.approx(0.75 - half, abs=1e-4)
+    assert parent.data.metrics["test_accuracy_high/remix"] == pytest.approx(0.75 + half, abs=1e-4)
     experiment = client.get_experiment(parent.info.experiment_id)
     assert experiment.tags["mlflow.note.content"].startswith("Does Remix help?")
     assert any(tag.startswith("mlflow.sharedViewState.") for tag in experiment.tags)

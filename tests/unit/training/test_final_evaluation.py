@@ -1,5 +1,5 @@
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from remix_study.config.run import RunConfig
 from remix_study.sample import Batch
 from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
-from remix_study.training.final_evaluation import FinalEvaluation, evaluate_finished, sufficiency
+from remix_study.training.final_evaluation import FinalEvaluation, Selection, evaluate_finished, sufficiency
 from remix_study.training.loop import Run, train
 from remix_study.world import Solo
 
@@ -49,6 +49,32 @@ def test_the_best_epoch_is_evaluated_and_not_the_last(run: Run) -> None:
     again = evaluate(run.model, run.reader, run.rows["test"], Solo(), batch=20, autocast=False)
     assert numbers["test/accuracy"] == again.accuracy
     assert numbers["test/accuracy_uni/video"] == metrics.accuracy(again.confusions["video"])
+
+
+def test_the_last_epoch_is_evaluated_where_it_is_selected(run: Run) -> None:
+    for parameter in run.model.parameters():  # as if the last epoch had diverged
+        torch.nn.init.zeros_(parameter)
+    last = {name: value.clone() for name, value in run.model.state_dict().items()}
+    settings: dict[str, Any] = {"batch": 20, "autocast": False, "probe": False, "ceilings": None, "seed": 0,
+                                "heads": True}  # fmt: skip
+    at_last = evaluate_finished(run.model, run.reader, run.rows, Solo(), best_of(run), test=True, select="last",
+                                **settings)  # fmt: skip
+    assert all(torch.equal(last[name], value) for name, value in run.model.state_dict().items())
+    at_best = evaluate_finished(run.model, run.reader, run.rows, Solo(), best_of(run), test=True, select="best",
+                                **settings)  # fmt: skip
+    epochs: tuple[Selection, ...] = get_args(Selection)
+    for epoch in epochs:  # both are measured, whichever is selected
+        assert at_last.metrics[f"test/accuracy_{epoch}"] == at_best.metrics[f"test/accuracy_{epoch}"]
+        np.testing.assert_array_equal(at_last.predicted[epoch], at_best.predicted[epoch])
+    assert at_last.metrics["test/accuracy"] == at_last.metrics["test/accuracy_last"] == pytest.approx(0.25)
+    assert at_best.metrics["test/accuracy"] == at_best.metrics["test/accuracy_best"]
+    for found, epoch in ((at_last, "last"), (at_best, "best")):
+        np.testing.assert_array_equal(found.predictions["test"]["fused"].argmax(axis=1), found.predicted[epoch])
+    run.model.load_state_dict(last)
+    on_validation = evaluate_finished(run.model, run.reader, run.rows, Solo(), best_of(run), test=False, select="last",
+                                      **settings | {"probe": True})  # fmt: skip
+    assert "test/accuracy" not in on_validation.metrics
+    assert all(torch.equal(last[name], value) for name, value in run.model.state_dict().items())
 
 
 def test_without_test_the_test_split_is_never_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+"""The comparison of a study's methods as plain data
+
+Does not import torch, so that the report and the terminal show results quickly.
+"""
+
+# S seeds
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.statistics import Estimate, mean_over_seeds
+from remix_study.study.outcomes import Paired
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (0 for one value)."""
+
+    mean: float
+    std: float
+
+
+class Ceiling(NamedTuple):
+    """Accuracies of one modality trained alone, in [0, 1], as means over seeds.
+
+    Attributes:
+        head: on the test split.
+        probe: of a linear probe, on the test split; None if there is none.
+        own_epoch: on the validation split in the best epoch; None if it was not recorded.
+    """
+
+    head: float
+    probe: float | None
+    own_epoch: float | None = None
+
+
+class Method(NamedTuple):
+    """The replicates of a method and its comparison with the reference.
+
+    Attributes:
+        params: the chosen hyperparameters.
+        seeds: replicate number -> summary of the run, with its sufficiency.
+        ceiling_of: the modality whose unimodal ceiling this method is, or None.
+        control_of: what the method is a control of, or None.
+        ahead: the reference minus this method, with the weights of the selected epoch; None for the reference.
+        other_epoch: the same with the weights of the other epoch: the last if the best is selected, or the best if the
+            last is; None if they were not recorded.
+        estimates: metric -> mean with an interval that rests on more than the metric's own values: on test clips, or on
+            the seeds of a ceiling.
+        failed: numbers of the replicates that failed.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    seeds: dict[int, dict[str, float]]
+    ceiling_of: str | None
+    control_of: str | None
+    ahead: Paired | None
+    other_epoch: Paired | None = None
+    estimates: Mapping[str, Estimate] = {}
+    failed: tuple[int, ...] = ()
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """values_S of a metric: one for each seed that has it, in the order of the seeds."""
+        return np.asarray([s[metric] for _, s in sorted(self.seeds.items()) if metric in s], dtype=np.float64)
+
+    def spread(self, metric: str, scale: float = 1.0) -> Spread | None:
+        """Mean and deviation of `scale` times a metric over the seeds; None if no seed has it."""
+        values_S = self.values(metric) * scale
+        if len(values_S) == 0:
+            return None
+        return Spread(float(values_S.mean()), float(values_S.std(ddof=1)) if len(values_S) > 1 else 0.0)
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Mean of a metric over the seeds that have it, with its 95 % interval; None if no seed has it.
+
+        The interval of an accuracy is over seeds and test clips where there are predictions, others are over seeds.
+        """
+        values_S = self.values(metric)
+        return self.estimates.get(metric) or (mean_over_seeds(values_S) if len(values_S) else None)
+
+    def worst_accuracy(self) -> float | None:
+        """Mean test accuracy in [0, 1] if a replicate that failed predicts no clip correctly; None if none failed."""
+        values_S = self.values("test/accuracy")
+        return float(values_S.sum()) / (len(values_S) + len(self.failed)) if self.failed else None
+
+
+class StudyResult(NamedTuple):
+    """The comparison of a study's methods.
+
+    Attributes:
+        methods: those that have a complete replicate, in the order of the study file.
+        ceilings: modality -> mean accuracies over the replicates of its unimodal ceiling.
+        failures: what failed, with the reasons.
+        sentence: the comparison as text.
+        select: the epoch whose weights are compared (`evaluation.select`).
+        clips: number of test clips; None without predictions.
+        sampling_error: standard error of the reference's accuracy (of one seed) due to the choice of test clips, in
+            [0, 1]; None without predictions.
+        unequal: what the methods were not given alike, with the reasons.
+        extensions: what was added to the study after test results had been shown, one sentence each.
+    """
+
+    name: str
+    question: str
+    reference: str
+    methods: tuple[Method, ...]
+    ceilings: dict[str, Ceiling]
+    failures: tuple[str, ...]
+    sentence: str
+    select: Literal["best", "last"] = "best"
+    clips: int | None = None
+    sampling_error: float | None = None
+    unequal: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> tuple[Method, ...]:
+        """The methods without the unimodal ceilings."""
+        return tuple(c for c in self.methods if c.ceiling_of is None)

@@ -1,0 +1,200 @@
+"""Comparison of two methods on the test clips of their replicates
+
+Replicates with the same number have the same seed: the same initial weights and shuffles. So outcomes are compared per
+seed and test clip (statistics.py). Replicates without `predictions.parquet` (of version 0.1) are compared per seed.
+Such a comparison has an interval, but no p: a p never comes from the spread of the seeds alone.
+
+Does not import torch, so that the report and the terminal show results quickly.
+"""
+
+# S seeds, C test clips
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study import statistics
+from remix_study.errors import StudyError
+from remix_study.launch.predictions import Correct
+from remix_study.statistics import Estimate, crossed_mean, mean_over_seeds
+
+FEWEST_SEEDS = 5  # for a verdict
+Verdict = Literal["ahead", "open", "behind", "unknown"]
+_UNI = "test/accuracy_uni/"
+_VIEWS = {
+    "test/accuracy": "fused",
+    "test/accuracy_late_sum": "late_sum",
+    "test/accuracy_best": "best",
+    "test/accuracy_last": "last",
+}  # metric -> view of the predictions
+
+
+class Replicated(NamedTuple):
+    """The complete replicates of a method.
+
+    Attributes:
+        summaries: number -> summary of the run.
+        correct: number -> which test clips are predicted correctly, of those with `predictions.parquet`.
+        failed: numbers of the replicates that failed.
+    """
+
+    summaries: Mapping[int, Mapping[str, float]]
+    correct: Mapping[int, Correct]
+    failed: tuple[int, ...] = ()
+
+
+class Paired(NamedTuple):
+    """Test accuracy of the reference minus that of a method, in percentage points, over the seeds that both have.
+
+    Attributes:
+        mean, std: of the differences; `std` is the sample standard deviation over seeds (0 for one).
+        low, high: 95 % confidence interval of the mean; infinite for fewer than two seeds.
+        wins: seeds in which the reference is better.
+        seeds: seeds that both have.
+        clips: test clips; None if some replicate has no predictions. The interval is then over seeds only.
+        groups: groups of test clips; None without groups.
+        p: two-sided, in [0, 1]; None for fewer than two seeds, without predictions, or if the two methods agree on
+            every clip in every seed.
+        p_holm: `p` adjusted for the number of methods; None if `p` is, and for a unimodal ceiling, which is not
+            counted.
+        sign_flip: exact p of the sign-flip test over seeds; None for no seed.
+        with_failures: `mean` over all replicates, if one that failed predicts no clip correctly; None if none failed.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    wins: int
+    seeds: int
+    clips: int | None = None
+    groups: int | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    sign_flip: float | None = None
+    with_failures: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the reference is significantly `ahead` or `behind`, or neither (`open`); `unknown` without a test."""
+        if self.seeds < FEWEST_SEEDS or self.clips is None:
+            return "unknown"
+        if self.p_holm is not None and self.p_holm >= 1 - statistics.CONFIDENCE:
+            return "open"
+        return self._alone
+
+    @property
+    def corrected_away(self) -> bool:
+        """Whether the difference is significant before, but not after the adjustment for several tests."""
+        return self.verdict == "open" and self._alone != "open"
+
+    @property
+    def smallest_sign_flip(self) -> float:
+        """The smallest value that `sign_flip` can take for so many seeds."""
+        return statistics.smallest_sign_flip_p(self.seeds)
+
+    @property
+    def _alone(self) -> Verdict:
+        return "ahead" if self.low > 0 else "behind" if self.high < 0 else "open"
+
+
+def paired(reference: Replicated, other: Replicated, metric: str = "test/accuracy") -> Paired:
+    """Compare two methods by an accuracy on the test split: `test/accuracy`, `..._best` or `..._last`.
+
+    Raises:
+        StudyError: their replicates predict different clips.
+    """
+    shared = [n for n in sorted(set(reference.summaries) & set(other.summaries))
+              if metric in reference.summaries[n] and metric in other.summaries[n]]  # fmt: skip
+    difference_S = 100 * np.asarray(
+        [reference.summaries[n][metric] - other.summaries[n][metric] for n in shared], dtype=np.float64
+    )
+    if not shared:
+        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0)
+    first_SC, second_SC = outcomes(reference, metric, shared), outcomes(other, metric, shared)
+    estimate, clips, groups = mean_over_seeds(difference_S), None, None
+    if first_SC is not None and second_SC is not None:
+        first, second = reference.correct[shared[0]], other.correct[shared[0]]
+        if first.ids != second.ids:
+            raise StudyError(
+                f"Cannot compare replicates {shared[0]} of two methods: their {len(first.ids)} and {len(second.ids)} "
+                "test clips are not the same. Delete the study's folder and rerun the command."
+            )
+        estimate = crossed_mean(100.0 * first_SC - 100.0 * second_SC, first.group_C)
+        clips = len(first.ids)
+        groups = None if first.group_C is None else len(np.unique(first.group_C))
+    return Paired(
+        mean=float(difference_S.mean()),
+        std=float(difference_S.std(ddof=1)) if len(shared) > 1 else 0.0,
+        low=estimate.low,
+        high=estimate.high,
+        wins=int((difference_S > 0).sum()),
+        seeds=len(shared),
+        clips=clips,
+        groups=groups,
+        p=estimate.p,
+        sign_flip=statistics.sign_flip_p(difference_S),
+        with_failures=_with_failures(reference, other, metric),
+    )
+
+
+def _with_failures(reference: Replicated, other: Replicated, metric: str) -> float | None:
+    if not reference.failed and not other.failed:
+        return None
+    values = [
+        {**{n: s[metric] for n, s in each.summaries.items() if metric in s}, **dict.fromkeys(each.failed, 0.0)}
+        for each in (reference, other)
+    ]
+    shared = set(values[0]) & set(values[1])
+    return 100 * float(np.mean([values[0][n] - values[1][n] for n in shared])) if shared else None
+
+
+def outcomes(method: Replicated, metric: str, seeds: Sequence[int]) -> NDArray[np.float64] | None:
+    """Whether each test clip is predicted correctly (S, C), as 0 or 1; None if some seed has no such predictions."""
+    view = _VIEWS.get(metric) or (metric.removeprefix(_UNI) if metric.startswith(_UNI) else None)
+    if view is None or not seeds:
+        return None
+    found = [method.correct.get(n) for n in seeds]
+    rows = [c.views[view] for c in found if c is not None and view in c.views and c.ids == found[0].ids]  # type: ignore[union-attr]
+    return np.stack(rows).astype(np.float64) if len(rows) == len(seeds) else None
+
+
+def over_clips(method: Replicated, metric: str) -> Estimate | None:
+    """Mean of an accuracy over seeds and test clips; None if some seed that has it has no such predictions."""
+    seeds = [n for n, summary in sorted(method.summaries.items()) if metric in summary]
+    value_SC = outcomes(method, metric, seeds)
+    return None if value_SC is None else crossed_mean(value_SC, method.correct[seeds[0]].group_C)
+
+
+def ratio(method: Replicated, ceiling: Replicated, metric: str, of_ceiling: str) -> Estimate | None:
+    """The mean of `metric` of a method, divided by that of `of_ceiling` of its ceiling, over the seeds of both.
+
+    The interval is that of the linearised ratio. It is over seeds and test clips where both have predictions.
+
+    Returns:
+        None if no seed has both, or if the ceiling is 0.
+    """
+    seeds = [n for n in sorted(set(method.summaries) & set(ceiling.summaries))
+             if metric in method.summaries[n] and of_ceiling in ceiling.summaries[n]]  # fmt: skip
+    if not seeds:
+        return None
+    first_SC, second_SC = outcomes(method, metric, seeds), outcomes(ceiling, of_ceiling, seeds)
+    if first_SC is not None and second_SC is not None and first_SC.shape == second_SC.shape:
+        linear_SC = _linearised(first_SC, second_SC)
+        return None if linear_SC is None else crossed_mean(linear_SC, method.correct[seeds[0]].group_C)
+    columns: list[Any] = [[m[n][key] for n in seeds] for m, key in
+                          ((method.summaries, metric), (ceiling.summaries, of_ceiling))]  # fmt: skip
+    linear_S = _linearised(*(np.asarray(column, dtype=np.float64) for column in columns))
+    return None if linear_S is None else mean_over_seeds(linear_S)
+
+
+def _linearised(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Values whose mean is the ratio of the means, and whose deviations are those of the ratio to first order."""
+    mean = float(below.mean())
+    if mean == 0:
+        return None
+    found = float(above.mean()) / mean
+    linear: NDArray[np.float64] = found + (above - found * below) / mean
+    return linear

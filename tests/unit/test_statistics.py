@@ -1,0 +1,191 @@
+"""Means over seeds and test clips, and their uncertainty"""
+
+# S seeds, C test clips
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from remix_study.statistics import (
+    crossed_mean,
+    holm,
+    mean_over_seeds,
+    sampling_error,
+    seeds_for_sign_flip,
+    sign_flip_p,
+    smallest_sign_flip_p,
+)
+
+Outcomes = NDArray[np.float64]
+
+
+def outcomes(seed: int, seeds: int = 5, clips: int = 40) -> Outcomes:
+    """Differences of two methods in {-1, 0, 1}, (S, C), with effects of clips and of seeds."""
+    draw = np.random.default_rng(seed)
+    logit_SC = draw.normal(1, 1.5, clips) + draw.normal(0, 0.3, (seeds, 1))
+    shifted_SC = logit_SC - draw.normal(0.3, 0.6, clips)
+    first_SC, second_SC = (draw.random((seeds, clips)) < 1 / (1 + np.exp(-x)) for x in (logit_SC, shifted_SC))
+    return first_SC.astype(np.float64) - second_SC
+
+
+def test_the_variance_is_that_of_two_crossed_random_effects() -> None:
+    """Worked example: MS_s = 2/3, MS_c = 2/3 and MS_sc = 1/6, from the sums of squares 4/3, 2 and 1."""
+    value_SC = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=np.float64)
+    of_seeds = 4 * np.var(value_SC.mean(axis=1), ddof=1)
+    of_clips = 3 * np.var(value_SC.mean(axis=0), ddof=1)
+    total = ((value_SC - value_SC.mean()) ** 2).sum()
+    rest = (total - 2 * of_seeds - 3 * of_clips) / 6
+    assert rest > 0
+    variance = (of_seeds + of_clips - rest) / 12
+    freedom = (of_seeds + of_clips - rest) ** 2 / (of_seeds**2 / 2 + of_clips**2 / 3 + rest**2 / 6)
+    found = crossed_mean(value_SC)
+    assert found.mean == pytest.approx(7 / 12)
+    assert found.freedom == pytest.approx(freedom)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    assert [found.low, found.high] == pytest.approx([7 / 12 - half, 7 / 12 + half])
+    assert found.p == pytest.approx(2 * stats.t.sf(7 / 12 / np.sqrt(variance), freedom))
+    assert found.of_clips == pytest.approx(of_clips / (12 * variance))
+
+
+def test_seeds_that_happen_to_agree_leave_the_uncertainty_of_the_clips() -> None:
+    """Three differences of +1, +1, +1 clips say about as much as three of +1, +1, +2."""
+    equal_SC = np.zeros((3, 100))
+    equal_SC[:, 0] = 1
+    nearly_SC = equal_SC.copy()
+    nearly_SC[2, 1] = 1
+    equal, nearly = crossed_mean(equal_SC), crossed_mean(nearly_SC)
+    assert equal.p is not None
+    assert nearly.p is not None
+    assert equal.p > 0.2
+    assert nearly.p > 0.2
+    by_clips = stats.ttest_1samp(equal_SC.mean(axis=0), 0)
+    assert equal.p == pytest.approx(by_clips.pvalue)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_variance_is_at_least_that_of_seeds_alone_and_of_clips_alone(seed: int) -> None:
+    value_SC = outcomes(seed)
+    found = crossed_mean(value_SC)
+    error = (found.high - found.low) / 2 / stats.t.ppf(0.975, found.freedom)
+    assert error >= stats.sem(value_SC.mean(axis=1)) - 1e-12
+    assert error >= stats.sem(value_SC.mean(axis=0)) - 1e-12
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(40) // 7])
+def test_the_order_of_seeds_and_clips_and_the_unit_do_not_matter(groups: NDArray[np.int64] | None) -> None:
+    value_SC, draw = outcomes(1), np.random.default_rng(2)
+    seed_S, clip_C = draw.permutation(5), draw.permutation(40)
+    before = crossed_mean(value_SC, groups)
+    after = crossed_mean(-100 * value_SC[seed_S][:, clip_C], None if groups is None else groups[clip_C])
+    assert [-100 * before.mean, -100 * before.high, -100 * before.low] == pytest.approx([*after[:3]])
+    assert [before.p, before.freedom, before.of_clips] == pytest.approx([after.p, after.freedom, after.of_clips])
+
+
+def test_groups_of_one_clip_are_no_groups() -> None:
+    value_SC = outcomes(3)
+    assert tuple(crossed_mean(value_SC, np.arange(40)[::-1])) == pytest.approx(tuple(crossed_mean(value_SC)), rel=1e-12)
+
+
+def test_groups_of_equal_size_are_compared_by_their_means() -> None:
+    value_SC = outcomes(4)
+    of_groups = crossed_mean(value_SC.reshape(5, 8, 5).mean(axis=2))
+    assert tuple(crossed_mean(value_SC, np.arange(40) // 5)) == pytest.approx(tuple(of_groups), rel=1e-12)
+
+
+def test_every_clip_counts_once_in_groups_of_unequal_size() -> None:
+    value_SC, group_C = outcomes(5), np.minimum(np.arange(40) // 3, 4)
+    found = crossed_mean(value_SC, group_C)
+    assert found.mean == pytest.approx(value_SC.mean())
+    assert found.freedom < crossed_mean(value_SC).freedom
+
+
+def test_copies_of_clips_in_the_same_group_add_no_certainty() -> None:
+    value_SC, group_C = outcomes(6), np.arange(40) // 4
+    doubled = crossed_mean(np.concatenate([value_SC, value_SC], axis=1), np.concatenate([group_C, group_C]))
+    assert tuple(doubled) == pytest.approx(tuple(crossed_mean(value_SC, group_C)), rel=1e-12)
+
+
+def test_too_little_data_has_no_interval() -> None:
+    for value_SC, groups in ((np.ones((1, 9)), None), (np.eye(3), np.zeros(3)), (np.ones((3, 1)), None)):
+        found = crossed_mean(value_SC, groups)
+        assert (found.low, found.high, found.p) == (-np.inf, np.inf, None)
+    with pytest.raises(ValueError, match=r"must be \(seeds, clips\)"):
+        crossed_mean(np.empty((3, 0)))
+
+
+def test_methods_that_agree_everywhere_have_no_difference_and_no_p() -> None:
+    assert crossed_mean(np.zeros((5, 20)))[:4] == (0.0, 0.0, 0.0, None)
+
+
+@pytest.mark.parametrize("groups", [0, 12])
+def test_intervals_cover_the_true_difference_as_often_as_they_say(groups: int) -> None:
+    """1,000 studies of two equal methods with effects of clips, seeds and groups; benchmarks/coverage.py has more."""
+    draw = np.random.default_rng(0)
+    seeds, clips, covered, draws = 5, 150, 0, 1000
+    for _ in range(draws):
+        group_C = np.sort(draw.integers(0, groups, clips)) if groups else None
+        of_clip = draw.normal(0, 0.5, clips) + (0 if group_C is None else draw.normal(0, 0.6, groups)[group_C])
+        easy_C, of_seed = draw.normal(1, 1.5, clips), draw.normal(0, 0.15, (2, seeds, 1))
+        cell = draw.normal(0, 0.7, (2, seeds, clips))
+        first, second = (
+            draw.random((seeds, clips)) < 1 / (1 + np.exp(-(easy_C + sign * of_clip + of_seed[n] + cell[n])))
+            for n, sign in enumerate((0.5, -0.5))
+        )
+        found = crossed_mean(first.astype(np.float64) - second, group_C)
+        covered += found.low <= 0 <= found.high
+    assert 0.93 < covered / draws < 0.975
+
+
+def test_figures_without_clips_have_a_t_interval_over_seeds_and_no_p() -> None:
+    """Worked example: 4, 2 and 6; half width t(0.975, 2) 2 / sqrt 3 = 4.968."""
+    found = mean_over_seeds(np.array([4.0, 2.0, 6.0]))
+    assert [found.mean, found.low, found.high] == pytest.approx([4, 4 - 4.9683, 4 + 4.9683], abs=1e-3)
+    assert found.p is None
+    assert mean_over_seeds(np.array([4.0]))[:4] == (4.0, -np.inf, np.inf, None)
+
+
+def test_the_sampling_error_of_a_split_is_that_of_a_proportion() -> None:
+    correct_SC = np.zeros((2, 744))
+    correct_SC[:, :558] = 1
+    assert 100 * sampling_error(correct_SC) == pytest.approx(100 * np.sqrt(0.75 * 0.25 / 743))
+    assert 100 * sampling_error(correct_SC) == pytest.approx(1.6, abs=0.02)  # of CREMA-D's test split
+    # Clips that are always right or wrong together count as one.
+    assert sampling_error(correct_SC, np.arange(744) // 186) == pytest.approx(np.sqrt(0.75 * 0.25 / 3))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5, 8])
+def test_the_sign_flip_test_counts_sign_vectors_that_are_at_least_as_extreme(seeds: int) -> None:
+    difference_S = np.random.default_rng(seeds).normal(0.5, 1, seeds)
+    sums = [abs(np.dot(signs, difference_S)) for signs in itertools.product([-1, 1], repeat=seeds)]
+    assert sign_flip_p(difference_S) == pytest.approx(np.mean(np.array(sums) >= abs(difference_S.sum()) - 1e-9))
+    assert sign_flip_p(np.ones(seeds)) == pytest.approx(smallest_sign_flip_p(seeds)) == pytest.approx(2 / 2**seeds)
+    assert sign_flip_p(np.zeros(seeds)) == 1.0
+
+
+def test_the_sign_flip_test_of_many_seeds_is_sampled() -> None:
+    difference_S = np.random.default_rng(0).normal(0.3, 1, 24)
+    expected = stats.permutation_test((difference_S,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert sign_flip_p(difference_S) == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def test_seeds_for_a_significant_sign_flip_test_follow_from_the_number_of_comparisons() -> None:
+    assert [seeds_for_sign_flip(k) for k in (1, 2, 3, 4, 6, 7)] == [6, 7, 7, 8, 8, 9]
+    for comparisons in range(1, 20):
+        seeds = seeds_for_sign_flip(comparisons)
+        assert comparisons * smallest_sign_flip_p(seeds) <= 0.05 < comparisons * smallest_sign_flip_p(seeds - 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, then 1 x 0.04 may not fall below that
+        ([0.5, 0.6], [1.0, 1.0]),
+    ],
+)
+def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) -> None:
+    assert holm(given) == pytest.approx(adjusted)
