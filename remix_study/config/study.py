@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from remix_study.config.identity import Introduced
 from remix_study.config.problems import ContradictionError, closest_match
 from remix_study.config.run import Part, kind_or
 from remix_study.config.yaml_source import YamlSource, dump
@@ -179,6 +180,13 @@ class ResourcesConfig(Part):
     )
 
 
+class Unequal(Part):
+    """A key of the run configuration in which methods differ on purpose; the report shows the difference."""
+
+    key: str = Field(min_length=1, description="dotted, such as epochs, or of a group, such as augment")
+    reason: str = Field(min_length=1)
+
+
 class StudyConfig(Part):
     """A study: a question, and methods that are compared with the same tuning budget."""
 
@@ -211,6 +219,10 @@ class StudyConfig(Part):
         f"${STORAGE}, else a file in the study's folder",
     )
     seed: int = Field(default=0, ge=0)
+    unequal: Annotated[list[Unequal], Introduced([])] = Field(
+        default_factory=list,
+        description="where methods differ in more than `method`; all other differences are refused",
+    )
 
     _source: YamlSource = PrivateAttr(default_factory=YamlSource)
 

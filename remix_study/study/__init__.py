@@ -6,6 +6,7 @@ study_file.py     reading and checking a study file
 search_space.py   dimensions -> hyperparameters of a trial -> a run configuration
 search.py         the trials of one method in Optuna's storage
 tasks.py          executing trials and replicates with Ray Tune
-results.py        compares methods: outcomes.py (per seed and test clip), sentences.py (as text), comparison.py (as data)
+results.py        compares methods: outcomes.py per seed and test clip, comparison.py as data, sentences.py as text
+fairness.py       what the methods are not given alike
 status.py         the status of a study, for any process
 """

@@ -22,7 +22,8 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.config.yaml_source import Keys
-from remix_study.study.dimensions import holds
+from remix_study.study.dimensions import extent, holds
+from remix_study.study.fairness import unequal_keys
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
 Configs = Mapping[str, Sequence[RunConfig]]
@@ -84,6 +85,7 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
     yield from _objectives(study, configs)
     yield from _pruner(study, configs)
     yield from _resources(study, configs)
+    yield from _unequal(study, spaces, configs)
 
 
 def written_at(study: StudyConfig, method: str, path: str) -> Keys:
@@ -156,20 +158,6 @@ def _first_points(name: str, method: MethodSpace, space: Mapping[str, Dimension]
                 yield Problem(at, said, near=_near(space[path], value), kind="first")
 
 
-def extent(dimension: Dimension) -> str:
-    """The range of a dimension as text: `0.0005 to 0.01`, or the labels of a choice."""
-    if isinstance(dimension, ChoiceDimension):
-        return ", ".join(shown(label) for label in dimension.of)
-    return f"{dimension.low:g} to {dimension.high:g}"
-
-
-def shown(value: Any) -> str:
-    """A value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     for path, dimension in space.items():
         at = written_at(study, name, path)
@@ -185,6 +173,46 @@ def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
                 "it; use tpe",
                 kind="sampler",
             )
+
+
+# --- equal methods ---------------------------------------------------------------------------------------------------
+
+
+def _unequal(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Problem]:
+    """Keys in which methods differ and which `unequal` does not declare, and declared keys in which they do not."""
+    first = {name: runs[0] for name, runs in configs.items() if runs}
+    found = unequal_keys(first, spaces)
+    declared = [each.key for each in study.unequal]
+    for path, difference in found.items():
+        if not any(path == key or path.startswith(f"{key}.") for key in declared):
+            said = (
+                f": methods must be given the same `{path}`, but differ: {difference}. Give it to all in `base` or "
+                f"`space`, or declare the difference: `unequal: [{{key: {path}, reason: ...}}]`"
+            )
+            yield Problem(_where_differs(study, path), said, kind=f"unequal {path}")
+    if len(first) < len(study.methods):
+        return  # some method cannot be checked, so it may be the one that differs
+    for number, key in enumerate(declared):
+        if not any(path == key or path.startswith(f"{key}.") for path in found):
+            said = f" must be a key in which methods differ, but all have the same `{key}`; leave it out"
+            yield Problem(("unequal", number, "key"), said, near=closest_match(key, found))
+
+
+def _where_differs(study: StudyConfig, path: str) -> Keys:
+    """The first key of a method that sets or searches a path, or the study's `base`."""
+    for name, method in study.methods.items():
+        for part in ("set", "space"):
+            for keys, _ in _parts(getattr(method, part), path):
+                return ("methods", name, part, *keys)
+    return ("base",)
+
+
+def _parts(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]:
+    """The keys, nested or dotted, that set a dotted path or a group of keys that contains it."""
+    for key, value in content.items():
+        if key == path or path.startswith(f"{key}."):
+            inner = list(_parts(value, path.removeprefix(f"{key}."))) if isinstance(value, Mapping) else []
+            yield from ([((key, *keys), found) for keys, found in inner] or [((key,), value)])
 
 
 # --- the study -------------------------------------------------------------------------------------------------------

@@ -94,3 +94,17 @@ def _corner(space: Mapping[str, Dimension], last: bool, fixed: Mapping[str, Any]
         else:
             params[path] = dimension.high if last else dimension.low
     return params
+
+
+def extent(dimension: Dimension) -> str:
+    """The range of a dimension as text: `0.0005 to 0.01`, or the labels of a choice."""
+    if isinstance(dimension, ChoiceDimension):
+        return ", ".join(shown(label) for label in dimension.of)
+    return f"{dimension.low:g} to {dimension.high:g}"
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

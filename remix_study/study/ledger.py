@@ -121,6 +121,11 @@ def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...
     return tuple(sorted(found, key=lambda r: r.number))
 
 
+def ended_trials(trials: Sequence[TrialRecord]) -> int:
+    """The number of trials that count against the budget; one that failed and was retried does not."""
+    return sum(t.state in ("complete", "pruned", "failed") and not t.retried for t in trials)
+
+
 def choose(study: StudyConfig, trials: "tuple[TrialRecord, ...]") -> TrialRecord | None:
     """The best trial, the earliest of equals; None if none is complete.
 

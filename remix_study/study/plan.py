@@ -23,7 +23,7 @@ from remix_study.fit import require_fit
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.study.budget import Rates, Used, read_clock
-from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
+from remix_study.study.ledger import Ledger, chosen_replicates, ended_trials, read_ledger
 from remix_study.study.preflight import needs_of
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import fetch_study
@@ -198,7 +198,7 @@ def make_plan(
 def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost | None) -> MethodPlan:
     config = ledger.study
     trials = ledger.trials.get(method, ())
-    ended = sum(t.state in ("complete", "pruned") or (t.state == "failed" and not t.retried) for t in trials)
+    ended = ended_trials(trials)
     replicated = sum(r.state == "complete" for r in chosen_replicates(ledger, method))
     unfinished = [t for t in trials if t.state in ("running", "stopped")]
     points = list(config.methods[method].first)

@@ -20,7 +20,7 @@ from remix_study.files.disk import write_atomically
 
 CONFIG = "study.yaml"  # the study as it was last run, with its corpus
 QUESTION = "question.json"
-_GROWS = {"trials", "replicates", "concurrency", "budget", "resources", "storage"}
+_GROWS = {"trials", "replicates", "concurrency", "budget", "resources", "storage", "unequal"}
 _SHOWN = 12
 _EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
 
@@ -52,7 +52,7 @@ def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path)
         f"the study in {folder} must be asked the same question, but something has changed since it began:\n"
         + "\n".join([*lines, *more])
         + "\nChange it back, give this study another `name`, or remove that folder. (`trials`, `replicates`, `budget`, "
-        "`concurrency`, `resources` may change.)"
+        "`concurrency`, `resources`, `unequal` may change.)"
     )
 
 

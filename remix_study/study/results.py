@@ -7,18 +7,22 @@ Does not import torch, so that the report and the terminal show results quickly.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from remix_study.config.study import StudyConfig
-from remix_study.errors import StudyError
+from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.predictions import Correct, read_correct
 from remix_study.statistics import Estimate, holm, sampling_error
 from remix_study.study.comparison import Ceiling, Method, StudyResult
-from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates
+from remix_study.study.dimensions import corners
+from remix_study.study.fairness import unequal_keys
+from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates, ended_trials
 from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
+from remix_study.study.search_space import configure, space_of
 from remix_study.study.sentences import sentence
 
 
@@ -111,7 +115,25 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         replicates[name] = Replicated(summaries, correct, tuple(failed))
     if not any(each.summaries for each in replicates.values()):
         return None
-    return compare(ledger.study, replicates, best, failures)
+    return compare(ledger.study, replicates, best, failures, unequal=_unequal(ledger))
+
+
+def _unequal(ledger: Ledger) -> list[str]:
+    """What the methods were not given alike, as text: keys of the configuration with their reason, and trials."""
+    study = ledger.study
+    configs, spaces = {}, {}
+    for name, method in study.methods.items():
+        spaces[name] = space_of(study, method)
+        with suppress(ConfigError):  # a study of an older version, whose configuration is no longer valid
+            configs[name] = configure(study, name, next(corners(spaces[name])), study.seed, {})
+    found = []
+    for path, difference in unequal_keys(configs, spaces).items():
+        reasons = [each.reason for each in study.unequal if path == each.key or path.startswith(f"{each.key}.")]
+        found.append(f"{path} is {difference.replace('`', '')}" + (f" ({reasons[0]})" if reasons else ""))
+    ended = {name: ended_trials(ledger.trials.get(name, ())) for name in study.methods}
+    if len({min(number, study.trials) for number in ended.values()}) > 1:
+        found.append(f"trials: {', '.join(f'{number} for {name}' for name, number in ended.items())}")
+    return found
 
 
 def _summary(record: ReplicateRecord) -> dict[str, float] | None:

@@ -17,8 +17,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.errors import ConfigError
-from remix_study.study.check import extent, shown
-from remix_study.study.dimensions import all_values, is_searched, labels_of, value_of
+from remix_study.study.dimensions import all_values, extent, is_searched, labels_of, shown, value_of
 
 Params = dict[str, str | int | float | bool | None]
 """Hyperparameters of a trial: dotted path of the run configuration -> value; of a choice, its label."""
