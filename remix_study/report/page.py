@@ -34,6 +34,7 @@ from remix_study.study.ledger import read_ledger
 from remix_study.study.remote import driver_of
 from remix_study.study.results import result_of
 from remix_study.study.sentences import headline
+from remix_study.study.shown import note_shown
 
 PAGE = "report.html"
 _SHAPES = {
@@ -87,6 +88,7 @@ def write_report(
             say(done, steps)
         written += [_written(place / "tables" / name, to_csv(table)) for name, table in report.tables.items()]
         if result is not None:
+            note_shown(folder, ledger.study)
             for name, content in comparison_files(result).items():
                 written.append(_written(place / name, content))
                 _written(folder / name, content)

@@ -24,6 +24,7 @@ from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord,
 from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.sentences import sentence
+from remix_study.study.shown import extensions
 
 
 def compare(
@@ -115,7 +116,14 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         replicates[name] = Replicated(summaries, correct, tuple(failed))
     if not any(each.summaries for each in replicates.values()):
         return None
-    return compare(ledger.study, replicates, best, failures, unequal=_unequal(ledger))
+    return compare(
+        ledger.study,
+        replicates,
+        best,
+        failures,
+        unequal=_unequal(ledger),
+        extensions=extensions(ledger.folder, ledger.study),
+    )
 
 
 def _unequal(ledger: Ledger) -> list[str]:

@@ -41,6 +41,7 @@ from remix_study.study.scheduler import (
     Wait,
     next_step,
 )
+from remix_study.study.shown import note_shown
 from remix_study.study.stopping import leavable, stoppable
 from remix_study.study.storage import PATIENCE_S, STOP, answering, disk_full_errors, study_folder
 from remix_study.study.study_tracker import recording
@@ -257,6 +258,8 @@ class StudyRun:
         self._clock.write()
         ledger = read_ledger(self.folder)
         result = result_of(ledger)
+        if result is not None:
+            note_shown(self.folder, ledger.study)
         files: Sequence[Path] = ()
         try:
             files = write_report(self.folder)

@@ -60,7 +60,7 @@ def test_methods_that_differ_in_their_method_only_are_equal() -> None:
         ({}, {"set": {"model": {"encoder": {"name": "resnet18"}}}}, "model.encoder.name",
          "tiny for `joint`; resnet18 for `remix`"),
         ({}, {"set": {"model.encoders": {"audio": {"name": "resnet18"}}}}, "model.encoders",
-         "{} for `joint`; {audio: {name: resnet18}} for `remix`"),
+         "{} for `joint`; {audio: {name: resnet18, width: 64}} for `remix`"),
         ({}, {"set": {"augment.crop": True}}, "augment.crop", "false for `joint`; true for `remix`"),
         ({}, {"set": {"evaluation": {"select_by": "macro_f1"}}}, "evaluation.select_by",
          "accuracy for `joint`; macro_f1 for `remix`"),
