@@ -237,7 +237,19 @@ def plan_view(found: "Plan") -> Group:
         table,
         _space(found),
         f"[dim]search:[/dim] {first} {found.sampler}; pruner: {found.pruner}; {found.concurrency} at once",
+        *([_comparisons(found)] if found.comparisons else []),
         _cost(found),
+    )
+
+
+def _comparisons(found: "Plan") -> str:
+    """What the number of replicates allows to find."""
+    enough = found.replicates >= found.replicates_for_verdict
+    several = f"{found.comparisons} comparison{'s' if found.comparisons > 1 else ''}"
+    return (
+        f"[dim]comparison:[/dim] {several} over {found.replicates} replicates; a verdict needs "
+        f"{found.replicates_for_verdict}{'' if enough else ' [yellow](raise `replicates`)[/yellow]'}; the exact sign-"
+        f"flip test of all needs {found.replicates_for_sign_flip} to be significant"
     )
 
 

@@ -22,8 +22,10 @@ from remix_study.files.urls import is_url, shown
 from remix_study.fit import require_fit
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
+from remix_study.statistics import seeds_for_sign_flip
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.ledger import Ledger, chosen_replicates, ended_trials, read_ledger
+from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.preflight import needs_of
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import fetch_study
@@ -87,6 +89,11 @@ class Plan(NamedTuple):
     Attributes:
         corpus: its place and size.
         concurrency: runs at once.
+        comparisons: methods that are compared with the reference.
+        replicates: of each method.
+        replicates_for_verdict: replicates that a verdict needs.
+        replicates_for_sign_flip: replicates with which the exact sign-flip test can be significant after the correction
+            for the number of comparisons.
         runs_left: runs to start or to resume.
         seconds: wall-clock duration; None if nothing was timed.
         cost: hours that the runs would use; None if nothing was timed.
@@ -104,6 +111,10 @@ class Plan(NamedTuple):
     pruner: str
     concurrency: int
     methods: tuple[MethodPlan, ...]
+    comparisons: int
+    replicates: int
+    replicates_for_verdict: int
+    replicates_for_sign_flip: int
     runs_left: int
     seconds: float | None
     cost: Used | None
@@ -171,6 +182,7 @@ def make_plan(
     clock_s, _ = read_clock(folder)
     used = rates.used(sum(t.seconds for ts in ledger.trials.values() for t in ts), clock_s)
     seeds = config.seeds_per_trial
+    comparisons = sum(m.ceiling_of is None and name != config.reference for name, m in config.methods.items())
     work_s = disk = None
     if timed:
         left = [(m.trials_left * seeds, m.replicates_left, m.cost) for m in methods if m.cost is not None]
@@ -184,6 +196,10 @@ def make_plan(
         pruner=config.pruner.name,
         concurrency=at_once,
         methods=tuple(methods),
+        comparisons=comparisons,
+        replicates=config.replicates,
+        replicates_for_verdict=FEWEST_SEEDS,
+        replicates_for_sign_flip=seeds_for_sign_flip(max(1, comparisons)),
         runs_left=sum(m.trials_left * seeds + m.replicates_left for m in methods),
         seconds=None if work_s is None else work_s / at_once,
         cost=None if work_s is None else rates.used(work_s, work_s / at_once),

@@ -18,6 +18,8 @@ from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPrese
 from remix_study.media.publish import StoreContent, write_metadata
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
+from remix_study.statistics import seeds_for_sign_flip
+from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.study_file import check_study, read_study
 from remix_study.tracking.tracker import NullTracker
@@ -219,3 +221,17 @@ def test_every_method_trains(
     assert len(result.history) == 2
     assert 0 <= result.summary[study.objective[0].metric] <= 1
     assert ("remix/entropy" in result.history[-1]) == remix
+
+
+@every
+def test_choices_rest_on_two_seeds_and_replicates_allow_a_verdict(path: Path) -> None:
+    study, text = load_study(path), path.read_text()
+    if all(not method.space for method in study.methods.values()) and not study.space:
+        assert "nothing is searched" in text
+    else:
+        assert study.seeds_per_trial >= 2
+    comparisons = sum(m.ceiling_of is None and name != study.reference for name, m in study.methods.items())
+    pattern = r"^replicates: .*the exact sign-flip test (?:would need|needs) (\d+) for (\d+) comparisons"
+    (said,) = re.findall(pattern, text, re.MULTILINE)
+    assert (int(said[0]), int(said[1])) == (seeds_for_sign_flip(comparisons), comparisons)
+    assert study.replicates >= FEWEST_SEEDS

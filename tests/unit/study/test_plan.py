@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.config.study import StudyConfig
+from remix_study.config.study import MethodSpace, StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan
@@ -41,6 +41,16 @@ def test_a_new_study(planned: Planned, tmp_path: Path) -> None:
     assert [row.path for row in plan.methods[0].space] == [RATE]
     assert not (tmp_path / "w").exists()
     json.dumps(plan.plain())
+
+
+def test_the_plan_says_how_many_replicates_the_comparisons_need(planned: Planned) -> None:
+    one = planned()
+    assert (one.comparisons, one.replicates, one.replicates_for_verdict, one.replicates_for_sign_flip) == (1, 2, 5, 6)
+    joint = {"set": {"method": {"name": "joint"}}}
+    study = config()
+    methods = {**study.methods, **dict.fromkeys(("b", "c", "d"), MethodSpace.model_validate(joint))}
+    four = planned(study.model_copy(update={"methods": methods}))
+    assert (four.comparisons, four.replicates_for_sign_flip) == (4, 8), "2 / 2^8 <= 0.05 / 4"
 
 
 @pytest.mark.slow
