@@ -32,6 +32,9 @@ class Schedule:
     Args:
         samples_TB: int64 (T, B), positions in the training split; an incomplete batch ends in `NO_SAMPLE`.
         active_TBM: bool (T, B, M), the modalities that each sample trains.
+        update_TB: int64 (T, B), the update to whose gradient each sample belongs, from 0; `NO_SAMPLE` where there is
+            none. The encoders that its samples train are updated in the step of its last sample, with the gradient of
+            the mean loss over its samples. None: every step is an update of the encoders that it trains.
 
     Raises:
         ValueError: the shapes do not match.
@@ -39,10 +42,13 @@ class Schedule:
 
     samples_TB: NDArray[np.int64]
     active_TBM: NDArray[np.bool_]
+    update_TB: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.active_TBM.shape[:2] != self.samples_TB.shape:
             raise ValueError(f"active_TBM {self.active_TBM.shape} must start with {self.samples_TB.shape}")
+        if self.update_TB is not None and self.update_TB.shape != self.samples_TB.shape:
+            raise ValueError(f"update_TB must have shape {self.samples_TB.shape}, but has {self.update_TB.shape}")
 
     @property
     def steps(self) -> int:
@@ -57,6 +63,15 @@ class Schedule:
     def modalities_TM(self) -> NDArray[np.bool_]:
         """The modalities that any sample of a step trains, bool (T, M); the same on every rank."""
         return np.asarray(self.active_TBM.any(axis=1))
+
+    @property
+    def updates_M(self) -> NDArray[np.int64]:
+        """The number of updates of each modality's encoder."""
+        if self.update_TB is None:
+            return np.asarray(self.modalities_TM.sum(axis=0), dtype=np.int64)
+        return np.asarray(
+            [len(np.unique(self.update_TB[active_TB])) for active_TB in np.moveaxis(self.active_TBM, 2, 0)]
+        )
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,32 @@ from remix_study.world import World
 
 
 class RankBatch(NamedTuple):
-    """The samples of one rank in one step; `global_count` is the number of samples of the global batch."""
+    """The samples of one rank in one step; `global_count` is the number of samples of the global batch.
+
+    `update_b`: the update to which each sample belongs (`Schedule.update_TB`).
+    """
 
     step: int
     samples_b: NDArray[np.int64]
     active_bM: NDArray[np.bool_]
     trained_M: NDArray[np.bool_]  # modalities that any rank trains in this step
     global_count: int
+    update_b: NDArray[np.int64] | None = None
 
     @property
     def whole(self) -> int:
         """Deprecated name of `global_count`; removed in 0.3."""
         warnings.warn("`RankBatch.whole` is now `global_count`", DeprecationWarning, stacklevel=2)
         return self.global_count
+
+    def split(self, most: int | None) -> "list[RankBatch]":
+        """The micro-batches of this batch: as few as possible of at most `most` samples, of equal size within one."""
+        pieces = 1 if most is None else -(-len(self.samples_b) // most)
+        if pieces <= 1:
+            return [self]
+        fields = ("samples_b", "active_bM", *(() if self.update_b is None else ("update_b",)))
+        cut = [np.array_split(getattr(self, name), pieces) for name in fields]
+        return [self._replace(**dict(zip(fields, arrays, strict=True))) for arrays in zip(*cut, strict=True)]
 
 
 def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Iterator[RankBatch]:
@@ -41,4 +54,5 @@ def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Itera
         mine = schedule.samples_TB[step, world.rank :: world.size]
         held = mine != NO_SAMPLE
         active_bM = schedule.active_TBM[step, world.rank :: world.size][held]
-        yield RankBatch(step, mine[held], active_bM, trained_TM[step], int(count_T[step]))
+        update_b = None if schedule.update_TB is None else schedule.update_TB[step, world.rank :: world.size][held]
+        yield RankBatch(step, mine[held], active_bM, trained_TM[step], int(count_T[step]), update_b)

@@ -13,6 +13,9 @@ the batches of all groups:
 The last batch of a group is often incomplete: `keep` trains it as it is (released), `drop` skips its samples in this
 epoch, `fill` adds other samples of the group. A kept batch of fewer than `smallest` samples is filled up to `smallest`,
 since BatchNorm needs more than a few samples and every rank needs at least one.
+
+With `accumulate`, `mixed` differs from `blocks` only in the order of the samples. Every encoder is updated with the
+gradient of the batches that it has in `blocks`, which are then spread over several steps (`Schedule.update_TB`).
 """
 
 # N training samples, M modalities, T steps, B samples of one global batch
@@ -41,6 +44,10 @@ class Reassembly:
         batch: samples of a global batch.
         incomplete: what happens to the last batch of a group.
         smallest: least number of samples of a kept batch, in 1..batch.
+        accumulate: with `mixed` only: update encoders with the batches of `blocks`.
+
+    Raises:
+        ValueError: `smallest` is out of range, or `accumulate` is given with another order than `mixed`.
     """
 
     order: Order
@@ -48,10 +55,13 @@ class Reassembly:
     batch: int
     incomplete: Incomplete = "keep"
     smallest: int = 2
+    accumulate: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.batch:
             raise ValueError(f"`smallest` must be in 1..{self.batch} (the global batch), but is {self.smallest}")
+        if self.accumulate and self.order != "mixed":
+            raise ValueError(f"`accumulate` needs the order `mixed`, but the order is `{self.order}`")
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,11 @@ def reassemble(assignment: Assignment, how: Reassembly, draw: np.random.Generato
     """
     key_N = draw.random(len(assignment.joint_N))
     groups = _groups(assignment, how.columns)
-    if how.order == "mixed":
+    if how.order == "mixed" and not how.accumulate:
         return _mixed(groups, assignment.assigned_NM.shape[1], how, key_N, draw)
     parts = [_cut(group, how, key_N[group.samples]) for group in groups]
+    if how.accumulate and sum(part.steps > 0 for part in parts) > 1:
+        return _accumulated(parts, [key_N[group.samples] for group in groups], how, draw)
     sequence = _sequence([part.steps for part in parts], how.order, -(-len(key_N) // how.batch), draw)
     samples_TB = np.concatenate([part.samples_TB for part in parts])[sequence]
     active_TBM = np.concatenate([part.active_TBM for part in parts])[sequence]
@@ -156,3 +168,46 @@ def _mixed(
         else np.zeros((*pool.shape, modalities), np.bool_)
     )
     return Schedule(samples_TB, active_TBM)
+
+
+def _accumulated(
+    parts: list[Schedule], keys: list[NDArray[np.float64]], how: Reassembly, draw: np.random.Generator
+) -> Schedule:
+    """Mix the samples of pure batches, which become updates. The samples of a group keep their order.
+
+    Args:
+        parts: the batches of each group.
+        keys: for each group, one key per sample of the group.
+    """
+    pure = Schedule(np.concatenate([p.samples_TB for p in parts]), np.concatenate([p.active_TBM for p in parts]))
+    held_TB = pure.samples_TB != NO_SAMPLE
+    key_n = np.concatenate([_sorted_keys(p, key_n, draw) for p, key_n in zip(parts, keys, strict=True)])
+    order = np.argsort(key_n, kind="stable")
+    full_TB = np.arange(how.batch) < _even_end(len(order), how)[:, None]
+    samples_TB, update_TB = (np.full(full_TB.shape, NO_SAMPLE, np.int64) for _ in range(2))
+    active_TBM = np.zeros((*full_TB.shape, pure.active_TBM.shape[2]), np.bool_)
+    samples_TB[full_TB] = pure.samples_TB[held_TB][order]
+    update_TB[full_TB] = np.nonzero(held_TB)[0][order]
+    active_TBM[full_TB] = pure.active_TBM[held_TB][order]
+    return Schedule(samples_TB, active_TBM, update_TB)
+
+
+def _sorted_keys(part: Schedule, key_n: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
+    """The keys of a group in ascending order, with new ones for the samples added to its last batch."""
+    total = int(part.counts_T.sum())
+    return np.sort(np.concatenate([key_n, draw.random(max(0, total - len(key_n)))]))[:total]
+
+
+def _even_end(total: int, how: Reassembly) -> NDArray[np.int64]:
+    """Sizes of the batches of `total` samples. The last two are of equal size if the last would be below `smallest`.
+
+    Samples added to it would change the updates. A batch that is at least twice the number of ranks can be halved; any
+    other equals `smallest`, so that it is always complete.
+    """
+    steps = -(-total // how.batch)
+    count_T = np.full(steps, how.batch)
+    count_T[-1] = total - (steps - 1) * how.batch
+    if steps > 1 and count_T[-1] < how.smallest:
+        both = how.batch + count_T[-1]
+        count_T[-2:] = (both + 1) // 2, both // 2
+    return count_T

@@ -2,6 +2,8 @@
 
 # T steps, B samples of one global batch, M modalities
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +36,8 @@ def worlds(draw: st.DrawFn) -> tuple[Schedule, int]:
         draw(st.sampled_from(INCOMPLETE)),
         smallest=draw(st.integers(size, batch)),
     )
+    if how.order == "mixed":
+        how = replace(how, accumulate=draw(st.booleans()))
     return reassemble(Assignment(assigned_NM, kind_N == modalities), how, rng), size
 
 
@@ -43,14 +47,19 @@ def test_ranks_rebuild_the_global_schedule(case: tuple[Schedule, int]) -> None:
     schedule, size = case
     samples_TB = np.full_like(schedule.samples_TB, NO_SAMPLE)
     active_TBM = np.zeros_like(schedule.active_TBM)
+    update_TB = np.full_like(schedule.samples_TB, NO_SAMPLE)
     for rank in range(size):
         for batch in rank_batches(schedule, World(rank, size)):
             columns = np.arange(rank, samples_TB.shape[1], size)[: len(batch.samples_b)]
             samples_TB[batch.step, columns] = batch.samples_b
             active_TBM[batch.step, columns] = batch.active_bM
+            if batch.update_b is not None:
+                update_TB[batch.step, columns] = batch.update_b
             assert batch.global_count == schedule.counts_T[batch.step]
     np.testing.assert_array_equal(samples_TB, schedule.samples_TB)
     np.testing.assert_array_equal(active_TBM, schedule.active_TBM)
+    if schedule.update_TB is not None:
+        np.testing.assert_array_equal(update_TB, schedule.update_TB)
 
 
 @property_test
@@ -79,6 +88,22 @@ def test_a_resumed_rank_trains_the_remaining_batches(case: tuple[Schedule, int],
         np.testing.assert_array_equal(one.samples_b, other.samples_b)
 
 
+@property_test
+@given(worlds(), st.integers(1, 12))
+def test_micro_batches_are_the_batch_in_even_pieces(case: tuple[Schedule, int], most: int) -> None:
+    schedule, size = case
+    for batch in rank_batches(schedule, World(0, size)):
+        pieces = batch.split(most)
+        lengths = [len(piece.samples_b) for piece in pieces]
+        assert len(pieces) == -(-len(batch.samples_b) // most)
+        assert max(lengths) <= most
+        assert max(lengths) - min(lengths) <= 1
+        for name in ("samples_b", "active_bM", *(() if schedule.update_TB is None else ("update_b",))):
+            np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in pieces]), getattr(batch, name))
+        assert {(piece.step, piece.global_count) for piece in pieces} == {(batch.step, batch.global_count)}
+        assert batch.split(None) == [batch]
+
+
 def test_trained_modalities_are_those_of_all_ranks() -> None:
     """Rank 0 only has audio in this mixed batch, but must know that another rank trains video."""
     active_TBM = np.asarray([[[True, False], [False, True]]])
@@ -92,6 +117,8 @@ def test_trained_modalities_are_those_of_all_ranks() -> None:
 def test_a_schedule_with_different_shapes_raises() -> None:
     with pytest.raises(ValueError, match="must start with"):
         Schedule(np.zeros((2, 3), np.int64), np.zeros((2, 4, 2), np.bool_))
+    with pytest.raises(ValueError, match="update_TB must have shape"):
+        Schedule(np.zeros((2, 3), np.int64), np.zeros((2, 3, 2), np.bool_), np.zeros((2, 4), np.int64))
 
 
 def test_the_old_name_of_the_global_count_warns() -> None:

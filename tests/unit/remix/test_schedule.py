@@ -3,6 +3,7 @@
 # N training samples, M modalities, T steps, B samples of one global batch, G groups (each modality, then joint)
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -265,3 +266,72 @@ def test_the_two_occurrences_of_a_sample_in_mixed_batches_are_apart() -> None:
     assert np.bincount(samples).tolist() == [2] * 400
     distance = [abs(int(np.subtract(*np.flatnonzero(samples == i)))) for i in range(400)]
     assert 200 < np.mean(distance) < 330  # a third of 800, as for two random places
+
+
+# --- accumulated updates ---------------------------------------------------------------------------------------------
+
+
+def updates(schedule: Schedule) -> list[list[Key]]:
+    """Return the samples of each update, in the order in which they are trained."""
+    if schedule.update_TB is None:
+        return trained(schedule)
+    found: dict[int, list[Key]] = {}
+    for key, update in zip(
+        chain(*trained(schedule)), schedule.update_TB[schedule.samples_TB != NO_SAMPLE], strict=True
+    ):
+        found.setdefault(int(update), []).append(key)
+    return [found[update] for update in sorted(found)]
+
+
+def accumulated(assignment: Assignment, how: Reassembly) -> Schedule:
+    return reassemble(assignment, replace(how, order="mixed", accumulate=True), generator())
+
+
+@property_test
+@given(assignments(), reassemblies())
+def test_accumulated_updates_are_the_batches_of_blocks(assignment: Assignment, how: Reassembly) -> None:
+    """Each has the same samples in the same order, so that their number and their sizes are the same, too."""
+    how = fitted(how, assignment)
+    blocks = reassemble(assignment, replace(how, order="blocks"), generator())
+    schedule = accumulated(assignment, how)
+    assert updates(schedule) == trained(blocks)
+    assert schedule.updates_M.tolist() == blocks.updates_M.tolist()
+    assert Counter(chain(*trained(schedule))) == Counter(chain(*trained(blocks)))
+
+
+@property_test
+@given(assignments(), reassemblies(("mixed",)))
+def test_the_steps_of_accumulated_updates_are_full(assignment: Assignment, how: Reassembly) -> None:
+    """As many samples as in `blocks`, in as few steps as possible, of which none is small."""
+    how = fitted(how, assignment)
+    count_T = accumulated(assignment, how).counts_T
+    assert len(count_T) == -(-count_T.sum() // how.batch)
+    assert (count_T[:-2] == how.batch).all()
+    assert (count_T >= min(how.smallest, how.batch // 2)).all()
+
+
+@property_test
+@given(assignments(), st.integers(1, 9))
+def test_only_added_samples_distinguish_the_steps_from_those_of_mixed(assignment: Assignment, batch: int) -> None:
+    once = Assignment(assignment.assigned_NM & ~assignment.joint_N[:, None], assignment.joint_N)
+    first_NM = np.cumsum(once.assigned_NM, axis=1) == 1
+    once = Assignment(once.assigned_NM & first_NM, once.joint_N)
+    how = fitted(Reassembly("mixed", tuple(range(4)), batch, smallest=1), once)
+    one, other = accumulated(once, how), reassemble(once, how, generator())
+    np.testing.assert_array_equal(one.samples_TB, other.samples_TB)
+    np.testing.assert_array_equal(one.active_TBM, other.active_TBM)
+
+
+@pytest.mark.parametrize("incomplete", INCOMPLETE)
+def test_the_warm_up_has_no_accumulated_updates(incomplete: Incomplete) -> None:
+    how = Reassembly("mixed", VIDEO_FIRST, batch=8, incomplete=incomplete, smallest=5)
+    one, other = accumulated(everything_joint(50, 2), how), reassemble(everything_joint(50, 2), how, generator())
+    assert one.update_TB is None
+    np.testing.assert_array_equal(one.samples_TB, other.samples_TB)
+    np.testing.assert_array_equal(one.active_TBM, other.active_TBM)
+
+
+@pytest.mark.parametrize("order", PURE)
+def test_only_mixed_batches_accumulate(order: Order) -> None:
+    with pytest.raises(ValueError, match=f"needs the order `mixed`, but the order is `{order}`"):
+        Reassembly(order, VIDEO_FIRST, 4, accumulate=True)
