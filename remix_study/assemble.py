@@ -113,6 +113,7 @@ def assemble(
         evaluation_batch=config.evaluation.batch,
         clash_every=config.evaluation.clash_every,
         clip_norm=config.clip_norm,
+        micro_batch=config.micro_batch,
         autocast=config.precision == "bfloat16",
         zero_feature=config.masking == "zero_feature",
         test=config.evaluation.test,
@@ -239,6 +240,7 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
         batch=config.global_batch,
         incomplete=config.incomplete,
         smallest=config.smallest,
+        accumulate=isinstance(method, c.RemixConfig) and method.accumulate,
     )
     joint = ConstantPlan(everything_joint(samples, M), how, config.seed)
     losses: tuple[LossRule, ...]

@@ -227,6 +227,10 @@ class RemixConfig(Part):
     training_order: tuple[str, ...] | None = Field(
         default=None, description="default: video first, as in the released code"
     )
+    accumulate: Annotated[bool, Introduced(False)] = Field(
+        default=False,
+        description="with `order: mixed`: update each encoder with the batches that `blocks` would give it",
+    )
     joint_share: float = Field(default=0.0, ge=0, lt=1)
     rescore_every: int = Field(default=1, ge=1, description="epochs")
     warmup_weight: float = Field(default=0.5, ge=0, description="alpha = beta: unimodal losses of multimodal samples")
@@ -373,6 +377,9 @@ class RunConfig(Part):
     loss: Annotated[LossConfig, Introduced({"label_smoothing": 0.0, "class_weights": "none"})] = LossConfig()
     epochs: int = Field(default=60, ge=1)
     global_batch: int = Field(default=64, ge=1)
+    micro_batch: Annotated[int | None, Introduced(None)] = Field(
+        default=None, ge=1, description="samples of a worker that go through the model at once; default: all of a batch"
+    )
     incomplete: Literal["keep", "drop", "fill"] = "keep"
     smallest_batch: int | None = Field(
         default=None, ge=1, description="default: 8, or the global batch if it is smaller"
@@ -423,6 +430,19 @@ class RunConfig(Part):
                 f"but is {self.method.warmup}"
             )
             problems.append(("method.warmup", message))
+        if isinstance(self.method, RemixConfig) and self.method.accumulate:
+            if self.method.order != "mixed":
+                message = (
+                    f"`method.accumulate` needs `order: mixed`, but `method.order` is {self.method.order}, in which "
+                    "batches are not mixed"
+                )
+                problems.append(("method.accumulate", message))
+            if self.masking == "zero_feature":
+                message = (
+                    "`method.accumulate` needs `masking: skip_encoder`, because with `zero_feature` the optimizer "
+                    "moves every encoder in every step"
+                )
+                problems.append(("method.accumulate", message))
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
                 f"`rate.warmup` must be below `epochs` ({self.epochs}), because the full rate is reached after it, "

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from remix_study.models import MultimodalModel
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.sample import Batch
 from remix_study.tracking.tracker import Tracker
+from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
@@ -48,8 +50,8 @@ _CONTINUE, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 class LoopSettings:
     """Plain values of a run.
 
-    `evaluation_batch` is per rank, `clash_every` counts steps (0: never), `select_by` is the validation metric that
-    chooses the best epoch, `select` the epoch whose weights the final evaluation uses.
+    `evaluation_batch` and `micro_batch` are per rank, `clash_every` counts steps (0: never), `select_by` is the
+    validation metric that chooses the best epoch, `select` the epoch whose weights the final evaluation uses.
     """
 
     digest: str
@@ -59,6 +61,7 @@ class LoopSettings:
     evaluation_batch: int = 256
     clash_every: int = 0
     clip_norm: float | None = None
+    micro_batch: int | None = None
     autocast: bool = False
     zero_feature: bool = False
     test: bool = False
@@ -196,20 +199,27 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     run.model.train()
     loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # summed there: no sync per step
     clashes: dict[str, list[float]] = {}
+    accumulation = None
+    if planned.schedule.update_TB is not None:
+        accumulation = Accumulation(run.model, run.reader.modalities, planned.schedule)
     for part in rank_batches(planned.schedule, run.collectives.world):
-        batch = _read(run, part, epoch)
+        first, *others = part.split(run.settings.micro_batch)
+        batch = _read(run, first, epoch)
         if run.settings.clash_every and part.step % run.settings.clash_every == 0:
             _measure_clash(run, batch, clashes)
+        if accumulation is not None:
+            accumulation.begin(part)
         loss += train_step(
             run.model,
             run.method,
-            batch,
+            chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
             part.global_count,
             run.optimizer,
             run.collectives,
             autocast=run.settings.autocast,
             clip_norm=run.settings.clip_norm,
             where=f"epoch {epoch}, step {part.step}",
+            accumulation=accumulation,
         )
     run.collectives.sum_(loss)
     record = {"train/loss": float(loss) / max(1, int(planned.schedule.counts_T.sum())), "train/learning_rate": rate}

@@ -10,6 +10,7 @@ and hides gradients from methods that compare them.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,13 +19,14 @@ from remix_study.balancing import Method
 from remix_study.errors import NotANumberError
 from remix_study.models import MultimodalModel
 from remix_study.sample import Batch
+from remix_study.training.accumulate import Accumulation
 from remix_study.world import Collectives
 
 
 def train_step(
     model: MultimodalModel,
     method: Method,
-    batch: Batch,
+    batch: Batch | Iterable[Batch],
     global_count: int,
     optimizer: torch.optim.Optimizer,
     collectives: Collectives,
@@ -32,13 +34,17 @@ def train_step(
     autocast: bool,
     clip_norm: float | None,
     where: str,
+    accumulation: Accumulation | None = None,
 ) -> torch.Tensor:
     """Train on this rank's part of a global batch.
 
     Args:
-        batch: this rank's samples.
+        batch: this rank's samples, or micro-batches of them, which go through the model one after the other. Their
+            gradients add up to that of the whole batch.
         global_count: number of samples of the global batch, over all ranks.
         where: epoch and step, for error messages.
+        accumulation: accumulates the gradients of encoders over steps, and has begun this one. None: every step updates
+            the encoders that it trains.
 
     Returns:
         The sum of the losses of this rank's samples (a detached scalar, in nats).
@@ -47,6 +53,34 @@ def train_step(
         NotANumberError: a loss is not finite, on any rank.
     """
     optimizer.zero_grad(set_to_none=True)
+    batches = (batch,) if isinstance(batch, Batch) else batch
+    computed = [_backward(model, method, each, global_count, autocast, accumulation) for each in batches]
+    total = computed[0].total if len(computed) == 1 else torch.stack([each.total for each in computed]).sum()
+    for _ in (None,) if accumulation is None else accumulation.load():
+        _reduce_gradients(model.parameters(), total, collectives, lambda: _problem(computed, where))
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+    return total
+
+
+class _Losses(NamedTuple):
+    """Losses of a micro-batch, detached, and the samples that train each modality."""
+
+    total: torch.Tensor
+    terms: dict[str, torch.Tensor]
+    active: dict[str, torch.Tensor]
+
+
+def _backward(
+    model: MultimodalModel,
+    method: Method,
+    batch: Batch,
+    global_count: int,
+    autocast: bool,
+    accumulation: Accumulation | None,
+) -> _Losses:
+    """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory."""
     with mixed_precision(batch.labels_B.device, autocast):
         outputs = model(batch)
     # A modality that is encoded but inactive (`zero_feature`) gives its head no gradient, as in the released code.
@@ -56,12 +90,11 @@ def train_step(
     for rule in method.losses:
         terms |= rule(outputs, batch.labels_B, active)
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    torch.autograd.backward(total / global_count)
-    _reduce_gradients(model.parameters(), total.detach(), collectives, lambda: _problem(terms, active, where))
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    return total.detach()
+    if accumulation is None:
+        torch.autograd.backward(total / global_count)
+    else:
+        accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), global_count)
+    return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active)
 
 
 @contextmanager
@@ -89,15 +122,17 @@ def _reduce_gradients(
     if answers[-1] > 0:
         raise NotANumberError(problem())
     trained = [p for p, count in zip(every, answers[:-1], strict=True) if count > 0]
+    if not trained:  # no update is complete, and the fusion has no parameters
+        return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
     collectives.sum_(flat)
     for p, summed in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
         p.grad = summed.view_as(p).clone(memory_format=torch.preserve_format)
 
 
-def _problem(terms: dict[str, torch.Tensor], active: dict[str, torch.Tensor], where: str) -> str:
-    broken = [name for name, term in terms.items() if not torch.isfinite(term).all()]
-    trained = [m for m, rows_B in active.items() if rows_B.any()]
+def _problem(computed: list[_Losses], where: str) -> str:
+    broken = {name: None for each in computed for name, term in each.terms.items() if not torch.isfinite(term).all()}
+    trained = {m: None for each in computed for m in each.active}
     losses = ", ".join(broken) if broken else "on another worker"
     return (
         f"{where}: the loss must be a number, but is not (loss terms: {losses}; modalities trained in this step: "

@@ -38,11 +38,18 @@ RECIPE = {
 }
 
 
+ORDERS: dict[str, dict[str, Any]] = {
+    "blocks": {"order": "blocks"},
+    "mixed": {"order": "mixed"},
+    "accumulated": {"order": "mixed", "accumulate": True},
+}
+
+
 def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> list[float]:
     """Train a run in `folder`, and return the loss of every step, summed over ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"corpus": corpus, **RECIPE}
-    content["method"] = content["method"] | {"order": order}
+    content["method"] = content["method"] | ORDERS[order]
     run = assemble(parse_run(content, "test"), open_corpus(Path(corpus)), collectives, CPU, NullTracker(), folder)
     for encoder in run.model.encoders.values():
         layers = encoder.layers
@@ -73,7 +80,7 @@ def work(corpus: str, folder: str, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
-        for order in ("blocks", "mixed"):
+        for order in ORDERS:
             losses = train(corpus, Path(folder) / order, order, TorchCollectives(CPU))
             (Path(folder) / f"{order}-{rank}.json").write_text(json.dumps(losses))
         dist.barrier()  # keep connections open until both ranks are done
@@ -111,7 +118,7 @@ def pair(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.smoke
 @pytest.mark.gloo
-@pytest.mark.parametrize("order", ["blocks", "mixed"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_two_workers_equal_one(pair: Path, small_corpus: Path, tmp_path: Path, order: str) -> None:
     alone = train(str(small_corpus), tmp_path / "alone", order, Solo())
     together = [json.loads((pair / f"{order}-{rank}.json").read_text()) for rank in range(2)]

@@ -71,6 +71,16 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
         ({"global_batch": 16, "smallest_batch": 17}, "`smallest_batch` must be at most `global_batch` (16)"),
         ({"workers": 4, "smallest_batch": 2}, "`smallest_batch` must be at least `workers` (4)"),
         ({"method": {"name": "remix", "warmup": 20}}, "`method.warmup` must be below `epochs` (20)"),
+        (
+            {"method": {"name": "remix", "accumulate": True}},
+            "`method.accumulate` needs `order: mixed`, but `method.order` is blocks, in which batches are not mixed",
+        ),
+        (
+            {"method": {"name": "remix", "accumulate": True, "order": "mixed"}, "masking": "zero_feature"},
+            "`method.accumulate` needs `masking: skip_encoder`, because with `zero_feature` the optimizer moves every",
+        ),
+        ({"method": {"name": "joint", "accumulate": True}}, "`method.accumulate` is not a known key"),
+        ({"micro_batch": 0}, "`micro_batch`: "),
         ({"rate": {"name": "cosine", "warmup": 20}}, "`rate.warmup` must be below `epochs` (20)"),
         ({"evaluation": {"ceilings": {"audio": 85}}}, "`evaluation.ceilings.audio`: "),
         ({"method": {"name": "remix", "filter": {"rule": "band", "lower": 1, "upper": 1}}}, "`lower` must be below"),
@@ -247,7 +257,7 @@ def test_the_digest_depends_on_configuration_and_corpus_but_not_on_locations(rec
     assert run.digest("data") != run.digest("other data")
     changes: list[dict[str, Any]] = [
         {"seed": 1}, {"epochs": 3}, {"method.warmup": 0}, {"workers": 2}, {"evaluation.test": True},
-        {"augment.flip": True},
+        {"augment.flip": True}, {"micro_batch": 8},
     ]  # fmt: skip
     for change in changes:
         assert run.digest("data") != recipe(change).digest("data")

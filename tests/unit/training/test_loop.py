@@ -86,13 +86,23 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return seen
 
 
-@pytest.mark.parametrize("moment", ["before tracking", "mid-epoch", "while saving the best", "while saving the last"])
+@pytest.mark.parametrize(
+    ("moment", "change"),
+    [
+        *[
+            (moment, {})
+            for moment in ("before tracking", "mid-epoch", "while saving the best", "while saving the last")
+        ],
+        ("mid-epoch", {"method.order": "mixed", "method.accumulate": True, "micro_batch": 9}),
+    ],
+    ids=["before tracking", "mid-epoch", "while saving the best", "while saving the last", "accumulated"],
+)
 @pytest.mark.parametrize("epoch", [1, 4])
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
     recipe: Recipe, assembled: Assembled, losses: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch,
-    moment: str, epoch: int,
+    moment: str, change: dict[str, Any], epoch: int,
 ) -> None:  # fmt: skip
-    config = recipe(HARD)
+    config = recipe({**HARD, **change})
     whole = assembled(config, "whole", tracker=RecordingTracker())
     expected = train(whole)
     expected_losses = dict(losses)
@@ -190,6 +200,9 @@ def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled:
         {"masking": "zero_feature"},
         {"masking": "zero_feature", "method.order": "mixed"},
         {"method.order": "mixed", "incomplete": "drop"},
+        *[{"method.order": "mixed", "method.accumulate": True, "incomplete": i} for i in ("keep", "drop", "fill")],
+        {"method.order": "mixed", "method.accumulate": True, "precision": "bfloat16", "evaluation.clash_every": 2},
+        {"micro_batch": 5, "evaluation.clash_every": 2},
         {"incomplete": "fill", "global_batch": 40},
         {"precision": "bfloat16"},
         {"channels_last": False},
