@@ -43,6 +43,10 @@ _NAMED = {
     "remix/train_cross_entropy": ("training cross-entropy of the {m} head", "nats"),
     "train/loss": ("training loss", "nats"),
     "train/learning_rate": ("learning rate", ""),
+    "train/updates": ("updates of the {m} encoder", ""),
+    "train/samples": ("samples that train {m}", ""),
+    "train/total_updates": ("updates of the {m} encoder, all epochs", ""),
+    "train/total_samples": ("samples that train {m}, all epochs", ""),
 }
 _SPLITS = {"val": "validation", "test": "test"}
 
@@ -60,7 +64,10 @@ class Unit(NamedTuple):
 
     def shown(self, value: float, digits: int = 1) -> str:
         """`93.4 %`, `0.0312 nats`: a value of the metric, scaled."""
-        text = f"{self.scale * value:.{digits}f}" if self.scale != 1 else f"{value:.4g}"
+        if self.scale != 1:
+            text = f"{self.scale * value:.{digits}f}"
+        else:
+            text = f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
         return f"{text} {self.unit}" if self.unit in ("%", "points", "nats", "s") else text
 
 
@@ -69,7 +76,7 @@ def unit_of(metric: str) -> Unit:
     base = re.sub(r"^(test_|best/|last/)?balance[/_]", "balance/", metric)
     where = {"t": ", test", "b": ", best epoch", "l": ", last epoch"}[metric[0]] if base != metric else ""
     for name, (words, unit) in _NAMED.items():
-        if base == name or base.startswith(f"{name}/"):
+        if base.startswith(f"{name}/") or (base == name and "{m}" not in words):
             return _unit(words.format(m=base.removeprefix(f"{name}/")) + where, unit)
     found = re.fullmatch(r"(?:(best|last)/)?(val|test)[/_]([a-z0-9_]+?)(?:/(.+))?", metric)
     if found and found[3] in _KINDS:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
+from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
@@ -133,6 +133,7 @@ def train(run: Run) -> RunResult:
             **trained,
             **planned.metrics,
             **found.metrics("val", run.method.trains_heads),
+            **_training_of_encoders(run, planned.schedule),
             "train/steps": float(planned.schedule.steps),
             "train/samples": samples,
             "time/score_s": scored - started if planned.scored else 0.0,
@@ -230,6 +231,18 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     return record
 
 
+def _training_of_encoders(run: Run, schedule: Schedule) -> Record:
+    """Optimizer steps and samples of each modality's encoder in an epoch."""
+    sample_M = schedule.active_TBM.sum(axis=(0, 1))
+    # An inactive encoder that runs has gradients of zero, with which the optimizer still moves it.
+    update_M = np.full(len(sample_M), schedule.steps) if run.settings.zero_feature else schedule.updates_M
+    return {
+        f"train/{name}/{m}": float(count)
+        for name, count_M in (("updates", update_M), ("samples", sample_M))
+        for m, count in zip(run.reader.modalities, count_M, strict=True)
+    }
+
+
 def _read(run: Run, part: RankBatch, epoch: int) -> Batch:
     rows_N = run.rows["train"]
     draws = None
@@ -304,12 +317,19 @@ def _finish(run: Run, progress: Progress) -> RunResult:
     alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in kept.items()}
     parts = ("train_s", "score_s", "evaluate_s")
     times = {f"time/total_{part}": sum(r[f"time/{part}"] for r in progress.history) for part in parts}
+    totals = {
+        f"train/total_{name}/{m}": sum(r[f"train/{name}/{m}"] for r in progress.history)
+        for name in ("updates", "samples")
+        for m in run.reader.modalities
+        if all(f"train/{name}/{m}" in r for r in progress.history)  # not so if an older version began the run
+    }
     times["time/evidence_s"] = _now(run) - started
     summary = {
         "best/epoch": float(progress.best_epoch),
         "last/val_accuracy": progress.history[-1]["val/accuracy"],
         **alone,
         **_own_best(run, progress),
+        **totals,
         **times,
         **found.metrics,
     }

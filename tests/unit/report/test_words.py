@@ -22,6 +22,9 @@ METRICS = Path(__file__).parents[3] / "docs" / "metrics.md"
         ("best/balance_utilisation/video", "utilisation of video, best epoch (share of the accuracy)", 1),
         ("remix/share/video", "samples that train video alone (%)", 100),
         ("probe/accuracy/video", "linear probe of video (%)", 100),
+        ("train/samples/video", "samples that train video", 1),
+        ("train/samples", "train/samples", 1),
+        ("train/total_updates/audio", "updates of the audio encoder, all epochs", 1),
         ("time/train_s", "time/train_s (s)", 1),
         ("something/else", "something/else", 1),
     ],
@@ -44,6 +47,7 @@ def test_values_are_shown_in_their_unit() -> None:
     assert unit_of("val/accuracy").shown(0.9342) == "93.4 %"
     assert unit_of("val/cross_entropy").shown(0.31234567) == "0.3123 nats"
     assert unit_of("balance/imbalance").shown(0.05) == "0.05"
+    assert unit_of("train/total_samples/audio").shown(123456.0) == "123456"
 
 
 def test_plurals_and_lists() -> None:

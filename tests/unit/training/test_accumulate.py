@@ -13,6 +13,7 @@ from remix_study.config.run import RunConfig
 from remix_study.epoch import NO_SAMPLE, Schedule
 from remix_study.errors import NotANumberError
 from remix_study.training import loop
+from remix_study.training.checkpoint import LAST
 from remix_study.training.loop import Run, train
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo
@@ -207,6 +208,52 @@ METHODS: dict[str, Settings] = {
     "zero_feature": {**BLOCKS, "masking": "zero_feature"},
     "warm-up": {**ACCUMULATED, "method": {**ACCUMULATED["method"], "warmup": 1}},
 }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_updates_and_samples_of_each_encoder_are_counted(recipe: Recipe, assembled: Assembled, name: str) -> None:
+    """Adam counts its own steps."""
+    run = assembled(recipe({**METHODS[name], "epochs": 2, "optimizer": {"name": "adam"}}))
+    found = train(run)
+    for m in run.model.modalities:
+        weight = next(run.model.encoders[m].parameters())
+        assert found.summary[f"train/total_updates/{m}"] == int(run.optimizer.state[weight]["step"])
+        assert found.summary[f"train/total_updates/{m}"] == sum(r[f"train/updates/{m}"] for r in found.history)
+        assert found.summary[f"train/total_samples/{m}"] == sum(r[f"train/samples/{m}"] for r in found.history)
+    samples = [sum(r[f"train/samples/{m}"] for m in run.model.modalities) for r in found.history]
+    joint = [r.get("remix/joint_share", 1.0) * 96 * (len(run.model.modalities) - 1) for r in found.history]
+    added = [s - r["train/samples"] - j for s, r, j in zip(samples, found.history, joint, strict=True)]
+    assert all(0 <= number < 6 for number in added)  # joint samples that fill up a batch count twice
+
+
+def test_accumulation_gives_encoders_the_updates_of_blocks_and_mixed_batches_do_not(
+    recipe: Recipe, assembled: Assembled
+) -> None:
+    blocks, accumulated, mixed = (
+        train(assembled(recipe({**METHODS[name], "epochs": 2}), name)) for name in ("blocks", "accumulated", "mixed")
+    )
+    for m in ("audio", "video"):
+        for what in ("updates", "samples"):
+            key = f"train/{what}/{m}"
+            assert [r[key] for r in accumulated.history] == [r[key] for r in blocks.history]
+        assert mixed.summary[f"train/total_updates/{m}"] > blocks.summary[f"train/total_updates/{m}"]
+
+
+def test_a_run_of_an_older_version_has_no_totals(recipe: Recipe, assembled: Assembled) -> None:
+    """It is resumed; the counts of its first epoch are not known."""
+    config = recipe({"epochs": 2})
+    run = assembled(config)
+    train(run)
+    content = run.checkpoints.load(LAST)
+    assert content is not None
+    older = content["history"]
+    for name in ("updates", "samples"):
+        older = older.replace(f'"train/{name}/audio"', f'"older/{name}/audio"', 1)
+    run.checkpoints.save(LAST, content | {"history": older})
+    summary = train(assembled(config)).summary
+    assert "train/total_updates/audio" not in summary
+    assert "train/total_samples/audio" not in summary
+    assert summary["train/total_updates/video"] > 0
 
 
 # --- micro-batches ---------------------------------------------------------------------------------------------------
