@@ -87,6 +87,10 @@ class ClipReader:
             samples_B=torch.from_numpy(samples_B.copy()).to(self.device),
         )
 
+    def sample_shapes(self) -> dict[str, torch.Size]:
+        """Modality -> the shape of the input of one sample, with B = 1. Reads a row without counting it."""
+        return {m: self._input(m, np.zeros(1, np.int64), None).shape for m in self.modalities}
+
     def _input(self, modality: str, rows: NDArray[np.int64], draws: Draws | None) -> torch.Tensor:
         mean, deviation = self._statistics[modality]
         match self.store.preset.parts[modality]:

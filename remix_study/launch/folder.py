@@ -91,6 +91,20 @@ class RunFolder:
         epochs = sum(record.get(part, 0.0) for record in self.history for part in work)
         return epochs + (self.result() or {}).get("time/evidence_s", 0.0)
 
+    @property
+    def work(self) -> dict[str, float]:
+        """What the run was given so far: `epochs`, and sums of `train/updates/...`, `train/samples/...` and
+        `train/multiply_adds` over its epochs. An epoch of an older version has only its number.
+        """
+        found: dict[str, float] = {}
+        for record in self.history:
+            found["epochs"] = found.get("epochs", 0.0) + 1
+            for key, value in record.items():
+                name = key.removeprefix("train/")
+                if key != name and name.startswith(("updates/", "samples/", "multiply_adds")):
+                    found[name] = found.get(name, 0.0) + value
+        return found
+
     def ended_early(self) -> RunPruned | StudyStopped | None:
         """Return why the run ended before its last epoch, else None. A stopped run resumes when launched again."""
         content = self._read("ended.json")

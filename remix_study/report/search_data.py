@@ -1,6 +1,7 @@
 """Numbers of the search, computed before anything is drawn
 
     budgets            the trials, replicates and seconds that each method used
+    work               its epochs, updates, samples and multiply-adds
     progress           every trial's value, and the best value so far
     pruned             intermediate values of pruned trials
     slices, parallels  hyperparameters against the objective
@@ -18,7 +19,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from remix_study.config.study import ChoiceDimension, Dimension, StudyConfig
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, Ledger, TrialRecord, chosen_replicates, pareto_front
+from remix_study.study.ledger import (
+    FINAL,
+    REPLICATE,
+    SEARCH,
+    Ledger,
+    ReplicateRecord,
+    TrialRecord,
+    chosen_replicates,
+    pareto_front,
+    summed,
+)
 from remix_study.study.search_space import space_of
 
 T = TypeVar("T")
@@ -79,6 +90,32 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
                 final_s=sum(r.seconds for r in records if r.stage == FINAL),
             )
         )
+    return tuple(found)
+
+
+class Work(NamedTuple):
+    """What some runs of a method were given.
+
+    `part`: complete, pruned or failed trials, or replicates. `runs`: trials or replicates. `given`: epochs, updates and
+    samples of each encoder, and multiply-adds, as in `RunFolder.work`; empty if older versions did not record them.
+    """
+
+    method: str
+    part: str
+    runs: int
+    given: Mapping[str, float]
+
+
+def work(ledger: Ledger) -> tuple[Work, ...]:
+    """What every method was given, by part; parts without runs are left out. A retried trial counts as failed."""
+    found = []
+    for name in ledger.study.methods:
+        trials, records = ledger.trials.get(name, ()), ledger.replicates.get(name, ())
+        parts: list[tuple[str, Sequence[TrialRecord | ReplicateRecord]]] = [
+            (f"{state} trials", [t for t in trials if t.state == state]) for state in ("complete", "pruned", "failed")
+        ]
+        parts.append(("replicates", [r for r in records if r.stage == REPLICATE]))
+        found += [Work(name, part, len(runs), summed(r.work for r in runs)) for part, runs in parts if runs]
     return tuple(found)
 
 

@@ -34,6 +34,7 @@ from remix_study.report.tables import (
     methods_table,
     sufficiency_table,
     trials_table,
+    work_table,
 )
 from remix_study.report.words import listed, plural, unit_of
 from remix_study.statistics import seeds_for_sign_flip, smallest_sign_flip_p
@@ -79,6 +80,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
     failed = search_data.failures(ledger)
     tables = {
         "budget.csv": budget_table(budgets, study.trials, study.replicates),
+        "work.csv": work_table(search_data.work(ledger)),
         "chosen.csv": chosen_table(ledger),
         "trials.csv": trials_table(ledger),
         "failures.csv": failures_table(failed),
@@ -181,6 +183,7 @@ def _methods(
     blocks += [
         budget_table(budgets, ledger.study.trials, ledger.study.replicates),
         Note(_fairness(budgets, ledger.study.trials)),
+        work_table(search_data.work(ledger)),
         chosen_table(ledger),
     ]
     return section("methods", "Methods", title, blocks)

@@ -12,7 +12,7 @@ import numpy as np
 
 from remix_study.modality import canonical_order
 from remix_study.report.run_data import Band
-from remix_study.report.search_data import Budget, Failure
+from remix_study.report.search_data import Budget, Failure, Work
 from remix_study.report.words import unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
@@ -231,6 +231,27 @@ def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table
         for b in found
     )  # fmt: skip
     return Table("Budget: finished and planned trials of each method, and their total running time", header, rows)
+
+
+def work_table(found: Sequence[Work]) -> Table:
+    """The epochs, updates, samples and multiply-adds that each method was given, also of pruned and failed trials."""
+    keys = {key for each in found for key in each.given}
+    modalities = canonical_order({key.removeprefix("updates/") for key in keys if key.startswith("updates/")})
+    shown = ("epochs", *(f"{what}/{m}" for what in ("updates", "samples") for m in modalities), "multiply_adds")
+    names = (f"{what} of {m}" for what in ("updates", "samples") for m in modalities)
+    header = ("method", "part", "runs", "epochs", *names, "multiply-adds")
+    rows = tuple((each.method, each.part, str(each.runs), *(_count(each.given.get(key)) for key in shown))
+                 for each in found)  # fmt: skip
+    title = (
+        "What each method was given: epochs, optimizer updates and training samples of each encoder, and multiply-adds "
+        "of the encoders in training and scoring"
+    )
+    return Table(title, header, rows)
+
+
+def _count(number: float | None) -> str:
+    """`12,800`, or `3.2e+12` for large numbers."""
+    return "" if number is None else f"{number:,.0f}" if number < 1e9 else f"{number:.2e}"
 
 
 def chosen_table(ledger: Ledger) -> Table:

@@ -41,6 +41,7 @@ _NAMED = {
     "remix/entropy": ("evenness of the shares", "0 to 1"),
     "remix/churn": ("reassigned samples", "%"),
     "remix/train_cross_entropy": ("training cross-entropy of the {m} head", "nats"),
+    "train/multiply_adds": ("multiply-adds of the encoders", ""),
     "train/loss": ("training loss", "nats"),
     "train/learning_rate": ("learning rate", ""),
     "train/updates": ("updates of the {m} encoder", ""),

@@ -9,7 +9,7 @@ Does not import Ray or torch, so that `remix-study status` answers quickly.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -46,6 +46,8 @@ class TrialRecord(NamedTuple):
         seed_values: the first objective, per complete seed.
         intermediate: number of complete epochs -> best value so far of the pruner's metric; empty unless requested, and
             without a pruner.
+        work: epochs, updates and samples of each encoder, and multiply-adds of its runs (`RunFolder.work`); empty if it
+            was not recorded.
     """
 
     method: str
@@ -62,10 +64,11 @@ class TrialRecord(NamedTuple):
     folders: tuple[str, ...]
     seed_values: tuple[float, ...]
     intermediate: dict[int, float]
+    work: Mapping[str, float] = {}
 
 
 class ReplicateRecord(NamedTuple):
-    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`)."""
+    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`). `work`: as of a trial."""
 
     method: str
     stage: str
@@ -76,6 +79,7 @@ class ReplicateRecord(NamedTuple):
     seconds: float
     reason: str | None
     cause: str | None
+    work: Mapping[str, float] = {}
 
 
 class Ledger(NamedTuple):
@@ -119,6 +123,15 @@ def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...
         return ()
     found = [r for r in ledger.replicates.get(method, ()) if r.stage == REPLICATE and r.params == chosen.params]
     return tuple(sorted(found, key=lambda r: r.number))
+
+
+def summed(works: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of what several runs were given."""
+    found: dict[str, float] = {}
+    for work in works:
+        for key, value in work.items():
+            found[key] = found.get(key, 0.0) + value
+    return found
 
 
 def ended_trials(trials: Sequence[TrialRecord]) -> int:
@@ -270,6 +283,7 @@ def _records(method: str, rows: list[_Row], folder: Path) -> Iterator[TrialRecor
             folders=tuple(str(folder / runs[key]) for key in sorted(runs, key=int)),
             seed_values=tuple(seeds[key] for key in sorted(seeds, key=int)),
             intermediate=row.intermediate,
+            work=row.attrs.get("work", {}),
         )
 
 
@@ -280,5 +294,5 @@ def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator
             note = attrs[f"{stage} {number}"]
             yield ReplicateRecord(
                 method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
-                note.get("seconds", 0.0), note.get("reason"), note.get("cause"),
+                note.get("seconds", 0.0), note.get("reason"), note.get("cause"), note.get("work", {}),
             )  # fmt: skip

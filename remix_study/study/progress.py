@@ -8,7 +8,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, summed
 from remix_study.study.replicates import Replicates
 from remix_study.study.scheduler import MethodState, StudyState
 from remix_study.study.search import Search
@@ -158,6 +158,7 @@ class StudyProgress:
             outcome.state,
             outcome.means(metrics) if outcome.state == "complete" else [],
             seconds=sum(RunFolder(Path(job.folder)).seconds for job in task.jobs),
+            work=summed([RunFolder(Path(job.folder)).work for job in task.jobs]),
             seed_values={str(n): s[first] for n, s in enumerate(outcome.summaries) if first in s},
             reason=outcome.reason,
             cause=outcome.cause,

@@ -90,6 +90,7 @@ class Replicates:
             "folder": f"{folder.parent.name}/{folder.name}",  # relative: the study's folder may be read elsewhere
             "params": self.params,
             "seconds": RunFolder(folder).seconds,
+            "work": RunFolder(folder).work,
         }
         more = {key: value for key, value in attributes.items() if value is not None}
         self._search.note_replicate(self.stage, number, note | more)

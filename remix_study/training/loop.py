@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass
+from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
@@ -34,6 +34,7 @@ from remix_study.training.checkpoint import LAST, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
+from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import train_step
@@ -113,6 +114,7 @@ def train(run: Run) -> RunResult:
         RunPruned, StudyStopped: raised by the callback; the checkpoint of the last epoch is kept.
     """
     progress = _resume(run)
+    cost_m = forward_multiply_adds(run.model, run.reader.sample_shapes())
     if progress.history:
         _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
     for epoch in range(progress.next_epoch, run.settings.epochs):
@@ -133,7 +135,7 @@ def train(run: Run) -> RunResult:
             **trained,
             **planned.metrics,
             **found.metrics("val", run.method.trains_heads),
-            **_training_of_encoders(run, planned.schedule),
+            **_training_of_encoders(run, planned, cost_m),
             "train/steps": float(planned.schedule.steps),
             "train/samples": samples,
             "time/score_s": scored - started if planned.scored else 0.0,
@@ -231,12 +233,22 @@ def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
     return record
 
 
-def _training_of_encoders(run: Run, schedule: Schedule) -> Record:
-    """Optimizer steps and samples of each modality's encoder in an epoch."""
+def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
+    """Optimizer steps, samples and multiply-adds of the encoders in an epoch.
+
+    Args:
+        cost_m: modality -> multiply-adds of the forward pass of one sample.
+    """
+    schedule = planned.schedule
     sample_M = schedule.active_TBM.sum(axis=(0, 1))
     # An inactive encoder that runs has gradients of zero, with which the optimizer still moves it.
     update_M = np.full(len(sample_M), schedule.steps) if run.settings.zero_feature else schedule.updates_M
+    encoded_M = np.full(len(sample_M), schedule.counts_T.sum()) if run.settings.zero_feature else sample_M
+    cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
+    scored = len(run.rows["train"]) if planned.scored else 0
     return {
+        "train/multiply_adds": float(cost_M @ ((1 + BACKWARD) * encoded_M + scored)),
+    } | {
         f"train/{name}/{m}": float(count)
         for name, count_M in (("updates", update_M), ("samples", sample_M))
         for m, count in zip(run.reader.modalities, count_M, strict=True)
@@ -317,11 +329,11 @@ def _finish(run: Run, progress: Progress) -> RunResult:
     alone = {f"best/{key.replace('/', '_', 1)}": value for key, value in kept.items()}
     parts = ("train_s", "score_s", "evaluate_s")
     times = {f"time/total_{part}": sum(r[f"time/{part}"] for r in progress.history) for part in parts}
+    summed = ["multiply_adds", *(f"{name}/{m}" for name in ("updates", "samples") for m in run.reader.modalities)]
     totals = {
-        f"train/total_{name}/{m}": sum(r[f"train/{name}/{m}"] for r in progress.history)
-        for name in ("updates", "samples")
-        for m in run.reader.modalities
-        if all(f"train/{name}/{m}" in r for r in progress.history)  # not so if an older version began the run
+        f"train/total_{name}": sum(r[f"train/{name}"] for r in progress.history)
+        for name in summed
+        if all(f"train/{name}" in r for r in progress.history)  # not so if an older version began the run
     }
     times["time/evidence_s"] = _now(run) - started
     summary = {

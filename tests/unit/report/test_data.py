@@ -253,6 +253,23 @@ def test_comparison_numbers_of_all_methods(make_study: MakeStudy) -> None:
     assert run_data.measured(result, "test_balance/accuracy_gap") is None
 
 
+def test_work_counts_pruned_and_failed_trials_and_replicates(make_trial: MakeTrial, make_ledger: MakeLedger) -> None:
+    one, two = {"epochs": 3.0, "updates/audio": 10.0}, {"epochs": 1.0, "multiply_adds": 5.0}
+    ledger = make_ledger(
+        make_trial("remix", 0, 0.5, work=one), make_trial("remix", 1, 0.4, work=two),
+        make_trial("remix", 2, work=two), make_trial("remix", 3, state="failed", work=two, retried=True),
+        make_trial("remix", 4, state="running"), make_trial("joint", 0, 0.5),
+        replicates=(replicate("remix", 0, "/r", work=one), replicate("remix", 1, "/r", work=one)),
+    )  # fmt: skip
+    assert [(w.method, w.part, w.runs, w.given) for w in search_data.work(ledger)] == [
+        ("joint", "complete trials", 1, {}),
+        ("remix", "complete trials", 2, {"epochs": 4.0, "updates/audio": 10.0, "multiply_adds": 5.0}),
+        ("remix", "pruned trials", 1, two),
+        ("remix", "failed trials", 1, two),
+        ("remix", "replicates", 2, {"epochs": 6.0, "updates/audio": 20.0}),
+    ]
+
+
 def test_failures_with_the_same_reason_are_one_row(
     make_trial: MakeTrial, make_ledger: MakeLedger, tmp_path: Path
 ) -> None:

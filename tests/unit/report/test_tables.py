@@ -5,7 +5,7 @@ import math
 import pytest
 
 from remix_study.report.run_data import Band
-from remix_study.report.search_data import Budget, Failure
+from remix_study.report.search_data import Budget, Failure, Work
 from remix_study.report.tables import (
     Table,
     accuracy_table,
@@ -21,6 +21,7 @@ from remix_study.report.tables import (
     to_csv,
     to_markdown,
     trials_table,
+    work_table,
 )
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Ceiling, Method, StudyResult
@@ -148,6 +149,25 @@ def test_balance_has_metrics_of_at_least_one_method() -> None:
     table = balance_table(result)
     assert table.header == ("method", "Shapley imbalance (0 to 1)")
     assert table.rows == (("remix", "0.400 ± 1.271"),)
+
+
+def test_the_work_of_every_method_is_shown_by_part() -> None:
+    given = {
+        "epochs": 24.0,
+        "updates/audio": 1234.0,
+        "samples/audio": 5e5,
+        "updates/video": 7.0,
+        "multiply_adds": 3.2e12,
+    }
+    table = work_table([Work("remix", "pruned trials", 3, given), Work("old", "replicates", 1, {})])
+    assert table.header == (
+        "method", "part", "runs", "epochs", "updates of audio", "updates of video", "samples of audio",
+        "samples of video", "multiply-adds",
+    )  # fmt: skip
+    assert table.rows == (
+        ("remix", "pruned trials", "3", "24", "1,234", "7", "500,000", "", "3.20e+12"),
+        ("old", "replicates", "1", "", "", "", "", "", ""),  # an older version recorded nothing
+    )
 
 
 def test_the_budget_shows_finished_and_planned_trials() -> None:

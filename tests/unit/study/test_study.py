@@ -381,6 +381,7 @@ def test_a_pruned_trial_is_recorded_as_pruned_with_its_intermediate_values(condu
     assert list(whole.intermediate) == [1, 2, 3, 4, 5]
     assert low.intermediate == pytest.approx({1: 0.02, 2: 0.04})
     assert (low.values, low.cause) == ((), None)
+    assert (low.work["epochs"], low.work["updates/audio"]) == (2, 4), "what pruned trials used is recorded, too"
     assert low.reason == "pruned by median after 2 epochs, at val/accuracy no better than others"
     # A pruned trial is never chosen, and replicates are not pruned.
     ledger = read_ledger(tmp_path / "studies" / "s")
@@ -421,6 +422,7 @@ def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: P
         assert trial.values == pytest.approx((rate + 0.6,))
         assert len(set(trial.folders)) == 3
         assert trial.seconds == pytest.approx(3.0)
+        assert trial.work == {"epochs": 9, "updates/audio": 18, "samples/audio": 90, "multiply_adds": 9e6}
     searches = [task for task in runner.ran if task.stage == "search"]
     assert [[j.config.seed for j in task.jobs] for task in searches] == [[5, 6, 7]] * 6
 

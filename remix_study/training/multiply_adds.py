@@ -1,0 +1,52 @@
+"""Multiply-adds of encoders, to compare the computation of methods independently of the machine"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from remix_study.models import MultimodalModel
+
+BACKWARD = 2  # times the multiply-adds of the forward pass: gradients of the inputs and of the weights
+
+
+def forward_multiply_adds(model: MultimodalModel, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    """Modality -> multiply-adds of its encoder for one sample.
+
+    Counted with torch's formulas on the meta device, which computes nothing. Convolutions, matrix products and
+    attention count; heads and fusion, which are small, do not.
+
+    Args:
+        shapes: modality -> shape of the input of one sample, (1, ...).
+    """
+    found = {}
+    for m in model.modalities:
+        encoder = model.encoders[m]
+        state = {name: value.detach().to("meta") for name, value in encoder.state_dict().items()}
+        was_training = encoder.training
+        encoder.eval()
+        with _Count() as counter, torch.no_grad():
+            functional_call(encoder, state, (torch.empty(shapes[m], device="meta"),))
+        encoder.train(was_training)
+        found[m] = counter.operations // 2  # a multiply-add is two operations
+    return found
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+    """Counts operations in this thread. `FlopCounterMode` also sets hooks of all threads, which may train models."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += int(formula(*args, **(kwargs or {}), out_val=out))
+        return out
