@@ -182,15 +182,15 @@ def _methods(
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
     blocks += [
         budget_table(budgets, ledger.study.trials, ledger.study.replicates),
-        Note(_fairness(budgets, ledger.study.trials)),
+        Note(_fairness(budgets, ledger.study.trials, result)),
         work_table(search_data.work(ledger)),
         chosen_table(ledger),
     ]
     return section("methods", "Methods", title, blocks)
 
 
-def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
-    """Whether all methods had the same number of trials."""
+def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: StudyResult | None) -> str:
+    """Whether all methods were given the same."""
     counts = {b.trials for b in budgets}
     if len(counts) == 1:
         said = f"Every method had {plural(counts.pop(), 'trial')}."
@@ -200,7 +200,15 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int) -> str:
             f"Budgets are not equal yet: {max(counts)} of {planned} trials for the leading methods, but only "
             f"{listed(short)}."
         )
-    return f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
+    said = f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
+    if result is None:
+        return said
+    if result.unequal:
+        return f"{said} Methods were not given the same: {'; '.join(result.unequal)}."
+    return (
+        f"{said} Methods differ in `method` only: epochs, encoders, batches, data, evaluation and the search of all "
+        "other hyperparameters are the same."
+    )
 
 
 # --- every modality --------------------------------------------------------------------------------------------------

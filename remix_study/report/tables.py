@@ -53,7 +53,8 @@ def accuracy_table(result: StudyResult) -> Table:
         )
         for c in _ordered(result)
     )
-    return Table(f"Test accuracy in %, ± half of the 95 % interval{_over(result)}", header, tuple(rows))
+    title = f"Test accuracy in %, ± half of the 95 % interval{_over(result)}{_unequal(result)}"
+    return Table(title, header, tuple(rows))
 
 
 def sufficiency_table(result: StudyResult) -> Table:
@@ -153,13 +154,21 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
             )
         )
     return Table(
-        "Test accuracy and macro-F1 in %, differences in percentage points; means over seeds", header, tuple(rows)
+        f"Test accuracy and macro-F1 in %, differences in percentage points; means over seeds{_unequal(result)}",
+        header,
+        tuple(rows),
     )
 
 
 def _other_epoch(result: StudyResult) -> tuple[str, str]:
     """Metric and column title of the accuracy with the weights of the epoch that is not selected."""
     return ("test/accuracy_last", "last epoch") if result.select == "best" else ("test/accuracy_best", "best epoch")
+
+
+def _unequal(result: StudyResult) -> str:
+    """The keys that methods were not given alike; the sentence has the values and the reasons."""
+    keys = [each.split(" ", 1)[0].rstrip(":") for each in result.unequal]
+    return f". Not an equal comparison: methods differ in {', '.join(keys)}" if keys else ""
 
 
 def _over(result: StudyResult) -> str:

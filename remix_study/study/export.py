@@ -36,6 +36,7 @@ def _trial_row(ledger: Ledger, t: TrialRecord) -> Row:
         "started": None if t.started is None else t.started.isoformat(timespec="seconds"),
         "ended": None if t.ended is None else t.ended.isoformat(timespec="seconds"),
         "folders": list(t.folders),
+        **_work(t.work),
         **{f"values.{name}": t.values[n] if n < len(t.values) else None for n, name in enumerate(ledger.study.metrics)},
         **{f"params.{path}": value for path, value in t.params.items()},
     }
@@ -51,8 +52,14 @@ def _replicate_row(r: ReplicateRecord) -> Row:
         "reason": r.reason,
         "seconds": r.seconds,
         "folders": [r.folder],
+        **_work(r.work),
         **{f"params.{path}": value for path, value in r.params.items()},
     }
+
+
+def _work(work: Mapping[str, float]) -> Row:
+    """Epochs, updates and samples of each encoder, and multiply-adds, over all runs of a trial."""
+    return {f"work.{key}": value for key, value in work.items()}
 
 
 def epoch_rows(rows: Sequence[Row], progress: Progress = lambda done, total: None) -> Iterator[Row]:  # noqa: ARG005 - default of a callback

@@ -151,6 +151,15 @@ def test_balance_has_metrics_of_at_least_one_method() -> None:
     assert table.rows == (("remix", "0.400 ± 1.271"),)
 
 
+def test_the_titles_name_what_methods_were_not_given_alike(result: StudyResult) -> None:
+    unequal = result._replace(
+        unequal=("epochs is 10 for joint; 20 for remix (why)", "trials: 2 for joint, 3 for remix")
+    )
+    for title in (accuracy_table(unequal).title, methods_table(unequal, {}).title):
+        assert title.endswith(". Not an equal comparison: methods differ in epochs, trials")
+    assert "equal" not in accuracy_table(result).title
+
+
 def test_the_work_of_every_method_is_shown_by_part() -> None:
     given = {
         "epochs": 24.0,
