@@ -102,3 +102,13 @@ def test_invalid_features_raise() -> None:
     train[0][0, 0] = np.nan
     with pytest.raises(ValueError, match="train split has NaN"):
         linear_probe(*train, *val, *test, seed=0)
+
+
+def test_each_sample_is_classified_without_the_others_of_its_split() -> None:
+    """The probe learns nothing from the evaluation split: neither its scale nor its labels."""
+    train, val, test = (blobs(n, 4, 1.0, seed) for n, seed in ((80, 1), (40, 2), (60, 3)))
+    order = np.argsort(test[0][:, 0])  # parts with other means than the whole
+    whole = linear_probe(*train, *val, *test, seed=0)
+    parts = [linear_probe(*train, *val, test[0][rows], test[1][rows], seed=0) for rows in np.split(order, 6)]
+    assert {part.C for part in parts} == {whole.C}
+    assert np.mean([part.accuracy for part in parts]) == pytest.approx(whole.accuracy)

@@ -7,6 +7,7 @@ import torch
 
 from remix_study import metrics
 from remix_study.config.run import RunConfig
+from remix_study.metrics import linear_probe
 from remix_study.sample import Batch
 from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
@@ -174,3 +175,28 @@ def test_sufficiency_in_a_worked_example() -> None:
     )
     # Sufficiency is undefined for a ceiling at chance.
     assert "sufficiency/ratio_above_chance/audio" not in sufficiency({"audio": 0.6}, {"audio": 0.25}, chance=0.25)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_the_probe_is_fitted_on_training_tuned_on_validation_and_evaluated_on_the_last_split(
+    run: Run, monkeypatch: pytest.MonkeyPatch, test: bool
+) -> None:
+    seen: list[tuple[Any, float]] = []
+
+    def recorded(*args: Any) -> Any:
+        result = linear_probe(*args)
+        seen.append((args, result.accuracy))
+        return result
+
+    monkeypatch.setattr(metrics, "linear_probe", recorded)
+    numbers = found(run, test=test)
+    run.model.eval()
+    for m, (args, accuracy) in zip(run.model.modalities, seen, strict=True):
+        for i, split in enumerate(("train", "val", "test" if test else "val")):
+            rows_N = run.rows[split]
+            clips = run.reader.read(rows_N, np.ones((len(rows_N), 2), np.bool_))
+            with torch.no_grad():
+                features_ND = run.model.encode(m, clips.inputs[m]).numpy()
+            np.testing.assert_allclose(args[2 * i], features_ND, atol=1e-5)
+            np.testing.assert_array_equal(args[2 * i + 1], run.reader.store.labels_N[rows_N])
+        assert numbers[f"probe/accuracy/{m}"] == accuracy
