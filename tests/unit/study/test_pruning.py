@@ -146,3 +146,15 @@ def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
     with pytest.raises(StudyStopped, match="stopped as requested after epoch 1; it resumes from there"):
         run(epochs(0.1, 0.2))
     run(epochs(0.1, 0.2, 0.3))  # no epoch is left
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_no_run_ends_before_its_grace(study: optuna.Study, tmp_path: Path, name: str) -> None:
+    pruner = {"name": name, "grace": 3, **({"startup": 1} if name == "median" else {"reduction": 2})}
+    for best in (0.7, 0.8, 0.9):
+        complete(study, tmp_path, [best] * 4, pruner)
+    low = callback(study, tmp_path, pruner)
+    low(epochs(0.1))
+    low(epochs(0.1, 0.1))
+    with pytest.raises(RunPruned, match="after 3 epochs"):
+        low(epochs(0.1, 0.1, 0.1))
