@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from remix_study.world import Solo, World
+from remix_study.world import Solo, TorchCollectives, World
 
 
 def test_one_rank_by_default() -> None:
@@ -26,3 +27,16 @@ def test_solo_sums_and_gathers_nothing_else() -> None:
     assert tensor.tolist() == [0.0, 1.0, 2.0]
     np.testing.assert_array_equal(solo.gather_rows(rows), rows)
     assert solo.world == World(0, 1)
+
+
+def test_a_sum_replaces_the_tensor_even_if_it_is_computed_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collectives of GPUs sum a copy of a CPU tensor. Here, another device is a copy, and two ranks are equal."""
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, op: tensor.mul_(2))
+    collectives = TorchCollectives(torch.device("cpu"))
+    for moved in (lambda tensor, device: tensor, lambda tensor, device: tensor.clone()):
+        monkeypatch.setattr(torch.Tensor, "to", moved)
+        tensor = torch.arange(3.0)
+        collectives.sum_(tensor)
+        assert tensor.tolist() == [0.0, 2.0, 4.0]
