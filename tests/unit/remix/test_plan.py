@@ -19,6 +19,7 @@ from remix_study.remix import (
     FixedShare,
     Margin,
     ProgressShare,
+    Quantile,
     Random,
     Reassembly,
     RemixPlan,
@@ -26,6 +27,8 @@ from remix_study.remix import (
     Tempered,
     everything_joint,
 )
+from remix_study.remix import plan as plan_module
+from remix_study.seeds import stream
 
 SAMPLES, CLASSES = 60, 3
 LABELS = np.arange(SAMPLES) % CLASSES
@@ -47,7 +50,9 @@ class FakeScorer:
         probs_NMC = rng.dirichlet(np.full(CLASSES, 0.5), size=self._shape)
         labels_N = np.arange(len(probs_NMC)) % CLASSES
         true_NM = probs_NMC[np.arange(len(probs_NMC)), :, labels_N]
-        return ScoringPass(score(probs_NMC, labels_N), -np.log(np.clip(true_NM, 1e-9, 1)) / (1 + self.epoch))
+        # Modalities learn at different rates, which change, so that shares that follow progress differ between epochs.
+        factor_M = rng.uniform(0.2, 1.0, self._shape[1]) / (1 + self.epoch)
+        return ScoringPass(score(probs_NMC, labels_N), -np.log(np.clip(true_NM, 1e-9, 1)) * factor_M)
 
 
 def build(settings_: RemixSettings, seed: int = 0, modalities: tuple[str, ...] = ("audio", "video")) -> RemixPlan:
@@ -272,3 +277,61 @@ def test_a_constant_plan_without_a_step_raises() -> None:
     how = Reassembly("blocks", (1, 0), batch=SAMPLES + 1, incomplete="drop")
     with pytest.raises(TrainingError, match="must train on some samples"):
         ConstantPlan(everything_joint(SAMPLES, 2), how, seed=1).plan(0, FakeScorer())
+
+
+@pytest.mark.parametrize("rule", FILTERS)
+def test_no_two_decisions_share_a_random_stream(rule: Filter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise they would depend on each other: the filter, the joint samples and the batches, in each epoch."""
+    drawn: list[tuple[int, str, tuple[int, ...]]] = []
+
+    def recorded(seed: int, purpose: str, *keys: int) -> np.random.Generator:
+        drawn.append((seed, purpose, keys))
+        return stream(seed, purpose, *keys)
+
+    monkeypatch.setattr(plan_module, "stream", recorded)
+    run(build(replace(SETTINGS, filter=rule, joint_share=0.2), seed=5), FakeScorer(), range(5))
+    assert len(drawn) == 5 + 2 * 3  # batches in each epoch, and the two others after the warm-up
+    assert len(set(drawn)) == len(drawn)
+    assert {seed for seed, _, _ in drawn} == {5}
+
+
+def test_a_progress_share_compares_the_losses_of_successive_scoring_passes() -> None:
+    """The scores of the passes do not matter."""
+    losses = [np.asarray(pair) for pair in ((2.0, 2.0), (1.6, 1.9), (1.5, 1.2), (1.5, 1.1))]
+    plan = build(replace(SETTINGS, warmup=0, share=ProgressShare()))
+    shares_M = np.asarray([0.5, 0.5])
+    for epoch, loss_M in enumerate(losses):
+        scores_NM = np.random.default_rng(epoch).random((SAMPLES, 2)) * [1.0, 1.0 + epoch]
+        found = ScoringPass(scores_NM, np.tile(loss_M, (SAMPLES, 1)))
+        metrics = plan.plan(epoch, lambda _, found=found: found).metrics  # type: ignore[misc]
+        if epoch > 0:
+            shares_M = ProgressShare().next(loss_M, losses[epoch - 1], shares_M)
+            assert abs(shares_M[0] - 0.5) > 0.1  # the example shows a change
+        assert metrics["remix/share/audio"] == pytest.approx(shares_M[0], abs=1 / SAMPLES)
+
+
+@pytest.mark.parametrize("rule", [*FILTERS, Band(0.2, 0.9), Quantile(0.3)])
+def test_a_joint_share_changes_only_the_drawn_samples(rule: Filter) -> None:
+    """A drawn sample only trains jointly. All others train as without the joint share, also those that are joint."""
+    settings_ = replace(SETTINGS, filter=rule)
+    plain, drawing = build(settings_), build(replace(settings_, joint_share=0.3))
+    for plan in (plain, drawing):
+        run(plan, FakeScorer(), range(2, 3))
+    assert plain.assignment is not None
+    assert drawing.assignment is not None
+    same_N = (drawing.assignment.assigned_NM == plain.assignment.assigned_NM).all(axis=1) & (
+        drawing.assignment.joint_N == plain.assignment.joint_N
+    )
+    drawn_N = drawing.assignment.joint_N & ~drawing.assignment.assigned_NM.any(axis=1)
+    assert (same_N | drawn_N).all()
+    assert not same_N.all()
+    assert 0.1 < drawn_N[~plain.assignment.joint_N].mean() < 0.5
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 59])
+def test_a_modality_warns_exactly_if_it_has_less_than_a_batch_of_its_own(count: int) -> None:
+    scores_NM = np.stack([np.zeros(SAMPLES), np.where(np.arange(SAMPLES) < count, -1.0, 1.0)], axis=1)
+    planned = build(SETTINGS).plan(2, lambda _: ScoringPass(scores_NM, scores_NM))
+    warned = [name for name in ("audio", "video") if any(f"samples train {name} alone" in w for w in planned.warnings)]
+    few = {"video": count, "audio": SAMPLES - count}
+    assert warned == [name for name in ("audio", "video") if few[name] < REASSEMBLY.batch]

@@ -67,3 +67,23 @@ def test_shares_sum_to_one_and_are_at_least_the_minimum(
     shares_M = ProgressShare(rate, lowest).next(loss_M, before_M, weight_M / weight_M.sum())
     assert shares_M.sum() == pytest.approx(1.0)
     assert shares_M.min() >= min(lowest, 1 / len(shares_M)) - 1e-9
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(2, 5).flatmap(lambda m: st.tuples(*[st.lists(st.floats(0.2, 3), min_size=m, max_size=m)] * 3)),
+    st.floats(0.1, 2),
+)
+def test_log_shares_change_by_the_rate_times_the_log_of_the_progress_per_sample(
+    case: tuple[list[float], ...], rate: float
+) -> None:
+    """For any number of modalities and without a minimum, so that shares are also below 0.1."""
+    before_M, loss_M, weight_M = (np.asarray(values) for values in case)
+    share_M = weight_M**2 / (weight_M**2).sum()
+    logs = [
+        math.log(share) + rate * math.log(max(before - loss, 1e-3) / max(share, 0.1))
+        for share, before, loss in zip(share_M, before_M, loss_M, strict=True)
+    ]
+    expected_M = np.exp(np.asarray(logs) - max(logs))
+    shares_M = ProgressShare(rate, lowest=0.0).next(loss_M, before_M, share_M)
+    np.testing.assert_allclose(shares_M, expected_M / expected_M.sum(), rtol=1e-6, atol=1e-6)
