@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from remix_study.remix.assignment import Assignment, column_order, everything_joint, mean_margin
 
@@ -65,3 +66,14 @@ def test_column_order_must_name_each_modality_once(order: tuple[str, ...]) -> No
 def test_an_assignment_with_different_lengths_raises() -> None:
     with pytest.raises(ValueError, match="differ in N"):
         Assignment(np.zeros((3, 2), np.bool_), np.zeros(2, np.bool_))
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 3), (2, 2, 2, 2), (6, 3, 1), (5, 0, 1), (4, 0, 0), (1, 2, 3, 4, 5)])
+def test_entropy_is_relative_to_that_of_equal_shares(counts: tuple[int, ...]) -> None:
+    """For any number of modalities; samples that train jointly or rest do not count."""
+    chosen_N = np.repeat(np.arange(len(counts)), counts)
+    alone_NM = chosen_N[:, None] == np.arange(len(counts))
+    padded_NM = np.concatenate([alone_NM, np.zeros((4, len(counts)), np.bool_)])
+    found = Assignment(padded_NM, np.arange(len(padded_NM)) == len(padded_NM) - 1).entropy()
+    assert found == pytest.approx(entropy(counts, base=len(counts)), abs=1e-12)
+    assert (found == pytest.approx(1.0)) == (len(set(counts)) == 1)

@@ -23,6 +23,7 @@ from remix_study.remix.filtering import (
     Random,
     Tempered,
     cheapest,
+    prices,
     target_counts,
 )
 
@@ -368,3 +369,16 @@ def test_max_share_of_two_modalities_has_the_lowest_sum_of_scores(scores_NM: NDA
     assigned_NM = MaxShare(share)(scores_NM, None, generator()).assigned_NM
     assert assigned_NM.sum(axis=0).max() <= room
     assert scores_NM[assigned_NM].sum() == pytest.approx(lowest, abs=1e-6)
+
+
+@property_test
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 6))
+def test_with_its_prices_the_lowest_cost_gives_each_modality_its_count(
+    seed: int, samples: int, modalities: int
+) -> None:
+    """For costs without ties. `Margin` measures from these prices, so an approximation would move its boundary."""
+    rng = generator(seed)
+    cost_NM, shares_M = rng.random((samples, modalities)), rng.dirichlet(np.ones(modalities))
+    chosen_N = (cost_NM + prices(cost_NM, shares_M)).argmin(axis=1)
+    count_M = np.bincount(chosen_N, minlength=modalities)
+    assert count_M.tolist() == target_counts(samples, shares_M).tolist()

@@ -268,6 +268,20 @@ def test_the_two_occurrences_of_a_sample_in_mixed_batches_are_apart() -> None:
     assert 200 < np.mean(distance) < 330  # a third of 800, as for two random places
 
 
+@pytest.mark.parametrize("order", PURE)
+def test_the_batches_of_a_group_do_not_depend_on_other_groups(order: Order) -> None:
+    """Neither their samples nor their order changes if the samples of another group rest instead."""
+    kind_N = generator(1).permutation(np.repeat([0, 1, 2], [40, 30, 50]))
+    alone_NM = kind_N[:, None] == np.arange(2)
+    how = Reassembly(order, VIDEO_FIRST, batch=8)
+    for seed in range(5):
+        with_joint, without = (
+            trained(reassemble(Assignment(alone_NM, joint_N), how, generator(seed)))
+            for joint_N in (kind_N == 2, np.zeros(120, np.bool_))
+        )
+        assert [row for row in with_joint if row[0][1] != (True, True)] == without
+
+
 # --- accumulated updates ---------------------------------------------------------------------------------------------
 
 

@@ -110,3 +110,12 @@ def test_the_input_is_not_modified() -> None:
     probs_NMC = np.asarray([[[1.0, 0.0], [0.5, 0.5]]])
     kl_from_uniform(probs_NMC)
     np.testing.assert_array_equal(probs_NMC, [[[1.0, 0.0], [0.5, 0.5]]])
+
+
+@pytest.mark.parametrize("name", ["kl", "kl_normalised", "cross_entropy"])
+def test_scores_are_those_of_the_probabilities_clipped_to_their_range(name: ScoreName) -> None:
+    """Rounding can move a probability a little above 1, and a score must not leave its range."""
+    probs_NMC, labels_N = random_probs(5, 40, 2, 4), np.arange(40) % 4
+    probs_NMC[::3] = np.eye(4)[labels_N[::3], None] * (1 + 1e-6)
+    clipped_NMC = np.clip(probs_NMC, 1e-9, 1.0)
+    np.testing.assert_array_equal(score(name, probs_NMC, labels_N), score(name, clipped_NMC, labels_N))
