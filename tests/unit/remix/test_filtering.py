@@ -371,6 +371,12 @@ def test_max_share_of_two_modalities_has_the_lowest_sum_of_scores(scores_NM: NDA
     assert scores_NM[assigned_NM].sum() == pytest.approx(lowest, abs=1e-6)
 
 
+def assert_prices_give_the_counts(cost_NM: NDArray[np.float64], shares_M: NDArray[np.float64]) -> None:
+    chosen_N = (cost_NM + prices(cost_NM, shares_M)).argmin(axis=1)
+    count_M = np.bincount(chosen_N, minlength=len(shares_M))
+    assert count_M.tolist() == target_counts(len(cost_NM), shares_M).tolist()
+
+
 @property_test
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 6))
 def test_with_its_prices_the_lowest_cost_gives_each_modality_its_count(
@@ -378,7 +384,11 @@ def test_with_its_prices_the_lowest_cost_gives_each_modality_its_count(
 ) -> None:
     """For costs without ties. `Margin` measures from these prices, so an approximation would move its boundary."""
     rng = generator(seed)
-    cost_NM, shares_M = rng.random((samples, modalities)), rng.dirichlet(np.ones(modalities))
-    chosen_N = (cost_NM + prices(cost_NM, shares_M)).argmin(axis=1)
-    count_M = np.bincount(chosen_N, minlength=modalities)
-    assert count_M.tolist() == target_counts(samples, shares_M).tolist()
+    assert_prices_give_the_counts(rng.random((samples, modalities)), rng.dirichlet(np.ones(modalities)))
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_prices_give_the_counts_for_many_samples_and_costs_of_different_scale(modalities: int, seed: int) -> None:
+    cost_NM = generator(seed).gamma(0.3, size=(1000, modalities)) * np.arange(1, modalities + 1)
+    assert_prices_give_the_counts(cost_NM, np.full(modalities, 1 / modalities))

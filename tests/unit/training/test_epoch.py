@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from remix_study.config.run import RunConfig
 from remix_study.training import loop
@@ -21,6 +22,9 @@ def test_training_does_not_depend_on_the_mode_that_the_model_was_in(recipe: Reci
     fresh, evaluated = assembled(config, "fresh"), assembled(config, "evaluated")
     evaluated.model.eval()
     histories = [train(run).history for run in (fresh, evaluated)]
+    norms = [layer for layer in fresh.model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert norms  # BatchNorm only counts batches in training mode
+    assert all(norm.num_batches_tracked == histories[0][0]["train/steps"] for norm in norms)
     assert histories[0][0]["train/loss"] == histories[1][0]["train/loss"]
     for name, value in fresh.model.state_dict().items():
         assert torch.equal(value, evaluated.model.state_dict()[name]), name
@@ -50,7 +54,7 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_samples(
 def test_clash_metrics_are_the_mean_of_the_cosines_and_the_fraction_below_zero(
     recipe: Recipe, assembled: Assembled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over the steps in which they are measured: 0, 2 and 4 of each epoch."""
+    """Over the steps in which they are measured: 0, 3 and 6 of the seven of each epoch."""
     cosines = {"audio": [-0.5, 0.25, 0.0, 0.1, -0.1, -0.3], "video": [0.4, 0.3, 1e-6, -1.0, 0.0, 0.0]}
     calls: list[int] = []
 
@@ -59,11 +63,11 @@ def test_clash_metrics_are_the_mean_of_the_cosines_and_the_fraction_below_zero(
         return {m: values[len(calls) - 1] for m, values in cosines.items()}
 
     monkeypatch.setattr(loop, "modality_interference", made_up)
-    run = assembled(recipe({"method": {"name": "joint"}, "epochs": 2, "global_batch": 16, "evaluation.clash_every": 2}))
+    run = assembled(recipe({"method": {"name": "joint"}, "epochs": 2, "global_batch": 14, "evaluation.clash_every": 3}))
     history = train(run).history
     assert len(calls) == 6
     for epoch, record in enumerate(history):
-        assert record["train/steps"] == 6
+        assert record["train/steps"] == 7
         for m, values in cosines.items():
             of_epoch = values[3 * epoch : 3 * epoch + 3]
             assert record[f"clash/c2/{m}"] == pytest.approx(sum(of_epoch) / 3)
