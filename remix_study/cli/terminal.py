@@ -1,6 +1,7 @@
 """Progress bars and tables in the terminal; without a terminal, no bars"""
 
 import contextlib
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -356,7 +357,10 @@ def comparison(result: "StudyResult") -> Group:
 def _drawn(data: "Plain", bold: str) -> Table:
     table = Table(title=data.title, title_justify="left", title_style="")
     for number, name in enumerate(data.header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        # A column is as wide as its cells, so that the table fits 80 columns: headings are wrapped, cells are not.
+        width = max([*map(len, name.split()), *(len(row[number]) for row in data.rows)])
+        heading = "\n".join(textwrap.wrap(name, width))
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in data.rows:
         table.add_row(*row, style="bold" if row[0] == bold else "")
     return table

@@ -77,7 +77,7 @@ def sufficiency_table(result: StudyResult) -> Table:
                     "" if c.ceiling_of else _percent(c, f"sufficiency/probe_ratio/{m}"),
                 )
             ),
-            *([_percent(c, "test/accuracy_late_sum")] if late else []),
+            *([_mean(c, "test/accuracy_late_sum")] if late else []),
         )
         for c in _ordered(result)
     )

@@ -95,6 +95,26 @@ def test_groups_of_equal_size_are_compared_by_their_means() -> None:
     assert tuple(crossed_mean(value_SC, np.arange(40) // 5)) == pytest.approx(tuple(of_groups), rel=1e-12)
 
 
+def test_seeds_that_differ_alone_decide_with_their_degrees_of_freedom() -> None:
+    value_SC = np.repeat(np.array([[1.0], [2.0], [4.0]]), 50, axis=1)
+    found, expected = crossed_mean(value_SC), stats.ttest_1samp([1, 2, 4], 0)
+    assert found.freedom == 2
+    assert found.p == pytest.approx(expected.pvalue)
+    assert [found.low, found.high] == pytest.approx(list(expected.confidence_interval(0.95)))
+
+
+def test_groups_that_differ_alone_decide_with_the_variance_of_the_jackknife() -> None:
+    """Leave out one group after the other; the degrees of freedom are Kish's effective number of groups minus one."""
+    value_C, group_C = outcomes(7)[0], np.repeat(np.arange(6), [2, 3, 4, 6, 10, 15])
+    found = crossed_mean(np.tile(value_C, (4, 1)), group_C)
+    without_G = np.array([value_C[group_C != g].mean() for g in range(6)])
+    error = np.sqrt(5 / 6 * ((without_G - value_C.mean()) ** 2).sum())
+    size_G = np.bincount(group_C)
+    freedom = size_G.sum() ** 2 / (size_G**2).sum() - 1
+    assert found.freedom == pytest.approx(freedom)
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+
+
 def test_every_clip_counts_once_in_groups_of_unequal_size() -> None:
     value_SC, group_C = outcomes(5), np.minimum(np.arange(40) // 3, 4)
     found = crossed_mean(value_SC, group_C)

@@ -1,15 +1,17 @@
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
+from torch import nn
 
 from remix_study.config import run as c
 from remix_study.config.load import load_run
 from remix_study.config.run import RunConfig
-from remix_study.datasets.corpus import prepare_corpus
+from remix_study.datasets.corpus import open_corpus, prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
 from remix_study.launch import run as runs
 from remix_study.launch import worker
@@ -17,9 +19,10 @@ from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import make_job, run_one, tracking_uri, unimodal_config
 from remix_study.launch.worker import Job, flat, work
 from remix_study.media.presets import PRESETS, Preset, VideoPreset
+from remix_study.sample import Batch
 from remix_study.tracking import default_uri
 from remix_study.tracking.spool import SpoolTracker
-from remix_study.tracking.tracker import RunInfo
+from remix_study.tracking.tracker import NullTracker, RunInfo
 from remix_study.training.loop import Run, RunResult
 
 Recipe = Callable[..., RunConfig]
@@ -125,6 +128,40 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (tmp_path / "runs").glob("unimodal-*")}
     run_one(recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}, "method.warmup": 0}), tmp_path)
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
+
+
+def test_sufficiency_on_validation_is_of_the_selected_epoch(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summary_of(job: Job, on_start: object) -> dict[str, float]:
+        return {"best/val_accuracy": 0.9, "last/val_accuracy": 0.6}
+
+    monkeypatch.setattr(runs, "_announce_and_launch", summary_of)
+    store = open_corpus(recipe().corpus)
+    for select, expected in (("best", 0.9), ("last", 0.6)):
+        config = recipe({"evaluation": {"ceilings": "train", "select": select}})
+        assert runs._ceilings(config, store, tmp_path, lambda name, folder: None) == {
+            "audio": expected, "video": expected,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_model_of_the_selected_epoch_is_logged(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    logged: list[dict[str, torch.Tensor]] = []
+
+    class Recorder(NullTracker):
+        def log_model(self, model: nn.Module, example: Batch) -> None:
+            logged.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    monkeypatch.setattr(worker, "_tracker", lambda job, folder: Recorder())
+    config = recipe({"epochs": 4, "optimizer.learning_rate": 0.02, "evaluation": {"select": select, "probe": False}})
+    job = replace(make_job(config, "data", tmp_path, "one"), tracking_uri="http://host:1", log_model=True)
+    summary = runs.launch(job)
+    assert summary["best/epoch"] < 3, "the last epoch is not the best"
+    expected = torch.load(tmp_path / "runs/one/checkpoints" / f"{select}.pt", weights_only=True)["model"]
+    assert all(torch.equal(logged[0][name], value) for name, value in expected.items())
 
 
 @pytest.mark.slow

@@ -201,6 +201,9 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     assert set(specs) <= set(parts.ids)
     assert "Plotly" in text
     assert len(text) < 15e6
+    assert [(plan["trials"], plan["replicates"]) for plan in json.loads((folder / "shown.json").read_text())] == [
+        (11, 5)
+    ]
     # The comparison is also in the study's folder.
     for name in ("comparison.md", "comparison.csv", "comparison.png"):
         assert (folder / name).read_bytes() == (out / name).read_bytes()

@@ -83,6 +83,16 @@ def test_any_other_difference_is_found_and_refused(
     assert f"`{key}`, but differ: {difference}" in str(refused.value)
 
 
+def test_a_searched_group_of_keys_is_one_difference() -> None:
+    pictures = {"kind": "choice", "of": {"plain": {}, "moved": {"crop": True, "flip": True}}}
+    made = study(remix={"space": {"augment": pictures}})
+    with pytest.raises(
+        ConfigError, match=r"`augment`, but differ: .* for `joint`; searched \(plain, moved\) for `remix`"
+    ):
+        check_study(made, {})
+    assert check_study(study(space={"augment": pictures}), {})
+
+
 def test_a_declared_difference_is_accepted_and_changes_no_identity() -> None:
     remix: dict[str, Any] = {"set": {"epochs": 20}}
     declared = study(remix=remix, unequal=[{"key": "epochs", "reason": "it trains each modality half as often"}])

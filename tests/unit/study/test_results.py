@@ -94,6 +94,21 @@ def test_differences_are_taken_per_seed_and_clip() -> None:
     assert ahead.smallest_sign_flip == 2 / 2**6
 
 
+def test_groups_of_clips_take_the_place_of_clips() -> None:
+    groups = np.arange(CLIPS) // 10
+    remix, joint = clips(0.8, seed=1), clips(0.7, seed=2)
+    ahead = ahead_of(result(predicted(remix, groups=groups), joint=predicted(joint, groups=groups)))
+    expected = crossed_mean(100.0 * remix - 100.0 * joint, groups)
+    assert [ahead.mean, ahead.low, ahead.high, ahead.p] == pytest.approx([*expected[:4]])
+    assert ahead.low != pytest.approx(crossed_mean(100.0 * remix - 100.0 * joint).low)
+
+
+def test_an_equal_seed_is_no_win() -> None:
+    remix, joint = clips(0.8, 5, alike=1.0), clips(0.8, 5, alike=1.0)
+    joint[:3, np.flatnonzero(joint[0])[0]] = False
+    assert ahead_of(result(predicted(remix), joint=predicted(joint))).wins == 3
+
+
 def test_a_p_never_comes_from_the_seeds_alone() -> None:
     """Without predictions of every replicate, there is an interval over seeds, but no p and no verdict."""
     found = result(seeds(*[0.80, 0.81, 0.79] * 2), joint=seeds(*[0.701, 0.71, 0.689] * 2))
@@ -379,6 +394,8 @@ def test_the_result_is_of_replicates_of_the_chosen_hyperparameters(tmp_path: Pat
     (remix,) = found.methods
     assert {n: s["test/accuracy"] for n, s in remix.seeds.items()} == {0: 0.1, 1: 0.2}
     assert remix.params == {"lr": 0.9}
+    assert remix.failed == (5,)
+    assert "Replicates failed: 1 of remix" in found.sentence or found.sentence.startswith("remix is the only method")
     assert found.failures == (
         "remix-search-2: NaN",
         f"remix-replicate-4: was complete, but {folders[4]} no longer has a result",

@@ -21,6 +21,7 @@ from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.replicates import replicate_seed
+from remix_study.study.results import result_of
 from remix_study.study.storage import STOP, open_storage
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
@@ -411,6 +412,19 @@ def test_a_killed_study_prunes_the_same_trials(
     run(tmp_path / "killed")
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
     assert any(state == "pruned" for trials in trials_of(tmp_path / "whole").values() for _, state, _, _ in trials)
+
+
+def test_replicates_that_are_added_after_the_end_are_told(conduct: Conduct, tmp_path: Path) -> None:
+    first = conduct(Runner(), config(replicates=2))
+    assert first is not None
+    more = result_of(read_ledger(tmp_path / "studies" / "s"))
+    assert more is not None
+    assert more.extensions == ()
+    conduct(Runner(), config(replicates=4))
+    extended = result_of(read_ledger(tmp_path / "studies" / "s"))
+    assert extended is not None
+    assert extended.extensions[0].startswith("Replicates 3 to 4 were added after test results had been shown on ")
+    assert extended.extensions[0] in extended.sentence
 
 
 def test_a_trials_value_is_the_mean_over_its_seeds(conduct: Conduct, tmp_path: Path) -> None:

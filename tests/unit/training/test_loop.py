@@ -253,6 +253,28 @@ def test_the_best_epoch_and_its_weights_are_those_of_select_by(
     assert again.metrics("val", heads=True)[f"val/{select_by}"] == pytest.approx(values[best], rel=1e-5)
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_selected_epoch_is_evaluated_on_the_test_split(recipe: Recipe, assembled: Assembled, select: str) -> None:
+    run = assembled(recipe({**HARD, "evaluation.select": select, "evaluation.test": True}))
+    result = train(run)
+    weights = run.checkpoints.load("last.pt" if select == "last" else "best.pt")
+    assert weights is not None
+    assert all(torch.equal(weights["model"][name], value) for name, value in run.model.state_dict().items())
+    assert result.summary["test/accuracy"] == result.summary[f"test/accuracy_{select}"]
+    assert result.summary["best/epoch"] < len(result.history) - 1, "the two epochs differ"
+
+
+def test_heads_have_an_accuracy_in_their_own_best_epoch(recipe: Recipe, assembled: Assembled) -> None:
+    result = train(assembled(recipe(HARD)))
+    for m in ("audio", "video"):
+        best = max(record[f"val/accuracy_uni/{m}"] for record in result.history)
+        assert result.summary[f"best/own_epoch_accuracy_uni/{m}"] == best
+    assert any(
+        result.summary[f"best/own_epoch_accuracy_uni/{m}"] > result.summary[f"best/val_accuracy_uni/{m}"]
+        for m in ("audio", "video")
+    ), "the best epoch is not that of every head"
+
+
 def test_only_trained_modalities_are_read(recipe: Recipe, assembled: Assembled) -> None:
     """After warm-up, and without scoring passes and evaluation, only one modality of each sample is read."""
     read: dict[bool, dict[str, int]] = {}
