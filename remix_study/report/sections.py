@@ -28,6 +28,7 @@ from remix_study.report.tables import (
     budget_table,
     chosen_table,
     curves_table,
+    differences_table,
     failures_table,
     heads_table,
     importances_table,
@@ -90,6 +91,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
     if result is not None:
         tables |= {
             "methods.csv": methods_table(result, {b.method: b.trials for b in budgets}),
+            "differences.csv": differences_table(result),
             "sufficiency.csv": sufficiency_table(result),
             "heads.csv": heads_table(result),
             "balance.csv": balance_table(result),
@@ -177,6 +179,7 @@ def _methods(
             run_charts.accuracies(run_data.accuracies(result), result, style_of),
             methods_table(result, {b.method: b.trials for b in budgets}),
             run_charts.differences(run_data.differences(result), result, style_of),
+            differences_table(result) if differences_table(result).rows else None,
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))

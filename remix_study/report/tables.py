@@ -17,7 +17,7 @@ from remix_study.report.words import unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import Ledger
-from remix_study.study.outcomes import Paired
+from remix_study.study.outcomes import Paired, Verdict
 from remix_study.units import duration
 
 
@@ -116,19 +116,17 @@ def heads_table(result: StudyResult) -> Table:
 
 
 def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
-    """The accuracy table with test statistics. `searched[method]`: the number of trials of its search."""
+    """Test accuracy of every method. `searched[method]`: the number of trials of its search."""
     name, slowest = result.reference, _slowest(result)
     other, title = _other_epoch(result)
     failed = any(c.failed for c in result.methods)
     header = (
-        "method", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds", "balanced", "macro-F1",
-        title, *(["failures as 0"] if failed else []), f"{name} ahead by", "95 % interval of it", "wins", "p",
-        "p (Holm)", "p (sign flip)", "training time",
+        "method", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds", "balanced accuracy",
+        "macro-F1", title, *(["failures as 0"] if failed else []), "training time",
     )  # fmt: skip
     rows = []
     for c in _ordered(result):
-        a, accuracy, spread = c.ahead, c.estimate("test/accuracy"), c.spread("test/accuracy", 100)
-        worst = c.worst_accuracy()
+        spread, worst = c.spread("test/accuracy", 100), c.worst_accuracy()
         rows.append(
             (
                 c.name,
@@ -136,28 +134,54 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 str(searched.get(c.name, 0)),
                 f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
                 _mean(c, "test/accuracy"),
-                ""
-                if accuracy is None or math.isinf(accuracy.low)
-                else f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
+                _interval(c.estimate("test/accuracy")),
                 f"{spread.std:.1f}" if spread is not None and len(c.seeds) > 1 else "",
                 _mean(c, "test/balanced_accuracy"),
                 _mean(c, "test/macro_f1"),
                 _mean(c, other),
                 *(["" if worst is None else f"{100 * worst:.1f}"] if failed else []),
-                "" if a is None or a.seeds == 0 else f"{a.mean:+.1f}",
-                f"{a.low:+.1f} to {a.high:+.1f}" if a is not None and math.isfinite(a.low) else "",
-                _wins(a),
-                _p(a.p) if a is not None else "",
-                _p(a.p_holm) if a is not None else "",
-                _p(a.sign_flip) if a is not None and a.seeds > 1 else "",
                 _relative(c, slowest),
             )
         )
-    return Table(
-        f"Test accuracy and macro-F1 in %, differences in percentage points; means over seeds{_unequal(result)}",
-        header,
-        tuple(rows),
-    )
+    return Table(f"Test accuracy and macro-F1 in %, means over seeds{_unequal(result)}", header, tuple(rows))
+
+
+def differences_table(result: StudyResult) -> Table:
+    """The reference minus every other method, with the tests; unimodal ceilings, which are not tested, last."""
+    _, title = _other_epoch(result)
+    header = (
+        "method", f"{result.reference} ahead by", "95 % interval", "wins", "p", "p (Holm)", "p (sign flip)", "verdict",
+        f"ahead by, {title}", f"verdict, {title}",
+    )  # fmt: skip
+    rows = []
+    for c in _ordered(result):
+        a, there = c.ahead, c.other_epoch
+        if a is None or a.seeds == 0:
+            continue
+        rows.append(
+            (
+                c.name,
+                f"{a.mean:+.1f}",
+                f"{a.low:+.1f} to {a.high:+.1f}" if math.isfinite(a.low) else "",
+                _wins(a),
+                _p(a.p),
+                _p(a.p_holm),
+                _p(a.sign_flip) if a.seeds > 1 else "",
+                "" if c.ceiling_of else _VERDICTS[a.verdict],
+                "" if there is None else f"{there.mean:+.1f}",
+                "" if there is None or c.ceiling_of else _VERDICTS[there.verdict],
+            )
+        )
+    return Table(f"Differences of test accuracy in percentage points{_unequal(result)}", header, tuple(rows))
+
+
+_VERDICTS: Mapping[Verdict, str] = {"ahead": "ahead", "behind": "behind", "open": "level", "unknown": "none"}
+
+
+def _interval(found: Estimate | None) -> str:
+    if found is None or math.isinf(found.low):
+        return ""
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
 
 
 def _other_epoch(result: StudyResult) -> tuple[str, str]:

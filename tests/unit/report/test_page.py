@@ -182,7 +182,8 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     assert files[0] == out / PAGE
     assert {f.relative_to(out).as_posix() for f in files if f.suffix == ".csv"} == {
         *(f"tables/{name}.csv" for name in ("budget", "work", "chosen", "trials", "failures", "importances", "curves")),
-        *(f"tables/{name}.csv" for name in ("methods", "sufficiency", "heads", "balance")), "comparison.csv",
+        *(f"tables/{name}.csv" for name in ("methods", "differences", "sufficiency", "heads", "balance")),
+        "comparison.csv",
     }  # fmt: skip
     charts = {f.stem for f in files if f.parent.name == "figures"}
     assert charts == {
@@ -255,7 +256,9 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
     tables = folder / "report" / "tables"
     methods = {row["method"]: row for row in csv.DictReader((tables / "methods.csv").open())}
     assert [methods[m]["role"] for m in ("remix", "joint", "audio_alone")] == ["reference", "other", "audio alone"]
-    assert [methods["joint"][k] for k in ("remix ahead by", "p (sign flip)")] == ["+10.8", "0.062"]
+    differences = {row["method"]: row for row in csv.DictReader((tables / "differences.csv").open())}
+    joint = differences["joint"]
+    assert [joint[k] for k in ("remix ahead by", "p (sign flip)", "verdict")] == ["+10.8", "0.062", "ahead"]
     assert [methods["remix"][k] for k in ("test accuracy", "std over seeds", "last epoch")] == ["80.8", "0.6", "80.8"]
     trials = list(csv.DictReader((tables / "trials.csv").open()))
     assert len(trials) == 3 * 11

@@ -14,6 +14,7 @@ from remix_study.report.tables import (
     chosen_table,
     comparison_table,
     curves_table,
+    differences_table,
     failures_table,
     importances_table,
     methods_table,
@@ -110,15 +111,28 @@ def test_the_methods_table_has_the_statistics_of_every_method(result: StudyResul
     assert list(by_name) == ["remix", "joint", "audio_alone"]
     assert by_name["joint"] == {
         "method": "joint", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0",
-        "95 % interval": "21.5 to 148.5", "std over seeds": "7.1", "balanced": "", "macro-F1": "", "last epoch": "70.0",
-        "remix ahead by": "+3.0", "95 % interval of it": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
-        "p (Holm)": "0.410", "p (sign flip)": "0.500", "training time": "1.00x",
+        "95 % interval": "21.5 to 148.5", "std over seeds": "7.1", "balanced accuracy": "", "macro-F1": "",
+        "last epoch": "70.0", "training time": "1.00x",
     }  # fmt: skip
-    assert (by_name["remix"]["role"], by_name["remix"]["p"]) == ("reference", "")
+    assert (by_name["remix"]["role"], by_name["audio_alone"]["role"]) == ("reference", "audio alone")
+
+
+def test_the_table_of_differences_has_the_statistics_of_every_comparison(result: StudyResult) -> None:
+    there = Paired(-1.0, 1.0, -3.0, -0.5, 0, 5, 99, None, 0.01, 0.02, 0.06)
+    result = result._replace(methods=tuple(c._replace(other_epoch=there) if c.name == "joint" else c
+                                           for c in result.methods))  # fmt: skip
+    table = differences_table(result)
+    by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert list(by_name) == ["joint", "audio_alone"]
+    assert by_name["joint"] == {
+        "method": "joint", "remix ahead by": "+3.0", "95 % interval": "-9.7 to +15.7", "wins": "2/2", "p": "0.205",
+        "p (Holm)": "0.410", "p (sign flip)": "0.500", "verdict": "none", "ahead by, last epoch": "-1.0",
+        "verdict, last epoch": "behind",
+    }  # fmt: skip
     # Of one seed there is a difference, and no more.
     alone = by_name["audio_alone"]
-    keys = ("role", "remix ahead by", "95 % interval of it", "p")
-    assert [alone[k] for k in keys] == ["audio alone", "-3.0", "", ""]
+    keys = ("remix ahead by", "95 % interval", "p", "p (sign flip)", "verdict")
+    assert [alone[k] for k in keys] == ["-3.0", "", "", "", ""]
 
 
 def test_replicates_that_failed_are_counted_and_the_worst_case_is_shown(result: StudyResult) -> None:
