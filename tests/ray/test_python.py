@@ -20,7 +20,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     done = commands.run("-c", "\n".join(cells), cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "12 runs, about" in done.stdout
-    assert re.search(r"On the held-out test set \(2 seeds\): .*remix", done.stdout)
+    assert re.search(r"On the held-out test set \(2 seeds, \d+ clips\): .*remix", done.stdout)
     assert "complete Used(" in done.stdout
     folder = tmp_path / "workspace" / "studies" / "notebook"
     assert (folder / "report" / "report.html").exists()
