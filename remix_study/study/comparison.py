@@ -101,6 +101,7 @@ class StudyResult(NamedTuple):
             [0, 1]; None without predictions.
         unequal: what the methods were not given alike, with the reasons.
         extensions: what was added to the study after test results had been shown, one sentence each.
+        without_predictions: replicates without readable predictions, such as `joint 0, 3`.
     """
 
     name: str
@@ -115,6 +116,7 @@ class StudyResult(NamedTuple):
     sampling_error: float | None = None
     unequal: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
+    without_predictions: tuple[str, ...] = ()
 
     @property
     def others(self) -> tuple[Method, ...]:

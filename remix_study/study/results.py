@@ -6,13 +6,14 @@ adjusted for the number of tests (Holm); a difference is reported only if the ad
 Does not import torch, so that the report and the terminal show results quickly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.predictions import Correct, read_correct
@@ -33,6 +34,7 @@ def compare(
     best: Mapping[str, Mapping[str, Any]],
     failures: Sequence[str],
     *,
+    select: Literal["best", "last"] = "best",
     unequal: Sequence[str] = (),
     extensions: Sequence[str] = (),
 ) -> StudyResult:
@@ -42,6 +44,7 @@ def compare(
         replicates: method -> its replicates.
         best: method -> its chosen hyperparameters.
         failures: what failed, with the reasons.
+        select: the epoch whose weights the replicates evaluated (`evaluation.select`).
         unequal: what the methods were not given alike, with the reasons.
         extensions: what was added after test results had been shown, one sentence each.
 
@@ -54,7 +57,6 @@ def compare(
             f"Cannot compare methods: none has a complete replicate ({'; '.join(failures) or 'none was run'}). Resume "
             "the study first."
         )
-    select: Literal["best", "last"] = (study.base.get("evaluation") or {}).get("select", "best")
     other = "test/accuracy_last" if select == "best" else "test/accuracy_best"
     alone = {study.methods[name].ceiling_of: each for name, each in seen.items()}
     trained_alone = {m: each for m, each in alone.items() if m is not None}
@@ -77,7 +79,7 @@ def compare(
     clips, error = _sampling(seen.get(study.reference) or next(iter(seen.values())))
     result = StudyResult(
         study.name, study.question, study.reference, methods, ceilings, tuple(failures), "", select, clips, error,
-        tuple(unequal), tuple(extensions),
+        tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)),
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 
@@ -116,24 +118,31 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         replicates[name] = Replicated(summaries, correct, tuple(failed))
     if not any(each.summaries for each in replicates.values()):
         return None
+    configs = _configs(ledger.study)
     return compare(
         ledger.study,
         replicates,
         best,
         failures,
-        unequal=_unequal(ledger),
+        select=next((config.evaluation.select for config in configs.values()), "best"),
+        unequal=_unequal(ledger, configs),
         extensions=extensions(ledger.folder, ledger.study),
     )
 
 
-def _unequal(ledger: Ledger) -> list[str]:
+def _configs(study: StudyConfig) -> dict[str, RunConfig]:
+    """A run of each method whose configuration is valid; that of an older version may no longer be."""
+    found = {}
+    for name, method in study.methods.items():
+        with suppress(ConfigError):
+            found[name] = configure(study, name, next(corners(space_of(study, method))), study.seed, {})
+    return found
+
+
+def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     """What the methods were not given alike, as text: keys of the configuration with their reason, and trials."""
     study = ledger.study
-    configs, spaces = {}, {}
-    for name, method in study.methods.items():
-        spaces[name] = space_of(study, method)
-        with suppress(ConfigError):  # a study of an older version, whose configuration is no longer valid
-            configs[name] = configure(study, name, next(corners(spaces[name])), study.seed, {})
+    spaces = {name: space_of(study, method) for name, method in study.methods.items()}
     found = []
     for path, difference in unequal_keys(configs, spaces).items():
         reasons = [each.reason for each in study.unequal if path == each.key or path.startswith(f"{each.key}.")]
@@ -142,6 +151,14 @@ def _unequal(ledger: Ledger) -> list[str]:
     if len({min(number, study.trials) for number in ended.values()}) > 1:
         found.append(f"trials: {', '.join(f'{number} for {name}' for name, number in ended.items())}")
     return found
+
+
+def _without_predictions(study: StudyConfig, replicates: Mapping[str, Replicated]) -> Iterator[str]:
+    """`joint 0, 3`: replicates without readable predictions, by method; unimodal ceilings are not tested."""
+    for name, each in replicates.items():
+        missing = [str(n) for n in sorted(each.summaries) if n not in each.correct]
+        if missing and study.methods[name].ceiling_of is None:
+            yield f"{name} {', '.join(missing)}"
 
 
 def _summary(record: ReplicateRecord) -> dict[str, float] | None:

@@ -48,10 +48,11 @@ def cautions(result: StudyResult) -> list[str]:
     few = min((ahead.seeds for ahead in compared), default=FEWEST_SEEDS)
     if few < FEWEST_SEEDS:
         found.append(f"A verdict needs at least {FEWEST_SEEDS} seeds: raise `replicates` and rerun the study.")
-    if any(ahead.clips is None for ahead in compared):
+    if result.without_predictions:
         found.append(
-            "A test needs the predictions of every replicate (predictions.parquet), which version 0.1 did not write; "
-            "intervals are over seeds only."
+            "A test needs the predictions of every replicate, but predictions.parquet is missing or damaged for "
+            f"{'; '.join(result.without_predictions)}, so intervals are over seeds only. Version 0.1 did not write it; "
+            "otherwise, delete the folders of these replicates and rerun the study."
         )
     groups = [ahead.groups for ahead in compared if ahead.groups is not None]
     if groups and min(groups) < FEWEST_GROUPS:
