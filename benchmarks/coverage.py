@@ -1,4 +1,4 @@
-"""How often the intervals of a comparison contain the true difference: `python -m benchmarks.coverage [--draws N]`
+"""How often the intervals of a comparison contain the true difference: `python -m benchmarks.coverage --help`
 
 Each draw simulates a study of two methods. The logit of a correct prediction has effects of the clip, of the method on
 the clip (and on its group), of the seed and of both together. The share of the 95 % intervals that contain the true
@@ -102,19 +102,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the coverage of every kind of study, and the extremes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description="Simulate interval coverage.")
     parser.add_argument("--draws", type=int, default=2000, help="studies of each kind")
-    draws = parser.parse_args(arguments).draws
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--clips", type=int, nargs="+", default=CLIPS)
+    given = parser.parse_args(arguments)
+    draws = given.draws
     table = Table("effects", "seeds", "clips", "true effect (logits)", "coverage", "false verdicts", "width ratio")
     found = []
     console = Console()
     with console.status("simulating"):
-        for each in measure(draws):
+        for each in measure(draws, given.seeds, given.clips):
             found.append(each)
             false = f"{100 * each.false_verdicts:.1f} %" if each.effect == 0 else ""
             table.add_row(each.effects, str(each.seeds), str(each.clips), f"{each.effect:g}",
                           f"{100 * each.covered:.1f} %", false, f"{each.width:.2f}")  # fmt: skip
     console.print(table)
     error = 100 * np.sqrt(0.95 * 0.05 / draws)
-    for seeds in SEEDS:
+    for seeds in given.seeds:
         covered = [100 * each.covered for each in found if each.seeds == seeds]
         wrong = [100 * each.false_verdicts for each in found if each.seeds == seeds and each.effect == 0]
         console.print(

@@ -10,6 +10,7 @@ Every method reads the study's folder, so that a notebook can show a study that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,8 +155,14 @@ class Study:
     def result(self) -> "StudyResult | None":
         """The comparison of the methods, from all complete runs; None if no method has a result."""
         from remix_study.study.results import result_of
+        from remix_study.study.shown import note_shown
 
-        return result_of(self.ledger())
+        ledger = self.ledger()
+        result = result_of(ledger)
+        if result is not None:
+            with suppress(OSError):  # a folder that may only be read
+                note_shown(ledger.folder, ledger.study)
+        return result
 
     def best(self, method: str | None = None) -> Best:
         """The best configuration so far of a method (default: the reference).

@@ -1,9 +1,9 @@
 """Means of outcomes over seeds and test clips, and differences of two methods, with their uncertainty
 
-Both the seeds and the test clips are samples of those that one wants to speak about, so both are random effects of a
-crossed layout with one value per seed and clip (Clark, Journal of Verbal Learning and Verbal Behavior 12, 1973; Baayen,
-Davidson and Bates, Journal of Memory and Language 59, 2008: the same problem with subjects and items). benchmarks/
-coverage.py simulates how often the intervals contain the true value.
+Conclusions are about new seeds and new clips, so both are random effects of a crossed layout with one value per seed
+and clip (Clark, Journal of Verbal Learning and Verbal Behavior 12, 1973; Baayen, Davidson and Bates, Journal of Memory
+and Language 59, 2008: the same problem with subjects and items). benchmarks/coverage.py simulates how often the
+intervals contain the true value.
 
 Does not import torch, so that the report and the terminal show results quickly.
 """
@@ -28,10 +28,10 @@ class Estimate(NamedTuple):
     Attributes:
         mean: in the unit of the values.
         low, high: 95 % confidence interval; infinite if there are too few seeds or groups for one.
-        p: two-sided, of the hypothesis that the mean is 0, in [0, 1]; None if there is no interval, or if all values
-            are 0.
+        p: two-sided, of the hypothesis that the mean is 0, in [0, 1]; None without an interval, and for figures that
+            exist once per seed.
         freedom: degrees of freedom of the t distribution.
-        of_clips: the share of the variance that is due to the choice of test clips, in [0, 1]; NaN if unknown.
+        over_clips: whether the interval is over seeds and test clips; if not, over seeds only.
     """
 
     mean: float
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     high: float
     p: float | None
     freedom: float
-    of_clips: float
+    over_clips: bool
 
 
 def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | None = None) -> Estimate:
@@ -59,6 +59,10 @@ def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | N
         value_SC: outcomes, such as whether a prediction is correct, (S, C).
         group_C: the group of each clip; None if each clip is a group of its own.
 
+    Returns:
+        The mean without an interval if there is one seed or one group, or if no value differs: then nothing tells how
+        much further seeds or clips would differ.
+
     Raises:
         ValueError: there is no seed or no clip.
     """
@@ -68,10 +72,8 @@ def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | N
     mean = float(outcome_SC.mean())
     deviation_SG, effective = _deviations(outcome_SC, group_C)
     seeds, groups = deviation_SG.shape
-    if seeds < 2 or groups < 2:
-        return Estimate(mean, -np.inf, np.inf, None, 0.0, np.nan)
-    if np.ptp(outcome_SC) < _ROUNDING:  # the same value in every cell
-        return Estimate(mean, mean, mean, None if abs(mean) < _ROUNDING else 0.0, np.inf, np.nan)
+    if seeds < 2 or groups < 2 or np.ptp(outcome_SC) < _ROUNDING:
+        return Estimate(mean, -np.inf, np.inf, None, 0.0, True)
     seed_S = outcome_SC.mean(axis=1) - mean
     group_G = deviation_SG.mean(axis=0)
     rest_SG = deviation_SG - seed_S[:, None] - group_G
@@ -79,7 +81,9 @@ def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | N
     of_groups = float(seeds * (group_G**2).sum() / (groups - 1))
     of_rest = float((rest_SG**2).sum() / ((seeds - 1) * (groups - 1)))
     variance, freedom = _variance((of_seeds, of_groups, of_rest), seeds - 1, max(1.0, effective - 1))
-    return _interval(mean, variance / (seeds * groups), freedom, of_groups / variance)
+    if variance < _ROUNDING**2:  # values differ within groups only, and cancel there
+        return Estimate(mean, -np.inf, np.inf, None, 0.0, True)
+    return _interval(mean, variance / (seeds * groups), freedom)
 
 
 def _deviations(
@@ -104,6 +108,8 @@ def _variance(squares: tuple[float, float, float], seeds: float, groups: float) 
     of_seeds, of_groups, rest = squares
     combined = of_seeds + of_groups - rest
     highest = max(of_seeds, of_groups)
+    if highest < _ROUNDING**2:  # seeds and groups agree in their means, but not in each cell
+        return rest, seeds * groups
     if combined <= highest:
         return highest, seeds if of_seeds >= of_groups else groups
     spread = of_seeds**2 / seeds + of_groups**2 / groups + rest**2 / (seeds * groups)
@@ -115,32 +121,34 @@ def mean_over_seeds(value_S: NDArray[np.floating]) -> Estimate:
     seeds = len(value_S)
     mean = float(np.mean(value_S)) if seeds else 0.0
     if seeds < 2:
-        return Estimate(mean, -np.inf, np.inf, None, 0.0, np.nan)
+        return Estimate(mean, -np.inf, np.inf, None, 0.0, False)
     variance = float(np.var(value_S, ddof=1)) / seeds
-    return _interval(mean, variance, seeds - 1.0, np.nan)._replace(p=None)
+    return _interval(mean, variance, seeds - 1.0)._replace(p=None, over_clips=False)
 
 
-def _interval(mean: float, variance: float, freedom: float, of_clips: float) -> Estimate:
+def _interval(mean: float, variance: float, freedom: float) -> Estimate:
     from scipy import stats
 
     error = float(np.sqrt(variance))
     if error == 0:
-        return Estimate(mean, mean, mean, None, freedom, of_clips)
+        return Estimate(mean, mean, mean, None, freedom, True)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    return Estimate(mean, mean - half, mean + half, p, freedom, min(1.0, of_clips))
+    return Estimate(mean, mean - half, mean + half, p, freedom, True)
 
 
-def sampling_error(correct_SC: NDArray[np.generic], group_C: NDArray[np.generic] | None = None) -> float:
+def sampling_error(correct_SC: NDArray[np.generic], group_C: NDArray[np.generic] | None = None) -> float | None:
     """Standard error of one seed's accuracy that is due to the choice of test clips, as a mean over seeds; in [0, 1].
 
-    Without groups, it is sqrt(p (1 - p) / (C - 1)) for the accuracy p.
+    Without groups, it is sqrt(p (1 - p) / (C - 1)) for the accuracy p. None for a single clip or group.
     """
     errors = []
     for row_C in np.asarray(correct_SC, dtype=np.float64):
         deviation_SG, _ = _deviations(row_C[None], group_C)
         groups = deviation_SG.shape[1]
-        errors.append(np.sqrt((deviation_SG**2).sum() / (groups * max(1, groups - 1))))
+        if groups < 2:
+            return None
+        errors.append(np.sqrt((deviation_SG**2).sum() / (groups * (groups - 1))))
     return float(np.mean(errors))
 
 

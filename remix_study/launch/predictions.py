@@ -84,7 +84,7 @@ class Correct(NamedTuple):
     """Which test clips of a run are predicted correctly.
 
     Attributes:
-        ids: of the clips.
+        ids: of the clips, sorted.
         group_C: the group of each clip, as integers; None if no clip has a group. A clip without one is a group of its
             own.
         views: `fused`, `late_sum`, `best`, `last` or a modality -> whether each clip is predicted correctly, (C,).
@@ -109,7 +109,7 @@ def read_correct(folder: Path) -> Correct | None:
         table = pyarrow.parquet.read_table(path, columns=names)
     except (pa.ArrowInvalid, OSError):  # cut off by a full disk, or being replaced
         return None
-    table = table.filter(pc.equal(table["split"], "test"))
+    table = table.filter(pc.equal(table["split"], "test")).sort_by("id")  # clips are compared by their position
     prefix = "predicted_"
     label = table["label"].to_numpy()
     views = {n.removeprefix(prefix): table[n].to_numpy() == label for n in names if n.startswith(prefix)}

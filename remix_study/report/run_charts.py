@@ -23,6 +23,7 @@ from remix_study.figures.chart import (
 )
 from remix_study.report import run_data
 from remix_study.report.styles import Style, Styles, method_keys
+from remix_study.report.tables import over
 from remix_study.report.words import Unit, listed, plural, unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
@@ -63,7 +64,7 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
     )
     caption = (
         "Accuracy on the held-out test set. Each method's chosen configuration is retrained with new seeds. Small "
-        f"markers: one seed; large markers: mean with its 95 % interval{_over(result)}. Sorted by mean; unimodal "
+        f"markers: one seed; large markers: mean with its 95 % interval{over(result)}. Sorted by mean; unimodal "
         "methods are last."
     )
     return Chart("accuracy", headline(result), caption, (panel,))
@@ -76,11 +77,11 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
     for d in found:
         a, style = d.ahead, style_of[d.method]
         holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
-        said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a)}, {a.wins}/{a.seeds} seeds"
+        said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a) or 'no interval'}, {a.wins}/{a.seeds} seeds"
         marks.append(
             Points(
                 (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict not in ("ahead", "behind"),
-                error=((a.mean - a.low, a.high - a.mean),), labels=(said + holm,),
+                error=((a.mean - a.low, a.high - a.mean),) if math.isfinite(a.low) else (), labels=(said + holm,),
                 method=d.method,
             )
         )  # fmt: skip
@@ -94,9 +95,9 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
         wide=True,
     )
     caption = (
-        f"Mean paired difference with its 95 % interval{_over(result)}; {result.reference} is better right of 0. "
-        f"Filled markers: significant (p < 0.05) after Holm correction for {plural(len(found), 'comparison')}; hollow: "
-        f"not significant, or no verdict (fewer than {FEWEST_SEEDS} seeds). Intervals are not adjusted."
+        f"Mean paired difference with its 95 % interval{over(result)}; {result.reference} is better right of 0. "
+        f"Filled markers: significant (p < 0.05) after Holm correction for {plural(result.comparisons, 'comparison')}; "
+        f"hollow: not significant, or no verdict (fewer than {FEWEST_SEEDS} seeds). Intervals are not adjusted."
     )
     return Chart("differences", title, caption, (panel,))
 
@@ -160,18 +161,9 @@ def _text(mean: Estimate, scale: float, places: int) -> str:
     return f"{said} ({scale * mean.low:.{places}f} to {scale * mean.high:.{places}f})"
 
 
-def _over(result: StudyResult) -> str:
-    return " over seeds" if result.clips is None else " over seeds and test clips"
-
-
 def weakest(found: Sequence[run_data.Heads]) -> str:
     """The title: the modality and method whose probe is lowest relative to the modality alone."""
-    gaps = [
-        (row.probe.mean / h.ceiling_probe, row.method, h.modality)
-        for h in found
-        for row in h.rows
-        if row.probe is not None and h.ceiling_probe
-    ]
+    gaps = [(row.sufficiency, row.method, h.modality) for h in found for row in h.rows if row.sufficiency is not None]
     if not gaps:
         return "Test accuracy of each encoder"
     ratio, method, modality = min(gaps)

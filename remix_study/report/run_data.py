@@ -181,11 +181,15 @@ def differences(result: StudyResult) -> tuple[Difference, ...]:
 
 
 class Head(NamedTuple):
-    """Test accuracy in [0, 1] of one method's unimodal head and probe of one modality."""
+    """Test accuracy in [0, 1] of one method's unimodal head and probe of one modality.
+
+    `sufficiency`: of the probe, its ratio to that of the modality alone; None without a ceiling.
+    """
 
     method: str
     own: Estimate | None
     probe: Estimate | None
+    sufficiency: float | None = None
 
 
 class Heads(NamedTuple):
@@ -201,7 +205,12 @@ def heads(result: StudyResult, names: Sequence[str]) -> tuple[Heads, ...]:
     found = []
     for m in names:
         rows = [
-            Head(c.name, c.estimate(f"test/accuracy_uni/{m}"), c.estimate(f"probe/accuracy/{m}"))
+            Head(
+                c.name,
+                c.estimate(f"test/accuracy_uni/{m}"),
+                c.estimate(f"probe/accuracy/{m}"),
+                None if (ratio := c.estimate(f"sufficiency/probe_ratio/{m}")) is None else ratio.mean,
+            )
             for c in result.methods
         ]
         ceiling = result.ceilings.get(m)

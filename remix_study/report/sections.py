@@ -136,13 +136,14 @@ def _confidence(result: StudyResult | None) -> str:
         return "No test is possible: no method shares at least two seeds with the reference."
     seeds = sorted({ahead.seeds for ahead in compared})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    if result.clips is None:
+    if all(ahead.clips is None for ahead in compared):
         return f"Differences are over {over} seeds, with 95 % t intervals. Without predictions, there is no test."
+    clips = max(ahead.clips for ahead in compared if ahead.clips is not None)
     grouped = next((f" in {ahead.groups} groups" for ahead in compared if ahead.groups is not None), "")
     said = (
-        f"Differences are taken per seed and test clip ({over} seeds, {plural(result.clips, 'clip')}{grouped}); seeds "
+        f"Differences are taken per seed and test clip ({over} seeds, {plural(clips, 'clip')}{grouped}); seeds "
         "and clips are both random effects. Intervals are 95 % t intervals (Satterthwaite's degrees of freedom), not "
-        f"adjusted. p-values are two-sided and Holm-adjusted for {plural(len(compared), 'comparison')} with "
+        f"adjusted. p-values are two-sided and Holm-adjusted for {plural(result.comparisons, 'comparison')} with "
         f"{result.reference}; a difference is significant if p < 0.05, with at least {FEWEST_SEEDS} seeds."
     )
     if result.sampling_error is not None:
@@ -151,10 +152,10 @@ def _confidence(result: StudyResult | None) -> str:
             "(standard error)."
         )
     smallest = smallest_sign_flip_p(seeds[-1])
-    needed = seeds_for_sign_flip(len(compared))
+    needed = seeds_for_sign_flip(result.comparisons)
     return (
-        f"{said} The exact sign-flip test over {over} seeds stands beside it; its smallest p is {smallest:.2g}, and it "
-        f"needs {needed} seeds to be significant after Holm's correction."
+        f"{said} The table also has the exact sign-flip p over {over} seeds. It is at least {smallest:.2g}; with "
+        f"{plural(result.comparisons, 'comparison')}, this test needs at least {needed} seeds."
     )
 
 
@@ -179,7 +180,7 @@ def _methods(
             run_charts.accuracies(run_data.accuracies(result), result, style_of),
             methods_table(result, {b.method: b.trials for b in budgets}),
             run_charts.differences(run_data.differences(result), result, style_of),
-            differences_table(result) if differences_table(result).rows else None,
+            table if (table := differences_table(result)).rows else None,
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
@@ -207,7 +208,7 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: Study
     if result is None:
         return said
     if result.unequal:
-        return f"{said} Methods were not given the same: {'; '.join(result.unequal)}."
+        return f"{said} The settings of the methods differ: {'; '.join(result.unequal)}."
     return (
         f"{said} Methods differ in `method` only: epochs, encoders, batches, data, evaluation and the search of all "
         "other hyperparameters are the same."

@@ -44,16 +44,16 @@ def accuracy_table(result: StudyResult) -> Table:
     rows = (
         (
             c.name,
-            _percent(c, "test/accuracy"),
+            _percent(c, "test/accuracy") + _star(result, c),
             _mean(c, "test/balanced_accuracy"),
             _mean(c, other),
-            _ahead(c.ahead),
+            _ahead(c.ahead, result),
             _wins(c.ahead),
             _relative(c, slowest),
         )
         for c in _ordered(result)
     )
-    title = f"Test accuracy in %, ± half of the 95 % interval{_over(result)}{_unequal(result)}"
+    title = f"Test accuracy in %, ± half of the 95 % interval{over(result)}{_unequal(result)}"
     return Table(title, header, tuple(rows))
 
 
@@ -82,7 +82,8 @@ def sufficiency_table(result: StudyResult) -> Table:
         for c in _ordered(result)
     )
     title = (
-        "Linear probe accuracy in %, sufficiency (its ratio to the modality alone) in %, ± half of the 95 % interval"
+        "Linear probe accuracy in %, sufficiency (its ratio to the modality alone) in %, ± half of the 95 % interval "
+        "over seeds"
     )
     return Table(title, header, tuple(rows))
 
@@ -110,7 +111,8 @@ def heads_table(result: StudyResult) -> Table:
     )
     title = (
         "Unimodal heads: test accuracy in %, sufficiency (its ratio to the modality alone) in %, and the ratio of "
-        "validation accuracies in each run's own best epoch of that modality, ± half of the 95 % interval"
+        "validation accuracies in each run's own best epoch of that modality; ± half of the 95 % interval, over seeds "
+        "and test clips, and of the last one over seeds"
     )
     return Table(title, header, rows)
 
@@ -162,26 +164,34 @@ def differences_table(result: StudyResult) -> Table:
             (
                 c.name,
                 f"{a.mean:+.1f}",
-                f"{a.low:+.1f} to {a.high:+.1f}" if math.isfinite(a.low) else "",
+                f"{a.low:+.1f} to {a.high:+.1f}{_seeds_only(result, a)}" if math.isfinite(a.low) else "",
                 _wins(a),
                 _p(a.p),
                 _p(a.p_holm),
-                _p(a.sign_flip) if a.seeds > 1 else "",
+                f"{_p(a.sign_flip)} (smallest {_p(a.smallest_sign_flip)})" if a.seeds > 1 else "",
                 "" if c.ceiling_of else _VERDICTS[a.verdict],
                 "" if there is None else f"{there.mean:+.1f}",
                 "" if there is None or c.ceiling_of else _VERDICTS[there.verdict],
             )
         )
-    return Table(f"Differences of test accuracy in percentage points{_unequal(result)}", header, tuple(rows))
+    title = f"Differences of test accuracy in percentage points, intervals{over(result)}{_unequal(result)}"
+    return Table(title, header, tuple(rows))
 
 
-_VERDICTS: Mapping[Verdict, str] = {"ahead": "ahead", "behind": "behind", "open": "level", "unknown": "none"}
+def _seeds_only(result: StudyResult, a: Paired) -> str:
+    return "*" if result.clips is not None and a.clips is None else ""
+
+
+_VERDICTS: Mapping[Verdict, str] = {
+    "ahead": "ahead", "behind": "behind", "open": "not significant", "unknown": "no verdict",
+}  # fmt: skip
 
 
 def _interval(found: Estimate | None) -> str:
     if found is None or math.isinf(found.low):
         return ""
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    # A t interval of few seeds may exceed the range of accuracies.
+    return f"{max(0.0, 100 * found.low):.1f} to {min(100.0, 100 * found.high):.1f}"
 
 
 def _other_epoch(result: StudyResult) -> tuple[str, str]:
@@ -195,14 +205,28 @@ def _unequal(result: StudyResult) -> str:
     return f". Not an equal comparison: methods differ in {', '.join(keys)}" if keys else ""
 
 
-def _over(result: StudyResult) -> str:
-    return " over seeds" if result.clips is None else " over seeds and test clips"
+def over(result: StudyResult) -> str:
+    """What the intervals of accuracies are over; those of single methods may be over seeds only."""
+    if result.clips is None:
+        return " over seeds"
+    marked = result.without_predictions or result.other_clips
+    return " over seeds and test clips" + (" (*: over seeds only)" if marked else "")
 
 
-def _ahead(a: Paired | None) -> str:
+def _ahead(a: Paired | None, result: StudyResult) -> str:
     if a is None or a.seeds == 0:
         return ""
-    return f"{a.mean:+.1f} ± {(a.high - a.low) / 2:.1f}" if math.isfinite(a.low) else f"{a.mean:+.1f}"
+    return (
+        f"{a.mean:+.1f} ± {(a.high - a.low) / 2:.1f}{_seeds_only(result, a)}"
+        if math.isfinite(a.low)
+        else f"{a.mean:+.1f}"
+    )
+
+
+def _star(result: StudyResult, c: Method) -> str:
+    """Marks an accuracy whose interval is over seeds only, although others are over test clips, too."""
+    found = c.estimate("test/accuracy")
+    return "*" if result.clips is not None and found is not None and not found.over_clips else ""
 
 
 def _wins(a: Paired | None) -> str:

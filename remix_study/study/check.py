@@ -23,7 +23,7 @@ from remix_study.config.study import (
 )
 from remix_study.config.yaml_source import Keys
 from remix_study.study.dimensions import extent, holds
-from remix_study.study.fairness import unequal_keys
+from remix_study.study.fairness import is_in, unequal_keys
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
 Configs = Mapping[str, Sequence[RunConfig]]
@@ -184,7 +184,7 @@ def _unequal(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[P
     found = unequal_keys(first, spaces)
     declared = [each.key for each in study.unequal]
     for path, difference in found.items():
-        if not any(path == key or path.startswith(f"{key}.") for key in declared):
+        if not is_in(path, declared):
             said = (
                 f": methods must be given the same `{path}`, but differ: {difference}. Give it to all in `base` or "
                 f"`space`, or declare the difference: `unequal: [{{key: {path}, reason: ...}}]`"
@@ -193,7 +193,7 @@ def _unequal(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[P
     if len(first) < len(study.methods):
         return  # some method cannot be checked, so it may be the one that differs
     for number, key in enumerate(declared):
-        if not any(path == key or path.startswith(f"{key}.") for path in found):
+        if not any(is_in(path, [key]) for path in found):
             said = f" must be a key in which methods differ, but all have the same `{key}`; leave it out"
             yield Problem(("unequal", number, "key"), said, near=closest_match(key, found))
 

@@ -97,11 +97,16 @@ class StudyResult(NamedTuple):
         sentence: the comparison as text.
         select: the epoch whose weights are compared (`evaluation.select`).
         clips: number of test clips; None without predictions.
+        comparisons: planned comparisons with the reference, for which p-values are adjusted.
+        planned: planned replicates of each method.
+        failed: method -> number of its replicates that failed, also of methods without a complete one.
+        retried: method -> number of its replicates that had failed and were run again.
         sampling_error: standard error of the reference's accuracy (of one seed) due to the choice of test clips, in
             [0, 1]; None without predictions.
         unequal: what the methods were not given alike, with the reasons.
         extensions: what was added to the study after test results had been shown, one sentence each.
-        without_predictions: replicates without readable predictions, such as `joint 0, 3`.
+        without_predictions: compared replicates without readable predictions, such as `joint 0, 3`.
+        other_clips: replicates that predict other test clips than the reference, which are compared over seeds only.
     """
 
     name: str
@@ -117,6 +122,11 @@ class StudyResult(NamedTuple):
     unequal: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     without_predictions: tuple[str, ...] = ()
+    other_clips: tuple[str, ...] = ()
+    comparisons: int = 1
+    planned: int = 1
+    failed: Mapping[str, int] = {}
+    retried: Mapping[str, int] = {}
 
     @property
     def others(self) -> tuple[Method, ...]:

@@ -103,6 +103,19 @@ def extent(dimension: Dimension) -> str:
     return f"{dimension.low:g} to {dimension.high:g}"
 
 
+def scale_of(dimension: Dimension) -> str:
+    """`log`, `step 0.1`, or nothing."""
+    match dimension:
+        case FloatDimension(log=True) | IntDimension(log=True):
+            return "log"
+        case FloatDimension(step=float(step)):
+            return f"step {step:g}"
+        case IntDimension(step=step) if step > 1:
+            return f"step {step}"
+        case _:
+            return ""
+
+
 def shown(value: Any) -> str:
     """A value as YAML writes it."""
     if value is None or isinstance(value, bool):

@@ -1,17 +1,18 @@
-"""What the methods of a study are not given alike
+"""Differences in settings between the methods of a study
 
 Methods are compared at an equal budget if they differ in their `method` only: epochs, encoders, batches, data,
 evaluation and the search of all other hyperparameters must agree. A study may differ in a key on purpose; it then says
-so, with the reason (`unequal`).
+so, with the reason (`unequal`). The known-good values that are tried first (`first`) may differ.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from remix_study.config.run import RunConfig
-from remix_study.config.study import Dimension, FloatDimension, IntDimension
+from remix_study.config.study import ChoiceDimension, Dimension
 from remix_study.config.yaml_source import dump
-from remix_study.study.dimensions import extent, shown
+from remix_study.study.dimensions import extent, labels_of, scale_of, shown
 
 # Not part of what a method is given: the method itself, what the study sets, and how a run is executed.
 _APART = ("method", "seed", "corpus", "tracking", "evaluation.test", "device", "channels_last", "deterministic")
@@ -29,15 +30,19 @@ def unequal_keys(configs: Mapping[str, RunConfig], spaces: Mapping[str, Mapping[
     keys = {path for space in spaces.values() for path in space} | leaves
     found = {}
     for path in sorted(keys):
-        if _is_in(path, _APART) or any(path.startswith(f"{other}.") for other in keys):
+        if is_in(path, _APART) or any(path.startswith(f"{other}.") for other in keys):
             continue
-        values = {name: _in_words(content, path, spaces[name].get(path)) for name, content in contents.items()}
-        if len(set(values.values())) > 1:
-            found[path] = _difference(values)
+        given = {name: _given(content, path, spaces[name].get(path)) for name, content in contents.items()}
+        if len(set(given.values())) > 1:
+            words = {name: _in_words(content, path, spaces[name].get(path)) for name, content in contents.items()}
+            if len(set(words.values())) == 1:  # choices with the same labels for different values
+                words = {name: f"{words[name]} = {given[name]}" for name in words}
+            found[path] = _difference(words)
     return found
 
 
-def _is_in(path: str, groups: Iterable[str]) -> bool:
+def is_in(path: str, groups: Iterable[str]) -> bool:
+    """Whether a dotted path is one of `groups`, or a key in one of them."""
     return any(path == key or path.startswith(f"{key}.") for key in groups)
 
 
@@ -49,15 +54,30 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _in_words(content: Mapping[str, Any], path: str, dimension: Dimension | None) -> str:
-    """How a key is searched, or its fixed value."""
+def _given(content: Mapping[str, Any], path: str, dimension: Dimension | None) -> str:
+    """What a method is given for a key, in a form that is equal if and only if it is the same."""
+    if isinstance(dimension, ChoiceDimension):
+        values = [json.dumps([str(label), value]) for label, value in labels_of(dimension).items()]
+        return json.dumps([sorted(values), dimension.when], sort_keys=True)
     if dimension is not None:
-        log = ", log" if isinstance(dimension, FloatDimension | IntDimension) and dimension.log else ""
-        when = f" when {dump(dimension.when, flow=True).strip()}" if dimension.when else ""
-        return f"searched ({extent(dimension)}{log}{when})"
+        return json.dumps(dimension.model_dump(mode="json"), sort_keys=True)
+    return json.dumps(_value(content, path), sort_keys=True)
+
+
+def _value(content: Mapping[str, Any], path: str) -> Any:
     value: Any = content
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _in_words(content: Mapping[str, Any], path: str, dimension: Dimension | None) -> str:
+    """How a key is searched, or its fixed value."""
+    if dimension is not None:
+        scale = f", {scale}" if (scale := scale_of(dimension)) else ""
+        when = f" when {dump(dimension.when, flow=True).strip()}" if dimension.when else ""
+        return f"searched ({extent(dimension)}{scale}{when})"
+    value = _value(content, path)
     return dump(value, flow=True).strip() if isinstance(value, Mapping | list) else shown(value)
 
 

@@ -68,7 +68,10 @@ class TrialRecord(NamedTuple):
 
 
 class ReplicateRecord(NamedTuple):
-    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`). `work`: as of a trial."""
+    """One replicate (stage `replicate`), or one run of `retrain` (stage `final`).
+
+    `work`: as of a trial. `failed_before`: the reasons of earlier failures, after which it was run again.
+    """
 
     method: str
     stage: str
@@ -80,6 +83,7 @@ class ReplicateRecord(NamedTuple):
     reason: str | None
     cause: str | None
     work: Mapping[str, float] = {}
+    failed_before: tuple[str, ...] = ()
 
 
 class Ledger(NamedTuple):
@@ -295,4 +299,5 @@ def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator
             yield ReplicateRecord(
                 method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
                 note.get("seconds", 0.0), note.get("reason"), note.get("cause"), note.get("work", {}),
+                tuple(note.get("failed_before", ())),
             )  # fmt: skip

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study import statistics
-from remix_study.errors import StudyError
 from remix_study.launch.predictions import Correct
 from remix_study.statistics import Estimate, crossed_mean, mean_over_seeds
 
@@ -38,11 +37,13 @@ class Replicated(NamedTuple):
         summaries: number -> summary of the run.
         correct: number -> which test clips are predicted correctly, of those with `predictions.parquet`.
         failed: numbers of the replicates that failed.
+        retried: numbers of those that had failed and were run again.
     """
 
     summaries: Mapping[int, Mapping[str, float]]
     correct: Mapping[int, Correct]
     failed: tuple[int, ...] = ()
+    retried: tuple[int, ...] = ()
 
 
 class Paired(NamedTuple):
@@ -53,11 +54,11 @@ class Paired(NamedTuple):
         low, high: 95 % confidence interval of the mean; infinite for fewer than two seeds.
         wins: seeds in which the reference is better.
         seeds: seeds that both have.
-        clips: test clips; None if some replicate has no predictions. The interval is then over seeds only.
+        clips: test clips; None if some of these replicates has no predictions. The interval is then over seeds only.
         groups: groups of test clips; None without groups.
-        p: two-sided, in [0, 1]; None for fewer than two seeds, without predictions, or if the two methods agree on
-            every clip in every seed.
-        p_holm: `p` adjusted for the number of methods; None if `p` is, and for a unimodal ceiling, which is not
+        p: two-sided, in [0, 1]; None without an interval over clips, or if the methods agree on every clip in every
+            seed.
+        p_holm: `p` adjusted for the planned comparisons; None if `p` is, and for a unimodal ceiling, which is not
             counted.
         sign_flip: exact p of the sign-flip test over seeds; None for no seed.
         with_failures: `mean` over all replicates, if one that failed predicts no clip correctly; None if none failed.
@@ -79,7 +80,7 @@ class Paired(NamedTuple):
     @property
     def verdict(self) -> Verdict:
         """Whether the reference is significantly `ahead` or `behind`, or neither (`open`); `unknown` without a test."""
-        if self.seeds < FEWEST_SEEDS or self.clips is None:
+        if self.seeds < FEWEST_SEEDS or self.clips is None or np.isinf(self.low):
             return "unknown"
         if self.p_holm is not None and self.p_holm >= 1 - statistics.CONFIDENCE:
             return "open"
@@ -103,8 +104,7 @@ class Paired(NamedTuple):
 def paired(reference: Replicated, other: Replicated, metric: str = "test/accuracy") -> Paired:
     """Compare two methods by an accuracy on the test split: `test/accuracy`, `..._best` or `..._last`.
 
-    Raises:
-        StudyError: their replicates predict different clips.
+    All their predictions must be of the same clips.
     """
     shared = [n for n in sorted(set(reference.summaries) & set(other.summaries))
               if metric in reference.summaries[n] and metric in other.summaries[n]]  # fmt: skip
@@ -112,19 +112,16 @@ def paired(reference: Replicated, other: Replicated, metric: str = "test/accurac
         [reference.summaries[n][metric] - other.summaries[n][metric] for n in shared], dtype=np.float64
     )
     if not shared:
-        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0)
+        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0, with_failures=_with_failures(reference, other, metric))
     first_SC, second_SC = outcomes(reference, metric, shared), outcomes(other, metric, shared)
     estimate, clips, groups = mean_over_seeds(difference_S), None, None
     if first_SC is not None and second_SC is not None:
-        first, second = reference.correct[shared[0]], other.correct[shared[0]]
-        if first.ids != second.ids:
-            raise StudyError(
-                f"Cannot compare replicates {shared[0]} of two methods: their {len(first.ids)} and {len(second.ids)} "
-                "test clips are not the same. Delete the study's folder and rerun the command."
-            )
-        estimate = crossed_mean(100.0 * first_SC - 100.0 * second_SC, first.group_C)
-        clips = len(first.ids)
-        groups = None if first.group_C is None else len(np.unique(first.group_C))
+        group_C = reference.correct[shared[0]].group_C
+        estimate = crossed_mean(100.0 * first_SC - 100.0 * second_SC, group_C)
+        if len(shared) > 1 and not (first_SC != second_SC).any():  # no difference, rather than an unknown one
+            estimate = estimate._replace(low=0.0, high=0.0)
+        clips = first_SC.shape[1]
+        groups = None if group_C is None else len(np.unique(group_C))
     return Paired(
         mean=float(difference_S.mean()),
         std=float(difference_S.std(ddof=1)) if len(shared) > 1 else 0.0,
@@ -157,7 +154,7 @@ def outcomes(method: Replicated, metric: str, seeds: Sequence[int]) -> NDArray[n
     if view is None or not seeds:
         return None
     found = [method.correct.get(n) for n in seeds]
-    rows = [c.views[view] for c in found if c is not None and view in c.views and c.ids == found[0].ids]  # type: ignore[union-attr]
+    rows = [c.views[view] for c in found if c is not None and view in c.views]
     return np.stack(rows).astype(np.float64) if len(rows) == len(seeds) else None
 
 
@@ -171,17 +168,22 @@ def over_clips(method: Replicated, metric: str) -> Estimate | None:
 def ratio(method: Replicated, ceiling: Replicated, metric: str, of_ceiling: str) -> Estimate | None:
     """The mean of `metric` of a method, divided by that of `of_ceiling` of its ceiling, over the seeds of both.
 
-    The interval is that of the linearised ratio. It is over seeds and test clips where both have predictions.
+    The interval is that of the linearised ratio. It is over seeds and test clips where both have predictions. Without a
+    common seed, it is the ratio of the means over all seeds, without an interval.
 
     Returns:
-        None if no seed has both, or if the ceiling is 0.
+        None if one of them does not have the metric, or if the ceiling is 0.
     """
     seeds = [n for n in sorted(set(method.summaries) & set(ceiling.summaries))
              if metric in method.summaries[n] and of_ceiling in ceiling.summaries[n]]  # fmt: skip
     if not seeds:
-        return None
+        above, below = ([s[key] for s in each.summaries.values() if key in s]
+                        for each, key in ((method, metric), (ceiling, of_ceiling)))  # fmt: skip
+        if not above or not below or not any(below):
+            return None
+        return Estimate(float(np.mean(above) / np.mean(below)), -np.inf, np.inf, None, 0.0, False)
     first_SC, second_SC = outcomes(method, metric, seeds), outcomes(ceiling, of_ceiling, seeds)
-    if first_SC is not None and second_SC is not None and first_SC.shape == second_SC.shape:
+    if first_SC is not None and second_SC is not None:
         linear_SC = _linearised(first_SC, second_SC)
         return None if linear_SC is None else crossed_mean(linear_SC, method.correct[seeds[0]].group_C)
     columns: list[Any] = [[m[n][key] for n in seeds] for m, key in

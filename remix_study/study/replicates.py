@@ -44,13 +44,18 @@ class Replicates:
         self.summaries: dict[int, dict[str, float]] = {}
         self.superseded: list[Path] = []
         self._started: set[int] = set()
+        self._failed_before: dict[int, list[str]] = {}
 
     def resume(self) -> None:
         """Read the replicates that are complete. Those of hyperparameters that were chosen before are superseded."""
         for number in range(self.wanted):
             folder = self._folder_of(number)
             note = self._search.replicate_notes().get(f"{self.stage} {number}")
-            if note is not None and note["params"] != self.params:
+            if note is not None and note["params"] == self.params:
+                self._failed_before[number] = [*note.get("failed_before", [])]
+                if note["state"] == "failed":  # it is run again
+                    self._failed_before[number].append(note.get("reason") or "unknown")
+            elif note is not None:
                 self.superseded.append(folder.with_name(Path(note["folder"]).name))
             result = RunFolder(folder).result()
             if result is not None:
@@ -93,4 +98,6 @@ class Replicates:
             "work": RunFolder(folder).work,
         }
         more = {key: value for key, value in attributes.items() if value is not None}
+        if self._failed_before.get(number):
+            more["failed_before"] = self._failed_before[number]
         self._search.note_replicate(self.stage, number, note | more)

@@ -20,7 +20,7 @@ from remix_study.launch.predictions import Correct, read_correct
 from remix_study.statistics import Estimate, holm, sampling_error
 from remix_study.study.comparison import Ceiling, Method, StudyResult
 from remix_study.study.dimensions import corners
-from remix_study.study.fairness import unequal_keys
+from remix_study.study.fairness import is_in, unequal_keys
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates, ended_trials
 from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
 from remix_study.study.search_space import configure, space_of
@@ -49,8 +49,9 @@ def compare(
         extensions: what was added after test results had been shown, one sentence each.
 
     Raises:
-        StudyError: no method has a complete replicate, or replicates predict different test clips.
+        StudyError: no method has a complete replicate.
     """
+    replicates, other_clips = _same_clips(study, replicates)
     seen = {name: replicates[name] for name in study.methods if name in replicates and replicates[name].summaries}
     if not seen:
         raise StudyError(
@@ -76,10 +77,13 @@ def compare(
         )
         for name, each in seen.items()
     )
+    failed = {name: len(each.failed) for name, each in replicates.items() if each.failed}
     clips, error = _sampling(seen.get(study.reference) or next(iter(seen.values())))
     result = StudyResult(
         study.name, study.question, study.reference, methods, ceilings, tuple(failures), "", select, clips, error,
-        tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)),
+        tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)), tuple(other_clips),
+        _comparisons(study), study.replicates, failed,
+        {name: len(each.retried) for name, each in replicates.items() if each.retried},
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 
@@ -101,9 +105,12 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         best[name] = chosen.params
         summaries: dict[int, dict[str, float]] = {}
         correct: dict[int, Correct] = {}
-        failed = []
+        failed, retried = [], []
         for record in chosen_replicates(ledger, name):
             label = f"{name}-{REPLICATE}-{record.number}"
+            if record.failed_before:
+                retried.append(record.number)
+                failures.append(f"{label}: failed before it was run again: {'; '.join(record.failed_before)}")
             if record.state == "failed":
                 failed.append(record.number)
                 failures.append(f"{label}: {record.reason}")
@@ -115,7 +122,7 @@ def result_of(ledger: Ledger) -> StudyResult | None:
                 summaries[record.number] = summary
                 if (found := read_correct(Path(record.folder))) is not None:
                     correct[record.number] = found
-        replicates[name] = Replicated(summaries, correct, tuple(failed))
+        replicates[name] = Replicated(summaries, correct, tuple(failed), tuple(retried))
     if not any(each.summaries for each in replicates.values()):
         return None
     configs = _configs(ledger.study)
@@ -143,9 +150,14 @@ def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     """What the methods were not given alike, as text: keys of the configuration with their reason, and trials."""
     study = ledger.study
     spaces = {name: space_of(study, method) for name, method in study.methods.items()}
-    found = []
+    unknown = [name for name in study.methods if name not in configs]
+    found = (
+        [f"those of {', '.join(unknown)} could not be checked, since they are not valid in this version"]
+        if unknown
+        else []
+    )
     for path, difference in unequal_keys(configs, spaces).items():
-        reasons = [each.reason for each in study.unequal if path == each.key or path.startswith(f"{each.key}.")]
+        reasons = [each.reason for each in study.unequal if is_in(path, [each.key])]
         found.append(f"{path} is {difference.replace('`', '')}" + (f" ({reasons[0]})" if reasons else ""))
     ended = {name: ended_trials(ledger.trials.get(name, ())) for name in study.methods}
     if len({min(number, study.trials) for number in ended.values()}) > 1:
@@ -153,10 +165,33 @@ def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     return found
 
 
-def _without_predictions(study: StudyConfig, replicates: Mapping[str, Replicated]) -> Iterator[str]:
-    """`joint 0, 3`: replicates without readable predictions, by method; unimodal ceilings are not tested."""
+def _comparisons(study: StudyConfig) -> int:
+    """The number of planned comparisons: methods without the reference and the unimodal ceilings."""
+    return sum(method.ceiling_of is None and name != study.reference for name, method in study.methods.items())
+
+
+def _same_clips(study: StudyConfig, replicates: Mapping[str, Replicated]) -> tuple[dict[str, Replicated], list[str]]:
+    """The replicates without predictions of other clips than the reference's first, and where those were."""
+    order = sorted(replicates, key=lambda name: name != study.reference)
+    ids = next((c.ids for name in order for _, c in sorted(replicates[name].correct.items())), ())
+    found, others = {}, []
     for name, each in replicates.items():
-        missing = [str(n) for n in sorted(each.summaries) if n not in each.correct]
+        different = [n for n, c in sorted(each.correct.items()) if c.ids != ids]
+        found[name] = each._replace(correct={n: c for n, c in each.correct.items() if n not in different})
+        others += [f"{name} {', '.join(map(str, different))}"] if different else []
+    return found, others
+
+
+def _without_predictions(study: StudyConfig, replicates: Mapping[str, Replicated]) -> Iterator[str]:
+    """`joint 0, 3`: compared replicates without readable predictions, by method; unimodal ceilings are not tested."""
+    if study.reference not in replicates:
+        return
+    compared = [each for name, each in replicates.items()
+                if name != study.reference and study.methods[name].ceiling_of is None]  # fmt: skip
+    for name, each in replicates.items():
+        others = compared if name == study.reference else [replicates[study.reference]]
+        missing = [str(n) for n in sorted(each.summaries)
+                   if n not in each.correct and any(n in other.summaries for other in others)]  # fmt: skip
         if missing and study.methods[name].ceiling_of is None:
             yield f"{name} {', '.join(missing)}"
 
@@ -209,10 +244,11 @@ def _estimates(replicates: Replicated, ceilings: Mapping[str, Replicated]) -> di
     found = {key: over_clips(replicates, key) for key in keys}
     for m, ceiling in ceilings.items():
         own, probe = f"test/accuracy_uni/{m}", f"probe/accuracy/{m}"
-        found[f"sufficiency/ratio/{m}"] = ratio(replicates, ceiling, own, "test/accuracy")
-        found[f"sufficiency/probe_ratio/{m}"] = ratio(replicates, ceiling, probe, probe)
         own_epoch = f"best/own_epoch_accuracy_uni/{m}"
-        found[f"sufficiency/own_epoch_ratio/{m}"] = ratio(replicates, ceiling, own_epoch, own_epoch)
+        for key, metric, of_ceiling in (
+            ("ratio", own, "test/accuracy"), ("probe_ratio", probe, probe), ("own_epoch_ratio", own_epoch, own_epoch),
+        ):  # fmt: skip
+            found[f"sufficiency/{key}/{m}"] = ratio(replicates, ceiling, metric, of_ceiling)
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -226,13 +262,16 @@ def _sampling(replicates: Replicated) -> tuple[int | None, float | None]:
 
 
 def _ahead(study: StudyConfig, replicates: Mapping[str, Replicated], metric: str) -> dict[str, Paired]:
-    """The reference minus each other method; p values are adjusted for the number of methods without ceilings."""
+    """The reference minus each other method; p values are adjusted for all planned comparisons.
+
+    A comparison without a p counts as one with p = 1, so that a method that has failed or is not complete yet does not
+    make the others significant.
+    """
     if study.reference not in replicates:
         return {}
     reference = replicates[study.reference]
     found = {name: paired(reference, each, metric) for name, each in replicates.items() if name != study.reference}
-    tested = {
-        name: each.p for name, each in found.items() if each.p is not None and study.methods[name].ceiling_of is None
-    }
-    adjusted = dict(zip(tested, holm(tested.values()), strict=True))
+    tested = {name: each.p for name, each in found.items() if each.p is not None and not study.methods[name].ceiling_of}
+    others = [1.0] * (_comparisons(study) - len(tested))
+    adjusted = dict(zip(tested, holm([*tested.values(), *others]), strict=False))
     return {name: each._replace(p_holm=adjusted.get(name)) for name, each in found.items()}

@@ -17,7 +17,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.errors import ConfigError
-from remix_study.study.dimensions import all_values, extent, is_searched, labels_of, shown, value_of
+from remix_study.study.dimensions import all_values, extent, is_searched, labels_of, scale_of, shown, value_of
 
 Params = dict[str, str | int | float | bool | None]
 """Hyperparameters of a trial: dotted path of the run configuration -> value; of a choice, its label."""
@@ -101,24 +101,12 @@ def effective_space(study: StudyConfig, method: str) -> list[SpaceRow]:
             path=path,
             kind=dimension.kind,
             range=extent(dimension),
-            scale=_scale(dimension),
+            scale=scale_of(dimension),
             when="; ".join(_condition(on, values) for on, values in dimension.when.items()),
             first=tuple(shown(params[path]) for params in searched.first if path in params),
         )
         for path, dimension in space_of(study, searched).items()
     ]
-
-
-def _scale(dimension: Dimension) -> str:
-    match dimension:
-        case FloatDimension(log=True) | IntDimension(log=True):
-            return "log"
-        case FloatDimension(step=float(step)):
-            return f"step {step:g}"
-        case IntDimension(step=step) if step > 1:
-            return f"step {step}"
-        case _:
-            return ""
 
 
 def _condition(on: str, values: Any) -> str:

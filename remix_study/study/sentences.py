@@ -1,95 +1,116 @@
 """The comparison of a study as text: its sentence, and the title of its figures"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from remix_study.statistics import FEWEST_GROUPS
 from remix_study.study.comparison import Method, StudyResult
-from remix_study.study.outcomes import FEWEST_SEEDS, Paired
+from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
+
+# What a verdict says about the reference, before the name of another method.
+VERDICTS: Mapping[Verdict, str] = {
+    "ahead": "ahead of", "open": "no significant difference to", "behind": "behind", "unknown": "no verdict on",
+}  # fmt: skip
 
 
 def headline(result: StudyResult) -> str:
-    """The comparison as the title of a figure: "remix: ahead of joint; level with remix_random"."""
-    compared = [(c.name, c.ahead.verdict) for c in result.others if c.ahead is not None]
-    if compared and all(verdict == "unknown" for _, verdict in compared):
-        why = "predictions" if any(c.ahead.clips is None and c.ahead.seeds >= FEWEST_SEEDS for c in result.others
-                                   if c.ahead is not None) else "seeds"  # fmt: skip
-        return (
-            f"{result.reference}: too few seeds for a verdict" if why == "seeds" else f"{result.reference}: no verdict"
-        )
-    words = {"ahead": "ahead of", "open": "level with", "behind": "behind", "unknown": "no verdict on"}
-    groups = {verdict: [name for name, found in compared if found == verdict] for verdict in words}
-    said = [f"{words[verdict]} {' and '.join(names)}" for verdict, names in groups.items() if names]
+    """The comparison as the title of a figure: "remix: ahead of joint; no significant difference to remix_random"."""
+    compared = [(c.name, c.ahead) for c in result.others if c.ahead is not None]
+    if compared and all(ahead.verdict == "unknown" for _, ahead in compared):
+        few = all(ahead.seeds < FEWEST_SEEDS for _, ahead in compared)
+        return f"{result.reference}: {'too few replicates for a verdict' if few else 'no verdict'}"
+    groups = {verdict: [name for name, ahead in compared if ahead.verdict == verdict] for verdict in VERDICTS}
+    said = [f"{VERDICTS[verdict]} {' and '.join(names)}" for verdict, names in groups.items() if names]
     return f"{result.reference}: {'; '.join(said)}" if said else result.reference
 
 
 def sentence(result: StudyResult, missing: Sequence[str]) -> str:
     """The comparison as text. `missing`: methods without a complete replicate."""
     name = result.reference
-    left_out = [f"Not compared, because they have no complete replicate: {', '.join(missing)}."] if missing else []
+    more = cautions(result)
+    if missing:
+        more.append(f"Not compared, because they have no complete replicate: {', '.join(missing)}.")
     if name in missing:
-        return _joined(f"{name} has no complete replicate yet, so no method can be compared with it.", *left_out)
+        return _joined(f"{name} has no complete replicate yet, so no method can be compared with it.", *more)
     compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
-    seeds = max((ahead.seeds for _, ahead in compared), default=0)
     if not compared:
         if missing:
-            return _joined(f"No method can be compared with {name} yet.", *left_out)
-        return f"{name} is the only method of this study: it is compared with none."
-    if seeds < 2:
-        return _joined(f"One seed is too few for a comparison: use at least {FEWEST_SEEDS}.", *left_out)
+            return _joined(f"No method can be compared with {name} yet.", *more)
+        return _joined(f"{name} is the only method of this study: it is compared with none.", *more)
+    seeds = max(ahead.seeds for _, ahead in compared)
+    if seeds == 0:
+        return _joined(f"No method has a complete replicate with the same number as one of {name}.", *more)
+    if seeds == 1:
+        return _joined(f"One replicate is too few for a comparison: use at least {FEWEST_SEEDS}.", *more)
     said = "; ".join(_finding(name, c, ahead) for c, ahead in compared)
     clips = "" if result.clips is None else f", {result.clips} clips"
-    return _joined(f"On the held-out test set ({seeds} seeds{clips}): {said}.", *cautions(result), *left_out)
+    return _joined(f"On the held-out test set ({seeds} seeds{clips}): {said}.", *more)
 
 
 def cautions(result: StudyResult) -> list[str]:
     """What a reader of the comparison must know, one sentence each."""
-    compared = [c.ahead for c in result.others if c.ahead is not None]
+    found = [*_replicates(result), *_clips(result), *_other_epoch(result), *result.extensions]
+    if result.unequal:
+        found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
+    return found
+
+
+def _replicates(result: StudyResult) -> list[str]:
+    """Replicates that are missing, that failed, and how many a verdict needs."""
     found = []
-    few = min((ahead.seeds for ahead in compared), default=FEWEST_SEEDS)
-    if few < FEWEST_SEEDS:
-        found.append(f"A verdict needs at least {FEWEST_SEEDS} seeds: raise `replicates` and rerun the study.")
+    open_ones = [f"{c.name} {len(c.seeds)}" for c in result.methods
+                 if len(c.seeds) + result.failed.get(c.name, 0) < result.planned]  # fmt: skip
+    if open_ones:
+        found.append(f"Not all {result.planned} replicates have ended: {', '.join(open_ones)}. Rerun the study.")
+    elif any(c.ahead is not None and 1 < c.ahead.seeds < FEWEST_SEEDS for c in result.others):
+        found.append(f"A verdict needs at least {FEWEST_SEEDS} replicates: raise `replicates` and rerun the study.")
+    if result.failed:
+        worst = [f"{c.ahead.with_failures:+.1f} points to {c.name}" for c in result.others
+                 if c.ahead is not None and c.ahead.with_failures is not None]  # fmt: skip
+        counted = f" If they count as 0 % correct, the difference is {', '.join(worst)}." if worst else ""
+        failed = ", ".join(f"{number} of {name}" for name, number in result.failed.items())
+        found.append(f"Replicates failed: {failed}; the comparison is over the others.{counted}")
+    if result.retried:
+        retried = ", ".join(f"{number} of {name}" for name, number in result.retried.items())
+        found.append(f"Replicates that had failed were run again: {retried}.")
+    return found
+
+
+def _clips(result: StudyResult) -> list[str]:
+    """Test clips that are missing, too few or not the same."""
+    found = []
     if result.without_predictions:
         found.append(
             "A test needs the predictions of every replicate, but predictions.parquet is missing or damaged for "
-            f"{'; '.join(result.without_predictions)}, so intervals are over seeds only. Version 0.1 did not write it; "
-            "otherwise, delete the folders of these replicates and rerun the study."
+            f"{'; '.join(result.without_predictions)}, so the intervals of these methods are over seeds only. Version "
+            "0.1 did not write it; otherwise, delete the folders of these replicates and rerun the study."
         )
-    groups = [ahead.groups for ahead in compared if ahead.groups is not None]
-    if groups and min(groups) < FEWEST_GROUPS:
+    if result.other_clips:
+        found.append(
+            f"These replicates predict other test clips than those of {result.reference}: "
+            f"{'; '.join(result.other_clips)}. Delete their folders and rerun the study."
+        )
+    groups = [c.ahead.groups for c in result.others if c.ahead is not None and c.ahead.groups is not None]
+    if groups and min(groups) == 1:
+        found.append("All test clips are in one group, so there is no interval over clips.")
+    elif groups and min(groups) < FEWEST_GROUPS:
         found.append(
             f"The test clips form only {min(groups)} groups: with fewer than {FEWEST_GROUPS}, intervals and p-values "
             "are rough."
         )
-    found += _failures(result)
-    found += _other_epoch(result)
-    found += result.extensions
-    if result.unequal:
-        found.append(f"The methods were not given the same: {'; '.join(result.unequal)}.")
     return found
-
-
-def _failures(result: StudyResult) -> list[str]:
-    failed = [f"{len(c.failed)} of {c.name}" for c in result.methods if c.failed]
-    if not failed:
-        return []
-    worst = [f"{c.ahead.with_failures:+.1f} points to {c.name}" for c in result.others
-             if c.ahead is not None and c.ahead.with_failures is not None]  # fmt: skip
-    counted = f" If they count as 0 % correct, the difference is {', '.join(worst)}." if worst else ""
-    return [f"Replicates failed: {', '.join(failed)}; the comparison is over the others.{counted}"]
 
 
 def _other_epoch(result: StudyResult) -> list[str]:
     """The verdicts that change with the weights of the other epoch (`evaluation.select`)."""
-    words = {"ahead": "ahead of", "open": "level with", "behind": "behind", "unknown": "without a verdict on"}
     changed = [
-        f"{words[c.other_epoch.verdict]} {c.name} ({c.other_epoch.mean:+.1f} points)"
+        f"{VERDICTS[c.other_epoch.verdict]} {c.name} ({c.other_epoch.mean:+.1f} points)"
         for c in result.others
         if c.ahead is not None and c.other_epoch is not None and c.ahead.verdict != c.other_epoch.verdict
     ]
     if not changed:
         return []
     other = "last" if result.select == "best" else "best"
-    return [f"With the weights of the {other} epoch instead, {result.reference} is {'; '.join(changed)}."]
+    return [f"With the weights of the {other} epoch instead: {result.reference}: {'; '.join(changed)}."]
 
 
 def _joined(*sentences: str) -> str:
@@ -98,6 +119,8 @@ def _joined(*sentences: str) -> str:
 
 def _finding(name: str, c: Method, ahead: Paired) -> str:
     """The comparison of the reference `name` with one method, as a clause."""
+    if ahead.seeds == 0:
+        return f"{name} and {c.name} have no replicate in common"
     by, how_sure = f"{abs(ahead.mean):.1f} points", _confidence(ahead)
     match ahead.verdict:
         case "ahead":
@@ -115,7 +138,7 @@ def _finding(name: str, c: Method, ahead: Paired) -> str:
 
 
 def _confidence(ahead: Paired) -> str:
-    said = [interval_text(ahead)] if ahead.seeds > 1 else []
+    said = [text] if (text := interval_text(ahead)) else []
     said.append(f"{ahead.wins}/{ahead.seeds} seeds")
     if ahead.p_holm is not None and ahead.verdict != "unknown":
         said.append(f"Holm {p_text(ahead.p_holm)}")
@@ -123,7 +146,9 @@ def _confidence(ahead: Paired) -> str:
 
 
 def interval_text(ahead: Paired) -> str:
-    """`95 % interval -1.2 to +3.4`."""
+    """`95 % interval -1.2 to +3.4`; empty if there is none."""
+    if ahead.low == float("-inf"):
+        return ""
     return f"95 % interval {ahead.low:+.1f} to {ahead.high:+.1f}"
 
 

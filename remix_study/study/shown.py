@@ -1,8 +1,8 @@
 """When test results were shown, so that a study that was extended afterwards says so
 
-Results that one has seen may decide whether one adds replicates or trials. That makes a false verdict more likely than
-5 %. `shown.json` in the study's folder lists the planned numbers of trials and replicates at the times when the
-comparison was written: at the end of the study, and with each report.
+If results decide whether replicates or trials are added, or how much of a plan is carried out, a false verdict is more
+likely than 5 %. `shown.json` in the study's folder lists the plans (trials, replicates, budget) at the times when the
+comparison was shown: at the end of the study, with each report, and by `Study.result`.
 """
 
 import itertools
@@ -18,26 +18,26 @@ SHOWN = "shown.json"
 
 
 class _Plan(NamedTuple):
-    """The planned numbers when results were first shown with them. `time`: ISO 8601, UTC."""
+    """The plan when results were first shown with it. `time`: ISO 8601, UTC."""
 
     time: str
     trials: int
     replicates: int
+    budget: dict[str, float | None]
 
 
 def note_shown(folder: Path, study: StudyConfig) -> None:
     """Record that test results of `study` are shown now, unless they were shown with the same plan before."""
-    plans = _read(folder)
-    if plans and (plans[-1].trials, plans[-1].replicates) == (study.trials, study.replicates):
+    plans, plan = _read(folder), _plan(datetime.now(UTC).isoformat(timespec="seconds"), study)
+    if plans and plans[-1][1:] == plan[1:]:
         return
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    plans.append(_Plan(now, study.trials, study.replicates))
+    plans.append(plan)
     write_atomically(folder / SHOWN, json.dumps([plan._asdict() for plan in plans], indent=1))
 
 
 def extensions(folder: Path, study: StudyConfig) -> list[str]:
-    """What was added to the study after test results had been shown, one sentence each."""
-    plans = [*_read(folder), _Plan("", study.trials, study.replicates)]
+    """How the plan of the study changed after test results had been shown, one sentence each."""
+    plans = [*_read(folder), _plan("", study)]
     found = []
     for before, after in itertools.pairwise(plans):
         when = f"after test results had been shown on {before.time[:10]}"
@@ -45,7 +45,16 @@ def extensions(folder: Path, study: StudyConfig) -> list[str]:
             found.append(f"{_numbers('Replicate', before.replicates, after.replicates)} added {when}.")
         if after.trials > before.trials:
             found.append(f"{_numbers('Trial', before.trials, after.trials)} added to each method {when}.")
+        if after.replicates < before.replicates or after.trials < before.trials:
+            planned, left = (f"{plan.trials} trials and {plan.replicates} replicates" for plan in (before, after))
+            found.append(f"The plan was reduced from {planned} to {left} {when}.")
+        if after.budget != before.budget:
+            found.append(f"The budget was changed {when}.")
     return found
+
+
+def _plan(time: str, study: StudyConfig) -> _Plan:
+    return _Plan(time, study.trials, study.replicates, study.budget.model_dump(mode="json"))
 
 
 def _numbers(what: str, before: int, after: int) -> str:

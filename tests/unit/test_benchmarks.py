@@ -1,13 +1,14 @@
 """Benchmarks run, and the compared implementations compute the same results"""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import decisions, epochs, overheads, run
+from benchmarks import coverage, decisions, epochs, overheads, run
 from benchmarks.measure import Result, in_turns
 from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
@@ -27,6 +28,17 @@ def test_quick_decisions_write_a_table_and_json(tmp_path: Path, capsys: pytest.C
     assert all(result["measured"] > 0 for result in written["results"])
     assert {result["verdict"] for result in written["results"]} == {"not asked"}, "a quick run has no bounds"
     assert "Quick run: its numbers mean nothing" in capsys.readouterr().out
+
+
+def test_the_coverage_of_every_kind_of_study_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    coverage.main(["--draws", "20", "--seeds", "5", "--clips", "40"])
+    printed = capsys.readouterr().out
+    assert all(effects.name.split()[0] in printed for effects in coverage.EFFECTS)
+    assert re.search(r"5 seeds: coverage \d+\.0 to \d+\.0 %, mean", printed)
+    found = list(coverage.measure(40, [5], [60]))
+    assert len(found) == 2 * len(coverage.EFFECTS)
+    assert np.mean([each.covered for each in found]) > 0.9
+    assert all(each.false_verdicts == pytest.approx(1 - each.covered) for each in found if each.effect == 0)
 
 
 def test_an_unknown_benchmark_is_rejected_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -20,6 +22,7 @@ from remix_study.statistics import (
 )
 
 Outcomes = NDArray[np.float64]
+property_test = settings(deadline=None, max_examples=80)
 
 
 def outcomes(seed: int, seeds: int = 5, clips: int = 40) -> Outcomes:
@@ -47,7 +50,7 @@ def test_the_variance_is_that_of_two_crossed_random_effects() -> None:
     half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
     assert [found.low, found.high] == pytest.approx([7 / 12 - half, 7 / 12 + half])
     assert found.p == pytest.approx(2 * stats.t.sf(7 / 12 / np.sqrt(variance), freedom))
-    assert found.of_clips == pytest.approx(of_clips / (12 * variance))
+    assert found.over_clips
 
 
 def test_seeds_that_happen_to_agree_leave_the_uncertainty_of_the_clips() -> None:
@@ -81,7 +84,7 @@ def test_the_order_of_seeds_and_clips_and_the_unit_do_not_matter(groups: NDArray
     before = crossed_mean(value_SC, groups)
     after = crossed_mean(-100 * value_SC[seed_S][:, clip_C], None if groups is None else groups[clip_C])
     assert [-100 * before.mean, -100 * before.high, -100 * before.low] == pytest.approx([*after[:3]])
-    assert [before.p, before.freedom, before.of_clips] == pytest.approx([after.p, after.freedom, after.of_clips])
+    assert [before.p, before.freedom] == pytest.approx([after.p, after.freedom])
 
 
 def test_groups_of_one_clip_are_no_groups() -> None:
@@ -136,8 +139,35 @@ def test_too_little_data_has_no_interval() -> None:
         crossed_mean(np.empty((3, 0)))
 
 
-def test_methods_that_agree_everywhere_have_no_difference_and_no_p() -> None:
-    assert crossed_mean(np.zeros((5, 20)))[:4] == (0.0, 0.0, 0.0, None)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_values_that_never_differ_have_no_interval(value: float) -> None:
+    assert crossed_mean(np.full((5, 20), value))[:4] == (value, -np.inf, np.inf, None)
+
+
+def test_seeds_and_clips_with_equal_means_leave_the_uncertainty_of_the_cells() -> None:
+    """Two methods that differ on other clips in each seed."""
+    found = crossed_mean(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert found.freedom == 1
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt(1 / 4))
+    cancelling = crossed_mean(np.array([[1.0, 0, 1, 0], [0, 1, 1, 0]]), np.array([0, 0, 1, 1]))
+    assert (cancelling.low, cancelling.p) == (-np.inf, None), "groups never differ"
+
+
+@property_test
+@given(st.data())
+def test_any_outcomes_have_a_mean_and_an_interval_with_a_width_or_none(data: st.DataObject) -> None:
+    seeds, clips = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
+    value_SC = np.array(data.draw(st.lists(st.lists(st.integers(-1, 1), min_size=clips, max_size=clips),
+                                           min_size=seeds, max_size=seeds)))  # fmt: skip
+    groups = data.draw(st.none() | st.lists(st.integers(0, 3), min_size=clips, max_size=clips))
+    found = crossed_mean(value_SC, None if groups is None else np.array(groups))
+    assert found.mean == pytest.approx(value_SC.mean())
+    if np.isinf(found.low):
+        assert (found.high, found.p) == (np.inf, None)
+    else:
+        assert found.low < found.mean < found.high
+        assert found.p is not None
+        assert 0 < found.p <= 1
 
 
 @pytest.mark.parametrize("groups", [0, 12])
@@ -170,10 +200,11 @@ def test_figures_without_clips_have_a_t_interval_over_seeds_and_no_p() -> None:
 def test_the_sampling_error_of_a_split_is_that_of_a_proportion() -> None:
     correct_SC = np.zeros((2, 744))
     correct_SC[:, :558] = 1
-    assert 100 * sampling_error(correct_SC) == pytest.approx(100 * np.sqrt(0.75 * 0.25 / 743))
-    assert 100 * sampling_error(correct_SC) == pytest.approx(1.6, abs=0.02)  # of CREMA-D's test split
+    assert sampling_error(correct_SC) == pytest.approx(np.sqrt(0.75 * 0.25 / 743))
+    assert sampling_error(correct_SC) == pytest.approx(0.016, abs=2e-4)  # 1.6 points: CREMA-D's test split
     # Clips that are always right or wrong together count as one.
     assert sampling_error(correct_SC, np.arange(744) // 186) == pytest.approx(np.sqrt(0.75 * 0.25 / 3))
+    assert sampling_error(correct_SC, np.zeros(744)) is None
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5, 8])
@@ -199,7 +230,7 @@ def test_seeds_for_a_significant_sign_flip_test_follow_from_the_number_of_compar
 
 
 @pytest.mark.parametrize(
-    ("given", "adjusted"),
+    ("values", "adjusted"),
     [
         ([], []),
         ([0.04], [0.04]),
@@ -207,5 +238,5 @@ def test_seeds_for_a_significant_sign_flip_test_follow_from_the_number_of_compar
         ([0.5, 0.6], [1.0, 1.0]),
     ],
 )
-def test_holm_adjusts_step_by_step(given: list[float], adjusted: list[float]) -> None:
-    assert holm(given) == pytest.approx(adjusted)
+def test_holm_adjusts_step_by_step(values: list[float], adjusted: list[float]) -> None:
+    assert holm(values) == pytest.approx(adjusted)

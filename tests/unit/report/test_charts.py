@@ -47,7 +47,7 @@ def lines(chart: Chart, panel: int = 0) -> list[Line]:
 
 def mean(value: float, half: float) -> Estimate:
     """A mean whose 95 % interval is `value` ± `half`."""
-    return Estimate(value, value - half, value + half, None, 4.0, math.nan)
+    return Estimate(value, value - half, value + half, None, 4.0, True)
 
 
 RESULT = StudyResult("s", "q", "remix", (), {}, (), "")
@@ -134,11 +134,12 @@ def test_intervals_are_error_bars_and_one_seed_has_none(style_of: Styles) -> Non
 
 
 def test_the_title_names_the_lowest_sufficiency() -> None:
-    rows = (run_data.Head("remix", None, mean(0.79, 0.01)), run_data.Head("joint", None, mean(0.4, 0.01)))
+    rows = (run_data.Head("remix", None, mean(0.79, 0.01), 0.99), run_data.Head("joint", None, mean(0.4, 0.01), 0.5))
     head = run_data.Heads("video", rows, 0.9, 0.8)
     assert run_charts.weakest([head]) == "Lowest sufficiency: the video probe of joint reaches 50 % of video alone"
     assert run_charts.weakest([head._replace(rows=rows[:1])]).startswith("Every encoder reaches at least 98 %")
-    assert run_charts.weakest([head._replace(ceiling_probe=None)]) == "Test accuracy of each encoder"
+    unknown = tuple(row._replace(sufficiency=None) for row in rows)
+    assert run_charts.weakest([head._replace(rows=unknown)]) == "Test accuracy of each encoder"
 
 
 def test_the_title_names_a_method_only_if_its_imbalance_stands_out(style_of: Styles) -> None:

@@ -93,6 +93,20 @@ def test_a_searched_group_of_keys_is_one_difference() -> None:
     assert check_study(study(space={"augment": pictures}), {})
 
 
+def test_a_search_is_the_same_if_its_values_are() -> None:
+    def augment(name: str, shift: float) -> dict[str, Any]:
+        return {"augment": {"kind": "choice", "of": {"plain": {}, name: {"shift": shift}}}}
+
+    with pytest.raises(ConfigError, match="must be given the same `augment`"):  # equal labels, other values
+        check_study(study({"space": augment("some", 0.1)}, {"space": augment("some", 0.4)}), {})
+    sizes = {"kind": "choice", "of": [32, 64]}
+    reversed_sizes = {"kind": "choice", "of": [64, 32]}
+    assert check_study(study({"space": {"global_batch": sizes}}, {"space": {"global_batch": reversed_sizes}}), {})
+    steps = {"kind": "int", "low": 10, "high": 30}
+    with pytest.raises(ConfigError, match=r"searched \(10 to 30\) for `joint`; searched \(10 to 30, step 10\) for"):
+        check_study(study({"space": {"epochs": steps}}, {"space": {"epochs": steps | {"step": 10}}}), {})
+
+
 def test_a_declared_difference_is_accepted_and_changes_no_identity() -> None:
     remix: dict[str, Any] = {"set": {"epochs": 20}}
     declared = study(remix=remix, unequal=[{"key": "epochs", "reason": "it trains each modality half as often"}])
@@ -134,10 +148,12 @@ def test_the_sentence_says_what_methods_were_not_given_alike(tmp_path: Path) -> 
     unequal = study(remix=remix, unequal=[{"key": "epochs", "reason": "on purpose"}])
     two = {name: [trial(n, 0.9, method=name) for n in range(2)] for name in unequal.methods}
     said = result_for(unequal, two, tmp_path / "a")
-    assert "The methods were not given the same: epochs is 10 for joint; 20 for remix (on purpose)." in said
+    assert "The settings of the methods differ: epochs is 10 for joint; 20 for remix (on purpose)." in said
     fewer = {"joint": [trial(0, 0.9, method="joint")], "remix": [trial(n, 0.9) for n in range(2)]}
-    assert "not given the same: trials: 1 for joint, 2 for remix." in result_for(study(), fewer, tmp_path / "b")
-    assert "not given the same" not in result_for(study(), {**two}, tmp_path / "c")
+    assert "settings of the methods differ: trials: 1 for joint, 2 for remix." in result_for(
+        study(), fewer, tmp_path / "b"
+    )
+    assert "settings of the methods differ" not in result_for(study(), {**two}, tmp_path / "c")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.predictions import Correct
 from remix_study.metrics import sufficiency_gap
+from remix_study.report.tables import accuracy_table
 from remix_study.statistics import crossed_mean, sign_flip_p
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
@@ -72,6 +73,8 @@ def clips(accuracy: float, number: int = 6, seed: int = 0, alike: float = 0.9) -
 def result(remix: Replicated, methods: dict[str, dict[str, Any]] | None = None, **replicates: Any) -> StudyResult:
     made = study(**{name: (methods or {}).get(name, {}) for name in replicates})
     everything = {"remix": remix, **replicates}
+    ended = max(len(each.summaries) + len(each.failed) for each in everything.values())
+    made = made.model_copy(update={"replicates": ended})
     return compare(made, everything, {name: {"lr": 1} for name in everything}, [])
 
 
@@ -123,7 +126,22 @@ def test_a_p_never_comes_from_the_seeds_alone() -> None:
     one_missing = one_missing._replace(correct={n: c for n, c in one_missing.correct.items() if n != 3})
     found = result(one_missing, joint=predicted(clips(0.7)))
     assert ahead_of(found).verdict == "unknown"
-    assert "predictions.parquet is missing or damaged for remix 3, so intervals are over seeds only." in found.sentence
+    assert "predictions.parquet is missing or damaged for remix 3, so the intervals of" in found.sentence
+    # A replicate that the other method does not have enters no comparison.
+    shorter = result(one_missing, joint=predicted(clips(0.7, 3)))
+    assert shorter.without_predictions == ()
+    assert ahead_of(shorter).clips == CLIPS
+
+
+def test_each_comparison_has_its_own_test() -> None:
+    """Missing predictions of one method do not hide the test of another, and its interval is marked."""
+    damaged = predicted(clips(0.5))._replace(correct={})
+    found = result(predicted(clips(0.8)), joint=predicted(clips(0.5)), other=damaged)
+    assert (ahead_of(found).verdict, ahead_of(found, "other").verdict) == ("ahead", "unknown")
+    cells = {row[0]: row[4] for row in accuracy_table(found).rows}
+    assert not cells["joint"].endswith("*")
+    assert cells["other"].endswith("*")
+    assert "(*: over seeds only)" in accuracy_table(found).title
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
@@ -135,8 +153,8 @@ def test_fewer_than_five_seeds_have_no_verdict(number: int) -> None:
     assert ahead.p < 0.01
     assert "beats" not in found.sentence
     assert f"no verdict on remix and joint ({ahead.mean:+.1f} points, 95 % interval" in found.sentence
-    assert "A verdict needs at least 5 seeds: raise `replicates` and rerun the study." in found.sentence
-    assert headline(found) == "remix: too few seeds for a verdict"
+    assert "A verdict needs at least 5 replicates: raise `replicates` and rerun the study." in found.sentence
+    assert headline(found) == "remix: too few replicates for a verdict"
     assert ahead_of(result(predicted(clips(0.9, 5)), joint=predicted(clips(0.3, 5)))).verdict == "ahead"
 
 
@@ -160,11 +178,16 @@ def test_one_seed_is_too_few_for_a_comparison() -> None:
     ahead = ahead_of(found)
     assert (ahead.verdict, ahead.std, ahead.low, ahead.high) == ("unknown", 0.0, -np.inf, np.inf)
     assert (ahead.p, ahead.p_holm) == (None, None)
-    assert found.sentence.startswith("One seed is too few for a comparison")
+    assert found.sentence == "One replicate is too few for a comparison: use at least 5."
     other = predicted(clips(0.1, 2))
     other = other._replace(summaries={1: other.summaries[1]})
-    ahead = ahead_of(result(predicted(clips(0.9, 1)), joint=other))
-    assert (ahead.verdict, ahead.seeds, ahead.p) == ("unknown", 0, None)
+    found = result(predicted(clips(0.9, 1)), joint=other)
+    assert (ahead_of(found).verdict, ahead_of(found).seeds, ahead_of(found).p) == ("unknown", 0, None)
+    assert found.sentence.startswith("No method has a complete replicate with the same number as one of remix.")
+    more = result(
+        predicted(clips(0.9, 6)), joint=predicted(clips(0.5, 6)), late=Replicated({9: {"test/accuracy": 1}}, {})
+    )
+    assert "remix and late have no replicate in common" in more.sentence
 
 
 @pytest.mark.parametrize(
@@ -173,7 +196,7 @@ def test_one_seed_is_too_few_for_a_comparison() -> None:
         (0.5, "ahead", "remix beats joint by {by} points ({sure}), so choosing helps", "remix: ahead of joint"),
         (0.97, "behind", "remix loses to joint by {by} points ({sure}), so choosing hurts here", "remix: behind joint"),
         (0.8, "open", "no significant difference between remix and joint ({mean} points, {sure}), so there is no "
-                      "evidence that choosing helps", "remix: level with joint"),
+                      "evidence that choosing helps", "remix: no significant difference to joint"),
     ],
 )  # fmt: skip
 def test_the_sentence_reports_the_verdict_with_its_numbers(
@@ -195,7 +218,7 @@ def test_methods_without_control_of_get_no_conclusion() -> None:
         predicted(clips(0.8)), joint=predicted(clips(0.5)), other=predicted(clips(0.97)), same=predicted(clips(0.8))
     )
     assert "helps" not in found.sentence
-    assert headline(found) == "remix: ahead of joint; level with same; behind other"
+    assert headline(found) == "remix: ahead of joint; no significant difference to same; behind other"
 
 
 def test_few_groups_of_clips_are_pointed_out() -> None:
@@ -213,7 +236,7 @@ def test_a_verdict_that_depends_on_the_epoch_is_pointed_out() -> None:
     assert joint.other_epoch is not None
     assert (ahead_of(found).verdict, joint.other_epoch.verdict) == ("ahead", "behind")
     assert (
-        f"With the weights of the last epoch instead, remix is behind joint ({joint.other_epoch.mean:+.1f} points)."
+        f"With the weights of the last epoch instead: remix: behind joint ({joint.other_epoch.mean:+.1f} points)."
         in found.sentence
     )
     assert "epoch" not in result(predicted(clips(0.8)), joint=predicted(clips(0.5))).sentence
@@ -234,9 +257,48 @@ def test_replicates_that_failed_are_shown_with_the_worst_case() -> None:
     assert ahead_of(result(predicted(clips(0.8)), joint=predicted(clips(0.5)))).with_failures is None
 
 
-def test_replicates_that_predict_other_clips_are_refused() -> None:
-    with pytest.raises(StudyError, match=r"their 200 and 100 test clips are not the same"):
-        result(predicted(clips(0.8)), joint=predicted(clips(0.7)[:, :100]))
+def test_replicates_that_predict_other_clips_are_named() -> None:
+    found = result(predicted(clips(0.8)), joint=predicted(clips(0.5)[:, :100]))
+    assert ahead_of(found).clips is None
+    assert (
+        "These replicates predict other test clips than those of remix: joint 0, 1, 2, 3, 4, 5. Delete their folders "
+        "and rerun the study." in found.sentence
+    )
+
+
+def test_without_an_interval_there_is_no_verdict() -> None:
+    one_group = np.zeros(CLIPS, np.int64)
+    found = result(predicted(clips(0.8), groups=one_group), joint=predicted(clips(0.4), groups=one_group))
+    assert (ahead_of(found).verdict, ahead_of(found).p, found.sampling_error) == ("unknown", None, None)
+    assert "All test clips are in one group, so there is no interval over clips." in found.sentence
+    assert "inf" not in found.sentence
+
+
+def test_p_values_are_adjusted_for_all_planned_comparisons() -> None:
+    """A method that failed, has no predictions or never differs does not make the others more significant."""
+    joint = predicted(clips(0.72, seed=0))
+    p = ahead_of(result(predicted(clips(0.8)), joint=joint)).p
+    assert p is not None
+    for other in (predicted(clips(0.8)), predicted(clips(0.8))._replace(correct={}), Replicated({}, {}, (0, 1, 2))):
+        found = result(predicted(clips(0.8)), joint=joint, other=other)
+        assert found.comparisons == 2
+        assert ahead_of(found).p_holm == pytest.approx(min(1, 2 * p))
+
+
+def test_replicates_that_have_not_ended_are_named() -> None:
+    replicates = {"remix": predicted(clips(0.8, 6)), "joint": predicted(clips(0.5, 5))}
+    found = compare(study(joint={}).model_copy(update={"replicates": 9}), replicates, {}, [])
+    assert "Not all 9 replicates have ended: remix 6, joint 5. Rerun the study." in found.sentence
+
+
+def test_a_method_whose_replicates_all_failed_is_named_as_failed() -> None:
+    found = result(predicted(clips(0.8)), joint=Replicated({}, {}, (0, 1, 2, 3, 4, 5)), other=predicted(clips(0.5)))
+    assert "Replicates failed: 6 of joint; the comparison is over the others." in found.sentence
+    assert "Not compared, because they have no complete replicate: joint." in found.sentence
+    lost = result(predicted(clips(0.8, 1), failed=(1, 2, 3, 4, 5)), other=predicted(clips(0.5)))
+    assert lost.sentence.startswith(
+        "One replicate is too few for a comparison: use at least 5. Replicates failed: 5 of"
+    )
 
 
 def test_the_sampling_error_is_that_of_the_test_split() -> None:
@@ -340,12 +402,13 @@ def test_methods_without_a_replicate_are_named_and_not_compared() -> None:
     )
     assert [c.name for c in found.methods] == ["remix", "joint"]
     assert found.sentence.endswith(" Not compared, because they have no complete replicate: other.")
+    assert "Not all 3 replicates have ended: remix 2, joint 2. Rerun the study." in found.sentence
     assert found.failures == ("other-0: NaN",)
     lone = compare(made, {"joint": seeds(0.7, 0.72)}, {}, [])
     assert [c.ahead for c in lone.methods] == [None]
     assert lone.sentence == (
-        "remix has no complete replicate yet, so no method can be compared with it. "
-        "Not compared, because they have no complete replicate: remix, other."
+        "remix has no complete replicate yet, so no method can be compared with it. Not all 3 replicates have ended: "
+        "joint 2. Rerun the study. Not compared, because they have no complete replicate: remix, other."
     )
     assert compare(made, {"remix": seeds(0.7)}, {}, []).sentence.startswith("No method can be compared with remix yet.")
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from remix_study.config.study import StudyConfig
+from remix_study.config.study import BudgetConfig, StudyConfig
 from remix_study.study.ledger import Ledger, TrialRecord
 from remix_study.study.results import result_of
 from remix_study.study.shown import SHOWN, extensions, note_shown
@@ -25,7 +25,6 @@ def test_a_study_that_is_only_shown_again_was_not_extended(tmp_path: Path) -> No
 def test_a_study_that_grows_before_its_results_are_shown_was_not_extended(tmp_path: Path) -> None:
     note_shown(tmp_path, planned(10))
     assert extensions(tmp_path, planned(10)) == []
-    assert extensions(tmp_path, planned(6)) == [], "fewer than planned"
 
 
 def test_every_later_growth_is_listed_with_the_day_of_the_results(tmp_path: Path) -> None:
@@ -38,6 +37,18 @@ def test_every_later_growth_is_listed_with_the_day_of_the_results(tmp_path: Path
     assert extensions(tmp_path, planned(10, trials=6)) == [
         f"Replicates 6 to 10 were added {after}", f"Trials 5 to 6 were added to each method {after}",
     ]  # fmt: skip
+
+
+def test_a_reduced_plan_and_another_budget_are_told(tmp_path: Path) -> None:
+    """Both may depend on the results that have been shown."""
+    note_shown(tmp_path, planned(9))
+    (reduced,) = extensions(tmp_path, planned(5))
+    assert reduced.startswith(
+        "The plan was reduced from 4 trials and 9 replicates to 4 and 5 after test results had been"
+    )
+    budget = planned(9).model_copy(update={"budget": BudgetConfig(hours=3)})
+    (changed,) = extensions(tmp_path, budget)
+    assert changed.startswith("The budget was changed after test results had been shown on ")
 
 
 def test_the_sentence_tells_of_extensions(tmp_path: Path) -> None:

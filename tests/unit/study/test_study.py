@@ -221,6 +221,13 @@ def test_a_failed_replicate_does_not_affect_the_others(conduct: Conduct) -> None
     assert result is not None
     assert [sorted(c.seeds) for c in result.methods] == [[0, 1], [0, 1]]  # failed replicates run again
     assert [(t.stage, t.method, t.number) for t in again.ran] == [("replicate", "joint", 1)]
+    # Its failure is not forgotten, however often the study is rerun.
+    for _ in range(2):
+        reason = "NotANumberError: the loss must be a number"
+        assert result.failures == (f"joint-replicate-1: failed before it was run again: {reason}",)
+        assert "Replicates that had failed were run again: 1 of joint." in result.sentence
+        result = conduct(Runner())
+        assert result is not None
 
 
 def test_a_method_without_complete_trials_does_not_affect_the_others(conduct: Conduct, tmp_path: Path) -> None:
