@@ -249,8 +249,8 @@ def _comparisons(found: "Plan") -> str:
     several = f"{found.comparisons} comparison{'s' if found.comparisons > 1 else ''}"
     return (
         f"[dim]comparison:[/dim] {several} over {found.replicates} replicates; a verdict needs "
-        f"{found.replicates_for_verdict}{'' if enough else ' [yellow](raise `replicates`)[/yellow]'}; the exact sign-"
-        f"flip test of all needs {found.replicates_for_sign_flip} to be significant"
+        f"{found.replicates_for_verdict}{'' if enough else ' [yellow](raise `replicates`)[/yellow]'}, and the exact "
+        f"sign-flip test at least {found.replicates_for_sign_flip}"
     )
 
 

@@ -96,8 +96,9 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
 class Work(NamedTuple):
     """What some runs of a method were given.
 
-    `part`: complete, pruned or failed trials, or replicates. `runs`: trials or replicates. `given`: epochs, updates and
-    samples of each encoder, and multiply-adds, as in `RunFolder.work`; empty if older versions did not record them.
+    `part`: trials or replicates by state; replicates of configurations that were chosen earlier are `superseded`.
+    `runs`: their number. `given`: epochs, updates and samples of each encoder, and multiply-adds, as in
+    `RunFolder.work`; empty if older versions did not record them.
     """
 
     method: str
@@ -107,15 +108,23 @@ class Work(NamedTuple):
 
 
 def work(ledger: Ledger) -> tuple[Work, ...]:
-    """What every method was given, by part; parts without runs are left out. A retried trial counts as failed."""
+    """What every method was given, by part; parts without runs are left out.
+
+    A retried trial counts as failed. Trials and replicates that have not ended count with what is recorded of them.
+    """
     found = []
     for name in ledger.study.methods:
-        trials, records = ledger.trials.get(name, ()), ledger.replicates.get(name, ())
-        parts: list[tuple[str, Sequence[TrialRecord | ReplicateRecord]]] = [
-            (f"{state} trials", [t for t in trials if t.state == state]) for state in ("complete", "pruned", "failed")
-        ]
-        parts.append(("replicates", [r for r in records if r.stage == REPLICATE]))
-        found += [Work(name, part, len(runs), summed(r.work for r in runs)) for part, runs in parts if runs]
+        chosen = chosen_replicates(ledger, name)
+        records = [r for r in ledger.replicates.get(name, ()) if r.stage == REPLICATE]
+        parts: dict[str, list[TrialRecord | ReplicateRecord]] = {}
+        for state in ("complete", "pruned", "failed"):
+            parts[f"{state} trials"] = [t for t in ledger.trials.get(name, ()) if t.state == state]
+        parts["unfinished trials"] = [t for t in ledger.trials.get(name, ()) if t.state in ("running", "stopped")]
+        for state in ("complete", "failed"):
+            parts[f"{state} replicates"] = [r for r in chosen if r.state == state]
+        parts["unfinished replicates"] = [r for r in chosen if r.state not in ("complete", "failed")]
+        parts["superseded replicates"] = [r for r in records if r not in chosen]
+        found += [Work(name, part, len(runs), summed(r.work for r in runs)) for part, runs in parts.items() if runs]
     return tuple(found)
 
 

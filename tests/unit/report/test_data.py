@@ -259,14 +259,20 @@ def test_work_counts_pruned_and_failed_trials_and_replicates(make_trial: MakeTri
         make_trial("remix", 0, 0.5, work=one), make_trial("remix", 1, 0.4, work=two),
         make_trial("remix", 2, work=two), make_trial("remix", 3, state="failed", work=two, retried=True),
         make_trial("remix", 4, state="running"), make_trial("joint", 0, 0.5),
-        replicates=(replicate("remix", 0, "/r", work=one), replicate("remix", 1, "/r", work=one)),
+        replicates=(
+            replicate("remix", 0, "/r", work=one), replicate("remix", 1, "/r", work=one),
+            replicate("remix", 2, "/r", work=two, state="failed"), replicate("remix", 3, "/r", work=one, params={}),
+        ),
     )  # fmt: skip
     assert [(w.method, w.part, w.runs, w.given) for w in search_data.work(ledger)] == [
         ("joint", "complete trials", 1, {}),
         ("remix", "complete trials", 2, {"epochs": 4.0, "updates/audio": 10.0, "multiply_adds": 5.0}),
         ("remix", "pruned trials", 1, two),
         ("remix", "failed trials", 1, two),
-        ("remix", "replicates", 2, {"epochs": 6.0, "updates/audio": 20.0}),
+        ("remix", "unfinished trials", 1, {}),
+        ("remix", "complete replicates", 2, {"epochs": 6.0, "updates/audio": 20.0}),
+        ("remix", "failed replicates", 1, two),
+        ("remix", "superseded replicates", 1, one),
     ]
 
 
