@@ -48,19 +48,40 @@ def holds(dimension: Dimension, value: Any) -> bool:
     return abs(steps - round(steps)) < 1e-6
 
 
+MOST_COMBINATIONS = 100_000  # of a grid: more would take weeks to train, and gigabytes to list
+
+
+def count_of(dimension: Dimension) -> int | None:
+    """The number of values of a dimension, or of labels of a choice; None if they cannot be enumerated."""
+    match dimension:
+        case ChoiceDimension():
+            return len(labels_of(dimension))
+        case IntDimension(low=low, high=high, step=step, log=False):
+            return (high - low) // step + 1
+        case FloatDimension(low=low, high=high, step=float(step)):
+            return int((high - low) / step + 1e-6) + 1
+    return None
+
+
 def all_values(path: str, dimension: Dimension) -> list[Any]:
     """All values of a dimension, or labels of a choice.
 
     Raises:
-        ConfigError: they cannot be enumerated.
+        ConfigError: they cannot be enumerated, or are more than `MOST_COMBINATIONS`.
     """
+    count = count_of(dimension)
+    if count is not None and count > MOST_COMBINATIONS:
+        raise ConfigError(
+            f"`{path}` has {count:,} values, but a grid may have at most {MOST_COMBINATIONS:,} combinations. Use a "
+            "larger `step`, or another `sampler`."
+        )
     match dimension:
         case ChoiceDimension():
             return list(labels_of(dimension))
         case IntDimension(low=low, high=high, step=step, log=False):
             return list(range(low, high + 1, step))
         case FloatDimension(low=low, high=high, step=float(step)):
-            return [round(low + n * step, 12) for n in range(int((high - low) / step + 1e-9) + 1)]
+            return [round(low + n * step, 12) for n in range(int((high - low) / step + 1e-6) + 1)]
     raise ConfigError(
         f"The values of `{path}` cannot be enumerated, as a grid requires. Give it a `step`, or use another `sampler`."
     )

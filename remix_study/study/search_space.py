@@ -17,7 +17,16 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.errors import ConfigError
-from remix_study.study.dimensions import all_values, extent, is_searched, labels_of, scale_of, shown, value_of
+from remix_study.study.dimensions import (
+    MOST_COMBINATIONS,
+    all_values,
+    extent,
+    is_searched,
+    labels_of,
+    scale_of,
+    shown,
+    value_of,
+)
 
 Params = dict[str, str | int | float | bool | None]
 """Hyperparameters of a trial: dotted path of the run configuration -> value; of a choice, its label."""
@@ -48,25 +57,23 @@ def grid(space: Mapping[str, Dimension]) -> list[Params]:
     """Every combination of values of a finite space; the last dimension varies fastest.
 
     Raises:
-        ConfigError: the values of a dimension cannot be enumerated.
+        ConfigError: the values of a dimension cannot be enumerated, or there are more than `MOST_COMBINATIONS`.
     """
     combinations: list[Params] = [{}]
     for path, dimension in space.items():
         values = all_values(path, dimension)
+        searched = sum(is_searched(dimension, params) for params in combinations)
+        if len(combinations) + searched * (len(values) - 1) > MOST_COMBINATIONS:
+            raise ConfigError(
+                f"A grid may have at most {MOST_COMBINATIONS:,} combinations, but this one has more. Use larger steps, "
+                "fewer dimensions, or another `sampler`."
+            )
         combinations = [
             {**params, **more}
             for params in combinations
             for more in ([{path: value} for value in values] if is_searched(dimension, params) else [{}])
         ]
     return combinations
-
-
-def grid_size(space: Mapping[str, Dimension]) -> int | None:
-    """The number of combinations in `grid`; None if a dimension cannot be enumerated."""
-    try:
-        return len(grid(space))
-    except ConfigError:
-        return None
 
 
 class SpaceRow(NamedTuple):

@@ -14,8 +14,8 @@ from remix_study.config.study import STORAGE, ChoiceDimension, Dimension, StudyC
 from remix_study.config.yaml_source import Keys, YamlSource, dotted, read
 from remix_study.errors import ConfigError
 from remix_study.study.check import conditions, study_problems, written_at
-from remix_study.study.dimensions import corners
-from remix_study.study.search_space import grid, grid_size, run_content, space_of
+from remix_study.study.dimensions import corners, count_of
+from remix_study.study.search_space import grid, run_content, space_of
 
 
 def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
@@ -96,19 +96,18 @@ def _validate_methods(
 def _grid_problems(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Problem]:
     if study.sampler != "grid":
         return []
-    unlisted = [path for path, dimension in space.items() if grid_size({path: _without_condition(dimension)}) is None]
+    unlisted = [path for path, dimension in space.items() if count_of(dimension) is None]
     if unlisted:
         said = " cannot be enumerated, as `sampler: grid` requires; give it a `step`, or use another sampler"
         return [Problem(written_at(study, name, path), said) for path in unlisted]
-    size = len(grid(space))
+    try:
+        size = len(grid(space))
+    except ConfigError as error:
+        return [Problem(("sampler",), f": {error}", kind=str(error))]
     if study.trials > size:
         said = f" must be at most {size}, the size of the grid of `{name}`, but is {study.trials}"
         return [Problem(("trials",), said)]
     return []
-
-
-def _without_condition(dimension: Dimension) -> Dimension:
-    return dimension.model_copy(update={"when": {}})
 
 
 def _in_study(problem: Problem, study: StudyConfig, name: str, params: Mapping[str, Any], at: Keys) -> Problem:

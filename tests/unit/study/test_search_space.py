@@ -7,15 +7,16 @@ import pytest
 
 from remix_study.config.run import MarginConfig, RemixConfig
 from remix_study.errors import ConfigError
+from remix_study.study.dimensions import all_values, count_of
 from remix_study.study.search_space import (
     SpaceRow,
     configure,
     effective_space,
     grid,
-    grid_size,
     space_of,
     suggest,
 )
+from remix_study.study.study_file import check_study
 from tests.unit.study.small_spaces import CONDITIONAL, conditional, study
 
 
@@ -121,7 +122,38 @@ def test_effective_space_describes_each_dimension() -> None:
     ]
 
 
-def test_the_size_of_a_grid_is_none_if_it_is_infinite() -> None:
-    s = conditional()
-    assert grid_size(space_of(s, s.methods["remix"])) == 5
-    assert grid_size(space_of(study(), study().methods["joint"])) is None
+HUGE = {"kind": "float", "low": 0.0, "high": 1.0, "step": 1e-9}
+MANY = {"kind": "int", "low": 1, "high": 400}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"optimizer.learning_rate": HUGE}, "`optimizer.learning_rate` has 1,000,000,001 values"),
+        ({"epochs": MANY, "global_batch": MANY}, "A grid may have at most 100,000 combinations"),
+    ],
+)
+def test_a_grid_that_is_too_large_is_refused_before_it_is_listed(space: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        grid(space_of(made := study(space=space), made.methods["joint"]))
+    with pytest.raises(ConfigError, match=said):
+        check_study(study(space=space, sampler="grid"), {})
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        {"kind": "choice", "of": ["a", "b", "c"]}, {"kind": "int", "low": 3, "high": 11, "step": 4},
+        {"kind": "float", "low": 0.1, "high": 0.7, "step": 0.1},
+        {"kind": "float", "low": 0.2, "high": 0.2, "step": 1.0},
+    ],
+)  # fmt: skip
+def test_the_number_of_values_is_that_of_the_listed_ones(dimension: dict[str, Any]) -> None:
+    made = study(space={"optimizer.learning_rate": dimension})
+    found = made.space["optimizer.learning_rate"]
+    assert count_of(found) == len(all_values("optimizer.learning_rate", found))
+
+
+def test_values_without_a_step_have_no_number() -> None:
+    made = study(space={"optimizer.learning_rate": {"kind": "float", "low": 0.1, "high": 0.7}})
+    assert count_of(made.space["optimizer.learning_rate"]) is None
