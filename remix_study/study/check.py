@@ -22,7 +22,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.config.yaml_source import Keys
-from remix_study.study.dimensions import extent, holds
+from remix_study.study.dimensions import extent, holds, labels_of
 from remix_study.study.fairness import is_in, unequal_keys
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
@@ -78,6 +78,7 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
         for path in method.space:
             yield from _searched((*at, "space", path), path)
     for name, space in spaces.items():
+        yield from _swallowed(study, name, space)
         yield from conditions(study, name, space)
         yield from _first_points(name, study.methods[name], space)
         yield from _sampler(study, name, space)
@@ -117,6 +118,29 @@ def _searched(at: Keys, path: str) -> Iterator[Problem]:
     for settled, why in SETTLED.items():
         if path == settled or path.startswith(f"{settled}.") or settled.startswith(f"{path}."):
             yield Problem(at, f" cannot be searched: {why}", kind="settled")
+
+
+# --- what is recorded is what is trained -----------------------------------------------------------------------------
+
+
+def _swallowed(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
+    """Keys that two dimensions set, or that `set` gives and a dimension replaces: one of them would not be trained."""
+    for path, dimension in space.items():
+        if not isinstance(dimension, ChoiceDimension):
+            continue
+        for inner in (other for other in space if other.startswith(f"{path}.")):
+            key = inner.removeprefix(f"{path}.")
+            twice = [str(label) for label, value in labels_of(dimension).items()
+                     if isinstance(value, Mapping) and any(True for _ in _values(value, key))]  # fmt: skip
+            if twice:
+                said = (
+                    f" must not be searched, since `{path}` sets it, too (in {', '.join(twice)}); leave one of them out"
+                )
+                yield Problem(written_at(study, name, inner), said, kind="swallowed")
+        for inner in study.methods[name].set:
+            if inner.startswith(f"{path}."):
+                said = f" has no effect: the dimension `{path}` replaces the whole group; set it in each of its values"
+                yield Problem(("methods", name, "set", inner), said, kind="swallowed")
 
 
 # --- the space of one method -----------------------------------------------------------------------------------------

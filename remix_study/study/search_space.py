@@ -147,8 +147,10 @@ def run_content(
     method = study.methods[name]
     space = space_of(study, method)
     content = copy.deepcopy(study.base)
-    changes = {**method.set, **{path: value_of(space[path], value) for path, value in params.items()}, **settings}
-    for path, value in changes.items():
-        put(content, path, copy.deepcopy(value))
+    chosen = {path: value_of(space[path], value) for path, value in params.items()}
+    for changes in (method.set, chosen, settings):
+        # Groups of keys before the keys in them, so that the order in the file does not matter.
+        for path in sorted(changes, key=lambda path: path.count(".")):
+            put(content, path, copy.deepcopy(changes[path]))
     content["seed"] = seed
     return content

@@ -4,6 +4,8 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from remix_study.config.run import MarginConfig, RemixConfig
 from remix_study.errors import ConfigError
@@ -18,6 +20,8 @@ from remix_study.study.search_space import (
 )
 from remix_study.study.study_file import check_study
 from tests.unit.study.small_spaces import CONDITIONAL, conditional, study
+
+property_test = settings(deadline=None, max_examples=40)
 
 
 def test_a_method_searches_the_shared_dimensions_and_its_own() -> None:
@@ -120,6 +124,48 @@ def test_effective_space_describes_each_dimension() -> None:
         ),
         SpaceRow("method.share", "choice", "free, progress", "", "", ("free",)),
     ]
+
+
+OPTIMIZERS = {"sgd": {"name": "sgd"}, "adam": {"name": "adam", "weight_decay": 0.001}}
+
+
+@property_test
+@given(st.permutations(["optimizer", "optimizer.learning_rate", "epochs", "method.order"]), st.data())
+def test_what_is_recorded_is_what_is_trained_in_any_order_of_keys(keys: list[str], data: st.DataObject) -> None:
+    dimensions: dict[str, Any] = {
+        "optimizer": {"kind": "choice", "of": OPTIMIZERS},
+        "optimizer.learning_rate": {"kind": "float", "low": 0.001, "high": 0.1},
+        "epochs": {"kind": "int", "low": 4, "high": 6},
+        "method.order": {"kind": "choice", "of": ["blocks", "mixed"]},
+    }
+    fixed: dict[str, Any] = {"optimizer.learning_rate": 0.5, "optimizer": {"name": "adam"}, "epochs": 9,
+                             "method": {"name": "remix", "warmup": 2}}  # fmt: skip
+    changes = {key: fixed[key] for key in data.draw(st.permutations(sorted(fixed)))}
+    made = study(space={}, methods={"remix": {"set": changes, "space": {key: dimensions[key] for key in keys}}})
+    params = {"optimizer": data.draw(st.sampled_from(["sgd", "adam"])), "epochs": data.draw(st.integers(4, 6)),
+              "optimizer.learning_rate": data.draw(st.floats(0.001, 0.1)), "method.order": "mixed"}  # fmt: skip
+    run = configure(made, "remix", {key: params[key] for key in data.draw(st.permutations(sorted(params)))}, 0, {})
+    assert run.optimizer.name == params["optimizer"]
+    assert run.optimizer.learning_rate == params["optimizer.learning_rate"]
+    assert run.epochs == params["epochs"]
+    assert isinstance(run.method, RemixConfig)
+    assert (run.method.order, run.method.warmup) == ("mixed", 2)
+
+
+def test_a_dimension_that_another_one_sets_is_refused() -> None:
+    rate = {"kind": "float", "low": 0.001, "high": 0.1}
+    groups = {"kind": "choice", "of": {"a": {"name": "sgd", "learning_rate": 0.1}, "b": {"name": "adam"}}}
+    for space in (
+        {"optimizer.learning_rate": rate, "optimizer": groups},
+        {"optimizer": groups, "optimizer.learning_rate": rate},
+    ):
+        with pytest.raises(ConfigError, match=r"must not be searched, since `optimizer` sets it"):
+            check_study(study(space=space), {})
+    method = {"name": "remix", "warmup": 2}
+    changes, groups = {"method": method, "optimizer.learning_rate": 0.1}, {"kind": "choice", "of": OPTIMIZERS}
+    lost = study(space={}, methods={"remix": {"set": changes, "space": {"optimizer": groups}}})
+    with pytest.raises(ConfigError, match="has no effect: the dimension `optimizer` replaces the whole group"):
+        check_study(lost, {})
 
 
 HUGE = {"kind": "float", "low": 0.0, "high": 1.0, "step": 1e-9}
