@@ -24,6 +24,7 @@ from remix_study.tracking import default_uri
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo
 from remix_study.training.loop import Run, RunResult
+from remix_study.training.state import Progress
 
 Recipe = Callable[..., RunConfig]
 
@@ -150,6 +151,7 @@ def test_the_model_of_the_selected_epoch_is_logged(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
 ) -> None:
     logged: list[dict[str, torch.Tensor]] = []
+    add = Progress.add
 
     class Recorder(NullTracker):
         def log_model(self, model: nn.Module, example: Batch) -> None:
@@ -158,8 +160,10 @@ def test_the_model_of_the_selected_epoch_is_logged(
     monkeypatch.setattr(worker, "_tracker", lambda job, folder: Recorder())
     config = recipe({"epochs": 4, "optimizer.learning_rate": 0.02, "evaluation": {"select": select, "probe": False}})
     job = replace(make_job(config, "data", tmp_path, "one"), tracking_uri="http://host:1", log_model=True)
+    accuracies = iter([0.3, 0.9, 0.5, 0.4])  # of four epochs, so that the last one is not the best
+    monkeypatch.setattr(Progress, "add", lambda self, record: add(self, record | {"val/accuracy": next(accuracies)}))
     summary = runs.launch(job)
-    assert summary["best/epoch"] < 3, "the last epoch is not the best"
+    assert summary["best/epoch"] == 1
     expected = torch.load(tmp_path / "runs/one/checkpoints" / f"{select}.pt", weights_only=True)["model"]
     assert all(torch.equal(logged[0][name], value) for name, value in expected.items())
 
