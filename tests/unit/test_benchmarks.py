@@ -30,6 +30,7 @@ def test_quick_decisions_write_a_table_and_json(tmp_path: Path, capsys: pytest.C
     assert "Quick run: its numbers mean nothing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_coverage_of_every_kind_of_study_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     coverage.main(["--draws", "20", "--seeds", "5", "--clips", "40"])
     printed = capsys.readouterr().out
