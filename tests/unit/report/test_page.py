@@ -285,7 +285,7 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
         ({"replicates": 0}, "No answer yet", "since there are no replicates yet"),
         (
             {"replicates": 1},
-            "One seed is too few for a comparison",
+            "One replicate is too few for a comparison",
             "shares at least two seeds with the reference",
         ),
         (
