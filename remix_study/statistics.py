@@ -52,8 +52,8 @@ def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | N
 
     Clips of one group (an actor, a source video) are not independent, so groups take their place. A group counts with
     the number of its clips, as in a ratio of two means. Its deviation from the mean is enlarged by the jackknife's
-    1 / (1 - its share of the clips) (Bell and McCaffrey, Survey Methodology 28, 2002), and the degrees of freedom are
-    those of Kish's effective number of groups.
+    1 / (1 - h), where h is the fraction of the clips that are in the group (Bell and McCaffrey, Survey Methodology 28,
+    2002). The degrees of freedom follow from Kish's effective number of groups.
 
     Args:
         value_SC: outcomes, such as whether a prediction is correct, (S, C).

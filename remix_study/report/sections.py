@@ -205,7 +205,7 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: Study
             f"{listed(short)}."
         )
     said = f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
-    if result is None:
+    if result is None or result.unchecked:  # the sentence tells which settings cannot be checked
         return said
     if result.unequal:
         return f"{said} The settings of the methods differ: {'; '.join(result.unequal)}."

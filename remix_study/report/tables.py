@@ -200,7 +200,7 @@ def _other_epoch(result: StudyResult) -> tuple[str, str]:
 
 
 def _unequal(result: StudyResult) -> str:
-    """The keys that methods were not given alike; the sentence has the values and the reasons."""
+    """The keys in which methods differ; the sentence has the values and the reasons."""
     keys = [each.split(" ", 1)[0].rstrip(":") for each in result.unequal]
     return f". Not an equal comparison: methods differ in {', '.join(keys)}" if keys else ""
 

@@ -103,8 +103,9 @@ class StudyResult(NamedTuple):
         retried: method -> number of its replicates that had failed and were run again.
         sampling_error: standard error of the reference's accuracy (of one seed) due to the choice of test clips, in
             [0, 1]; None without predictions.
-        unequal: what the methods were not given alike, with the reasons.
-        extensions: what was added to the study after test results had been shown, one sentence each.
+        unequal: differences in settings between the methods, with the reasons.
+        unchecked: methods whose settings are not valid in this version, so that they cannot be compared.
+        extensions: how the plan changed after test results had been shown, one sentence each.
         without_predictions: compared replicates without readable predictions, such as `joint 0, 3`.
         other_clips: replicates that predict other test clips than the reference, which are compared over seeds only.
     """
@@ -127,6 +128,7 @@ class StudyResult(NamedTuple):
     planned: int = 1
     failed: Mapping[str, int] = {}
     retried: Mapping[str, int] = {}
+    unchecked: tuple[str, ...] = ()
 
     @property
     def others(self) -> tuple[Method, ...]:

@@ -36,6 +36,7 @@ def compare(
     *,
     select: Literal["best", "last"] = "best",
     unequal: Sequence[str] = (),
+    unchecked: Sequence[str] = (),
     extensions: Sequence[str] = (),
 ) -> StudyResult:
     """Compare the methods of a study. A method without a complete replicate is left out and named in the sentence.
@@ -45,8 +46,9 @@ def compare(
         best: method -> its chosen hyperparameters.
         failures: what failed, with the reasons.
         select: the epoch whose weights the replicates evaluated (`evaluation.select`).
-        unequal: what the methods were not given alike, with the reasons.
-        extensions: what was added after test results had been shown, one sentence each.
+        unequal: differences in settings between the methods, with the reasons.
+        unchecked: methods whose settings are not valid in this version, so that they cannot be compared.
+        extensions: how the plan changed after test results had been shown, one sentence each.
 
     Raises:
         StudyError: no method has a complete replicate.
@@ -83,7 +85,7 @@ def compare(
         study.name, study.question, study.reference, methods, ceilings, tuple(failures), "", select, clips, error,
         tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)), tuple(other_clips),
         _comparisons(study), study.replicates, failed,
-        {name: len(each.retried) for name, each in replicates.items() if each.retried},
+        {name: len(each.retried) for name, each in replicates.items() if each.retried}, tuple(unchecked),
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 
@@ -133,6 +135,7 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         failures,
         select=next((config.evaluation.select for config in configs.values()), "best"),
         unequal=_unequal(ledger, configs),
+        unchecked=[name for name in ledger.study.methods if name not in configs],
         extensions=extensions(ledger.folder, ledger.study),
     )
 
@@ -147,15 +150,10 @@ def _configs(study: StudyConfig) -> dict[str, RunConfig]:
 
 
 def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
-    """What the methods were not given alike, as text: keys of the configuration with their reason, and trials."""
+    """Differences between the methods as text: keys of the configuration with their reason, and numbers of trials."""
     study = ledger.study
     spaces = {name: space_of(study, method) for name, method in study.methods.items()}
-    unknown = [name for name in study.methods if name not in configs]
-    found = (
-        [f"those of {', '.join(unknown)} could not be checked, since they are not valid in this version"]
-        if unknown
-        else []
-    )
+    found = []
     for path, difference in unequal_keys(configs, spaces).items():
         reasons = [each.reason for each in study.unequal if is_in(path, [each.key])]
         found.append(f"{path} is {difference.replace('`', '')}" + (f" ({reasons[0]})" if reasons else ""))

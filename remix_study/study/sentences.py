@@ -51,6 +51,11 @@ def cautions(result: StudyResult) -> list[str]:
     found = [*_replicates(result), *_clips(result), *_other_epoch(result), *result.extensions]
     if result.unequal:
         found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
+    if result.unchecked:
+        found.append(
+            f"The settings of {', '.join(result.unchecked)} are not valid in this version, so it is not known whether "
+            "the methods have the same ones."
+        )
     return found
 
 

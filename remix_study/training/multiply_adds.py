@@ -35,11 +35,11 @@ def forward_multiply_adds(model: MultimodalModel, shapes: Mapping[str, torch.Siz
     return found
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Counts operations in this thread. `FlopCounterMode` also sets hooks of all threads, which may train models."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.operations = 0
 
     def __torch_dispatch__(

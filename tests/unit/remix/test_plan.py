@@ -303,7 +303,7 @@ def test_a_progress_share_compares_the_losses_of_successive_scoring_passes() -> 
     for epoch, loss_M in enumerate(losses):
         scores_NM = np.random.default_rng(epoch).random((SAMPLES, 2)) * [1.0, 1.0 + epoch]
         found = ScoringPass(scores_NM, np.tile(loss_M, (SAMPLES, 1)))
-        metrics = plan.plan(epoch, lambda _, found=found: found).metrics  # type: ignore[misc]
+        metrics = plan.plan(epoch, lambda _, found=found: found).metrics  # type: ignore[misc]  # mypy infers no type of a lambda with a default
         if epoch > 0:
             shares_M = ProgressShare().next(loss_M, losses[epoch - 1], shares_M)
             assert abs(shares_M[0] - 0.5) > 0.1  # the example shows a change

@@ -8,6 +8,7 @@ import pytest
 from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
+from remix_study.study.dimensions import corners
 from remix_study.study.fairness import unequal_keys
 from remix_study.study.ledger import Ledger, TrialRecord
 from remix_study.study.question import question_of
@@ -39,7 +40,7 @@ def study(joint: dict[str, Any] | None = None, remix: dict[str, Any] | None = No
 
 def found(made: StudyConfig) -> dict[str, str]:
     return unequal_keys(
-        {name: configure(made, name, {p: d.low for p, d in space_of(made, m).items()}, 0, {})  # type: ignore[union-attr]
+        {name: configure(made, name, next(corners(space_of(made, m))), 0, {})
          for name, m in made.methods.items()},
         {name: space_of(made, m) for name, m in made.methods.items()},
     )  # fmt: skip
@@ -154,6 +155,14 @@ def test_the_sentence_says_what_methods_were_not_given_alike(tmp_path: Path) -> 
         study(), fewer, tmp_path / "b"
     )
     assert "settings of the methods differ" not in result_for(study(), {**two}, tmp_path / "c")
+
+
+def test_settings_that_are_not_valid_any_more_are_not_called_equal(tmp_path: Path) -> None:
+    remix: dict[str, Any] = {"set": {"epochs": "many"}}
+    trials = {name: [trial(0, 0.9, method=name)] for name in ("joint", "remix")}
+    said = result_for(study(remix=remix), trials, tmp_path / "a")
+    assert "The settings of remix are not valid in this version, so it is not known whether the methods have" in said
+    assert "settings of the methods differ" not in said
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)

@@ -333,7 +333,7 @@ def test_sufficiency_has_an_interval_over_seeds_and_clips() -> None:
     own_SC, alone_SC, draw = clips(0.6, 8, alike=0.5), clips(0.75, 8, seed=1, alike=0.5), np.random.default_rng(0)
     remix, alone = predicted(clips(0.8, 8)), predicted(alone_SC)
     for n, row_C in enumerate(own_SC):
-        remix.summaries[n]["test/accuracy_uni/audio"] = row_C.mean()  # type: ignore[index]
+        remix.summaries[n]["test/accuracy_uni/audio"] = row_C.mean()  # type: ignore[index]  # read-only outside tests
         remix.correct[n].views["audio"] = row_C
     found = result(remix, {"audio_alone": {"ceiling_of": "audio"}}, audio_alone=alone).methods[0]
     mean = found.estimate("sufficiency/ratio/audio")
