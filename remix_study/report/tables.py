@@ -69,14 +69,7 @@ def sufficiency_table(result: StudyResult) -> Table:
     rows = (
         (
             c.name,
-            *(
-                cell
-                for m in modalities
-                for cell in (
-                    _percent(c, f"probe/accuracy/{m}"),
-                    "" if c.ceiling_of else _percent(c, f"sufficiency/probe_ratio/{m}"),
-                )
-            ),
+            *_by_modality(c, modalities, "probe/accuracy", "sufficiency/probe_ratio"),
             *([_mean(c, "test/accuracy_late_sum")] if late else []),
         )
         for c in _ordered(result)
@@ -94,18 +87,7 @@ def heads_table(result: StudyResult) -> Table:
                                                              for c in result.others))  # fmt: skip
     header = ("method", *(f"{m}, {what}" for m in modalities for what in ("head", "sufficiency", "own best epoch")))
     rows = tuple(
-        (
-            c.name,
-            *(
-                cell
-                for m in modalities
-                for cell in (
-                    _percent(c, f"test/accuracy_uni/{m}"),
-                    "" if c.ceiling_of else _percent(c, f"sufficiency/ratio/{m}"),
-                    "" if c.ceiling_of else _percent(c, f"sufficiency/own_epoch_ratio/{m}"),
-                )
-            ),
-        )
+        (c.name, *_by_modality(c, modalities, "test/accuracy_uni", "sufficiency/ratio", "sufficiency/own_epoch_ratio"))
         for c in _ordered(result)
         if any(c.estimate(f"test/accuracy_uni/{m}") is not None for m in modalities)
     )
@@ -115,6 +97,15 @@ def heads_table(result: StudyResult) -> Table:
         "and test clips, and of the last one over seeds"
     )
     return Table(title, header, rows)
+
+
+def _by_modality(c: Method, modalities: Sequence[str], accuracy: str, *ratios: str) -> list[str]:
+    """For each modality, an accuracy and its ratios to that of the modality alone, which a ceiling does not have."""
+    cells = []
+    for m in modalities:
+        cells.append(_percent(c, f"{accuracy}/{m}"))
+        cells += ["" if c.ceiling_of else _percent(c, f"{ratio}/{m}") for ratio in ratios]
+    return cells
 
 
 def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:

@@ -1,7 +1,7 @@
 """Results of a study: the comparison of its methods, as numbers and as a sentence
 
 Methods are compared with the reference on the held-out test set, per seed and test clip (outcomes.py). The p values are
-adjusted for the number of tests (Holm); a difference is reported only if the adjusted value is significant.
+adjusted for the planned comparisons (Holm); a difference is reported only if the adjusted value is significant.
 
 Does not import torch, so that the report and the terminal show results quickly.
 """

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remix_study.config.study import StudyConfig
+from remix_study.errors import StudyError
 from remix_study.files.disk import write_atomically
 
 SHOWN = "shown.json"
 
 
 class _Plan(NamedTuple):
-    """The plan when results were first shown with it. `time`: ISO 8601, UTC."""
+    """The plan when results were first shown with it. `time`: ISO 8601, UTC. `budget`: None if it was not recorded."""
 
     time: str
     trials: int
     replicates: int
-    budget: dict[str, float | None]
+    budget: dict[str, float | None] | None = None
 
 
 def note_shown(folder: Path, study: StudyConfig) -> None:
@@ -36,7 +37,11 @@ def note_shown(folder: Path, study: StudyConfig) -> None:
 
 
 def extensions(folder: Path, study: StudyConfig) -> list[str]:
-    """How the plan of the study changed after test results had been shown, one sentence each."""
+    """How the plan of the study changed after test results had been shown, one sentence each.
+
+    Raises:
+        StudyError: `shown.json` is damaged.
+    """
     plans = [*_read(folder), _plan("", study)]
     found = []
     for before, after in itertools.pairwise(plans):
@@ -48,7 +53,7 @@ def extensions(folder: Path, study: StudyConfig) -> list[str]:
         if after.replicates < before.replicates or after.trials < before.trials:
             planned, left = (f"{plan.trials} trials and {plan.replicates} replicates" for plan in (before, after))
             found.append(f"The plan was reduced from {planned} to {left} {when}.")
-        if after.budget != before.budget:
+        if None not in (before.budget, after.budget) and after.budget != before.budget:
             found.append(f"The budget was changed {when}.")
     return found
 
@@ -66,4 +71,12 @@ def _numbers(what: str, before: int, after: int) -> str:
 
 def _read(folder: Path) -> list[_Plan]:
     path = folder / SHOWN
-    return [_Plan(**plan) for plan in json.loads(path.read_text())] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return [_Plan(**plan) for plan in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise StudyError(
+            f"Cannot read {path}, which records when test results were shown: {error}. Restore it, or delete it to "
+            "forget that."
+        ) from error

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from remix_study.config.study import BudgetConfig, StudyConfig
+from remix_study.errors import StudyError
 from remix_study.study.ledger import Ledger, TrialRecord
 from remix_study.study.results import result_of
 from remix_study.study.shown import SHOWN, extensions, note_shown
@@ -47,6 +50,18 @@ def test_a_reduced_plan_and_another_budget_are_told(tmp_path: Path) -> None:
     budget = planned(9).model_copy(update={"budget": BudgetConfig(hours=3)})
     (changed,) = extensions(tmp_path, budget)
     assert changed.startswith("The budget was changed after test results had been shown on ")
+
+
+@pytest.mark.parametrize("content", ["[{", '[{"when": 1}]', '{"time": "x"}'])
+def test_a_damaged_record_is_named_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / SHOWN).write_text(content)
+    with pytest.raises(StudyError, match=r"Cannot read .*shown.json, .* delete it to forget that"):
+        extensions(tmp_path, planned(5))
+
+
+def test_a_budget_that_was_not_recorded_is_not_called_changed(tmp_path: Path) -> None:
+    (tmp_path / SHOWN).write_text('[{"time": "2026-11-29T00:00:00", "trials": 4, "replicates": 5}]')
+    assert extensions(tmp_path, planned(5)) == []
 
 
 def test_the_sentence_tells_of_extensions(tmp_path: Path) -> None:
