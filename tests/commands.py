@@ -8,6 +8,7 @@ kills are those of an ordinary process. Each pytest process starts its own serve
 
 import atexit
 import contextlib
+import faulthandler
 import functools
 import gc
 import importlib
@@ -30,6 +31,7 @@ import numpy as np
 
 Stream = IO[Any] | int | None
 _LONGEST_REQUEST = 1 << 20  # bytes of arguments and environment
+_STACKS = signal.SIGUSR2
 # What the commands import when they need it. Not `remix_study.cli`: its consoles look at the terminal at import.
 _MODULES = (
     "torch", "torch._dynamo", "ray", "ray.tune", "ray.train.torch", "ray.util.state",
@@ -80,6 +82,10 @@ class Command:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def print_stacks(self) -> None:
+        """Let the program print the stack of each of its threads on its standard error, which helps to find a hang."""
+        self.send_signal(_STACKS)
 
 
 def start(
@@ -230,6 +236,7 @@ def _become(request: dict[str, Any], fds: list[int], defaults: dict[str, str]) -
         os.dup2(fd, target)
     for fd in set(fds) - {0, 1, 2}:
         os.close(fd)
+    faulthandler.register(_STACKS)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(defaults | request["env"])

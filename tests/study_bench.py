@@ -1,6 +1,7 @@
 """Runs studies with the real command in a process, and reads their state from the files that they write"""
 
 import os
+import pprint
 import signal
 import subprocess
 import sys
@@ -11,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+import ray
 import yaml
 from mlflow import MlflowClient
+from ray._private import state
+from ray.util import placement_group_table
 
 from remix_study.files.disk import lock_holder
 from remix_study.launch.folder import RunFolder
@@ -131,7 +136,22 @@ class StudyProcess:
         return self.output_file.read_text(errors="replace")
 
     def wait(self, timeout_s: float = 500) -> int:
-        return self.command.wait(timeout_s)
+        try:
+            return self.command.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the command still runs after {timeout_s} s: {self._describe_hang()}")
+
+    def _describe_hang(self) -> str:
+        """Return what the command printed, the stacks of its threads, and what its Ray cluster is doing."""
+        if isinstance(self.command, commands.Command):
+            self.command.print_stacks()
+            threading.Event().wait(1)  # a signal handler writes them, so there is no event to await
+        parts = [self.output, repr({name: len(run.history) for name, run in self.runs.items()})]
+        if ray.is_initialized():
+            # Not `ray.util.state`, which asks the dashboard: the clusters of tests have none.
+            questions = (ray.nodes, ray.available_resources, state.actors, placement_group_table)
+            parts += [pprint.pformat(ask()) for ask in questions]
+        return "\n".join(parts)
 
     def kill(self) -> None:
         """Kill the command with SIGKILL, but none of the processes that it started: Ray ends those."""
