@@ -42,6 +42,8 @@ def main() -> None:
     own = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(place), *(path for path in sys.path if path not in (own, ""))]
     os.environ.setdefault("RAY_ADDRESS", "auto")
+    # EXCLUDES keep everything but the package. A line of .gitignore such as "models/" would keep parts of it, too.
+    os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
     # Without a `working_dir`, workers would import the package from a folder of this name on their own disk.
     os.environ.setdefault(JOB_CONFIG, json.dumps({"runtime_env": {"working_dir": str(place), "excludes": EXCLUDES}}))
     from remix_study.cli.main import main as command

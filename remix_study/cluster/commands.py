@@ -17,6 +17,7 @@ from remix_study.cluster.cluster_file import CHECKOUT, DASHBOARD_PORT, ClusterFi
 from remix_study.cluster.dashboard import OVERRIDING_VARIABLES, STUDY_KEY, WORKSPACE_KEY
 from remix_study.cluster.preflight import PreflightReport
 from remix_study.cluster.submission import PACKAGE, Submission, package_folder
+from remix_study.version import CODE_VARIABLE
 
 OUTPUT_MARKER = "remix-study-output"  # a line between the cluster launcher's own output and the command's
 
@@ -47,8 +48,7 @@ def submit_command(submission: Submission, report: PreflightReport, address: str
     """
     assert submission.study is not None
     runtime: dict[str, Any] = {"excludes": list(report.excludes)}
-    if submission.environment:
-        runtime["env_vars"] = dict(submission.environment)
+    runtime["env_vars"] = {**submission.environment, CODE_VARIABLE: report.code}
     if not submission.brings_package:
         runtime["py_modules"] = [str(package_folder())]
     metadata = {STUDY_KEY: submission.study.name, WORKSPACE_KEY: str(submission.workspace)}

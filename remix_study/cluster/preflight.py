@@ -15,12 +15,23 @@ from urllib.parse import urlsplit
 from remix_study.cluster.cluster_file import SECRETS_FILE
 from remix_study.cluster.dashboard import Versions
 from remix_study.cluster.environment import TRACKING_URI, names_on_nodes
+from remix_study.cluster.imports import imports_of, module_name
 from remix_study.cluster.shared_paths import why_not_shared
 from remix_study.cluster.submission import PACKAGE, Submission, package_folder
-from remix_study.cluster.upload import LARGE_BYTES, MB, Upload, limit_bytes, measure, pattern_for, upload_excludes
+from remix_study.cluster.upload import (
+    LARGE_BYTES,
+    MB,
+    Upload,
+    limit_bytes,
+    measure,
+    pattern_for,
+    upload_excludes,
+    why_excluded,
+)
 from remix_study.config.study import STORAGE, NoPrunerConfig, StudyConfig
 from remix_study.credentials import holds_password, names_in, redact
 from remix_study.files.urls import is_url, shown
+from remix_study.version import code_digest
 
 PYTHON = (3, 11)  # pyproject.toml
 _LARGEST_SHOWN = 3
@@ -36,12 +47,14 @@ class PreflightReport:
         warnings: sentences to show.
         excludes: patterns, as in .gitignore, of files that are not uploaded.
         uploads: the folders that are uploaded.
+        code: digest of the uploaded package, as of `code_digest`; empty if nothing can be uploaded.
     """
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     excludes: tuple[str, ...] = ()
     uploads: tuple[Upload, ...] = ()
+    code: str = ""
 
     @property
     def bytes(self) -> int:
@@ -69,7 +82,8 @@ def check_submission(submission: Submission, problems: Sequence[str] = ()) -> Pr
         _check_storage(submission, submission.study, issues)
         _check_tracking(submission, submission.study, issues)
     excludes, uploads = _check_upload(submission, issues)
-    return PreflightReport(tuple(issues.problems), tuple(issues.warnings), excludes, uploads)
+    code = _check_code(submission, excludes, uploads[-1], issues) if uploads else ""
+    return PreflightReport(tuple(issues.problems), tuple(issues.warnings), excludes, uploads, code)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -261,7 +275,7 @@ def _check_upload(submission: Submission, issues: _Issues) -> tuple[tuple[str, .
             f"or by a pattern that always applies ({', '.join(excludes)}). Move or rename it."
         )
     if not submission.brings_package:
-        uploads.append(_check_package(excludes, issues))
+        uploads.append(measure(package_folder(), excludes))
     total, limit = sum(upload.bytes for upload in uploads), limit_bytes()
     if total > min(limit, LARGE_BYTES):
         parts = uploads[0].largest(_LARGEST_SHOWN)
@@ -277,17 +291,36 @@ def _check_upload(submission: Submission, issues: _Issues) -> tuple[tuple[str, .
     return excludes, tuple(uploads)
 
 
-def _check_package(excludes: Sequence[str], issues: _Issues) -> Upload:
-    """The installed package, which is uploaded when the working directory does not contain one."""
-    everything, kept = measure(package_folder(), ()), measure(package_folder(), excludes)
-    paths = everything.sizes.keys() - kept.sizes.keys()
-    lost = {path.partition("/")[0] for path in paths if "__pycache__" not in path}
-    if lost:
+def _check_code(submission: Submission, excludes: Sequence[str], upload: Upload, issues: _Issues) -> str:
+    """Check that all modules that the study imports are uploaded, and return the digest of the uploaded package.
+
+    Args:
+        upload: of the working directory if it contains the package, otherwise of the package.
+    """
+    package = package_folder() if not submission.brings_package else submission.working_dir / PACKAGE
+    start = package.relative_to(upload.folder).as_posix().removeprefix(".")  # of the paths in the upload
+    needed = imports_of(package.parent, f"{PACKAGE}.__main__", only_package=not submission.brings_package)
+    lacking: dict[str, list[str]] = {}
+    for path in needed.files:
+        uploaded = path if start else path.removeprefix(f"{PACKAGE}/")
+        if uploaded not in upload.sizes:
+            lacking.setdefault(why_excluded(upload.folder, uploaded, excludes), []).append(path)
+    for why, paths in lacking.items():
+        names = ", ".join(module_name(path) for path in paths[:_LARGEST_SHOWN])
+        more = f" and {len(paths) - _LARGEST_SHOWN} more" if len(paths) > _LARGEST_SHOWN else ""
         issues.problems.append(
-            f"Excluding {', '.join(sorted(lost))} from the upload would also exclude folders of the remix_study "
-            "package with that name. Rename your folder."
+            f"The study imports {names}{more}, but {why} keeps {'it' if len(paths) == 1 else 'them'} from the upload, "
+            "so that the nodes would lack this code or run another version of it. Change the pattern (a leading `/` "
+            "limits it to one folder), or rename the folder that it is meant for."
         )
-    return kept
+    for name, place in needed.elsewhere.items():
+        issues.problems.append(
+            f"The study imports {name} from {place}, which is not uploaded and not an installed package. Move it into "
+            f"{submission.working_dir}, or install it here and on the nodes."
+        )
+    modules = [path.removeprefix(f"{start}/") for path in upload.sizes
+               if path.endswith(".py") and (not start or path.startswith(f"{start}/"))]  # fmt: skip
+    return code_digest(package, modules)
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

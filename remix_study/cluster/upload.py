@@ -25,6 +25,9 @@ _ALWAYS_EXCLUDED = (
 )  # fmt: skip
 
 
+_IGNORE_FILES = (".gitignore", ".rayignore")
+
+
 @dataclass(frozen=True)
 class Upload:
     """The files of one folder that would be uploaded.
@@ -74,6 +77,44 @@ def measure(folder: Path, excludes: Sequence[str]) -> Upload:
 
     ray_private.visit_uploaded_paths(folder, [*ray_private.default_excludes(), *excludes], record)
     return Upload(folder, sizes)
+
+
+def why_excluded(folder: Path, path: str, excludes: Sequence[str]) -> str:
+    """Which pattern keeps a file from the upload, as the subject of a sentence.
+
+    Args:
+        folder: the folder that is uploaded.
+        path: a file that would not be uploaded, relative to the folder.
+        excludes: the patterns given to Ray, as of `upload_excludes`.
+    """
+    parts = Path(path).parts
+    prefixes = [Path(*parts[:count]) for count in range(1, len(parts) + 1)]
+    for prefix in prefixes:
+        for pattern in [*ray_private.default_excludes(), *excludes]:
+            if ray_private.excluded_by(folder, [pattern])(folder / prefix):
+                return f"the pattern `{pattern}`, which always applies,"
+        for place in [folder / above for above in reversed(prefix.parents)]:
+            for name in _IGNORE_FILES:
+                line = _line_that_excludes(place / name, folder / prefix)
+                if line is not None:
+                    return f"{line} of {(place / name).relative_to(folder).as_posix()}"
+    return "an ignore file"
+
+
+def _line_that_excludes(file: Path, path: Path) -> str | None:
+    """The line of an ignore file that decides to leave out a path: the last one that matches it."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for number, line in reversed(list(enumerate(lines, start=1))):
+        pattern = line.strip()
+        if not pattern or pattern.startswith("#"):
+            continue
+        negated = pattern.startswith("!")
+        if ray_private.excluded_by(file.parent, [pattern.removeprefix("!")])(path):
+            return None if negated else f"line {number} (`{pattern}`)"
+    return None
 
 
 def _data_folders(folder: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ predictions.py   predictions.parquet: what a finished run predicts for each clip
 run_figures.py   the figures of one run
 ray_init.py      connects to the Ray cluster at RAY_ADDRESS, or starts a local Ray
 nodes.py         checks that all nodes of a cluster have the same files, code and versions
+dependencies.py  checks that a Python has the packages that remix_study needs
 ray_decoding.py  decodes a corpus on all nodes of a cluster
 mlflow_ui.py     prepares MLflow's page for `remix-study ui`
 """

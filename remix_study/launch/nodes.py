@@ -4,13 +4,13 @@ A Ray task checks every node that exists when the study starts. A node that the 
 its first run starts (study/tasks.py).
 """
 
-import hashlib
+import functools
 import importlib.metadata
 import os
 import platform
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,9 @@ from remix_study.errors import RemixStudyError, StudyError
 from remix_study.files.mirror import url_of
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import is_url, path_of
+from remix_study.launch.dependencies import missing_dependencies
 from remix_study.patience import PATIENCE
+from remix_study.version import CODE_VARIABLE, code_digest
 
 _PATIENCE_S = PATIENCE.node_answer_s  # the first process of a node imports Ray, perhaps from a slow disk
 # Other versions give other numbers, or cannot read a checkpoint.
@@ -106,30 +108,46 @@ def _seal(corpus: Path) -> Path:
 
 
 def collect_problems(nodes: Sequence[Mapping[str, Any]], requirements: NodeRequirements) -> list[str]:
-    """Run `node_problems` on every node, and return what each lacks, starting with its address.
+    """Run `missing_dependencies` and `node_problems` on every node, and return what each lacks.
 
     Args:
         nodes: entries of `ray.nodes()`.
         requirements: what each must have.
+
+    Returns:
+        Sentences that start with the address of a node.
     """
+    # First alone: a node that lacks a package cannot import `node_problems`.
+    lacking = _run_on(nodes, missing_dependencies)
+    able = [node for node, lack in zip(nodes, lacking, strict=True) if lack is None]
+    answers = iter(_run_on(able, node_problems, requirements))
+    found: list[str] = []
+    for node, lack in zip(nodes, lacking, strict=True):
+        answer = next(answers) if lack is None else lack
+        problems = [answer] if isinstance(answer, str) else answer or []
+        found += [f"{node['NodeManagerAddress']}: {problem}" for problem in problems]
+    return found
+
+
+def _run_on(nodes: Sequence[Mapping[str, Any]], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Return the result of `function` on each node, or the reason why it could not run there."""
     checks = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task: Any = ray.remote(node_problems)
+        task: Any = ray.remote(function)
         how = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-        checks.append((node["NodeManagerAddress"], task.options(**how).remote(requirements)))
-    ready, _ = ray.wait([check for _, check in checks], num_returns=len(checks), timeout=_PATIENCE_S)
-    found: list[str] = []
-    for address, check in checks:
+        checks.append(task.options(**how).remote(*arguments))
+    ready, _ = ray.wait(checks, num_returns=len(checks), timeout=_PATIENCE_S) if checks else ([], [])
+    found: list[Any] = []
+    for check in checks:
         if check not in ready:
-            found.append(f"{address} did not answer within {_PATIENCE_S:.0f} s. See `ray status`")
+            found.append(f"did not answer within {_PATIENCE_S:.0f} s. See `ray status`")
             ray.cancel(check, force=True)
             continue
         try:
-            found += [f"{address}: {problem}" for problem in ray.get(check)]
+            found.append(ray.get(check))
         except RayError as error:
-            words = " ".join(str(error).split())[-300:]
-            found.append(f"{address}: cannot run remix_study (... {words})")
+            found.append(f"cannot run remix_study (... {' '.join(str(error).split())[-300:]})")
     return found
 
 
@@ -152,11 +170,52 @@ def node_problems(requirements: NodeRequirements) -> list[str]:
     if other:
         found.append(f"{socket.gethostname()} has {', '.join(other)}. Install the same versions (constraints.txt)")
     if code_digest() != requirements.code:
-        found.append(
-            f"{socket.gethostname()} has other code of remix_study. Start with `remix-study submit`, `run_study.py` or "
-            "`ray job submit --working-dir .`, which send the code to all nodes"
-        )
+        found.append(_other_code())
     return found
+
+
+def _other_code() -> str:
+    return (
+        f"{socket.gethostname()} has other code of remix_study, in {Path(__file__).parents[1]}. Start with "
+        "`remix-study submit`, `run_study.py` or `ray job submit --working-dir .`, which send the code to all nodes"
+    )
+
+
+def code_for_workers() -> str | None:
+    """Return the digest of the code that the processes of a cluster must run; None without a cluster.
+
+    Not checked on a single machine, where all processes run the same files.
+    """
+    return _own_code() if on_cluster() else None
+
+
+def require_code(expected: str | None) -> None:
+    """Check that this process runs the code with the digest `expected`, as of `code_for_workers`.
+
+    Raises:
+        StudyError: it runs other code, for example because its node has an installed package of another version.
+    """
+    if expected is not None and _own_code() != expected:
+        raise StudyError(f"{_other_code()}.")
+
+
+def require_submitted_code() -> None:
+    """Check that this process runs the code that `remix-study submit` uploaded.
+
+    Raises:
+        StudyError: it runs other code.
+    """
+    expected = os.environ.get(CODE_VARIABLE)
+    if expected and _own_code() != expected:
+        raise StudyError(
+            f"The code that runs on {socket.gethostname()} is not the code that was submitted: Python imports "
+            f"remix_study from {Path(__file__).parents[1]}. Check whether PYTHONPATH on the nodes names another copy."
+        )
+
+
+@functools.cache
+def _own_code() -> str:
+    return code_digest()
 
 
 def versions() -> dict[str, str]:
@@ -164,14 +223,6 @@ def versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     major, minor, _ = platform.python_version_tuple()
     return {"Python": f"{major}.{minor}", **found}
-
-
-def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """Return the SHA-256 digest of names and contents of all Python files below `root` (default: this package)."""
-    content = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return content.hexdigest()
 
 
 def on_cluster() -> bool:

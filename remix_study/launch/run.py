@@ -24,7 +24,7 @@ from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
 from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
-from remix_study.launch.nodes import on_cluster, require_identical_nodes
+from remix_study.launch.nodes import code_for_workers, on_cluster, require_identical_nodes
 from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
@@ -85,6 +85,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         experiment=config.tracking.experiment,
         url=url_of(folder.path),
         log_model=config.tracking.model,
+        code=code_for_workers(),
     )
 
 

@@ -30,6 +30,7 @@ from remix_study.errors import RunPruned, StudyStopped, TrainingError
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.nodes import require_code
 from remix_study.launch.predictions import write_predictions
 from remix_study.launch.run_figures import run_figures
 from remix_study.launch.working_copy import WorkingCopy, working_copy
@@ -64,6 +65,7 @@ class Job:
         params: further MLflow parameters; of a trial, its hyperparameters.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker; None: one if Ray has GPUs and `config.device` allows one.
+        code: digest of the code that its workers must run; None: not checked.
     """
 
     config: RunConfig
@@ -84,6 +86,7 @@ class Job:
     params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     cpus: float = 1
     gpus: float | None = None
+    code: str | None = None
 
     def to_json(self) -> str:
         """The job as JSON text, for a worker in another process or on another node."""
@@ -102,7 +105,11 @@ def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
 
     Returns:
         The summary; None if the callback ended the run early, because an exception would make Ray Train restart it.
+
+    Raises:
+        StudyError: this process runs other code than the driver.
     """
+    require_code(job.code)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     with working_copy(Path(job.folder), job.url) as copy:

@@ -11,7 +11,7 @@ from remix_study.errors import TrackingError
 from remix_study.files.disk import storage_errors
 from remix_study.files.mirror import url_of
 from remix_study.fit import require_fit
-from remix_study.launch.nodes import on_cluster, require_identical_nodes
+from remix_study.launch.nodes import on_cluster, require_identical_nodes, require_submitted_code
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
@@ -51,6 +51,7 @@ def check_before_start(
         require_lasting_database(uri, workspace)
         _check_tracking(uri, folder, say)
     if on_cluster():
+        require_submitted_code()
         join_or_start()
         require_identical_nodes(workspace, configs[0].corpus)
     with storage_errors(folder):

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.runtime_env.packaging import _zip_files
 
@@ -38,6 +38,7 @@ def home(tmp_path: Path) -> Path:
     for name in ("workspace/studies/s/optuna.db", "search_spaces/s.yaml", ".gitignore", ".git/config", "clip.mp4"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
+    (checkout / ".gitignore").write_text("cli/\n")  # it must not keep a part of the package from the workers
     (tmp_path / "remix_study.py").write_text("raise AssertionError('imported from the home directory')")
     shutil.copy(ROOT / "run_study.py", tmp_path)
     return tmp_path
@@ -67,7 +68,8 @@ def test_only_the_package_is_uploaded_to_workers(home: Path) -> None:
     package = home / "package.zip"
     # As in `upload_working_dir_if_needed` of Ray.
     excludes = get_runtime_env_default_excludes() + runtime["excludes"]
-    _zip_files(runtime["working_dir"], excludes, str(package), include_gitignore=True)
+    include_gitignore = received["env"][RAY_RUNTIME_ENV_IGNORE_GITIGNORE] != "1"
+    _zip_files(runtime["working_dir"], excludes, str(package), include_gitignore=include_gitignore)
     assert sorted(zipfile.ZipFile(package).namelist()) == [
         "remix_study/__init__.py",
         "remix_study/cli/__init__.py",

@@ -258,7 +258,7 @@ def test_the_storage_variable_is_forwarded(bench: Bench, run_cli: RunCommand, mo
     assert result.code == 0, result.err
     assert "`storage` needs DB_PASSWORD, DB_USER on the cluster" in result.err
     (job,) = bench.ran("job", "submit")
-    assert json.loads(dict(pairwise(job))["--runtime-env-json"])["env_vars"] == {"REMIX_STUDY_STORAGE": url}
+    assert json.loads(dict(pairwise(job))["--runtime-env-json"])["env_vars"]["REMIX_STUDY_STORAGE"] == url
 
 
 def test_a_stopped_cluster_is_reported_with_the_command_that_starts_it(bench: Bench, run_cli: RunCommand) -> None:

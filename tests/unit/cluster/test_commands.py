@@ -22,6 +22,7 @@ from remix_study.cluster.commands import (
 )
 from remix_study.cluster.preflight import check_submission
 from remix_study.cluster.submission import package_folder
+from remix_study.version import code_digest
 from tests.unit.cluster.helpers import HOSTILE, Make, fill
 
 
@@ -65,7 +66,7 @@ def test_a_job_has_runtime_environment_metadata_and_entrypoint(make: Make, folde
     options = dict(zip(words[3:-1:2], words[4::2], strict=False))
     runtime = json.loads(options["--runtime-env-json"])
     assert options["--working-dir"] == str(folder)
-    assert runtime["env_vars"] == {"AWS_REGION": "eu"}
+    assert runtime["env_vars"] == {"AWS_REGION": "eu", "REMIX_STUDY_CODE": code_digest()}
     assert runtime["py_modules"] == [str(package_folder())]
     assert {".venv", "mlruns"} <= set(runtime["excludes"])
     assert json.loads(options["--metadata-json"]) == {
@@ -81,7 +82,7 @@ def test_a_job_has_runtime_environment_metadata_and_entrypoint(make: Make, folde
     fill(folder / "remix_study" / "__init__.py", 1)
     plain = replace(submission, environment={})
     runtime = json.loads(submit_command(plain, check_submission(plain), "x", "id")[10])
-    assert runtime.keys() == {"excludes"}
+    assert runtime.keys() == {"excludes", "env_vars"}
 
 
 def test_shown_commands_unset_overriding_variables() -> None:

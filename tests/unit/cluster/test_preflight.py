@@ -10,6 +10,7 @@ from remix_study.cluster import shared_paths
 from remix_study.cluster.cluster_file import ClusterFile
 from remix_study.cluster.dashboard import Versions
 from remix_study.cluster.preflight import check_submission, version_problems
+from remix_study.version import code_digest
 from tests.unit.cluster.helpers import Make, fill, only
 
 # --- workspace and corpus ---------------------------------------------------------------------------------------------
@@ -186,7 +187,83 @@ def test_the_package_is_uploaded_if_the_working_directory_has_none(make: Make, f
 def test_an_excluded_folder_must_not_have_the_name_of_a_package_folder(make: Make, folder: Path) -> None:
     (folder / "datasets").mkdir()
     (folder / "datasets" / "manifest.json").write_text(json.dumps({"files": {}, "fingerprint": "x"}))
-    assert "datasets" in only(check_submission(make()).problems)
+    problem = only(check_submission(make()).problems)
+    assert "imports remix_study.datasets" in problem
+    assert "the pattern `/datasets`" in problem
+
+
+PACKAGE = {
+    "remix_study/__init__.py": "",
+    "remix_study/__main__.py": "from remix_study.models import encoder\nimport mine",
+    "remix_study/models/__init__.py": "",
+    "remix_study/models/encoder.py": "page = 'page.html'",
+    "remix_study/models/page.html": "",
+    "remix_study/scratch.py": "",
+    "mine/__init__.py": "",
+}
+
+
+def write_package(folder: Path, **more: str) -> None:
+    for name, text in (PACKAGE | more).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "named", "why"),
+    [
+        (".gitignore", "models/", "remix_study.models, remix_study.models.encoder", "line 1 (`models/`) of .gitignore"),
+        (".gitignore", "# data\n\n/remix_study/\n", "remix_study, ", "line 3 (`/remix_study/`) of .gitignore"),
+        (".gitignore", "!models\nenc*\n!x", "remix_study.models.encoder, but", "line 2 (`enc*`) of .gitignore"),
+        (".gitignore", "*.html", "remix_study.models.page.html", "line 1 (`*.html`) of .gitignore"),
+        (".gitignore", "mine", "imports mine, but", "line 1 (`mine`) of .gitignore"),
+        (".rayignore", "encoder.py", "remix_study.models.encoder, but", "line 1 (`encoder.py`) of .rayignore"),
+        ("remix_study/.gitignore", "models", "remix_study.models", "line 1 (`models`) of remix_study/.gitignore"),
+        ("remix_study/models/mlflow.db", "", "remix_study.models", "the pattern `/remix_study/models`, which always"),
+    ],
+)
+def test_a_module_that_would_not_be_uploaded_is_named_with_its_pattern(
+    make: Make, folder: Path, file: str, lines: str, named: str, why: str
+) -> None:
+    write_package(folder, **{file: lines})
+    problem = only(check_submission(make()).problems)
+    assert named in problem
+    assert f"but {why}" in problem
+
+
+@pytest.mark.parametrize("lines", ["/models/", "scratch.py", "models/\n!remix_study/models/\n", "*.log"])
+def test_patterns_that_keep_no_imported_module_are_accepted(make: Make, folder: Path, lines: str) -> None:
+    write_package(folder, **{".gitignore": lines, "models/model.pt": "", "models/__init__.py": ""})
+    assert check_submission(make()).problems == ()
+
+
+def test_a_module_from_elsewhere_is_refused(
+    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "src" / "my_own_module.py", 0)
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    write_package(folder, **{"mine/__init__.py": "import my_own_module"})
+    problem = only(check_submission(make()).problems)
+    assert f"imports my_own_module from {tmp_path / 'src' / 'my_own_module.py'}" in problem
+
+
+def test_the_digest_is_that_of_the_code_that_arrives(make: Make, folder: Path, tmp_path: Path) -> None:
+    """Ray packs the files; nodes compute the digest of what they unpack."""
+    from zipfile import ZipFile
+
+    from ray._private.runtime_env.packaging import create_package
+
+    write_package(folder, **{".gitignore": "scratch.py"})
+    report = check_submission(make())
+    package = tmp_path / "package.zip"
+    create_package(str(folder), package, include_gitignore=True, excludes=list(report.excludes))
+    ZipFile(package).extractall(tmp_path / "node")
+    assert report.code == code_digest(tmp_path / "node" / "remix_study")
+    assert report.code != code_digest(folder / "remix_study")  # with scratch.py, which is not uploaded
+
+
+def test_the_digest_of_the_installed_package_is_its_own(make: Make) -> None:
+    assert check_submission(make()).code == code_digest()
 
 
 def test_the_study_file_must_be_uploaded(make: Make, folder: Path, tmp_path: Path) -> None:

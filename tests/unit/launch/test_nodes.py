@@ -13,12 +13,16 @@ from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch import nodes
 from remix_study.launch.nodes import (
     NodeRequirements,
-    code_digest,
+    code_for_workers,
+    collect_problems,
     node_problems,
     on_cluster,
+    require_code,
     require_identical_nodes,
+    require_submitted_code,
     versions,
 )
+from remix_study.version import CODE_VARIABLE, code_digest
 
 
 def requirements_here(**changes: Any) -> NodeRequirements:
@@ -65,6 +69,45 @@ def test_the_code_digest_depends_on_names_and_contents_of_all_files(tmp_path: Pa
     changed = code_digest(package)
     (package / "deep" / "one.py").rename(package / "deep" / "two.py")
     assert len({before, changed, code_digest(package)}) == 3
+
+
+def test_a_process_with_other_code_than_the_driver_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "on_cluster", lambda: True)
+    require_code(code_for_workers())
+    with pytest.raises(StudyError, match="has other code of remix_study, in"):
+        require_code("another")
+    monkeypatch.setattr(nodes, "on_cluster", lambda: False)
+    assert code_for_workers() is None
+    require_code(None)
+
+
+@pytest.mark.parametrize(("given", "refused"), [(None, False), ("", False), (code_digest(), False), ("other", True)])
+def test_code_that_was_not_submitted_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, refused: bool
+) -> None:
+    monkeypatch.delenv(CODE_VARIABLE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(CODE_VARIABLE, given)
+    if refused:
+        with pytest.raises(StudyError, match="is not the code that was submitted"):
+            require_submitted_code()
+    else:
+        require_submitted_code()
+
+
+def test_a_node_without_a_dependency_is_named_and_not_asked_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def run_on(chosen: list[dict[str, Any]], function: Any, *arguments: Any) -> list[Any]:
+        asked.append((function.__name__, [node["NodeID"] for node in chosen]))
+        if function.__name__ == "missing_dependencies":
+            return [None, "The Python of w1 lacks optuna", None]
+        return [["has other code"], []]
+
+    monkeypatch.setattr(nodes, "_run_on", run_on)
+    found = collect_problems(nodes_of("w0", "w1", "w2"), requirements_here())
+    assert asked == [("missing_dependencies", ["w0", "w1", "w2"]), ("node_problems", ["w0", "w2"])]
+    assert found == ["address-of-w0: has other code", "address-of-w1: The Python of w1 lacks optuna"]
 
 
 def nodes_of(*ids: str) -> list[dict[str, Any]]:
