@@ -4,6 +4,7 @@ Every message says what failed, why, and what to do. The command line prints it 
 """
 
 import errno
+from pathlib import Path
 
 
 class RemixStudyError(Exception):
@@ -19,11 +20,17 @@ class ManifestError(RemixStudyError):
 
 
 class MediaError(RemixStudyError):
-    """A clip that cannot be converted to arrays; `stage` names the step that failed."""
+    """A clip that cannot be converted to arrays.
+
+    Attributes:
+        stage: the step that failed.
+        path: the file that cannot be used, if it is known.
+    """
 
     def __init__(self, message: str, *, stage: str = "decode") -> None:
         super().__init__(message)
         self.stage = stage
+        self.path: Path | None = None
 
 
 class SourceError(RemixStudyError):

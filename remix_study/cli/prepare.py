@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Build a clip store for training from media files.", no_args_is_help=True)
 _WARNINGS_SHOWN = 20
+_CHANNELS = ("mix", "left", "right", "loudest")
 
 Root = Annotated[str, typer.Option(help="Folder or URL (s3://...) of the corpus's files.")]
 Lists = Annotated[Path | None, typer.Option(help="Folder of the published lists; default: --root.")]
@@ -38,6 +39,7 @@ class Options:
 
     out: Annotated[str | None, typer.Option(help="Output folder or URL (s3://...) of the store.")] = None
     decoder: Annotated[str, typer.Option(help="Decoder: pyav or decord.")] = "pyav"
+    channel: Annotated[str, typer.Option(help="Audio channel: mix, left, right or loudest.")] = "mix"
     workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None
     timeout: Annotated[float, typer.Option(min=1, help="Time limit per clip, in seconds.")] = 60.0
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest allowed fraction of unusable clips.")] = 0.01
@@ -49,6 +51,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _one_of("--decoder", self.decoder, "pyav", "decord")
+        _one_of("--channel", self.channel, *_CHANNELS)
         if self.out is None and not self.check:
             raise ConfigError("`--out` is missing: give the folder or URL of the store, or use --check to only check.")
 
@@ -278,7 +281,8 @@ def _prepare(make: Callable[[], "Corpus"], options: Options) -> None:
         require_writable(options.out)
     with terminal.bars(err) as bar:
         store = prepare(
-            corpus, folder, found=found, decoder=options.decoder, workers=options.workers, timeout_s=options.timeout,
+            corpus, folder, found=found, channel=_one_of("--channel", options.channel, *_CHANNELS),
+            decoder=options.decoder, workers=options.workers, timeout_s=options.timeout,
             max_bad_fraction=options.max_bad, replace=options.replace, wait=options.wait, run=_decoding_backend(),
             reading=bar("reading files"), progress=bar("decoding clips"),
         )  # fmt: skip
@@ -317,11 +321,13 @@ def _check(corpus: "Corpus", found: "Found", options: Options) -> None:
     from remix_study.cli.prepare_view import check_report
     from remix_study.datasets.check import check_clips
     from remix_study.media.checks import Checks
+    from remix_study.media.presets import with_channel
 
+    preset = with_channel(corpus.preset, _one_of("--channel", options.channel, *_CHANNELS))
     decoder = _one_of("--decoder", options.decoder, "pyav", "decord")
     with terminal.bars(err) as bar:
         report = check_clips(
-            corpus.name, found, corpus.source, corpus.preset, decoder=decoder, checks=Checks(), sample=options.sample,
+            corpus.name, found, corpus.source, preset, decoder=decoder, checks=Checks(), sample=options.sample,
             max_bad=options.max_bad, workers=options.workers, timeout_s=options.timeout, progress=bar,
         )  # fmt: skip
     if options.as_json:

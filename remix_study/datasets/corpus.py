@@ -27,7 +27,7 @@ from remix_study.files.urls import is_url, path_of
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
 from remix_study.media.plan import Progress, manifest_digest, rows_digest
-from remix_study.media.presets import Preset, preset_named
+from remix_study.media.presets import Channel, Preset, preset_named, with_channel
 from remix_study.media.remote_store import local_copy
 from remix_study.media.source import Source
 from remix_study.media.store import ClipStore
@@ -82,12 +82,15 @@ class Corpus(Protocol):
         ...
 
 
-def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options: Any) -> ClipStore:
+def prepare(
+    corpus: Corpus, out: Path, *, found: Found | None = None, channel: Channel = "mix", **options: Any
+) -> ClipStore:
     """Prepare a corpus: find its clips, build their store, write the manifest, and derive a store for each fold.
 
     Args:
         out: the folder for the manifest and the stores.
         found: the result of `corpus.find()`, if it is known.
+        channel: what to keep of audio with several channels.
         options: passed to `build_store`.
 
     Returns:
@@ -96,6 +99,7 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
     Raises:
         ManifestError: raised by `Corpus.find`; or no clip was found, or `out` holds a manifest of the corpus's owner.
         StoreError: raised by `build_store`.
+        ConfigError: `channel` is not `mix`, and the corpus has no audio from media files.
     """
     found = corpus.find() if found is None else found
     if not found.clips:
@@ -104,8 +108,8 @@ def prepare(corpus: Corpus, out: Path, *, found: Found | None = None, **options:
     own = _is_the_owners(manifest, found.clips, corpus.source.root)
     digest = manifest_digest(manifest) if own else rows_digest(row_of_clip(clip) for clip in found.clips)
     store = build_store(
-        found.clips, corpus.source.root, out, preset=corpus.preset, name=corpus.name, manifest_digest=digest,
-        card=_facts(found), **options,
+        found.clips, corpus.source.root, out, preset=with_channel(corpus.preset, channel), name=corpus.name,
+        manifest_digest=digest, card=_facts(found), **options,
     )  # fmt: skip
     # Written after the store: if `build_store` raises, `out` may hold another store with its own manifest.
     with storage_errors(out):

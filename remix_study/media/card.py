@@ -93,7 +93,8 @@ def _kept(part: Part) -> str:
                 "mel": f"log mel, {part.mels} bands, n_fft {part.n_fft}, hop {part.hop}",
                 "fbank": f"Kaldi filter banks, {part.mels} bands every {1000 * part.hop / part.sample_rate:g} ms",
             }[part.transform]
-            return f"{rate}, {kind}, {shape}"
+            channel = "" if part.channel == "mix" else f", {part.channel} channel"
+            return f"{rate}, {kind}, {shape}{channel}"
         case VideoPreset():
             of = f", {part.candidates} candidates each" if part.candidates > 1 else ""
             return f"middle frames of {part.frames} segments{of}, {part.height} x {part.width}"

@@ -6,18 +6,34 @@ quarantine report.
 """
 
 import errno
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import MediaError
 
+# Half of the largest difference of two samples, of full scale. A-law has no step below 2.4e-4, which a mix of two
+# channels makes 3.5e-4; MP3, AAC, AC-3 and Opus turn silence and dither of 16 bits into at most 2.2e-4.
+SILENT_PEAK = 4e-4
+# Standard deviation of a mix, divided by that of its loudest channel. Opposite channels of speech and music leave
+# 0.00 to 0.06 in AAC, Opus, MP2 and ADPCM of 32 to 192 kbit/s; independent channels give 0.7 to 1.4.
+CANCELLED = 0.1
+_PATTERN = re.compile(r"[*?]|\[.+\]|\{.+\}|%0?\d*d")
 _LFS = b"version https://git-lfs.github.com/spec/"
+
+
+class ChannelLevel(NamedTuple):
+    """The samples of one channel: the lowest, the highest and their standard deviation."""
+
+    lowest: float
+    highest: float
+    deviation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +44,7 @@ class Checks:
         tolerance_s, tolerance_fraction: a track's length may differ from the stated duration by the larger of
             `tolerance_s` seconds and this fraction of the duration.
         allow_static: accept clips whose chosen frames are all identical.
-        allow_silent: accept clips whose audio samples are all zero.
+        allow_silent: accept clips whose audio, or its mix, is silent.
     """
 
     tolerance_s: float = 0.25
@@ -46,13 +62,13 @@ def check_file(path: Path) -> None:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise MediaError("it is not a file, but a folder, a pipe or a device", stage="not-a-file")
+            raise MediaError(_not_a_file(found.st_mode), stage="not-a-file")
         if found.st_size == 0:
             raise MediaError("the file is empty", stage="empty")
         with path.open("rb") as file:
             head = file.read(len(_LFS))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a name with a NUL byte
-        raise MediaError("there is no such file", stage="missing") from error
+        raise MediaError(f"there is no such file{_pattern(path)}", stage="missing") from error
     except OSError as error:
         missing = error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
         raise MediaError(
@@ -62,6 +78,21 @@ def check_file(path: Path) -> None:
         raise MediaError(
             "the file is a Git LFS pointer, not the media; fetch it with `git lfs pull`", stage="lfs-pointer"
         )
+
+
+def _not_a_file(mode: int) -> str:
+    if not stat.S_ISDIR(mode):
+        return "it is not a file, but a pipe or a device"
+    return (
+        "it is a folder, but must be one file with this track; give each of its files a line of its own (only `video` "
+        "and `flow` can be folders, of numbered images)"
+    )
+
+
+def _pattern(path: Path) -> str:
+    if not any(_PATTERN.search(part) for part in path.parts[-2:]):  # not the folders that hold the corpus
+        return ""
+    return "; patterns are not expanded, so give each file a line of its own, or name a folder of numbered images"
 
 
 def check_length(track: str, decoded_s: float, stated_s: float | None, checks: Checks) -> None:
@@ -100,13 +131,48 @@ def check_frames(frames: Sequence[NDArray[np.uint8]], checks: Checks) -> None:
         raise MediaError(f"all {len(frames)} chosen frames are identical", stage="static")
 
 
-def check_wave(wave: NDArray[np.floating[Any]], checks: Checks) -> None:
+def is_silent(lowest: float, highest: float) -> bool:
+    """Whether samples between these two are the noise of a codec, apart from a constant offset."""
+    return (highest - lowest) / 2 <= SILENT_PEAK
+
+
+def check_wave(wave: NDArray[np.floating[Any]], checks: Checks, name: str = "its audio") -> None:
     """Check that a waveform is finite and not silent.
+
+    Args:
+        wave: what is kept of the audio track: the mix, or one channel.
+        checks: what to accept.
+        name: `wave` in the error message.
 
     Raises:
         MediaError: stage `not-finite` or `silent`.
     """
-    if not np.isfinite(wave).all():
+    lowest, highest = float(wave.min()), float(wave.max())
+    if not np.isfinite([lowest, highest]).all():
         raise MediaError("its audio holds infinite values or values that are not numbers", stage="not-finite")
-    if not checks.allow_silent and not wave.any():
-        raise MediaError("every sample of its audio is zero", stage="silent")
+    if not checks.allow_silent and is_silent(lowest, highest):
+        why = f"no sample differs from the others by more than {2 * SILENT_PEAK:g}, the noise of a codec"
+        raise MediaError(f"{name} is silent ({why if highest > lowest else 'all samples are equal'})", stage="silent")
+
+
+def check_mix(mix: NDArray[np.floating[Any]], channels: Sequence[ChannelLevel], checks: Checks) -> None:
+    """Check that the channels of a track do not cancel each other in their mix.
+
+    Args:
+        mix: the mix of all channels.
+        channels: the levels of the channels, in the same part of the track; empty if there is only one.
+        checks: what to accept.
+
+    Raises:
+        MediaError: stage `opposite-channels`.
+    """
+    heard = [channel.deviation for channel in channels if not is_silent(channel.lowest, channel.highest)]
+    if checks.allow_silent or not heard:
+        return
+    if (left := float(mix.std())) < CANCELLED * max(heard):
+        quieter = f"{20 * np.log10(max(heard) / left):.0f} dB quieter" if left > 0 else "silent"
+        raise MediaError(
+            f"its channels cancel each other: their mix is {quieter}{' than the loudest of them' if left > 0 else ''}; "
+            "keep one of them (`--channel left`, `right` or `loudest`)",
+            stage="opposite-channels",
+        )

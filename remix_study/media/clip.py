@@ -7,6 +7,7 @@ feature arrays  features.py
 """
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError
 from remix_study.media import audio, video
-from remix_study.media.checks import Checks, check_frames, check_length, check_wave
+from remix_study.media.checks import CANCELLED, Checks, check_frames, check_length, check_mix, check_wave
 from remix_study.media.container import Container, probe
-from remix_study.media.decoders import Decoder
+from remix_study.media.decoders import Decoder, channel_levels
 from remix_study.media.features import feature_row
 from remix_study.media.flow import flow_row
 from remix_study.media.images import frame_files, is_image, read_image
@@ -46,35 +47,51 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
     """Decode one clip as the preset says.
 
     Raises:
-        MediaError: the clip is missing, damaged or incomplete; `stage` is the reason.
+        MediaError: the clip is missing, damaged or incomplete; `stage` is the reason, and `path` the file, relative to
+            the root of the source.
     """
     rows: dict[str, NDArray[Any]] = {}
-    only_arrays = all(isinstance(part, FeaturePreset) for part in preset.parts.values())
     meta: dict[str, float | int] = {}
     with contextlib.ExitStack() as stack:
         names = {row_of(clip.paths[m])[0] for m in preset.modalities}
         files = _Files({name: stack.enter_context(source.local(name)) for name in sorted(names)})
         for m in preset.modalities:
-            path, row = row_of(clip.paths[m])
-            local = files.local[path]
-            match preset.parts[m]:
-                case AudioPreset() as part:
-                    rows[m] = _audio_row(clip, local, files.container(local), part, decoder, checks, meta)
-                case VideoPreset() as part if local.is_dir() or is_image(local):
-                    rows[m] = _pictures_row(clip, local, part, checks, meta)
-                case VideoPreset() as part:
-                    rows[m] = _video_row(clip, local, files.container(local), part, decoder, checks, meta)
-                case FlowPreset() as part:
-                    container = None if part.source == "given" else files.container(local)
-                    rows[m] = flow_row(clip, local, container, part, decoder, checks, meta)
-                case FeaturePreset() as part:
-                    # Next to audio or video, `start` and `end` apply to these, and the array covers the whole clip.
-                    if only_arrays:
-                        _require_no_times(clip, "feature arrays")
-                    rows[m] = feature_row(local, row, part)
-                case unreachable:
-                    assert_never(unreachable)
+            try:
+                rows[m] = _row(clip, m, files, preset, decoder, checks, meta)
+            except MediaError as error:
+                error.path = files.named(row_of(clip.paths[m])[0], error.path)
+                raise
     return DecodedClip(rows, meta)
+
+
+def _row(
+    clip: Clip,
+    modality: str,
+    files: "_Files",
+    preset: Preset,
+    decoder: Decoder,
+    checks: Checks,
+    meta: dict[str, float | int],
+) -> NDArray[Any]:
+    path, row = row_of(clip.paths[modality])
+    local = files.local[path]
+    match preset.parts[modality]:
+        case AudioPreset() as part:
+            return _audio_row(clip, local, files.container(local), part, decoder, checks, meta)
+        case VideoPreset() as part if local.is_dir() or is_image(local):
+            return _pictures_row(clip, local, part, checks, meta)
+        case VideoPreset() as part:
+            return _video_row(clip, local, files.container(local), part, decoder, checks, meta)
+        case FlowPreset() as part:
+            container = None if part.source == "given" else files.container(local)
+            return flow_row(clip, local, container, part, decoder, checks, meta)
+        case FeaturePreset() as part:
+            # Next to audio or video, `start` and `end` apply to these, and the array covers the whole clip.
+            if all(isinstance(each, FeaturePreset) for each in preset.parts.values()):
+                _require_no_times(clip, "feature arrays")
+            return feature_row(local, row, part)
+        case unreachable:
+            assert_never(unreachable)
 
 
 class _Files:
@@ -88,6 +105,11 @@ class _Files:
         if path not in self._containers:
             self._containers[path] = probe(path)
         return self._containers[path]
+
+    def named(self, name: str, bad: Path | None) -> Path:
+        """The path of a bad file relative to the source's root: file `name`, or `bad` within or next to that folder."""
+        relative = "" if bad is None else os.path.relpath(bad, self.local[name])
+        return Path(os.path.normpath(Path(name, relative)))
 
 
 def _require_no_times(clip: Clip, what: str) -> None:
@@ -127,12 +149,23 @@ def _audio_row(
 ) -> NDArray[np.float16]:
     if container.audio_rate is None:
         raise MediaError("it has no audio track", stage="audio")
-    wave = decoder.wave(path, container)
-    check_length(AUDIO, container.audio_start_s + len(wave) / container.audio_rate, container.duration_s, checks)
-    part = audio.cut(wave, container.audio_rate, container.audio_start_s, clip.start, clip.end)
+    rate, late_s = container.audio_rate, container.audio_start_s
+    wave = decoder.wave(path, container, "mix" if preset.channel == "loudest" else preset.channel)
+    check_length(AUDIO, late_s + len(wave) / rate, container.duration_s, checks)
+    part = audio.cut(wave, rate, late_s, clip.start, clip.end)
     if not len(part):
         raise MediaError(f"its audio track ends before `start` ({clip.start} s)", stage="duration")
-    check_wave(part, checks)
+    # A mix that is louder cannot be a tenth of a channel, so that most tracks are decoded once.
+    if preset.channel == "loudest" or (preset.channel == "mix" and part.std() < CANCELLED):
+        first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
+        levels = channel_levels(path, first, first + len(part))
+        if preset.channel == "mix":
+            check_mix(part, levels, checks)
+        elif levels:
+            meta["audio_channel"] = max(range(len(levels)), key=lambda number: levels[number].deviation)
+            wave = decoder.wave(path, container, int(meta["audio_channel"]))
+            part = audio.cut(wave, rate, late_s, clip.start, clip.end)
+    check_wave(part, checks, "its audio" if preset.channel == "mix" else f"the {preset.channel} channel of its audio")
     fitted = audio.fit(audio.resample(part, container.audio_rate, preset.sample_rate), preset)
     meta["audio_s"] = round(len(part) / container.audio_rate, 4)
     meta["audio_rate"] = container.audio_rate

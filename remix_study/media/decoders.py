@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, StoreError
+from remix_study.media.checks import ChannelLevel
 from remix_study.media.container import Container, audio_track, open_media, seconds, video_track
 
 DecoderName = Literal["decord", "pyav"]
+OneChannel = Literal["mix", "left", "right"] | int
 DECODERS: tuple[DecoderName, ...] = ("decord", "pyav")
 
 
@@ -46,10 +48,13 @@ class Decoder(Protocol):
         """
         ...
 
-    def wave(self, path: Path, container: Container) -> NDArray[np.float32]:
+    def wave(self, path: Path, container: Container, channel: OneChannel = "mix") -> NDArray[np.float32]:
         """Decode the whole audio track to mono.
 
-        Mono is FFmpeg's mix, which keeps the power of independent channels: (left + right) / sqrt 2 for stereo.
+        The mix is FFmpeg's, which keeps the power of independent channels: (left + right) / sqrt 2 for stereo.
+
+        Args:
+            channel: `mix`, or the number or name of one channel. A track with one channel has only that.
 
         Returns:
             float32 (S,) at the file's own sample rate, without the silence before a late start. Values may exceed 1.
@@ -88,7 +93,9 @@ class DecordDecoder:
             raise _failure("video", error, path) from error
         return _require_all(chosen, wanted_T)
 
-    def wave(self, path: Path, container: Container) -> NDArray[np.float32]:
+    def wave(self, path: Path, container: Container, channel: OneChannel = "mix") -> NDArray[np.float32]:
+        if channel != "mix":  # old versions of decord return uninitialised memory as single channels
+            return PyAVDecoder().wave(path, container, channel)
         samples = _audio_samples(path)
         if container.audio_tracks > 1 or samples is None:  # decord does not say which track it reads
             return PyAVDecoder().wave(path, container)
@@ -117,15 +124,24 @@ class PyAVDecoder:
             raise _failure("video", error, path) from error
         return _require_all(chosen, wanted_T)
 
-    def wave(self, path: Path, container: Container) -> NDArray[np.float32]:  # noqa: ARG002 - part of the protocol
+    def wave(
+        self,
+        path: Path,
+        container: Container,  # noqa: ARG002 - part of the protocol
+        channel: OneChannel = "mix",
+    ) -> NDArray[np.float32]:
         parts: list[NDArray[np.float32]] = []
-        to_mono: Any = None
+        convert: Any = None
+        number = 0
         try:
             for rate, frame in _audio_frames(path):
-                to_mono = to_mono or av.AudioResampler(format="fltp", layout="mono", rate=rate)
-                parts += [mixed.to_ndarray()[0] for mixed in to_mono.resample(frame)]
-            if to_mono is not None:
-                parts += [mixed.to_ndarray()[0] for mixed in to_mono.resample(None)]
+                if convert is None:
+                    layout = "mono" if channel == "mix" else frame.layout
+                    convert = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+                    number = _number_of(channel, [each.name for each in frame.layout.channels])
+                parts += [part.to_ndarray()[number].copy() for part in convert.resample(frame)]
+            if convert is not None:
+                parts += [part.to_ndarray()[number].copy() for part in convert.resample(None)]
         except _FAILURES as error:
             raise _failure("audio", error, path) from error
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -224,6 +240,51 @@ def _audio_frames(path: Path) -> Iterator[tuple[int, Any]]:
                 yield int(track.rate), frame
     except _FAILURES as error:
         raise _failure("audio", error, path) from error
+
+
+def channel_levels(path: Path, first: int, stop: int) -> list[ChannelLevel]:
+    """The level of each channel in samples first..stop-1 of the audio track, decoded block by block.
+
+    Empty for a track with one channel, which is not decoded to its end.
+
+    Args:
+        first, stop: may lie beyond the track, where every sample is zero.
+
+    Raises:
+        MediaError: as `_audio_frames`.
+    """
+    at, totals_C, squares_C, lowest_C, highest_C = 0, np.zeros(1), np.zeros(1), np.array([np.inf]), np.array([-np.inf])
+    to_float: Any = None
+    for _, frame in _audio_frames(path):
+        if frame.layout.nb_channels < 2:
+            return []
+        to_float = to_float or av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+        for part in to_float.resample(frame):
+            block_CS = part.to_ndarray()[:, max(first - at, 0) : max(stop - at, 0)]
+            at += part.samples
+            if block_CS.size:
+                totals_C = totals_C + block_CS.sum(axis=1, dtype=np.float64)
+                squares_C = squares_C + np.square(block_CS, dtype=np.float64).sum(axis=1)
+                lowest_C = np.minimum(lowest_C, block_CS.min(axis=1))
+                highest_C = np.maximum(highest_C, block_CS.max(axis=1))
+    count = max(stop - first, 1)
+    if first < 0 or stop > at:  # zeros before and after the track
+        lowest_C, highest_C = np.minimum(lowest_C, 0), np.maximum(highest_C, 0)
+    deviations_C = np.sqrt(np.maximum(squares_C / count - np.square(totals_C / count), 0))
+    return [ChannelLevel(*map(float, each)) for each in zip(lowest_C, highest_C, deviations_C, strict=True)]
+
+
+def _number_of(channel: OneChannel, names: Sequence[str]) -> int:
+    """The number of a channel among those with these names, which are FFmpeg's, such as FL and FR."""
+    match channel:
+        case "mix":
+            return 0  # of the single channel of the mix
+        case "left":
+            return names.index("FL") if "FL" in names else 0
+        case "right":
+            return names.index("FR") if "FR" in names else min(1, len(names) - 1)
+        case number:
+            return number
 
 
 def _audio_samples(path: Path) -> int | None:

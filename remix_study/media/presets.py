@@ -27,6 +27,9 @@ from remix_study.modality import AUDIO, VIDEO, canonical_order
 Normalise = Literal["train", "imagenet", "none"]
 """Mean and standard deviation to normalise by: of the training split, of ImageNet's pixels, or none"""
 
+Channel = Literal["mix", "left", "right", "loudest"]
+"""What to keep of audio with several channels: FFmpeg's mix of all, one of the first two, or the loudest of the clip"""
+
 
 @dataclass(frozen=True, slots=True)
 class AudioPreset:
@@ -48,6 +51,7 @@ class AudioPreset:
         frames: for `fbank`, the number of frames T, cut or padded with zeros.
         shift, scale: the stored value is (x - shift) / scale.
         normalise: see `Normalise`.
+        channel: see `Channel`.
     """
 
     kind: ClassVar[str] = "audio"
@@ -70,6 +74,7 @@ class AudioPreset:
     shift: float = 0.0
     scale: float = 1.0
     normalise: Normalise = "train"
+    channel: Channel = "mix"
 
     @property
     def samples(self) -> int:
@@ -218,6 +223,9 @@ class Preset:
     def plain(self) -> dict[str, Any]:
         """The preset as JSON data, which `from_plain` reads."""
         parts = {m: {"kind": self.parts[m].kind, **dataclasses.asdict(self.parts[m])} for m in self.modalities}
+        for part in parts.values():
+            if part.get("channel") == "mix":  # so that the presets of older versions keep their digests
+                del part["channel"]
         return {"name": self.name, "parts": parts}
 
     @classmethod
@@ -298,6 +306,24 @@ def _composed(name: str, audio: str, video: str) -> Preset:
 
 
 PRESETS: dict[str, Preset] = {name: _composed(name, *of.split("+")) for name, of in _PUBLISHED.items()}
+
+
+def with_channel(preset: Preset, channel: Channel) -> Preset:
+    """The preset with this channel of its audio.
+
+    Raises:
+        ConfigError: the preset has no audio from media files, and `channel` is not `mix`.
+    """
+    parts = {
+        m: dataclasses.replace(part, channel=channel) if isinstance(part, AudioPreset) else part
+        for m, part in preset.parts.items()
+    }
+    if channel != "mix" and parts == dict(preset.parts):
+        raise ConfigError(
+            f"`channel` applies to audio that is decoded from media files, but the preset {preset.name!r} has none. "
+            "Remove it."
+        )
+    return Preset(preset.name, parts)
 
 
 def preset_named(name: str) -> Preset:
