@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from remix_study.datasets.check import CheckReport, Spread
+from remix_study.datasets.check import Bad, CheckReport, Spread
 from remix_study.units import duration, file_size
 
 _CLASSES_SHOWN = 40
@@ -93,10 +93,14 @@ def _bad(report: CheckReport) -> Table:
     for column in ("clip", "class", "reason"):
         table.add_column(column, overflow="fold")
     for bad in report.bad[:_CLIPS_SHOWN]:
-        table.add_row(escape(bad.id), escape(bad.label), escape(f"{bad.stage}: {bad.message}"))
+        table.add_row(escape(bad.id), escape(bad.label), escape(_reason(bad)))
     if len(report.bad) > _CLIPS_SHOWN:
         table.add_row("", "", f"[dim]{len(report.bad) - _CLIPS_SHOWN} more; --json lists all[/dim]")
     return table
+
+
+def _reason(bad: Bad) -> str:
+    return f"{bad.stage}: {bad.message}" + (f" ({bad.path})" if bad.path else "")
 
 
 def _spread(spread: Spread) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,13 @@ from remix_study.sample import Clip
 LARGEST_IMBALANCE = 10.0
 _NAMED = 5  # names in a message
 
-Why = tuple[str, str]
-"""The reason for a quarantine, such as `missing`, and its description"""
+
+class Why(NamedTuple):
+    """The reason for a quarantine, such as `missing`, its description, and the unusable file."""
+
+    stage: str
+    message: str
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bad:
-    """An unusable clip. `stage` is the reason for its quarantine, and `message` describes it."""
+    """An unusable clip: the reason for its quarantine (`stage`), its description, and the file that cannot be used."""
 
     id: str
     label: str
     stage: str
     message: str
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -249,11 +255,11 @@ class _ProbeFile:
                 try:
                     facts |= _facts(path, self.preset.parts[m])
                 except MediaError as error:
-                    why[m] = error.stage, str(error)
+                    why[m] = Why(error.stage, str(error), name)
                 except RemixStudyError:  # not the file's fault: a source does not answer
                     raise
                 except Exception as error:  # an error that a damaged file causes must not stop the others
-                    why[m] = "open", f"it cannot be read ({type(error).__name__})"
+                    why[m] = Why("open", f"it cannot be read ({type(error).__name__})", name)
         return Probe(content, why, seconds, **facts)
 
 
@@ -318,7 +324,7 @@ def _probe_files(
         record(job, result)
 
     def on_lost(job: int, reason: str) -> None:
-        why = reason, _lost_message(reason, "reading", timeout_s)
+        why = Why(reason, _lost_message(reason, "reading", timeout_s), files[job][0])
         record(job, Probe(None, dict.fromkeys(files[job][1], why), 0.0))
 
     run_jobs(
@@ -346,10 +352,10 @@ def _why_unusable(clip: Clip, preset: Preset, probes: Mapping[str, Probe]) -> Wh
         if m in file.why:
             return file.why[m]
         if row is not None and file.rows is not None and row >= file.rows:
-            return "shape", f"it must have a row {row}, but has {file.rows} rows"
+            return Why("shape", f"it must have a row {row}, but has {file.rows} rows", name)
         ends = _end_of(file, preset.parts[m])
         if clip.start is not None and ends is not None and clip.start >= ends:
-            return "duration", f"its {m} ends at {ends:.2f} s, before `start` ({clip.start:g} s)"
+            return Why("duration", f"its {m} ends at {ends:.2f} s, before `start` ({clip.start:g} s)", name)
     return None
 
 
@@ -380,7 +386,8 @@ class _Timing:
         started = time.perf_counter()
         status: RowStatus = self.work(job).status
         seconds = time.perf_counter() - started
-        why = None if status["stage"] is None else (status["stage"], status["message"])
+        stage = status["stage"]
+        why = None if stage is None else Why(stage, status["message"], status.get("path"))
         meta = status["meta"]
         return _Decoded(why, seconds, f"{meta['width']} x {meta['height']}" if "width" in meta else None)
 
@@ -399,7 +406,7 @@ def _decode(
         record(job, result)
 
     def on_lost(job: int, reason: str) -> None:
-        record(job, _Decoded((reason, _lost_message(reason, "decoding", timeout_s)), None, None))
+        record(job, _Decoded(Why(reason, _lost_message(reason, "decoding", timeout_s)), None, None))
 
     run_jobs(
         _Timing(work), range(count), on_result=on_result, on_lost=on_lost, workers=workers, timeout_s=timeout_s, chunk=8

@@ -172,7 +172,8 @@ class DecodeRow:
         try:
             decoded = decode_clip(self.clips[row], self.source, self.preset, decoder_named(self.decoder), self.checks)
         except MediaError as error:
-            return Decoded(RowStatus(row=row, stage=error.stage, message=str(error), meta={}), {})
+            path = None if error.path is None else error.path.as_posix()
+            return Decoded(RowStatus(row=row, stage=error.stage, message=str(error), path=path, meta={}), {})
         except RemixStudyError:  # not the clip's fault: a package is missing, or a source does not answer
             raise
         except Exception as error:  # an error that a damaged file causes must not stop the other clips

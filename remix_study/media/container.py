@@ -27,7 +27,7 @@ from remix_study.media.checks import check_file
 # FFmpeg's names of demuxers. `mov` also reads MP4, `matroska` WebM, `asf` WMV, `mpeg` VOB.
 _CONTAINERS = (
     "mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "nut", "mxf", "dv", "ivf", "rm", "gif",
-    "wav", "w64", "aiff", "caf", "au", "flac", "mp3", "aac", "ac3", "amr", "wv", "tta", "ape",
+    "wav", "w64", "aiff", "caf", "au", "flac", "mp3", "aac", "ac3", "amr", "wv", "tta", "ape", "nistsphere",
     "h264", "hevc", "m4v", "mpegvideo",
 )  # fmt: skip
 # Raw streams have no header with their duration; FFmpeg guesses it from the bit rate of the first packets.
@@ -130,8 +130,8 @@ def open_media(path: Path) -> Any:
         if error.errno != errno.EINVAL:
             raise
         raise MediaError(
-            "its content is not audio or video, whatever its name says, but of another kind (a picture, a text or a "
-            "playlist)",
+            "its content, whatever its name says, is in none of the containers that are read: it is a picture, a text "
+            "or a playlist, or audio or video to convert first (`ffmpeg -i FILE FILE.mkv`, or `FILE.flac` for audio)",
             stage="format",
         ) from error
 
@@ -164,7 +164,7 @@ def is_cover(track: Any) -> bool:
 
 def _decodable(track: Any | None, kind: str) -> Any | None:
     if track is not None and track.codec_context is None:
-        raise MediaError(f"there is no decoder for the codec of its {kind} track", stage="codec")
+        raise MediaError(f"there is no decoder for the codec of its {kind} track; convert the file", stage="codec")
     return track
 
 

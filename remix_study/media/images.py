@@ -47,7 +47,7 @@ def frame_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise MediaError(f"the folder of frames cannot be read ({error.strerror})", stage="unreadable") from error
     if not found:
-        raise MediaError("the folder of frames has no images", stage="frames")
+        raise MediaError("the folder has no images; give each video a line of its own", stage="frames")
     return sorted(found, key=lambda path: (_by_value(path.name), path.name))
 
 
@@ -60,8 +60,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as RGB (H, W, 3). An EXIF rotation is ignored, as common data loaders do.
 
     Raises:
-        MediaError: stages of `check_file`; `format`: its content is not an image; `video`: the image is damaged.
+        MediaError: stages of `check_file`; `format`: its content is not an image; `video`: the image is damaged. Its
+            `path` is that of the image.
     """
+    try:
+        return _read_image(path)
+    except MediaError as error:
+        error.path = path
+        raise
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
     check_file(path)
     try:
         content = path.read_bytes()

@@ -18,7 +18,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,16 @@ _MARGIN_BYTES = 16 * 2**20
 
 
 class RowStatus(TypedDict):
-    """The result of decoding one clip. `stage` is None for a good row, or else the reason for the quarantine."""
+    """The result of decoding one clip.
+
+    `stage` is None for a good row, or else the reason for the quarantine. `path` is the file that cannot be used,
+    relative to the root of the source, if it is known. Journals of older versions lack it.
+    """
 
     row: int
     stage: str | None
     message: str
+    path: NotRequired[str | None]
     meta: dict[str, float | int]
 
 

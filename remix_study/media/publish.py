@@ -44,6 +44,7 @@ def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
         "paths": {m: clip.paths[m] for m in plan.preset.modalities},
         "stage": status["stage"],
         "message": status["message"],
+        **({"path": path} if (path := status.get("path")) is not None else {}),
     }
 
 
@@ -66,7 +67,8 @@ def check_quarantine(plan: Plan, bad: Sequence[RowStatus], max_bad_fraction: flo
     if len(bad) > max_bad_fraction * len(plan.clips):
         raise StoreError(
             f"Too many clips are unusable: {len(bad)} of {len(plan.clips)} ({counted}), but at most "
-            f"{max_bad_fraction:.1%} may be. {report} lists them. Repair or remove them, or allow more (`--max-bad`)."
+            f"{max_bad_fraction:.1%} may be, such as {plan.clips[bad[0]['row']].id}: {bad[0]['message']}. "
+            f"{report} lists them. Repair or remove them, or allow more (`--max-bad`)."
         )
     unusable = {status["row"] for status in bad}
     left = {(clip.split, clip.label) for row, clip in enumerate(plan.clips) if row not in unusable}

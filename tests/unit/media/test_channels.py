@@ -78,7 +78,7 @@ def test_channels_that_cancel_are_not_mixed_and_each_can_be_kept(
     assert refused.value.stage == "opposite-channels"
     alone = decoded(write_channels(tmp_path / f"b.{suffix}", speech()), decoder=decoder).rows["audio"]
     for channel in ("left", "right", "loudest"):
-        kept = decoded(path, channel, decoder).rows["audio"]  # type: ignore[arg-type]  # one of the literals
+        kept = decoded(path, channel, decoder).rows["audio"]
         loud = alone > alone.max() - np.log(1e3)
         assert np.abs(kept - alone)[loud].mean() < (1e-3 if suffix in ("wav", "flac") else 0.3)
 
@@ -141,7 +141,7 @@ def test_the_noise_of_a_codec_is_silence(tmp_path: Path, codec: str, channel: Ch
 
 def test_a_silent_channel_is_silent_only_where_it_is_kept(tmp_path: Path) -> None:
     path = write_channels(tmp_path / "a.wav", np.zeros(RATE), speech())
-    assert [stage_of(path, channel) for channel in ("mix", "left", "right", "loudest")] == [None, "silent", None, None]  # type: ignore[arg-type]  # literals
+    assert [stage_of(path, channel) for channel in ("mix", "left", "right", "loudest")] == [None, "silent", None, None]
     with pytest.raises(MediaError, match="the left channel of its audio is silent"):
         decoded(path, "left")
 
@@ -153,7 +153,7 @@ def test_opposite_channels_are_accepted_where_silence_is(tmp_path: Path) -> None
 
 def test_the_mix_keeps_the_digest_of_older_presets_and_other_channels_have_their_own() -> None:
     for channel in ("left", "right", "loudest"):
-        preset = with_channel(PRESETS["ogm"], channel)  # type: ignore[arg-type]  # one of the literals
+        preset = with_channel(PRESETS["ogm"], channel)
         assert Preset.from_plain(preset.plain()) == preset
         assert preset.plain()["parts"]["audio"]["channel"] == channel
         assert in_words(preset.parts["audio"]).endswith(f", {channel} channel")
