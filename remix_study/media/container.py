@@ -32,6 +32,7 @@ _CONTAINERS = (
 )  # fmt: skip
 # Raw streams have no header with their duration; FFmpeg guesses it from the bit rate of the first packets.
 _RAW = {"aac", "ac3", "h264", "hevc", "m4v", "mpegvideo"}
+_NEVER = -(2**63)  # before every timestamp
 _DEFAULT_FRAME_S = 0.04  # 25 frames per second, for a video track without a frame rate
 
 
@@ -69,14 +70,16 @@ def _frame_seconds(rate: Rational | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What a file says about its tracks. Times are in seconds from the start of the file.
+    """What a file says about its tracks. Times are in seconds from the start of the file, where `ffmpeg -ss 0` begins:
+    the earliest timestamp of any track, which can be negative.
 
     Attributes:
         duration_s: None if the file does not state its duration.
         frame_times_F: presentation time of each frame, ascending; None without a video track.
         frame_s: how long the last frame is shown.
         audio_rate: in Hz; None without an audio track.
-        audio_start_s, audio_end_s: start and end of the audio track.
+        audio_start_s: time of the first decoded sample. The first packets of some codecs decode to nothing.
+        audio_end_s: end of the last audio packet.
         audio_tracks: number of audio tracks.
     """
 
@@ -172,47 +175,81 @@ def _read(file: Any) -> Container:
     video, audio = video_track(file), audio_track(file)
     # AVI stores one time per frame, in decoding order. FFmpeg's derived presentation times are late after reordering.
     is_avi = file.format.name == "avi"
-    start_s = 0.0 if is_avi else max((file.start_time or 0) / av.time_base, 0.0)
+    start_s = 0.0 if is_avi else (file.start_time or 0) / av.time_base
     shown: list[int | None] = []
-    last, last_duration = -1, 0
-    first_audio: float | None = None
-    last_audio = 0  # end of the last audio packet, in units of the track's time base
+    last, last_duration = _NEVER, 0
+    first_packet_s: float | None = None
+    first_sample_s: float | None = None
+    last_audio = _NEVER  # end of the last audio packet, in units of the track's time base
     for packet in _packets(file, video, audio):
         if video is not None and packet.stream_index == video.index:
+            if packet.is_discard:
+                continue
             shown.append(packet.dts if is_avi else packet.pts)
             if packet.pts is not None and packet.pts > last:
                 last, last_duration = packet.pts, packet.duration or 0
-        elif packet.pts is not None:
-            first_audio = seconds(packet.pts, packet.time_base) if first_audio is None else first_audio
-            last_audio = max(last_audio, packet.pts + (packet.duration or 0))
+        else:
+            if first_sample_s is None:  # packets that are marked as discarded prepare the decoder
+                first_sample_s = _first_sample_s(packet)
+            if packet.pts is not None and not packet.is_discard:
+                first_packet_s = seconds(packet.pts, packet.time_base) if first_packet_s is None else first_packet_s
+                last_audio = max(last_audio, packet.pts + (packet.duration or 0))
     frame_s = _frame_seconds(video.average_rate if video is not None else None)
     last_s = seconds(last_duration, video.time_base) if video is not None and last_duration > 0 else frame_s
-    times: NDArray[np.float64] | None = None
-    if video is not None:
-        known = sorted(pts for pts in shown if pts is not None)
-        if len(known) == len(shown):
-            times = np.array([seconds(pts, video.time_base) - start_s for pts in known])
-        else:  # without presentation times, frames follow each other at the file's rate
-            times = np.arange(len(shown), dtype=np.float64) * frame_s
+    times = _frame_times(shown, video, start_s, frame_s) if video is not None else None
+    audio_end_s = 0.0 if audio is None or last_audio == _NEVER else seconds(last_audio, audio.time_base) - start_s
     duration_s = file.duration / av.time_base if file.duration and file.format.name not in _RAW else None
     if is_avi and video is not None and video.frames:  # of a truncated AVI, FFmpeg reports only what is left
         duration_s = max(duration_s or 0.0, video.frames * frame_s)
+    if duration_s is not None and start_s and file.format.name.startswith(("matroska", "nut")):
+        # FFmpeg states where the last track ends, MKVToolNix how long the tracks last.
+        end_s = max(audio_end_s, float(times[-1]) + last_s if times is not None and len(times) else 0.0)
+        duration_s = min(duration_s, duration_s - start_s, key=lambda stated_s: abs(stated_s - end_s))
+    first_s = first_packet_s if first_sample_s is None else first_sample_s
     return Container(
         duration_s=duration_s,
         frame_times_F=times,
         frame_s=last_s,
         audio_rate=int(audio.rate) if audio is not None else None,
-        audio_start_s=max((first_audio or 0.0) - start_s, 0.0),
-        audio_end_s=max(seconds(last_audio, audio.time_base) - start_s, 0.0) if audio is not None else 0.0,
+        audio_start_s=0.0 if first_s is None else max(first_s - start_s, 0.0),
+        audio_end_s=max(audio_end_s, 0.0),
         audio_tracks=len(file.streams.audio),
     )
 
 
+def _frame_times(shown: list[int | None], video: Any, start_s: float, frame_s: float) -> NDArray[np.float64]:
+    """Times of the frames, ascending, in seconds from the start of the file.
+
+    Args:
+        shown: the timestamps of the packets, in the order of decoding.
+        frame_s: seconds per frame at the average rate.
+    """
+    known = sorted(pts for pts in shown if pts is not None)
+    lacking = len(shown) - len(known)
+    times = np.array([seconds(pts, video.time_base) - start_s for pts in known])
+    if not lacking:
+        return times
+    if known and all(pts is None for pts in shown[:lacking]):  # FFmpeg does not read negative timestamps of Matroska
+        return np.concatenate([times[0] - np.arange(lacking, 0, -1) * frame_s, times])
+    return np.arange(len(shown), dtype=np.float64) * frame_s  # frames follow each other at the file's rate
+
+
 def _packets(file: Any, *tracks: Any | None) -> Iterator[Any]:
-    """The packets of these tracks that are not empty and not marked as discarded."""
+    """The packets of these tracks that are not empty."""
     wanted = [track for track in tracks if track is not None]
     if not wanted:  # `demux([])` would give the packets of all tracks
         return
     for packet in file.demux(wanted):
-        if packet.size and not packet.is_discard:
+        if packet.size:
             yield packet
+
+
+def _first_sample_s(packet: Any) -> float | None:
+    """Time of the first sample that a packet of an audio track decodes to, in seconds; None if there is none."""
+    try:
+        for frame in packet.decode():
+            if frame.pts is not None:
+                return seconds(frame.pts, frame.time_base)
+    except av.FFmpegError:  # damage is reported when the track is decoded
+        pass
+    return None

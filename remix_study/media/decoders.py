@@ -70,7 +70,8 @@ class DecordDecoder:
 
     decord repeats frames that it cannot decode, hides damage in frames and audio, can hang while it repeats frames, and
     returns other pixels than PyAV for some kinds of video (docs/faults.md). Therefore PyAV first reads each track
-    without converting it and raises on damage. Where decord is known to be wrong, PyAV also decodes.
+    without converting it and raises on damage. Where decord is known to be wrong or raises an error, as for files that
+    do not state their duration, PyAV also decodes.
     """
 
     name = "decord"
@@ -89,9 +90,9 @@ class DecordDecoder:
                 frame = reader.next()
                 if number in wanted:
                     chosen.append(frame.asnumpy())
-        except (Exception, StopIteration) as error:  # RuntimeError or DECORDError, which is no RuntimeError
-            raise _failure("video", error, path) from error
-        return _require_all(chosen, wanted_T)
+        except (Exception, StopIteration):  # RuntimeError or DECORDError, which is no RuntimeError
+            return PyAVDecoder().frames(path, wanted_T, count)
+        return chosen
 
     def wave(self, path: Path, container: Container, channel: OneChannel = "mix") -> NDArray[np.float32]:
         if channel != "mix":  # old versions of decord return uninitialised memory as single channels
@@ -106,8 +107,8 @@ class DecordDecoder:
             # add_padding (`[:]` then loses as many samples at the end as were added in front).
             reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=-1, mono=True)
             wave: NDArray[np.float32] = reader[:].asnumpy()[0].astype(np.float32)
-        except Exception as error:
-            raise _failure("audio", error, path) from error
+        except Exception:
+            return PyAVDecoder().wave(path, container)
         return wave if len(wave) == samples else PyAVDecoder().wave(path, container)
 
 
@@ -204,6 +205,7 @@ def _decord_is_reliable(path: Path, count: int) -> bool:
         sizes.add((frame.width, frame.height))
         supported = supported and frame.format.name in _DECORD_PIXELS and not frame.interlaced_frame
         supported = supported and (number > 0 or _rotation(frame) is None)
+        supported = supported and frame.pts is not None and frame.pts >= 0  # decord skips to a key frame after 0
     with open_media(path) as file:
         known = file.format.name.split(",")[0] in _DECORD_CONTAINERS and len(file.streams.video) == 1
     return supported and known and len(sizes) == 1 and all(width % 2 == height % 2 == 0 for width, height in sizes)

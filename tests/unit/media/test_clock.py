@@ -1,0 +1,104 @@
+"""Which source time is stored, of pictures and of sound, for containers, codecs, decoders and windows"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remix_study.media.checks import Checks
+from remix_study.media.clip import decode_clip
+from remix_study.media.decoders import DECODERS, DecoderName, decoder_named
+from remix_study.media.presets import Preset
+from remix_study.media.source import source_at
+from remix_study.sample import Clip, SampleId
+from tests.timed_media import (
+    FPS,
+    Kind,
+    audio_preset,
+    begins_s,
+    copied,
+    origin_s,
+    picture_times,
+    sound_shift,
+    video_preset,
+    write_timed,
+)
+
+SECONDS = 4.0
+WINDOWS = ((None, None), (1.0, 2.5), (0.52, 2.0), (1.5, None))
+QUICK = (Kind("mp4", "mpeg4", "libmp3lame"), Kind("ts", "mpeg2video", "mp2", 48000))
+KINDS = (
+    *QUICK,
+    Kind("mp4", "libx264", "aac", b_frames=2),
+    Kind("mp4", "libx264", "libopus", 48000),
+    Kind("mov", "mpeg4", "pcm_s16le"),
+    Kind("3gp", "mpeg4", "aac"),
+    Kind("mkv", "libx264", "libopus", 48000, 2),
+    Kind("mkv", "libx264", "aac"),
+    Kind("mkv", "libx264", "ac3", 48000),
+    Kind("mkv", "libx264", "libmp3lame", 44100),
+    Kind("mkv", "ffv1", "flac"),
+    Kind("webm", "libvpx", "libopus", 48000),
+    Kind("webm", "libvpx-vp9", "libopus", 48000),
+    Kind("flv", "flv", "libmp3lame", 22050),
+    Kind("flv", "libx264", "aac", 44100),
+    Kind("avi", "mpeg4", "pcm_s16le"),
+    Kind("avi", "libx264", "pcm_s16le", b_frames=2),
+    Kind("ts", "libx264", "aac", b_frames=2),
+    Kind("mpg", "mpeg2video", "ac3", 48000, 2),
+    Kind("wmv", "wmv2", "wmav2", 44100),
+    Kind("nut", "mpeg4", "pcm_s16le"),
+    Kind("mxf", "mpeg2video", "pcm_s16le", 48000),
+)
+MOVABLE = ("mkv", "webm", "mp4", "mov", "nut", "flv")
+
+
+def all_but(quick: tuple[Kind, ...], kinds: tuple[Kind, ...]) -> list[object]:
+    """Parameters of which only `quick` are in the fast tier."""
+    return [pytest.param(kind, id=kind.id, marks=() if kind in quick else pytest.mark.slow) for kind in kinds]
+
+
+def require_source_times(
+    path: Path, decoder: DecoderName, window: tuple[float | None, float | None], origin: float, seconds: float
+) -> None:
+    """Decode a window, and require pictures and sound of that time: `origin` is the source time of the file's start."""
+    start, end = window
+    length = (seconds if end is None else end) - (start or 0.0)
+    preset = Preset("timed", {"audio": audio_preset(length), "video": video_preset(3)})
+    clip = Clip(SampleId("a"), {"audio": path.name, "video": path.name}, "x", "train", start=start, end=end)
+    rows = decode_clip(clip, source_at(path.parent), preset, decoder_named(decoder), Checks()).rows
+    begins = origin + (start or 0.0)
+    assert sound_shift(rows["audio"], length) == pytest.approx(begins, abs=0.012)
+    middles = begins + length * (np.arange(3) + 0.5) / 3
+    # A track that begins or ends within the window, by the delay of a codec, moves the middles of its parts.
+    assert picture_times(rows["video"]) == pytest.approx(middles, abs=1.7 / FPS)
+
+
+@pytest.mark.parametrize("kind", all_but(QUICK, KINDS))
+def test_a_window_stores_its_source_time(kind: Kind, tmp_path: Path) -> None:
+    path = write_timed(tmp_path / f"a.{kind.suffix}", kind, SECONDS)
+    for decoder in DECODERS:
+        for window in WINDOWS[1:2] if kind in QUICK else WINDOWS:
+            require_source_times(path, decoder, window, origin_s(path), SECONDS)
+
+
+@pytest.mark.parametrize("shift_s", [-1.886, pytest.param(-2.5, marks=pytest.mark.slow), 3.0])
+@pytest.mark.parametrize(
+    "kind",
+    all_but(
+        (Kind("mkv", "mpeg4", "pcm_s16le"),),
+        (*(kind for kind in KINDS if kind.suffix in MOVABLE), Kind("mkv", "mpeg4", "pcm_s16le")),
+    ),
+)
+def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp_path: Path) -> None:
+    """As with `ffmpeg -ss`, also where it is negative. MP4 hides what is before 0; FLV and NUT cannot say it."""
+    if kind.suffix in ("flv", "nut") and shift_s < 0:
+        pytest.skip("this container has no negative times")
+    source = write_timed(tmp_path / f"source.{kind.suffix}", kind, SECONDS)
+    options = {} if kind.suffix in ("mp4", "mov") else {"avoid_negative_ts": "disabled"}
+    path = copied(source, tmp_path / f"a.{kind.suffix}", 1.0, shift_s, **options)
+    origin = origin_s(source) - begins_s(source) + begins_s(path) - shift_s
+    left = SECONDS - max(origin, 1.0)
+    for decoder in DECODERS:
+        for window in [(None, None), (0.3, 1.3)]:
+            require_source_times(path, decoder, window, origin, left)
