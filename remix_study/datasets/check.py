@@ -23,7 +23,7 @@ from remix_study.datasets.corpus import Found
 from remix_study.datasets.manifest import SPLITS
 from remix_study.errors import MediaError, RemixStudyError
 from remix_study.media.build import DecodeRow, PackedClips
-from remix_study.media.checks import Checks, check_file
+from remix_study.media.checks import Checks, check_file, check_least, check_window
 from remix_study.media.container import Container, probe
 from remix_study.media.decoders import DecoderName, decoder_version
 from remix_study.media.features import open_array
@@ -34,6 +34,7 @@ from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Pa
 from remix_study.media.shards import Layout, rows_per_shard
 from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores, run_jobs
+from remix_study.modality import AUDIO, VIDEO
 from remix_study.sample import Clip
 
 LARGEST_IMBALANCE = 10.0
@@ -164,10 +165,12 @@ def check_clips(
     decoder_version(decoder)
     clips, say = found.clips, progress or (lambda _title: lambda _done, _total: None)
     probes = _probe_files(clips, source, preset, workers, timeout_s, say("opening files"))
-    lost = {row: why for row, clip in enumerate(clips) if (why := _why_unusable(clip, preset, probes)) is not None}
+    accepted = checks or Checks()
+    reasons = {row: _why_unusable(clip, preset, probes, accepted) for row, clip in enumerate(clips)}
+    lost = {row: why for row, why in reasons.items() if why is not None}
     good = [row for row in range(len(clips)) if row not in lost]
     chosen = stratified_sample(clips, good, sample)
-    work = DecodeRow(PackedClips.of([clips[row] for row in chosen]), source, preset, decoder, checks or Checks(), {})
+    work = DecodeRow(PackedClips.of([clips[row] for row in chosen]), source, preset, decoder, accepted, {})
     decoded = _decode(work, len(chosen), workers, timeout_s, say("decoding a sample"))
     failed = {chosen[job]: clip.why for job, clip in decoded.items() if clip.why is not None}
     cores = workers or available_cores()
@@ -345,7 +348,7 @@ def _lost_message(reason: str, doing: str, timeout_s: float) -> str:
     }[reason]
 
 
-def _why_unusable(clip: Clip, preset: Preset, probes: Mapping[str, Probe]) -> Why | None:
+def _why_unusable(clip: Clip, preset: Preset, probes: Mapping[str, Probe], checks: Checks) -> Why | None:
     for m, path in _paths(clip, preset):
         name, row = row_of(path)
         file = probes[name]
@@ -353,15 +356,24 @@ def _why_unusable(clip: Clip, preset: Preset, probes: Mapping[str, Probe]) -> Wh
             return file.why[m]
         if row is not None and file.rows is not None and row >= file.rows:
             return Why("shape", f"it must have a row {row}, but has {file.rows} rows", name)
-        ends = _end_of(file, preset.parts[m])
-        if clip.start is not None and ends is not None and clip.start >= ends:
-            return Why("duration", f"its {m} ends at {ends:.2f} s, before `start` ({clip.start:g} s)", name)
+        try:
+            _require_window(clip, file, preset.parts[m], checks)
+        except MediaError as error:
+            return Why(error.stage, str(error), name)
     return None
 
 
-def _end_of(file: Probe, part: Part) -> float | None:
-    """Where the track ends, in seconds; None for a file without such a track."""
-    return file.audio_s if isinstance(part, AudioPreset) else file.video_s
+def _require_window(clip: Clip, file: Probe, part: Part, checks: Checks) -> None:
+    """Check that a track is long enough for a clip.
+
+    Raises:
+        MediaError: stage `duration`.
+    """
+    if isinstance(part, AudioPreset) and file.audio_s is not None:
+        check_window(AUDIO, clip.start, clip.end, file.audio_s, checks)
+        check_least(min(file.audio_s, clip.end or file.audio_s) - (clip.start or 0.0), part.least_s)
+    elif not isinstance(part, AudioPreset) and file.video_s is not None:
+        check_window(VIDEO, clip.start, clip.end, file.video_s, checks)
 
 
 # --- sample ----------------------------------------------------------------------------------------------------------
@@ -544,7 +556,8 @@ def _durations(clips: Sequence[Clip], preset: Preset, probes: Mapping[str, Probe
     for clip in clips:
         lengths: dict[str, float] = {}
         for m, path in _paths(clip, preset):
-            ends = _end_of(probes[row_of(path)[0]], preset.parts[m])
+            file = probes[row_of(path)[0]]
+            ends = file.audio_s if isinstance(preset.parts[m], AudioPreset) else file.video_s
             if ends is not None and m in ("audio", "video"):
                 lengths[m] = max(0.0, min(ends, ends if clip.end is None else clip.end) - (clip.start or 0.0))
         for m, length in lengths.items():

@@ -119,6 +119,47 @@ def check_length(track: str, decoded_s: float, stated_s: float | None, checks: C
         )
 
 
+def check_window(track: str, start_s: float | None, end_s: float | None, track_end_s: float, checks: Checks) -> None:
+    """Check that a track reaches the end of a clip's window.
+
+    Args:
+        track: `audio` or `video`.
+        start_s, end_s: the clip's `start` and `end`; None means the start and the end of the file.
+        track_end_s: where the track ends.
+
+    Raises:
+        MediaError: stage `duration`; the track ends before `start`, or before `end` by more than the tolerance or a
+            quarter of the window.
+    """
+    first_s = start_s or 0.0
+    if first_s >= track_end_s and start_s is not None:
+        raise MediaError(
+            f"its {track} track ends at {track_end_s:.2f} s, before `start` ({start_s:g} s)", stage="duration"
+        )
+    if end_s is None:
+        return
+    window_s = end_s - first_s
+    tolerance = min(max(checks.tolerance_s, checks.tolerance_fraction * window_s), window_s / 4)
+    if end_s - track_end_s > tolerance:
+        raise MediaError(
+            f"its {track} track ends at {track_end_s:.2f} s and holds {track_end_s - first_s:.2f} s of the "
+            f"{window_s:.2f} s from `start` to `end` ({end_s:g} s)",
+            stage="duration",
+        )
+
+
+def check_least(found_s: float, least_s: float) -> None:
+    """Check that a clip's audio is long enough for its preset.
+
+    Raises:
+        MediaError: stage `duration`; it is shorter than `least_s`.
+    """
+    if found_s < least_s - 1e-3:  # manifests may round times to milliseconds
+        raise MediaError(
+            f"it has {found_s:.2f} s of audio, but the preset needs at least {least_s:g} s", stage="duration"
+        )
+
+
 def check_frames(frames: Sequence[NDArray[np.uint8]], checks: Checks) -> None:
     """Check that the chosen frames differ.
 

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError
 from remix_study.media import audio, video
-from remix_study.media.checks import CANCELLED, Checks, check_frames, check_length, check_mix, check_wave
+from remix_study.media.checks import (
+    CANCELLED,
+    Checks,
+    check_frames,
+    check_least,
+    check_length,
+    check_mix,
+    check_wave,
+    check_window,
+)
 from remix_study.media.container import Container, probe
 from remix_study.media.decoders import Decoder, channel_levels
 from remix_study.media.features import feature_row
@@ -151,10 +160,11 @@ def _audio_row(
         raise MediaError("it has no audio track", stage="audio")
     rate, late_s = container.audio_rate, container.audio_start_s
     wave = decoder.wave(path, container, "mix" if preset.channel == "loudest" else preset.channel)
-    check_length(AUDIO, late_s + len(wave) / rate, container.duration_s, checks)
+    end_s = late_s + len(wave) / rate
+    check_length(AUDIO, end_s, container.duration_s, checks)
+    check_window(AUDIO, clip.start, clip.end, end_s, checks)
     part = audio.cut(wave, rate, late_s, clip.start, clip.end)
-    if not len(part):
-        raise MediaError(f"its audio track ends before `start` ({clip.start} s)", stage="duration")
+    check_least(len(part) / rate, preset.least_s)
     # A mix that is louder cannot be a tenth of a channel, so that most tracks are decoded once.
     if preset.channel == "loudest" or (preset.channel == "mix" and part.std() < CANCELLED):
         first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
@@ -185,6 +195,7 @@ def _video_row(
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
+    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     wanted = video.candidate_frames(first, count, preset)
     # The first frame is decoded too, so that a preset of one frame can tell a video from a still picture.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, StoreError
 from remix_study.media import video
-from remix_study.media.checks import Checks, check_frames, check_length
+from remix_study.media.checks import Checks, check_frames, check_length, check_window
 from remix_study.media.container import Container
 from remix_study.media.decoders import Decoder
 from remix_study.media.images import frame_files, read_image
@@ -69,6 +69,7 @@ def flow_row(
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
+    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     if count < preset.frames + 1:
         raise MediaError(f"it has {count} frames, but {preset.frames + 1} are needed", stage="frames")

@@ -81,6 +81,11 @@ class AudioPreset:
         return round(self.sample_rate * self.seconds)
 
     @property
+    def least_s(self) -> float:
+        """The shortest audio that is taken: a tenth of `seconds`. A shorter clip would be mostly padding or repeats."""
+        return self.seconds / 10
+
+    @property
     def shape(self) -> tuple[int, int]:
         if self.transform == "fbank":
             assert self.frames is not None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from remix_study.datasets.synthetic import write_clip
 from remix_study.errors import ConfigError, MediaError, StoreError
 from remix_study.media import audio, checks, video
 from remix_study.media.checks import Checks
-from remix_study.media.clip import decode_clip
+from remix_study.media.clip import DecodedClip, decode_clip
 from remix_study.media.decoders import PyAVDecoder, decoder_version
-from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, VideoPreset, preset_named
+from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, Preset, VideoPreset, preset_named
 from remix_study.media.source import source_at
 from remix_study.media.spectrogram import spectrogram
 from remix_study.sample import Clip, SampleId
@@ -54,7 +55,58 @@ def test_a_track_much_shorter_than_the_file_raises(tmp_path: Path) -> None:
 def test_a_start_after_the_end_raises(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", NOISE, WAVE)
     assert stage_of(tmp_path, dataclasses.replace(CLIP, start=5.0)) == "duration"
-    assert stage_of(tmp_path, dataclasses.replace(CLIP, start=0.9, end=0.95)) == "frames"
+    assert stage_of(tmp_path, dataclasses.replace(CLIP, start=0.88, end=0.99)) == "frames"
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+class TestWindows:
+    @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (None, 1.02), (0.2, None)])
+    def test_a_window_within_the_file_is_taken(
+        self, tmp_path: Path, modality: str, start: float | None, end: float | None
+    ) -> None:
+        assert window_of(tmp_path, modality, start, end).rows[modality].size
+
+    @pytest.mark.parametrize(
+        ("start", "end"),
+        [(0.5, 1.6), (None, 9.0), (0.9, 1.2)],  # the last lacks two thirds, although less than the tolerance
+    )
+    def test_a_window_beyond_the_end_raises_with_both_lengths(
+        self, tmp_path: Path, modality: str, start: float | None, end: float
+    ) -> None:
+        first = start or 0.0
+        with pytest.raises(MediaError, match=r"holds .* s of the .* s") as refused:
+            window_of(tmp_path, modality, start, end)
+        assert refused.value.stage == "duration"
+        held, window = re.findall(r"holds (.*) s of the (.*) s from", str(refused.value))[0]
+        assert float(held) == pytest.approx(1 - first, abs=0.03)  # AAC comes in blocks
+        assert float(window) == pytest.approx(end - first)
+
+    @pytest.mark.parametrize("end", [None, 6.0])
+    def test_a_window_after_the_end_raises(self, tmp_path: Path, modality: str, end: float | None) -> None:
+        with pytest.raises(MediaError, match=r"ends at 1\.0\d s, before `start` \(5 s\)") as refused:
+            window_of(tmp_path, modality, 5.0, end)
+        assert refused.value.stage == "duration"
+
+
+def window_of(root: Path, modality: str, start: float | None, end: float | None) -> DecodedClip:
+    write_clip(root / "a.mp4", NOISE, WAVE)
+    clip, preset = dataclasses.replace(CLIP, start=start, end=end), Preset("p", {modality: TINY.parts[modality]})
+    return decode_clip(clip, source_at(root), preset, PyAVDecoder(), Checks())
+
+
+@pytest.mark.parametrize("name", AUDIO_FRONT_ENDS)
+def test_audio_below_a_tenth_of_the_preset_raises(tmp_path: Path, name: str) -> None:
+    part = AUDIO_FRONT_ENDS[name]
+    write_clip(tmp_path / "a.mp4", NOISE, np.tile(WAVE, 2))
+    for end in (part.seconds / 10, 0.09 * part.seconds):
+        clip = dataclasses.replace(CLIP, start=0.0, end=end)
+        checks = Checks(tolerance_s=2)  # the picture lasts one second
+        if end == part.seconds / 10:
+            assert decode_clip(clip, source_at(tmp_path), Preset("p", {"audio": part}), PyAVDecoder(), checks).rows
+            continue
+        with pytest.raises(MediaError, match="the preset needs at least") as refused:
+            decode_clip(clip, source_at(tmp_path), Preset("p", {"audio": part}), PyAVDecoder(), checks)
+        assert refused.value.stage == "duration"
 
 
 def test_a_waveform_that_is_not_finite_raises() -> None:
