@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from remix_study.errors import MediaError, StoreError
 from remix_study.media.checks import ChannelLevel
 from remix_study.media.container import Container, audio_track, open_media, seconds, video_track
+from remix_study.media.pixels import to_rgb
 
 DecoderName = Literal["decord", "pyav"]
 OneChannel = Literal["mix", "left", "right"] | int
@@ -315,8 +316,7 @@ def _rotation(frame: Any) -> NDArray[np.int32] | None:
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
     """RGB (H, W, 3), rotated and mirrored by the display matrix, which FFmpeg leaves to the player."""
-    # One thread: FFmpeg's default of a dozen costs more than it helps, and each core already runs a process.
-    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", threads=1)
+    picture = to_rgb(frame)
     if (matrix := _rotation(frame)) is not None:
         # x' = matrix[0, 0] x + matrix[1, 0] y and y' = matrix[0, 1] x + matrix[1, 1] y; negative axes are flipped.
         picture = picture if matrix[0, 0] else picture.swapaxes(0, 1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError
 from remix_study.media.checks import check_file
+from remix_study.media.pixels import to_rgb
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # First bytes of a file -> FFmpeg's name of its demuxer. Naming the demuxer keeps FFmpeg from reading `frame%03d.jpg` as
@@ -87,7 +88,6 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             frame = next(file.decode(video=0))
             if frame.is_corrupt:
                 raise MediaError("the image is damaged", stage="video")
-            pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", threads=1)
+            return to_rgb(frame)
     except (av.FFmpegError, StopIteration, ValueError, LookupError, OSError, MemoryError) as error:
         raise MediaError(f"the image cannot be decoded ({type(error).__name__})", stage="video") from error
-    return pixels

@@ -1,8 +1,8 @@
 """The plan of a store: its clips, source files and settings, and their fingerprint
 
-The fingerprint is the SHA-256 of canonical JSON lines: first the schema, the decoder with its version, the preset and
-the checks; then for each clip its manifest row with the path, size and SHA-256 of its files. Modification times do not
-count, so that a copy of a corpus has the same fingerprint.
+The fingerprint is the SHA-256 of canonical JSON lines: first the schema, the decoder with its version, the version of
+our own decoding, the preset and the checks; then for each clip its manifest row with the path, size and SHA-256 of its
+files. Modification times do not count, so that a copy of a corpus has the same fingerprint.
 """
 
 import concurrent.futures
@@ -18,12 +18,14 @@ from remix_study.errors import StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.decoders import DecoderName, decoder_version
 from remix_study.media.flow import opencv_version
-from remix_study.media.presets import FlowPreset, Preset
+from remix_study.media.presets import FeaturePreset, FlowPreset, Preset
 from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores
 from remix_study.sample import Clip
 
 SCHEMA = 2
+# Raised when decoding a file gives other rows than before: stores that were built before are then built again.
+DECODING = 2
 _AT_ONCE = 512  # files submitted to the thread pool at once: a million futures would take more memory than the plan
 Progress = Callable[[int, int], None]
 """(done, total)"""
@@ -49,6 +51,8 @@ class Plan:
             "preset": self.preset.plain(),
             "checks": dataclasses.asdict(self.checks),
         }
+        if any(not isinstance(part, FeaturePreset) for part in self.preset.parts.values()):
+            settings["decoding"] = DECODING
         if any(isinstance(part, FlowPreset) and part.source == "computed" for part in self.preset.parts.values()):
             settings["flow"] = f"opencv {opencv_version()}"
         return settings

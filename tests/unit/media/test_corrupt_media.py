@@ -16,6 +16,7 @@ from remix_study.media.checks import Checks, check_file
 from remix_study.media.clip import decode_clip
 from remix_study.media.container import probe
 from remix_study.media.decoders import DECODERS, DecoderName, decoder_named
+from remix_study.media.pixels import to_rgb
 from remix_study.media.presets import PRESETS
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
@@ -39,7 +40,7 @@ def decoded(path: Path, decoder: DecoderName) -> Any:
 def sequential(path: Path) -> list[NDArray[np.uint8]]:
     """Return every frame, read sequentially with plain PyAV."""
     with av.open(f"file:{path}") as file:
-        return [frame.to_ndarray(format="rgb24") for frame in file.decode(file.streams.best("video"))]
+        return [to_rgb(frame) for frame in file.decode(file.streams.best("video"))]
 
 
 def heard(path: Path) -> NDArray[np.float32]:
