@@ -129,7 +129,7 @@ class Place:
 
     Args:
         concurrency: tasks at once, after an autoscaler has added nodes.
-        share: resources that Tune reserves for each task.
+        share: resources that Tune reserves for each task, and the node.
         threads: torch threads of each worker.
         gpus: GPUs of each worker.
         now: tasks at once with the nodes there are.
@@ -137,7 +137,7 @@ class Place:
     """
 
     concurrency: int
-    share: dict[str, float]
+    share: dict[str, float] | tune.PlacementGroupFactory
     threads: int
     gpus: float
     now: int
@@ -478,6 +478,7 @@ def _place(needs: Needs) -> Iterator[Place]:
         object_store_memory=200 * 2**20,
         runtime_env={"env_vars": {"PYTHONWARNINGS": "ignore"}},
     )
+    share: dict[str, float] | tune.PlacementGroupFactory
     try:
         if ours:
             now, machines = at_once, 0
@@ -490,14 +491,23 @@ def _place(needs: Needs) -> Iterator[Place]:
             if growable is not needs:
                 at_once = max(1, fitting(needs, have.max_cpus, have.max_gpus, gpus))
             now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
-            # A trial with several workers only waits for them and must not reserve a core. Tune rejects a trial without
-            # resources, so it reserves one byte.
-            share = {"memory": 1.0} if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
+            share = _on_this_node() if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
             threads = max(1, int(needs.cpus))
         yield Place(at_once, share, threads, gpus, now, machines)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _on_this_node() -> tune.PlacementGroupFactory:
+    """Return the share of a trial with several workers, which only waits for them: it must not reserve a core.
+
+    Tune rejects a trial without resources, so it reserves one byte. The process, and Ray Train's controller, which runs
+    where it does, run on the driver's node. If they were lost with another node, Ray would keep the placement group of
+    their workers until the study ends, and the restarted trial would wait for those cores.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return tune.PlacementGroupFactory([{"memory": 1.0}], bundle_label_selector=[here])
 
 
 @contextlib.contextmanager

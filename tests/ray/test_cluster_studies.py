@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
+from ray._private import state
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
@@ -95,6 +96,14 @@ def kill_node(cluster: Cluster, node: Any) -> None:
     for pid in workers:
         with suppress(ProcessLookupError):  # it has already ended
             os.kill(pid, signal.SIGKILL)
+
+
+def trial_nodes() -> set[str]:
+    """Return the nodes of the processes of trials and of Ray Train's controllers."""
+    alive = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
+    return {
+        actor["Address"]["NodeID"] for actor in alive if actor["ActorClassName"] in ("ImplicitFunc", "TrainController")
+    }
 
 
 def active_placement_groups() -> list[dict[str, Any]]:
@@ -216,7 +225,11 @@ def has_reached(process: "StudyProcess", epochs: int) -> bool:
 
 
 def test_a_run_on_two_nodes_resumes_after_one_is_lost(bench: "StudyBench", cluster: Callable[..., Cluster]) -> None:
-    """A node is lost twice, like a spot instance. Each time, another node is free."""
+    """A node is lost twice, like a spot instance. Each time, another node is free.
+
+    The trial's own process is on the driver's node: if it were lost with a worker's, the restarted trial would wait for
+    ever for cores that Ray keeps.
+    """
     made = cluster(1, 1, 1, 1)
     remix = {"set": {"method": {"name": "remix", "warmup": 1}}}
     study = bench.write(base={"workers": 2, "epochs": 40}, methods={"remix": remix}, trials=1, space={})
@@ -226,6 +239,7 @@ def test_a_run_on_two_nodes_resumes_after_one_is_lost(bench: "StudyBench", clust
         process.wait_until(partial(has_reached, process, reached + 3))
         busy = [node for node in made.worker_nodes if train_workers(raylet_of(node))]
         assert len(busy) == 2  # one worker per node, because a node has one core
+        assert trial_nodes() == {ray.get_runtime_context().get_node_id()}
         kill_node(made, busy[-1])
         reached = process.epochs("remix-search-0-")
     before = process.history_lines()
