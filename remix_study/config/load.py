@@ -1,8 +1,9 @@
 """Loading runs and studies from YAML files and dictionaries"""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -11,6 +12,8 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError
+
+_MOST_RECORDED = 1_000_000  # keys and values of a recorded study, with all defaults and without aliases
 
 
 def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -23,6 +26,7 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
         ConfigError: lists all problems, each with its line.
     """
     source = read(path)
+    require_kind(source, "run")
     for change in changes:
         key, found, value = change.partition("=")
         if not found:
@@ -33,6 +37,23 @@ def load_run(path: Path, changes: Sequence[str] = ()) -> RunConfig:
             raise ConfigError(f"Cannot read the value of `--set {change}` as YAML: {_reason(error)}.") from None
         source = source.changed(tuple(key.strip().split(".")))
     return parse(RunConfig, source)
+
+
+def require_kind(source: YamlSource, kind: Literal["run", "study"]) -> None:
+    """Check that a run file is not given as a study file, or the other way round.
+
+    Raises:
+        ConfigError: it is a file of the other kind.
+    """
+    has = source.content.keys()
+    other = "study" if kind == "run" else "run"
+    is_other = "methods" in has and "method" not in has if kind == "run" else "method" in has and "methods" not in has
+    if is_other:
+        command, key = ("run", "methods") if other == "study" else ("train", "method")
+        raise ConfigError(
+            f"{source.place((key,))}`{key}` makes this a {other} file, but a {kind} file is needed. Use: remix-study "
+            f"{command} {shlex.quote(source.name)}"
+        )
 
 
 def _reason(error: yaml.YAMLError) -> str:
@@ -54,7 +75,7 @@ def load_study(path: Path) -> StudyConfig:
     Raises:
         ConfigError: lists all problems, each with its line.
     """
-    source = read(path)
+    source = read(path, most=_MOST_RECORDED)
     study, problems = validate_study(source)
     if study is None or problems:
         raise_problems(source, problems)

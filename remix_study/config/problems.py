@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
-from remix_study.config.yaml_source import Keys, YamlSource, dotted
+from remix_study.config.yaml_source import Keys, YamlSource, dotted, dump, load
 from remix_study.credentials import redact
 from remix_study.errors import ConfigError
+from remix_study.names import MODALITY, rule
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,6 +41,13 @@ class Problem:
         """The message with its path and suggestion."""
         message = self.message + (f"; did you mean `{self.near}`?" if self.near else "")
         return message if self.complete or not self.keys else f"`{dotted(self.keys)}`{message}"
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A value that pydantic would convert, such as `true` to 1 or '6' to 6, in a form that it refuses."""
+
+    value: Any
 
 
 class ContradictionError(ValueError):
@@ -97,6 +106,8 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
     location: Keys = found["loc"]
     keys = _without_implied_indices(_keys(model, location), content)
     kind, given = found["type"], found.get("input")
+    given = given.value if isinstance(given, Misfit) else given
+    context = found.get("ctx", {})
     match kind:
         case "extra_forbidden":
             known = _keys_at(model, location[:-1])
@@ -106,7 +117,6 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
         case "missing":
             return [Problem(keys, " is missing", kind=kind)]
         case "union_tag_invalid":
-            context = found["ctx"]
             words = context["expected_tags"].replace("'", "").split(", ")
             tag = context["discriminator"].strip("'")
             at = keys if isinstance(_value_at(content, keys), str) else (*keys, tag)  # `pruner: asha` has no tag
@@ -122,6 +132,10 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
                 Problem(_without_implied_indices((*keys, *key.split(".")), content), sentence, complete=True, kind=key)
                 for key, sentence in found["ctx"]["error"].problems
             ]
+        case "string_pattern_mismatch":  # all patterns are of names
+            return [Problem(keys, rule(given, dots=context["pattern"] != f"^{MODALITY}$"), kind="name")]
+        case _ if (bound := _must(kind, context, given)) is not None:
+            return [Problem(keys, f" must {bound}", kind=kind)]
         case _:
             message = found["msg"].removeprefix("Value error, ")
             plain = isinstance(given, str | int | float | bool | None)
@@ -129,10 +143,80 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
             return [Problem(keys, f": {message}" if keys else message, kind=kind)]
 
 
+LARGEST_INTEGER = 2**53 - 1  # larger ones are not exact as floats, nor in JSON
+
+
+def _must(kind: str, context: Mapping[str, Any], given: Any) -> str | None:
+    """What a value must be, and what it is, for pydantic's common kinds of errors."""
+    wanted: str
+    match kind:
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            large = isinstance(given, int) and abs(given) > LARGEST_INTEGER
+            wanted = f"be an integer of at most {LARGEST_INTEGER} in size" if large else "be an integer"
+        case "float_type" | "float_parsing":
+            wanted = "be a number"
+        case "finite_number":
+            wanted = "be a finite number"
+        case "bool_type" | "bool_parsing":
+            wanted = "be true or false"
+        case "string_type":
+            wanted = "be a text"
+        case "string_too_short":
+            return "not be empty" if context["min_length"] == 1 else None
+        case "string_too_long":
+            return f"have at most {context['max_length']} characters, but has {len(given)}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            wanted = "be a group of keys"
+        case "list_type" | "tuple_type":
+            wanted = "be a list"
+        case "greater_than_equal":
+            wanted = f"be at least {context['ge']:g}"
+        case "greater_than":
+            wanted = f"be above {context['gt']:g}"
+        case "less_than_equal":
+            wanted = f"be at most {context['le']:.15g}"
+        case "less_than":
+            wanted = f"be below {context['lt']:g}"
+        case "too_long":
+            return f"have at most {context['max_length']:,} entries, but has {len(given):,}"
+        case "too_short":
+            return f"have at least {context['min_length']}, but is empty" if not given else None
+        case _:
+            return None
+    if isinstance(given, dict | list | tuple):
+        is_ = "a group of keys" if isinstance(given, dict) else "a list"
+    else:
+        is_ = f"{redact(repr(given)) if isinstance(given, str) else dump(given).splitlines()[0]:.60}"
+    number = isinstance(given, str) and wanted in ("be an integer", "be a number")
+    quoted = number and isinstance(_plain(given), int | float) and not isinstance(_plain(given), bool)
+    helps = "; leave out the quotes" if quoted else ""
+    helps = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else helps
+    return f"{wanted}, but is {is_}{helps}"
+
+
+def _plain(text: str) -> Any:
+    """What a text means without quotes."""
+    try:
+        return load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _no_such_word(keys: Keys, given: Any, words: Sequence[str]) -> Problem:
-    return Problem(
-        keys, f" must be one of {', '.join(words)}, but is {given!r}", near=closest_match(given, words), kind="word"
-    )
+    meant = [word for word in _SYNONYMS.get(str(given).lower(), ()) if word in words]
+    near = "` or `".join(meant) if meant else closest_match(given, words)
+    return Problem(keys, f" must be one of {', '.join(words)}, but is {given!r}", near=near, kind="word")
+
+
+# Names under which other tools know a word, where the spelling would suggest another one.
+_SYNONYMS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("bayes", "bayesian", "bayesopt", "bo"), ("tpe", "gp")),
+    **dict.fromkeys(("gaussian", "gaussian_process", "botorch"), ("gp",)),
+    **dict.fromkeys(("cma", "cma-es"), ("cmaes",)),
+    **dict.fromkeys(("nsga", "nsgaii", "nsga-ii", "genetic", "evolution"), ("nsga2",)),
+    **dict.fromkeys(("halving", "sha", "successive_halving"), ("asha",)),
+    "gpu": ("cuda",), "bf16": ("bfloat16",), "fp32": ("float32",),
+}  # fmt: skip
 
 
 def _without_other_branches(errors: Sequence[Any]) -> list[Any]:
@@ -181,7 +265,7 @@ def _keys(model: type[BaseModel], location: Keys) -> Keys:
     at: Any = model
     keys: list[str | int] = []
     for step in location:
-        if _is_branch(step):
+        if _is_branch(step) or step == "[key]":
             continue
         following = _enter(at, step)
         if following is None or following[1]:

@@ -7,7 +7,8 @@ union below it (`EncoderConfig`, `FilterConfig`, `MethodConfig` ...).
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -19,26 +20,63 @@ from pydantic import (
 )
 
 from remix_study.config.identity import Introduced, identity
-from remix_study.config.problems import ContradictionError
+from remix_study.config.problems import LARGEST_INTEGER, ContradictionError, Misfit
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
-
-_NUMBERS = (int, float, int | None, float | None)
+from remix_study.names import MODALITY
 
 
 class Part(BaseModel):
-    """A group of keys: immutable; unknown keys are errors."""
+    """A group of keys: immutable; unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Values mean what they are in YAML: no text or boolean is a number, and no text or number a boolean. Numbers are
+    finite, unless a field allows infinity.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _no_boolean_as_number(cls, content: Any) -> Any:
-        """Make pydantic report `true` where a number must be, which it would read as 1."""
+    def _as_written(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
-        numbers = [key for key, field in cls.model_fields.items() if field.annotation in _NUMBERS]
-        return content | {key: str(content[key]).lower() for key in numbers if isinstance(content.get(key), bool)}
+        fields = cls.model_fields
+        return {key: _fitting(fields[key].annotation, v) if key in fields else v for key, v in content.items()}
+
+
+def _fitting(kind: Any, value: Any) -> Any:
+    """`value`, with a `Misfit` in place of what pydantic would convert to a field's type `kind`."""
+    arguments = get_args(kind)
+    match get_origin(kind) or kind:
+        case origin if origin is Annotated:
+            return _fitting(arguments[0], value)
+        case origin if origin is bool:
+            return value if isinstance(value, bool) else Misfit(value)
+        case origin if origin in (int, float):
+            large = origin is int and isinstance(value, int) and abs(value) > LARGEST_INTEGER
+            return Misfit(value) if large or isinstance(value, bool | str) else value
+        case origin if origin is dict and isinstance(value, dict):
+            return {key: _fitting(arguments[1], inner) for key, inner in value.items()}
+        case origin if origin in (list, tuple) and isinstance(value, list | tuple):
+            return [_fitting(arguments[0], inner) for inner in value]
+        case origin if origin in (Union, UnionType):
+            members = [each for each in arguments if _resembles(each, value)]
+            return _fitting(members[0], value) if len(members) == 1 else value
+    return value
+
+
+def _resembles(kind: Any, value: Any) -> bool:
+    """Whether a value may have been meant for this member of a union."""
+    match get_origin(kind) or kind:
+        case origin if origin is Annotated:
+            return _resembles(get_args(kind)[0], value)
+        case origin if origin in (dict, list, tuple):
+            return isinstance(value, origin)
+        case origin if origin in (bool, int, float):
+            return value is not None and not isinstance(value, dict | list | tuple)
+        case origin if origin is Literal:
+            return isinstance(value, str)
+    return False
 
 
 def kind_or(tag: str, default: str) -> BeforeValidator:
@@ -48,6 +86,9 @@ def kind_or(tag: str, default: str) -> BeforeValidator:
         return {tag: default, **value} if isinstance(value, dict) and tag not in value else value
 
     return BeforeValidator(fill)
+
+
+Modality = Annotated[str, Field(pattern=f"^{MODALITY}$")]
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
@@ -95,7 +136,7 @@ class ModelConfig(Part):
     """One type of encoder for all modalities, or one per modality; replaced for features that it cannot encode."""
 
     encoder: EncoderConfig = TinyEncoderConfig()
-    encoders: dict[str, EncoderConfig] = Field(
+    encoders: dict[Modality, EncoderConfig] = Field(
         default_factory=dict, description="modality -> its encoder, if not `encoder`"
     )
     fusion: Literal["concat", "sum", "decision", "film", "gated"] = "concat"
@@ -122,7 +163,9 @@ class PermutedConfig(Part):
 
 class TemperedConfig(Part):
     rule: Literal["tempered"]
-    temperature: float = Field(ge=0, description="in the unit of the score; 0 is argmin, .inf is random")
+    temperature: float = Field(
+        ge=0, allow_inf_nan=True, description="in the unit of the score; 0 is argmin, .inf is random"
+    )
 
 
 class MarginConfig(Part):
@@ -174,7 +217,7 @@ class FixedShareConfig(Part):
     """The fraction of the samples that is assigned to each modality; the fractions sum to 1."""
 
     kind: Literal["fixed"]
-    parts: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    parts: dict[Modality, Annotated[float, Field(ge=0, le=1)]]
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "FixedShareConfig":
@@ -212,7 +255,7 @@ class UnimodalConfig(Part):
     """Training one modality alone: the ceiling that sufficiency is measured against."""
 
     name: Literal["unimodal"]
-    modality: str
+    modality: Modality
 
 
 class RemixConfig(Part):
@@ -224,7 +267,7 @@ class RemixConfig(Part):
     filter: FilterConfig = ArgminConfig()
     share: ShareConfig | None = None
     order: Literal["blocks", "alternate", "shuffled", "proportional", "mixed"] = "blocks"
-    training_order: tuple[str, ...] | None = Field(
+    training_order: tuple[Modality, ...] | None = Field(
         default=None, description="default: video first, as in the released code"
     )
     accumulate: Annotated[bool, Introduced(False)] = Field(
@@ -329,7 +372,7 @@ class EvaluationConfig(Part):
     test: bool = Field(default=False, description="evaluate the held-out test set once, after the last epoch")
     probe: bool = Field(default=True, description="train a linear probe on every encoder after the last epoch")
     clash_every: int = Field(default=0, ge=0, description="steps between gradient-conflict measurements; 0: never")
-    ceilings: Literal["none", "train"] | dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+    ceilings: Literal["none", "train"] | dict[Modality, Annotated[float, Field(ge=0, le=1)]] = Field(
         default="none", description="`train` also trains each modality alone; or known accuracies of the modalities"
     )
 
@@ -362,7 +405,7 @@ class TrackingConfig(Part):
         description="default: MLFLOW_TRACKING_URI, else mlflow.db in the workspace; `off` disables tracking; "
         "`$NAME` is read from the environment",
     )
-    experiment: str = "remix"
+    experiment: str = Field(default="remix", min_length=1, max_length=500, description="any name that MLflow takes")
     model: bool = Field(default=True, description="log the best model")
 
 

@@ -184,8 +184,7 @@ def _open_patterns() -> list[str]:
     return sorted(
         f"^{re.escape(path)}\\.[^.]+(\\.[^.]+)*$"
         for path, schemas in _paths().items()
-        if not _is_settled(path)
-        and any(isinstance(o.get("additionalProperties"), dict) for s in schemas for o in _options(s, parts))
+        if not _is_settled(path) and any("patternProperties" in o for s in schemas for o in _options(s, parts))
     )
 
 

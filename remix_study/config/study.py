@@ -1,5 +1,6 @@
 """StudyConfig: the configuration of a study"""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,9 @@ SETTLED: Mapping[str, str] = {
     "tracking": "tracking does not influence training",
     "evaluation.test": "trials must not use the test set; only replicates evaluate it, once",
 }
+# Larger files are refused: every label of every choice of every method is checked before a study starts.
+MOST_METHODS, MOST_DIMENSIONS, MOST_LABELS, MOST_FIRST = 200, 100, 1000, 1000
+MOST_CHECKED = 10_000  # labels of the choices of all methods
 # Common objectives; docs/metrics.md describes all metrics.
 OBJECTIVES = (
     "best/val_accuracy", "best/val_macro_f1", "best/val_cross_entropy", "best/val_balanced_accuracy",
@@ -48,6 +52,8 @@ class FloatDimension(Searched):
             )
         if self.log and self.step is not None:
             raise ValueError("`step` must be left out on a log scale; list the values as a choice instead")
+        if math.isinf(self.high - self.low):
+            raise ValueError(f"`high` minus `low` must be a finite number; they are {self.high} and {self.low}")
         return self
 
 
@@ -71,7 +77,7 @@ class ChoiceDimension(Searched):
     """`of`: the values, each a number or a word; or names, each with a value that may be a group of keys."""
 
     kind: Literal["choice"]
-    of: list[Any] | dict[str, Any] = Field(min_length=1)
+    of: list[Any] | dict[str, Any] = Field(min_length=1, max_length=MOST_LABELS)
 
     @model_validator(mode="after")
     def _named(self) -> "ChoiceDimension":
@@ -79,7 +85,17 @@ class ChoiceDimension(Searched):
         if nameless:
             example = dump({"one": nameless[0]}, flow=True).strip()
             raise ValueError(f"`of` must name groups of keys, as in {example}, because a trial records the name")
+        if isinstance(self.of, list):
+            twice = next((each for n, each in enumerate(self.of) if each in self.of[:n]), None)
+            if twice is not None or self.of.count(None) > 1:
+                raise ValueError(f"`of` must name each value once, but has {_plain(twice)} twice")
+            if any(each != each for each in self.of):
+                raise ValueError("`of` must not contain .nan, which equals no value")
         return self
+
+
+def _plain(value: Any) -> str:
+    return dump(value).splitlines()[0]
 
 
 Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(discriminator="kind")]
@@ -89,8 +105,10 @@ class MethodSpace(Part):
     """One method: its changes to the base configuration, and its search space."""
 
     set: dict[str, Any] = Field(default_factory=dict)
-    space: dict[str, Dimension] = Field(default_factory=dict)
-    first: list[dict[str, Any]] = Field(default_factory=list, description="known-good configurations, tried first")
+    space: dict[str, Dimension] = Field(default_factory=dict, max_length=MOST_DIMENSIONS)
+    first: list[dict[str, Any]] = Field(
+        default_factory=list, max_length=MOST_FIRST, description="known-good configurations, tried first"
+    )
     ceiling_of: str | None = Field(
         default=None, description="the modality whose ceiling this method measures, for sufficiency"
     )
@@ -190,11 +208,14 @@ class Unequal(Part):
 class StudyConfig(Part):
     """A study: a question, and methods that are compared with the same tuning budget."""
 
+    # Longer ones were allowed in version 0.1 and can be read; a study that starts has a name as names.py defines it.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     question: str
     base: dict[str, Any]
-    space: dict[str, Dimension] = Field(default_factory=dict, description="search space of every method")
-    methods: dict[str, MethodSpace] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(
+        default_factory=dict, max_length=MOST_DIMENSIONS, description="search space of every method"
+    )
+    methods: dict[str, MethodSpace] = Field(min_length=1, max_length=MOST_METHODS)
     reference: str = Field(description="the method that the others are compared with, paired by seed")
     objective: Annotated[tuple[Objective, ...], BeforeValidator(_objectives), Field(min_length=1)] = (Objective(),)
     tolerance: float = Field(
@@ -205,9 +226,11 @@ class StudyConfig(Part):
     )
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     pruner: Annotated[PrunerConfig, BeforeValidator(_pruner)] = NoPrunerConfig()
-    trials: int = Field(ge=1, description="trials per method")
-    seeds_per_trial: int = Field(default=1, ge=1, description="a trial's value is the mean over this many seeds")
-    replicates: int = Field(ge=1, description="seeds of the final comparison, per method")
+    trials: int = Field(ge=1, le=1_000_000, description="trials per method")
+    seeds_per_trial: int = Field(
+        default=1, ge=1, le=1000, description="a trial's value is the mean over this many seeds"
+    )
+    replicates: int = Field(ge=1, le=10_000, description="seeds of the final comparison, per method")
     budget: BudgetConfig = BudgetConfig()
     concurrency: int | None = Field(
         default=None, ge=1, description="maximum number of concurrent runs; default: one per CPU core"
@@ -218,7 +241,7 @@ class StudyConfig(Part):
         description="where trials are stored: `journal` for a shared disk, or the URL of a database; default: "
         f"${STORAGE}, else a file in the study's folder",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     unequal: Annotated[list[Unequal], Introduced([])] = Field(
         default_factory=list,
         description="where methods differ in more than `method`; all other differences are refused",

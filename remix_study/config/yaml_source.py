@@ -8,9 +8,12 @@ core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema):
     floats                 `1.5`, `1e-3`, `.5`, `.inf`, `.nan`
     strings                everything else: `off`, `yes`, `1_000`, `1:30`, `2026-11-28`
 Three things go beyond it: keys are always strings, `<<` merges as in YAML 1.1, and a key that occurs twice in a group
-is reported.
+is reported. Only these types and groups are read: `!!timestamp`, `!!binary` or `!!set` is refused.
+
+A file that would expand to more than memory holds, or that nests too deeply, is refused before its nodes are built.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,12 +29,14 @@ Keys = tuple[str | int, ...]
 
 CHANGED = 0  # the line of a value that comes from `--set`
 _DEEPEST = 100  # levels of nesting
-_MOST = 100_000  # keys and list items, after aliases are expanded: nine lines of aliases can stand for 10^9 items
+MOST_VALUES = 50_000  # keys and values of a file, aliases expanded: nine lines of aliases can stand for 10^9 values
+_LARGEST = 10_000_000  # characters of a file
 
 _NULL, _BOOL, _INT, _FLOAT, _STR, _MERGE = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge")
 )
 _LEADING_ZERO = re.compile(r"([-+]?)0+([0-9]+)")
+_DIGITS = 300  # of an integer: Python converts up to 4,300, but no float is as large
 # Tag, pattern, first characters. The first match wins.
 _CORE = (
     (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -81,46 +86,56 @@ class YamlSource:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> YamlSource:
+def read(path: Path, most: int = MOST_VALUES) -> YamlSource:
     """The content of a YAML file.
 
+    Args:
+        most: keys and values that it may have.
+
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or does not contain keys.
+        ConfigError: the file cannot be read, is not YAML, is too large, or does not contain keys.
     """
     try:
-        return read_text(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Cannot read {path} as YAML: {error}. Save it as UTF-8.") from error
+    except ValueError as error:  # also the path itself: it contains the character NUL
+        line = f":{1 + error.object.count(10, 0, error.start)}" if isinstance(error, UnicodeDecodeError) else ""
+        raise ConfigError(f"Cannot read {path}{line} as YAML: {error}. Save it as UTF-8.") from error
+    if len(text) > _LARGEST:
+        raise ConfigError(
+            f"Cannot read {path}: it has more than {_LARGEST:,} characters, which is too large for a configuration. "
+            "Check the path."
+        )
+    return read_text(text, str(path), most)
 
 
-def read_text(text: str, name: str) -> YamlSource:
+def read_text(text: str, name: str, most: int = MOST_VALUES) -> YamlSource:
     """The content of a YAML text; messages call it `name`.
 
+    Args:
+        most: keys and values that it may have.
+
     Raises:
-        ConfigError: the text is not YAML, or does not contain keys.
+        ConfigError: the text is not YAML, is too large, or does not contain keys.
     """
-    loader = _CoreLoader(text)
     try:
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            kind = type(None if root is None else loader.construct_document(root)).__name__
-            raise ConfigError(f"Cannot read {name}: it must contain `key: value` lines, but contains {kind}.")
-        places = []
-        for place in _places(root, ()):  # before construction, which resolves merges
-            places.append(place)
-            if len(places) > _MOST:
-                raise yaml.YAMLError(f"it has more than {_MOST} keys and list items, counting aliases")
-        content = loader.construct_document(root)
-    except _LeadingZeroError as error:
+        _require_bounded(text, most)
+        loader = _CoreLoader(text)
+        try:
+            root = loader.get_single_node()
+            if not isinstance(root, yaml.MappingNode):
+                kind = _kind(None if root is None else loader.construct_document(root))
+                raise ConfigError(f"Cannot read {name}: it must contain `key: value` lines, but {kind}.")
+            places = list(_places(root, ()))  # before construction, which resolves merges
+            content = loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except _RefusedError as error:
         raise ConfigError(f"Cannot read {name}:{error.line}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Cannot read {name} as YAML: {' '.join(str(error).split())}.") from error
-    except RecursionError:
-        raise ConfigError(f"Cannot read {name} as YAML: it nests more than {_DEEPEST} levels deep.") from None
-    finally:
-        loader.dispose()
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
+        raise ConfigError(_syntax_error(name, text, error)) from error
     lines: dict[Keys, int] = {}
     spots: dict[Keys, int] = {}
     twice: list[tuple[Keys, int, int]] = []
@@ -139,17 +154,103 @@ def load(text: str) -> Any:
     Raises:
         yaml.YAMLError: the text is not YAML.
     """
-    loader = _FastCoreLoader(text)
+    _require_bounded(text, _LARGEST)
+    loader = _CoreLoader(text)
     try:
         return loader.get_single_data()
     finally:
         loader.dispose()
 
 
+def _kind(value: Any) -> str:
+    return "is empty" if value is None else "contains a list" if isinstance(value, list) else f"contains {value!r:.40}"
+
+
+def _require_bounded(text: str, most: int) -> None:
+    """Check the size of what a text describes, from its events, before any node is built.
+
+    Raises:
+        yaml.YAMLError: it nests too deeply, contains itself, or has more than `most` keys and values.
+    """
+    sizes: dict[str, int] = {}  # of anchors: keys and values below them, aliases expanded
+    stack: list[tuple[str | None, int]] = []  # open groups: anchor, keys and values so far
+    total = 0
+    for event in yaml.parse(text, Loader=_CoreLoader):
+        size = 1
+        match event:
+            case yaml.CollectionStartEvent():
+                if len(stack) == _DEEPEST:
+                    raise _RefusedError(f"it nests more than {_DEEPEST} levels deep", event)
+                stack.append((event.anchor, 1))
+                continue
+            case yaml.CollectionEndEvent():
+                anchor, size = stack.pop()
+            case yaml.AliasEvent():
+                if any(anchor == event.anchor for anchor, _ in stack):
+                    raise _RefusedError(f"`&{event.anchor}` contains itself", event)
+                anchor, size = None, sizes.get(event.anchor or "", 1)
+            case yaml.ScalarEvent():
+                anchor = event.anchor
+                if "\0" in event.value:
+                    raise _RefusedError("a text must not contain the character NUL", event)
+            case _:
+                continue
+        if anchor is not None:
+            sizes[anchor] = size
+        if stack:
+            stack[-1] = (stack[-1][0], stack[-1][1] + size)
+        # A group that ends was counted when its members were.
+        total += 1 if isinstance(event, yaml.CollectionEndEvent) else size
+        if total > most:
+            raise _RefusedError(f"it has more than {most:,} keys and values, counting aliases", event)
+
+
+# Words of PyYAML and of libyaml, and what helps.
+_HELP = (
+    ("mapping values are not allowed", "Put a text that contains `: ` in quotes"),
+    ("tab character", "Indent with spaces instead of tabs"),
+    ("'\\t'", "Indent with spaces instead of tabs"),
+    ("cannot start any token", "Put a text that begins with this character in quotes"),
+    ("undefined alias", "Define it with `&` before it is used, or put a text that begins with `*` in quotes"),
+    ("could not determine a constructor", "Leave out the tag, or put a text that begins with `!` in quotes"),
+    ("another document", "Keep one document in the file, without further `---` lines"),
+    ("for merging", "Let `<<` name a group of keys"),
+    ("unhashable key", "Use a text as the key"),
+)
+
+
+def _syntax_error(name: str, text: str, error: Exception) -> str:
+    """One sentence with the line of an error, and one that helps."""
+    match error:
+        case yaml.MarkedYAMLError():
+            mark = error.problem_mark or error.context_mark
+            line = None if mark is None else mark.line + 1
+            said = " ".join(f"{error.problem or error.context}".split())
+            begin = error.context_mark
+            if begin is not None and begin.line + 1 != line and f"{error.context}".startswith("while parsing"):
+                said += f" ({error.context} that begins in line {begin.line + 1})"
+            said = said.removeprefix("but ").replace("tag:yaml.org,2002:", "!!")
+            if mark is not None and [*text.split("\n"), ""][mark.line][mark.column :].startswith("\t"):
+                said = "found a tab character where no indentation may be"
+        case yaml.reader.ReaderError():
+            # libyaml counts bytes, PyYAML characters; the line of a character that neither reads is the same.
+            read = text.encode(errors="replace")[: error.position] if _CoreLoader is _Fast else text[: error.position]
+            line = 1 + (read.count(b"\n") if isinstance(read, bytes) else read.count("\n"))
+            said = (
+                f"the character #x{ord(error.character) if isinstance(error.character, str) else error.character:04x}"
+            )
+            said += " is not allowed"
+        case UnicodeEncodeError():
+            line, said = 1 + text.count("\n", 0, error.start), "it contains half of a surrogate pair"
+        case _:
+            line, said = None, " ".join(str(error).split())
+    at = name if line is None else f"{name}:{line}"
+    helps = next((each for words, each in _HELP if words in said), "Check the brackets, quotes and indentation there")
+    return f"Cannot read {at} as YAML: {said}. {helps}."
+
+
 def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple[Keys, yaml.Mark, bool]]:
     """Every key and list item below a node, with its mark; those from a merge (`<<`) come last."""
-    if len(keys) > _DEEPEST:
-        raise yaml.YAMLError(f"`{dotted(keys[:3])}` contains itself, or nests more than {_DEEPEST} levels deep")
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield (*keys, number), item.start_mark, merged
@@ -167,23 +268,47 @@ def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple
             yield from _places(other, keys, True)
 
 
-class _LeadingZeroError(yaml.YAMLError):
-    """A number such as 010."""
+class _RefusedError(yaml.YAMLError):
+    """Valid YAML that is refused, such as the number 010; `at` is the event or node."""
 
-    def __init__(self, text: str, number: str, line: int) -> None:
-        super().__init__(f"the number {text} has a leading zero. Write {number}, or '{text}' for a string")
-        self.line = line
+    def __init__(self, message: str, at: Any) -> None:
+        super().__init__(message)
+        self.line: int = at.start_mark.line + 1
+
+
+_PATTERN = {tag: re.compile("|".join(p for other, p, _ in _CORE if other == tag)) for tag, _, _ in _CORE}
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode, tag: str, kind: str) -> str:
+    """The text of a scalar, which has the type of `tag` by its own form or by an explicit tag (`!!int`)."""
+    text = str(loader.construct_scalar(node))
+    if not _PATTERN[tag].fullmatch(text):
+        raise _RefusedError(f"{text!r:.40} is not {kind}", node)
+    return text
+
+
+def _construct_bool(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    return _text(loader, node, _BOOL, "true or false").lower() == "true"
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node))
+    text = _text(loader, node, _INT, "an integer")
     if zero := _LEADING_ZERO.fullmatch(text):  # YAML 1.1 reads 010 as 8, YAML 1.2 as 10
-        raise _LeadingZeroError(text, f"{zero[1]}{zero[2]}", node.start_mark.line + 1)
+        number = f"{zero[1]}{zero[2]}"
+        raise _RefusedError(f"the number {text} has a leading zero. Write {number}, or '{text}' for a string", node)
+    if len(text) > _DIGITS:
+        raise _RefusedError(f"the number {text[:8]}... has more than {_DIGITS} digits", node)
     return int(text, 0)
 
 
 def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(re.sub(r"\.(?=inf|nan)", "", str(loader.construct_scalar(node)).lower()))
+    text = str(loader.construct_scalar(node))
+    if not (_PATTERN[_FLOAT].fullmatch(text) or _PATTERN[_INT].fullmatch(text)):
+        raise _RefusedError(f"{text!r:.40} is not a number", node)
+    number = float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    if math.isinf(number) and "inf" not in text.lower():
+        raise _RefusedError(f"the number {text:.40} is too large", node)
+    return number
 
 
 class _StringKeys(yaml.constructor.SafeConstructor):
@@ -194,14 +319,17 @@ class _StringKeys(yaml.constructor.SafeConstructor):
                 key.tag = _STR
 
 
-# In pure Python: a text that nests too deeply raises RecursionError, where libyaml would crash.
-_CoreLoader: Any = type("_CoreLoader", (_StringKeys, yaml.SafeLoader), {})
 # With libyaml if PyYAML has it: a report reads the configurations of thousands of runs.
-_FastCoreLoader: Any = type("_FastCoreLoader", (_StringKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), {})
-for _loader in (_CoreLoader, _FastCoreLoader):
+_Fast: Any = type("_Fast", (_StringKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), {})
+_Plain: Any = type("_Plain", (_StringKeys, yaml.SafeLoader), {})
+_CoreLoader: Any = _Fast if hasattr(yaml, "CSafeLoader") else _Plain
+for _loader in (_Fast, _Plain):
     _loader.yaml_implicit_resolvers = {}  # instead of those of YAML 1.1
     for _tag, _pattern, _first in _CORE:
         _loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+    _known = (_NULL, _STR, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)  # None: raises for other tags
+    _loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _known}
+    _loader.add_constructor(_BOOL, _construct_bool)
     _loader.add_constructor(_INT, _construct_int)
     _loader.add_constructor(_FLOAT, _construct_float)
 

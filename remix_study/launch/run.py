@@ -29,6 +29,7 @@ from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
+from remix_study.names import is_name, rule
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import restore_signal_handlers
@@ -69,10 +70,10 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         name: of the run folder below `runs/`. Default: method, seed and digest.
 
     Raises:
-        ConfigError: `name` is not a plain folder name.
+        ConfigError: `name` is not a name as names.py defines it.
     """
-    if name is not None and (name != Path(name).name or name in ("", ".", "..")):
-        raise ConfigError(f"`--name` must be the name of a folder, without a path, but is {name!r}.")
+    if name is not None and not is_name(name):
+        raise ConfigError(f"`--name`{rule(name)}.")
     digest = config.digest(data)
     name = name or f"{config.method.name}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)

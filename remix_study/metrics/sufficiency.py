@@ -77,7 +77,7 @@ def linear_probe(
     scaler = StandardScaler().fit(np.asarray(train_ND, dtype=np.float64))
     train_ND, val_ND, eval_ND = (scaler.transform(np.asarray(f, dtype=np.float64)) for f in (train_ND, val_ND, eval_ND))
     # From strong to weak penalty with warm starts: the same optima in fewer steps.
-    probe = LogisticRegression(max_iter=2000, warm_start=True, random_state=seed)
+    probe = LogisticRegression(max_iter=2000, warm_start=True, random_state=seed % 2**32)  # all that scikit-learn takes
     best: tuple[float, ProbeResult] | None = None
     for C in PROBE_GRID:
         probe.set_params(C=C)

@@ -22,6 +22,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.config.yaml_source import Keys
+from remix_study.names import is_name, rule
 from remix_study.study.dimensions import extent, holds, labels_of
 from remix_study.study.fairness import is_in, unequal_keys
 
@@ -50,14 +51,14 @@ class _Metric:
 _EPOCH = (
     _Metric(r"val/(accuracy|balanced_accuracy|macro_f1)"),
     _Metric(r"val/cross_entropy", "minimize"),
-    _Metric(r"val/(accuracy|macro_f1)_uni/(?P<modality>\w+)", heads=True),
-    _Metric(r"val/cross_entropy_uni/(?P<modality>\w+)", "minimize", heads=True),
+    _Metric(r"val/(accuracy|macro_f1)_uni/(?P<modality>[\w-]+)", heads=True),
+    _Metric(r"val/cross_entropy_uni/(?P<modality>[\w-]+)", "minimize", heads=True),
     _Metric(r"val/accuracy_late_sum", heads=True, fusion=True),
-    _Metric(r"val/accuracy_(only|without)/\w+", fusion=True),
+    _Metric(r"val/accuracy_(only|without)/[\w-]+", fusion=True),
     _Metric(r"balance/accuracy_ratio", heads=True, fusion=True),
     _Metric(r"balance/(accuracy_gap|abs_log_rho)", "minimize", heads=True, fusion=True),
     _Metric(r"balance/(imbalance|missing_drop)", "minimize", fusion=True),
-    _Metric(r"balance/(shapley|utilisation)/\w+", fusion=True),
+    _Metric(r"balance/(shapley|utilisation)/[\w-]+", fusion=True),
 )
 _END = (_Metric(r"last/val_accuracy"), _Metric(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"))
 
@@ -69,6 +70,7 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
         spaces: method -> its search space.
         configs: method -> its valid runs at the corners of the space. Both only of methods that can be checked.
     """
+    yield from _names(study)
     yield from _settled(("base",), study.base, ("seed", "evaluation.test"))
     for path in study.space:
         yield from _searched(("space", path), path)
@@ -92,6 +94,21 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
 def written_at(study: StudyConfig, method: str, path: str) -> Keys:
     """The keys of a dimension of a method: below the method, or in the `space` of all methods."""
     return ("methods", method, "space", path) if path in study.methods[method].space else ("space", path)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def _names(study: StudyConfig) -> Iterator[Problem]:
+    if not is_name(study.name):
+        yield Problem(("name",), rule(study.name), kind="name")
+    known: dict[str, str] = {}
+    for name in study.methods:
+        if not is_name(name):
+            yield Problem(("methods", name), f"a method{rule(name)}", complete=True, kind="name")
+        elif (other := known.setdefault(name.lower(), name)) != name:
+            said = f" must differ from `{other}` in more than upper and lower case, which not every disk tells apart"
+            yield Problem(("methods", name), said, kind="name")
 
 
 # --- keys that a study sets itself -----------------------------------------------------------------------------------

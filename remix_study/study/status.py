@@ -120,8 +120,10 @@ def existing(workspace: Path, name: str, on_progress: Callable[[int, int], None]
         SourceError: the workspace's service does not answer or refuses.
     """
     folder = study_folder(workspace.resolve(), name)
-    fetch_study(folder, on_progress=on_progress)
-    if not (folder / CONFIG).exists():
+    plain = name == folder.name  # not a path out of the workspace
+    if plain:
+        fetch_study(folder, on_progress=on_progress)
+    if not plain or not (folder / CONFIG).exists():
         known = ", ".join(names(workspace)) or "none"
         raise StudyError(
             f"No study {name!r} in the workspace {place_of(workspace.resolve())}, which has: {known}. Start it with "

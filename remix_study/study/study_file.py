@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from remix_study.config.load import validate_study
+from remix_study.config.load import require_kind, validate_study
 from remix_study.config.problems import Problem, moved, raise_problems, validate
 from remix_study.config.run import RunConfig
-from remix_study.config.study import STORAGE, ChoiceDimension, Dimension, StudyConfig
+from remix_study.config.study import MOST_CHECKED, STORAGE, ChoiceDimension, Dimension, StudyConfig
 from remix_study.config.yaml_source import Keys, YamlSource, dotted, read
 from remix_study.errors import ConfigError
 from remix_study.study.check import conditions, study_problems, written_at
@@ -30,6 +30,7 @@ def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
         ConfigError: lists all problems of the file's shape and all that `check_study` finds, each with its line.
     """
     source = read(path)
+    require_kind(source, "study")
     study, problems = validate_study(source)
     if study is None:
         problems += _remaining_problems(source, problems, settings)
@@ -64,6 +65,13 @@ def _validate_methods(
     spaces = {name: space_of(study, study.methods[name]) for name in names}
     configs: dict[str, list[RunConfig]] = {name: [] for name in names}
     found: list[Problem] = []
+    labels = sum(len(d.of) for space in spaces.values() for d in space.values() if isinstance(d, ChoiceDimension))
+    if labels > MOST_CHECKED:
+        said = (
+            f": the choices of all methods may have at most {MOST_CHECKED:,} values together, because each is checked, "
+            f"but have {labels:,}; use fewer values, or dimensions with a range"
+        )
+        return configs, [Problem(("methods",), said)]
     for name in names:
         first = [
             (("methods", name, "first", number), params)

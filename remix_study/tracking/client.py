@@ -1,5 +1,6 @@
 """MLflow's client with an explicit tracking URI; experiments, and runs that no process works on"""
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,8 @@ def ensure_experiment(uri: str, name: str) -> str:
                 "MLflow server (`remix-study serve`), or run `mlflow experiments create` with `--artifact-location`."
             )
         # Explicit, because the default for a database is ./mlruns in the current directory.
-        place = None if root is None else (root / "".join(c if c.isalnum() else "-" for c in name)).as_uri()
+        # A digest, because the name is any text: a path, or longer than the name of a folder.
+        place = None if root is None else (root / hashlib.sha256(name.encode()).hexdigest()[:16]).as_uri()
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:

@@ -51,9 +51,9 @@ def test_all_problems_are_reported_at_once_with_their_paths_and_the_most_similar
         "but is 'argmni'; did you mean `argmin`?",
         "`model.encoders.audio.widht` is not a known key; did you mean `width`?",
         "`optimizer.learning_rate` is missing",
-        "`evaluation.ceilings.audio`: ",
+        "`evaluation.ceilings.audio` must be a number, but is 'high'",
         "`optimiser` is not a known key; did you mean `optimizer`?",
-        "`epochs`: ",
+        "`epochs` must be an integer, but is 'many'",
     ):
         assert wanted in text
 
@@ -80,9 +80,9 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
             "`method.accumulate` needs `masking: skip_encoder`, because with `zero_feature` the optimizer moves every",
         ),
         ({"method": {"name": "joint", "accumulate": True}}, "`method.accumulate` is not a known key"),
-        ({"micro_batch": 0}, "`micro_batch`: "),
+        ({"micro_batch": 0}, "`micro_batch` must be at least 1, but is 0"),
         ({"rate": {"name": "cosine", "warmup": 20}}, "`rate.warmup` must be below `epochs` (20)"),
-        ({"evaluation": {"ceilings": {"audio": 85}}}, "`evaluation.ceilings.audio`: "),
+        ({"evaluation": {"ceilings": {"audio": 85}}}, "`evaluation.ceilings.audio` must be at most 1, but is 85"),
         ({"method": {"name": "remix", "filter": {"rule": "band", "lower": 1, "upper": 1}}}, "`lower` must be below"),
         (
             {"method": {"name": "remix", "share": {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.6}}}},
@@ -217,7 +217,7 @@ def test_a_problem_is_reported_with_its_line_or_as_a_change(tmp_path: Path) -> N
         f"{path} has 3 problems:",
         "  - --set: `rate.name` must be one of constant, step, cosine, but is 'stepp'; did you mean `step`?",
         f"  - {path}:4: `method.oder` is not a known key; did you mean `order`?",
-        f"  - {path}:5: `epochs`: Input should be a valid integer, unable to parse string as an integer (is 'ten')",
+        f"  - {path}:5: `epochs` must be an integer, but is 'ten'",
     ]
 
 
@@ -226,8 +226,8 @@ def test_a_problem_is_reported_with_its_line_or_as_a_change(tmp_path: Path) -> N
     [
         ("corpus: [", " as YAML: "),
         ("a: &a\n  b: *a\n", "contains itself"),
-        ("- a\n- b\n", "it must contain `key: value` lines, but contains list"),
-        ("", "it must contain `key: value` lines, but contains NoneType"),
+        ("- a\n- b\n", "it must contain `key: value` lines, but contains a list"),
+        ("", "it must contain `key: value` lines, but is empty"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_reported(tmp_path: Path, text: str, wanted: str) -> None:
@@ -286,13 +286,13 @@ def test_all_problems_of_a_study_are_reported_at_once(tmp_path: Path) -> None:
     text = str(raised.value)
     assert text.splitlines()[0] == f"{path} has 6 problems:"
     for line, wanted in (
-        (2, "`name`: "),
+        (2, "`name` must be a name of at most 64 letters"),
         (6, "`methods.joint.space.optimizer.learning_rate.kind` must be one of float, int, choice, but is 'flaot'; "
             "did you mean `float`?"),
         (7, "`methods.remix.spaec` is not a known key; did you mean `space`?"),
         (7, "`methods.remix.space.epochs`: `low` must not exceed"),
-        (7, "`methods.remix.space.seed.of`: "),
-        (9, "`trials`: "),
+        (7, "`methods.remix.space.seed.of` must have at least 1, but is empty"),
+        (9, "`trials` must be at least 1, but is 0"),
     ):  # fmt: skip
         assert f"{path}:{line}: {wanted}" in text
 

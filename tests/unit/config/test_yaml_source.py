@@ -87,8 +87,10 @@ def test_a_boolean_is_not_a_number() -> None:
         parse_run({"corpus": "c", "method": {"name": "joint"}, "epochs": True, "optimizer": {"weight_decay": False},
                    "clip_norm": True}, "run.yaml")  # fmt: skip
     lines = str(raised.value).splitlines()[1:]
-    assert [line.split(": ")[0] for line in lines] == [f"  - `{key}`" for key in ("optimizer.weight_decay", "epochs",
-                                                                                  "clip_norm")]  # fmt: skip
+    assert lines == [
+        "  - `optimizer.weight_decay` must be a number, but is false", "  - `epochs` must be an integer, but is true",
+        "  - `clip_norm` must be a number, but is true",
+    ]  # fmt: skip
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ def test_files_of_other_versions_are_read_identically(value: Any) -> None:
         {"optimizer.learning_rate": 1e-5, "optimizer.weight_decay": 1e22},
         {"tracking.uri": "off", "tracking.experiment": "012", "corpus": "yes"},
         {"method.filter": {"rule": "tempered", "temperature": 0.0}, "model.encoders": {"1": {"name": "tiny"}}},
-        {"method": {"name": "unimodal", "modality": "1:30"}, "clip_norm": None, "corpus": "2026-11-28"},
+        {"method": {"name": "unimodal", "modality": "012"}, "clip_norm": None, "corpus": "2026-11-28"},
     ],
 )
 def test_a_configuration_that_an_old_version_wrote_is_the_same(
@@ -198,19 +200,19 @@ def test_an_alias_has_the_offset_of_its_anchor() -> None:
 def test_a_value_that_contains_itself_raises(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"Cannot read .*x.yaml as YAML: `a.*` contains itself"):
+    with pytest.raises(ConfigError, match=r"Cannot read .*x.yaml:[12]: `&a` contains itself\."):
         read(path)
 
 
 def test_aliases_that_expand_to_millions_of_items_raise() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
-    with pytest.raises(ConfigError, match="has more than 100000 keys and list items, counting aliases"):
+    with pytest.raises(ConfigError, match=r"x\.yaml:5: it has more than 50,000 keys and values, counting aliases"):
         read_text("\n".join(lines), "x.yaml")
 
 
 def test_deep_nesting_raises() -> None:
-    with pytest.raises(ConfigError, match="nests more than 100 levels deep"):
+    with pytest.raises(ConfigError, match=r"x\.yaml:1: it nests more than 100 levels deep"):
         read_text("a: " + "[" * 5000 + "]" * 5000, "x.yaml")
 
 

@@ -32,7 +32,9 @@ def test_every_label_of_a_choice_is_checked_even_under_a_condition() -> None:
             "kind": "choice", "of": [0.1, 0.5, -1.0, 0.9], "when": {"method.filter.rule": "margin"},
         },
     }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"`methods\.remix\.space\.method\.filter\.threshold`: .*\(is -1\.0\)"):
+    with pytest.raises(
+        ConfigError, match=r"`methods\.remix\.space\.method\.filter\.threshold` must be at least 0, but is -1\.0"
+    ):
         check_study(conditional(space=space), {})
 
 
