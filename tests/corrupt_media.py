@@ -344,7 +344,7 @@ FAULTS: dict[str, Fault] = {
     "noise": _bad("a.mp4", "open", lambda path: written(path, np.random.default_rng(0).bytes(20000))),
     # Truncated
     "mp4 without its index": _part("a.mp4", "open", 0.7),
-    "mp4 cut, index first": _part("a.mp4", "audio", 0.7, movflags="faststart"),
+    "mp4 cut, index first": _part("a.mp4", "duration", 0.7, movflags="faststart"),
     "mp4 cut at the very end, index first": _part("a.mp4", "audio", 0.985, movflags="faststart"),
     "mkv cut": _part("a.mkv", "duration", 0.7),
     "flv cut": _part("a.flv", "duration", 0.7, "flv", "libmp3lame"),

@@ -23,7 +23,7 @@ from remix_study.datasets.corpus import Found
 from remix_study.datasets.manifest import SPLITS
 from remix_study.errors import MediaError, RemixStudyError
 from remix_study.media.build import DecodeRow, PackedClips
-from remix_study.media.checks import Checks, check_file, check_least, check_window
+from remix_study.media.checks import Checks, check_file, check_least, check_length, check_window
 from remix_study.media.container import Container, probe
 from remix_study.media.decoders import DecoderName, decoder_version
 from remix_study.media.features import open_array
@@ -164,8 +164,8 @@ def check_clips(
     """
     decoder_version(decoder)
     clips, say = found.clips, progress or (lambda _title: lambda _done, _total: None)
-    probes = _probe_files(clips, source, preset, workers, timeout_s, say("opening files"))
     accepted = checks or Checks()
+    probes = _probe_files(clips, source, preset, accepted, workers, timeout_s, say("opening files"))
     reasons = {row: _why_unusable(clip, preset, probes, accepted) for row, clip in enumerate(clips)}
     lost = {row: why for row, why in reasons.items() if why is not None}
     good = [row for row in range(len(clips)) if row not in lost]
@@ -245,6 +245,7 @@ class _ProbeFile:
     files: Sequence[tuple[str, frozenset[str]]]
     source: Source
     preset: Preset
+    checks: Checks
 
     def __call__(self, job: int) -> Probe:
         name, modalities = self.files[job]
@@ -256,7 +257,7 @@ class _ProbeFile:
         with self.source.local(name) as path:
             for m in sorted(modalities):
                 try:
-                    facts |= _facts(path, self.preset.parts[m])
+                    facts |= _facts(path, self.preset.parts[m], self.checks)
                 except MediaError as error:
                     why[m] = Why(error.stage, str(error), name)
                 except RemixStudyError:  # not the file's fault: a source does not answer
@@ -266,7 +267,7 @@ class _ProbeFile:
         return Probe(content, why, seconds, **facts)
 
 
-def _facts(path: Path, part: Part) -> dict[str, Any]:
+def _facts(path: Path, part: Part, checks: Checks) -> dict[str, Any]:
     """Fields of a `Probe`.
 
     Raises:
@@ -284,31 +285,40 @@ def _facts(path: Path, part: Part) -> dict[str, Any]:
         case VideoPreset() if is_image(path):
             check_file(path)
         case AudioPreset():
-            return _audio_facts(probe(path))
+            return _audio_facts(probe(path), checks)
         case _:
-            return _video_facts(probe(path))
+            return _video_facts(probe(path), checks)
     return {}
 
 
-def _audio_facts(container: Container) -> dict[str, Any]:
+def _audio_facts(container: Container, checks: Checks) -> dict[str, Any]:
     if container.audio_rate is None:
         raise MediaError("it has no audio track", stage="audio")
+    if container.audio_end_s:
+        check_length(AUDIO, container.audio_end_s, container.duration_s, checks)
     return {"audio_s": container.audio_end_s, "sample_rate": f"{container.audio_rate} Hz"}
 
 
-def _video_facts(container: Container) -> dict[str, Any]:
+def _video_facts(container: Container, checks: Checks) -> dict[str, Any]:
     times_F = container.frame_times_F
     if times_F is None:
         raise MediaError("it has no video track", stage="video")
     if not len(times_F):
         raise MediaError("its video track has no frames", stage="frames")
+    check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     duration = container.video_end_s - float(times_F[0])
     rate = {"frame_rate": f"{len(times_F) / duration:.3g} / s"} if duration > 0 else {}
     return {"video_s": container.video_end_s, **rate}
 
 
 def _probe_files(
-    clips: Sequence[Clip], source: Source, preset: Preset, workers: int | None, timeout_s: float, progress: Progress
+    clips: Sequence[Clip],
+    source: Source,
+    preset: Preset,
+    checks: Checks,
+    workers: int | None,
+    timeout_s: float,
+    progress: Progress,
 ) -> dict[str, Probe]:
     """Probe each file once, although it may hold several clips. Returns the probes by file."""
     used: dict[str, set[str]] = collections.defaultdict(set)
@@ -331,8 +341,8 @@ def _probe_files(
         record(job, Probe(None, dict.fromkeys(files[job][1], why), 0.0))
 
     run_jobs(
-        _ProbeFile(files, source, preset), range(len(files)), on_result=on_result, on_lost=on_lost, workers=workers,
-        timeout_s=timeout_s,
+        _ProbeFile(files, source, preset, checks), range(len(files)), on_result=on_result, on_lost=on_lost,
+        workers=workers, timeout_s=timeout_s,
     )  # fmt: skip
     return probes
 

@@ -158,6 +158,8 @@ def _audio_row(
 ) -> NDArray[np.float16]:
     if container.audio_rate is None:
         raise MediaError("it has no audio track", stage="audio")
+    if container.audio_end_s:  # before the decoding, so that `--check`, which decodes a sample, gives the same reasons
+        check_length(AUDIO, container.audio_end_s, container.duration_s, checks)
     rate, late_s = container.audio_rate, container.audio_start_s
     wave = decoder.wave(path, container, "mix" if preset.channel == "loudest" else preset.channel)
     end_s = late_s + len(wave) / rate

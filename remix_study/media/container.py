@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError
 from remix_study.media.checks import check_file
+from remix_study.media.headers import stated_s
 
 # FFmpeg's names of demuxers. `mov` also reads MP4, `matroska` WebM, `asf` WMV, `mpeg` VOB.
 _CONTAINERS = (
@@ -79,7 +80,7 @@ class Container:
         frame_s: how long the last frame is shown.
         audio_rate: in Hz; None without an audio track.
         audio_start_s: time of the first decoded sample. The first packets of some codecs decode to nothing.
-        audio_end_s: end of the last audio packet.
+        audio_end_s: end of the last audio packet; 0 without an audio track, or if its packets have no timestamps.
         audio_tracks: number of audio tracks.
     """
 
@@ -104,12 +105,13 @@ def probe(path: Path) -> Container:
 
     Raises:
         MediaError: `check_file` refuses the file (its stages), it cannot be opened (`open`), its content is of another
-            kind, such as a picture or a playlist (`format`), or there is no decoder for its codec (`codec`).
+            kind, such as a picture or a playlist (`format`), there is no decoder for its codec (`codec`), or it is a
+            truncated Ogg file (`duration`).
     """
     check_file(path)
     try:
         with open_media(path) as file:
-            return _read(file)
+            return _read(file, path)
     except (av.FFmpegError, UnicodeDecodeError) as error:
         stage = "memory" if isinstance(error, MemoryError) else "open"
         raise MediaError(f"it is not a media file that can be opened ({type(error).__name__})", stage=stage) from error
@@ -171,7 +173,7 @@ def _decodable(track: Any | None, kind: str) -> Any | None:
     return track
 
 
-def _read(file: Any) -> Container:
+def _read(file: Any, path: Path) -> Container:
     video, audio = video_track(file), audio_track(file)
     # AVI stores one time per frame, in decoding order. FFmpeg's derived presentation times are late after reordering.
     is_avi = file.format.name == "avi"
@@ -198,16 +200,10 @@ def _read(file: Any) -> Container:
     last_s = seconds(last_duration, video.time_base) if video is not None and last_duration > 0 else frame_s
     times = _frame_times(shown, video, start_s, frame_s) if video is not None else None
     audio_end_s = 0.0 if audio is None or last_audio == _NEVER else seconds(last_audio, audio.time_base) - start_s
-    duration_s = file.duration / av.time_base if file.duration and file.format.name not in _RAW else None
-    if is_avi and video is not None and video.frames:  # of a truncated AVI, FFmpeg reports only what is left
-        duration_s = max(duration_s or 0.0, video.frames * frame_s)
-    if duration_s is not None and start_s and file.format.name.startswith(("matroska", "nut")):
-        # FFmpeg states where the last track ends, MKVToolNix how long the tracks last.
-        end_s = max(audio_end_s, float(times[-1]) + last_s if times is not None and len(times) else 0.0)
-        duration_s = min(duration_s, duration_s - start_s, key=lambda stated_s: abs(stated_s - end_s))
+    video_end_s = float(times[-1]) + last_s if times is not None and len(times) else 0.0
     first_s = first_packet_s if first_sample_s is None else first_sample_s
     return Container(
-        duration_s=duration_s,
+        duration_s=_duration_s(file, path, start_s, max(audio_end_s, video_end_s)),
         frame_times_F=times,
         frame_s=last_s,
         audio_rate=int(audio.rate) if audio is not None else None,
@@ -215,6 +211,33 @@ def _read(file: Any) -> Container:
         audio_end_s=max(audio_end_s, 0.0),
         audio_tracks=len(file.streams.audio),
     )
+
+
+def _duration_s(file: Any, path: Path, start_s: float, end_s: float) -> float | None:
+    """The duration that a file states, in seconds; None if it states none.
+
+    Args:
+        start_s: the file's first timestamp.
+        end_s: where the last packet ends, counted from there.
+
+    Raises:
+        MediaError: stage `duration`; it is an Ogg file that is truncated.
+    """
+    container = file.format.name.split(",")[0]
+    duration_s = stated_s(path, container, file.duration / av.time_base if file.duration else None, end_s)
+    if container in _RAW:
+        return None
+    if container == "mpeg":  # FFmpeg guesses from the last of the few timestamps
+        return end_s or None
+    if container == "avi":  # of a truncated AVI, FFmpeg reports only what is left
+        video, audio = video_track(file), audio_track(file)
+        pictures_s = video.frames * _frame_seconds(video.average_rate) if video is not None else 0.0
+        sound_s = seconds(audio.frames, audio.time_base) if audio is not None and audio.frames else 0.0
+        return max(duration_s or 0.0, pictures_s, sound_s) or None
+    if duration_s is not None and start_s and container in ("matroska", "nut"):
+        # FFmpeg states where the last track ends, MKVToolNix how long the tracks last.
+        return min(duration_s, duration_s - start_s, key=lambda length_s: abs(length_s - end_s))
+    return duration_s
 
 
 def _frame_times(shown: list[int | None], video: Any, start_s: float, frame_s: float) -> NDArray[np.float64]:

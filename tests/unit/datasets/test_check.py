@@ -137,11 +137,11 @@ def test_every_file_is_opened_and_a_sample_is_decoded(tmp_path: Path) -> None:
     names = ("fine", "cut", "mute", "deaf", "silent", "pointer", "empty", "text", "gone")
     report = check([clip(name, label=name[0]) for name in names], tmp_path)
     assert bad_of(report) == {
-        "cut": "audio", "mute": "audio", "deaf": "video", "silent": "silent", "pointer": "lfs-pointer",
+        "cut": "duration", "mute": "audio", "deaf": "video", "silent": "silent", "pointer": "lfs-pointer",
         "empty": "empty", "text": "open", "gone": "missing",
     }  # fmt: skip
-    assert report.decoded == 3
-    assert report.bad_fraction == pytest.approx((6 + 3 * 2 / 3) / 9)
+    assert report.decoded == 2
+    assert report.bad_fraction == pytest.approx((7 + 2 / 2) / 9)
     assert report.bad_by_class == {name[0]: 1 for name in sorted(names) if name != "fine"}
     assert report.bad_by_reason["missing"] == 1
     assert report.problems[0].startswith("at most 1.0% of the clips may be unusable, but about 88.9% are; repair")
