@@ -157,7 +157,7 @@ def noise_store(folder: Path, samples: int, preset: str) -> ClipStore:
         "name": "noise", "fingerprint": "noise", "modalities": shapes.modalities, "classes": classes,
         "splits": ["train"], "card": {"preset": preset}, "manifest_digest": "noise",
         "preset": shapes.plain(), "per_shard": dict.fromkeys(shapes.modalities, samples),
-        "statistics": {AUDIO: (0.0, 1.0), VIDEO: (0.5, 0.29)},
+        "statistics": {AUDIO: (0.0, 1.0), VIDEO: (0.5, 0.29)}, "files": {},
     }  # fmt: skip
     index: list[dict[str, Any]] = [
         {"id": f"{i}", "label": classes[i % CLASSES], "split": "train", "group": None, "truth": {}}

@@ -41,6 +41,10 @@ class StoreError(RemixStudyError):
     """A clip store that is missing, damaged or of another manifest; or a folder that cannot be written."""
 
 
+class DamagedStoreError(StoreError):
+    """A clip store whose files are not what its manifest says."""
+
+
 class TrackingError(RemixStudyError):
     """A tracking server or database that cannot be used."""
 
@@ -67,7 +71,7 @@ class RunPruned(RemixStudyError):  # noqa: N818 - pruning is not an error
 
 _SQLITE_FULL = "database or disk is full"
 # Categories of failures, for counting.
-CAUSES = ("not a number", "out of memory", "lost worker", "bad configuration", "disk full", "other")
+CAUSES = ("not a number", "out of memory", "lost worker", "bad configuration", "disk full", "damaged corpus", "other")
 
 
 def cause_of(error: BaseException) -> str:
@@ -83,6 +87,9 @@ def cause_of(error: BaseException) -> str:
 
 def _cause(error: BaseException) -> str | None:
     words = str(error).lower()
+    # By its words, too: an error of a worker process arrives as text.
+    if isinstance(error, DamagedStoreError) or ("the store " in words and " is damaged: " in words):
+        return "damaged corpus"
     if isinstance(error, NotANumberError) or "must be a number" in words or "must be numbers" in words:
         return "not a number"
     if isinstance(error, MemoryError) or "out of memory" in words or "cannot allocate memory" in words:

@@ -1,6 +1,7 @@
 """Shared fixtures: a small corpus, configurations and runs on it, and ranks in threads"""
 
 import os
+import tempfile
 
 # Set before Ray is imported: with authentication, Ray would write a token to the home directory.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -10,6 +11,10 @@ os.environ.setdefault(
     "REMIX_STUDY_PATIENCE",
     "lease_period_s=1 lease_beat_s=1 lease_silence_s=5 lease_fresh_s=15 tracking_longest_pause_s=2 cluster_size_s=1",
 )
+# Inherited, too, so that no process of a test writes to the home directory.
+if "REMIX_STUDY_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="remix-study-tests-", ignore_cleanup_errors=True)
+    os.environ["REMIX_STUDY_CACHE"] = _cache.name
 # Waiting threads of torch sleep instead of spinning, because more processes run than there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

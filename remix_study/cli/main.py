@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from remix_study.cli import prepare, servers, study, submit, terminal
+from remix_study.cli import prepare, servers, study, submit, terminal, verify
 from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, place
 from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
 from remix_study.version import __version__
@@ -77,6 +77,7 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
 # `--help` lists the commands in this order.
 app.command("demo")(study.demo)
 app.add_typer(prepare.app, name="prepare")
+app.command("verify")(verify.verify)
 app.command("plan")(study.plan)
 app.command("run")(study.run)
 app.command("submit")(submit.submit)

@@ -287,7 +287,7 @@ def _prepare(make: Callable[[], "Corpus"], options: Options) -> None:
             reading=bar("reading files"), progress=bar("decoding clips"),
         )  # fmt: skip
         if remote:
-            upload_store(folder, options.out, progress=bar("uploading, MB"))
+            upload_store(folder, options.out, progress=bar("uploading, MB"), again=options.replace)
     out.print(terminal.store_line(store), soft_wrap=True)
     if remote:
         uploaded = f"Uploaded to {options.out}. Train on it with: --set corpus={options.out}"

@@ -17,7 +17,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from remix_study.datasets.manifest import read_manifest, row_of_clip, write_manifest
 from remix_study.datasets.synthetic import SyntheticSpec, render
@@ -26,11 +26,12 @@ from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.files.urls import is_url, path_of
 from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
+from remix_study.media.integrity import Damage
 from remix_study.media.plan import Progress, manifest_digest, rows_digest
 from remix_study.media.presets import Channel, Preset, preset_named, with_channel
 from remix_study.media.remote_store import local_copy
 from remix_study.media.source import Source
-from remix_study.media.store import ClipStore
+from remix_study.media.store import SMALL_BYTES, ClipStore, damage_of, store_folder, store_manifest
 from remix_study.sample import Clip, SampleId
 
 
@@ -207,18 +208,73 @@ def prepare_synthetic(
 def open_corpus(where: Path | str, *, verify: bool = False, fetching: Progress | None = None) -> ClipStore:
     """Open the store of a corpus folder, or a store's own folder. A store at a URL is downloaded once per machine.
 
+    The files of a small store are compared with their checksums, once per machine. Training compares those of a large
+    store.
+
     Args:
         where: a folder or a URL.
-        verify: compare checksums of all files.
+        verify: read all files and compare their checksums, whatever was compared before.
         fetching: called as `fetching(done, total)` with megabytes of a download.
 
     Raises:
         StoreError: there is no store, it is damaged, or the manifest next to it has changed since it was built.
         SourceError: the URL does not answer, or access is denied.
     """
-    folder = local_copy(str(where), verify=verify, progress=fetching) if is_url(where) else path_of(where)
-    store = ClipStore.open(folder, verify=verify)
+    remote = is_url(where)
+    folder = local_copy(str(where), verify=verify, progress=fetching) if remote else path_of(where)
+    store = ClipStore.open(folder, verify=verify and not remote)
+    if remote:
+        store.remedy = "Rerun the command: it downloads the damaged files again."
+    if not verify:
+        store.require_intact(at_most_bytes=SMALL_BYTES)
     manifest = folder / "manifest.jsonl"
     if manifest.exists():
         store.require_manifest(manifest)
     return store
+
+
+class VerifiedStore(NamedTuple):
+    """A store whose files were read: their number and size, and the damaged ones."""
+
+    folder: Path
+    files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+
+
+def stores_of(where: Path | str, *, fetching: Progress | None = None) -> list[Path]:
+    """The folders of a corpus's store and of the stores of its folds. A damaged copy of a URL is downloaded again.
+
+    Args:
+        where: the folder or URL of a corpus or a store.
+        fetching: called as `fetching(done, total)` with megabytes of a download.
+
+    Raises:
+        StoreError: there is no store.
+        SourceError: the URL does not answer, access is denied, or the store there is damaged.
+    """
+    folder = local_copy(str(where), verify=True, progress=fetching) if is_url(where) else path_of(where)
+    folds = sorted(folder.glob("fold-*/store/manifest.json"))
+    return [store_folder(folder), *(manifest.parent for manifest in folds)]
+
+
+def verify_store(folder: Path, *, known: bool = False, progress: Progress | None = None) -> VerifiedStore:
+    """Read all files of a store, and compare them and the manifest next to the store with its manifest.json.
+
+    Args:
+        folder: the store's own folder.
+        known: do not read files again that have not changed since they were last read.
+        progress: called as `progress(done, total)` with megabytes.
+    """
+    files: Mapping[str, Mapping[str, Any]] = {}
+    try:
+        manifest = store_manifest(folder)
+        files = manifest["files"]
+        damages = damage_of(folder, manifest, known=known, progress=progress)
+        if not damages:
+            store = ClipStore.open(folder)
+            if (beside := folder.parent / "manifest.jsonl").exists():
+                store.require_manifest(beside)
+    except StoreError as error:
+        damages = [Damage("manifest.json", str(error))]
+    return VerifiedStore(folder, len(files), sum(of["bytes"] for of in files.values()), tuple(damages))

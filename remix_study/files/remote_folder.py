@@ -13,10 +13,14 @@ from remix_study.files.disk import move_into_place, temporary_path
 from remix_study.files.urls import no_bucket, open_url, url_errors
 
 
+def machine_cache() -> Path:
+    """The folder for copies and notes of this machine: `REMIX_STUDY_CACHE` or `~/.cache/remix_study`."""
+    return Path(os.environ.get("REMIX_STUDY_CACHE") or "~/.cache/remix_study").expanduser().absolute()
+
+
 def cache_folder(url: str) -> Path:
-    """The local folder for copies of `url`, in `REMIX_STUDY_CACHE` or `~/.cache/remix_study`. It need not exist."""
-    cache = Path(os.environ.get("REMIX_STUDY_CACHE") or "~/.cache/remix_study").expanduser().absolute()
-    return cache / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    """The local folder for copies of `url`, in `machine_cache()`. It need not exist."""
+    return machine_cache() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
 class RemoteFolder:

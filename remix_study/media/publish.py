@@ -33,6 +33,7 @@ from remix_study.media.plan import SCHEMA, Plan, canonical_json, describe
 from remix_study.media.presets import Preset
 from remix_study.media.shards import Layout, RowReader
 from remix_study.media.statistics import statistics_of
+from remix_study.media.store import manifest_checksum
 from remix_study.media.workers import available_cores
 
 
@@ -102,6 +103,7 @@ def publish(
             index=({**describe(plan.clips[row]), "meta": partial.status(row)["meta"]} for row in good_n),
             quarantine=[quarantine_row(plan, status) for status in partial.bad],
             facts=card,
+            settings=plan.settings,
         ),
     )
     replace_folder(fresh, folder)
@@ -120,6 +122,7 @@ class StoreContent:
         quarantine: the entries of quarantine.jsonl.
         facts: what the corpus states about itself, for the card.
         base: fingerprint of the store that this one is derived from.
+        settings: of the plan; a derived store has none.
     """
 
     name: str
@@ -133,6 +136,7 @@ class StoreContent:
     quarantine: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
     base: str | None = None
+    settings: Mapping[str, Any] | None = None
 
 
 def write_metadata(folder: Path, content: StoreContent, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -167,6 +171,7 @@ def write_metadata(folder: Path, content: StoreContent, known: Mapping[str, Mapp
         "fingerprint": content.fingerprint,
         "manifest_digest": content.manifest_digest,
         "decoder": content.decoder,
+        **({} if content.settings is None else {"settings": content.settings}),
         "preset": content.preset.plain(),
         "modalities": list(content.preset.modalities),
         "rows": content.rows,
@@ -179,6 +184,7 @@ def write_metadata(folder: Path, content: StoreContent, known: Mapping[str, Mapp
     }
     if content.base is not None:
         manifest["derived_from"] = content.base
+    manifest["sha256"] = manifest_checksum(manifest)
     write_atomically(folder / "manifest.json", _pretty(manifest))
 
 
@@ -229,7 +235,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def fresh_folder(folder: Path) -> Path:
     """Create an empty folder next to `folder`, to be filled and passed to `replace_folder`."""
     fresh = folder.with_name(f"{folder.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)
+    _remove(fresh)
     fresh.mkdir(parents=True)
     return fresh
 
@@ -238,9 +244,31 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     """Rename `fresh` to `folder`, replacing an older folder."""
     sync(fresh)
     old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
     sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def require_no_link(folder: Path) -> None:
+    """Check that a store can be built in `folder` and later replaced, before hours of work.
+
+    Raises:
+        StoreError: it is a symbolic link, whose target may belong to another corpus.
+    """
+    if folder.is_symlink():
+        target = folder.readlink()
+        raise StoreError(
+            f"Cannot build a store in {folder}: it is a symbolic link to {target}, and a store behind a link is never "
+            f"replaced. Remove the link (`rm {folder}`), or build on the other disk with `--out`."
+        )
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with its content, or a file or link; do nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -23,7 +23,9 @@ from remix_study.errors import SourceError, StoreError
 from remix_study.files.disk import checksum, exclusive_lock, storage_errors, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
+from remix_study.media.integrity import Reading, examine, recall, unread_bytes
 from remix_study.media.plan import Progress
+from remix_study.media.store import SMALL_BYTES, checked_files, store_manifest
 
 _MANIFEST = "manifest.json"
 _NEXT_TO_STORE = ("manifest.jsonl", "absent.csv")  # files of a corpus folder that are uploaded with its store
@@ -52,12 +54,13 @@ class _Piece:
     sha256: str
 
 
-def upload_store(folder: Path, url: str, progress: Progress | None = None) -> None:
+def upload_store(folder: Path, url: str, progress: Progress | None = None, *, again: bool = False) -> None:
     """Upload a corpus folder: its store, manifest, list of absent clips, and folds.
 
     Unchanged stores are skipped. An interrupted upload resumes with the missing files.
 
     Args:
+        again: upload unchanged stores, too, because a file at the URL is damaged.
         progress: called as `progress(done, total)` with megabytes.
 
     Raises:
@@ -73,7 +76,7 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None) -> No
     with storage_errors(journal.parent):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(journal.with_suffix(".uploading"), wait=True):
-            changed = [place for place in places if not _is_uploaded(site, folder, place)]
+            changed = [place for place in places if again or not _is_uploaded(site, folder, place)]
             manifests = [place / "store" / _MANIFEST for place in changed]
             for manifest in manifests:  # first, so that no reader opens a mixture of old and new files
                 site.remove(_below(folder, manifest))
@@ -91,7 +94,7 @@ def _is_uploaded(site: RemoteFolder, folder: Path, place: Path) -> bool:
 
 def _pieces(folder: Path, place: Path) -> list[_Piece]:
     outside = {place / name: checksum(place / name) for name in _NEXT_TO_STORE if (place / name).exists()}
-    files = json.loads((place / "store" / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    files = store_manifest(place / "store")["files"]
     inside = {place / "store" / name: known for name, known in sorted(files.items())}
     return [_Piece(_below(folder, path), of["bytes"], of["sha256"]) for path, of in {**outside, **inside}.items()]
 
@@ -135,7 +138,8 @@ def local_copy(url: str, *, verify: bool = False, progress: Progress | None = No
     Processes of one machine share one download.
 
     Args:
-        verify: compare checksums as well as sizes, and download files again that differ.
+        verify: read all files and download those again whose checksums differ. By default, only files that have changed
+            since they were last read are compared, and those of a large store only if that is known without reading.
         progress: called as `progress(done, total)` with megabytes.
 
     Raises:
@@ -181,15 +185,12 @@ def _find(site: RemoteFolder) -> _Remote:
         if manifest is None:
             continue
         try:
-            files = json.loads(manifest)["files"]
-            valid = all(name == Path(name).name and {"bytes", "sha256"} <= set(of) for name, of in files.items())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            valid = False
-        if not valid:
+            files = checked_files(json.loads(manifest))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"Cannot open the store at {shown(site.url)}: its {_MANIFEST} is not that of a clip store. Upload the "
-                "store again."
-            )
+                "store again: rerun `remix-study prepare` with `--replace`."
+            ) from error
         return _Remote(below, manifest, files)
     raise StoreError(
         f"Cannot open a corpus at {shown(site.url)}: no finished clip store found. Check the address, or rerun "
@@ -200,13 +201,26 @@ def _find(site: RemoteFolder) -> _Remote:
 def _is_copy(folder: Path, remote: _Remote, *, verify: bool) -> bool:
     place = folder / remote.below
     same = (place / _MANIFEST).exists() and (place / _MANIFEST).read_bytes() == remote.manifest
-    return same and all(_matches(place / name, of, verify=verify) for name, of in remote.files.items())
+    reading = _reading(place, remote, verify=verify)
+    return same and all(_matches(place / name, of, reading) for name, of in remote.files.items())
 
 
-def _matches(path: Path, expected: Mapping[str, Any], *, verify: bool) -> bool:
+def _reading(place: Path, remote: _Remote, *, verify: bool) -> Reading:
+    if verify:
+        return "all"
+    return "changed" if unread_bytes(place, remote.files) <= SMALL_BYTES else "nothing"
+
+
+def _matches(path: Path, expected: Mapping[str, Any], reading: Reading) -> bool:
+    """Whether a file has the size and the checksum of the manifest, as far as `reading` allows to know."""
     if not path.is_file() or path.stat().st_size != expected["bytes"]:
         return False
-    return not verify or checksum(path)["sha256"] == expected["sha256"]
+    found = None if reading == "all" else recall(path)
+    if found is None:
+        if reading == "nothing":
+            return True
+        found = examine(path)
+    return found.sha256 == str(expected["sha256"])
 
 
 def _download(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progress | None, *, verify: bool) -> bool:
@@ -215,10 +229,11 @@ def _download(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progr
     place.mkdir(exist_ok=True)
     _require_space(place, remote)
     count = _Megabytes(sum(of["bytes"] for of in remote.files.values()), progress)
+    reading = _reading(place, remote, verify=verify)
     for name, of in sorted(remote.files.items()):
-        if not _matches(place / name, of, verify=verify):
+        if not _matches(place / name, of, reading):
             site.download(posixpath.join(remote.below, name), place / name)
-            if not _matches(place / name, of, verify=verify):
+            if not _matches(place / name, of, "all"):
                 (place / name).unlink(missing_ok=True)
                 _require_change(site, remote, name)
                 return False
@@ -235,12 +250,13 @@ def _download(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progr
 def _require_change(site: RemoteFolder, remote: _Remote, name: str) -> None:
     if _find(site).manifest == remote.manifest:
         raise SourceError(
-            f"The store at {shown(site.url)} is damaged: {name} does not match {_MANIFEST}. Upload the store again."
+            f"The store at {shown(site.url)} is damaged: {name} does not match {_MANIFEST}. Upload the store "
+            "again: rerun `remix-study prepare` with `--replace`."
         )
 
 
 def _require_space(place: Path, remote: _Remote) -> None:
-    needed = sum(of["bytes"] for name, of in remote.files.items() if not _matches(place / name, of, verify=False))
+    needed = sum(of["bytes"] for name, of in remote.files.items() if not _matches(place / name, of, "nothing"))
     free = shutil.disk_usage(place).free
     if free < needed:
         raise StoreError(

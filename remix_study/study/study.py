@@ -18,7 +18,7 @@ from typing import Any
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.errors import StoreError, StudyStopped, cause_of
+from remix_study.errors import DamagedStoreError, StoreError, StudyStopped, cause_of
 from remix_study.files.disk import exclusive_lock
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import tracking_uri
@@ -76,6 +76,7 @@ class StudyRun:
         self.folder = study_folder(self._workspace, config.name)
         self._out_of_budget: str | None = None
         self._disk_full = False
+        self._damage: str | None = None
 
     def run(self, write_report: WriteReport) -> StudyResult | None:
         """Run the study to its end, or resume it; None if no method has a result yet.
@@ -150,7 +151,7 @@ class StudyRun:
         """Run tasks until the scheduler has no more.
 
         Raises:
-            StoreError: the disk is full.
+            StoreError: the disk is full, or the corpus is damaged.
             StudyStopped: the study was asked to stop.
         """
         self._progress.choose(self._out_of_budget)
@@ -165,6 +166,8 @@ class StudyRun:
                 f"Cannot start further runs: the disk of {self.folder} is full. Finished runs are kept. Free space and "
                 "rerun the command with --retry-failed."
             )
+        if self._damage is not None:
+            raise DamagedStoreError(f"{self._damage} Then rerun the command with --retry-failed.")
         state = self._state()
         if stop.exists() and state.ended < state.total:
             raise StudyStopped(
@@ -191,7 +194,7 @@ class StudyRun:
         return sum(len(RunFolder(Path(job.folder)).history) for job in task.jobs)
 
     def _state(self) -> StudyState:
-        stopping = self._disk_full or (self.folder / STOP).exists()
+        stopping = self._disk_full or self._damage is not None or (self.folder / STOP).exists()
         return self._progress.state(closed=self._out_of_budget, stopping=stopping)
 
     def _state_within_budget(self) -> StudyState:
@@ -242,6 +245,8 @@ class StudyRun:
 
     def _tell(self, task: Task, outcome: Outcome) -> None:
         self._disk_full |= outcome.cause == "disk full"
+        if outcome.cause == "damaged corpus":  # further runs would fail, too
+            self._damage = (outcome.reason or "").removeprefix("DamagedStoreError: ")
         for job in task.jobs:
             self._remote.fetch(Path(job.folder))
         self._progress.tell(task, outcome)

@@ -24,6 +24,7 @@ from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
+from remix_study.media.integrity import IntegrityCheck
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
 from remix_study.remix.sampler import RankBatch, rank_batches
@@ -106,13 +107,27 @@ class RunResult:
     predicted: dict[Selection, NDArray[np.int64]]
 
 
-def train(run: Run) -> RunResult:
+def train(run: Run, *, checked: bool = True) -> RunResult:
     """Train a run to its end, from its last checkpoint if there is one.
 
+    Args:
+        checked: compare the checksums of the clip store, in a thread beside the first epoch if it is large. An epoch is
+            recorded only after that. False: for a run whose results are not kept.
+
     Raises:
+        DamagedStoreError: a file of the clip store is damaged.
         TrainingError: the loss is not finite, an epoch has no samples, or the checkpoint belongs to another run.
         RunPruned, StudyStopped: raised by the callback; the checkpoint of the last epoch is kept.
     """
+    check = run.reader.store.begin_check() if checked else IntegrityCheck()
+    try:
+        return _train(run, check)
+    except NotANumberError:
+        check.require_intact()  # damaged clips are the likelier reason
+        raise
+
+
+def _train(run: Run, check: IntegrityCheck) -> RunResult:
     progress = _resume(run)
     cost_m = forward_multiply_adds(run.model, run.reader.sample_shapes())
     if progress.history:
@@ -143,9 +158,11 @@ def train(run: Run) -> RunResult:
             "time/evaluate_s": _now(run) - ended,
             "time/samples_per_s": samples / max(ended - scored, 1e-9),
         }
+        check.require_intact()
         better = progress.add(record)
         _save(run, progress, better)
         _run_callback(run, progress)
+    check.require_intact()
     return _finish(run, progress)
 
 

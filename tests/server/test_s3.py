@@ -1,6 +1,7 @@
 """Sources and stores on an S3 server"""
 
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -14,7 +15,7 @@ import pytest
 import s3fs
 
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import SourceError, StoreError
+from remix_study.errors import DamagedStoreError, SourceError, StoreError
 from remix_study.files.remote_folder import cache_folder
 from remix_study.media.derive import derive_store
 from remix_study.media.remote_store import local_copy, require_writable, upload_store
@@ -273,24 +274,50 @@ def test_a_truncated_copy_is_completed(bucket: "Bucket", built: Path, monkeypatc
     assert fetched == {"video-00000.npy"}
 
 
-def test_verify_downloads_files_again_that_changed_without_changing_size(bucket: "Bucket", built: Path) -> None:
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def test_a_file_that_changed_without_changing_size_is_downloaded_again(bucket: "Bucket", built: Path) -> None:
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
     path = open_corpus(url).path / "video-00000.npy"
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    path.write_bytes(flipped(content))
     open_corpus(url)
-    assert path.read_bytes() != content
-    open_corpus(url, verify=True)
     assert path.read_bytes() == content
 
 
-def test_a_damaged_remote_store_raises(bucket: "Bucket", built: Path) -> None:
+def test_a_large_copy_is_compared_while_training_and_downloaded_again_by_the_next_start(
+    bucket: "Bucket", built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("media.store", "media.remote_store", "datasets.corpus"):
+        monkeypatch.setattr(f"remix_study.{module}.SMALL_BYTES", -1)
     url = f"{bucket.url}/stores/small"
     upload_store(built, url)
-    bucket.files.pipe_file(f"{url}/store/video-00000.npy", b"cut short")
+    path = open_corpus(url).path / "video-00000.npy"
+    content = path.read_bytes()
+    path.write_bytes(flipped(content))
+    os.utime(path, (1e9, 1e9))
+    store = open_corpus(url)
+    assert path.read_bytes() != content
+    with pytest.raises(DamagedStoreError, match=r"video-00000\.npy .* Rerun the command: it downloads"):
+        store.begin_check().require_intact()
+    open_corpus(url)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"cut short", flipped], ids=["size", "content"])
+def test_a_damaged_remote_store_raises_until_it_is_uploaded_again(
+    bucket: "Bucket", built: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    url = f"{bucket.url}/stores/small"
+    upload_store(built, url)
+    bucket.files.pipe_file(f"{url}/store/video-00000.npy", damage((built / "store/video-00000.npy").read_bytes()))
     with pytest.raises(SourceError, match=r"store at .* is damaged: .*video-00000\.npy does not match manifest\.json"):
         open_corpus(url)
+    upload_store(built, url, again=True)
+    open_corpus(url, verify=True)
 
 
 @pytest.mark.parametrize("seal", [b"not json", b"[]", b'{"files": {"../../escaped": {"bytes": 1, "sha256": ""}}}'])

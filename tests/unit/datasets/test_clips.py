@@ -146,6 +146,7 @@ def store_of(
         "name": "kinds", "fingerprint": "kinds", "modalities": preset.modalities, "classes": ["a", "b"],
         "splits": ["train"], "card": {}, "manifest_digest": "kinds", "preset": preset.plain(),
         "per_shard": dict.fromkeys(rows, COUNT), "statistics": statistics,
+        "files": {},
     }  # fmt: skip
     index: list[dict[str, Any]] = [
         {"id": f"{i}", "label": "ab"[i % 2], "split": "train", "group": None, "truth": {}} for i in range(COUNT)

@@ -77,7 +77,7 @@ def test_an_identical_store_is_kept_and_another_one_is_replaced_only_on_request(
     made = (tmp_path / "store" / "manifest.json").stat().st_mtime_ns
     assert build(corpus / "manifest.jsonl", tmp_path).digest == first.digest
     assert (tmp_path / "store" / "manifest.json").stat().st_mtime_ns == made
-    with pytest.raises(StoreError, match=r"other content or settings.*replace"):
+    with pytest.raises(StoreError, match=r"differs in checks \(tolerance_s\).*replace"):
         build(corpus / "manifest.jsonl", tmp_path, checks=_tolerant())
     replaced = build(corpus / "manifest.jsonl", tmp_path, checks=_tolerant(), replace=True)
     assert replaced.digest != first.digest

@@ -1,4 +1,4 @@
-"""A full disk that is noticed by a run, by a file of the study or by its database"""
+"""A full disk that is noticed by a run, by a file of the study or by its database; a damaged corpus"""
 
 import errno
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import OperationalError
 
 from remix_study.config.study import StudyConfig
-from remix_study.errors import StoreError
+from remix_study.errors import DamagedStoreError, StoreError
 from remix_study.study import budget
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
@@ -85,6 +85,20 @@ def test_no_run_starts_after_one_has_failed_on_a_full_disk(conduct: Callable[...
 
     conduct(again, retry_failed=True)
     assert states(tmp_path) == [("failed", "disk full"), ("failed", "other")]
+
+
+def test_no_run_starts_after_one_has_found_the_corpus_damaged(conduct: Callable[..., None], tmp_path: Path) -> None:
+    words = "The store corpus/store is damaged: audio-00000.npy (its checksum has changed). Build it again."
+
+    def work(ask: Ask, tell: Tell) -> None:
+        tell(next_task(ask), Outcome("failed", (), f"DamagedStoreError: {words}", "damaged corpus"))
+        with pytest.raises(StopIteration):
+            ask()
+
+    with pytest.raises(DamagedStoreError) as caught:
+        conduct(work)
+    assert str(caught.value) == f"{words} Then rerun the command with --retry-failed."
+    assert states(tmp_path) == [("failed", "damaged corpus")]
 
 
 def test_a_full_disk_for_a_file_raises_one_message(

@@ -11,7 +11,15 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from remix_study.config.run import RunConfig
-from remix_study.errors import ConfigError, NotANumberError, RunPruned, StudyError, StudyStopped, TrainingError
+from remix_study.errors import (
+    ConfigError,
+    DamagedStoreError,
+    NotANumberError,
+    RunPruned,
+    StudyError,
+    StudyStopped,
+    TrainingError,
+)
 from remix_study.launch.ray_init import RayResources
 from remix_study.launch.worker import Job
 from remix_study.study import tasks
@@ -226,6 +234,9 @@ def test_resources_that_an_autoscaler_may_add_are_counted(
         (ValueError("n is\nbroken"), Outcome("failed", (), "ValueError: n is broken", "other")),
         (OSError(28, "No space left on device"), Outcome("failed", (), "OSError: [Errno 28] No space left on device",
                                                          "disk full")),
+        (DamagedStoreError("x"), Outcome("failed", (), "DamagedStoreError: x", "damaged corpus")),
+        (RuntimeError("A worker failed: The store c is damaged: x."), Outcome(
+            "failed", (), "RuntimeError: A worker failed: The store c is damaged: x.", "damaged corpus")),
         (RuntimeError("CUDA out of memory"), Outcome("failed", (), "RuntimeError: CUDA out of memory",
                                                      "out of memory")),
     ],
