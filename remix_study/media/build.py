@@ -9,6 +9,7 @@ A build that was killed resumes when the command is rerun, and produces the same
 """
 
 import dataclasses
+import json
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,12 @@ from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.partial import Partial, RowStatus, require_same_settings
-from remix_study.media.plan import Plan, Progress, plan_store
+from remix_study.media.plan import Plan, Progress, canonical_json, describe, plan_store
 from remix_study.media.presets import Preset
-from remix_study.media.publish import check_quarantine, publish
+from remix_study.media.publish import check_quarantine, publish, require_no_link
 from remix_study.media.shards import SHARD_BYTES, RowWriter
 from remix_study.media.source import Source, source_at
-from remix_study.media.store import ClipStore
+from remix_study.media.store import ClipStore, store_manifest
 from remix_study.media.workers import RunJobs, run_jobs
 from remix_study.sample import Clip
 
@@ -95,6 +96,7 @@ def build_store(
             if (existing := _existing(folder, plan, replace=replace)) is not None:
                 shutil.rmtree(out / "store.partial", ignore_errors=True)
                 return existing
+            require_no_link(folder)
             if not replace:
                 require_same_settings(out / "store.partial", plan)
             partial = Partial(out / "store.partial", plan, shard_bytes)
@@ -114,18 +116,58 @@ def _existing(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
         return None
     try:
         store = ClipStore.open(folder)
+        if store.digest == plan.fingerprint:
+            store.remedy = "Rerun the command with `--replace` to build it again."
+            store.require_intact()
+            return store
     except StoreError:
         if replace:
             return None
         raise
-    if store.digest == plan.fingerprint:
-        return store
     if replace:
         return None
     raise StoreError(
-        f"Cannot build a store in {folder}: it holds a store with other content or settings (fingerprint "
-        f"{store.digest[:12]}, not {plan.fingerprint[:12]}). Choose another folder, or replace the store (`--replace`)."
+        f"Cannot build a store in {folder}: it holds a store that differs in {'; '.join(differences(store, plan))}. "
+        "Choose another folder, or replace the store (`--replace`)."
     )
+
+
+def differences(store: ClipStore, plan: Plan) -> list[str]:
+    """What differs between a store and a plan with another fingerprint: settings, clips, or the clips' files."""
+    manifest = store_manifest(store.path)
+    earlier = manifest.get("settings", {key: manifest[key] for key in ("decoder", "preset")})  # 0.1 kept no others
+    now = json.loads(canonical_json(plan.settings))
+    found = [_setting(key, earlier.get(key), now.get(key)) for key in {**now, **earlier} if key in earlier]
+    found += [_setting(key, None, now[key]) for key in now if "settings" in manifest and key not in earlier]
+    with (store.path / "quarantine.jsonl").open(encoding="utf-8") as lines:
+        known = {row["id"]: _facts(row) for row in map(json.loads, lines)}
+    with (store.path / "index.jsonl").open(encoding="utf-8") as lines:
+        known |= {row["id"]: _facts(row) for row in map(json.loads, lines)}
+    planned = {str(clip.id): _facts(describe(clip)) for clip in plan.clips}
+    counts = {
+        "missing there": len(planned.keys() - known.keys()),
+        "only there": len(known.keys() - planned.keys()),
+        "with another class, split or group": sum(known[i] != planned[i] for i in known.keys() & planned.keys()),
+    }
+    clips = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    found.append(f"clips ({clips})" if clips else "")
+    return [each for each in found if each] or ["the files of the clips, or their `start` and `end`"]
+
+
+def _setting(key: str, earlier: Any, now: Any) -> str:
+    """How a setting differs, or an empty text."""
+    if earlier == now:
+        return ""
+    if isinstance(earlier, Mapping) and isinstance(now, Mapping):
+        names = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
+        if "name" in names:
+            return f"{key} ({earlier.get('name')} there, {now.get('name')} wanted)"
+        return f"{key} ({', '.join(names)})"
+    return f"{key} ({earlier} there, {now} wanted)"
+
+
+def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["label"], row["split"], row["group"]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from remix_study.errors import StoreError
+from remix_study.errors import DamagedStoreError, StoreError
 from remix_study.files.disk import exclusive_lock, storage_errors
 from remix_study.media.card import SPLITS
 from remix_study.media.plan import canonical_json
-from remix_study.media.publish import StoreContent, fresh_folder, link_or_copy, replace_folder, write_metadata
+from remix_study.media.publish import (
+    StoreContent,
+    fresh_folder,
+    link_or_copy,
+    replace_folder,
+    require_no_link,
+    write_metadata,
+)
 from remix_study.media.store import ClipStore
 from remix_study.sample import SampleId
 
@@ -43,6 +50,7 @@ def derive_store(
         with exclusive_lock(out / ".store.lock"):
             if (existing := _existing(folder, fingerprint)) is not None:
                 return existing
+            require_no_link(folder)
             _write(store, folder, splits, fingerprint, card or {})
     return ClipStore.open(folder)
 
@@ -53,6 +61,10 @@ def _existing(folder: Path, fingerprint: str) -> ClipStore | None:
         return None
     existing = ClipStore.open(folder)
     if existing.digest == fingerprint:
+        try:
+            existing.require_intact()
+        except DamagedStoreError:
+            return None
         return existing
     if existing.base is None:
         raise StoreError(
