@@ -140,6 +140,33 @@ def names(workspace: Path) -> list[str]:
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
+def listed(workspace: Path) -> list[str]:
+    """`names`, of a folder or URL that is a workspace.
+
+    Raises:
+        StudyError: there is no workspace: the folder is missing, or holds only files of something else.
+        SourceError: the workspace's service does not answer or refuses.
+    """
+    found = names(workspace)
+    if found:
+        return found
+    url = url_of(workspace.resolve())
+    if url is not None:
+        content = [*RemoteFolder(url).listing(flat=True), *RemoteFolder(url).matching("*")]
+        wrong = "nothing is stored there" if not content else None
+    else:
+        content = [path.name for path in workspace.glob("*")]
+        wrong = None if workspace.is_dir() else "it is a file" if workspace.exists() else "no such folder"
+    if wrong is None and content and not {"studies", "runs"} & set(content):
+        wrong = "it has neither studies nor runs, but other files"
+    if wrong is not None:
+        raise StudyError(
+            f"Cannot list studies: there is no workspace at {place_of(workspace.resolve())} ({wrong}). Start a study "
+            "with `remix-study run FILE`, or set another --workspace."
+        )
+    return []
+
+
 def study_status(folder: Path) -> StudyStatus:
     """The current status of the study in `folder`."""
     ledger = read_ledger(folder)
