@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus, verify_store
@@ -22,6 +23,7 @@ from remix_study.media.integrity import examine, find_damage, recall
 from remix_study.media.presets import AudioPreset, FeaturePreset
 from remix_study.media.store import ClipStore, manifest_checksum
 from remix_study.training import loop
+from remix_study.training.evaluate import evaluate
 from remix_study.training.loop import Run, train
 
 FILES = [
@@ -174,7 +176,7 @@ def test_the_first_row_that_is_not_finite_is_found_wherever_chunks_end(
     data: st.DataObject,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.getbasetemp()
-    array = np.linspace(-60000, 60000, rows * width).reshape(rows, width).astype(dtype)
+    array: NDArray[Any] = np.linspace(-60000, 60000, rows * width).reshape(rows, width).astype(dtype)
     row = data.draw(st.integers(0, rows - 1))
     if value is not None:
         array[row, data.draw(st.integers(0, width - 1))] = value
@@ -301,7 +303,7 @@ def test_an_epoch_is_not_recorded_before_all_files_are_compared(
 ) -> None:
     run = run_on(open_corpus(corpus))
     evaluated, events = threading.Event(), []
-    evaluate, save = loop.evaluate, loop._save
+    save = loop._save
 
     def reading(*given: Any, **more: Any) -> list[Any]:
         evaluated.wait(30)

@@ -37,9 +37,8 @@ def build(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Build:
     monkeypatch.setenv("REMIX_STUDY_CACHE", str(tmp_path / "cache"))
 
     def make(**options: Any) -> ClipStore:
-        return prepare_corpus(
-            own / "manifest.jsonl", **{"preset": PRESETS["tiny"], "name": "test", "workers": 1} | options
-        )
+        settings: dict[str, Any] = {"preset": PRESETS["tiny"], "name": "test", "workers": 1}
+        return prepare_corpus(own / "manifest.jsonl", **settings | options)
 
     return make
 
