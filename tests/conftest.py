@@ -60,6 +60,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose parameter is a decoder that this machine cannot load."""
+    if "torchcodec" in getattr(getattr(item, "callspec", None), "params", {}).values():
+        from tests.decoders import why_missing
+
+        if (why := why_missing("torchcodec")) is not None:
+            pytest.skip(why)
+
+
 def pytest_collection_finish() -> None:
     """Speed up the tests: networks this small are fastest on one thread, and most objects are of imported modules."""
     if "torch" in sys.modules:

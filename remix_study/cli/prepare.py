@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Build a clip store for training from media files.", no_args_is_help=True)
 _WARNINGS_SHOWN = 20
+_DECODERS = ("pyav", "torchcodec", "decord")
 _CHANNELS = ("mix", "left", "right", "loudest")
 
 Root = Annotated[str, typer.Option(help="Folder or URL (s3://...) of the corpus's files.")]
@@ -38,7 +39,7 @@ class Options:
     """The options that every `prepare` command has."""
 
     out: Annotated[str | None, typer.Option(help="Output folder or URL (s3://...) of the store.")] = None
-    decoder: Annotated[str, typer.Option(help="Decoder: pyav or decord.")] = "pyav"
+    decoder: Annotated[str, typer.Option(help="Decoder: pyav, torchcodec or decord.")] = "pyav"
     channel: Annotated[str, typer.Option(help="Audio channel: mix, left, right or loudest.")] = "mix"
     workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None
     timeout: Annotated[float, typer.Option(min=1, help="Time limit per clip, in seconds.")] = 60.0
@@ -50,7 +51,7 @@ class Options:
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False
 
     def __post_init__(self) -> None:
-        _one_of("--decoder", self.decoder, "pyav", "decord")
+        _one_of("--decoder", self.decoder, *_DECODERS)
         _one_of("--channel", self.channel, *_CHANNELS)
         if self.out is None and not self.check:
             raise ConfigError("`--out` is missing: give the folder or URL of the store, or use --check to only check.")
@@ -324,7 +325,7 @@ def _check(corpus: "Corpus", found: "Found", options: Options) -> None:
     from remix_study.media.presets import with_channel
 
     preset = with_channel(corpus.preset, _one_of("--channel", options.channel, *_CHANNELS))
-    decoder = _one_of("--decoder", options.decoder, "pyav", "decord")
+    decoder = _one_of("--decoder", options.decoder, *_DECODERS)
     with terminal.bars(err) as bar:
         report = check_clips(
             corpus.name, found, corpus.source, preset, decoder=decoder, checks=Checks(), sample=options.sample,

@@ -1,5 +1,7 @@
 """Tables for `remix-study prepare ... --check`: clips, problems, and the cost of preparing the corpus"""
 
+from pathlib import PurePath
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -100,7 +102,8 @@ def _bad(report: CheckReport) -> Table:
 
 
 def _reason(bad: Bad) -> str:
-    return f"{bad.stage}: {bad.message}" + (f" ({bad.path})" if bad.path else "")
+    known = bad.path is None or bad.id in (bad.path, PurePath(bad.path).stem)  # the clip is named after the file
+    return f"{bad.stage}: {bad.message}" + ("" if known else f" ({bad.path})")
 
 
 def _spread(spread: Spread) -> str:

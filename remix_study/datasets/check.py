@@ -151,7 +151,7 @@ def check_clips(
         found: its clips.
         source: where its files are.
         preset: what a preparation would keep.
-        decoder: `pyav` or `decord`.
+        decoder: `pyav`, `torchcodec` or `decord`.
         checks: what to accept; by default `Checks()`.
         sample: how many clips to decode.
         max_bad: largest acceptable fraction of unusable clips, 0 to 1.

@@ -2,7 +2,7 @@
 
     source        where the files of a corpus are: a folder or a URL
     container     durations, frame times and tracks of a file, without decoding it
-    decoders      video frames and audio waveforms, by two backends that agree (decord, PyAV)
+    decoders      video frames and audio waveforms, by three backends that agree (PyAV, torchcodec, decord)
     video, audio  which frames and seconds are kept, at what size and sample rate
     spectrogram   spectrograms and filter banks (torchaudio)
     checks        tests that a decoded clip is complete

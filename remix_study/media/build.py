@@ -67,7 +67,7 @@ def build_store(
         preset: what to keep of each clip.
         name: the corpus's name.
         manifest_digest: digest of the manifest that the clips come from.
-        decoder: `pyav` or `decord`.
+        decoder: `pyav`, `torchcodec` or `decord`.
         checks: what to accept; by default `Checks()`.
         workers: number of worker processes; None means one per core.
         chunk: largest number of clips that a worker gets at once.

@@ -1,7 +1,7 @@
 """Durations, frame times and tracks of a media file, read from its packets without decoding them
 
 `len(VideoReader)` counts all packets, including those that a trimmed file marks as not to be shown. This module counts
-the frames that can be shown, for both decoders: packets that are not marked as discarded, by presentation time.
+the frames that can be shown, for every decoder: packets that are not marked as discarded, by presentation time.
 
 Files of a corpus are untrusted. A file is opened only if its content, whatever its name, is one of the containers
 listed here: FFmpeg also reads playlists, which name other files and addresses, as well as texts and pictures.

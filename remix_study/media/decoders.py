@@ -1,7 +1,7 @@
-"""Decoders that read video frames and the audio waveform of a file: the protocol and its two backends
+"""Decoders that read video frames and the audio waveform of a file: the protocol and its three backends
 
-Both backends return the same frames bit for bit, and the same waveform up to the last bits of a lossy codec
-(tests/contracts). Neither uses random access: on trimmed files and reordered key frames, seeking returns wrong frames
+All backends return the same frames bit for bit, and the same waveform up to the last bits of a lossy codec
+(tests/contracts). None uses random access: on trimmed files and reordered key frames, seeking returns wrong frames
 without an error (docs/platform.md).
 """
 
@@ -23,9 +23,9 @@ from remix_study.media.checks import ChannelLevel
 from remix_study.media.container import Container, audio_track, open_media, seconds, video_track
 from remix_study.media.pixels import to_rgb
 
-DecoderName = Literal["decord", "pyav"]
+DecoderName = Literal["pyav", "torchcodec", "decord"]
 OneChannel = Literal["mix", "left", "right"] | int
-DECODERS: tuple[DecoderName, ...] = ("decord", "pyav")
+DECODERS: tuple[DecoderName, ...] = ("pyav", "torchcodec", "decord")
 
 
 class Decoder(Protocol):
@@ -113,6 +113,38 @@ class DecordDecoder:
         return wave if len(wave) == samples else PyAVDecoder().wave(path, container)
 
 
+class TorchcodecDecoder:
+    """The torchcodec backend, which needs FFmpeg's libraries on the machine. It is imported on first use.
+
+    torchcodec conceals damage as FFmpeg does, and numbers frames by a scan of the packets, which fails on some AVI and
+    MPEG-TS files (docs/faults.md). Therefore PyAV first reads each track without converting it and raises on damage.
+    Each frame must have the time that PyAV found. Otherwise, or after an error, PyAV also decodes.
+    """
+
+    name = "torchcodec"
+
+    def frames(self, path: Path, wanted_T: Sequence[int], count: int) -> list[NDArray[np.uint8]]:
+        decoders = _torchcodec()
+        times_F = _upright_times(path, count)
+        frames = None if times_F is None else _torchcodec_frames(decoders, path, wanted_T, times_F)
+        return PyAVDecoder().frames(path, wanted_T, count) if frames is None else frames
+
+    def wave(self, path: Path, container: Container, channel: OneChannel = "mix") -> NDArray[np.float32]:
+        decoders = _torchcodec()
+        if channel != "mix":  # torchcodec does not name the channels
+            return PyAVDecoder().wave(path, container, channel)
+        samples = _audio_samples(path)
+        if container.audio_tracks > 1 or samples is None:
+            return PyAVDecoder().wave(path, container)
+        try:
+            decoded = decoders.AudioDecoder(str(path), num_channels=1).get_all_samples()
+            wave: NDArray[np.float32] = decoded.data[0].numpy()
+        except Exception:
+            return PyAVDecoder().wave(path, container)
+        same = len(wave) == samples and decoded.sample_rate == container.audio_rate
+        return wave if same else PyAVDecoder().wave(path, container)
+
+
 class PyAVDecoder:
     """The PyAV backend, on one thread. It raises on damage that FFmpeg conceals, and on missing frames or audio."""
 
@@ -151,6 +183,7 @@ class PyAVDecoder:
 
 # LookupError: PyAV numbers the tracks when it opens a file, and a damaged file can announce more of them later.
 _FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, MemoryError)
+_SAME_S = 1e-4  # more than the rounding of times, less than the distance of any two frames
 _GAP_S = 0.1  # longer than rounding errors of timestamps, shorter than a gap that a listener overlooks
 _DECORD_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "bgr0", "rgb24", "bgr24", "gray"}
 _DECORD_CONTAINERS = ("mov", "matroska", "avi", "flv")
@@ -210,6 +243,62 @@ def _decord_is_reliable(path: Path, count: int) -> bool:
     with open_media(path) as file:
         known = file.format.name.split(",")[0] in _DECORD_CONTAINERS and len(file.streams.video) == 1
     return supported and known and len(sizes) == 1 and all(width % 2 == height % 2 == 0 for width, height in sizes)
+
+
+def _upright_times(path: Path, count: int) -> list[float] | None:
+    """Seconds of the first `count` frames, as the track states them; None if they lack times, are rotated or differ in
+    size.
+
+    Raises:
+        MediaError: as `_video_frames`.
+    """
+    sizes, times_F, plain = set(), [], True
+    for number, frame in enumerate(_video_frames(path, count)):
+        sizes.add((frame.width, frame.height))
+        plain = plain and frame.pts is not None and (number > 0 or _rotation(frame) is None)
+        times_F.append(seconds(frame.pts or 0, frame.time_base))
+    return times_F if plain and len(sizes) == 1 else None
+
+
+def _torchcodec_frames(
+    decoders: Any, path: Path, wanted_T: Sequence[int], times_F: Sequence[float]
+) -> list[NDArray[np.uint8]] | None:
+    """The wanted frames as torchcodec decodes them; None if it raises an error, or returns a frame of another time."""
+    with open_media(path) as file:
+        track = video_track(file).index  # type: ignore[union-attr]  # its frames have been read
+    wanted, chosen = set(wanted_T), []
+    try:
+        reader = decoders.VideoDecoder(str(path), stream_index=track, dimension_order="NHWC", num_ffmpeg_threads=1)
+        for number in range(max(wanted) + 1):  # one after the other, so that it never seeks
+            frame = reader.get_frame_at(number)
+            if abs(frame.pts_seconds - times_F[number]) > _SAME_S:
+                return None
+            if number in wanted:
+                chosen.append(frame.data.numpy())
+    except Exception:  # RuntimeError, ValueError or IndexError
+        return None
+    return chosen
+
+
+def _torchcodec() -> Any:
+    """The module `torchcodec.decoders`.
+
+    Raises:
+        StoreError: torchcodec is not installed, or cannot load FFmpeg's libraries.
+    """
+    try:
+        import torchcodec.decoders
+    except ImportError as error:
+        raise StoreError(
+            "Cannot use the decoder `torchcodec`: it is not installed. Run `pip install 'remix-study[torchcodec]'`, or "
+            "use the decoder `pyav`."
+        ) from error
+    except (RuntimeError, OSError) as error:  # it tries one version of FFmpeg after the other
+        raise StoreError(
+            "Cannot use the decoder `torchcodec`: it finds no FFmpeg libraries that it can load. Install FFmpeg 4 to 9 "
+            "(`apt-get install ffmpeg`), or use the decoder `pyav`."
+        ) from error
+    return torchcodec.decoders
 
 
 def _audio_frames(path: Path) -> Iterator[tuple[int, Any]]:
@@ -332,16 +421,25 @@ def decoder_named(name: DecoderName) -> Decoder:
             return DecordDecoder()
         case "pyav":
             return PyAVDecoder()
+        case "torchcodec":
+            return TorchcodecDecoder()
 
 
 def decoder_version(name: DecoderName) -> str:
-    """A backend's distribution and version, without importing it. It is part of a store's fingerprint.
+    """A backend's distribution and version. It is part of a store's fingerprint.
+
+    PyAV and decord bring FFmpeg's libraries and are not imported. torchcodec is, to find those of the machine.
 
     Raises:
-        StoreError: the backend is not installed, or both decord and decord2 are.
+        StoreError: the backend is not installed or cannot be imported, or both decord and decord2 are.
     """
     if name == "pyav":
         return f"av {importlib.metadata.version('av')}"
+    if name == "torchcodec":
+        _torchcodec()
+        import torchcodec
+
+        return f"torchcodec {_version('torchcodec')}, FFmpeg {torchcodec.ffmpeg_major_version}"
     found = {dist: version for dist in ("decord", "decord2") if (version := _version(dist)) is not None}
     if len(found) == 2:
         raise StoreError(

@@ -1,5 +1,6 @@
 """The contract of a decoder backend, on media files encoded here"""
 
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -8,10 +9,17 @@ import av
 import numpy as np
 import pytest
 
-from remix_study.errors import MediaError
+from remix_study.errors import MediaError, StoreError
 from remix_study.media.audio import cut
 from remix_study.media.container import probe
-from remix_study.media.decoders import DECODERS, DecoderName, DecordDecoder, PyAVDecoder, decoder_named
+from remix_study.media.decoders import (
+    DECODERS,
+    DecoderName,
+    PyAVDecoder,
+    TorchcodecDecoder,
+    decoder_named,
+    decoder_version,
+)
 
 Write = Callable[..., Path]
 
@@ -96,16 +104,45 @@ class TestDecoderContract:
         ("d.mov", "libx264", "pcm_s16le", "mono"),
     ],
 )
-def test_backends_agree(write: Write, file: str, codec: str, sound: str, layout: str) -> None:
+@pytest.mark.parametrize("name", [name for name in DECODERS if name != "pyav"])
+def test_backends_agree(write: Write, name: DecoderName, file: str, codec: str, sound: str, layout: str) -> None:
     path = write(file, codec, sound, layout=layout)
     container = probe(path)
     assert container.frame_times_F is not None
     count = len(container.frame_times_F)
     assert count == 20
-    for left, right in zip(
-        DecordDecoder().frames(path, range(count), count), PyAVDecoder().frames(path, range(count), count), strict=True
-    ):
+    decoder = decoder_named(name)
+    left_frames, right_frames = (each.frames(path, range(count), count) for each in (decoder, PyAVDecoder()))
+    for left, right in zip(left_frames, right_frames, strict=True):
         np.testing.assert_array_equal(left, right)
-    left_wave, right_wave = DecordDecoder().wave(path, container), PyAVDecoder().wave(path, container)
+    left_wave, right_wave = decoder.wave(path, container), PyAVDecoder().wave(path, container)
     assert len(left_wave) == len(right_wave)
     np.testing.assert_allclose(left_wave, right_wave, atol=1e-5)
+
+
+def test_torchcodec_that_cannot_be_used_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(StoreError, match=r"not installed. Run `pip install 'remix-study\[torchcodec\]'`"):
+        decoder_version("torchcodec")
+    monkeypatch.delitem(sys.modules, "torchcodec")
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec/__init__.py").write_text("raise RuntimeError('Could not load libtorchcodec')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StoreError, match="finds no FFmpeg libraries"):
+        TorchcodecDecoder().frames(tmp_path / "a.mp4", [0], 1)
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if name != "pyav"])
+def test_a_plain_clip_is_decoded_by_the_backend_itself(
+    name: DecoderName, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("a.mp4", "libx264", "aac", layout="stereo")
+    container = probe(path)
+    monkeypatch.delattr(PyAVDecoder, "frames")
+    monkeypatch.delattr(PyAVDecoder, "wave")
+    assert len(decoder_named(name).frames(path, [3, 7], 20)) == 2
+    assert len(decoder_named(name).wave(path, container)) >= 32000

@@ -7,10 +7,11 @@ import pytest
 
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
-from remix_study.media.decoders import DECODERS, DecoderName, decoder_named
+from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.presets import Preset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
+from tests.decoders import installed
 from tests.timed_media import (
     FPS,
     Kind,
@@ -77,7 +78,7 @@ def require_source_times(
 @pytest.mark.parametrize("kind", all_but(QUICK, KINDS))
 def test_a_window_stores_its_source_time(kind: Kind, tmp_path: Path) -> None:
     path = write_timed(tmp_path / f"a.{kind.suffix}", kind, SECONDS)
-    for decoder in DECODERS:
+    for decoder in installed():
         for window in WINDOWS[1:2] if kind in QUICK else WINDOWS:
             require_source_times(path, decoder, window, origin_s(path), SECONDS)
 
@@ -99,6 +100,6 @@ def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp
     path = copied(source, tmp_path / f"a.{kind.suffix}", 1.0, shift_s, **options)
     origin = origin_s(source) - begins_s(source) + begins_s(path) - shift_s
     left = SECONDS - max(origin, 1.0)
-    for decoder in DECODERS:
+    for decoder in installed():
         for window in [(None, None), (0.3, 1.3)]:
             require_source_times(path, decoder, window, origin, left)
