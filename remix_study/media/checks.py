@@ -160,6 +160,21 @@ def check_least(found_s: float, least_s: float) -> None:
         )
 
 
+def check_holes(holes: Sequence[tuple[float, float]], end_s: float | None) -> None:
+    """Check that a video track has no hole before the end of a clip.
+
+    Args:
+        holes: beginning and length of each, in seconds.
+        end_s: the clip's `end`; None means the end of the file.
+
+    Raises:
+        MediaError: stage `video`; there is a hole.
+    """
+    for begins_s, lasts_s in holes:
+        if end_s is None or begins_s < end_s:
+            raise MediaError(f"its video track has a gap of {lasts_s:.2f} s after {begins_s:.2f} s", stage="video")
+
+
 def check_frames(frames: Sequence[NDArray[np.uint8]], checks: Checks) -> None:
     """Check that the chosen frames differ.
 

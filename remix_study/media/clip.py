@@ -21,6 +21,7 @@ from remix_study.media.checks import (
     CANCELLED,
     Checks,
     check_frames,
+    check_holes,
     check_least,
     check_length,
     check_mix,
@@ -199,7 +200,8 @@ def _video_row(
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
-    wanted = video.candidate_frames(first, count, preset)
+    check_holes(container.holes, clip.end)
+    wanted = video.candidate_frames(first, count, preset, video.span_of(container, first, count, clip.end))
     # The first frame is decoded too, so that a preset of one frame can tell a video from a still picture.
     numbers = sorted({first, *wanted})
     frames = dict(zip(numbers, decoder.frames(path, numbers, first + count), strict=True))

@@ -34,6 +34,7 @@ _CONTAINERS = (
 # Raw streams have no header with their duration; FFmpeg guesses it from the bit rate of the first packets.
 _RAW = {"aac", "ac3", "h264", "hevc", "m4v", "mpegvideo"}
 _NEVER = -(2**63)  # before every timestamp
+_HOLE_S, _HOLE_FRAMES = 1.0, 10  # shorter ones occur where a camera or a screen recorder drops frames
 _DEFAULT_FRAME_S = 0.04  # 25 frames per second, for a video track without a frame rate
 
 
@@ -78,6 +79,8 @@ class Container:
         duration_s: None if the file does not state its duration.
         frame_times_F: presentation time of each frame, ascending; None without a video track.
         frame_s: how long the last frame is shown.
+        holes: beginning and length of each time without new frames and without audio, if it exceeds a second and ten
+            frames. A still picture is no hole while its sound goes on.
         audio_rate: in Hz; None without an audio track.
         audio_start_s: time of the first decoded sample. The first packets of some codecs decode to nothing.
         audio_end_s: end of the last audio packet; 0 without an audio track, or if its packets have no timestamps.
@@ -87,6 +90,7 @@ class Container:
     duration_s: float | None
     frame_times_F: NDArray[np.float64] | None
     frame_s: float
+    holes: tuple[tuple[float, float], ...]
     audio_rate: int | None
     audio_start_s: float
     audio_end_s: float
@@ -180,8 +184,8 @@ def _read(file: Any, path: Path) -> Container:
     start_s = 0.0 if is_avi else (file.start_time or 0) / av.time_base
     shown: list[int | None] = []
     last, last_duration = _NEVER, 0
-    first_packet_s: float | None = None
     first_sample_s: float | None = None
+    heard_s: list[float] = []  # times of the audio packets
     last_audio = _NEVER  # end of the last audio packet, in units of the track's time base
     for packet in _packets(file, video, audio):
         if video is not None and packet.stream_index == video.index:
@@ -194,20 +198,23 @@ def _read(file: Any, path: Path) -> Container:
             if first_sample_s is None:  # packets that are marked as discarded prepare the decoder
                 first_sample_s = _first_sample_s(packet)
             if packet.pts is not None and not packet.is_discard:
-                first_packet_s = seconds(packet.pts, packet.time_base) if first_packet_s is None else first_packet_s
+                heard_s.append(seconds(packet.pts, packet.time_base) - start_s)
                 last_audio = max(last_audio, packet.pts + (packet.duration or 0))
     frame_s = _frame_seconds(video.average_rate if video is not None else None)
     last_s = seconds(last_duration, video.time_base) if video is not None and last_duration > 0 else frame_s
     times = _frame_times(shown, video, start_s, frame_s) if video is not None else None
     audio_end_s = 0.0 if audio is None or last_audio == _NEVER else seconds(last_audio, audio.time_base) - start_s
     video_end_s = float(times[-1]) + last_s if times is not None and len(times) else 0.0
-    first_s = first_packet_s if first_sample_s is None else first_sample_s
+    first_s = 0.0 if first_sample_s is None else first_sample_s - start_s
+    if first_sample_s is None and heard_s:
+        first_s = heard_s[0]
     return Container(
         duration_s=_duration_s(file, path, start_s, max(audio_end_s, video_end_s)),
         frame_times_F=times,
         frame_s=last_s,
+        holes=_holes(times, heard_s),
         audio_rate=int(audio.rate) if audio is not None else None,
-        audio_start_s=0.0 if first_s is None else max(first_s - start_s, 0.0),
+        audio_start_s=max(first_s, 0.0),
         audio_end_s=max(audio_end_s, 0.0),
         audio_tracks=len(file.streams.audio),
     )
@@ -255,6 +262,20 @@ def _frame_times(shown: list[int | None], video: Any, start_s: float, frame_s: f
     if known and all(pts is None for pts in shown[:lacking]):  # FFmpeg does not read negative timestamps of Matroska
         return np.concatenate([times[0] - np.arange(lacking, 0, -1) * frame_s, times])
     return np.arange(len(shown), dtype=np.float64) * frame_s  # frames follow each other at the file's rate
+
+
+def _holes(times_F: NDArray[np.float64] | None, heard_s: list[float]) -> tuple[tuple[float, float], ...]:
+    """`Container.holes`, from the times of the frames and of the audio packets."""
+    if times_F is None or len(times_F) < 2:
+        return ()
+    steps_s = np.diff(times_F)
+    long = np.flatnonzero(steps_s > max(_HOLE_S, _HOLE_FRAMES * float(np.median(steps_s))))
+    heard = np.sort(np.array(heard_s))
+    # A packet at each edge belongs to what is before or after the hole.
+    inside = np.searchsorted(heard, times_F[long + 1] - _HOLE_S / 2) - np.searchsorted(
+        heard, times_F[long] + _HOLE_S / 2
+    )
+    return tuple((float(times_F[at]), float(steps_s[at])) for at in long[inside <= 0])
 
 
 def _packets(file: Any, *tracks: Any | None) -> Iterator[Any]:

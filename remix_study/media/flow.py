@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, StoreError
 from remix_study.media import video
-from remix_study.media.checks import Checks, check_frames, check_length, check_window
+from remix_study.media.checks import Checks, check_frames, check_holes, check_length, check_window
 from remix_study.media.container import Container
 from remix_study.media.decoders import Decoder
 from remix_study.media.images import frame_files, read_image
@@ -71,10 +71,12 @@ def flow_row(
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
     check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
+    check_holes(container.holes, clip.end)
     if count < preset.frames + 1:
         raise MediaError(f"it has {count} frames, but {preset.frames + 1} are needed", stage="frames")
     # The last frame is left out, so that every chosen frame has a next one.
-    wanted = video.middle_frames(first, count - 1, preset.frames)
+    span = video.span_of(container, first, count - 1, clip.end)
+    wanted = video.middle_frames(first, count - 1, preset.frames, span)
     numbers = sorted({first, *wanted, *(number + 1 for number in wanted)})
     frames = dict(zip(numbers, decoder.frames(path, numbers, first + count), strict=True))
     check_frames(list(frames.values()), checks)

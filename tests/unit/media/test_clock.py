@@ -1,12 +1,15 @@
 """Which source time is stored, of pictures and of sound, for containers, codecs, decoders and windows"""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from remix_study.errors import MediaError
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
+from remix_study.media.container import probe
 from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.presets import Preset
 from remix_study.media.source import source_at
@@ -103,3 +106,47 @@ def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp
     for decoder in installed():
         for window in [(None, None), (0.3, 1.3)]:
             require_source_times(path, decoder, window, origin, left)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    all_but((Kind("mkv", "mpeg4", "pcm_s16le"),), (Kind("mkv", "mpeg4", "pcm_s16le"), Kind("mp4", "libx264", "aac"))),
+)
+def test_frames_are_chosen_by_time_where_the_rate_varies(kind: Kind, tmp_path: Path) -> None:
+    """Most frames are in the first half."""
+    times_s = [*np.arange(0, 2, 0.04), *np.arange(2, 4, 0.24)]
+    path = write_timed(tmp_path / f"a.{kind.suffix}", kind, SECONDS, times_s=times_s)
+    clip = Clip(SampleId("a"), {"video": path.name}, "x", "train")
+    for decoder in installed():
+        preset = Preset("timed", {"video": video_preset(4)})
+        row = decode_clip(clip, source_at(tmp_path), preset, decoder_named(decoder), Checks()).rows["video"]
+        assert picture_times(row) == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=0.28)
+
+
+JOINED = Kind("ts", "mpeg2video", "mp2", 48000)
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_hole_in_a_track_raises(modality: str, tmp_path: Path) -> None:
+    """Two transport streams joined by `cat`, of which the second begins 100 s later."""
+    first = write_timed(tmp_path / "first.ts", JOINED, 2.0)
+    later = copied(first, tmp_path / "later.ts", 0.0, 100.0)
+    (tmp_path / "a.ts").write_bytes(first.read_bytes() + later.read_bytes())
+    preset = Preset("timed", {modality: audio_preset(1.0) if modality == "audio" else video_preset(3)})
+    clip = Clip(SampleId("a"), {modality: "a.ts"}, "x", "train")
+    for decoder in installed():
+        with pytest.raises(MediaError, match=r"has a gap of 9\d\.\d\d s after [12]\.\d\d s") as refused:
+            decode_clip(clip, source_at(tmp_path), preset, decoder_named(decoder), Checks())
+        assert refused.value.stage == modality
+    if modality == "video":  # its clock is known before the hole
+        clip = dataclasses.replace(clip, start=0.5, end=1.5)
+        decode_clip(clip, source_at(tmp_path), preset, decoder_named("pyav"), Checks())
+
+
+def test_a_still_picture_with_sound_is_no_hole(tmp_path: Path) -> None:
+    times_s = [*np.arange(0, 1, 0.04), *np.arange(3, 4, 0.04)]
+    write_timed(tmp_path / "a.mkv", Kind("mkv", "mpeg4", "pcm_s16le"), SECONDS, times_s=times_s)
+    write_timed(tmp_path / "mute.mkv", Kind("mkv", "mpeg4", None), SECONDS, times_s=times_s)
+    assert probe(tmp_path / "a.mkv").holes == ()
+    ((begins_s, lasts_s),) = probe(tmp_path / "mute.mkv").holes
+    assert (begins_s, lasts_s) == pytest.approx((0.96, 2.04), abs=0.002)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from remix_study.errors import ConfigError, MediaError
@@ -51,6 +51,40 @@ def test_too_few_frames_repeat_and_fewer_than_segments_raise(frames: int, candid
     with pytest.raises(MediaError, match=f"{frames - 1} frames, but {frames} are needed") as caught:
         video.candidate_frames(0, frames - 1, policy(frames, candidates))
     assert caught.value.stage == "frames"
+
+
+@given(
+    first=st.integers(0, 50), extra=st.integers(0, 300), rate=st.floats(1, 240), start_s=st.floats(-2, 100),
+    frames=FRAMES, candidates=CANDIDATES, dropped=st.integers(0, 1), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_constant_rate_chooses_frames_by_number(
+    first: int, extra: int, rate: float, start_s: float, frames: int, candidates: int, dropped: int, seed: int
+) -> None:
+    """Also if times are rounded to milliseconds, or a frame is missing."""
+    count = frames + extra
+    missing = np.random.default_rng(seed).integers(1, count + 1)
+    numbers = np.arange(count) + dropped * (np.arange(count) >= missing)
+    times_F = np.sort(np.round(start_s + numbers / rate, 3 if rate < 100 else 6))
+    span, preset = video.Span(times_F, times_F[-1] + 1 / rate), policy(frames, candidates)
+    assert video.candidate_frames(first, count, preset, span) == video.candidate_frames(first, count, preset)
+    assert video.middle_frames(first, count, frames, span) == video.middle_frames(first, count, frames)
+
+
+@given(steps_s=st.lists(st.floats(0.001, 3), min_size=9, max_size=60), frames=FRAMES, candidates=CANDIDATES)
+def test_a_varying_rate_chooses_the_frames_shown_at_the_middles(
+    steps_s: list[float], frames: int, candidates: int
+) -> None:
+    times_F = np.cumsum(steps_s)
+    span = video.Span(times_F, times_F[-1] + 0.04)
+    assume(not span.is_constant)
+    chosen = video.candidate_frames(7, len(times_F), policy(frames, candidates), span)
+    ends_F = np.append(times_F[1:], span.end_s)
+    segment_s = (span.end_s - times_F[0]) / len(chosen)
+    for part, number in enumerate(chosen):
+        middle_s = times_F[0] + (part + 0.5) * segment_s
+        assert times_F[number - 7] <= middle_s + 0.001
+        assert middle_s <= ends_F[number - 7] + 0.001
+    assert chosen[candidates // 2 :: candidates] == video.middle_frames(7, len(times_F), frames, span)
 
 
 @pytest.mark.parametrize("candidates", [0, 2, 4])

@@ -7,10 +7,11 @@ import pytest
 from remix_study.errors import MediaError
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
-from remix_study.media.decoders import DECODERS, DecoderName, decoder_named
+from remix_study.media.decoders import DecoderName, decoder_named
 from remix_study.media.presets import Preset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
+from tests.decoders import installed
 from tests.timed_media import RATE, Kind, audio_preset, video_preset, write_timed
 
 SECONDS = 6.0
@@ -74,7 +75,7 @@ def test_a_truncated_file_raises_the_same_reason_with_each_decoder(kind: Kind, t
     for fraction in (0.02, 0.3, 0.7):
         path.write_bytes(whole[: int(len(whole) * fraction)])
         reasons: dict[str, set[str]] = {m: set() for m in tracks}
-        for decoder in DECODERS:
+        for decoder in installed():
             for m in tracks:
                 with pytest.raises(MediaError) as refused:
                     take(path, decoder, m)
