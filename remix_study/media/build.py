@@ -12,7 +12,7 @@ import dataclasses
 import json
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,9 @@ def differences(store: ClipStore, plan: Plan) -> list[str]:
     earlier = manifest.get("settings", {key: manifest[key] for key in ("decoder", "preset")})  # 0.1 kept no others
     now = json.loads(canonical_json(plan.settings))
     found = [_setting(key, earlier.get(key), now.get(key)) for key in {**now, **earlier} if key in earlier]
-    found += [_setting(key, None, now[key]) for key in now if "settings" in manifest and key not in earlier]
+    new = [key for key in now if key not in earlier]
+    found += [_setting(key, None, now[key]) for key in new if "settings" in manifest and key != "decoding"]
+    found.append("the version of this program, whose arrays differ" if "decoding" in new else "")
     with (store.path / "quarantine.jsonl").open(encoding="utf-8") as lines:
         known = {row["id"]: _facts(row) for row in map(json.loads, lines)}
     with (store.path / "index.jsonl").open(encoding="utf-8") as lines:
@@ -159,11 +161,20 @@ def _setting(key: str, earlier: Any, now: Any) -> str:
     if earlier == now:
         return ""
     if isinstance(earlier, Mapping) and isinstance(now, Mapping):
-        names = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
-        if "name" in names:
+        if earlier.get("name") != now.get("name"):
             return f"{key} ({earlier.get('name')} there, {now.get('name')} wanted)"
-        return f"{key} ({', '.join(names)})"
+        return f"{key} ({', '.join(_changed(earlier, now))})"
     return f"{key} ({earlier} there, {now} wanted)"
+
+
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the values that differ, with those of the mappings around them: `parts.audio.channel`."""
+    for name in {**earlier, **now}:
+        old, new = earlier.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from (f"{name}.{each}" for each in _changed(old, new))
+        elif old != new:
+            yield name
 
 
 def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -241,6 +241,10 @@ def test_prepare_rejects_wrong_options(run_cli: Callable[..., Result], tmp_path:
         run_cli("prepare", "manifest", table, "--check", "--decoder", "vlc"), "`--decoder` must be one of pyav"
     )
     assert_rejected(
+        run_cli("prepare", "manifest", table, "--check", "--channel", "both"),
+        "`--channel` must be one of mix, left, right, loudest",
+    )
+    assert_rejected(
         run_cli("prepare", "manifest", table, "--check", "--length", "text"),
         "`--length` must have the form name=value",
     )

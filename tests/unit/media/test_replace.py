@@ -1,5 +1,6 @@
 """A store that is damaged, a link, or of another corpus: kept or replaced, with the reason and the remedy"""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import DamagedStoreError, StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.derive import derive_store
-from remix_study.media.presets import PRESETS
+from remix_study.media.presets import PRESETS, with_channel
 from remix_study.media.store import ClipStore
 
 Build = Callable[..., ClipStore]
@@ -102,15 +103,25 @@ def touch_clip(own: Path) -> None:
         file.write(b"x")
 
 
+def forget_decoding(own: Path) -> None:
+    """Make the store one of version 0.1, which had other arrays, another fingerprint and no settings."""
+    path = own / "store/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"], manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "fingerprint": "0" * 64}))
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
         (None, {"preset": PRESETS["ogm"]}, r"preset \(tiny there, ogm wanted\)\."),
         (None, {"checks": Checks(tolerance_s=0.5)}, r"checks \(tolerance_s\)\."),
+        (None, {"preset": with_channel(PRESETS["tiny"], "left")}, r"preset \(parts\.audio\.channel\)\."),
+        (forget_decoding, {}, r"the version of this program, whose arrays differ\."),
         (rename_class, {}, r"clips \(16 with another class, split or group\)\."),
         (touch_clip, {}, r"the files of the clips, or their `start` and `end`\."),
     ],
-    ids=["preset", "checks", "classes", "files"],
+    ids=["preset", "checks", "channel", "version", "classes", "files"],
 )
 def test_a_conflict_says_what_differs(
     build: Build, own: Path, change: Callable[[Path], None] | None, options: dict[str, Any], words: str
