@@ -4,7 +4,7 @@ A picture shows the number of its frame as a Gray code of white and black bars. 
 says its time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,12 +44,14 @@ def write_timed(
     times_s: Sequence[float] | None = None,
     fps: int = FPS,
     options: dict[str, str] | None = None,
+    picture: Callable[[float, int], NDArray[np.uint8]] | None = None,
 ) -> Path:
     """Encode pictures and sound from source second 0 on, with a key frame every second.
 
     Args:
         times_s: the source times of the pictures; by default `fps` per second.
         options: of the muxer.
+        picture: returns RGB (H, W, 3) of a source time and a frame rate; by default `picture_at`.
     """
     with av.open(str(path), "w", options=options or {}) as file:
         pictures = None if kind.picture is None else _video_stream(file, kind, fps)
@@ -61,7 +63,8 @@ def write_timed(
             if times_s is not None:
                 pictures.codec_context.time_base = Fraction(1, ticks)
             for second in times_s or [number / fps for number in range(round(seconds * fps))]:
-                shot = av.VideoFrame.from_ndarray(picture_at(second, fps), format="rgb24").reformat(format="yuv420p")
+                shown = (picture or picture_at)(second, fps)
+                shot = av.VideoFrame.from_ndarray(shown, format="rgb24").reformat(format="yuv420p")
                 shot.pts, shot.time_base = round(second * ticks), Fraction(1, ticks)
                 file.mux(pictures.encode(shot))
             file.mux(pictures.encode(None))
