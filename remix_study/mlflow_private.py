@@ -32,6 +32,9 @@ BASIC_AUTH = "mlflow.server.auth:authenticate_request_basic_auth"
 # missing credentials.
 UNKNOWN_HOST = "Invalid Host header"
 
+# Logs a traceback for every error of a database before it raises the error, and has no option to leave it out.
+DATABASE_LOGGER = "mlflow.store.db.utils"
+
 # Start of the warning that `mlflow.pytorch.save_model` logs for every pickled model. It has no category to filter.
 PICKLE_WARNING = "Pickle or CloudPickle format requires"
 

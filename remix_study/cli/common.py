@@ -11,7 +11,7 @@ from remix_study.files import DEFAULT_WORKSPACE
 
 __all__ = [
     "DEFAULT_WORKSPACE", "Cluster", "Corpus", "Json", "Method", "Name", "RetryFailed", "StudyFile", "Workspace",
-    "default_output", "err", "fetch_corpus", "out", "place",
+    "default_output", "err", "fetch_corpus", "out", "place", "say", "where_in_mlflow",
 ]  # fmt: skip
 
 out, err = Console(), Console(stderr=True)
@@ -53,6 +53,11 @@ Cluster = Annotated[
 ]
 
 
+def say(text: str) -> None:
+    """Print a line as it is: paths and commands may hold brackets, and are copied from one line."""
+    out.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def default_output(folder: Path, name: str) -> Path:
     """The default output path of a command: in the study's folder, or in the current one for a workspace at a URL."""
     from remix_study.files.mirror import url_of
@@ -69,3 +74,22 @@ def fetch_corpus(corpus: str) -> None:
 
         with terminal.bars(err) as bar:
             open_corpus(corpus, fetching=bar("downloading the corpus, MB"))
+
+
+def where_in_mlflow(uri: str | None, experiment: str, workspace: Path) -> str:
+    """A link to the runs of an experiment, or the command that prints one.
+
+    Args:
+        uri: the value of `tracking.uri`.
+    """
+    if uri == "off":
+        return "not tracked (`tracking.uri` is off)"
+    from remix_study.files.command_line import own_command
+    from remix_study.tracking.address import absolute, tracking_address
+    from remix_study.tracking.review import links_of
+
+    links = links_of(tracking_address(uri, workspace), experiment)
+    if links is not None:
+        return links.table
+    given = [] if uri is None else ["--uri", absolute(uri)]
+    return own_command("ui", "--experiment", experiment, *given, workspace=workspace)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from remix_study.cli import terminal
 from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, out, place
 from remix_study.errors import ConfigError, TrackingError
+from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
     from remix_study.tracking.review import Links
@@ -34,8 +35,8 @@ def ui(
     address = tracking_address(uri, workspace)
     if address == default_uri(workspace) and not (workspace / "mlflow.db").exists():
         raise ConfigError(
-            f"No runs in workspace {workspace}: mlflow.db does not exist. Run `remix-study demo` or "
-            "`remix-study train` first, or use another --workspace."
+            f"No runs in workspace {workspace}: mlflow.db does not exist. Run a study first, for example "
+            f"`{own_command('demo', workspace=workspace)}`, or use another --workspace."
         )
     check(address)
     close_abandoned_runs(address)

@@ -28,8 +28,11 @@ from remix_study.cli.common import (
     fetch_corpus,
     out,
     place,
+    say,
+    where_in_mlflow,
 )
 from remix_study.cluster import remote
+from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
     from remix_study.study.comparison import StudyResult
@@ -61,11 +64,13 @@ def demo(
 def plan(
     file: StudyFile,
     corpus: Corpus = None,
-    timing: Annotated[bool, typer.Option(help="Train a few epochs of each method to estimate the cost.")] = True,
+    timing: Annotated[
+        bool, typer.Option(help="Train up to 3 epochs of each method in a temporary folder to estimate the cost.")
+    ] = True,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Show what `run` would do, without starting it: trials, search space, cost, disk, trials to resume."""
+    """Show what `run` would do: trials, search space, cost, disk, trials to resume. Starts no run of the study."""
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
         from remix_study.study import plan as _  # noqa: F401 - imports torch while the spinner shows
@@ -77,8 +82,7 @@ def plan(
         out.print_json(json.dumps(found.plain()))
     else:
         out.print(terminal.plan_view(found))
-        out.print(f"Start it with: remix-study run {file}{'' if corpus is None else f' --corpus {corpus}'} "
-                  f"--workspace {place(workspace)}", soft_wrap=True, highlight=False)  # fmt: skip
+        say(f"Start it with: {_run_command(file, corpus, workspace)}")
 
 
 def run(
@@ -94,7 +98,7 @@ def run(
         from remix_study.api import Study
     study = Study(file, corpus=corpus, workspace=workspace)
     if detach:
-        _run_in_background(study.name, study.folder)
+        _run_in_background(study.name, study.folder, workspace)
         return
     from remix_study.study.stopping import leavable
 
@@ -110,7 +114,8 @@ def run(
         return
     _show(result, study.folder, workspace)
     if study.status().failures and not retry_failed:
-        err.print("Add --retry-failed to retry the failed trials.")
+        again = _run_command(file, corpus, workspace, "--retry-failed")
+        err.print(f"Retry the failed trials with: {again}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def status(
@@ -133,7 +138,7 @@ def status(
         terminal.follow(out, lambda: study_status(existing(workspace, name)))
     else:
         out.print(terminal.status_view(study_status(folder)))
-        out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
+        say(f"In MLflow: {_where_in_mlflow(folder, workspace)}")
 
 
 def list_studies(
@@ -149,7 +154,8 @@ def list_studies(
     elif found:
         out.print(terminal.studies_table(found))
     else:
-        out.print(f"No studies in {place(workspace)}. Start one with: remix-study run FILE", soft_wrap=True)
+        start = own_command("run", "FILE", workspace=workspace)
+        say(f"No studies in {place(workspace)}. Start one with: {start}")
 
 
 def stop(
@@ -157,14 +163,17 @@ def stop(
     cluster: Cluster = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Stop a study after the current epochs. Rerun the command that started it to resume."""
+    """Stop a study after the current epochs, and print the command that resumes it."""
     if cluster is not None:
         remote.remote_stop(cluster, name, place(workspace))
         return
+    from remix_study.study.question import CONFIG
     from remix_study.study.status import ask_to_stop, existing
 
-    by = ask_to_stop(existing(workspace, name))
-    out.print(f"{name} (process {by}) stops after the current epochs. Rerun the command that started it to resume.")
+    folder = existing(workspace, name)
+    by = ask_to_stop(folder)
+    say(f"{name} (process {by}) stops after the current epochs.")
+    say(f"Resume it with: {_run_command(folder / CONFIG, None, workspace)}")
 
 
 def best(
@@ -183,10 +192,10 @@ def best(
     path.write_text(best.run.to_yaml())
     objectives = study_status(folder).objectives
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(objectives, best.values, strict=False))
-    out.print(f"{best.method}, trial {best.number}: {values} (validation)", soft_wrap=True, highlight=False)
+    say(f"{best.method}, trial {best.number}: {values} (validation)")
     for key, value in best.params.items():
-        out.print(f"  {key}: {value}", highlight=False)
-    out.print(f"remix-study train {path} --workspace {place(workspace)}", soft_wrap=True, highlight=False)
+        say(f"  {key}: {value}")
+    say(f"Train it with: {own_command('train', path, workspace=workspace)}")
 
 
 def retrain(
@@ -207,7 +216,7 @@ def retrain(
         out.print_json(runs.to_json(orient="records"))
     else:
         out.print(terminal.retrained_table(runs))
-        out.print(f"In MLflow: {_where_in_mlflow(study.folder, workspace)}", soft_wrap=True, highlight=False)
+        say(f"In MLflow: {_where_in_mlflow(study.folder, workspace)}")
 
 
 def report(
@@ -225,8 +234,8 @@ def report(
     folder = _study_folder(workspace, name)
     with terminal.busy(err, "writing the report"):
         page, *others = write_report(folder, default_output(folder, "report") if out_ is None else out_)
-    out.print(str(page), soft_wrap=True, highlight=False)
-    out.print(f"{len(others)} figures and tables in the same folder", highlight=False)
+    say(str(page))
+    say(f"{len(others)} figures and tables in the same folder")
 
 
 def export(
@@ -241,7 +250,7 @@ def export(
     with terminal.bars(err) as bar:
         written = export(folder, default_output(folder, "export") if out_ is None else out_, bar("reading runs"))
     for path in written:
-        out.print(str(path), soft_wrap=True, highlight=False)
+        say(str(path))
 
 
 def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
@@ -258,8 +267,8 @@ def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
         err.print(f"[yellow]failed:[/yellow] {len(failures) - _FAILURES_SHOWN} more; the report lists all")
     if result is None:
         err.print("No method has results yet.")
-    out.print(f"\nReport: {place(folder)}/report/report.html", soft_wrap=True, highlight=False)
-    out.print(f"In MLflow: {_where_in_mlflow(folder, workspace)}", soft_wrap=True, highlight=False)
+    say(f"\nReport: {place(folder)}/report/report.html")
+    say(f"In MLflow: {_where_in_mlflow(folder, workspace)}")
 
 
 def _where_in_mlflow(folder: Path, workspace: Path) -> str:
@@ -267,17 +276,15 @@ def _where_in_mlflow(folder: Path, workspace: Path) -> str:
     from remix_study.config.load import load_study
 
     tracking = load_study(folder / "study.yaml").base.get("tracking", {})
-    uri, experiment = tracking.get("uri"), tracking.get("experiment", "remix")
-    if uri == "off":
-        return "not tracked (`tracking.uri` is off)"
-    from remix_study.tracking.address import tracking_address
-    from remix_study.tracking.review import links_of
+    return where_in_mlflow(tracking.get("uri"), tracking.get("experiment", "remix"), workspace)
 
-    links = links_of(tracking_address(uri, workspace), experiment)
-    if links is not None:
-        return links.table
-    given = f" --uri '{uri}'" if uri is not None else ""
-    return f"remix-study ui --workspace {place(workspace)} --experiment {experiment}{given}"
+
+def _run_command(file: Path, corpus: str | None, workspace: Path, *more: str) -> str:
+    """The command that runs a study file."""
+    from remix_study.files.urls import corpus_at
+
+    given = [] if corpus is None else ["--corpus", corpus_at(corpus)]
+    return own_command("run", file, *given, *more, workspace=workspace)
 
 
 def _study_folder(workspace: Path, name: str) -> Path:
@@ -288,7 +295,7 @@ def _study_folder(workspace: Path, name: str) -> Path:
         return existing(workspace, name, bar("downloading files"))
 
 
-def _run_in_background(name: str, folder: Path) -> None:
+def _run_in_background(name: str, folder: Path, workspace: Path) -> None:
     """Run this command without `--detach` in a new session, so that closing the terminal does not end it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "run.log"
@@ -301,5 +308,5 @@ def _run_in_background(name: str, folder: Path) -> None:
             stderr=file,
             start_new_session=True,
         )
-    out.print(f"{name} runs as process {process.pid}. Its output goes to {log}.", soft_wrap=True)
-    out.print(f"Follow it with: remix-study status {name} --watch", soft_wrap=True, highlight=False)
+    say(f"{name} runs as process {process.pid}. Its output goes to {log.resolve()}.")
+    say(f"Follow it with: {own_command('status', name, '--watch', workspace=workspace)}")

@@ -40,8 +40,8 @@ class ClusterFile:
 
     @property
     def argument(self) -> str:
-        """The path as a command-line argument that no tool mistakes for an option."""
-        return f"./{self.file}" if str(self.file).startswith("-") else str(self.file)
+        """The absolute path, so that a printed command works in any folder, and no tool mistakes it for an option."""
+        return str(self.file.absolute())
 
     @property
     def up(self) -> str:

@@ -122,7 +122,13 @@ def _check_corpus(submission: Submission, study: StudyConfig, issues: _Issues) -
     if why is not None:
         copy = "copy it to the cluster's shared disk"
         if submission.cluster_file is not None and not is_url(place):
-            words = ["ray", "rsync-up", submission.cluster_file.argument, f"{place}/", "/SHARED/corpus/"]
+            words = [
+                "ray",
+                "rsync-up",
+                submission.cluster_file.argument,
+                f"{Path(place).absolute()}/",
+                "/SHARED/corpus/",
+            ]
             copy += f" ({shlex.join(words)})"
         issues.problems.append(
             f"Not every node can use corpus {_printable(place)} ({source}): it {why}. Prepare it at a URL "

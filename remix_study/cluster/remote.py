@@ -37,7 +37,9 @@ def remote_status(cluster: Path, name: str, workspace: Path | str, *, as_json: b
 
 def remote_stop(cluster: Path, name: str, workspace: Path | str) -> None:
     """Run `stop` on the cluster's head."""
-    sys.stdout.write(_run_on_head(cluster, workspace, ["stop", name]))
+    # Its further lines are for users of the head.
+    stopping, _, _ = _run_on_head(cluster, workspace, ["stop", name]).partition("\n")
+    sys.stdout.write(f"{stopping} Rerun the command that started it to resume.\n")
 
 
 def remote_report(cluster: Path, name: str, workspace: Path | str, folder: Path | None) -> None:
@@ -62,7 +64,7 @@ def remote_report(cluster: Path, name: str, workspace: Path | str, folder: Path 
         raise RemixStudyError(
             f"The download to {target} does not contain report.html. Check `rsync_exclude` in {cluster}."
         )
-    out.print(str(page), soft_wrap=True, highlight=False)
+    out.print(str(page), soft_wrap=True, markup=False, emoji=False, highlight=False)
     out.print(f"{len(list(target.iterdir())) - 1} figures and tables in the same folder", highlight=False)
 
 

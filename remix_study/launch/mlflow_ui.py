@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from remix_study.credentials import redact
 from remix_study.errors import TrackingError
 from remix_study.launch.folder import RunFolder
 from remix_study.tracking.client import GONE, client_of, kill
@@ -30,7 +31,7 @@ def experiment_to_show(uri: str, wanted: str | None) -> str:
     )
     if not newest:
         raise TrackingError(
-            "Cannot open MLflow: it has no runs yet. Run `remix-study train` or `remix-study demo` first."
+            f"Cannot open MLflow at {redact(uri)}: it has no runs yet. Run a study first, or use another --workspace."
         )
     return str(client.get_experiment(newest[0].info.experiment_id).name)
 

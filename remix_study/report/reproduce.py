@@ -5,21 +5,30 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from remix_study.files.command_line import own_command
 from remix_study.report.blocks import Code, Note, Section, section
 from remix_study.study.ledger import Ledger
 from remix_study.study.question import CONFIG, corpus_digest
+from remix_study.study.storage import workspace_of
 
 _PACKAGES = ("remix-study", "torch", "ray", "optuna", "mlflow", "numpy")
 
 
 def reproduce(ledger: Ledger) -> Section:
-    name = ledger.study.name
+    name, workspace = ledger.study.name, workspace_of(ledger.folder.resolve())
+    more = str(ledger.study.replicates)
     commands = [
-        (f"remix-study run {CONFIG}", "run the study file below; add --corpus FOLDER if the corpus is elsewhere"),
-        (f"remix-study report {name}", "write this report"),
-        (f"remix-study best {name}", "print the chosen configuration as a run, and the command that trains it"),
         (
-            f"remix-study retrain {name} --seeds {ledger.study.replicates}",
+            own_command("run", ledger.folder / CONFIG, workspace=workspace),
+            "run the study file below; add --corpus FOLDER if the corpus is elsewhere",
+        ),
+        (own_command("report", name, workspace=workspace), "write this report"),
+        (
+            own_command("best", name, workspace=workspace),
+            "print the chosen configuration as a run, and the command that trains it",
+        ),
+        (
+            own_command("retrain", name, "--seeds", more, workspace=workspace),
             "train the chosen configuration with more seeds",
         ),
     ]

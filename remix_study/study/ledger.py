@@ -24,7 +24,7 @@ from remix_study import optuna_private
 from remix_study.config.load import load_study
 from remix_study.config.study import StudyConfig
 from remix_study.study.question import CONFIG
-from remix_study.study.storage import open_to_read, optuna_name
+from remix_study.study.storage import answering, open_to_read, optuna_name
 
 SEARCH, REPLICATE, FINAL = "search", "replicate", "final"
 
@@ -103,6 +103,11 @@ def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:
     """Read what the study in `folder` has recorded. `intermediate`: also the values after each epoch."""
     study = load_study(folder / CONFIG)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with answering(study.storage, folder):
+        return _read(study, folder, intermediate)
+
+
+def _read(study: StudyConfig, folder: Path, intermediate: bool) -> Ledger:
     storage = open_to_read(study.storage, folder)
     if storage is None:
         return Ledger(study, folder, {}, {})

@@ -80,7 +80,8 @@ class PruningCallback:
             after = self._pruned_after(trial, config, history)
         except (RemixStudyError, optuna.exceptions.OptunaError, OSError) as error:
             # A storage that does not answer must not end a run. The value is reported after a later epoch.
-            log.warning("Cannot report the epoch to the study's storage; it is retried after the next epoch: %s", error)
+            log.warning("Cannot report the epoch to the study's storage; it is retried after the next epoch: %s",
+                        str(error).partition("\n")[0])  # fmt: skip
             return
         if after is not None:
             raise RunPruned(f"pruned by {config.name} after {after} epochs, at {config.metric} no better than others")

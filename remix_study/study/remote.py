@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.errors import SourceError, StudyError
+from remix_study.files.command_line import own_command
 from remix_study.files.disk import lock_holder
 from remix_study.files.mirror import LEASE, Mirror, url_of, with_retries
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS
 from remix_study.patience import PATIENCE
-from remix_study.study.storage import STOP
+from remix_study.study.storage import STOP, workspace_of
 
 Say = Callable[[str], None]
 _PERIOD_S, _BEAT_S = PATIENCE.lease_period_s, PATIENCE.lease_beat_s
@@ -138,9 +139,10 @@ class RemoteWorkspace:
                 if now is None:
                     break
                 if now != found:
+                    stop = own_command("stop", self.folder.name, workspace=workspace_of(self.folder))
                     raise StudyError(
                         f"Cannot run the study at {shown(str(self.url))}: process {known['by']} runs it. Wait for it, "
-                        "or stop it with `remix-study stop`."
+                        f"or stop it with `{stop}`."
                     )
         self._renew_lease()
 

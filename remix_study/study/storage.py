@@ -37,12 +37,18 @@ JOURNAL = "journal"
 PATIENCE_S = PATIENCE.storage_restart_s  # for a database that is being restarted; runs keep training
 _EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 STOP = "stop"  # while this file is in the study's folder, runs end after their epoch and none starts
+_LOCKED = "database is locked"  # SQLite's message
 _BUSY_S = 60  # several processes write; SQLite's default of five seconds is too short for a busy disk
 
 
 def study_folder(workspace: Path, name: str) -> Path:
     """The folder of a study in a workspace."""
     return workspace / "studies" / name
+
+
+def workspace_of(folder: Path) -> Path:
+    """The workspace that the folder of a study is in."""
+    return folder.parents[1]
 
 
 def optuna_name(study: str, method: str) -> str:
@@ -218,21 +224,26 @@ def disk_full_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def answering(storage: str | None) -> Iterator[None]:
-    """Turn errors of the study's database into one message.
+def answering(storage: str | None, folder: Path) -> Iterator[None]:
+    """Turn errors of the database of the study in `folder` into one message.
 
     Raises:
-        StudyError: the database does not answer or refuses to write.
+        StudyError: the database does not answer or refuses to write, or another process has locked it for too long.
     """
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        if storage in (None, JOURNAL):  # files: `disk_full_errors` and files/disk.py report problems of disks
-            raise
         cause: BaseException | None = error
         while cause is not None and getattr(cause, "orig", None) is None:
             cause = cause.__cause__
         words = " ".join(redact(str(getattr(cause, "orig", None) or error)).split())[:300].rstrip("?. ")
+        if storage in (None, JOURNAL):  # files: `disk_full_errors` and files/disk.py report problems of disks
+            if _LOCKED not in words:
+                raise
+            raise StudyError(
+                f"Cannot use {folder / 'optuna.db'}: another process has locked it for {_BUSY_S:g} s. No data is lost. "
+                "End that process, and rerun the command."
+            ) from None
         raise StudyError(
             f"The study's storage {redact(str(storage))} does not answer: {words}. No data is lost. Start it and rerun "
             "the command to resume."

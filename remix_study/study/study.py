@@ -19,6 +19,7 @@ from typing import Any
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import DamagedStoreError, StoreError, StudyStopped, cause_of
+from remix_study.files.command_line import own_command
 from remix_study.files.disk import exclusive_lock
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import tracking_uri
@@ -121,7 +122,8 @@ class StudyRun:
         uri, experiment = tracking_uri(configs[0], self._workspace), configs[0].tracking.experiment
         with (
             disk_full_errors(self.folder), exclusive_lock(self.folder / "lock"), leavable(self.folder),
-            remote_workspace(self.folder, self._listener.say) as self._remote, answering(self._config.storage),
+            remote_workspace(self.folder, self._listener.say) as self._remote,
+            answering(self._config.storage, self.folder),
         ):  # fmt: skip
             # Before the study's MLflow run is opened again: a refusal must not mark it FAILED.
             require_same_question(self._config, store.digest, self.folder)
@@ -272,8 +274,8 @@ class StudyRun:
             # The results are recorded, and the report can be written later.
             if cause_of(error) == "disk full":
                 raise
-            name = ledger.study.name
-            self._listener.say(f"Cannot write the report: {error}. Write it later: remix-study report {name}")
+            again = own_command("report", ledger.study.name, workspace=self._workspace)
+            self._listener.say(f"Cannot write the report: {error}. Write it later: {again}")
         self._tracker.conclude(result, files, ledger)
         return result
 

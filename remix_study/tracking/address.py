@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import tempfile
@@ -38,6 +39,8 @@ def set_client_defaults() -> None:
         os.environ.setdefault(name, value)
     # It would log a line per retry, where we log one warning.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    # And the traceback of every error of a database, such as one that is locked.
+    logging.getLogger(mlflow_private.DATABASE_LOGGER).setLevel(logging.CRITICAL)
 
 
 def default_uri(workspace: Path) -> str:
@@ -84,6 +87,17 @@ def resolved(uri: str) -> str:
 def is_server(uri: str) -> bool:
     """Return whether `uri` is the address of an MLflow server, not of a database."""
     return uri.lower().startswith(("http:", "https:"))
+
+
+def absolute(uri: str) -> str:
+    """Return `uri` with the absolute path of an SQLite database, so that it can be used in any folder."""
+    return f"sqlite:///{sqlite_path(uri)}" if uri.startswith("sqlite:///") and "$" not in uri else uri
+
+
+def shell_word(uri: str) -> str:
+    """Return `uri` as one word for a shell: in any folder, and with its `$NAME`s for the shell to resolve."""
+    uri = absolute(uri)
+    return f'"{redact(uri)}"' if "$" in uri else shlex.quote(redact(uri))
 
 
 def artifact_root(uri: str) -> Path | None:
@@ -139,7 +153,7 @@ def check(uri: str) -> None:
     except Exception as error:
         raise TrackingError(
             f"Cannot open the tracking database {redact(known)} with this MLflow: {explain(uri, error)}. Upgrade it "
-            "with `mlflow db upgrade URI`, or use another one."
+            f"with `mlflow db upgrade {shell_word(uri)}`, or use another one."
         ) from None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from remix_study.credentials import redact
 from remix_study.errors import TrackingError
-from remix_study.tracking.address import artifact_root, prepare, resolved, set_client_defaults
+from remix_study.tracking.address import artifact_root, prepare, resolved, set_client_defaults, shell_word
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, REASON, STATE
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def ensure_experiment(uri: str, name: str) -> str:
                 raise error
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"Cannot use the experiment {name!r}: it was deleted. Restore it with `mlflow experiments restore -x "
-            f"{found.experiment_id}`, or use another name."
+            f"Cannot use the experiment {name!r}: it was deleted. Restore it with `MLFLOW_TRACKING_URI="
+            f"{shell_word(uri)} mlflow experiments restore -x {found.experiment_id}`, or use another name."
         )
     return found.experiment_id
 

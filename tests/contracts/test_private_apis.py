@@ -311,6 +311,12 @@ def test_mlflows_warning_about_pickles_has_the_text_we_filter() -> None:
         assert mlflow_private.PICKLE_WARNING in source
 
 
+def test_the_logger_of_mlflows_tracebacks_has_the_name_that_we_silence() -> None:
+    with relied_on("mlflow", "the logger of database errors", "our message is enough"):
+        module = importlib.import_module(mlflow_private.DATABASE_LOGGER)
+        assert "_logger.exception(" in inspect.getsource(module)
+
+
 # Access through one module per library
 
 _PRIVATE = re.compile(

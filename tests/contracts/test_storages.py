@@ -1,5 +1,6 @@
 """The contract of storages: a study has the same trials in a file, in a journal and in PostgreSQL"""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from optuna.storages._rdb import storage as versions
 
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError
+from remix_study.files.databases import create_sqlite
 from remix_study.study import pruning
+from remix_study.study import storage as storage_module
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
+from remix_study.study.listener import StudyListener
 from remix_study.study.status import study_status
 from remix_study.study.storage import check_storage, open_storage, open_to_read
 from remix_study.study.study import StudyRun
@@ -126,6 +130,28 @@ def test_a_missing_environment_variable_is_reported(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("NO_SUCH_NAME", raising=False)
     with pytest.raises(ConfigError, match="needs NO_SUCH_NAME in the environment"):
         open_storage("postgresql+psycopg://me:$NO_SUCH_NAME@host/studies", tmp_path)
+
+
+def test_a_database_that_stays_locked_is_reported_in_one_sentence(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(*_: Any) -> None:
+        other.execute("BEGIN EXCLUSIVE")
+
+    runner = Runner()
+    monkeypatch.setattr(storage_module, "_BUSY_S", 0.05)
+    monkeypatch.setattr(study_module, "execute", runner)
+    study = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(begin=lock))
+    study.folder.mkdir(parents=True)
+    create_sqlite(study.folder / "optuna.db", storage_module._create_tables)
+    other = sqlite3.connect(study.folder / "optuna.db", isolation_level=None)
+    with pytest.raises(StudyError, match=r"optuna.db: another process has locked it for 0.05 s. No data is lost."):
+        study.run(write_no_report)
+    with pytest.raises(StudyError, match="another process has locked it"):
+        study_status(study.folder)
+    other.rollback()
+    other.close()
+    assert StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).run(write_no_report) is not None
 
 
 def test_an_unreachable_database_is_reported_without_its_password(

@@ -112,6 +112,7 @@ class Bench:
         self.put(
             "log", "job begins\n0 of 2 runs ended\ntiny has begun on a cluster of 3 machines: 2 runs at once\nmore\n"
         )
+        self.cluster_file = str(self.folder / "lab.yaml")  # as commands name it
         self.put("end", json.dumps({"status": "SUCCEEDED", "driver_exit_code": 0}))
         self.put("says", "as it stands\n")
         self.put("code", "0")
@@ -214,7 +215,7 @@ def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, run_cli: Run
     assert result.out.splitlines() == ["job begins", "0 of 2 runs ended",
                                      "tiny has begun on a cluster of 3 machines: 2 runs at once", "more"]  # fmt: skip
     (forward,), (job,), (logs,) = bench.ran("dashboard"), bench.ran("job", "submit"), bench.ran("job", "logs")
-    assert forward[:3] == ["dashboard", "lab.yaml", "-p"]
+    assert forward[:3] == ["dashboard", bench.cluster_file, "-p"]
     address = f"http://127.0.0.1:{forward[3]}"
     given = dict(pairwise(job))
     assert given["--address"] == address
@@ -224,7 +225,7 @@ def test_a_study_is_submitted_and_followed_to_its_end(bench: Bench, run_cli: Run
     assert logs == ["job", "logs", "--address", address, given["--submission-id"], "--follow"]
     shown = [line for line in result.err.splitlines() if line.startswith("$ ray ")]
     assert [line.split()[1:3] for line in shown] == [["ray", "dashboard"], ["ray", "job"], ["ray", "job"]]
-    assert "remix-study report tiny --cluster lab.yaml --workspace /shared/w" in result.err
+    assert f"remix-study report tiny --cluster {bench.cluster_file} --workspace /shared/w" in result.err
     assert bench.forward_has_ended()
 
 
@@ -265,7 +266,7 @@ def test_a_stopped_cluster_is_reported_with_the_command_that_starts_it(bench: Be
     bench.put("down")
     result = run_cli(*SUBMIT)
     assert result.code == 1
-    assert "Cluster lab has no running head. Start it with: ray up lab.yaml" in result.err
+    assert f"Cluster lab has no running head. Start it with: ray up {bench.cluster_file}" in result.err
 
 
 def test_another_version_of_ray_is_rejected(bench: Bench, run_cli: RunCommand) -> None:
@@ -317,10 +318,10 @@ def test_detach_returns_as_soon_as_the_study_has_started(bench: Bench, run_cli: 
     assert result.code == 0
     assert result.out.splitlines()[-1].startswith("tiny has begun")
     for words in ("This machine can disconnect",
-                  "status: remix-study status tiny --cluster lab.yaml --workspace /shared/w",
-                  "log: ray exec lab.yaml 'ray job logs remix-study-tiny-",
-                  "stop at once: ray exec lab.yaml 'ray job s",
-                  "remix-study stop tiny --cluster lab.yaml"):  # fmt: skip
+                  f"status: remix-study status tiny --cluster {bench.cluster_file} --workspace /shared/w",
+                  f"log: ray exec {bench.cluster_file} 'ray job logs remix-study-tiny-",
+                  f"stop at once: ray exec {bench.cluster_file} 'ray job s",
+                  f"remix-study stop tiny --cluster {bench.cluster_file}"):  # fmt: skip
         assert words in result.err
     assert bench.forward_has_ended()
 
@@ -392,7 +393,7 @@ def test_signals_leave_the_job_running_and_no_local_process(bench: Bench, number
         process.wait()
     assert process.returncode == code, err
     assert "Study tiny continues on the cluster as job remix-study-tiny-" in err
-    assert "remix-study status tiny --cluster lab.yaml --workspace /shared/w" in err
+    assert f"remix-study status tiny --cluster {bench.cluster_file} --workspace /shared/w" in err
     assert "Traceback" not in err
     assert json.loads((bench.state / "job.json").read_text())["status"] == "RUNNING"
     assert bench.ran("job", "stop") == []
@@ -431,8 +432,10 @@ def test_the_output_of_the_cluster_launcher_is_dropped(bench: Bench, run_cli: Ru
     result = run_cli("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w", "--json")
     assert json.loads(result.out) == {"state": "running"}
     assert bench.python_ran()[0][2:5] == ["status", "tiny", "--json"]
-    bench.put("says", "tiny stops\n")
-    assert run_cli("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w").out == "tiny stops\n"
+    bench.put("says", "tiny stops.\nResume it with: remix-study run on-the-head.yaml\n")
+    assert run_cli("stop", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w").out == (
+        "tiny stops. Rerun the command that started it to resume.\n"
+    )
     assert bench.python_ran()[1][2:4] == ["stop", "tiny"]
 
 
@@ -459,7 +462,7 @@ def test_status_of_a_stopped_cluster_names_the_command_that_starts_it(bench: Ben
     bench.put("down")
     result = run_cli("status", "tiny", "--cluster", "lab.yaml", "--workspace", "/shared/w")
     assert result.code == 1
-    assert "Start it with: ray up lab.yaml" in result.err
+    assert f"Start it with: ray up {bench.cluster_file}" in result.err
 
 
 def test_a_relative_workspace_is_rejected_with_a_cluster(bench: Bench, run_cli: RunCommand) -> None:
@@ -479,7 +482,7 @@ def test_a_report_is_downloaded(bench: Bench, run_cli: RunCommand) -> None:
     ((_, _, source, target),) = bench.ran("rsync-down")
     assert source == f"{scratch}/"
     assert target == f"{bench.folder}/tiny-report/"
-    assert bench.ran("exec")[-1] == ["exec", "lab.yaml", f"rm -rf {scratch}"]
+    assert bench.ran("exec")[-1] == ["exec", bench.cluster_file, f"rm -rf {scratch}"]
     assert run_cli("report", "tiny", "--cluster", "lab.yaml", "--workspace", "/s", "--out", "my report").code == 0
     assert (bench.folder / "my report" / "figure.png").exists()
     assert not (bench.state / "x").exists()

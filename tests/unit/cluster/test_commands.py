@@ -45,7 +45,7 @@ def test_values_are_quoted_for_every_shell(make: Make, value: str, tmp_path: Pat
     assert split_by_bash(shell_line(words, {})) == words  # the printed line can be pasted into a shell
     cluster_file = ClusterFile(Path(f"{value}.yaml"), "lab", "local", 2)
     on_head = head_command(cluster_file, ["status", value, "--workspace", f"/shared/{value}"], {"X": value})
-    assert on_head[2] == (f"./{value}.yaml" if value.startswith("-") else f"{value}.yaml")
+    assert on_head[2] == str(Path.cwd() / f"{value}.yaml")
     _, _, command = on_head[3].partition(f"echo {OUTPUT_MARKER}; ")
     assignments, _, rest = command.partition(" python ")
     assert split_by_bash(assignments) == [f"X={value}"]

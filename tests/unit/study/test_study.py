@@ -116,7 +116,8 @@ def test_a_study_survives_an_error_of_its_report(
     monkeypatch.setattr(study_module, "execute", Runner())
     run = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(say=messages.append))
     assert run.run(fail) is not None
-    assert messages == ["Cannot write the report: no picture of s. Write it later: remix-study report s"]
+    again = f"remix-study report s --workspace {tmp_path}"
+    assert messages == [f"Cannot write the report: no picture of s. Write it later: {again}"]
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 import json
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy import Engine, event
 
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyStopped
@@ -15,6 +17,7 @@ from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from remix_study.study.study_tracker import StudyTracker, recording
 from remix_study.tracking import RunInfo, default_uri, finishing
+from remix_study.tracking.address import sqlite_path
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 
 EXPERIMENT = "record"
@@ -243,6 +246,48 @@ def test_an_unreachable_server_causes_no_delay_and_receives_the_data_later(
     assert (parent.info.status, parent.data.tags["best/remix"]) == ("FINISHED", "optimizer.learning_rate = 0.01")
     child = client.get_run(str(run_id_of(tmp_path / "runs" / "one")))
     assert (child.info.status, child.data.tags["mlflow.parentRunId"]) == ("FINISHED", record.run_id)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let MLflow give up on a locked database at once, instead of after 20 seconds."""
+
+    def shorten(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> Any:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 1"), parameters
+
+    monkeypatch.setattr(PATIENCE, "tracking_close_s", 0.3)
+    event.listen(Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", shorten)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_what_a_locked_database_did_not_take_is_sent_at_the_next_start(
+    record_study: Enter, study: StudyConfig, client: MlflowClient, uri: str, tmp_path: Path, from_the_start: bool,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with record_study():
+        pass  # the database exists
+    lock = sqlite3.connect(sqlite_path(uri), isolation_level=None)
+    if from_the_start:
+        lock.execute("BEGIN EXCLUSIVE")
+    with record_study() as record:
+        if not from_the_start:
+            lock.execute("BEGIN EXCLUSIVE")
+        record.watch(run(tmp_path / "runs" / "one", epochs=3))
+        record.conclude(None, [], ledger_of(study, tmp_path))
+    lock.rollback()
+    monkeypatch.setattr(PATIENCE, "tracking_close_s", 60.0)
+    assert run_id_of(tmp_path / "runs" / "one") is None
+    assert "is sent at the study's next" in caplog.text
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+    with record_study() as record:
+        pass
+    child = client.get_run(str(run_id_of(tmp_path / "runs" / "one")))
+    assert (child.info.status, child.data.tags["mlflow.parentRunId"]) == ("FINISHED", record.run_id)
+    assert [m.step for m in client.get_metric_history(child.info.run_id, "val/accuracy")] == [0, 1, 2]
+    assert client.get_run(record.run_id).data.tags["best/remix"] == "optimizer.learning_rate = 0.01"
 
 
 def test_an_untracked_study_writes_nothing(record_study: Enter, study: StudyConfig, tmp_path: Path) -> None:

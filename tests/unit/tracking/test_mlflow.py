@@ -1,6 +1,7 @@
 import math
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -476,7 +477,8 @@ def test_two_processes_create_one_experiment(tmp_path: Path) -> None:
 
 def test_a_deleted_experiment_is_reported_with_the_remedy(uri: str, client: MlflowClient, experiment: str) -> None:
     client.delete_experiment(ensure_experiment(uri, experiment))
-    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+    remedy = f"`MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x "
+    with pytest.raises(TrackingError, match=re.escape(remedy)):
         ensure_experiment(uri, experiment)
 
 
