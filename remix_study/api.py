@@ -78,10 +78,11 @@ class Study:
         return study_folder(self.workspace.resolve(), self.name)
 
     def plan(self, *, timed: bool = True, progress: Callable[[int, int], None] | None = None) -> "Plan":
-        """What `run` would do and how long it would take. Starts nothing.
+        """What `run` would do and how long it would take. Starts no run of the study.
 
         Args:
-            timed: train a few epochs of each method to estimate the duration and the disk space.
+            timed: train up to three epochs of each method in a temporary folder, to estimate the duration and the disk
+                space.
             progress: called with the number of methods that are timed, and of all.
 
         Raises:

@@ -3,15 +3,19 @@
 The duration is extrapolated from a few epochs that are trained in a temporary folder, on a part of a large corpus.
 """
 
+import logging
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+import remix_study
 from remix_study.assemble import assemble
 from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig
@@ -23,8 +27,9 @@ from remix_study.fit import require_fit
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
-from remix_study.study.budget import Rates, Used, read_clock
-from remix_study.study.ledger import Ledger, chosen_replicates, ended_trials, read_ledger
+from remix_study.study.budget import Rates, Used
+from remix_study.study.extent import complete_replicates, recorded_state, used_by
+from remix_study.study.ledger import Ledger, ended_trials, read_ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.preflight import needs_of
 from remix_study.study.question import CONFIG, require_same_question
@@ -39,6 +44,7 @@ from remix_study.world import Solo
 
 _BATCHES = 4  # at most so many batches, or `_CLIPS` clips, of an epoch are timed
 _CLIPS = 256
+_log = logging.getLogger(__name__)
 
 
 class RunCost(NamedTuple):
@@ -66,6 +72,7 @@ class MethodPlan(NamedTuple):
         trials: trials wanted; `ended` have ended, and `trials_left` are started or resumed.
         resumed: names of the trials that are resumed.
         replicates: replicates wanted; `replicates_left` are started.
+        replicates_again: complete replicates that are started again if further trials change the choice.
         example: the full configuration of a trial's run.
         cost: None if nothing was timed.
     """
@@ -79,6 +86,7 @@ class MethodPlan(NamedTuple):
     ended: int
     replicates: int
     replicates_left: int
+    replicates_again: int
     example: RunConfig
     cost: RunCost | None
 
@@ -94,12 +102,14 @@ class Plan(NamedTuple):
         replicates_for_verdict: replicates that a verdict needs.
         replicates_for_sign_flip: replicates with which the exact sign-flip test can be significant after the correction
             for the number of comparisons.
-        runs_left: runs to start or to resume.
+        runs_left: runs to start or to resume, as `status` counts them.
+        runs_again: complete replicates that are started again if further trials change the choice; the duration, the
+            hours and the disk include them.
         seconds: wall-clock duration; None if nothing was timed.
         cost: hours that the runs would use; None if nothing was timed.
         used: hours used by earlier starts.
         budget: limits: name -> (used, allowed), in hours.
-        at_most: whether a pruner or the budget may end the study earlier.
+        at_most: whether a pruner or the budget may end the study earlier, or `runs_again` may not be started.
         bytes: disk space of all runs; None if nothing was timed.
         bytes_free: free space of the workspace; None at a URL.
     """
@@ -116,6 +126,7 @@ class Plan(NamedTuple):
     replicates_for_verdict: int
     replicates_for_sign_flip: int
     runs_left: int
+    runs_again: int
     seconds: float | None
     cost: Used | None
     used: Used
@@ -147,11 +158,11 @@ def make_plan(
     timed: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005 - default of a callback
 ) -> Plan:
-    """The plan of what `run` would do now.
+    """The plan of what `run` would do now. Starts no run of the study and writes nothing to the workspace.
 
     Args:
         settings: dotted keys that override the study's `base`.
-        timed: train a few epochs of each method to estimate its cost.
+        timed: train up to three epochs of each method in a temporary folder to estimate its cost.
         progress: called with the number of methods that are timed, and of all.
 
     Raises:
@@ -179,13 +190,16 @@ def make_plan(
         methods.append(_method_plan(ledger, method, example, cost))
         progress(done + 1, len(config.methods))
     rates = Rates(needs.workers * needs.cpus, needs.workers * gpus, at_once)
-    clock_s, _ = read_clock(folder)
-    used = rates.used(sum(t.seconds for ts in ledger.trials.values() for t in ts), clock_s)
-    seeds = config.seeds_per_trial
+    used, state = used_by(ledger), recorded_state(ledger)
+    seeds, again = config.seeds_per_trial, sum(m.replicates_again for m in methods)
     comparisons = sum(m.ceiling_of is None and name != config.reference for name, m in config.methods.items())
     work_s = disk = None
     if timed:
-        left = [(m.trials_left * seeds, m.replicates_left, m.cost) for m in methods if m.cost is not None]
+        left = [
+            (m.trials_left * seeds, m.replicates_left + m.replicates_again, m.cost)
+            for m in methods
+            if m.cost is not None
+        ]
         work_s = sum(trials * cost.trial_s + replicates * cost.replicate_s for trials, replicates, cost in left)
         disk = sum((trials + replicates) * cost.bytes for trials, replicates, cost in left)
     return Plan(
@@ -200,12 +214,13 @@ def make_plan(
         replicates=config.replicates,
         replicates_for_verdict=FEWEST_SEEDS,
         replicates_for_sign_flip=seeds_for_sign_flip(max(1, comparisons)),
-        runs_left=sum(m.trials_left * seeds + m.replicates_left for m in methods),
+        runs_left=state.total - state.ended,
+        runs_again=again,
         seconds=None if work_s is None else work_s / at_once,
         cost=None if work_s is None else rates.used(work_s, work_s / at_once),
         used=used,
         budget=used.limits(config.budget),
-        at_most=not isinstance(config.pruner, NoPrunerConfig) or bool(used.limits(config.budget)),
+        at_most=not isinstance(config.pruner, NoPrunerConfig) or bool(used.limits(config.budget)) or again > 0,
         bytes=disk,
         bytes_free=None if url_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
@@ -215,7 +230,7 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
     config = ledger.study
     trials = ledger.trials.get(method, ())
     ended = ended_trials(trials)
-    replicated = sum(r.state == "complete" for r in chosen_replicates(ledger, method))
+    replicated = len(complete_replicates(ledger, method))
     unfinished = [t for t in trials if t.state in ("running", "stopped")]
     points = list(config.methods[method].first)
     if config.sampler == "grid":
@@ -229,8 +244,8 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
         resumed=tuple(f"{method}-search-{t.number}" for t in unfinished),
         ended=ended,
         replicates=config.replicates,
-        # Further trials may change the choice, which is then replicated again.
-        replicates_left=config.replicates - (replicated if ended >= config.trials else 0),
+        replicates_left=config.replicates - replicated,
+        replicates_again=replicated if ended < config.trials else 0,
         example=example,
         cost=cost,
     )
@@ -252,8 +267,9 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-            run = assemble(short, store, Solo(), device, NullTracker(), folder, at_most=at_most)
-            result = train(run, checked=False)
+            with without_warnings():  # of a shortened run, on a part of the corpus, they do not hold for the study's
+                run = assemble(short, store, Solo(), device, NullTracker(), folder, at_most=at_most)
+                result = train(run, checked=False)
             checkpoints = sum(path.stat().st_size for path in folder.rglob("*.pt"))
             line = (folder / "history.jsonl").stat().st_size / len(result.history)
     finally:
@@ -270,6 +286,23 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
         replicate_s=training + evidence,
         bytes=checkpoints + round(line * config.epochs),
     )
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Hide this package's and Python's warnings, unless the libraries' log messages are shown (`--debug`)."""
+    if _log.isEnabledFor(logging.INFO):
+        yield
+        return
+    ours = logging.getLogger(remix_study.__name__)
+    before = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ours.setLevel(before)
 
 
 def _shortened(config: RunConfig) -> tuple[RunConfig, int]:

@@ -1,6 +1,8 @@
 """The progress of a study: trials and replicates of all its methods, as recorded, as running, and as the next task"""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -37,14 +39,20 @@ class StudyProgress:
         self._searching = True
         self._searches: dict[str, Search] = {}
         self._replicates: dict[str, Replicates] = {}
-        self._replicated_s = 0.0
+        self._replicates_s: dict[tuple[str, str], float] = {}  # by method, and by stage and number
+        self._opened: list[Search] = []  # also those of methods that `retrain` leaves alone
+        self._noted: dict[str, list[Mapping[str, Any]]] = {}  # replicates that earlier starts completed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(config.storage, folder, patience_s=patience_s)
         for method in config.methods:
             search = Search(config, method, folder, storage, tasks.epochs)
             search.resume(retry_failed=retry_failed)
             self._searches[method] = search
-            self._replicated_s += sum(note.get("seconds", 0.0) for note in search.replicate_notes().values())
+            self._opened.append(search)
+            notes = search.replicate_notes()
+            self._replicates_s |= {(method, key): note.get("seconds", 0.0) for key, note in notes.items()}
+            wanted = [f"{REPLICATE} {number}" for number in range(config.replicates)]
+            self._noted[method] = [notes[key] for key in wanted if key in notes and notes[key]["state"] == "complete"]
 
     def retrain(self, method: str, seeds: int) -> Replicates:
         """From now on start no trials, only `seeds` runs of the chosen hyperparameters of `method`.
@@ -94,12 +102,15 @@ class StudyProgress:
         search, replicates = self._searches[method], self._replicates.get(method)
         counts = self._config.trials, search.ended, search.running
         if replicates is None:
-            return MethodState(*counts, self._config.replicates)
+            # Replicates of an earlier start, before it was extended: they stay if the choice does.
+            best = search.best()
+            kept = 0 if best is None else sum(note["params"] == best.params for note in self._noted[method])
+            return MethodState(*counts, self._config.replicates, kept)
         return MethodState(*counts, replicates.wanted, replicates.complete, replicates.coming, chosen=True)
 
     def used(self, rates: Rates, clock_s: float) -> Used:
         """What all runs so far have used."""
-        work_s = self._replicated_s + sum(search.work_s for search in self._searches.values())
+        work_s = sum(self._replicates_s.values()) + sum(search.work_s for search in self._opened)
         return rates.used(work_s, clock_s)
 
     def mean_run_s(self) -> float | None:
@@ -136,14 +147,19 @@ class StudyProgress:
         """The next replicate of a method, recorded as running."""
         replicates = self._replicates[method]
         number = replicates.next()
-        return self._tasks.replicate(replicates.stage, method, number, replicates.params)
+        task = self._tasks.replicate(replicates.stage, method, number, replicates.params)
+        self._note_seconds(task)
+        return task
+
+    def _note_seconds(self, task: Task) -> None:
+        self._replicates_s[task.method, f"{task.stage} {task.number}"] = RunFolder(Path(task.jobs[0].folder)).seconds
 
     def tell(self, task: Task, outcome: Outcome) -> None:
         """Record the outcome of a task."""
         if task.stage == SEARCH:
             self._tell_trial(task, outcome)
             return
-        self._replicated_s += RunFolder(Path(task.jobs[0].folder)).seconds
+        self._note_seconds(task)
         summary = outcome.summaries[0] if outcome.state == "complete" else None
         self._replicates[task.method].tell(
             task.number, outcome.state, summary, reason=outcome.reason, cause=outcome.cause

@@ -73,13 +73,17 @@ class StudyState:
 
     @property
     def total(self) -> int:
-        """Trials and replicates that the study wants."""
-        return sum((m.trials if self.searching else 0) + m.replicates for m in self.methods.values())
+        """Runs that the study wants: one for each seed of a trial, and one for each replicate."""
+        return sum(self._runs(m.trials, m.replicates) for m in self.methods.values())
 
     @property
     def ended(self) -> int:
-        """Trials that have ended, and replicates that are complete."""
-        return sum((m.ended if self.searching else 0) + m.replicated for m in self.methods.values())
+        """Runs of `total` that have ended; of a trial that ended before its last seed, all of them."""
+        # `trials` may have been lowered since more of them ended.
+        return sum(self._runs(min(m.ended, m.trials), m.replicated) for m in self.methods.values())
+
+    def _runs(self, trials: int, replicates: int) -> int:
+        return (trials * self.seeds_per_trial if self.searching else 0) + replicates
 
     def to_choose(self) -> list[str]:
         """Methods that get no more trials, and whose configuration to replicate is not chosen yet."""

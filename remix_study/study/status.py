@@ -12,11 +12,13 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import load
 from remix_study.errors import StudyError
+from remix_study.files.command_line import own_command
 from remix_study.files.mirror import place_of, url_of
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used, read_clock
-from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, chosen_replicates, read_ledger
+from remix_study.study.extent import complete_replicates, recorded_state, used_by
+from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, read_ledger
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import driver_of, fetch_study, request_stop
 from remix_study.study.search_space import configure
@@ -74,7 +76,7 @@ class StudyStatus(NamedTuple):
     Attributes:
         state: `running`, `stopping`, `complete`, or `incomplete` (no process runs it).
         holder: the process that runs the study, or None.
-        runs, runs_ended: trials and replicates, wanted and ended.
+        runs, runs_ended: runs wanted and ended: one for each seed of a trial, and one for each replicate.
         seconds_left: an estimate from the trials that have ended; None before the first, or if no process runs it.
         used: hours used so far.
         budget: limits of the budget: name -> (used, allowed), in hours.
@@ -127,7 +129,7 @@ def existing(workspace: Path, name: str, on_progress: Callable[[int, int], None]
         known = ", ".join(names(workspace)) or "none"
         raise StudyError(
             f"No study {name!r} in the workspace {place_of(workspace.resolve())}, which has: {known}. Start it with "
-            "`remix-study run FILE`, or set another --workspace."
+            f"`{own_command('run', 'FILE', workspace=workspace)}`, or set another --workspace."
         )
     return folder
 
@@ -174,21 +176,17 @@ def study_status(folder: Path) -> StudyStatus:
     driver = driver_of(folder)
     methods = tuple(_progress(ledger, method) for method in study.methods)
     running = tuple(_running_runs(ledger)) if driver is not None else ()
-    runs = len(study.methods) * (study.trials + study.replicates)
-    ended = sum(min(m.ended, study.trials) + m.replicated for m in methods)
-    clock_s, rates = read_clock(folder)
-    work_s = sum(t.seconds for trials in ledger.trials.values() for t in trials)
-    work_s += sum(r.seconds for replicates in ledger.replicates.values() for r in replicates)
-    used = rates.used(work_s, clock_s)
+    state, used = recorded_state(ledger), used_by(ledger)
+    _, rates = read_clock(folder)
     return StudyStatus(
         name=study.name,
         question=study.question,
         objectives=study.metrics,
         folder=folder,
-        state=_state(folder, driver, ended >= runs),
+        state=_state(folder, driver, state.ended >= state.total),
         holder=driver,
-        runs=runs,
-        runs_ended=ended,
+        runs=state.total,
+        runs_ended=state.ended,
         seconds_left=None if driver is None else _seconds_left(ledger, methods, running, rates),
         used=used,
         budget=used.limits(study.budget),
@@ -227,9 +225,7 @@ def _progress(ledger: Ledger, method: str) -> MethodProgress:
         failed=sum(t.state == "failed" and not t.retried for t in trials),
         running=_count(trials, "running"),
         replicates=study.replicates,
-        replicated=sum(
-            r.state == "complete" and r.number < study.replicates for r in chosen_replicates(ledger, method)
-        ),
+        replicated=len(complete_replicates(ledger, method)),
         best=None if best is None else best.values,
         best_number=None if best is None else best.number,
         best_params={} if best is None else best.params,

@@ -87,7 +87,8 @@ def test_the_plan_names_trials_that_would_be_resumed(
     run(Runner(), config(), small_corpus, tmp_path / "w", monkeypatch)
     assert planned().runs_left == 0
     # Further trials may change the choice, which would be replicated again.
-    assert planned(config(trials=4)).runs_left == 2 * (1 + 2)
+    extended = planned(config(trials=4))
+    assert (extended.runs_left, extended.runs_again, extended.at_most) == (2 * 1, 2 * 2, True)
 
 
 def test_a_plan_raises_the_errors_of_a_start(
