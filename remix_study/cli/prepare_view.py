@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from remix_study.cli.narrow import Fitted
 from remix_study.datasets.check import Bad, CheckReport, Spread
 from remix_study.units import duration, file_size
 
@@ -31,7 +32,7 @@ def _verdict(report: CheckReport) -> str:
     return "[bold green]Ready to prepare:[/bold green] run the command with --out and without --check."
 
 
-def _counts(report: CheckReport) -> Table:
+def _counts(report: CheckReport) -> Fitted:
     """Clips by class and split, with unusable and absent clips."""
     by_split = report.clips_by_split_and_class
     splits = list(by_split)
@@ -54,7 +55,7 @@ def _counts(report: CheckReport) -> Table:
     table.add_row("all", *map(str, totals), *(str(sum(of.values())) for of in others.values()))
     if report.groups_by_split:
         table.add_row("groups", *(str(report.groups_by_split.get(split, 0)) for split in splits))
-    return table
+    return Fitted(table)
 
 
 def _facts(report: CheckReport) -> Table:
@@ -88,7 +89,7 @@ def _duplicates(report: CheckReport) -> str:
     return f"{count} set{'s' * (count > 1)} of identical clips, {report.crossing or 'none'} across splits"
 
 
-def _bad(report: CheckReport) -> Table:
+def _bad(report: CheckReport) -> Fitted:
     counted = ", ".join(f"{count} {stage}" for stage, count in report.bad_by_reason.items())
     title = f"Unusable clips: {escape(counted)}"
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -98,7 +99,7 @@ def _bad(report: CheckReport) -> Table:
         table.add_row(escape(bad.id), escape(bad.label), escape(_reason(bad)))
     if len(report.bad) > _CLIPS_SHOWN:
         table.add_row("", "", f"[dim]{len(report.bad) - _CLIPS_SHOWN} more; --json lists all[/dim]")
-    return table
+    return Fitted(table)
 
 
 def _reason(bad: Bad) -> str:

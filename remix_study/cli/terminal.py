@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from remix_study.cli.narrow import Fitted
 from remix_study.errors import RemixStudyError
 from remix_study.units import duration, file_size
 
@@ -184,7 +185,7 @@ def status_view(found: "StudyStatus") -> Group:
         accuracy = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
         left = "" if run.seconds_left is None else f"  {duration(run.seconds_left)} left"
         lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{accuracy}{left}")
-    return Group(escape(found.question), _summary(found), table, *lines)
+    return Group(escape(found.question), _summary(found), Fitted(table), *lines)
 
 
 def _summary(found: "StudyStatus") -> str:
@@ -235,7 +236,7 @@ def plan_view(found: "Plan") -> Group:
     return Group(
         f"[bold]{escape(found.question)}[/bold]",
         f"[dim]corpus:[/dim] {escape(found.corpus)}",
-        table,
+        Fitted(table),
         _space(found),
         f"[dim]search:[/dim] {first} {found.sampler}; pruner: {found.pruner}; {found.concurrency} at once",
         *([_comparisons(found)] if found.comparisons else []),
@@ -254,7 +255,7 @@ def _comparisons(found: "Plan") -> str:
     )
 
 
-def _space(found: "Plan") -> Table:
+def _space(found: "Plan") -> Fitted:
     """The search space: dimensions that all methods share, then those of each method."""
     table = Table(title="Search space", title_justify="left", title_style="")
     for name in ("method", "parameter", "values", "tried first"):
@@ -271,11 +272,13 @@ def _space(found: "Plan") -> Table:
         values += f" (when {row.when})" if row.when else ""
         table.add_row(method if method != before else "", row.path, escape(values), escape(", ".join(row.first)))
         before = method
-    return table
+    return Fitted(table)
 
 
 def _cost(found: "Plan") -> str:
     text = f"[bold]{found.runs_left} runs[/bold] left"
+    if found.runs_again:
+        text += f", and {found.runs_again} replicates again if further trials change the choice"
     if found.cost is not None and found.seconds is not None and found.bytes is not None:
         gpus = f", {found.cost.gpu_hours:.2g} GPU hours" if found.cost.gpu_hours else ""
         text += f", {'at most ' if found.at_most else ''}about {duration(found.seconds)}"
@@ -290,7 +293,7 @@ def _cost(found: "Plan") -> str:
     return text
 
 
-def retrained_table(runs: "pd.DataFrame") -> Table:
+def retrained_table(runs: "pd.DataFrame") -> Fitted:
     """The runs of `retrain`, with mean and standard deviation."""
     heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
     known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}
@@ -304,16 +307,16 @@ def retrained_table(runs: "pd.DataFrame") -> Table:
     std = runs[shown].std(ddof=1).fillna(0.0)
     table.add_row("mean ± std", *(f"{100 * runs[name].mean():.1f} ± {100 * std[name]:.1f}" for name in shown),
                   style="bold")  # fmt: skip
-    return table
+    return Fitted(table)
 
 
-def studies_table(found: "Sequence[StudyStatus]") -> Table:
+def studies_table(found: "Sequence[StudyStatus]") -> Fitted:
     table = Table()
     for name in ("study", "state", "runs", "question"):
         table.add_column(name, no_wrap=name == "study")
     for each in found:
         table.add_row(each.name, each.state, f"{each.runs_ended}/{each.runs}", escape(each.question))
-    return table
+    return Fitted(table)
 
 
 def store_line(store: "ClipStore") -> str:
@@ -323,7 +326,7 @@ def store_line(store: "ClipStore") -> str:
     return f"{store.path}: {counts}; {len(store.classes)} classes; {' and '.join(store.modalities)}{skipped}"
 
 
-def absent_table(found: "Found") -> Table:
+def absent_table(found: "Found") -> Fitted:
     """Per class, how many of the clips that the corpus's lists name were found."""
     table = Table(title="Clips in the corpus's lists", title_justify="left")
     for column in ("class", "found", "absent"):
@@ -334,17 +337,17 @@ def absent_table(found: "Found") -> Table:
         table.add_row(label, str(present[label]), str(absent[label]))
     table.add_section()
     table.add_row("all", str(present.total()), str(absent.total()))
-    return table
+    return Fitted(table)
 
 
-def summary_table(summary: Mapping[str, float]) -> Table:
+def summary_table(summary: Mapping[str, float]) -> Fitted:
     table = Table(title="Results of the run", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     shown = ("best/", "test/", "test_balance/", "sufficiency/", "probe/", "time/")
     for key in sorted(k for k in summary if k.startswith(shown)):
         table.add_row(key, f"{summary[key]:.4g}")
-    return table
+    return Fitted(table)
 
 
 def comparison(result: "StudyResult") -> Group:
@@ -354,7 +357,7 @@ def comparison(result: "StudyResult") -> Group:
     return Group(*(_drawn(table, result.reference) for table in (accuracy_table(result), sufficiency_table(result))))
 
 
-def _drawn(data: "Plain", bold: str) -> Table:
+def _drawn(data: "Plain", bold: str) -> Fitted:
     table = Table(title=data.title, title_justify="left", title_style="")
     for number, name in enumerate(data.header):
         # A column is as wide as its cells, so that the table fits 80 columns: headings are wrapped, cells are not.
@@ -363,4 +366,4 @@ def _drawn(data: "Plain", bold: str) -> Table:
         table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in data.rows:
         table.add_row(*row, style="bold" if row[0] == bold else "")
-    return table
+    return Fitted(table)
