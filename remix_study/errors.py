@@ -11,6 +11,9 @@ class RemixStudyError(Exception):
     """Base class of all errors that are raised on purpose, with a message for the user."""
 
 
+INTERRUPTED = "Interrupted. Rerun the command to resume from the last checkpoint."
+
+
 class ConfigError(RemixStudyError):
     """An invalid configuration; the message lists all problems."""
 

@@ -6,19 +6,46 @@ Heavy imports (torch, Ray, MLflow) are inside the commands, so that `--help` and
 import errno
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
+from typer.core import TyperGroup
 
 from remix_study.cli import prepare, servers, study, submit, terminal, verify
-from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, place
-from remix_study.errors import ConfigError, RemixStudyError, StudyStopped
+from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, say, where_in_mlflow
+from remix_study.errors import INTERRUPTED, ConfigError, RemixStudyError, StudyStopped
+from remix_study.tracking.signals import Terminated, signal_handlers, terminate
 from remix_study.version import __version__
 
+
+class _Interrupted(RemixStudyError):  # noqa: N818 - the user's request, not an error
+    """Ctrl-C or SIGTERM; typer would end silently."""
+
+    def __init__(self, status: int, *, announced: bool = False) -> None:
+        super().__init__(INTERRUPTED)
+        self.status, self.announced = status, announced
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Terminated:
+            raise _Interrupted(128 + signal.SIGTERM) from None
+        except KeyboardInterrupt as interrupt:
+            raise _Interrupted(128 + signal.SIGINT, announced=interrupt.args == (INTERRUPTED,)) from None
+        except SystemExit as end:
+            if end.code != 128 + signal.SIGTERM:
+                raise
+            raise _Interrupted(end.code) from None  # a run has recorded its end
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Data Remixing for multimodal models: train runs, search hyperparameters, compare methods.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -62,7 +89,7 @@ def _train(
         summary = run_one(parsed, workspace, name, on_start=watch)
     out.print(terminal.summary_table(summary))
     if parsed.tracking.uri != "off":
-        out.print(f"Open it in MLflow with: remix-study ui --workspace {place(workspace)}", soft_wrap=True)
+        say(f"In MLflow: {where_in_mlflow(parsed.tracking.uri, parsed.tracking.experiment, workspace)}")
 
 
 def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> None:
@@ -96,9 +123,17 @@ app.command("schema")(_schema)
 
 def main() -> None:
     """Entry point. Prints an error of ours as one message and exits with 1; with `--debug`, raises it."""
-    debug = "--debug" in sys.argv
+    with signal_handlers({signal.SIGTERM: terminate}):
+        _main("--debug" in sys.argv)
+
+
+def _main(debug: bool) -> None:
     try:
         app()
+    except _Interrupted as interrupted:
+        if not interrupted.announced:
+            err.print(str(interrupted))
+        sys.exit(interrupted.status)
     except StudyStopped as stop:
         err.print(str(stop))
         sys.exit(130)
@@ -111,9 +146,6 @@ def main() -> None:
             raise
         what = f"Cannot read or write {error.filename}" if error.filename else "Cannot write to the disk"
         _exit_with_error(f"{what}: {error.strerror}. Check free space and permissions, then rerun the command.")
-    except KeyboardInterrupt:
-        err.print("Interrupted. Rerun the command to resume from the last checkpoint.")
-        sys.exit(130)
 
 
 def _exit_with_error(message: str) -> None:

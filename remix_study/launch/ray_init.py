@@ -15,6 +15,7 @@ import yaml
 
 from remix_study import ray_private
 from remix_study.errors import RemixStudyError
+from remix_study.tracking.signals import restore_signal_handlers
 
 _PATIENCE_S = 4.0
 _log = logging.getLogger(__name__)
@@ -37,13 +38,14 @@ def join_or_start(**own: Any) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": _log.isEnabledFor(logging.INFO), "logging_level": logging.ERROR}
     if address is None:
-        with _hangups_kept_from_children():
+        with _hangups_kept_from_children(), _own_signal_handlers():
             # "local": never a Ray that was started on this machine before; it lacks the custom resources in `own`.
             ray.init(address="local", include_dashboard=False, **quiet, **own)
         return True
     _require_answer(address)
     try:
-        ray.init(**quiet)
+        with _own_signal_handlers():
+            ray.init(**quiet)
     except (ConnectionError, RuntimeError) as error:
         raise RemixStudyError(
             f"Cannot connect to Ray at RAY_ADDRESS={address}: {' '.join(str(error).split())[:200].rstrip('.')}. Set "
@@ -63,6 +65,23 @@ def _hangups_kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's handlers of SIGINT and SIGTERM.
+
+    `ray.init` replaces that of SIGTERM twice: in Python by one that ends the process, and in C++ by one that prints a
+    stack trace.
+    """
+    try:
+        with restore_signal_handlers():
+            yield
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        signal.raise_signal(signal.SIGTERM)  # it arrived meanwhile: now our handler decides
+        raise KeyboardInterrupt from None
 
 
 class RayResources(NamedTuple):

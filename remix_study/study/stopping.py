@@ -1,43 +1,65 @@
 """Stopping a study: by `remix-study stop`, by signals, and what a closed terminal does
 
 stop NAME, first Ctrl-C, SIGTERM   runs end after their current epoch and resume from it at the next start
-second Ctrl-C                      all runs end at once; their current epoch is repeated at the next start
+second Ctrl-C                      all runs end at once, and this process within two seconds, whatever it waits for;
+                                   the current epochs are repeated at the next start
 a closed terminal (SIGHUP)         the study continues and writes its output to terminal.log in its folder
 """
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from remix_study.errors import INTERRUPTED
 from remix_study.study.storage import STOP
 from remix_study.tracking.signals import STOPS, signal_handlers
 
 LOG = "terminal.log"
+_LAST_S = 1.5  # from the second Ctrl-C to the end
 
 
 @contextmanager
 def stoppable(folder: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:  # noqa: ARG005 - default of a callback
-    """In this context, the first SIGINT or SIGTERM asks the study in `folder` to stop; the second raises.
+    """In this context, the first SIGINT or SIGTERM asks the study in `folder` to stop; the second ends the process.
 
     Has no effect outside Python's main thread, which alone handles signals.
 
     Raises:
-        KeyboardInterrupt: at the second signal.
+        KeyboardInterrupt: at the second signal, after it was announced. `_LAST_S` seconds later the process is ended,
+            if it still runs.
     """
     (folder / STOP).unlink(missing_ok=True)
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
         if (folder / STOP).exists():
-            raise KeyboardInterrupt
+            # Ray, a database or a server may take long to end. All that a start needs is on the disk, as after a kill.
+            timer = threading.Timer(_LAST_S, _end)
+            timer.daemon = True
+            timer.start()
+            say(INTERRUPTED)
+            raise KeyboardInterrupt(INTERRUPTED)
         (folder / STOP).touch()
         say("Stopping after the current epochs. Press Ctrl-C again to stop at once.")
 
     with signal_handlers(dict.fromkeys(STOPS, ask)):
         yield
+
+
+def _end() -> None:
+    """End this process without waiting for anything; Ray's processes end with it."""
+    with contextlib.suppress(Exception):
+        if sys.__stderr__ is not None and sys.__stderr__.isatty():
+            sys.__stderr__.write("\x1b[?25h")  # a progress display hides the cursor
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+    os._exit(128 + signal.SIGINT)
 
 
 @contextmanager

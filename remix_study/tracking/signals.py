@@ -9,6 +9,19 @@ from types import FrameType
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived; handled as Ctrl-C is, with another exit status."""
+
+
+def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    """A handler of SIGTERM: end as after Ctrl-C, so that child processes are ended and locks are released.
+
+    Raises:
+        Terminated: always.
+    """
+    raise Terminated
+
+
 @contextmanager
 def defer_stop_signals() -> Iterator[None]:
     """Deliver SIGINT and SIGTERM after the block; a second signal raises KeyboardInterrupt at once.

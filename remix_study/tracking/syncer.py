@@ -53,7 +53,8 @@ class Syncer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        if not self._abandoned:  # or a thread that waits for a locked database would be waited for twice
+            self.close()
 
     def watch(self, folder: Path) -> None:
         """Send all data of a run until its end. Data written later is sent after another `watch` or at `close`."""

@@ -263,17 +263,42 @@ class TerminalReader:
         os.close(self._terminal)
 
 
-def test_ctrl_c_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
+    bench: "StudyBench", uninterrupted: "StudyProcess", number: signal.Signals
+) -> None:
+    study = bench.write(**PRUNED)
+    process = bench.start(study)
+    process.wait_until(lambda: process.epochs() >= 5)
+    if number == signal.SIGINT:
+        os.killpg(process.command.pid, number)  # also to Ray's processes, as a terminal does
+    else:
+        process.command.send_signal(number)
+    assert process.wait() == 130, process.output
+    assert "Stopping after the current epochs" in process.output
+    assert "Rerun the command to resume" in process.output
+    others = [line for line in process.output.splitlines() if not re.match(r"\d+ of \d+ runs ended|Stop", line)]
+    assert others == [], "neither Ray nor its C++ part prints anything"
+    assert process.is_idle()
+    before = process.history_lines()
+    last = bench.run(study)
+    assert_no_epoch_repeated(before, last.history_lines())
+    assert last.trials() == uninterrupted.trials()
+    assert last.finals() == uninterrupted.finals()
+
+
+def test_a_second_ctrl_c_stops_runs_at_once_and_a_rerun_resumes_them(
     bench: "StudyBench", uninterrupted: "StudyProcess"
 ) -> None:
     study = bench.write(**PRUNED)
     process = bench.start(study)
     process.wait_until(lambda: process.epochs() >= 5)
-    os.killpg(process.command.pid, signal.SIGINT)  # also to Ray's processes, as a terminal does
+    os.killpg(process.command.pid, signal.SIGINT)
+    process.wait_until(lambda: "Stopping after the current epochs" in process.output)
+    os.killpg(process.command.pid, signal.SIGINT)
     assert process.wait() == 130, process.output
-    assert "Stopping after the current epochs" in process.output
-    assert "Rerun the command to resume" in process.output
-    assert process.is_idle()
+    assert "Traceback" not in process.output
+    process.await_idle()
     before = process.history_lines()
     last = bench.run(study)
     assert_no_epoch_repeated(before, last.history_lines())

@@ -220,10 +220,32 @@ def test_disk_errors_are_one_message(
             run_cli("train", written(), "--workspace", tmp_path / "w")
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda: signal.raise_signal(signal.SIGTERM), 143),
+        (lambda: sys.exit(143), 143),  # as a run does, after it has recorded its end
+        (lambda: signal.raise_signal(signal.SIGINT), 130),
+    ],
+)
+def test_a_signal_ends_a_command_with_one_sentence(
+    run_cli: Callable[..., Result], written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[], None], status: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("remix_study.launch.run.run_one", lambda *args, **kwargs: end())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run_cli("train", written(), "--workspace", tmp_path / "w")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.code, result.out) == (status, "")
+    assert result.err == "Interrupted. Rerun the command to resume from the last checkpoint."
+
+
 def test_ui_without_runs_is_rejected_with_a_remedy(run_cli: Callable[..., Result], tmp_path: Path) -> None:
     assert_rejected(
         run_cli("ui", "--workspace", tmp_path),
-        "mlflow.db does not exist. Run `remix-study demo` or `remix-study train` first",
+        f"mlflow.db does not exist. Run a study first, for example `remix-study demo --workspace {tmp_path}`",
     )
 
 

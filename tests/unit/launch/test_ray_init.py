@@ -1,6 +1,7 @@
 """Starting a local Ray, and the resources of a cluster"""
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import ray
 
 from remix_study.launch.ray_init import join_or_start, ray_resources
+from remix_study.tracking.signals import signal_handlers
 
 
 def blocked() -> set[signal.Signals]:
@@ -31,6 +33,35 @@ def test_a_local_ray_is_started_anew_and_ignores_sighup(monkeypatch: pytest.Monk
     assert started[0]["num_cpus"] == 2
     assert masks[0] == before | {signal.SIGHUP}
     assert blocked() == before
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    """Ray sets its own handler, and C++ code sets one that prints a stack trace."""
+    arrived: list[int] = []
+
+    def init(**settings: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+
+    def init_late(**settings: Any) -> None:
+        init()
+        signal.raise_signal(signal.SIGTERM)
+
+    def ours(number: int, frame: object) -> None:
+        arrived.append(number)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with signal_handlers({signal.SIGTERM: ours}):
+        monkeypatch.setattr(ray, "init", init)
+        join_or_start()
+        assert signal.getsignal(signal.SIGTERM) is ours
+        monkeypatch.setattr(ray, "init", init_late)
+        with pytest.raises(KeyboardInterrupt):
+            join_or_start()
+        assert arrived == [signal.SIGTERM], "a SIGTERM while Ray starts is not lost"
 
 
 CLUSTER_FILE = """

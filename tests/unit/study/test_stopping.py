@@ -42,6 +42,31 @@ def test_output_after_the_terminal_was_closed_goes_to_a_log(tmp_path: Path) -> N
     assert (tmp_path / "s" / "terminal.log").read_text() == "to the log\nstill here\nand to the end\n"
 
 
+INTERRUPTED_TWICE = """
+import signal, sys, threading
+from pathlib import Path
+from remix_study.study import stopping
+stopping._LAST_S = 0.2
+with stopping.stoppable(Path(sys.argv[1]), print):
+    signal.raise_signal(signal.SIGINT)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        threading.Event().wait()  # as a database that is locked
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_whatever_it_waits_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_TWICE, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.splitlines() == [
+        "Stopping after the current epochs. Press Ctrl-C again to stop at once.",
+        "Interrupted. Rerun the command to resume from the last checkpoint.",
+    ]
+
+
 def test_output_under_nohup_is_not_redirected(tmp_path: Path) -> None:
     status, shown = run_and_close_terminal(tmp_path, ignoring=True)
     assert (status, shown) == (0, "to the terminal\nto the log\nstill here\nand to the end\n")
