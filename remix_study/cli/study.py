@@ -183,13 +183,14 @@ def best(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Write the best configuration so far as a run file, and print the command that trains it."""
+    from remix_study.files.disk import write_atomically
     from remix_study.study.status import best_run, study_status
 
     folder = _study_folder(workspace, name)
     best = best_run(folder, method)
     path = default_output(folder, f"best-{best.method}.yaml") if out_ is None else out_
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(best.run.to_yaml())
+    write_atomically(path, best.run.to_yaml())
     objectives = study_status(folder).objectives
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(objectives, best.values, strict=False))
     say(f"{best.method}, trial {best.number}: {values} (validation)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from remix_study.errors import StoreError
+from remix_study.files import operations
 
 
 @contextlib.contextmanager
@@ -122,11 +123,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     part = temporary_path(path)
     try:
-        with part.open("wb") as file:
+        with operations.create(part) as file:
             yield file
         move_into_place(part, path)
     except Exception:
-        part.unlink(missing_ok=True)
+        operations.remove(part)
         raise
 
 
@@ -138,7 +139,7 @@ def move_into_place(part: Path, path: Path) -> None:
     """
     for each in [*part.rglob("*"), part]:
         sync(each)
-    part.replace(path)
+    operations.rename(part, path)
     sync(path.parent)
 
 
@@ -146,7 +147,7 @@ def sync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        operations.fsync(descriptor)
     except OSError as error:
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks: no folders
             raise

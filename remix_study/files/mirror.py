@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from remix_study.errors import SourceError
+from remix_study.files import operations
 from remix_study.files.disk import is_temporary, storage_errors, sync, temporary_path, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import is_url, path_of, shown, tag_of
@@ -167,7 +168,7 @@ class Mirror:
     def _settle(self, part: Path, known: tuple[str, str | None]) -> None:
         path, tag = known
         if part.exists():
-            part.replace(self.folder / path)
+            operations.rename(part, self.folder / path)
             self._index[path] = _Known(tag, *(self._known_now(path) or (0, 0)))
 
     # --- upload -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ know.
 # N rows, one per clip
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
+from remix_study.files import operations
 from remix_study.files.disk import sync, write_atomically
 from remix_study.media.plan import Plan, canonical_json
 from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
@@ -92,7 +92,7 @@ class Partial:
         self._bad: set[int] = set()
         self._done = 0
         self._waiting: list[tuple[int, bytes]] = []
-        self._journal = (folder / "journal.jsonl").open("a+b")
+        self._journal = operations.extend(folder / "journal.jsonl")
         self._end = self._read_journal()
         self._journal.truncate(self._end)
 
@@ -141,13 +141,13 @@ class Partial:
         return folder if same and complete else None
 
     def _begin(self, plan: Plan) -> Path:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        operations.remove_folder(self.folder)
         rows = self.folder / f"rows-{secrets.token_hex(4)}"
         rows.mkdir(parents=True)
         try:
             self._reserve(rows)
         except (OSError, StoreError):
-            shutil.rmtree(self.folder, ignore_errors=True)  # nothing is decoded yet, and it may fill the disk
+            operations.remove_folder(self.folder)  # nothing is decoded yet, and it may fill the disk
             raise
         sync(rows)
         known = {"fingerprint": plan.fingerprint, "rows": rows.name, "settings": plan.settings}
@@ -165,14 +165,11 @@ class Partial:
             )
         for layout in self.layouts.values():
             for shard, name in enumerate(layout.names):
-                with (rows / name).open("wb") as file:
+                with operations.create(rows / name) as file:
                     file.write(layout.header(shard))
                     file.flush()
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(file.fileno(), 0, layout.size(shard))
-                    else:
-                        file.truncate(layout.size(shard))
-                    os.fsync(file.fileno())
+                    operations.reserve(file.fileno(), layout.size(shard))
+                    operations.fsync(file.fileno())
 
     def _read_journal(self) -> int:
         """Read the finished rows, and return the offset behind the last complete line."""
@@ -212,14 +209,10 @@ class Partial:
     def flush(self) -> None:
         """Sync the rows to disk, and then write their journal lines."""
         for path in self._written():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(path)
         self._journal.writelines(line for _, line in self._waiting)
         self._journal.flush()
-        os.fsync(self._journal.fileno())
+        operations.fsync(self._journal.fileno())
         self._waiting.clear()
 
     def _written(self) -> Iterator[Path]:

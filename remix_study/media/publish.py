@@ -14,7 +14,6 @@ The folder is renamed to its final name only when it is complete.
 import collections
 import concurrent.futures
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.errors import StoreError
+from remix_study.files import operations
 from remix_study.files.disk import checksum, sync, write_atomically
 from remix_study.media.card import Census, make_card, markdown
 from remix_study.media.decoders import decoder_version
@@ -35,6 +35,8 @@ from remix_study.media.shards import Layout, RowReader
 from remix_study.media.statistics import statistics_of
 from remix_study.media.store import manifest_checksum
 from remix_study.media.workers import available_cores
+
+_COPY_BYTES = 2**22
 
 
 def quarantine_row(plan: Plan, status: RowStatus) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def publish(
     )
     replace_folder(fresh, folder)
     partial.close()
-    shutil.rmtree(partial.folder)
+    operations.remove_folder(partial.folder)
 
 
 @dataclass(frozen=True)
@@ -214,22 +216,22 @@ def _compact(partial: Partial, modality: str, rows_n: NDArray[np.int64], target:
         if len(here_n) == before.rows_of(shard) and here_n[-1] == first + len(here_n) - 1:
             link_or_copy(partial.rows_folder / name, target / name)
             continue
-        with (target / name).open("wb") as file:
+        with operations.create(target / name) as file:
             file.write(after.header(shard))
             for block in reader.blocks(here_n):
                 file.write(block.data)
             file.flush()
-            os.fsync(file.fileno())
+            operations.fsync(file.fileno())
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Create a hard link, or a copy if the file systems differ or do not support links."""
     try:
-        os.link(source, target)
+        operations.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        with source.open("rb") as original, operations.create(target) as copy:
+            shutil.copyfileobj(original, copy, _COPY_BYTES)
+        sync(target)
 
 
 def fresh_folder(folder: Path) -> Path:
@@ -241,13 +243,24 @@ def fresh_folder(folder: Path) -> Path:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Rename `fresh` to `folder`, replacing an older folder."""
+    """Rename `fresh` to `folder`, replacing an older folder. After a crash, `folder` is the older or the new one.
+
+    On a file system that cannot exchange two names in one step, there is no `folder` for a moment.
+    """
     sync(fresh)
     old = folder.with_name(f"{folder.name}.old")
     _remove(old)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    if not folder.exists():
+        operations.rename(fresh, folder)
+    elif operations.exchange(fresh, folder):
+        old = fresh
+    else:
+        operations.rename(folder, old)
+        try:
+            operations.rename(fresh, folder)
+        except OSError:
+            operations.rename(old, folder)
+            raise
     sync(folder.parent)
     _remove(old)
 
@@ -269,6 +282,6 @@ def require_no_link(folder: Path) -> None:
 def _remove(path: Path) -> None:
     """Remove a folder with its content, or a file or link; do nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        operations.remove_folder(path)
     else:
-        path.unlink(missing_ok=True)
+        operations.remove(path)

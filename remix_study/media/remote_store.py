@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from remix_study.errors import SourceError, StoreError
+from remix_study.files import operations
 from remix_study.files.disk import checksum, exclusive_lock, storage_errors, write_atomically
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
@@ -104,12 +105,12 @@ def _upload(
 ) -> None:
     before = _uploaded(journal)
     count = _Megabytes(sum(piece.bytes for piece in pieces), progress)
-    with journal.open("a", encoding="utf-8") as file:
+    with operations.extend(journal) as file:
         for piece in pieces:
             if not _is_complete(site, piece, before.get(piece.path)):
                 site.upload(folder / piece.path, piece.path)
                 line = {"path": piece.path, "sha256": piece.sha256, "tag": tag_of(site.info(piece.path) or {})}
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line).encode() + b"\n")
                 file.flush()
             count.add(piece.bytes)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from remix_study.files import operations
 from remix_study.media.presets import Part
 
 SHARD_BYTES = 2**30
@@ -107,9 +108,9 @@ class RowWriter:
         offset = len(self.layout.header(shard)) + place * wanted
         descriptor = os.open(self.folder / shard_name(self.layout.modality, shard), os.O_WRONLY)
         try:  # not through a memory map, where a full disk raises SIGBUS instead of an OSError
-            written = os.pwrite(descriptor, content, offset)
+            written = operations.write_at(descriptor, content, offset)
             if written < len(content):  # the disk filled up within this row: the second call raises
-                os.pwrite(descriptor, content[written:], offset + written)
+                operations.write_at(descriptor, content[written:], offset + written)
         finally:
             os.close(descriptor)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remix_study.files.disk import replacing
 from remix_study.launch.decisions import DECISIONS
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.predictions import PREDICTIONS
@@ -104,13 +105,16 @@ def export(
     for name, content in (("trials", with_summaries(rows)), ("epochs", list(epoch_rows(rows, progress)))):
         table = pa.table(columns(content))
         parquet, csv = out / f"{name}.parquet", out / f"{name}.csv"
-        pyarrow.parquet.write_table(table, parquet)
-        pyarrow.csv.write_csv(table, csv)
+        with replacing(parquet) as file:
+            pyarrow.parquet.write_table(table, file)
+        with replacing(csv) as file:
+            pyarrow.csv.write_csv(table, file)
         written += [parquet, csv]
     for name in (DECISIONS, PREDICTIONS):
         collected = of_replicates(rows, name)
         if collected is not None:
-            pyarrow.parquet.write_table(collected, out / name)
+            with replacing(out / name) as file:
+                pyarrow.parquet.write_table(collected, file)
             written.append(out / name)
     return written
 

@@ -24,7 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from remix_study.files.disk import write_atomically
+from remix_study.files import operations
+from remix_study.files.disk import replacing, write_atomically
 from remix_study.tracking.tracker import FAILURE_CAUSE, FAILURE_REASON, STATE, RunInfo, Status
 
 if TYPE_CHECKING:  # as in tracker.py
@@ -71,7 +72,7 @@ class Spool:
     def append(self, *lines: Line) -> None:
         """Append lines and fsync, since an epoch that is in a checkpoint is not reported again after a power cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lines.open("a+b") as file:
+        with operations.extend(self._lines) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = file.seek(0, os.SEEK_END)
             if end:
@@ -80,7 +81,7 @@ class Spool:
                     file.write(b"\n")  # a writer was killed within a line: end it, so that only that line is lost
             file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             file.flush()
-            os.fsync(file.fileno())
+            operations.fsync(file.fileno())
 
     def read(self, begin: int = 0) -> Iterator[tuple[Line | None, int]]:
         """Yield complete lines from byte `begin` on, each with the offset of its end; None for an incomplete line."""
@@ -186,12 +187,13 @@ class SpoolTracker:
             self._tell({"tags": {key: str(value) for key, value in tags.items()}})
 
     def log_text(self, text: str, name: str) -> None:
-        self._local(name).write_text(text, encoding="utf-8")
+        write_atomically(self._local(name), text)
         self._tell({"artifact": name})
 
     def log_figure(self, figure: "Figure", name: str) -> None:
         """Record a figure as PNG, which MLflow shows inline; `name` such as `figures/learning_curves.png`."""
-        figure.savefig(self._local(name), format="png", dpi=150)
+        with replacing(self._local(name)) as file:
+            figure.savefig(file, format="png", dpi=150)
         self._tell({"artifact": name})
 
     def log_file(self, path: Path, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from remix_study.errors import TrainingError
+from remix_study.files import operations
 from remix_study.files.disk import replacing
 
 LAST, BEST = "last.pt", "best.pt"
@@ -88,13 +89,13 @@ class Checkpoints:
         """Delete the weights of other epochs, after the `last.pt` that names `epoch` was saved."""
         for path in self._folder.glob("best-*.pt"):
             if path.name != _best(epoch):
-                path.unlink()
+                operations.remove(path)
 
     def finish(self, epoch: int) -> None:
         """Rename the weights of the best epoch of a finished run to `best.pt`."""
         self.keep_best(epoch)
         if (self._folder / _best(epoch)).exists():
-            (self._folder / _best(epoch)).replace(self._folder / BEST)
+            operations.rename(self._folder / _best(epoch), self._folder / BEST)
 
 
 def _best(epoch: int) -> str:

@@ -24,6 +24,8 @@ from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
+from remix_study.files import operations
+from remix_study.files.disk import write_atomically
 from remix_study.media.integrity import IntegrityCheck
 from remix_study.metrics import modality_interference, objective_conflict
 from remix_study.models import MultimodalModel
@@ -206,7 +208,7 @@ def _resume(run: Run) -> Progress:
         progress = unpack(content, run.model, run.optimizer, run.method.plan, run.settings.select_by)
     if run.collectives.world.leads:
         # Drop epochs after the last checkpoint: they are trained and recorded again.
-        run.history_file.write_text("".join(_line(e, record) for e, record in enumerate(progress.history)))
+        write_atomically(run.history_file, "".join(_line(e, record) for e, record in enumerate(progress.history)))
         if progress.history:  # the run may have been killed after the checkpoint; the tracker skips known epochs
             run.tracker.log_metrics(progress.history[-1], len(progress.history) - 1)
     return progress
@@ -314,8 +316,8 @@ def _save(run: Run, progress: Progress, better: bool) -> None:
             run.checkpoints.save_best(epoch, {"digest": run.settings.digest, "model": content["model"]})
         run.checkpoints.save(LAST, content)
         run.checkpoints.keep_best(progress.best_epoch)
-        with run.history_file.open("a") as file:
-            file.write(_line(epoch, progress.history[-1]))
+        with operations.extend(run.history_file) as file:
+            file.write(_line(epoch, progress.history[-1]).encode())
         run.tracker.log_metrics(progress.history[-1], epoch)
     run.collectives.barrier()
 
