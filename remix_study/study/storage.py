@@ -8,7 +8,9 @@ Passwords are not written to files: a URL with a password is an error, and `$NAM
 """
 
 import contextlib
+import json
 import logging
+import os
 import random
 import threading
 import time
@@ -20,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -28,6 +30,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from remix_study import optuna_private
 from remix_study.credentials import holds_password, redact, resolve
 from remix_study.errors import ConfigError, StoreError, StudyError, cause_of
+from remix_study.files import operations
 from remix_study.files.databases import create_sqlite, table_creation_lock
 from remix_study.files.urls import shown
 from remix_study.patience import PATIENCE
@@ -38,6 +41,7 @@ PATIENCE_S = PATIENCE.storage_restart_s  # for a database that is being restarte
 _EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 STOP = "stop"  # while this file is in the study's folder, runs end after their epoch and none starts
 _LOCKED = "database is locked"  # SQLite's message
+_BLOCK = 1 << 14
 _BUSY_S = 60  # several processes write; SQLite's default of five seconds is too short for a busy disk
 
 
@@ -104,7 +108,7 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
         create_sqlite(path, _create_tables)
         return _sqlite(path)
     if storage == JOURNAL:
-        return JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+        return JournalStorage(_Journal(folder / "optuna.journal"))
     url = _resolved(storage)
     # Two studies that start at once on an empty database would both create Optuna's tables, and one would fail. Runs
     # take no lock: the tables exist, and there may be thousands of runs.
@@ -133,6 +137,49 @@ def open_to_read(storage: str | None, folder: Path) -> BaseStorage | None:
         case _:
             exists = _has_tables(_resolved(storage))
     return open_storage(storage, folder) if exists else None
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, which stays readable if a process was killed, or the disk filled up, within a line.
+
+    Optuna appends to the incomplete line, after which it can read neither this line nor any line after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._alone = JournalFileSymlinkLock(str(path))
+        self._path = path
+        super().__init__(str(path), self._alone)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        content = b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in logs)
+        self._alone.acquire()
+        try:
+            end = _end_of_lines(self._path)
+            operations.truncate(self._path, end)
+            try:
+                with operations.extend(self._path) as file:
+                    file.write(content)
+                    file.flush()
+                    operations.fsync(file.fileno())
+            except OSError:  # after which Optuna must not read what it could not record
+                operations.truncate(self._path, end)
+                raise
+        finally:
+            self._alone.release()
+
+
+def _end_of_lines(path: Path) -> int:
+    """The offset behind the last complete line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                return begin + found + 1
+            end = begin
+    return 0
 
 
 def _sqlite(path: Path) -> RDBStorage:
