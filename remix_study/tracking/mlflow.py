@@ -51,7 +51,7 @@ from remix_study.tracking.tracker import STATE, RunInfo, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
 
 KEY = "remix_study.spool"
 # Permanent errors; all others are retried. Without the file errors (an artifact was deleted, the server's artifact
@@ -283,6 +283,10 @@ class Sender:
             experiment = ensure_experiment(self._uri, line["experiment"])
             run = client.create_run(experiment, line["time"], tags, info.name)
             write_notes(self._run_folder, {"run_id": run.info.run_id})
+            for double in client.search_runs([experiment], _has_key(line["key"])):
+                # MLflow's client repeats a request whose answer was lost, and then creates a second run.
+                if double.info.run_id != run.info.run_id:
+                    client.delete_run(double.info.run_id)
         else:
             reopen(client, run)
         _log_head(client, run, info)
@@ -312,7 +316,7 @@ class Sender:
             self._recall(0)
             raise _RunMissingError from None
         experiment = ensure_experiment(self._uri, line["experiment"])
-        found = client.search_runs([experiment], f"tags.`{KEY}` = '{line['key']}'", max_results=1)
+        found = client.search_runs([experiment], _has_key(line["key"]), max_results=1)
         if not found:
             return None
         # Created by a sender that died before it wrote the run id to disk.
@@ -329,10 +333,14 @@ class Sender:
         if notes.exists():
             made = client.get_logged_model(json.loads(notes.read_text()))
         if made is None or made.source_run_id != self._run_id:
-            made = client.create_logged_model(
-                run.info.experiment_id, name="model", source_run_id=self._run_id, model_type="classifier"
-            )
+            if not _unfinished_models(client, run):  # one whose creation was not answered
+                client.create_logged_model(
+                    run.info.experiment_id, name="model", source_run_id=self._run_id, model_type="classifier"
+                )
+            made, *doubles = _unfinished_models(client, run)
             write_atomically(notes, json.dumps(made.model_id))
+            for double in doubles:  # see `_start`
+                client.delete_logged_model(double.model_id)
         try:
             if str(made.status) != "READY":
                 described = Model.load(str(folder))
@@ -340,8 +348,12 @@ class Sender:
                 described.save(str(folder / "MLmodel"))
                 client.log_model_artifacts(made.model_id, str(folder))
                 client.finalize_logged_model(made.model_id, "READY")
-            if made.model_id not in {output.model_id for output in (run.outputs.model_outputs if run.outputs else ())}:
-                client.log_outputs(self._run_id, [LoggedModelOutput(made.model_id, step=0)])
+            if made.model_id not in _models_of(run):
+                try:
+                    client.log_outputs(self._run_id, [LoggedModelOutput(made.model_id, step=0)])
+                except Exception:  # also if MLflow's client repeated the request, whose answer was lost
+                    if made.model_id not in _models_of(client.get_run(self._run_id)):
+                        raise
         except Exception as error:
             if _is_permanent(error):
                 client.finalize_logged_model(made.model_id, "FAILED")
@@ -349,6 +361,22 @@ class Sender:
                 notes.unlink()
             raise
         client.set_tag(self._run_id, "model_uri", f"models:/{made.model_id}")
+
+
+def _has_key(key: str) -> str:
+    """MLflow's filter for the run of a spool."""
+    return f"tags.`{KEY}` = '{key}'"
+
+
+def _models_of(run: "Run") -> set[str]:
+    """The ids of the models that a run has as outputs."""
+    return {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+
+
+def _unfinished_models(client: "MlflowClient", run: "Run") -> "list[LoggedModel]":
+    """The models of a run that are not uploaded completely."""
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    return [model for model in found if str(model.status) != "READY"]
 
 
 class _RunMissingError(Exception):
