@@ -49,6 +49,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     atexit.register(os._exit, 0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the profile of Hypothesis that is chosen by hand (tests/examples.py), before Hypothesis loads it."""
+    if config.getoption("hypothesis_profile", None) is not None:
+        from hypothesis import HealthCheck, settings
+
+        slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+        settings.register_profile("thorough", max_examples=10_000, deadline=None, suppress_health_check=slow)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Require a marker of `make test-rest` outside of the folders to which `make test-fast` is limited."""
     heavy = {"ray", "gloo", "server", "browser", "cluster", "slow"}
