@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from remix_study.augment import Augmentation, Draws, choose_frames, crop_boxes, mask_spectrograms, move_pictures
 from remix_study.seeds import stream
+from tests.examples import examples
 
 
 def draws(rows: int | Sequence[int] = 40, *, seed: int = 0, epoch: int = 0, count: int = 1000, **what: Any) -> Draws:
@@ -110,7 +111,7 @@ def defined_box(u: NDArray[np.float64], height: int, width: int) -> tuple[int, i
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 1000))
 def test_crops_follow_the_definition(height: int, width: int, seed: int) -> None:
     uniforms_FK = stream(seed, "test").random((16, 22))

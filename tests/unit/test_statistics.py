@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -20,9 +20,10 @@ from remix_study.statistics import (
     sign_flip_p,
     smallest_sign_flip_p,
 )
+from tests.examples import examples
 
 Outcomes = NDArray[np.float64]
-property_test = settings(deadline=None, max_examples=80)
+property_test = examples(80)
 
 
 def outcomes(seed: int, seeds: int = 5, clips: int = 40) -> Outcomes:

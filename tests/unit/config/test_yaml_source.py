@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.config.load import load_run, load_study, parse_run
@@ -15,6 +15,7 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import dotted, dump, load, read, read_text
 from remix_study.errors import ConfigError
+from tests.examples import examples
 
 TEXT = """\
 # a comment
@@ -96,7 +97,7 @@ def test_a_boolean_is_not_a_number() -> None:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12) | st.from_regex(
     r"[-+]?(0o?|0x|\.)?[0-9_:]{1,4}(\.[0-9]*)?([eE][-+]?[0-9]+)?", fullmatch=True))  # fmt: skip
 def test_a_written_string_is_a_string_for_every_reader(text: str) -> None:
@@ -109,7 +110,7 @@ KEYS = st.sampled_from(["off", "a", "1e3"])
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
 def test_files_of_other_versions_are_read_identically(value: Any) -> None:
     """Version 0.1 used `yaml.safe_dump` and `yaml.safe_load`."""

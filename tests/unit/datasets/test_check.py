@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -21,6 +21,7 @@ from remix_study.media.presets import PRESETS, FeaturePreset, FlowPreset, Preset
 from remix_study.media.source import LocalSource, Source
 from remix_study.sample import Clip, SampleId
 from tests.corrupt_media import LFS, Picture, Sound, truncated, write_clip
+from tests.examples import examples
 from tests.hostile_source import HostileSource
 
 SPLITS = ("train", "val", "test")
@@ -246,7 +247,7 @@ def test_imbalance_causes_a_warning(corpus: tuple[Path, list[Clip]]) -> None:
 # --- the sample ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.sampled_from(SPLITS), st.sampled_from("abcd")), max_size=60), st.integers(0, 70))
 def test_the_sample_is_stratified_as_evenly_as_possible(kinds: list[tuple[str, str]], wanted: int) -> None:
     clips = [clip(str(number), label, split) for number, (split, label) in enumerate(kinds)]

@@ -3,12 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from remix_study.datasets.manifest import SPLITS, read_manifest, write_manifest
 from remix_study.errors import ManifestError
 from remix_study.sample import Clip, SampleId
+from tests.examples import examples
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def clips(draw: st.DrawFn) -> list[Clip]:
     return found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(clips())
 def test_a_manifest_survives_writing_and_reading(tmp_path: Path, written: list[Clip]) -> None:
     write_manifest(tmp_path / "manifest.jsonl", written)

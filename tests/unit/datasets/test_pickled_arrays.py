@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from remix_study.datasets.pickled_arrays import load
 from remix_study.errors import ManifestError
+from tests.examples import examples
 
 CONTENT: dict[str, Any] = {
     "float64": np.random.default_rng(0).standard_normal((4, 3, 2)),
@@ -138,7 +139,7 @@ def test_nested_shared_lists_load_in_linear_time(tmp_path: Path) -> None:
     assert len(load(written(tmp_path, doubled))) == 2
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_pickles_raise_or_load_plain_data(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps(CONTENT, protocol=data.draw(st.sampled_from([0, 2, 4, 5]))))

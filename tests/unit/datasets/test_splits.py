@@ -3,11 +3,12 @@
 import collections
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.datasets.splits import draw_folds, draw_splits
 from remix_study.errors import ManifestError
+from tests.examples import examples
 
 
 def corpus(groups: int, each: int, classes: int) -> tuple[list[str], list[str], list[str | None]]:
@@ -21,7 +22,7 @@ def corpus(groups: int, each: int, classes: int) -> tuple[list[str], list[str], 
     return ids, labels, list(of)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(8, 40), st.integers(3, 9), st.integers(2, 4), st.integers(0, 5))
 def test_no_group_is_in_two_parts_and_every_class_is_in_each(groups: int, each: int, classes: int, seed: int) -> None:
     ids, labels, of = corpus(groups, each, classes)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from remix_study.datasets.corpus import Found, open_corpus, prepare
@@ -21,6 +21,7 @@ from remix_study.errors import ManifestError
 from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, FlowPreset, preset_named
 from remix_study.media.source import LocalSource
 from tests.corrupt_media import Picture, Sound, write_clip
+from tests.examples import examples
 
 SPLITS = ("train", "val", "test")
 Write = Callable[..., Table]
@@ -123,7 +124,7 @@ def test_parquet_is_read_with_its_types(written: Write, tmp_path: Path) -> None:
     ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([b"", b"path,label\n"]), st.binary(max_size=99), st.sampled_from(["csv", "jsonl", "parquet"]))
 def test_any_bytes_are_read_or_raise_a_manifest_error(written: Write, head: bytes, rest: bytes, kind: str) -> None:
     with contextlib.suppress(ManifestError):

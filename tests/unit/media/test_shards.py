@@ -3,17 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.media.presets import FeaturePreset, VideoPreset
 from remix_study.media.shards import Layout, RowReader, RowWriter, row_bytes, rows_per_shard
+from tests.examples import examples
 from tests.unit.media.rows import write_rows
 
 VIDEO = VideoPreset(frames=5, height=2, width=2, resize="area")
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(count=st.integers(1, 23), per_shard=st.integers(1, 30), seed=st.integers(0, 99), rows=st.integers(0, 40))
 def test_gather_matches_indexing_one_array(
     tmp_path_factory: pytest.TempPathFactory, count: int, per_shard: int, seed: int, rows: int

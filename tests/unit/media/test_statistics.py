@@ -3,16 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Normalise, VideoPreset
 from remix_study.media.shards import Layout, RowReader
 from remix_study.media.statistics import statistics_of
+from tests.examples import examples
 from tests.unit.media.rows import write_rows
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(count=st.integers(1, 40), seed=st.integers(0, 99))
 def test_pixel_statistics_are_exact_for_every_block_size(
     tmp_path_factory: pytest.TempPathFactory, count: int, seed: int

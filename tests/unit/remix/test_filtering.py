@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -26,10 +26,11 @@ from remix_study.remix.filtering import (
     prices,
     target_counts,
 )
+from tests.examples import examples
 
 ONE_EACH: tuple[Filter, ...] = (Argmin(), Inverted(), Random(), Permuted(), Tempered(0.0), Tempered(1.0), MaxShare(1.0))
 SHARE_KEEPERS: tuple[Filter, ...] = ONE_EACH
-property_test = settings(deadline=None, max_examples=60)
+property_test = examples(60)
 
 
 @st.composite
@@ -95,7 +96,7 @@ def test_target_counts_use_largest_remainders(samples: int, shares: tuple[float,
     assert tuple(target_counts(samples, np.asarray(shares)).tolist()) == counts
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.floats(0, 1), st.booleans())
 def test_a_share_of_two_modalities_is_met_at_minimum_cost(seed: int, samples: int, share: float, tied: bool) -> None:
     cost_NM = generator(seed).normal(size=(samples, 2))
@@ -110,7 +111,7 @@ def test_a_share_of_two_modalities_is_met_at_minimum_cost(seed: int, samples: in
     assert ours == pytest.approx(best, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 6), st.booleans(), st.sampled_from([0.0, 0.2, 0.6]))
 def test_shares_of_many_modalities_are_met_at_minimum_cost(
     seed: int, modalities: int, tied: bool, excluded: float

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.remix import Argmin, Reassembly, RemixPlan, RemixSettings
 from remix_study.seeds import stream
+from tests.examples import examples
 
 MODALITIES = ("audio", "video")
 VIDEO_FIRST = (1, 0)
@@ -69,7 +70,7 @@ def test_the_golden_file_contains_ties(golden_file: Path) -> None:
     assert {golden["choices"][i] for i in tied} == {MODALITIES.index("video")}
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(
     seed=st.integers(0, 2**32 - 1),
     samples=st.integers(1, 25),

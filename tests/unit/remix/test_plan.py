@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.epoch import NO_SAMPLE, PlannedEpoch, ScoreFunction, ScoringPass
@@ -29,6 +29,7 @@ from remix_study.remix import (
 )
 from remix_study.remix import plan as plan_module
 from remix_study.seeds import stream
+from tests.examples import examples
 
 SAMPLES, CLASSES = 60, 3
 LABELS = np.arange(SAMPLES) % CLASSES
@@ -219,7 +220,7 @@ def test_modalities_with_enough_samples_do_not_warn() -> None:
 FILTERS: tuple[Filter, ...] = (Argmin(), Random(), Tempered(1.0), Margin(0.3))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(
     st.sampled_from(FILTERS),
     st.sampled_from([None, FixedShare((0.3, 0.7)), ProgressShare()]),

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.epoch import NO_SAMPLE, Schedule
 from remix_study.remix import Assignment, Reassembly, World, rank_batches, reassemble
 from remix_study.remix.schedule import Incomplete, Order
+from tests.examples import examples
 
 ORDERS: tuple[Order, ...] = ("blocks", "alternate", "shuffled", "proportional", "mixed")
 INCOMPLETE: tuple[Incomplete, ...] = ("keep", "drop", "fill")
-property_test = settings(deadline=None, max_examples=60)
+property_test = examples(60)
 
 
 @st.composite

@@ -8,19 +8,20 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from remix_study.epoch import NO_SAMPLE, Schedule
 from remix_study.remix import Assignment, Reassembly, everything_joint, reassemble
 from remix_study.remix.schedule import Incomplete, Order
+from tests.examples import examples
 
 PURE: tuple[Order, ...] = ("blocks", "alternate", "shuffled", "proportional")
 ORDERS: tuple[Order, ...] = (*PURE, "mixed")
 INCOMPLETE: tuple[Incomplete, ...] = ("keep", "drop", "fill")
 VIDEO_FIRST = (1, 0)
-property_test = settings(deadline=None, max_examples=80)
+property_test = examples(80)
 
 Key = tuple[int, tuple[bool, ...]]  # (sample, active modalities)
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from remix_study.remix.separability import (
     score_range,
     true_class,
 )
+from tests.examples import examples
 
 NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
@@ -28,7 +29,7 @@ def random_probs(seed: int, samples: int, modalities: int, classes: int) -> NDAr
     return np.random.default_rng(seed).dirichlet(np.full(classes, 0.2), size=(samples, modalities))
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 4), st.integers(2, 9))
 def test_kl_agrees_with_the_oracle(oracle: Any, seed: int, samples: int, modalities: int, classes: int) -> None:
     probs_NMC = random_probs(seed, samples, modalities, classes)
@@ -57,7 +58,7 @@ def test_kl_does_not_use_labels() -> None:
     np.testing.assert_array_equal(score("kl", probs_NMC, one), score("kl", probs_NMC, other))
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 4), st.integers(2, 6))
 def test_label_aware_scores_agree_with_a_loop(seed: int, samples: int, modalities: int, classes: int) -> None:
     probs_NMC = random_probs(seed, samples, modalities, classes)

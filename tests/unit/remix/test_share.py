@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.remix.share import FixedShare, ProgressShare
+from tests.examples import examples
 
 
 def controller(share: float, before: tuple[float, float], now: tuple[float, float]) -> float:
@@ -39,7 +40,7 @@ def test_progress_share_in_worked_examples() -> None:
 losses = st.tuples(st.floats(0, 3), st.floats(0, 3))
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.floats(0.2, 0.8), losses, losses)
 def test_progress_share_equals_the_controller_of_the_evidence(
     share: float, before: tuple[float, float], now: tuple[float, float]
@@ -54,7 +55,7 @@ def test_the_first_scoring_pass_keeps_the_shares() -> None:
     assert ProgressShare().needs_scoring
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.integers(2, 5).flatmap(lambda m: st.tuples(*[st.lists(st.floats(0.01, 3), min_size=m, max_size=m)] * 3)),
     st.floats(0, 0.49),
@@ -69,7 +70,7 @@ def test_shares_sum_to_one_and_are_at_least_the_minimum(
     assert shares_M.min() >= min(lowest, 1 / len(shares_M)) - 1e-9
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.integers(2, 5).flatmap(lambda m: st.tuples(*[st.lists(st.floats(0.2, 3), min_size=m, max_size=m)] * 3)),
     st.floats(0.1, 2),

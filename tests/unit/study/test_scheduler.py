@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.config.study import BudgetConfig
@@ -20,6 +20,7 @@ from remix_study.study.scheduler import (
     Wait,
     next_step,
 )
+from tests.examples import examples
 
 UNLIMITED = BudgetConfig()
 RUN_S = 360.0  # a tenth of an hour
@@ -123,7 +124,7 @@ def picks(draw: st.DataObject) -> Callable[[int], int]:
     return lambda running: draw.draw(st.integers(0, running - 1))
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(**SIZES, data=st.data())
 def test_every_study_ends_with_all_its_trials_and_replicates_in_any_order_of_ends(
     methods: int, trials: int, replicates: int, at_once: int, data: st.DataObject
@@ -136,7 +137,7 @@ def test_every_study_ends_with_all_its_trials_and_replicates_in_any_order_of_end
     assert (other.done, other.closed, other.state.ended) == (None, None, other.state.total)
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(**SIZES, data=st.data())
 def test_trials_are_shared_out_evenly_at_any_time(
     methods: int, trials: int, replicates: int, at_once: int, data: st.DataObject
@@ -148,7 +149,7 @@ def test_trials_are_shared_out_evenly_at_any_time(
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(methods=st.integers(1, 4), replicates=st.integers(1, 4), at_once=st.integers(1, 5), data=st.data())
 def test_the_first_replicate_of_every_method_starts_before_the_second_of_any(
     methods: int, replicates: int, at_once: int, data: st.DataObject
@@ -160,7 +161,7 @@ def test_the_first_replicate_of_every_method_starts_before_the_second_of_any(
 BUDGETS = st.floats(0.05, 4.0)
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(**SIZES, hours=BUDGETS, data=st.data())
 def test_nothing_starts_after_the_budget_is_reached(
     methods: int, trials: int, replicates: int, at_once: int, hours: float, data: st.DataObject
@@ -172,7 +173,7 @@ def test_nothing_starts_after_the_budget_is_reached(
     assert (study.done is not None) == (study.state.used.exceeds(limit) is not None)
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(**SIZES, hours=BUDGETS, data=st.data())
 def test_a_round_of_trials_that_has_begun_is_completed(
     methods: int, trials: int, replicates: int, at_once: int, hours: float, data: st.DataObject
@@ -184,7 +185,7 @@ def test_a_round_of_trials_that_has_begun_is_completed(
     assert max(searched) - min(searched) <= 1
 
 
-@settings(deadline=None)  # the machine may be busy
+@examples(100)
 @given(methods=st.integers(1, 4), replicates=st.integers(1, 4), hours=BUDGETS)
 def test_a_search_that_the_budget_ends_leaves_enough_for_the_replicates(
     methods: int, replicates: int, hours: float

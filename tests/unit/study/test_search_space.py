@@ -4,7 +4,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.config.run import MarginConfig, RemixConfig
@@ -19,9 +19,10 @@ from remix_study.study.search_space import (
     suggest,
 )
 from remix_study.study.study_file import check_study
+from tests.examples import examples
 from tests.unit.study.small_spaces import CONDITIONAL, conditional, study
 
-property_test = settings(deadline=None, max_examples=40)
+property_test = examples(40)
 
 
 def test_a_method_searches_the_shared_dimensions_and_its_own() -> None:
