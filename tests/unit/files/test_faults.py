@@ -346,6 +346,7 @@ ELSEWHERE = {
     "files/operations.py": "the seam",
     "files/disk.py": "files of locks, whose content is a process id",
     "files/scratch.py": "locks of temporary folders",
+    "media/integrity.py": "locks",
     "media/remote_store.py": "locks of copies in use",
     "datasets/synthetic.py": "clips, which PyAV writes to temporary files",
     "datasets/mosei.py": "arrays in a temporary folder, which is synced and renamed",
