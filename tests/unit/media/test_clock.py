@@ -31,8 +31,10 @@ from tests.timed_media import (
 SECONDS = 4.0
 WINDOWS = ((None, None), (1.0, 2.5), (0.52, 2.0), (1.5, None))
 QUICK = (Kind("mp4", "mpeg4", "libmp3lame"), Kind("ts", "mpeg2video", "mp2", 48000))
+MKV = Kind("mkv", "mpeg4", "pcm_s16le")
 KINDS = (
     *QUICK,
+    MKV,
     Kind("mp4", "libx264", "aac", b_frames=2),
     Kind("mp4", "libx264", "libopus", 48000),
     Kind("mov", "mpeg4", "pcm_s16le"),
@@ -89,10 +91,7 @@ def test_a_window_stores_its_source_time(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shift_s", [-1.886, pytest.param(-2.5, marks=pytest.mark.slow), 3.0])
 @pytest.mark.parametrize(
     "kind",
-    all_but(
-        (Kind("mkv", "mpeg4", "pcm_s16le"),),
-        (*(kind for kind in KINDS if kind.suffix in MOVABLE), Kind("mkv", "mpeg4", "pcm_s16le")),
-    ),
+    all_but((MKV,), tuple(kind for kind in KINDS if kind.suffix in MOVABLE)),
 )
 def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp_path: Path) -> None:
     """As with `ffmpeg -ss`, also where it is negative. MP4 hides what is before 0; FLV and NUT cannot say it."""
@@ -110,7 +109,7 @@ def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp
 
 @pytest.mark.parametrize(
     "kind",
-    all_but((Kind("mkv", "mpeg4", "pcm_s16le"),), (Kind("mkv", "mpeg4", "pcm_s16le"), Kind("mp4", "libx264", "aac"))),
+    all_but((MKV,), (MKV, Kind("mp4", "libx264", "aac"))),
 )
 def test_frames_are_chosen_by_time_where_the_rate_varies(kind: Kind, tmp_path: Path) -> None:
     """Most frames are in the first half."""
@@ -145,8 +144,21 @@ def test_a_hole_in_a_track_raises(modality: str, tmp_path: Path) -> None:
 
 def test_a_still_picture_with_sound_is_no_hole(tmp_path: Path) -> None:
     times_s = [*np.arange(0, 1, 0.04), *np.arange(3, 4, 0.04)]
-    write_timed(tmp_path / "a.mkv", Kind("mkv", "mpeg4", "pcm_s16le"), SECONDS, times_s=times_s)
+    write_timed(tmp_path / "a.mkv", MKV, SECONDS, times_s=times_s)
     write_timed(tmp_path / "mute.mkv", Kind("mkv", "mpeg4", None), SECONDS, times_s=times_s)
     assert probe(tmp_path / "a.mkv").holes == ()
     ((begins_s, lasts_s),) = probe(tmp_path / "mute.mkv").holes
     assert (begins_s, lasts_s) == pytest.approx((0.96, 2.04), abs=0.002)
+
+
+LIVE = Kind("mkv", "ffv1", "flac")
+
+
+@pytest.mark.parametrize(
+    "kind", all_but((LIVE,), tuple(kind for kind in KINDS if kind.suffix in ("mkv", "webm") and kind != MKV))
+)
+def test_every_decoder_takes_a_file_without_a_stated_duration(kind: Kind, tmp_path: Path) -> None:
+    path = write_timed(tmp_path / f"a.{kind.suffix}", kind, SECONDS, options={"live": "1"})
+    assert probe(path).duration_s is None
+    for decoder in installed():
+        require_source_times(path, decoder, (1.0, 2.5), origin_s(path), SECONDS)
