@@ -115,6 +115,6 @@ def test_damaged_clips_are_decoded_or_raise(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_many_damaged_clips_are_decoded_or_raise(tmp_path: Path) -> None:
     counted = fuzz(tmp_path, 1600)
-    assert counted["ok, shorter"] <= 2  # a damaged header may state no duration
-    assert counted["timeout"] + counted["died"] <= 8
+    assert counted["ok, shorter"] <= len(installed())  # a damaged header may state no duration
+    assert counted["timeout"] + counted["died"] <= 4 * len(installed())
     assert counted["ok, changed"] <= 240 * len(installed())  # of 1600 each: they decode, but differ from the original
