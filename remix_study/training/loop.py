@@ -124,8 +124,11 @@ def train(run: Run, *, checked: bool = True) -> RunResult:
     check = run.reader.store.begin_check() if checked else IntegrityCheck()
     try:
         return _train(run, check)
-    except NotANumberError:
-        check.require_intact()  # damaged clips are the likelier reason
+    except NotANumberError:  # damaged clips are the likelier reason
+        if checked:
+            check.require_intact()
+        else:
+            run.reader.store.require_intact()
         raise
 
 

@@ -282,15 +282,16 @@ def test_no_result_of_a_damaged_large_store_is_recorded(
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("damaged", [True, False])
+@pytest.mark.parametrize("checked", [True, False])
 def test_a_loss_that_is_not_a_number_is_explained_by_damage_if_there_is_any(
-    corpus: Path, run_on: Callable[[ClipStore], Run], damaged: bool, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, run_on: Callable[[ClipStore], Run], damaged: bool, checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if damaged:
         spoil(corpus / "store", np.nan)
     else:
         monkeypatch.setattr(loop, "train_step", _diverge)
     with pytest.raises(DamagedStoreError if damaged else NotANumberError, match="row 5" if damaged else "diverged"):
-        train(run_on(open_corpus(corpus)))
+        train(run_on(open_corpus(corpus)), checked=checked)
 
 
 def _diverge(*_: Any, **__: Any) -> None:
