@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from remix_study.errors import MediaError
 from remix_study.media import audio, video
 from remix_study.media.checks import (
-    CANCELLED,
+    RESIDUE,
     Checks,
     check_frames,
     check_holes,
@@ -168,8 +168,7 @@ def _audio_row(
     check_window(AUDIO, clip.start, clip.end, end_s, checks)
     part = audio.cut(wave, rate, late_s, clip.start, clip.end)
     check_least(len(part) / rate, preset.least_s)
-    # A mix that is louder cannot be a tenth of a channel, so that most tracks are decoded once.
-    if preset.channel == "loudest" or (preset.channel == "mix" and part.std() < CANCELLED):
+    if preset.channel == "loudest" or (preset.channel == "mix" and part.std() < RESIDUE):
         first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
         levels = channel_levels(path, first, first + len(part))
         if preset.channel == "mix":
