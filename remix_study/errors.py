@@ -8,7 +8,13 @@ from pathlib import Path
 
 
 class RemixStudyError(Exception):
-    """Base class of all errors that are raised on purpose, with a message for the user."""
+    """Base class of all errors that are raised on purpose, with a message for the user.
+
+    Attributes:
+        retry_helps: whether the same command may succeed later, without a change to its files and options.
+    """
+
+    retry_helps = True
 
 
 INTERRUPTED = "Interrupted. Rerun the command to resume from the last checkpoint."
@@ -17,9 +23,13 @@ INTERRUPTED = "Interrupted. Rerun the command to resume from the last checkpoint
 class ConfigError(RemixStudyError):
     """An invalid configuration; the message lists all problems."""
 
+    retry_helps = False
+
 
 class ManifestError(RemixStudyError):
     """An invalid manifest (list of clips)."""
+
+    retry_helps = False
 
 
 class MediaError(RemixStudyError):
@@ -62,6 +72,14 @@ class NotANumberError(TrainingError):
 
 class StudyError(RemixStudyError):
     """A study that cannot start or resume."""
+
+    retry_helps = False
+
+
+class UnavailableError(StudyError):
+    """A study that cannot start or resume now: a service or node does not answer, or another process runs it."""
+
+    retry_helps = True
 
 
 class StudyStopped(RemixStudyError):  # noqa: N818 - a stop that the user requested is not an error

@@ -6,15 +6,18 @@ this module is cheap.
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+    from ray.train.torch import TorchConfig
 
 # Environment variable in which `ray job submit` passes the runtime environment to the driver's `ray.init`. The public
 # `ray.init(runtime_env=...)` would connect before the command knows whether it needs Ray. run_study.py repeats this
@@ -109,6 +112,66 @@ def dashboard_data(client: "JobSubmissionClient", path: str) -> Any:
     answer = client._do_request("GET", path)
     answer.raise_for_status()
     return answer.json()["data"]
+
+
+@contextlib.contextmanager
+def ports_on_loopback_only() -> Iterator[None]:
+    """Let a local Ray that is started in this block open its ports on the loopback address only.
+
+    Ray replaces a loopback address in `ray.init(_node_ip_address=...)` by that of a network interface, and then listens
+    on all interfaces. Its switch for macOS and Windows avoids that on Linux, too, but is an environment variable that
+    Ray reads once, when it is imported.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@functools.cache
+def loopback_torch_config_class() -> "type[TorchConfig]":
+    """Return a class of `TorchConfig` whose workers, on one machine, find each other through a file.
+
+    With the public `init_method`s, the worker of rank 0 runs torch's `TCPStore`, which always listens on all interfaces
+    and asks for no password.
+    """
+    from dataclasses import dataclass
+
+    import ray
+    from ray._private import worker
+    from ray.train.torch import TorchConfig, config
+
+    class Backend(config._TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(config._set_torch_distributed_env_vars)
+            # Deleted by the last worker. A new name for each start of the workers.
+            node: Any = worker._global_node
+            store = f"{node.get_session_dir_path()}/torch-store-{uuid.uuid4().hex}"
+            ray.get(
+                [
+                    worker_group.execute_single_async(
+                        rank,
+                        config._setup_torch_process_group,
+                        backend=backend_config.backend,
+                        world_rank=rank,
+                        world_size=len(worker_group),
+                        init_method=f"file://{store}",
+                        timeout_s=backend_config.timeout_s,
+                    )
+                    for rank in range(len(worker_group))
+                ]
+            )
+
+    @dataclass
+    class LoopbackTorchConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return LoopbackTorchConfig
 
 
 def worker_health_errors() -> tuple[type[Exception], ...]:

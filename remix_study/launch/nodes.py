@@ -20,15 +20,17 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from remix_study.errors import RemixStudyError, StudyError
+from remix_study.errors import RemixStudyError, StudyError, UnavailableError
 from remix_study.files.mirror import url_of
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import is_url, path_of
 from remix_study.launch.dependencies import missing_dependencies
+from remix_study.launch.ray_init import on_loopback
 from remix_study.patience import PATIENCE
 from remix_study.version import CODE_VARIABLE, code_digest
 
 _PATIENCE_S = PATIENCE.node_answer_s  # the first process of a node imports Ray, perhaps from a slow disk
+_SILENT = "did not answer"
 # Other versions give other numbers, or cannot read a checkpoint.
 _PACKAGES = ("ray", "torch", "torchaudio", "numpy", "optuna")
 
@@ -76,7 +78,8 @@ def require_identical_nodes(workspace: Path, corpus: str) -> int:
         )  # fmt: skip
         problems = collect_problems(others, requirements)
     if problems:
-        raise StudyError(
+        silent = any(_SILENT in problem for problem in problems)
+        raise (UnavailableError if silent else StudyError)(
             "Not all nodes of the cluster have the same files, code and versions:\n"
             + "\n".join(f"  - {problem}" for problem in problems)
         )
@@ -141,7 +144,7 @@ def _run_on(nodes: Sequence[Mapping[str, Any]], function: Callable[..., Any], *a
     found: list[Any] = []
     for check in checks:
         if check not in ready:
-            found.append(f"did not answer within {_PATIENCE_S:.0f} s. See `ray status`")
+            found.append(f"{_SILENT} within {_PATIENCE_S:.0f} s. See `ray status`")
             ray.cancel(check, force=True)
             continue
         try:
@@ -186,7 +189,7 @@ def code_for_workers() -> str | None:
 
     Not checked on a single machine, where all processes run the same files.
     """
-    return _own_code() if on_cluster() else None
+    return _own_code() if on_cluster() and not on_loopback() else None
 
 
 def require_code(expected: str | None) -> None:

@@ -1,5 +1,6 @@
 """Connecting to the Ray cluster at RAY_ADDRESS, or starting a local Ray; the resources of either"""
 
+import ipaddress
 import logging
 import os
 import signal
@@ -38,7 +39,10 @@ def join_or_start(**own: Any) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": _log.isEnabledFor(logging.INFO), "logging_level": logging.ERROR}
     if address is None:
-        with _hangups_kept_from_children(), _own_signal_handlers():
+        with (
+            _hangups_kept_from_children(), _own_signal_handlers(), _loopback_variables(),
+            ray_private.ports_on_loopback_only(),
+        ):  # fmt: skip
             # "local": never a Ray that was started on this machine before; it lacks the custom resources in `own`.
             ray.init(address="local", include_dashboard=False, **quiet, **own)
         return True
@@ -82,6 +86,30 @@ def _own_signal_handlers() -> Iterator[None]:
             raise
         signal.raise_signal(signal.SIGTERM)  # it arrived meanwhile: now our handler decides
         raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _loopback_variables() -> Iterator[None]:
+    """Let processes started in the block use the loopback interface for the connections between workers of a run.
+
+    Gloo and NCCL would use the network interface of the host's name, or the first one.
+    """
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    variables = {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"} - os.environ.keys() if names else set()
+    os.environ.update(dict.fromkeys(variables, names[0] if names else ""))
+    try:
+        yield
+    finally:
+        for variable in variables:
+            del os.environ[variable]
+
+
+def on_loopback() -> bool:
+    """Return whether the connected Ray runs on this machine alone, as `join_or_start` starts it."""
+    if not ray.is_initialized():
+        return False
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's gap
+    return ipaddress.ip_address(address).is_loopback
 
 
 class RayResources(NamedTuple):

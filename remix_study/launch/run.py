@@ -25,7 +25,7 @@ from remix_study.files.urls import corpus_at, shown
 from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import code_for_workers, on_cluster, require_identical_nodes
-from remix_study.launch.ray_init import join_or_start, ray_resources
+from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resources
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
@@ -236,11 +236,12 @@ def fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Cal
         gpus = _gpus(job)
         _require_room(config.workers, job.cpus, gpus)
     gpu = config.device != "cpu" and torch.cuda.is_available() if local else gpus > 0
+    torch_config = ray_private.loopback_torch_config_class() if not local and on_loopback() else TorchConfig
     make_trainer = partial(
         TorchTrainer,
         _loop,
         train_loop_config={"job": job.to_json(), "callback": callback},
-        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
+        torch_config=torch_config(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
         scaling_config=ScalingConfig(
             num_workers=0 if local else config.workers,
             use_gpu=gpu and not local,

@@ -90,6 +90,28 @@ def test_ray_has_a_dashboard_request_that_sends_the_token() -> None:
         assert list(inspect.signature(JobSubmissionClient._do_request).parameters)[:3] == ["self", "method", "endpoint"]
 
 
+def test_ray_can_be_kept_on_the_loopback_address() -> None:
+    with relied_on("ray", "`ENABLE_RAY_CLUSTER`", "open the ports of a local Ray on the loopback address only"):
+        from ray._private import services
+
+        with ray_private.ports_on_loopback_only():
+            assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
+        assert "ray_constants.ENABLE_RAY_CLUSTER" in inspect.getsource(services.get_node_ip_address)
+
+
+def test_ray_train_has_a_torch_backend_that_can_use_a_file() -> None:
+    with relied_on("ray", "`_setup_torch_process_group`", "connect workers without a port on all interfaces"):
+        from ray.train.torch import TorchConfig, config
+
+        made = ray_private.loopback_torch_config_class()(backend="gloo")
+        assert isinstance(made, TorchConfig)
+        assert issubclass(made.backend_cls, config._TorchBackend)
+        assert {"backend", "world_rank", "world_size", "init_method", "timeout_s"} <= set(
+            inspect.signature(config._setup_torch_process_group).parameters
+        )
+        assert inspect.signature(config._set_torch_distributed_env_vars).parameters == {}
+
+
 def test_ray_train_has_errors_for_lost_workers() -> None:
     with relied_on("ray", "the health-check errors of Ray Train", "tell a lost worker from a failed one"):
         assert all(issubclass(error, Exception) for error in ray_private.worker_health_errors())

@@ -1,14 +1,17 @@
 """Starting a local Ray, and the resources of a cluster"""
 
+import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 
-from remix_study.launch.ray_init import join_or_start, ray_resources
+from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resources
 from remix_study.tracking.signals import signal_handlers
 
 
@@ -62,6 +65,37 @@ def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch: pytest.MonkeyP
         with pytest.raises(KeyboardInterrupt):
             join_or_start()
         assert arrived == [signal.SIGTERM], "a SIGTERM while Ray starts is not lost"
+
+
+def test_only_processes_of_a_local_ray_are_kept_on_the_loopback_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that the user has set are kept; the environment of this process does not change."""
+    received: list[dict[str, str]] = []
+    addresses: list[str] = []
+
+    def init(**_: Any) -> None:
+        received.append(dict(os.environ))
+        addresses.append(services.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's gap
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    before = dict(os.environ)
+    join_or_start()
+    assert received == [before | {"GLOO_SOCKET_IFNAME": "lo"}]
+    assert os.environ == before
+    assert addresses == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(("address", "local"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False), (None, False)])
+def test_a_ray_on_the_loopback_address_is_alone(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, local: bool
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: address is not None)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: address)
+    assert on_loopback() is local
 
 
 CLUSTER_FILE = """
