@@ -7,7 +7,7 @@ from typing import Any
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import TrackingError
+from remix_study.errors import StoreError, TrackingError
 from remix_study.files.disk import storage_errors
 from remix_study.files.mirror import url_of
 from remix_study.fit import require_fit
@@ -42,7 +42,11 @@ def check_before_start(
     folder = study_folder(workspace, config.name)
     check_storage(config.storage, url_of(folder))
     configs = check_study(config, settings)
-    store = open_corpus(configs[0].corpus)
+    try:
+        store = open_corpus(configs[0].corpus)
+    except StoreError as error:
+        error.retry_helps = False  # the corpus is missing or damaged; a service that does not answer is a SourceError
+        raise
     for each in configs:
         require_fit(each, store)
     fetch_study(folder, whole=False)

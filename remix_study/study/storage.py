@@ -29,7 +29,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from remix_study import optuna_private
 from remix_study.credentials import holds_password, redact, resolve
-from remix_study.errors import ConfigError, StoreError, StudyError, cause_of
+from remix_study.errors import ConfigError, StoreError, UnavailableError, cause_of
 from remix_study.files import operations
 from remix_study.files.databases import create_sqlite, table_creation_lock
 from remix_study.files.urls import shown
@@ -101,7 +101,7 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
 
     Raises:
         ConfigError: see `check_storage`; or a `$NAME` of the URL is not in the environment.
-        StudyError: the database does not answer.
+        UnavailableError: the database does not answer.
     """
     if storage is None:
         path = folder / "optuna.db"
@@ -112,7 +112,7 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
     url = _resolved(storage)
     # Two studies that start at once on an empty database would both create Optuna's tables, and one would fail. Runs
     # take no lock: the tables exist, and there may be thousands of runs.
-    alone = table_creation_lock(url, raises=StudyError) if patience_s > 0 else contextlib.nullcontext()
+    alone = table_creation_lock(url, raises=UnavailableError) if patience_s > 0 else contextlib.nullcontext()
     with _reached(url), alone:
         opened = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     if patience_s > 0:
@@ -127,7 +127,7 @@ def open_to_read(storage: str | None, folder: Path) -> BaseStorage | None:
     them at the same time, and one of the two would fail.
 
     Raises:
-        ConfigError, StudyError: as `open_storage`.
+        ConfigError, UnavailableError: as `open_storage`.
     """
     match storage:
         case None:
@@ -220,7 +220,7 @@ def _reached(url: str) -> Iterator[None]:
         ) from None
     except SQLAlchemyError as error:
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-        raise StudyError(
+        raise UnavailableError(
             f"Cannot connect to the study's storage {shown}: {cause}. Start it, or correct `storage`."
         ) from None
 
@@ -275,7 +275,7 @@ def answering(storage: str | None, folder: Path) -> Iterator[None]:
     """Turn errors of the database of the study in `folder` into one message.
 
     Raises:
-        StudyError: the database does not answer or refuses to write, or another process has locked it for too long.
+        UnavailableError: the database does not answer or refuses to write, or another process has locked it for too long.
     """
     try:
         yield
@@ -287,11 +287,11 @@ def answering(storage: str | None, folder: Path) -> Iterator[None]:
         if storage in (None, JOURNAL):  # files: `disk_full_errors` and files/disk.py report problems of disks
             if _LOCKED not in words:
                 raise
-            raise StudyError(
+            raise UnavailableError(
                 f"Cannot use {folder / 'optuna.db'}: another process has locked it for {_BUSY_S:g} s. No data is lost. "
                 "End that process, and rerun the command."
             ) from None
-        raise StudyError(
+        raise UnavailableError(
             f"The study's storage {redact(str(storage))} does not answer: {words}. No data is lost. Start it and rerun "
             "the command to resume."
         ) from None

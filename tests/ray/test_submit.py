@@ -188,3 +188,22 @@ def test_submit_fails_if_the_cluster_cannot_run_the_study(cluster: Cluster) -> N
         text=True,
     )  # fmt: skip
     assert json.dumps("third")[1:-1] in jobs.stdout
+
+
+def test_an_error_that_a_retry_does_not_heal_stops_the_job(cluster: Cluster) -> None:
+    """The entrypoint for KubeRay, which retries a job that failed but not one that was stopped."""
+    cluster.write("fourth")
+    words = ["run", "fourth study.yaml", "--corpus", "/shared/none", "--workspace", str(cluster.workspace)]
+    done = subprocess.run(
+        ["ray", "job", "submit", "--address", cluster.url, "--submission-id", "rayjob", "--working-dir", ".", "--",
+         "python", "-m", "remix_study.cli.rayjob", *words],
+        env=cluster.environment("owner"), cwd=cluster.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "error: " in done.stdout
+    assert "/shared/none" in done.stdout
+    assert "A retry does not help" in done.stdout
+    shown = subprocess.run(
+        ["ray", "job", "status", "--address", cluster.url, "rayjob"], env=cluster.environment("owner"),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "stopped" in shown.stdout + shown.stderr

@@ -101,6 +101,10 @@ def rule_problems(job: Mapping[str, Any]) -> Iterator[str]:
         len(job["metadata"]["name"]) > _LONGEST_NAME
     ):
         yield "metadata.name must be a label of DNS"
+    if spec.get("backoffLimit") and "-m remix_study.cli.rayjob" not in spec["entrypoint"]:
+        yield "KubeRay would retry every error: entrypoint must run remix_study.cli.rayjob"
+    if not spec.get("backoffLimit"):
+        yield "a lost head must be retried: backoffLimit"
     if not spec.get("shutdownAfterJobFinishes"):
         yield "the cluster must end with the study: shutdownAfterJobFinishes"
     if cluster.get("authOptions", {}).get("mode") != "token" or "secretName" not in cluster["authOptions"]:

@@ -52,6 +52,8 @@ POD = f"{GPU}.template.spec"
         (f"{POD}.tolerations.0", "operater", "Exists", "tolerations[0] has no key operater"),
         (CLUSTER, "workerGroupSpecs", {}, "workerGroupSpecs must be a list"),
         ("metadata", "name", "Remix_Study", "metadata.name must be a label of DNS"),
+        ("spec", "backoffLimit", 0, "a lost head must be retried"),
+        ("spec", "entrypoint", "python -m remix_study run x.yaml", "KubeRay would retry every error"),
         ("spec", "shutdownAfterJobFinishes", False, "the cluster must end with the study"),
         (f"{CLUSTER}.authOptions", "mode", "disabled", "Ray must require the token"),
         (f"{CLUSTER}.headGroupSpec.rayStartParams", "num-cpus", 0, "rayStartParams must be strings"),
@@ -70,7 +72,7 @@ def test_an_invalid_value_is_found(job: dict[str, Any], path: str, key: str, val
 
 def test_the_entrypoint_runs_a_study_of_the_image(job: dict[str, Any]) -> None:
     python, module, package, *words = shlex.split(job["spec"]["entrypoint"])
-    assert (python, module, package) == ("python", "-m", "remix_study")
+    assert (python, module, package) == ("python", "-m", "remix_study.cli.rayjob")
     study = words[1].removeprefix("/home/ray/remix-study/")
     parse_command([words[0], str(ROOT / study), *words[2:]])
     assert read_study(ROOT / study, {})
