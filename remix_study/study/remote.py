@@ -1,37 +1,28 @@
-"""Studies in a remote workspace: the lease of the driver, and copies of the study's files
+"""Studies in a remote workspace: copies of the study's files, and requests to stop
 
-The driver is the process that runs the study. It holds a lease: a small file at the URL that names it and that it
-rewrites regularly. It pulls what runs push (working_copy.py), pushes what it writes itself, and checks for requests to
-stop. In a workspace on a disk none of this is needed: a lock replaces the lease, and all processes see the same files.
+The driver, the process that runs the study, holds its lease (lease.py). It pulls what runs push (working_copy.py),
+pushes what it writes itself, and checks for requests to stop. In a workspace on a disk only the lease is needed,
+because all processes see the same files.
 """
 
-import json
 import logging
-import os
-import socket
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from remix_study.errors import SourceError, StudyError
-from remix_study.files.command_line import own_command
+from remix_study.errors import SourceError
 from remix_study.files.disk import lock_holder
 from remix_study.files.mirror import LEASE, Mirror, url_of, with_retries
 from remix_study.files.remote_folder import RemoteFolder
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS
 from remix_study.patience import PATIENCE
-from remix_study.study.storage import STOP, workspace_of
+from remix_study.study.lease import FolderPlace, Lease, Say, fresh, lease_on_disk, machine_id
+from remix_study.study.storage import STOP
 
-Say = Callable[[str], None]
-_PERIOD_S, _BEAT_S = PATIENCE.lease_period_s, PATIENCE.lease_beat_s
-_SILENCE_S = PATIENCE.lease_silence_s  # without a heartbeat, after which another process may take over
-_FRESH_S = PATIENCE.lease_fresh_s  # age of a lease that readers, who compare clocks, still believe
+_PERIOD_S = PATIENCE.lease_period_s
 _RUNS = "runs"
 _RAY_FOLDERS = ("tune/", "ray_train/")  # only used by Ray on this machine
 _log = logging.getLogger(__name__)
@@ -45,18 +36,17 @@ class RemoteWorkspace:
     """The remote files of the study in `folder`, while this process runs it. Made by `remote_workspace`.
 
     Args:
-        url: of the study's folder; None if the workspace is on a disk. Then all methods do nothing.
+        url: of the study's folder; None if the workspace is on a disk. Then only `require_lease` does anything.
     """
 
     def __init__(self, folder: Path, url: str | None) -> None:
         self.folder, self.url = folder, url
         self._mirror = None if url is None else Mirror(url, folder, skip=_is_left_out)
-        self._token = uuid.uuid4().hex
-        self._beat = 0
-        self._beat_s = 0.0
+        self.lease: Lease | None = None
         self._active: list[str] = []  # names of active runs
         self._ended = threading.Event()
-        self._taken_by: str | None = None
+        if self._mirror is not None:
+            self.lease = Lease(folder, self._mirror, shown(str(url)), self._ended.wait)
         self._late = False
         self._thread = threading.Thread(target=self._work, name="remote-workspace", daemon=True)
 
@@ -82,13 +72,12 @@ class RemoteWorkspace:
     def require_lease(self) -> None:
         """
         Raises:
-            StudyError: another process has taken over the study, because this one could not renew its lease.
+            UnavailableError: another process has taken over the study, because this one could not renew its lease.
         """
-        if self._taken_by is not None:
-            raise StudyError(
-                f"Process {self._taken_by} has taken over the study, because this process did not reach "
-                f"{shown(str(self.url))} for {_SILENCE_S:.0f} s. Finished runs are kept; the other process continues."
-            )
+        if self.lease is not None:
+            if self._mirror is None:
+                self.lease.check()  # a disk answers at once
+            self.lease.require()
 
     def push(self) -> None:
         """Push all files that have changed.
@@ -105,11 +94,12 @@ class RemoteWorkspace:
         """Take the lease, pull the study and start to synchronise it in a thread.
 
         Raises:
-            StudyError: another process runs the study.
+            UnavailableError: another process runs the study.
             SourceError: the service does not answer or refuses.
         """
         assert self._mirror is not None
-        self._take(say)
+        assert self.lease is not None
+        self.lease.take(say)
         self._mirror.remove(STOP)  # of the last start
         self._mirror.pull()
         self._thread.start()
@@ -117,42 +107,15 @@ class RemoteWorkspace:
     def end(self) -> None:
         """Push the last changes and give up the lease."""
         assert self._mirror is not None
+        assert self.lease is not None
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._taken_by is None:
+        if self.lease.taken_by is None:
             self._ended.clear()  # so that the last push waits between its retries
             self.push()
-            self._mirror.remove(LEASE)
+            self.lease.give_up()
         self._mirror.close()
-
-    def _take(self, say: Say) -> None:
-        assert self._mirror is not None
-        found = self._mirror.read(LEASE)
-        known = _lease(found)
-        if known is not None and known.get("machine") != _machine(self.folder):  # on this machine the lock decides
-            say(f"Process {known['by']} has run this study. Checking for {_SILENCE_S:.0f} s whether it still does.")
-            end = time.monotonic() + _SILENCE_S
-            # Polls, because a file that another machine rewrites is no event that can be awaited.
-            while time.monotonic() < end and not self._ended.wait(min(1.0, _BEAT_S / 4)):
-                now = self._mirror.read(LEASE)
-                if now is None:
-                    break
-                if now != found:
-                    stop = own_command("stop", self.folder.name, workspace=workspace_of(self.folder))
-                    raise StudyError(
-                        f"Cannot run the study at {shown(str(self.url))}: process {known['by']} runs it. Wait for it, "
-                        f"or stop it with `{stop}`."
-                    )
-        self._renew_lease()
-
-    def _renew_lease(self) -> None:
-        assert self._mirror is not None
-        self._beat += 1
-        machine, at = _machine(self.folder), time.time()
-        content = {"by": _me(), "machine": machine, "token": self._token, "beat": self._beat, "at": at}
-        self._mirror.write(LEASE, json.dumps(content).encode())
-        self._beat_s = time.monotonic() + _BEAT_S
 
     def _work(self) -> None:
         while not self._ended.wait(_PERIOD_S):
@@ -182,28 +145,22 @@ class RemoteWorkspace:
         self._mirror.push(flat=True)
 
     def _keep_lease(self) -> None:
-        assert self._mirror is not None
-        if time.monotonic() < self._beat_s:
-            return
-        found = _lease(self._mirror.read(LEASE))
-        if found is not None and found.get("token") != self._token:
-            self._taken_by = str(found.get("by"))
+        if self.lease is not None and not self.lease.keep():
             self._ended.set()
-            return
-        self._renew_lease()
 
 
 @contextmanager
 def remote_workspace(folder: Path, say: Say) -> Iterator[RemoteWorkspace]:
-    """The remote workspace of the study in `folder`, for the process that holds its lock.
+    """The workspace of the study in `folder`, for the process that holds its lock; takes the lease.
 
     Raises:
-        StudyError: a process on another machine runs the study.
+        UnavailableError: a process on another machine runs the study.
         SourceError: the workspace's service does not answer or refuses.
     """
     remote = RemoteWorkspace(folder, url_of(folder))
     if remote.url is None:
-        yield remote
+        with lease_on_disk(folder, say) as remote.lease:
+            yield remote
         return
     remote.begin(say)
     try:
@@ -237,10 +194,10 @@ def driver_of(folder: Path) -> str | None:
     """The process that runs the study in `folder`: its id, followed by its host if that is another one; or None."""
     here = lock_holder(folder / "lock")
     url = url_of(folder)
-    if here is not None or url is None:
+    if here is not None:
         return here
-    found = _lease(RemoteFolder(url).content(LEASE))
-    if found is None or time.time() - float(found.get("at", 0)) > _FRESH_S:
+    found = fresh(FolderPlace(folder).read(LEASE) if url is None else RemoteFolder(url).content(LEASE))
+    if found is None or (url is None and found.get("machine") == machine_id(folder)):  # the lock has decided
         return None
     return str(found.get("by"))
 
@@ -263,21 +220,3 @@ def stop_asked(folder: Path, url: str | None) -> bool:
     except SourceError as error:
         _log.warning("Cannot check whether the study was asked to stop: %s", error)
         return False
-
-
-def _lease(content: bytes | None) -> dict[str, Any] | None:
-    try:
-        found = None if content is None else json.loads(content)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _me() -> str:
-    return f"{os.getpid()} of {socket.gethostname()}"
-
-
-def _machine(folder: Path) -> str:
-    """An id that is equal for all processes that share the lock in this machine's copy."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else uuid.getnode()} {folder}"

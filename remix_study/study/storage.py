@@ -275,7 +275,8 @@ def answering(storage: str | None, folder: Path) -> Iterator[None]:
     """Turn errors of the database of the study in `folder` into one message.
 
     Raises:
-        UnavailableError: the database does not answer or refuses to write, or another process has locked it for too long.
+        UnavailableError: the database does not answer or refuses to write, or another process has locked it for too
+            long.
     """
     try:
         yield
