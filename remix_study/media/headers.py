@@ -13,7 +13,7 @@ from remix_study.errors import MediaError
 
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # of ASF
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
-_UNKNOWN = 2**31 - 2**16  # programs that write to a pipe state about 2 GiB or 4 GiB
+_UNKNOWN, _UNKNOWN_LONG = 2**31 - 2**16, 2**62  # programs that write to a pipe state about the largest number
 _HEADER_BYTES = 2**16
 _LARGEST_PAGE = 27 + 255 + 255 * 255  # of Ogg
 _CHUNKS = 10_000  # before the samples; an absurd header must not take long
@@ -36,11 +36,10 @@ def stated_s(path: Path, container: str, duration_s: float | None, end_s: float)
         if container == "asf":
             return _asf_s(file, duration_s)
         data = {"wav": _wav_data, "w64": _w64_data, "caf": _caf_data}.get(container)
-        if data is None or duration_s is None or (found := data(file)) is None:
+        if data is None or duration_s is None or (stated := data(file)) is None:
             return duration_s
-        stated = found
         held = os.fstat(file.fileno()).st_size - file.tell()
-    return max(duration_s, end_s * stated / held) if 0 < held < stated else duration_s
+    return max(duration_s, end_s * stated / held) if 0 < held < stated < _UNKNOWN_LONG else duration_s
 
 
 def _wav_data(file: BinaryIO) -> int | None:
@@ -81,7 +80,7 @@ def _caf_data(file: BinaryIO) -> int | None:
         if len(head := file.read(12)) < 12:
             break
         (size,) = struct.unpack(">q", head[4:])
-        if not 0 <= size < 2**62:  # -1: unknown
+        if not 0 <= size < _UNKNOWN_LONG:  # -1: unknown
             return None
         if head[:4] == b"data":
             return int(size)

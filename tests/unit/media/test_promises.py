@@ -83,12 +83,18 @@ def test_a_truncated_file_raises_the_same_reason_with_each_decoder(kind: Kind, t
         assert all(len(words) == 1 for words in reasons.values()), (fraction, reasons)
 
 
-@pytest.mark.parametrize("stated", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000])
-def test_a_wav_that_was_written_to_a_pipe_is_taken(stated: int, tmp_path: Path) -> None:
-    path = write_timed(tmp_path / "a.wav", Kind("wav", None, "pcm_s16le"), 1.0)
+@pytest.mark.parametrize(
+    ("suffix", "at", "stated"),
+    [
+        *(("wav", 4, size.to_bytes(4, "little")) for size in (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFDB, 0x80000000)),
+        ("caf", 4, b"\xff" * 8),
+    ],
+)
+def test_a_file_that_was_written_to_a_pipe_is_taken(suffix: str, at: int, stated: bytes, tmp_path: Path) -> None:
+    path = write_timed(tmp_path / f"a.{suffix}", Kind(suffix, None, "pcm_s16le"), 1.0)
     content = path.read_bytes()
-    at = content.index(b"data") + 4
-    path.write_bytes(content[:at] + stated.to_bytes(4, "little") + content[at + 4 :])
+    at += content.index(b"data")
+    path.write_bytes(content[:at] + stated + content[at + len(stated) :])
     assert take(path, "pyav", "audio") == pytest.approx(1.0)
 
 
