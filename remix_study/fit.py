@@ -8,11 +8,16 @@ import torch
 
 from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, takes
 from remix_study.config import run as c
+from remix_study.config.problems import Problem
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.modality import canonical_order
+from remix_study.names import is_modality, rule
 from remix_study.remix import score_range
+
+Found = tuple[str, str]
+"""The dotted key to change, empty for the store itself, and a sentence."""
 
 
 def require_fit(config: c.RunConfig, store: ClipStore) -> None:
@@ -21,19 +26,36 @@ def require_fit(config: c.RunConfig, store: ClipStore) -> None:
     Raises:
         ConfigError: lists every problem.
     """
-    problems = [
-        *_split_problems(config, store), *_method_problems(config, store), *_model_problems(config, store),
-        *_augment_problems(config, store),
+    problems = fit_problems(config, store)
+    if problems:
+        listed = "\n".join(f"  - {each.text()}" for each in problems)
+        raise ConfigError(f"the configuration does not fit {store.path}:\n{listed}")
+
+
+def fit_problems(config: c.RunConfig, store: ClipStore) -> list[Problem]:
+    """All problems of `config` with `store` and this machine; those of the store alone have no keys."""
+    found = [
+        *_store_problems(store), *_split_problems(config, store), *_method_problems(config, store),
+        *_model_problems(config, store), *_augment_problems(config, store),
     ]  # fmt: skip
     if config.device == "cuda" and not torch.cuda.is_available():
-        problems.append("`device: cuda` needs a GPU, but torch finds none; use `auto` or `cpu`")
-    if problems:
-        raise ConfigError(f"the configuration does not fit {store.path}:\n" + "\n".join(f"  - {p}" for p in problems))
+        found.append(("device", "`device: cuda` needs a GPU, but torch finds none; use `auto` or `cpu`"))
+    return [
+        Problem(tuple(path.split(".")) if path else (), said, complete=True, kind=path or said) for path, said in found
+    ]
 
 
-def _split_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+def _store_problems(store: ClipStore) -> list[Found]:
+    return [
+        ("", f"the modality{rule(m, dots=False)}; prepare the corpus again under another name")
+        for m in store.modalities
+        if not is_modality(m)
+    ]
+
+
+def _split_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     needed = ["train", "val", *(["test"] if config.evaluation.test else [])]
-    problems = [f"the corpus must have a split `{split}`, but has {', '.join(store.splits)}" for split in needed
+    problems = [("", f"the corpus must have a split `{split}`, but has {', '.join(store.splits)}") for split in needed
                 if split not in store.splits]  # fmt: skip
     if problems:
         return problems
@@ -41,55 +63,62 @@ def _split_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
         present = set(store.labels_N[store.rows(split)].tolist())
         absent = [name for label, name in enumerate(store.classes) if label not in present]
         if absent:
-            problems.append(
-                f"every class must occur in the split `{split}`, but {', '.join(absent)} does not; change the split"
-            )
+            said = f"every class must occur in the split `{split}`, but {', '.join(absent)} does not; change the split"
+            problems.append(("", said))
     samples = len(store.rows("train"))
     if samples < config.smallest:
-        problems.append(f"`smallest_batch` must be at most the {samples} training clips, but is {config.smallest}")
+        said = f"`smallest_batch` must be at most the {samples} training clips, but is {config.smallest}"
+        problems.append(("smallest_batch", said))
     return problems
 
 
-def _method_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+def _method_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     method = config.method
     have = store.modalities
     if isinstance(method, c.UnimodalConfig):
-        known = method.modality in have
-        return [] if known else [f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"]
-    problems = []
+        said = f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"
+        return [] if method.modality in have else [("method.modality", said)]
+    problems: list[Found] = []
     if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
-        problems.append(
+        said = (
             "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave "
             "it out"
         )
+        problems.append(("evaluation.ceilings", said))
     if len(have) < 2:
-        problems.append(f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}")
+        said = f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}"
+        problems.append(("method.name", said))
     if isinstance(method, c.RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
-            problems.append(f"`method.training_order` must name {', '.join(have)} once each")
+            said = f"`method.training_order` must name {', '.join(have)} once each"
+            problems.append(("method.training_order", said))
         if isinstance(method.share, c.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
-            problems.append(f"`method.share.parts` must name {', '.join(have)} once each")
+            problems.append(("method.share.parts", f"`method.share.parts` must name {', '.join(have)} once each"))
         if isinstance(method.share, c.ProgressShareConfig) and method.share.lowest * len(have) >= 1:
-            problems.append(f"`method.share.lowest` must be below 1/{len(have)}, but is {method.share.lowest:g}")
+            said = f"`method.share.lowest` must be below 1/{len(have)}, but is {method.share.lowest:g}"
+            problems.append(("method.share.lowest", said))
         problems += _threshold_problems(method, len(store.classes), len(have))
     return problems
 
 
-def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[str]:
+def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[Found]:
     low, high = score_range(method.score, classes)
     span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
         case c.MarginConfig(threshold=threshold) if threshold > high - low:
-            return [f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"]
+            said = f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"
+            return [("method.filter.threshold", said)]
         case c.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
-            return [f"`method.filter` must include possible scores, but [{lower:g}, {upper:g}] does not: {span}"]
+            said = f"`method.filter` must include possible scores, but [{lower:g}, {upper:g}] does not: {span}"
+            return [("method.filter.upper" if upper <= low else "method.filter.lower", said)]
         case c.MaxShareConfig(share=share) if share * modalities < 1:
-            return [f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"]
+            said = f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"
+            return [("method.filter.share", said)]
         case _:
             return []
 
 
-def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     """Every transform needs a modality of the corpus, not of the run: unimodal runs share a study's settings."""
     augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
     pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
@@ -104,7 +133,7 @@ def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     kinds = {m: store.preset.parts[m].kind for m in store.modalities}
     have = ", ".join(m if m == kind else f"{m} ({kind})" for m, kind in kinds.items())
     problems = [
-        f"`augment.{name}` is for {of}, but the corpus has {have}; leave it out"
+        (f"augment.{name}", f"`augment.{name}` is for {of}, but the corpus has {have}; leave it out")
         for name, (asked, there, of) in needs.items()
         if asked and not there
     ]
@@ -112,35 +141,43 @@ def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
         if isinstance(part, AudioPreset):
             problems += _mask_problems(augment, part)
     if augment.frames == "random" and not any(isinstance(p, VideoPreset) and p.candidates > 1 for p in parts):
-        problems.append(
+        said = (
             "`augment.frames: random` needs several frames per segment, but the store has one; prepare the corpus with "
             "a preset such as 3x224r, or leave the option out"
         )
+        problems.append(("augment.frames", said))
     return problems
 
 
-def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[str]:
+def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[Found]:
     frames, bands = part.shape[part.time_axis], part.shape[1 - part.time_axis]
     masks = (
         ("time_mask", augment.time_mask, frames, "frames"),
         ("frequency_mask", augment.frequency_mask, bands, "bands"),
     )
     return [
-        f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}, or it could hide everything"
+        (
+            f"augment.{name}",
+            f"`augment.{name}` must be below the {there} {of} of a spectrogram, but is {most}, or it could hide "
+            "everything",
+        )
         for name, most, there, of in masks
         if most >= there
     ]
 
 
-def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
+def _model_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     problems = [
-        f"`model.encoders` names {m}, but the corpus has {', '.join(store.modalities)}"
+        (f"model.encoders.{m}", f"`model.encoders` names {m}, but the corpus has {', '.join(store.modalities)}")
         for m in canonical_order(config.model.encoders)
         if m not in store.modalities
     ]
     problems += [
-        f"the encoder of {m} must take {_expected(part)}, but `{encoder.name}` does not; "
-        f"use `model.encoders: {{{m}: {{name: {default_encoder(part).name}}}}}`"
+        (
+            f"model.encoders.{m}" if m in config.model.encoders else "model.encoder",
+            f"the encoder of {m} must take {_expected(part)}, but `{encoder.name}` does not; "
+            f"use `model.encoders: {{{m}: {{name: {default_encoder(part).name}}}}}`",
+        )
         for m in modalities_of(config, store)
         if m in store.modalities
         for part in (store.preset.parts[m],)
@@ -149,12 +186,16 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[str]:
     ]
     if isinstance(config.evaluation.ceilings, dict):
         problems += [
-            f"`evaluation.ceilings` names {m}, but the corpus has {', '.join(store.modalities)}"
+            (
+                f"evaluation.ceilings.{m}",
+                f"`evaluation.ceilings` names {m}, but the corpus has {', '.join(store.modalities)}",
+            )
             for m in canonical_order(config.evaluation.ceilings)
             if m not in store.modalities
         ]
     if config.model.fusion == "film" and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
-        problems.append(f"`model.fusion: film` needs two modalities, but the corpus has {len(store.modalities)}")
+        said = f"`model.fusion: film` needs two modalities, but the corpus has {len(store.modalities)}"
+        problems.append(("model.fusion", said))
     return problems
 
 

@@ -83,8 +83,11 @@ def validate(model: type[T], source: YamlSource) -> tuple[T | None, list[Problem
         return None, twice + [each for found in errors for each in _problems(model, found, source.content)]
 
 
-def raise_problems(source: YamlSource, problems: Iterable[Problem]) -> NoReturn:
+def raise_problems(source: YamlSource, problems: Iterable[Problem], where: str = "") -> NoReturn:
     """
+    Args:
+        where: what the problems are with, for the first line.
+
     Raises:
         ConfigError: lists all problems, in the order of their lines.
     """
@@ -93,7 +96,7 @@ def raise_problems(source: YamlSource, problems: Iterable[Problem]) -> NoReturn:
     once = {(source.spots.get(each.keys, each.keys), each.message): each for each in reversed(ordered)}
     lines = [f"  - {source.place(each.keys)}{each.text()}" for each in reversed(once.values())]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    raise ConfigError(f"{source.name} has {count}:\n" + "\n".join(lines))
+    raise ConfigError(f"{source.name} has {count}{where}:\n" + "\n".join(lines))
 
 
 def closest_match(word: Any, known: Iterable[str]) -> str | None:

@@ -23,7 +23,7 @@ from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.files.mirror import url_of
 from remix_study.files.urls import is_url, shown
-from remix_study.fit import require_fit
+from remix_study.launch.run import tracking_uri
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
@@ -31,11 +31,11 @@ from remix_study.study.budget import Rates, Used
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
 from remix_study.study.ledger import Ledger, ended_trials, read_ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
-from remix_study.study.preflight import needs_of
+from remix_study.study.preflight import needs_of, require_study_fit, require_tracking
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import SpaceRow, configure, effective_space, grid, space_of
-from remix_study.study.storage import check_storage, study_folder
+from remix_study.study.storage import JOURNAL, check_storage, open_to_read, require_driver, study_folder
 from remix_study.study.study_file import check_study
 from remix_study.study.tasks import slots
 from remix_study.tracking.tracker import NullTracker
@@ -170,13 +170,14 @@ def make_plan(
     """
     folder = study_folder(workspace.resolve(), config.name)
     check_storage(config.storage, url_of(folder))
+    require_driver(config.storage)
     fetch_study(folder)
     configs = check_study(config, settings)
     where = configs[0].corpus
     store = open_corpus(where)
-    for run in configs:
-        require_fit(run, store)
+    require_study_fit(config, settings, store)
     require_same_question(config, store.digest, folder)
+    _require_reachable(config, configs[0], workspace, folder)
     needs = needs_of(config, configs)
     at_once, gpus = slots(needs, worker_threads(1), torch.cuda.device_count())
     # The planned file with the trials of the one that was run, which may have wanted fewer trials.
@@ -224,6 +225,14 @@ def make_plan(
         bytes=disk,
         bytes_free=None if url_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
+
+
+def _require_reachable(config: StudyConfig, run: RunConfig, workspace: Path, folder: Path) -> None:
+    """Refuse what `run` would refuse: a storage or a tracking server that does not answer. Creates no file."""
+    if config.storage not in (None, JOURNAL) and not f"{config.storage}".startswith("sqlite"):
+        open_to_read(config.storage, folder)
+    if not f"{tracking_uri(run, workspace)}".startswith("sqlite"):
+        require_tracking(run, workspace, folder, lambda message: None)  # noqa: ARG005 - `run` says it
 
 
 def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost | None) -> MethodPlan:

@@ -4,21 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remix_study.config.problems import Problem, raise_problems
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, TrackingError
 from remix_study.files.disk import storage_errors
 from remix_study.files.mirror import url_of
-from remix_study.fit import require_fit
+from remix_study.fit import fit_problems
 from remix_study.launch.nodes import on_cluster, require_identical_nodes, require_submitted_code
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
-from remix_study.study.storage import check_storage, study_folder
-from remix_study.study.study_file import check_study
+from remix_study.study.search_space import configure, space_of
+from remix_study.study.storage import check_storage, require_driver, study_folder
+from remix_study.study.study_file import check_study, in_study, points
 from remix_study.study.tasks import Needs
 from remix_study.tracking.address import check as check_tracking
 
@@ -41,19 +43,16 @@ def check_before_start(
     """
     folder = study_folder(workspace, config.name)
     check_storage(config.storage, url_of(folder))
+    require_driver(config.storage)
     configs = check_study(config, settings)
     try:
         store = open_corpus(configs[0].corpus)
     except StoreError as error:
         error.retry_helps = False  # the corpus is missing or damaged; a service that does not answer is a SourceError
         raise
-    for each in configs:
-        require_fit(each, store)
+    require_study_fit(config, settings, store)
     fetch_study(folder, whole=False)
-    uri = tracking_uri(configs[0], workspace)
-    if uri is not None:
-        require_lasting_database(uri, workspace)
-        _check_tracking(uri, folder, say)
+    require_tracking(configs[0], workspace, folder, say)
     if on_cluster():
         require_submitted_code()
         join_or_start()
@@ -63,8 +62,35 @@ def check_before_start(
     return configs, store
 
 
-def _check_tracking(uri: str, folder: Path, say: Callable[[str], None]) -> None:
-    """A new study needs its tracking server at the start; a resumed one sends its data when the server is back."""
+def require_study_fit(study: StudyConfig, settings: Mapping[str, Any], store: ClipStore) -> None:
+    """Check that all runs of a study that `check_study` accepts can run on its corpus and on this machine.
+
+    Raises:
+        ConfigError: lists all problems, each once, with its line if the study comes from a file.
+    """
+    found: list[Problem] = []
+    for name, method in study.methods.items():
+        for at, params in points(study, name, space_of(study, method)):
+            config = configure(study, name, params, study.seed, settings)
+            found += [in_study(each, study, name, params, at) for each in fit_problems(config, store)]
+    if found:
+        once = {(each.keys, each.kind): each for each in reversed(found)}
+        raise_problems(study.source, reversed(once.values()), f" with the corpus {store.path}")
+
+
+def require_tracking(config: RunConfig, workspace: Path, folder: Path, say: Callable[[str], None]) -> None:
+    """Check that runs can be tracked. A resumed study sends its data when the server is back.
+
+    Args:
+        folder: the study's.
+
+    Raises:
+        TrackingError: the study is new and its tracking server does not answer, or its database would not last.
+    """
+    uri = tracking_uri(config, workspace)
+    if uri is None:
+        return
+    require_lasting_database(uri, workspace)
     try:
         check_tracking(uri)
     except TrackingError as error:

@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from remix_study import optuna_private
 from remix_study.credentials import holds_password, redact, resolve
@@ -89,6 +89,29 @@ def check_storage(storage: str | None, workspace_url: str | None = None) -> None
             "`storage` must not hold a password, because it is copied to every place of the study. Write "
             f"{named.replace(':DB_', ':$DB_', 1)} and set DB_PASSWORD."
         )
+
+
+def require_driver(storage: str | None) -> None:
+    """Check that this machine can open the kind of database that `storage` names, without connecting to it.
+
+    Raises:
+        ConfigError: there is no such kind, or its driver is not installed or asynchronous.
+    """
+    if storage in (None, JOURNAL):
+        return
+    shown = redact(str(storage))
+    try:
+        dialect = make_url(str(storage)).get_dialect()
+        dialect.import_dbapi()
+    except NoSuchModuleError:
+        raise ConfigError(
+            f"`storage` must be the URL of a database that SQLAlchemy or an installed package supports, but is "
+            f"{shown!r}. For example: {_EXAMPLE}"
+        ) from None
+    except ImportError as error:
+        raise _missing_driver(shown, error) from None
+    if dialect.is_async:
+        raise ConfigError(f"`storage` must not use an asynchronous driver, but is {shown!r}. For example: {_EXAMPLE}")
 
 
 def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) -> BaseStorage:
@@ -212,17 +235,22 @@ def _reached(url: str) -> Iterator[None]:
     shown = make_url(url).render_as_string(hide_password=True)
     try:
         yield
-    except ImportError as error:  # the missing package is named by the error that caused Optuna's
-        missing_package = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
-        raise ConfigError(
-            f"`storage: {shown}` needs the package {missing_package}, which is not installed. Run `pip install "
-            "'remix-study[postgresql]'`, or install the driver of your database."
-        ) from None
+    except ImportError as error:
+        raise _missing_driver(shown, error) from None
     except SQLAlchemyError as error:
         cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
         raise UnavailableError(
             f"Cannot connect to the study's storage {shown}: {cause}. Start it, or correct `storage`."
         ) from None
+
+
+def _missing_driver(shown: str, error: ImportError) -> ConfigError:
+    # The missing package is named by the error that caused Optuna's.
+    missing = getattr(error, "name", None) or getattr(error.__cause__, "name", None) or "of its driver"
+    return ConfigError(
+        f"`storage: {shown}` needs the package {missing}, which is not installed. Run `pip install "
+        "'remix-study[postgresql]'`, or install the driver of your database."
+    )
 
 
 def _wait_out_restarts(engine: Engine, shown: str, patience_s: float) -> None:

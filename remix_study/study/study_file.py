@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,14 +73,8 @@ def _validate_methods(
         )
         return configs, [Problem(("methods",), said)]
     for name in names:
-        first = [
-            (("methods", name, "first", number), params)
-            for number, params in enumerate(study.methods[name].first)
-            if all(path in spaces[name] for path in params)
-        ]
         invalid_condition = any(True for _ in conditions(study, name, spaces[name]))
-        corner: list[tuple[Keys, Mapping[str, Any]]] = [((), params) for params in corners(spaces[name])]
-        for at, params in [*first, *corner]:
+        for at, params in points(study, name, spaces[name]):
             try:
                 content = run_content(study, name, params, study.seed, settings)
             except ConfigError as error:  # `study_problems` reports an unknown label in `first`
@@ -90,7 +84,7 @@ def _validate_methods(
             config, problems = validate(RunConfig, YamlSource("", content))
             # A key that is missing because of an invalid condition is not a problem of its own.
             found += [
-                _in_study(each, study, name, params, at)
+                in_study(each, study, name, params, at)
                 for each in problems
                 if not (each.kind == "missing" and invalid_condition and dotted(each.keys) in spaces[name])
             ]
@@ -99,6 +93,15 @@ def _validate_methods(
         found += _grid_problems(study, name, spaces[name])
     found += study_problems(study, spaces, configs)
     return configs, list({(each.keys, each.kind or each.message): each for each in reversed(found)}.values())[::-1]
+
+
+def points(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Hyperparameters of a method to check, and where they are written: the known-good ones, and corners (nowhere)."""
+    for number, params in enumerate(study.methods[name].first):
+        if all(path in space for path in params):
+            yield ("methods", name, "first", number), params
+    for params in corners(space):
+        yield (), params
 
 
 def _grid_problems(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Problem]:
@@ -118,7 +121,7 @@ def _grid_problems(study: StudyConfig, name: str, space: Mapping[str, Dimension]
     return []
 
 
-def _in_study(problem: Problem, study: StudyConfig, name: str, params: Mapping[str, Any], at: Keys) -> Problem:
+def in_study(problem: Problem, study: StudyConfig, name: str, params: Mapping[str, Any], at: Keys) -> Problem:
     """A problem of a run configuration, moved to the key of the study that causes it.
 
     That is the key that matches most of the problem's keys; of equals, the one that overrides the others.
@@ -127,14 +130,16 @@ def _in_study(problem: Problem, study: StudyConfig, name: str, params: Mapping[s
         params: the hyperparameters of the run.
         at: where they are written; empty for a corner of the space.
     """
+    if not problem.keys:  # of the corpus
+        return problem
     method = study.methods[name]
     space = {path: _chosen(dimension, params[path]) for path, dimension in method.space.items() if path in params}
     shared = {path: _chosen(dimension, params[path]) for path, dimension in study.space.items() if path in params}
     sources: list[tuple[Keys, Mapping[str, Any]]] = [
         (at, params if at else {}),
-        (("methods", name, "set"), method.set),
         (("methods", name, "space"), space),
         (("space",), shared),
+        (("methods", name, "set"), method.set),
         (("base",), study.base),
     ]
     reached = [(*_reach(content, problem.keys), prefix) for prefix, content in sources]

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from remix_study.config.study import MethodSpace, StudyConfig
-from remix_study.errors import ConfigError, StudyError
+from remix_study.errors import ConfigError, StudyError, TrackingError
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan
+from remix_study.study.preflight import check_before_start
 from remix_study.study.study import StudyRun
+from remix_study.study.study_file import read_study
 from tests.studies import RATE, DriverDied, Runner, config, write_no_report
 
 Planned = Callable[..., Plan]
@@ -99,3 +103,71 @@ def test_a_plan_raises_the_errors_of_a_start(
         planned(config(sampler="random"))
     with pytest.raises(ConfigError, match="must not hold a password"):
         planned(config(name="t", storage="postgresql+psycopg://me:secret@host/db"))
+
+
+def refusals(study: StudyConfig, corpus: Path, workspace: Path) -> list[str]:
+    """What `plan` and `run` say."""
+    said = []
+    for start in (make_plan, partial(check_before_start, say=print)):
+        with pytest.raises((ConfigError, StudyError, TrackingError)) as raised:
+            start(study, {"corpus": str(corpus)}, workspace)
+        said.append(str(raised.value))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"storage": "foo://host/studies"}, "`storage` must be the URL of a database that SQLAlchemy or"),
+        ({"storage": "mysql+nodriver://host/studies"}, "`storage` must be the URL of a database that SQLAlchemy or an"),
+        ({"storage": "oracle+cx_oracle://host/studies"}, "oracle://host/studies` needs the package cx_Oracle"),
+        ({"storage": "postgresql+psycopg_async://host/x"}, "`storage` must not use an asynchronous driver"),
+        ({"base": {"epochs": 3, "device": "cpu", "tracking": {"uri": "http://127.0.0.1:9"}}}, "127.0.0.1:9"),
+    ],
+)  # fmt: skip
+def test_plan_refuses_what_run_refuses(
+    changes: dict[str, Any], wanted: str, small_corpus: Path, tmp_path: Path
+) -> None:
+    one, other = refusals(config(**changes), small_corpus, tmp_path / "w")
+    assert wanted in one
+    assert one == other
+    assert not (tmp_path / "w").exists()
+
+
+STUDY = """\
+name: s
+question: q?
+base: {corpus: set below, epochs: 3, device: cpu, tracking: {uri: off}}
+space:
+  optimizer.learning_rate: {kind: float, low: 0.001, high: 0.1}
+methods:
+  joint:
+    set: {method: {name: joint_unimodal}}
+  wide:
+    set: {method: {name: remix, warmup: 1, filter: {rule: margin}}}
+    space:
+      method.filter.threshold: {kind: float, low: 0.0, high: 9.0}
+  taste:
+    set:
+      method: {name: unimodal, modality: taste}
+  remix:
+    set: {method: {name: remix, warmup: 1, share: {kind: fixed, parts: {audio: 0.5, smell: 0.5}}}}
+    first: [{optimizer.learning_rate: 0.01}]
+reference: remix
+trials: 3
+replicates: 2
+"""
+
+
+def test_what_only_the_corpus_reveals_names_method_and_line(small_corpus: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY)
+    one, other = refusals(read_study(path, {}), small_corpus, tmp_path / "w")
+    assert one == other
+    head, *lines = one.splitlines()
+    assert head == f"{path} has 3 problems with the corpus {small_corpus / 'store'}:"
+    assert [line.removeprefix(f"  - {path}:").split(", but")[0] for line in lines] == [
+        "12: `methods.wide.space.method.filter.threshold`: `method.filter.threshold` must be at most 2",
+        "15: `methods.taste.set.method.modality`: `method.modality` must be one of audio, video",
+        "17: `methods.remix.set.method.share.parts`: `method.share.parts` must name audio, video once each",
+    ]
