@@ -1,4 +1,9 @@
-"""Durations and sizes as text"""
+"""Durations and sizes as text, and texts as cells of CSV files"""
+
+import re
+
+_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:(?: ± | to ){_NUMBER})?\*?")
 
 
 def duration(seconds: float) -> str:
@@ -8,6 +13,14 @@ def duration(seconds: float) -> str:
     if seconds >= 60:
         return f"{seconds / 60:.1f} min"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def cell_as_text(text: str) -> str:
+    """`text`, or with `'` in front if a spreadsheet would run it as a formula (`=`, `+`, `-`, `@`).
+
+    Numbers stay numbers, also with an interval: `-0.5`, `+1.2 ± 0.3`, `-1.0 to +2.0`.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBERS.fullmatch(text) else text
 
 
 def file_size(count: int) -> str:

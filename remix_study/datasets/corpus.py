@@ -33,6 +33,7 @@ from remix_study.media.remote_store import local_copy
 from remix_study.media.source import Source
 from remix_study.media.store import SMALL_BYTES, ClipStore, damage_of, store_folder, store_manifest
 from remix_study.sample import Clip, SampleId
+from remix_study.units import cell_as_text
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def write_absent(path: Path, absent: Mapping[str, str]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "id"])
-    writer.writerows(sorted((label, clip) for clip, label in absent.items()))
+    rows = sorted((label, clip) for clip, label in absent.items())
+    writer.writerows([cell_as_text(cell) for cell in row] for row in rows)
     write_atomically(path, text.getvalue())
 
 

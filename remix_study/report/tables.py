@@ -18,7 +18,7 @@ from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import Paired, Verdict
-from remix_study.units import duration
+from remix_study.units import cell_as_text, duration
 
 
 class Table(NamedTuple):
@@ -44,7 +44,7 @@ def accuracy_table(result: StudyResult) -> Table:
     rows = (
         (
             c.name,
-            _percent(c, "test/accuracy") + _star(result, c),
+            _percent(c, "test/accuracy") + _star(result, c) + _diverged(c),
             _mean(c, "test/balanced_accuracy"),
             _mean(c, other),
             _ahead(c.ahead, result),
@@ -126,7 +126,7 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 "reference" if c.name == name else _role(c),
                 str(searched.get(c.name, 0)),
                 f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
-                _mean(c, "test/accuracy"),
+                _mean(c, "test/accuracy") + _diverged(c),
                 _interval(c.estimate("test/accuracy")),
                 f"{spread.std:.1f}" if spread is not None and len(c.seeds) > 1 else "",
                 _mean(c, "test/balanced_accuracy"),
@@ -218,6 +218,11 @@ def _star(result: StudyResult, c: Method) -> str:
     """Marks an accuracy whose interval is over seeds only, although others are over test clips, too."""
     found = c.estimate("test/accuracy")
     return "*" if result.clips is not None and found is not None and not found.over_clips else ""
+
+
+def _diverged(c: Method) -> str:
+    """Marks an accuracy to which diverged runs contribute."""
+    return f" ({len(c.diverged)} diverged)" if c.diverged else ""
 
 
 def _wins(a: Paired | None) -> str:
@@ -346,7 +351,8 @@ def trials_table(ledger: Ledger) -> Table:
     header = ("method", "number", "state", *ledger.study.metrics, "seconds", "cause", *paths)
     rows = tuple(
         (
-            name, str(t.number), t.state, *_cells(t.values, len(ledger.study.metrics)), f"{t.seconds:.1f}",
+            name, str(t.number), f"{t.state}, diverged" if t.diverged else t.state,
+            *_cells(t.values, len(ledger.study.metrics)), f"{t.seconds:.1f}",
             t.cause or "", *(str(t.params[p]) if p in t.params else "" for p in paths),
         )
         for name, trials in ledger.trials.items()
@@ -416,11 +422,19 @@ def _shown(found: Estimate, scale: float, places: int) -> str:
 
 
 def to_csv(table: Table) -> str:
+    """The table as CSV; cells that spreadsheets would run as formulas are quoted as text."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
+    rows = [[cell_as_text(cell) for cell in row] for row in (table.header, *table.rows)]
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def to_markdown(table: Table) -> str:
-    lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows)]) + "\n"
+    """The table as Markdown; `|` and line breaks in cells are escaped."""
+    head, *rows = [[_markdown_cell(cell) for cell in row] for row in (table.header, *table.rows)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").splitlines())

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.statistics import Estimate, mean_over_seeds
+from remix_study.study.ledger import has_diverged
 from remix_study.study.outcomes import Paired
 
 
@@ -61,6 +62,11 @@ class Method(NamedTuple):
     other_epoch: Paired | None = None
     estimates: Mapping[str, Estimate] = {}
     failed: tuple[int, ...] = ()
+
+    @property
+    def diverged(self) -> tuple[int, ...]:
+        """Numbers of the replicates whose loss grew a thousandfold."""
+        return tuple(number for number, summary in sorted(self.seeds.items()) if has_diverged(summary))
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """values_S of a metric: one for each seed that has it, in the order of the seeds."""

@@ -10,6 +10,7 @@ from remix_study.launch.decisions import DECISIONS
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.predictions import PREDICTIONS
 from remix_study.study.ledger import SEARCH, Ledger, ReplicateRecord, TrialRecord, read_ledger
+from remix_study.units import cell_as_text
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -30,6 +31,7 @@ def _trial_row(ledger: Ledger, t: TrialRecord) -> Row:
         "stage": SEARCH,
         "number": t.number,
         "state": t.state,
+        "diverged": t.diverged,
         "cause": t.cause,
         "reason": t.reason,
         "retried": t.retried,
@@ -49,6 +51,7 @@ def _replicate_row(r: ReplicateRecord) -> Row:
         "stage": r.stage,
         "number": r.number,
         "state": r.state,
+        "diverged": r.diverged,
         "cause": r.cause,
         "reason": r.reason,
         "seconds": r.seconds,
@@ -88,6 +91,8 @@ def export(
 ) -> list[Path]:
     """Write `trials` and `epochs` as Parquet and CSV, and `decisions` and `predictions` of replicates as Parquet.
 
+    In CSV, a text that a spreadsheet would run as a formula begins with `'`.
+
     Args:
         folder: the study.
         out: folder for the files.
@@ -105,10 +110,11 @@ def export(
     for name, content in (("trials", with_summaries(rows)), ("epochs", list(epoch_rows(rows, progress)))):
         table = pa.table(columns(content))
         parquet, csv = out / f"{name}.parquet", out / f"{name}.csv"
+        quoted = {key: _as_text(values) for key, values in columns(content).items()}
         with replacing(parquet) as file:
             pyarrow.parquet.write_table(table, file)
         with replacing(csv) as file:
-            pyarrow.csv.write_csv(table, file)
+            pyarrow.csv.write_csv(pa.table(quoted), file)
         written += [parquet, csv]
     for name in (DECISIONS, PREDICTIONS):
         collected = of_replicates(rows, name)
@@ -134,6 +140,10 @@ def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
                 table = table.add_column(place, key, pa.array([value] * len(table)))
             tables.append(table)
     return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def _as_text(values: list[Any]) -> list[Any]:
+    return [cell_as_text(value) if isinstance(value, str) else value for value in values]
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -32,6 +32,14 @@ State = Literal["waiting", "running", "stopped", "complete", "pruned", "failed"]
 STOPPED = "stopped"  # attribute of a stopped trial, which is RUNNING in Optuna and is resumed at the next start
 
 
+_DIVERGED = 1000.0
+
+
+def has_diverged(summary: Mapping[str, float]) -> bool:
+    """Whether the loss of a run grew a thousandfold, by its summary."""
+    return summary.get("train/loss_growth", 0.0) >= _DIVERGED
+
+
 class TrialRecord(NamedTuple):
     """One trial.
 
@@ -48,6 +56,7 @@ class TrialRecord(NamedTuple):
             without a pruner.
         work: epochs, updates and samples of each encoder, and multiply-adds of its runs (`RunFolder.work`); empty if it
             was not recorded.
+        diverged: whether the loss of one of its complete runs grew a thousandfold.
     """
 
     method: str
@@ -65,12 +74,14 @@ class TrialRecord(NamedTuple):
     seed_values: tuple[float, ...]
     intermediate: dict[int, float]
     work: Mapping[str, float] = {}
+    diverged: bool = False
 
 
 class ReplicateRecord(NamedTuple):
     """One replicate (stage `replicate`), or one run of `retrain` (stage `final`).
 
-    `work`: as of a trial. `failed_before`: the reasons of earlier failures, after which it was run again.
+    `work` and `diverged`: as of a trial. `failed_before`: the reasons of earlier failures, after which it was run
+    again.
     """
 
     method: str
@@ -84,6 +95,7 @@ class ReplicateRecord(NamedTuple):
     cause: str | None
     work: Mapping[str, float] = {}
     failed_before: tuple[str, ...] = ()
+    diverged: bool = False
 
 
 class Ledger(NamedTuple):
@@ -293,6 +305,7 @@ def _records(method: str, rows: list[_Row], folder: Path) -> Iterator[TrialRecor
             seed_values=tuple(seeds[key] for key in sorted(seeds, key=int)),
             intermediate=row.intermediate,
             work=row.attrs.get("work", {}),
+            diverged=row.attrs.get("diverged", False),
         )
 
 
@@ -304,5 +317,5 @@ def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator
             yield ReplicateRecord(
                 method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
                 note.get("seconds", 0.0), note.get("reason"), note.get("cause"), note.get("work", {}),
-                tuple(note.get("failed_before", ())),
+                tuple(note.get("failed_before", ())), note.get("diverged", False),
             )  # fmt: skip

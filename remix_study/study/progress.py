@@ -10,7 +10,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, summed
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, has_diverged, summed
 from remix_study.study.replicates import Replicates
 from remix_study.study.scheduler import MethodState, StudyState
 from remix_study.study.search import Search
@@ -178,4 +178,5 @@ class StudyProgress:
             seed_values={str(n): s[first] for n, s in enumerate(outcome.summaries) if first in s},
             reason=outcome.reason,
             cause=outcome.cause,
+            diverged=any(map(has_diverged, outcome.summaries)) or None,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.launch.folder import RunFolder
-from remix_study.study.ledger import FINAL, REPLICATE
+from remix_study.study.ledger import FINAL, REPLICATE, has_diverged
 from remix_study.study.search import Search
 from remix_study.study.search_space import Params
 
@@ -100,4 +100,6 @@ class Replicates:
         more = {key: value for key, value in attributes.items() if value is not None}
         if self._failed_before.get(number):
             more["failed_before"] = self._failed_before[number]
+        if has_diverged(self.summaries.get(number, {})):
+            more["diverged"] = True
         self._search.note_replicate(self.stage, number, note | more)

@@ -48,7 +48,7 @@ def sentence(result: StudyResult, missing: Sequence[str]) -> str:
 
 def cautions(result: StudyResult) -> list[str]:
     """What a reader of the comparison must know, one sentence each."""
-    found = [*_replicates(result), *_clips(result), *_other_epoch(result), *result.extensions]
+    found = [*_diverged(result), *_replicates(result), *_clips(result), *_other_epoch(result), *result.extensions]
     if result.unequal:
         found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
     if result.unchecked:
@@ -57,6 +57,16 @@ def cautions(result: StudyResult) -> list[str]:
             "the methods have the same ones."
         )
     return found
+
+
+def _diverged(result: StudyResult) -> list[str]:
+    counts = ", ".join(f"{len(c.diverged)} of {len(c.seeds)} of {c.name}" for c in result.methods if c.diverged)
+    if not counts:
+        return []
+    return [
+        f"Replicates diverged (their loss grew a thousandfold): {counts}. Search lower values of "
+        "`optimizer.learning_rate`, or set `clip_norm`."
+    ]
 
 
 def _replicates(result: StudyResult) -> list[str]:

@@ -360,6 +360,8 @@ def _finish(run: Run, progress: Progress) -> RunResult:
     times["time/evidence_s"] = _now(run) - started
     summary = {
         "best/epoch": float(progress.best_epoch),
+        # Of a model that knows nothing, the cross-entropy is ln C.
+        "train/loss_growth": max(r["train/loss"] for r in progress.history) / math.log(len(run.reader.store.classes)),
         "last/val_accuracy": progress.history[-1]["val/accuracy"],
         **alone,
         **_own_best(run, progress),

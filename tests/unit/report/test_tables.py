@@ -243,3 +243,13 @@ def test_tables_of_failures_importances_and_curves() -> None:
         ("val/accuracy", "remix", "0", "0.5", "0.4", "0.6", "3"),
         ("val/accuracy", "remix", "2", "0.6", "0.5", "0.7", "3"),
     )
+
+
+def test_free_text_cannot_break_a_table() -> None:
+    table = Table("t", ("a|b", "c"), (("x | y\nz", "=1+1"), ("-0.5", "back\\|slash")))
+    assert to_markdown(table).splitlines() == [
+        r"| a\|b | c |", "|---|---|", r"| x \| y z | =1+1 |", r"| -0.5 | back\\\|slash |",
+    ]  # fmt: skip
+    assert list(csv.reader(io.StringIO(to_csv(table)))) == [
+        ["a|b", "c"], ["x | y\nz", "'=1+1"], ["-0.5", "back\\|slash"],
+    ]  # fmt: skip

@@ -16,6 +16,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError, StudyStopped, TrackingError
 from remix_study.patience import PATIENCE
 from remix_study.report.page import write_report
+from remix_study.report.tables import accuracy_table, trials_table
 from remix_study.study import study as study_module
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import FINAL, REPLICATE, read_ledger
@@ -605,3 +606,22 @@ def test_a_database_with_another_study_of_the_same_name_is_an_error(conduct: Con
     with pytest.raises(StudyError, match="already holds a study named 's', in"):
         conduct(Runner(), config(storage=shared))
     assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+
+
+def test_runs_whose_loss_grew_a_thousandfold_are_marked_as_diverged(conduct: Conduct, tmp_path: Path) -> None:
+    def summary(task: Task, run: RunConfig) -> dict[str, float]:
+        growth = 1e3 if task.method == "joint" else 999.0
+        return {"best/val_accuracy": 0.25, "test/accuracy": 0.25, "train/loss_growth": growth}
+
+    result = conduct(Runner(summary=summary))
+    assert result is not None
+    assert {m.name: m.diverged for m in result.methods} == {"joint": (0, 1), "remix": ()}
+    assert "Replicates diverged (their loss grew a thousandfold): 2 of 2 of joint." in result.sentence
+    assert [row[1] for row in accuracy_table(result).rows if row[0] == "joint"] == ["25.0 ± 0.0 (2 diverged)"]
+    conduct(Runner())  # resumed: nothing runs again, and the marks stay
+    ledger = read_ledger(tmp_path / "studies" / "s")
+    for records_of in (ledger.trials, ledger.replicates):
+        assert {name: {r.diverged for r in found} for name, found in records_of.items()} == {
+            "joint": {True}, "remix": {False},
+        }  # fmt: skip
+    assert [row[2] for row in trials_table(ledger).rows] == ["complete, diverged"] * 3 + ["complete"] * 3

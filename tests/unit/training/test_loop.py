@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -438,6 +439,8 @@ def test_summary_and_times(recipe: Recipe, assembled: Assembled) -> None:
     assert {"test/accuracy", "test/accuracy_last", "probe/accuracy/video", "sufficiency/ratio/audio"} <= set(
         result.summary
     )
+    losses = [record["train/loss"] for record in result.history]
+    assert result.summary["train/loss_growth"] == pytest.approx(max(losses) / math.log(4))
     assert result.summary["time/total_train_s"] == sum(record["time/train_s"] for record in result.history)
     # Scoring passes only run after warm-up.
     assert [record["time/score_s"] > 0 for record in result.history] == [False, True, True]
@@ -449,6 +452,7 @@ def test_warnings_of_the_plan_are_logged(
     starving = {"kind": "fixed", "parts": {"audio": 0.99, "video": 0.01}}
     train(assembled(recipe({"method.share": starving})))
     assert "epoch 1: only 1 of 96 samples train video alone" in caplog.text
+    assert "a larger part of it in `share` or a smaller `global_batch` keeps a modality" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["alternate", "mixed"])
