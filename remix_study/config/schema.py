@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from remix_study.config.run import RunConfig
-from remix_study.config.study import OBJECTIVES, SETTLED, StudyConfig
+from remix_study.config.study import OBJECTIVES, SETTLED, UNSEARCHED, StudyConfig
 from remix_study.errors import ConfigError
 
 Schema = dict[str, Any]
@@ -52,7 +52,7 @@ def study_schema() -> Schema:
     whole, parts = _partial_run()
     definitions = {**schema["$defs"], **parts}
     paths = {path: _any(options) for path, options in sorted(_paths().items())}
-    searched = [path for path in paths if not _is_settled(path)]
+    searched = [path for path in paths if not _is_settled(path) and path not in UNSEARCHED]
     open_ = {pattern: {"$ref": "#/$defs/Dimension"} for pattern in _open_patterns()}
 
     definitions["Dimension"] = schema["properties"]["space"]["additionalProperties"]
@@ -60,7 +60,7 @@ def study_schema() -> Schema:
     definitions["Set"] = {
         "type": "object",
         "description": "Changes to `base`: groups of keys, or single keys with dots.",
-        "properties": {path: found for path, found in paths.items() if path in searched or path == "evaluation"},
+        "properties": {path: found for path, found in paths.items() if not _is_settled(path) or path == "evaluation"},
         "patternProperties": {pattern: {} for pattern in _open_patterns()},
         "additionalProperties": False,
     }

@@ -15,6 +15,7 @@ from remix_study.config.run import JointConfig, RemixConfig, RunConfig, Unimodal
 from remix_study.config.study import (
     OBJECTIVES,
     SETTLED,
+    UNSEARCHED,
     ChoiceDimension,
     Dimension,
     EarlyEnd,
@@ -132,7 +133,7 @@ def _values(content: Mapping[str, Any], path: str) -> Iterator[tuple[Keys, Any]]
 
 
 def _searched(at: Keys, path: str) -> Iterator[Problem]:
-    for settled, why in SETTLED.items():
+    for settled, why in UNSEARCHED.items():
         if path == settled or path.startswith(f"{settled}.") or settled.startswith(f"{path}."):
             yield Problem(at, f" cannot be searched: {why}", kind="settled")
 
@@ -143,6 +144,10 @@ def _searched(at: Keys, path: str) -> Iterator[Problem]:
 def _swallowed(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
     """Keys that two dimensions set, or that `set` gives and a dimension replaces: one of them would not be trained."""
     for path, dimension in space.items():
+        # Under a condition, the dimension is not always searched: `set` gives its value otherwise.
+        for keys, _ in () if dimension.when else _values(study.methods[name].set, path):
+            said = f" has no effect: `{path}` is searched; leave one of them out"
+            yield Problem(("methods", name, "set", *keys), said, kind="swallowed")
         if not isinstance(dimension, ChoiceDimension):
             continue
         for inner in (other for other in space if other.startswith(f"{path}.")):
