@@ -73,8 +73,13 @@ class YamlSource:
         return None
 
     def place(self, keys: Keys) -> str:
-        """The prefix of a message about a key, in the form that editors and terminals link: `study.yaml:12: `."""
+        """The prefix of a message about a key, in the form that editors and terminals link: `study.yaml:12: `.
+
+        A key that is missing at the top has the first line.
+        """
         line = self.line(keys)
+        if line is None and keys and self.lines:
+            line = 1
         return "" if line is None else "--set: " if line == CHANGED else f"{self.name}:{line}: "
 
     def changed(self, keys: Keys) -> "YamlSource":
@@ -127,7 +132,7 @@ def read_text(text: str, name: str, most: int = MOST_VALUES) -> YamlSource:
             root = loader.get_single_node()
             if not isinstance(root, yaml.MappingNode):
                 kind = _kind(None if root is None else loader.construct_document(root))
-                raise ConfigError(f"Cannot read {name}: it must contain `key: value` lines, but {kind}.")
+                raise ConfigError(f"Cannot read {name}:1: it must contain `key: value` lines, but {kind}.")
             places = list(_places(root, ()))  # before construction, which resolves merges
             content = loader.construct_document(root)
         finally:

@@ -170,7 +170,7 @@ def test_the_content_is_that_of_the_text() -> None:
 def test_every_key_has_its_line(keys: tuple[str | int, ...], line: int | None) -> None:
     source = read_text(TEXT, "study.yaml")
     assert source.line(keys) == line
-    assert source.place(keys) == ("" if line is None else f"study.yaml:{line}: ")
+    assert source.place(keys) == f"study.yaml:{line or 1}: "
 
 
 def test_a_changed_value_is_attributed_to_set() -> None:

@@ -148,7 +148,7 @@ def test_every_problem_is_reported_once_with_its_line(tmp_path: Path) -> None:
     head, *lines = str(raised.value).splitlines()
     where = [line.removeprefix(f"  - {path}:").split("`; ")[0].split("` ")[0] for line in lines]
     assert where == [
-        "  - `trials",
+        "1: `trials",
         "6: `base.optimizer.learning_rat",
         "7: `base.model",
         "11: `space.seed",

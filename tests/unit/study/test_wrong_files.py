@@ -129,7 +129,7 @@ def changed(*changes: tuple[str, str], end: str = "") -> str:
         (changed(end="? [a, b]\n: 1\n"), "s.yaml:21 as YAML: found unhashable key"),
         (changed(end="a: &a [*a]\n"), "s.yaml:21: `&a` contains itself"),
         (changed(end="a: &a {<<: *a}\n"), "s.yaml:21: `&a` contains itself"),
-        ("", "Cannot read s.yaml: it must contain `key: value` lines, but is empty"),
+        ("", "Cannot read s.yaml:1: it must contain `key: value` lines, but is empty"),
         # another kind of file
         (RUN, "s.yaml:2: `method` makes this a run file, but a study file is needed. Use: remix-study train"),
     ],
