@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from remix_study.api import studies as studies
 
 
+__all__ = ["Study", "__version__", "studies"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """`Study` and `studies`, imported when asked for: `import remix_study.remix` needs none of what they need."""
     if name in ("Study", "studies"):

@@ -32,6 +32,7 @@ from remix_study.cli.common import (
     where_in_mlflow,
 )
 from remix_study.cluster import remote
+from remix_study.errors import StudyError
 from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def demo(
     with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
     _show(result, folder, workspace)
+    _require_result(result, folder)
 
 
 def plan(
@@ -111,11 +113,13 @@ def run(
     if as_json:
         answer = None if result is None else result.sentence
         out.print_json(json.dumps({**study.status().plain(), "answer": answer}))
-        return
-    _show(result, study.folder, workspace)
-    if study.status().failures and not retry_failed:
-        again = _run_command(file, corpus, workspace, "--retry-failed")
-        err.print(f"Retry the failed trials with: {again}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    else:
+        _show(result, study.folder, workspace)
+        if study.status().failures and not retry_failed:
+            again = _run_command(file, corpus, workspace, "--retry-failed")
+            said = f"Retry the failed trials with: {again}"
+            err.print(said, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    _require_result(result, study.folder)
 
 
 def status(
@@ -266,10 +270,23 @@ def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
         err.print(f"[yellow]failed:[/yellow] {escape(failure)}", soft_wrap=True)
     if len(failures) > _FAILURES_SHOWN:
         err.print(f"[yellow]failed:[/yellow] {len(failures) - _FAILURES_SHOWN} more; the report lists all")
-    if result is None:
-        err.print("No method has results yet.")
     say(f"\nReport: {place(folder)}/report/report.html")
     say(f"In MLflow: {_where_in_mlflow(folder, workspace)}")
+
+
+def _require_result(result: "StudyResult | None", folder: Path) -> None:
+    """
+    Raises:
+        StudyError: the study has ended without the result of any method.
+    """
+    if result is not None:
+        return
+    from remix_study.study.status import study_status
+
+    failed = len(study_status(folder).failures)
+    why = f"{failed} {'run' if failed == 1 else 'runs'} failed" if failed else "the budget is used up"
+    helps = "Correct the cause, then rerun the command with --retry-failed" if failed else "Raise `budget`"
+    raise StudyError(f"No method of the study {folder.name} has a result: {why}. {helps}.")
 
 
 def _where_in_mlflow(folder: Path, workspace: Path) -> str:

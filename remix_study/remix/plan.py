@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass
 from remix_study.errors import TrainingError
 from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
-from remix_study.remix.filtering import Filter
+from remix_study.remix.filtering import Filter, MaxShare
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import ScoreName, score
 from remix_study.remix.share import ShareRule
@@ -213,11 +213,18 @@ class RemixPlan:
 
     def _warnings(self, assignment: Assignment) -> tuple[str, ...]:
         count_M = assignment.assigned_NM.sum(axis=0)
+        settings = self.settings
+        if settings.share is not None:
+            helps = "a larger part of it in `share` or a smaller `global_batch` keeps"
+        elif isinstance(settings.filter, MaxShare):
+            helps = "a smaller `filter.share` or a `share` keeps"
+        else:
+            helps = "a `share`, `max_share` or smaller thresholds keep"
         return tuple(
             f"only {count} of {len(self._labels_N)} samples train {name} alone, less than one batch of "
-            f"{self.settings.how.batch}; a `share`, `max_share` or smaller thresholds keep a modality from starving"
+            f"{settings.how.batch}; {helps} a modality from starving"
             for name, count in zip(self._modalities, count_M, strict=True)
-            if count < self.settings.how.batch and assignment.joint_share() < 1.0
+            if count < settings.how.batch and assignment.joint_share() < 1.0
         )
 
 

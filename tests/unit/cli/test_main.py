@@ -14,11 +14,14 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+import remix_study
 from remix_study import __version__
 from remix_study.cli import main as cli
 from remix_study.errors import ConfigError
 from remix_study.files.disk import exclusive_lock
+from remix_study.study import study as study_module
 from remix_study.tracking import default_uri
+from tests.studies import Runner, config
 
 Written = Callable[..., Path]
 
@@ -328,3 +331,25 @@ def test_a_terminated_run_is_recorded_as_killed_and_keeps_its_checkpoint(
     assert run.info.status == "KILLED"
     assert (workspace / "runs" / "one" / "checkpoints" / "last.pt").exists()
     assert not (workspace / "runs" / "one" / "result.json").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_study_without_any_result_ends_with_an_error(
+    run_cli: Callable[..., Result], small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(study_module, "execute", Runner(fails=lambda task: task.method != "remix" or bool(words)))
+    study = config(trials=1, replicates=1)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    command = ("run", tmp_path / "s.yaml", "--corpus", small_corpus, "--workspace", tmp_path / "w", *words)
+    result = run_cli(*command)
+    if words:
+        assert (result.code, result.err.count("error: ")) == (1, 1)
+        assert "No method of the study s has a result: 2 runs failed. Correct the cause, then rerun" in result.err
+    else:
+        assert result.code == 0, "a failed method does not take the results of the others"
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert dir(remix_study) == ["Study", "__version__", "studies"]
+    assert all(hasattr(remix_study, name) for name in dir(remix_study))
