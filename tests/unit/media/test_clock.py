@@ -1,6 +1,7 @@
 """Which source time is stored, of pictures and of sound, for containers, codecs, decoders and windows"""
 
 import dataclasses
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,20 @@ def test_every_decoder_takes_a_file_without_a_stated_duration(kind: Kind, tmp_pa
     assert probe(path).duration_s is None
     for decoder in installed():
         require_source_times(path, decoder, (1.0, 2.5), origin_s(path), SECONDS)
+
+
+@pytest.mark.parametrize(("stated_s", "taken"), [(SECONDS, True), (SECONDS + 3, True), (SECONDS + 6, False)])
+def test_a_matroska_file_that_starts_late_states_its_end_or_its_length(
+    stated_s: float, taken: bool, tmp_path: Path
+) -> None:
+    """FFmpeg states where the last track ends, MKVToolNix how long the tracks last."""
+    source = write_timed(tmp_path / "source.mkv", MKV, SECONDS)
+    path = copied(source, tmp_path / "a.mkv", 0.0, 3.0)
+    content = path.read_bytes()
+    at = content.index(b"\x44\x89\x88") + 3  # the element `Duration`, eight bytes
+    path.write_bytes(content[:at] + struct.pack(">d", 1000 * stated_s) + content[at + 8 :])
+    if taken:
+        require_source_times(path, "pyav", (1.0, 2.5), 0.0, SECONDS)
+        return
+    with pytest.raises(MediaError, match=r"lasts 4\.00 s, but the file states 7\.00 s"):
+        require_source_times(path, "pyav", (1.0, 2.5), 0.0, SECONDS)
