@@ -14,6 +14,7 @@ The folder is renamed to its final name only when it is complete.
 import collections
 import concurrent.futures
 import json
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -275,7 +276,7 @@ def require_no_link(folder: Path) -> None:
         target = folder.readlink()
         raise StoreError(
             f"Cannot build a store in {folder}: it is a symbolic link to {target}, and a store behind a link is never "
-            f"replaced. Remove the link (`rm {folder}`), or build on the other disk with `--out`."
+            f"replaced. Remove the link (`rm {shlex.quote(str(folder))}`), or build on the other disk with `--out`."
         )
 
 
