@@ -184,6 +184,10 @@ class PyAVDecoder:
 # LookupError: PyAV numbers the tracks when it opens a file, and a damaged file can announce more of them later.
 _FAILURES = (av.FFmpegError, OSError, ValueError, LookupError, MemoryError)
 _SAME_S = 1e-4  # more than the rounding of times, less than the distance of any two frames
+_NO_FFMPEG = (
+    "Cannot use the decoder `torchcodec`: it finds no FFmpeg libraries that it can load. Install FFmpeg 4 to 9 "
+    "(`apt-get install ffmpeg`), or use the decoder `pyav`."
+)
 _GAP_S = 0.1  # longer than rounding errors of timestamps, shorter than a gap that a listener overlooks
 _DECORD_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "bgr0", "rgb24", "bgr24", "gray"}
 _DECORD_CONTAINERS = ("mov", "matroska", "avi", "flv")
@@ -287,17 +291,18 @@ def _torchcodec() -> Any:
         StoreError: torchcodec is not installed, or cannot load FFmpeg's libraries.
     """
     try:
-        import torchcodec.decoders
+        import torchcodec
     except ImportError as error:
         raise StoreError(
             "Cannot use the decoder `torchcodec`: it is not installed. Run `pip install 'remix-study[torchcodec]'`, or "
             "use the decoder `pyav`."
         ) from error
-    except (RuntimeError, OSError) as error:  # it tries one version of FFmpeg after the other
-        raise StoreError(
-            "Cannot use the decoder `torchcodec`: it finds no FFmpeg libraries that it can load. Install FFmpeg 4 to 9 "
-            "(`apt-get install ffmpeg`), or use the decoder `pyav`."
-        ) from error
+    except (RuntimeError, OSError) as error:  # older versions raise where they find no FFmpeg
+        raise StoreError(_NO_FFMPEG) from error
+    if torchcodec.ffmpeg_major_version is None:
+        raise StoreError(_NO_FFMPEG)
+    import torchcodec.decoders
+
     return torchcodec.decoders
 
 

@@ -120,20 +120,31 @@ def test_backends_agree(write: Write, name: DecoderName, file: str, codec: str, 
     np.testing.assert_allclose(left_wave, right_wave, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (None, r"not installed. Run `pip install 'remix-study\[torchcodec\]'`"),
+        ("ffmpeg_major_version = None", "finds no FFmpeg libraries.*apt-get install ffmpeg"),
+        ("raise RuntimeError('Could not load libtorchcodec')", "finds no FFmpeg libraries"),
+    ],
+    ids=["no package", "no FFmpeg", "no FFmpeg, older version"],
+)
 def test_torchcodec_that_cannot_be_used_is_refused_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    content: str | None, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for module in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    with pytest.raises(StoreError, match=r"not installed. Run `pip install 'remix-study\[torchcodec\]'`"):
+    if content is None:
+        monkeypatch.setitem(sys.modules, "torchcodec", None)
+    else:
+        (tmp_path / "torchcodec").mkdir()
+        (tmp_path / "torchcodec/__init__.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StoreError, match=remedy):
         decoder_version("torchcodec")
-    monkeypatch.delitem(sys.modules, "torchcodec")
-    (tmp_path / "torchcodec").mkdir()
-    (tmp_path / "torchcodec/__init__.py").write_text("raise RuntimeError('Could not load libtorchcodec')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(StoreError, match="finds no FFmpeg libraries"):
+    with pytest.raises(StoreError, match=remedy):
         TorchcodecDecoder().frames(tmp_path / "a.mp4", [0], 1)
+    sys.modules.pop("torchcodec", None)
 
 
 @pytest.mark.parametrize("name", [name for name in DECODERS if name != "pyav"])
