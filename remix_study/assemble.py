@@ -6,7 +6,7 @@ corpus first; `assemble` assumes that this check passed.
 
 # N training samples, M modalities
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import assert_never
 
@@ -85,6 +85,7 @@ def assemble(
     ceilings: Mapping[str, float] | None = None,
     callback: EpochCallback | None = None,
     at_most: int | None = None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Build this rank's part of a run.
 
@@ -98,6 +99,7 @@ def assemble(
         ceilings: modality -> accuracy of a unimodal run, in [0, 1].
         callback: called after every epoch.
         at_most: use at most this many clips of each split, to time a part of an epoch.
+        preempted: returns whether this rank's node or process is about to be taken away.
     """
     modalities = modalities_of(config, store)
     model = build_model(config, store).to(device)
@@ -136,6 +138,7 @@ def assemble(
         tracker=tracker,
         history_file=folder / "history.jsonl",
         callback=callback,
+        preempted=preempted,
     )
 
 

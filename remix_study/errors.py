@@ -90,6 +90,10 @@ class RunPruned(RemixStudyError):  # noqa: N818 - pruning is not an error
     """A run that the study's pruner ended early."""
 
 
+class RunPreempted(RemixStudyError):  # noqa: N818 - a preemption is not an error of the run
+    """A run whose node or process is about to be taken away; it has saved a checkpoint and resumes from it."""
+
+
 _SQLITE_FULL = "database or disk is full"
 # Categories of failures, for counting.
 CAUSES = ("not a number", "out of memory", "lost worker", "bad configuration", "disk full", "damaged corpus", "other")

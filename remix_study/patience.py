@@ -28,6 +28,7 @@ class Patience:
         cluster_size_s: between two checks whether machines have joined the cluster.
         node_answer_s: for the first answer of a node, which imports Ray, perhaps from a slow disk.
         decoder_start_s: for the start of a decoding process, which imports torch, perhaps from a slow disk.
+        preemption_poll_s: between two checks whether Ray drains the node of a run.
         port_forward_s: for a forwarded dashboard. Ray's ssh tries for two minutes.
         reconnect_pause_s: first pause before `submit` reconnects to a job; later pauses are multiples of it.
     """
@@ -47,6 +48,7 @@ class Patience:
     cluster_size_s: float = 5.0
     node_answer_s: float = 180.0
     decoder_start_s: float = 300.0
+    preemption_poll_s: float = 2.0
     port_forward_s: float = 150.0
     reconnect_pause_s: float = 2.0
 

@@ -10,6 +10,7 @@ import functools
 import io
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
 # Option of an actor method that bounds how many results of a streaming generator wait unread. Without it, an actor that
 # is faster than the driver fills its node's object store. The public `num_returns="streaming"` has no bound.
 GENERATOR_BACKPRESSURE = "_generator_backpressure_num_objects"
+
+# Module of Ray Train in which a worker keeps its context.
+TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 
 # Loggers of Ray Tune that print tracebacks for a full disk or a lost process. `verbose=0` does not silence them.
 TUNE_LOGGERS = ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune")
@@ -182,6 +186,35 @@ def worker_health_errors() -> tuple[type[Exception], ...]:
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
     return WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that Ray drains before they are taken away; empty if Ray does not answer.
+
+    Ray Train's notice uses the same function. The public `ray.nodes` does not report draining nodes.
+    """
+    from ray._private.state import state
+
+    try:
+        return set(state.get_draining_nodes())
+    except Exception:  # of Ray's control store, in a process that also trains without it
+        logging.getLogger(__name__).debug("Cannot ask Ray for draining nodes", exc_info=True)
+        return set()
+
+
+def train_worker_is_preempted() -> bool:
+    """Return whether Ray Train has told this worker that a node of its run is about to be taken away.
+
+    The public `ray.train.get_preemption_info` waits for all workers at an actor, in every call. Our ranks agree by a
+    collective operation of their own. Outside a worker of Ray Train, the answer is False.
+    """
+    context = sys.modules.get(TRAIN_CONTEXT)  # every worker has imported it; other processes start sooner without
+    if context is None:
+        return False
+    try:
+        return context.get_train_context().preemption_context.preemption_info is not None
+    except RuntimeError:
+        return False
 
 
 def keep_from_trials(prefix: str) -> None:

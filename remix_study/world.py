@@ -47,6 +47,10 @@ class Collectives(Protocol):
         """Return the rows of all ranks in rank order, on every rank. Ranks may have different numbers of rows."""
         ...
 
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        """Return the content of each rank in rank order, on every rank. Ranks may have different lengths."""
+        ...
+
     def barrier(self) -> None:
         """Wait until every rank has called this."""
         ...
@@ -64,6 +68,9 @@ class Solo:
 
     def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return rows
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        return [content]
 
     def barrier(self) -> None:
         """Do nothing: there is no other rank."""
@@ -87,15 +94,22 @@ class TorchCollectives:
             tensor.copy_(moved)
 
     def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([part.numpy() for part in self._gather(torch.from_numpy(rows))])
+
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        mine = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        return [part.numpy().tobytes() for part in self._gather(mine)]
+
+    def _gather(self, mine: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks in rank order, on the CPU. They may differ in their first dimension."""
         counts = torch.zeros(self._world.size, dtype=torch.int64, device=self._device)
-        counts[self._world.rank] = len(rows)
+        counts[self._world.rank] = len(mine)
         dist.all_reduce(counts)
-        most = int(counts.max())
-        padded = torch.zeros((most, *rows.shape[1:]), dtype=torch.float64, device=self._device)
-        padded[: len(rows)] = torch.from_numpy(rows).to(self._device)
+        padded = torch.zeros((int(counts.max()), *mine.shape[1:]), dtype=mine.dtype, device=self._device)
+        padded[: len(mine)] = mine.to(self._device)
         parts = [torch.empty_like(padded) for _ in range(self._world.size)]
         dist.all_gather(parts, padded)
-        return np.concatenate([part[:count].cpu().numpy() for part, count in zip(parts, counts.tolist(), strict=True)])
+        return [part[:count].cpu() for part, count in zip(parts, counts.tolist(), strict=True)]
 
     def barrier(self) -> None:
         dist.barrier()

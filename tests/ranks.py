@@ -53,6 +53,10 @@ class _ThreadCollectives:
     def gather_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate(self._exchange(rows))
 
+    def gather_bytes(self, content: bytes) -> list[bytes]:
+        gathered: list[bytes] = self._exchange(content)
+        return gathered
+
     def barrier(self) -> None:
         self._shared.barrier.wait(60)
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from remix_study.cli import prepare, servers, study, submit, terminal, verify
 from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, say, where_in_mlflow
-from remix_study.errors import INTERRUPTED, ConfigError, RemixStudyError, StudyStopped
+from remix_study.errors import INTERRUPTED, ConfigError, RemixStudyError, RunPreempted, StudyStopped
 from remix_study.tracking.signals import Terminated, signal_handlers, terminate
 from remix_study.version import __version__
 
@@ -137,6 +137,9 @@ def _main(debug: bool) -> None:
     except StudyStopped as stop:
         err.print(str(stop))
         sys.exit(130)
+    except RunPreempted as preempted:
+        err.print(f"The run was {preempted}. Rerun the command to resume from there.", soft_wrap=True, highlight=False)
+        sys.exit(143)
     except RemixStudyError as error:
         if debug:
             raise

@@ -184,6 +184,9 @@ def status_view(found: "StudyStatus") -> Group:
     for run in found.running:
         accuracy = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
         left = "" if run.seconds_left is None else f"  {duration(run.seconds_left)} left"
+        if run.preempted is not None:
+            lines.append(f"[dim]waiting:[/dim] {run.name}  {run.preempted}")
+            continue
         lines.append(f"[dim]training:[/dim] {run.name}  epoch {run.epoch}/{run.epochs or '?'}{accuracy}{left}")
     return Group(escape(found.question), _summary(found), Fitted(table), *lines)
 

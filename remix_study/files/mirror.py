@@ -28,7 +28,7 @@ _TRANSFERS = 16  # at once: each waits for the service most of the time
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)  # four minutes, besides the packages' own retries
 # Files that refer to others, in the order in which they are transferred, after all others: result.json comes last,
 # because it marks a run as complete.
-_LATE = ("history.jsonl", "spool.jsonl", "best.pt", "last.pt", "ended.json", "result.json")
+_LATE = ("history.jsonl", "spool.jsonl", "best.pt", "last.pt", "step.pt", "ended.json", "result.json")
 _log = logging.getLogger(__name__)
 
 

@@ -6,7 +6,7 @@ history.jsonl        one line per epoch
 checkpoints/         last.pt, best.pt
 tracking/            data for MLflow, and the MLflow run id
 result.json          the summary; written last, when the run is complete
-ended.json           the reason why a run was pruned or stopped
+ended.json           the reason why a run was pruned, stopped or preempted
 lock                 locked while a process works on the run
 """
 
@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.config.run import RunConfig
-from remix_study.errors import ConfigError, RunPruned, StudyStopped
+from remix_study.errors import ConfigError, RunPreempted, RunPruned, StudyStopped
 from remix_study.files.disk import exclusive_lock, lock_holder, write_atomically
 from remix_study.tracking.spool import run_id_of
 
 CHECKPOINTS = "checkpoints"
+_ENDS: dict[str, type[RunPruned | StudyStopped | RunPreempted]] = {
+    "pruned": RunPruned, "stopped": StudyStopped, "preempted": RunPreempted,
+}  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -105,20 +108,21 @@ class RunFolder:
                     found[name] = found.get(name, 0.0) + value
         return found
 
-    def ended_early(self) -> RunPruned | StudyStopped | None:
-        """Return why the run ended before its last epoch, else None. A stopped run resumes when launched again."""
-        content = self._read("ended.json")
-        if content is None:
-            return None
-        return (RunPruned if content["state"] == "pruned" else StudyStopped)(content["reason"])
+    def ended_early(self) -> RunPruned | StudyStopped | RunPreempted | None:
+        """Return why the run ended before its last epoch, else None.
 
-    def write_ended_early(self, why: RunPruned | StudyStopped) -> None:
-        state = "pruned" if isinstance(why, RunPruned) else "stopped"
+        A stopped or preempted run resumes when launched again.
+        """
+        content = self._read("ended.json")
+        return None if content is None else _ENDS[content["state"]](content["reason"])
+
+    def write_ended_early(self, why: RunPruned | StudyStopped | RunPreempted) -> None:
+        (state,) = (state for state, end in _ENDS.items() if isinstance(why, end))
         write_atomically(self.path / "ended.json", json.dumps({"state": state, "reason": str(why)}))
 
     def clear_stop(self) -> None:
-        """Forget that the run was stopped, so that it can resume. A pruned run stays pruned."""
-        if isinstance(self.ended_early(), StudyStopped):
+        """Forget that the run was stopped or preempted, so that it can resume. A pruned run stays pruned."""
+        if isinstance(self.ended_early(), StudyStopped | RunPreempted):
             (self.path / "ended.json").unlink()
 
     def mlflow_run_id(self) -> str | None:

@@ -19,12 +19,13 @@ from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import ConfigError, RemixStudyError, TrackingError, cause_of
+from remix_study.errors import ConfigError, RemixStudyError, RunPreempted, TrackingError, cause_of
 from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
 from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import code_for_workers, on_cluster, require_identical_nodes
+from remix_study.launch.preemption import node_is_draining, own_node
 from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resources
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
@@ -131,6 +132,7 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
 
     Raises:
         RunPruned: the callback pruned the run, now or when it was launched before.
+        RunPreempted: the process or its node is about to be taken away; or those of a worker, if there is a callback.
         StudyStopped: the callback stopped the run.
         RemixStudyError: workers failed repeatedly.
     """
@@ -154,8 +156,18 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
                 copy.pull(checkpoints=False)
                 return len(folder.history)
 
+            def restartable() -> RunPreempted | None:
+                copy.pull(checkpoints=False)
+                early = folder.ended_early()
+                # A study restarts the task itself, and says so in its log.
+                if not isinstance(early, RunPreempted) or callback is not None or node_is_draining():
+                    return None
+                folder.clear_stop()
+                copy.push()
+                return early
+
             try:
-                fit(job, callback, folder, epochs)
+                fit(job, callback, folder, epochs, restartable)
             except RemixStudyError as error:
                 if config.workers > 1:
                     copy.pull(checkpoints=False)
@@ -211,11 +223,18 @@ def _ceilings(
     return found
 
 
-def fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Callable[[], int]) -> None:
+def fit(
+    job: Job,
+    callback: EpochCallback | None,
+    folder: RunFolder,
+    epochs: Callable[[], int],
+    restartable: Callable[[], RunPreempted | None],
+) -> None:
     """Train a job on its workers; the result is in the run folder afterwards.
 
     Args:
         epochs: returns the number of epochs completed so far.
+        restartable: returns the preemption that ended the workers, if they can be restarted; None otherwise.
 
     Raises:
         RemixStudyError: the workers do not fit into the cluster, or failed repeatedly.
@@ -240,7 +259,8 @@ def fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Cal
     make_trainer = partial(
         TorchTrainer,
         _loop,
-        train_loop_config={"job": job.to_json(), "callback": callback},
+        # The process that starts the workers controls them, so they end when its node is taken away.
+        train_loop_config={"job": job.to_json(), "callback": callback, "nodes": [] if local else [own_node()]},
         torch_config=torch_config(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
         scaling_config=ScalingConfig(
             num_workers=0 if local else config.workers,
@@ -250,14 +270,16 @@ def fit(job: Job, callback: EpochCallback | None, folder: RunFolder, epochs: Cal
         run_config=RayRunConfig(
             name=folder.path.name,
             storage_path=str(folder.path.parent.parent / "ray_train"),
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),  # type: ignore[call-arg]  # V1's
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # V1's
+                max_failures=2, controller_failure_limit=3, max_preemption_failures=-1
+            ),
         ),
     )
     with restore_signal_handlers():
         if local:
             make_trainer().fit()  # in this process, so exceptions are not wrapped
         else:
-            fit_with_restarts(make_trainer, epochs)
+            fit_with_restarts(make_trainer, epochs, restartable)
 
 
 def _read_outcome(job: Job, folder: RunFolder) -> Record:
@@ -271,7 +293,8 @@ def _read_outcome(job: Job, folder: RunFolder) -> Record:
 
 
 def _loop(content: dict[str, Any]) -> None:
-    work(Job.from_json(content["job"]), content["callback"])  # the driver reads the result from the run folder
+    # The driver reads the result from the run folder.
+    work(Job.from_json(content["job"]), content["callback"], content["nodes"])
 
 
 def _gpus(job: Job) -> float:
@@ -283,15 +306,21 @@ def _gpus(job: Job) -> float:
     return 1.0 if ray_resources().max_gpus > 0 else 0.0
 
 
-def fit_with_restarts(make_trainer: Callable[[], Any], epochs: Callable[[], int]) -> None:
-    """Train, and start again for as long as workers are lost but the run makes progress.
+def fit_with_restarts(
+    make_trainer: Callable[[], Any],
+    epochs: Callable[[], int],
+    restartable: Callable[[], RunPreempted | None] = lambda: None,
+) -> None:
+    """Train, and start again after preemptions, and for as long as workers are lost but the run makes progress.
 
-    Ray Train itself restarts workers twice, but nodes may be preempted more often. A run that completes an epoch
-    between two losses is not their cause.
+    Workers that got the notice of a preemption save a checkpoint and return, which Ray Train takes as their success.
+    Workers that are lost without notice are restarted twice by Ray Train itself, but nodes may vanish more often. A run
+    that completes an epoch between two losses is not their cause.
 
     Args:
         make_trainer: returns a new trainer, with a method `fit`.
         epochs: returns the number of epochs completed so far.
+        restartable: returns the preemption that ended the workers, if they can be restarted; None otherwise.
 
     Raises:
         RemixStudyError: a worker failed by an exception, or was lost without progress since the last loss.
@@ -312,7 +341,10 @@ def fit_with_restarts(make_trainer: Callable[[], Any], epochs: Callable[[], int]
                 f"A worker failed, and failed again after restarts: {cause}. Rerun the command to resume from the last "
                 "checkpoint."
             ) from error
-        return
+        early = restartable()
+        if early is None:
+            return
+        log.warning("The workers were %s. Restarting them.", early)
 
 
 def _is_loss(error: Exception) -> bool:

@@ -9,11 +9,8 @@ the process group. In local mode there is none, and the worker is this process.
 import json
 import logging
 import os
-import signal
 import socket
-import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,12 +23,13 @@ import torch.distributed as dist
 from remix_study.assemble import assemble
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
-from remix_study.errors import RunPruned, StudyStopped, TrainingError
+from remix_study.errors import RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import require_code
 from remix_study.launch.predictions import write_predictions
+from remix_study.launch.preemption import preemption_notice
 from remix_study.launch.run_figures import run_figures
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
@@ -100,11 +98,15 @@ class Job:
         return cls(**content | {"config": RunConfig.model_validate(content["config"])})
 
 
-def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
+def work(job: Job, callback: EpochCallback | None = None, nodes: Collection[str] = ()) -> Record | None:
     """Train the job's run on this worker and return its summary, the same on every rank.
 
+    Args:
+        nodes: ids of Ray nodes that the run cannot do without, besides those of its workers.
+
     Returns:
-        The summary; None if the callback ended the run early, because an exception would make Ray Train restart it.
+        The summary; None if the callback or a preemption ended the run early, because an exception would make Ray Train
+        restart it.
 
     Raises:
         StudyError: this process runs other code than the driver.
@@ -112,12 +114,12 @@ def work(job: Job, callback: EpochCallback | None = None) -> Record | None:
     require_code(job.code)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    with working_copy(Path(job.folder), job.url) as copy:
+    with preemption_notice(nodes) as preempted, working_copy(Path(job.folder), job.url) as copy:
         copy.pull()
-        return _work(replace(job, folder=str(copy.folder)), callback, copy)
+        return _work(replace(job, folder=str(copy.folder)), callback, copy, preempted)
 
 
-def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record | None:
+def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy, preempted: Callable[[], bool]) -> Record | None:
     config = job.config
     device = _device(config)
     collectives: Collectives = TorchCollectives(_collectives_device(device)) if dist.is_initialized() else Solo()
@@ -131,18 +133,19 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy) -> Record
         if job.tracking_uri is not None:
             tracker = _tracker(job, folder)
     try:
-        with _exit_on_sigterm(), _deterministic(config.deterministic):
+        with _deterministic(config.deterministic):
             if leads:
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
                 run = assemble(
-                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback
-                )
+                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback,
+                    preempted=preempted,
+                )  # fmt: skip
                 result = train(run)
                 if leads:
                     _report(job, run, result, tracker)
                     folder.write_result(result.summary)
-    except (RunPruned, StudyStopped) as early:
+    except (RunPreempted, RunPruned, StudyStopped) as early:
         if leads:
             folder.write_ended_early(early)
             copy.push()
@@ -264,19 +267,6 @@ def _device(config: RunConfig) -> torch.device:
 
         return torch.device(get_device())
     return torch.device("cuda")
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, so that the run is recorded as KILLED and its checkpoint is complete."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005 - Python's signature
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def worker_threads(at_once: int) -> int:

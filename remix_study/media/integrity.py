@@ -222,6 +222,11 @@ class IntegrityCheck:
         except Exception as error:
             self._error = error
 
+    @property
+    def passed(self) -> bool:
+        """Whether all files are checked, and none is damaged."""
+        return (self._thread is None or not self._thread.is_alive()) and self._error is None
+
     def require_intact(self) -> None:
         """Wait until all files are checked.
 

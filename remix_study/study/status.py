@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import load
-from remix_study.errors import StudyError
+from remix_study.errors import RunPreempted, StudyError
 from remix_study.files.command_line import own_command
 from remix_study.files.mirror import place_of, url_of
 from remix_study.files.remote_folder import RemoteFolder
@@ -33,6 +33,7 @@ class RunningRun(NamedTuple):
         epochs: epochs of the run.
         val_accuracy: after the last epoch, in [0, 1]; None before the first.
         seconds_left: an estimate from the run's own epochs; None before the first.
+        preempted: how the run was preempted, while it waits to be restarted; None while it trains.
     """
 
     name: str
@@ -40,6 +41,7 @@ class RunningRun(NamedTuple):
     epochs: int
     val_accuracy: float | None
     seconds_left: float | None
+    preempted: str | None = None
 
 
 class MethodProgress(NamedTuple):
@@ -278,7 +280,11 @@ def _running(label: str, folders: Sequence[str]) -> RunningRun:
     name = f"{label} (seed {number + 1} of {len(runs)})" if len(runs) > 1 else label
     history, epochs = run.history, _epochs(run.path / "config.yaml")
     left = None if not history else (epochs - len(history)) * run.seconds / len(history)
-    return RunningRun(name, len(history), epochs, history[-1]["val/accuracy"] if history else None, left)
+    early = run.ended_early()
+    return RunningRun(
+        name, len(history), epochs, history[-1]["val/accuracy"] if history else None, left,
+        str(early) if isinstance(early, RunPreempted) else None,
+    )  # fmt: skip
 
 
 def _epochs(config: Path) -> int:

@@ -22,13 +22,14 @@ from typing import Any, Literal, TypeVar
 
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from remix_study import ray_private
-from remix_study.errors import CAUSES, RunPruned, StudyError, StudyStopped, cause_of
+from remix_study.errors import CAUSES, RunPreempted, RunPruned, StudyError, StudyStopped, cause_of
 from remix_study.launch.ray_init import join_or_start, ray_resources
 from remix_study.launch.run import launch
 from remix_study.launch.worker import Job, worker_threads
@@ -206,16 +207,25 @@ class _TaskSearcher(Searcher):
         if task is None:
             return
         if error or result is None or "outcome" not in result:
-            self._process_lost(task, self._errors.words.pop(trial_id, ""))
+            words, how = self._errors.words.pop(trial_id, ""), self._errors.preempted.pop(trial_id, None)
+            if how is not None:
+                self._preempted(task, how)
+            else:
+                self._process_lost(task, words)
             return
         content = json.loads(result["outcome"])
         self._tell(task, Outcome(**{**content, "summaries": tuple(content["summaries"])}))
 
+    def _preempted(self, task: Task, how: str) -> None:
+        """Restart a task whose process was preempted, however often: that is not the fault of the task."""
+        log.warning("%s was %s. Restarting it.", task.name, how)
+        self._to_restart.append(task)
+
     def _process_lost(self, task: Task, words: str) -> None:
         """Restart a task whose process died, up to ATTEMPTS times without progress.
 
-        Spot nodes may be preempted many times. Only losses without a completed epoch between them are counted, since a
-        run that makes progress does not kill its own process.
+        Nodes may vanish many times without notice. Only losses without a completed epoch between them are counted,
+        since a run that makes progress does not kill its own process.
         """
         epochs = self._epochs_of(task)
         if epochs > self._reached[task.name]:
@@ -231,9 +241,10 @@ class _TaskSearcher(Searcher):
 
     def give_back(self) -> None:
         """Report tasks that Tune has not started when the study is stopped; the next start resumes them."""
-        for task in self._running.values():
+        for task in (*self._running.values(), *self._to_restart):
             self._tell(task, Outcome("stopped", (), "stopped as requested before it started"))
         self._running.clear()
+        self._to_restart.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore, which a study does not use."""
@@ -302,25 +313,66 @@ class _ClusterLimit:
 
 
 class _ErrorTexts(FIFOScheduler):
-    """Error texts of trials. Tune passes them to its scheduler, but not to its searcher."""
+    """Error texts of trials. Tune passes them to its scheduler, but not to its searcher.
+
+    Attributes:
+        words: trial id -> text of its error.
+        preempted: trial id -> how it was preempted, of trials that ended for no other reason.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's gap
         self.words: dict[str, str] = {}
+        self.preempted: dict[str, str] = {}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002 - Tune's signature
         self.words[trial.trial_id] = " ".join(str(trial.get_error() or "").split())[:300]
+        if (how := how_preempted(_error_of(trial))) is not None:
+            self.preempted[trial.trial_id] = how
 
 
-def _trial(config: dict[str, Any]) -> None:
-    """Run one task in a Tune worker process. Report every error as an outcome, so that the process survives."""
-    content = json.loads(config["task"])
-    place = config["place"]
-    wait_at_barrier(place["barrier"])
-    jobs = [replace(Job.from_json(job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
-    callbacks = [PruningCallback(**callback) for callback in content["callbacks"]]
-    outcome = cannot_see_study(callbacks) or run_jobs(jobs, callbacks)
-    tune.report({"outcome": json.dumps(asdict(outcome)), "finished": 1.0})
+def _error_of(trial: Any) -> BaseException | None:
+    """Return the error of a trial, which Tune has just pickled to a file of this process; None if it cannot be read."""
+    try:
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # such as no file, or an error whose class this process cannot import
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def how_preempted(error: BaseException | None) -> str | None:
+    """Return how a process was preempted, if `error` says that it was: after its checkpoint, or with its node."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, RunPreempted):
+        return str(cause)
+    # The node was drained and then lost, before the run saved a checkpoint.
+    return "preempted with its node" if isinstance(error, RayActorError) and error.preempted else None
+
+
+class TrialProcess(tune.Trainable):
+    """Runs tasks in a process of Tune, one after the other.
+
+    A function for Tune would run in a thread, where Python delivers no signals: a run hears SIGTERM only in the main
+    thread.
+    """
+
+    def step(self) -> dict[str, Any]:
+        """Run one task. Report every error as an outcome, so that the process survives.
+
+        Raises:
+            RunPreempted: the process is about to be taken away, so Tune must give it no further task.
+        """
+        content = json.loads(self.config["task"])
+        place = self.config["place"]
+        wait_at_barrier(place["barrier"])
+        jobs = [replace(Job.from_json(job), threads=place["threads"], gpus=place["gpus"]) for job in content["jobs"]]
+        callbacks = [PruningCallback(**callback) for callback in content["callbacks"]]
+        outcome = cannot_see_study(callbacks) or run_jobs(jobs, callbacks)
+        return {"outcome": json.dumps(asdict(outcome)), "finished": 1.0, tune.result.DONE: True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002 - Tune's signature
+        """Let Tune run another task in this process."""
+        return True
 
 
 def cannot_see_study(callbacks: list[PruningCallback]) -> Outcome | None:
@@ -336,7 +388,11 @@ def cannot_see_study(callbacks: list[PruningCallback]) -> Outcome | None:
 
 
 def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
-    """Run the jobs one after the other, up to the first that is not complete."""
+    """Run the jobs one after the other, up to the first that is not complete.
+
+    Raises:
+        RunPreempted: this process is about to be taken away; the run has a checkpoint.
+    """
     summaries: list[dict[str, float]] = []
     for job, callback in zip(jobs, callbacks, strict=True):
         try:
@@ -345,6 +401,8 @@ def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
             return Outcome("pruned", tuple(summaries), str(pruned))
         except StudyStopped as stopped:
             return Outcome("stopped", tuple(summaries), str(stopped))
+        except RunPreempted:
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             failed = Outcome("failed", tuple(summaries), f"{job.name}: {reason}" if len(jobs) > 1 else reason,
@@ -408,7 +466,7 @@ def execute(
         searcher = _TaskSearcher(audible(ask), audible(tell), errors, at_once, no_more_now, epochs_of, limit)
         stop_when_idle = _StopWhenIdle(stopping)
         tuner = tune.Tuner(
-            tune.with_resources(_trial, place.share),
+            tune.with_resources(TrialProcess, place.share),
             param_space={
                 "place": {
                     "threads": place.threads,
@@ -432,6 +490,8 @@ def execute(
                 callbacks=[stop_when_idle],
                 stop=stop_when_idle,
                 log_to_file=True,
+                # A run writes its checkpoints itself.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
         tuner.fit()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from remix_study.errors import RunPruned, StudyStopped, cause_of
+from remix_study.errors import RunPreempted, RunPruned, StudyStopped, cause_of
 
 if TYPE_CHECKING:  # `remix-study status` imports this module and must start without torch
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # `remix-study status` imports this module and must start wit
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 # Tags to filter by. MLflow has no status for pruned runs; they are FINISHED.
-STATE = "remix_study.state"  # running, complete, pruned, stopped, failed
+STATE = "remix_study.state"  # running, complete, pruned, stopped, preempted, failed
 REASON = "remix_study.reason"  # why the pruner ended the run
 FAILURE_REASON, FAILURE_CAUSE = "failure_reason", "failure_cause"  # a message; one of `errors.CAUSES`
 _log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ def finishing(tracker: Tracker) -> Iterator[None]:
     complete  FINISHED: no exception
     pruned    FINISHED: RunPruned
     stopped   KILLED: KeyboardInterrupt, SystemExit or StudyStopped
+    preempted KILLED: RunPreempted
     failed    FAILED: any other exception; its message and cause become tags
     """
     try:
@@ -158,6 +159,9 @@ def finishing(tracker: Tracker) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, SystemExit, StudyStopped) as stop:
         _end(tracker, {STATE: "stopped"}, "KILLED", type(stop).__name__ + (f": {stop}" if str(stop) else ""))
+        raise
+    except RunPreempted as preempted:
+        _end(tracker, {STATE: "preempted"}, "KILLED", f"{type(preempted).__name__}: {preempted}")
         raise
     except BaseException as error:
         tags = {STATE: "failed", FAILURE_CAUSE: cause_of(error)}

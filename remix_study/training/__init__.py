@@ -8,4 +8,5 @@ final_evaluation.py   linear probes, sufficiency and test split, once, after the
 learning_rate.py      learning-rate schedules as functions of the epoch
 state.py              the content of a checkpoint
 checkpoint.py         last and best checkpoint, replaced atomically
+partial_epoch.py      the checkpoint of a preempted run, within an epoch
 """

@@ -9,7 +9,7 @@ over the samples of the step. All updates are complete at the end of an epoch.
 # B samples of this rank, n samples of an epoch, U updates of an epoch, M modalities
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -70,6 +70,21 @@ class Accumulation:
                     sums[p] = sums[p] + gradient if p in sums else gradient
         if self._fusion:
             torch.autograd.backward(losses_B.sum() / global_count, inputs=self._fusion)
+
+    def state(self) -> dict[int, dict[int, torch.Tensor]]:
+        """The gradients of the incomplete updates: update -> position of a parameter in the model -> its sum."""
+        position = {p: n for n, p in enumerate(self._model.parameters())}
+        return {
+            update: {position[p]: gradient for p, gradient in sums.items()} for update, sums in self._gradients.items()
+        }
+
+    def restore(self, state: Mapping[int, Mapping[int, torch.Tensor]]) -> None:
+        """Restore what `state` returned."""
+        every = list(self._model.parameters())
+        self._gradients = {
+            update: {every[n]: gradient.to(every[n].device) for n, gradient in sums.items()}
+            for update, sums in state.items()
+        }
 
     def load(self) -> Iterator[None]:
         """Set `.grad` for each optimizer step of this step: one for every update that is complete, at least one.

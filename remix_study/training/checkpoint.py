@@ -1,5 +1,7 @@
 """Checkpoints of a run: `last.pt` to resume from, `best.pt` for the final evaluation; both are replaced atomically
 
+A preempted run also has `step.pt`, the state within the epoch after `last.pt` (partial_epoch.py).
+
 While a run trains, the best weights are in `best-EPOCH.pt`. `last.pt` names the best epoch, and the file of an earlier
 best epoch is deleted only after `last.pt` was replaced. So the two always belong to the same history, even if the run
 is killed between them and an epoch that is trained again ends differently, as on GPUs. A finished run has `best.pt`.
@@ -8,6 +10,8 @@ They are in the run folder, so a run resumes in the same way after Ray Train res
 killed, and without Ray. Loading executes no code (`weights_only`).
 """
 
+import io
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,8 @@ from remix_study.errors import TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import replacing
 
-LAST, BEST = "last.pt", "best.pt"
+LAST, BEST, STEP = "last.pt", "best.pt", "step.pt"
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -56,8 +61,7 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            # To the CPU, since an error of the GPU would look like a corrupt file.
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            content = _load(path)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             if "allocate" in str(error):  # torch also raises RuntimeError when it runs out of memory
                 raise
@@ -66,6 +70,26 @@ class Checkpoints:
                 "executed). Delete it and rerun the command to restart the run."
             ) from error
         return content
+
+    def load_step(self, digest: str, epoch: int) -> dict[str, Any] | None:
+        """Return the checkpoint within `epoch`; None if there is none, or only one that is corrupt or of another epoch.
+
+        The run then resumes from its last complete epoch.
+        """
+        try:
+            content = self.load(STEP)
+        except TrainingError:
+            _log.warning(
+                "Ignoring %s, which is corrupt. The run resumes from its last complete epoch.", self._folder / STEP
+            )
+            return None
+        if content is None or (content["digest"], content["epoch"]) != (digest, epoch):
+            return None
+        return content
+
+    def delete_step(self) -> None:
+        """Delete the checkpoint within an epoch, after a later `last.pt` was saved."""
+        (self._folder / STEP).unlink(missing_ok=True)
 
     def save_best(self, epoch: int, content: dict[str, Any]) -> None:
         """Save the weights of a new best epoch, before the `last.pt` that names it."""
@@ -96,6 +120,24 @@ class Checkpoints:
         self.keep_best(epoch)
         if (self._folder / _best(epoch)).exists():
             operations.rename(self._folder / _best(epoch), self._folder / BEST)
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """Return tensors and plain values as bytes."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """Return what `to_bytes` was given, with its tensors on the CPU. Executes no code."""
+    return _load(io.BytesIO(content))
+
+
+def _load(file: Path | io.BytesIO) -> dict[str, Any]:
+    # To the CPU, since an error of the GPU would look like a corrupt file.
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
 
 
 def _best(epoch: int) -> str:

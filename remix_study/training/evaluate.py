@@ -7,7 +7,7 @@ ranks.
 
 # N samples of a split, M modalities, C classes, B samples of one batch
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,11 +94,13 @@ def evaluate(
     batch: int,
     autocast: bool,
     keep: bool = False,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate the clips at `rows_N`, each exactly once over all ranks. The result is the same on every rank.
 
     Args:
         keep: also return the log-probabilities of every sample.
+        between_batches: called before each batch; may raise.
     """
     modalities, classes = model.modalities, model.num_classes
     everyone = m_.subsets(modalities)
@@ -111,6 +113,7 @@ def evaluate(
     kept: list[NDArray[np.float32]] = []  # (B, V, C) of each batch
     model.eval()
     for start in range(0, len(mine), batch):
+        between_batches()
         rows_B = mine[start : start + batch]
         clips = reader.read(rows_B, np.ones((len(rows_B), len(modalities)), np.bool_))
         labels_B = clips.labels_B

@@ -7,7 +7,7 @@ sufficiency   accuracy of every unimodal head relative to its modality trained a
 
 # N samples of a split, d features
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,6 +59,7 @@ def evaluate_finished(
     seed: int,
     heads: bool,
     select: Selection = "best",
+    between_batches: Callable[[], None] = lambda: None,
 ) -> FinalEvaluation:
     """Evaluate a finished run; the result is the same on every rank.
 
@@ -67,8 +68,9 @@ def evaluate_finished(
 
     Args:
         best: the checkpoint of the best epoch.
+        between_batches: called before each batch of every pass; may raise.
     """
-    how: dict[str, Any] = {"batch": batch, "autocast": autocast}
+    how: dict[str, Any] = {"batch": batch, "autocast": autocast, "between_batches": between_batches}
     found: dict[str, float] = {}
     split = "test" if test else "val"
     other: Selection = "last" if select == "best" else "best"
@@ -125,6 +127,7 @@ def _probe(
     *,
     batch: int,
     autocast: bool,
+    between_batches: Callable[[], None],
     seed: int,
 ) -> dict[str, float]:
     found = {}
@@ -132,7 +135,8 @@ def _probe(
     labels = [reader.store.labels_N[rows[name]] for name in wanted]
     # Ranks must gather in the same order, and the order of a set differs between processes.
     features = {
-        name: _features(model, reader, rows[name], collectives, batch, autocast) for name in dict.fromkeys(wanted)
+        name: _features(model, reader, rows[name], collectives, batch, autocast, between_batches)
+        for name in dict.fromkeys(wanted)
     }
     for m in model.modalities:
         (train_Nd, val_Nd, eval_Nd) = (features[name][m] for name in wanted)
@@ -149,12 +153,14 @@ def _features(
     collectives: Collectives,
     batch: int,
     autocast: bool,
+    between_batches: Callable[[], None],
 ) -> dict[str, NDArray[np.float64]]:
     world = collectives.world
     mine = np.arange(world.rank, len(rows_N), world.size)
     parts: dict[str, list[NDArray[np.float64]]] = {m: [] for m in model.modalities}
     model.eval()
     for start in range(0, len(mine), batch):
+        between_batches()
         chosen = mine[start : start + batch]
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(model.modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):

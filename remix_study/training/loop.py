@@ -2,6 +2,11 @@
 
 Every epoch is planned, trained, evaluated, recorded and checkpointed. After the last epoch, the best one gets a final
 evaluation. All ranks execute the same code; only rank 0 writes.
+
+A run that is preempted saves a checkpoint after its current step, and resumes from there. All ranks ask in every step
+whether any of them got the notice, so that they stop after the same one. Evaluation and scoring pass have no such
+points, because ranks take different numbers of batches: a single rank stops at once, several finish them first. In both
+cases, rank 0 saves the trained epoch as soon as it gets a notice during its evaluation.
 """
 
 # N training samples, M modalities
@@ -23,7 +28,7 @@ from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import Method
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
-from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
+from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
 from remix_study.media.integrity import IntegrityCheck
@@ -33,11 +38,12 @@ from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.sample import Batch
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.accumulate import Accumulation
-from remix_study.training.checkpoint import LAST, Checkpoints
+from remix_study.training.checkpoint import LAST, STEP, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
+from remix_study.training.partial_epoch import PartialEpoch, fits, pack_partial, planned_of, restore_partial
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import train_step
@@ -92,6 +98,7 @@ class Run:
     tracker: Tracker
     history_file: Path
     callback: EpochCallback | None = None  # called on rank 0 only
+    preempted: Callable[[], bool] = lambda: False  # whether this rank's node or process is about to be taken away
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ def train(run: Run, *, checked: bool = True) -> RunResult:
         DamagedStoreError: a file of the clip store is damaged.
         TrainingError: the loss is not finite, an epoch has no samples, or the checkpoint belongs to another run.
         RunPruned, StudyStopped: raised by the callback; the checkpoint of the last epoch is kept.
+        RunPreempted: a rank got the notice of a preemption; the run resumes from the step that the message names.
     """
     check = run.reader.store.begin_check() if checked else IntegrityCheck()
     try:
@@ -134,41 +142,101 @@ def train(run: Run, *, checked: bool = True) -> RunResult:
 
 def _train(run: Run, check: IntegrityCheck) -> RunResult:
     progress = _resume(run)
+    part = _resume_epoch(run, progress.next_epoch)
     cost_m = forward_multiply_adds(run.model, run.reader.sample_shapes())
     if progress.history:
         _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
     for epoch in range(progress.next_epoch, run.settings.epochs):
+        preempted, intact = _any_rank_preempted(run, check)
+        if preempted:
+            raise _preempted(epoch, 0 if part is None else part.saved)
+        part = _begin_epoch(run, epoch) if part is None else part
+        part.intact = intact
+        if part.record is None:
+            _train_epoch(run, part, check)
         started = _now(run)
-        planned = run.method.plan.plan(epoch, lambda score: _run_scoring_pass(run, score))
-        for warning in planned.warnings:
-            if run.collectives.world.leads:
-                log.warning("epoch %d: %s", epoch, warning)
-        scored = _now(run)
-        trained = _train_epoch(run, epoch, planned)
-        _average_statistics(run)
-        ended = _now(run)
-        found = evaluate(run.model, run.reader, run.rows["val"], run.collectives,
-                         batch=run.settings.evaluation_batch, autocast=run.settings.autocast)  # fmt: skip
+        found = evaluate(
+            run.model, run.reader, run.rows["val"], run.collectives, batch=run.settings.evaluation_batch,
+            autocast=run.settings.autocast, between_batches=_save_when_preempted(run, part),
+        )  # fmt: skip
         _require_numbers(found, epoch)
+        planned = part.planned
         samples = float(planned.schedule.counts_T.sum())
         record = {
-            **trained,
+            **(part.record or {}),
             **planned.metrics,
             **found.metrics("val", run.method.trains_heads),
             **_training_of_encoders(run, planned, cost_m),
             "train/steps": float(planned.schedule.steps),
             "train/samples": samples,
-            "time/score_s": scored - started if planned.scored else 0.0,
-            "time/train_s": ended - scored,
-            "time/evaluate_s": _now(run) - ended,
-            "time/samples_per_s": samples / max(ended - scored, 1e-9),
+            "time/score_s": part.score_s,
+            "time/train_s": part.train_s,
+            "time/evaluate_s": _now(run) - started,
+            "time/samples_per_s": samples / max(part.train_s, 1e-9),
         }
         check.require_intact()
+        part = None
         better = progress.add(record)
         _save(run, progress, better)
         _run_callback(run, progress)
     check.require_intact()
     return _finish(run, progress)
+
+
+def _any_rank_preempted(run: Run, check: IntegrityCheck) -> tuple[bool, bool]:
+    """Whether any rank got the notice of a preemption, and whether all found the store intact; equal on every rank."""
+    answers = torch.tensor([float(run.preempted()), float(not check.passed)])
+    run.collectives.sum_(answers)
+    preempted, unchecked = answers.tolist()
+    return preempted > 0, unchecked == 0
+
+
+def _preempted(epoch: int, step: int) -> RunPreempted:
+    """The end of a preempted run, and where it resumes; `epoch` is past the last one in the final evaluation."""
+    return RunPreempted(f"preempted; checkpoint at epoch {epoch}, step {step}")
+
+
+def _save_part(run: Run, part: PartialEpoch) -> None:
+    """Save the epoch so far, unless the store may be damaged. Every rank must call it, unless all steps are trained."""
+    if not part.intact:
+        return
+    part.saved = part.step
+    ranks = [] if part.record is not None else run.collectives.gather_bytes(part.state_of_rank(run.model))
+    if run.collectives.world.leads:
+        plan, digest = run.method.plan, run.settings.digest
+        run.checkpoints.save(STEP, pack_partial(part, ranks, run.model, run.optimizer, plan, digest))
+
+
+def _save_when_preempted(run: Run, part: PartialEpoch) -> Callable[[], None]:
+    """Return a function to call between batches of the evaluation: rank 0 saves the trained epoch at the notice.
+
+    It raises RunPreempted if there is no other rank, which would wait for this one.
+    """
+    saved = False
+
+    def between_batches() -> None:
+        nonlocal saved
+        if saved or not run.collectives.world.leads or not run.preempted():
+            return
+        _save_part(run, part)
+        saved = True
+        if run.collectives.world.size == 1:
+            raise _preempted(part.epoch, part.saved)
+
+    return between_batches
+
+
+def _stop_when_preempted(run: Run, epoch: int) -> Callable[[], None]:
+    """Return a function to call between batches of a pass before `epoch`, whose `last.pt` is all there is to save.
+
+    It raises RunPreempted at the notice if there is no other rank, which would wait for this one.
+    """
+
+    def between_batches() -> None:
+        if run.collectives.world.size == 1 and run.preempted():
+            raise _preempted(epoch, 0)
+
+    return between_batches
 
 
 def _run_callback(run: Run, progress: Progress) -> None:
@@ -217,42 +285,99 @@ def _resume(run: Run) -> Progress:
     return progress
 
 
-def _train_epoch(run: Run, epoch: int, planned: PlannedEpoch) -> Record:
+def _resume_epoch(run: Run, epoch: int) -> PartialEpoch | None:
+    """The epoch that a preempted run has begun, restored with model, optimizer and plan; None if there is none."""
+    content = run.checkpoints.load_step(run.settings.digest, epoch)
+    if content is None:
+        return None
+    if not fits(content, run.collectives.world.size):
+        if run.collectives.world.leads:
+            log.warning(
+                "Restarting epoch %d: its checkpoint was saved by %d workers, and this run has %d.",
+                epoch, len(content["ranks"]), run.collectives.world.size,
+            )  # fmt: skip
+        return None
+    part = _part(run, epoch, planned_of(content))
+    restore_partial(content, part, run.collectives.world.rank, run.model, run.optimizer, run.method.plan)
+    if run.collectives.world.leads:
+        log.info("Resuming at epoch %d, step %d", epoch, part.step)
+    return part
+
+
+def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
+    """Plan an epoch."""
+    started = _now(run)
+    planned = run.method.plan.plan(epoch, lambda score: _run_scoring_pass(run, score, epoch))
+    for warning in planned.warnings:
+        if run.collectives.world.leads:
+            log.warning("epoch %d: %s", epoch, warning)
+    part = _part(run, epoch, planned)
+    part.score_s = _now(run) - started if planned.scored else 0.0
+    return part
+
+
+def _part(run: Run, epoch: int, planned: PlannedEpoch) -> PartialEpoch:
+    accumulation = None
+    if planned.schedule.update_TB is not None:
+        accumulation = Accumulation(run.model, run.reader.modalities, planned.schedule)
+    loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # summed there: no sync per step
+    return PartialEpoch(epoch, planned, loss, accumulation)
+
+
+def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
+    """Train the steps of an epoch that are left, and set `part.record`.
+
+    Raises:
+        RunPreempted: a rank got the notice of a preemption; the epoch so far is saved.
+    """
+    started, before_s = _now(run), part.train_s
+    epoch, schedule = part.epoch, part.planned.schedule
     rate = run.settings.learning_rate * run.rate(epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
-    loss = torch.zeros((), dtype=torch.float64, device=run.reader.device)  # summed there: no sync per step
-    clashes: dict[str, list[float]] = {}
-    accumulation = None
-    if planned.schedule.update_TB is not None:
-        accumulation = Accumulation(run.model, run.reader.modalities, planned.schedule)
-    for part in rank_batches(planned.schedule, run.collectives.world):
-        first, *others = part.split(run.settings.micro_batch)
+    for mine in rank_batches(schedule, run.collectives.world, part.step):
+        first, *others = mine.split(run.settings.micro_batch)
         batch = _read(run, first, epoch)
-        if run.settings.clash_every and part.step % run.settings.clash_every == 0:
-            _measure_clash(run, batch, clashes)
-        if accumulation is not None:
-            accumulation.begin(part)
-        loss += train_step(
+        if run.settings.clash_every and mine.step % run.settings.clash_every == 0:
+            _measure_clash(run, batch, part.clashes)
+        if part.accumulation is not None:
+            part.accumulation.begin(mine)
+        part.loss += train_step(
             run.model,
             run.method,
             chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
-            part.global_count,
+            mine.global_count,
             run.optimizer,
             run.collectives,
             autocast=run.settings.autocast,
             clip_norm=run.settings.clip_norm,
-            where=f"epoch {epoch}, step {part.step}",
-            accumulation=accumulation,
+            where=f"epoch {epoch}, step {mine.step}",
+            accumulation=part.accumulation,
         )
-    run.collectives.sum_(loss)
-    record = {"train/loss": float(loss) / max(1, int(planned.schedule.counts_T.sum())), "train/learning_rate": rate}
-    for name, cosines in clashes.items():
+        part.step = mine.step + 1
+        if part.step == schedule.steps:
+            break
+        preempted, part.intact = _any_rank_preempted(run, check)
+        if preempted:
+            part.train_s = before_s + _now(run) - started
+            _save_part(run, part)
+            run.collectives.barrier()  # a rank that ends first would let Ray Train end the others
+            raise _preempted(epoch, part.saved)
+    run.collectives.sum_(part.loss)
+    _average_statistics(run)
+    record = {"train/loss": float(part.loss) / max(1, int(schedule.counts_T.sum())), "train/learning_rate": rate}
+    for name, cosines in part.clashes.items():
         measure, m = name.split("/")
         record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
         record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
-    return record
+    part.record = record
+    part.train_s = before_s + _now(run) - started
+    preempted, part.intact = _any_rank_preempted(run, check)
+    if preempted:
+        _save_part(run, part)
+        run.collectives.barrier()
+        raise _preempted(epoch, part.saved)
 
 
 def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
@@ -294,10 +419,12 @@ def _measure_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> N
             clashes.setdefault(f"{measure}/{m}", []).append(cosine)
 
 
-def _run_scoring_pass(run: Run, score: ScoreFunction) -> ScoringPass:
+def _run_scoring_pass(run: Run, score: ScoreFunction, epoch: int) -> ScoringPass:
     settings = run.settings
-    return scoring_pass(run.model, run.reader, run.rows["train"], run.collectives, score,
-                   batch=settings.evaluation_batch, autocast=settings.autocast)  # fmt: skip
+    return scoring_pass(
+        run.model, run.reader, run.rows["train"], run.collectives, score, batch=settings.evaluation_batch,
+        autocast=settings.autocast, between_batches=_stop_when_preempted(run, epoch),
+    )  # fmt: skip
 
 
 def _average_statistics(run: Run) -> None:
@@ -319,6 +446,7 @@ def _save(run: Run, progress: Progress, better: bool) -> None:
             run.checkpoints.save_best(epoch, {"digest": run.settings.digest, "model": content["model"]})
         run.checkpoints.save(LAST, content)
         run.checkpoints.keep_best(progress.best_epoch)
+        run.checkpoints.delete_step()
         with operations.extend(run.history_file) as file:
             file.write(_line(epoch, progress.history[-1]).encode())
         run.tracker.log_metrics(progress.history[-1], epoch)
@@ -345,6 +473,7 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         seed=settings.seed,
         heads=run.method.trains_heads,
         select=settings.select,
+        between_batches=_stop_when_preempted(run, settings.epochs),
     )
     best = progress.history[progress.best_epoch]
     kept = {key: value for key, value in best.items() if key.startswith(("val/", "balance/"))}

@@ -6,6 +6,8 @@ part of the samples, and every rank receives the complete table.
 
 # N training samples, M modalities, C classes, B samples of one batch
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,8 +30,13 @@ def scoring_pass(
     *,
     batch: int,
     autocast: bool,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> ScoringPass:
-    """Scores and cross-entropies (nats) of the unimodal heads, both (N, M) float64, for the clips at `rows_N`."""
+    """Scores and cross-entropies (nats) of the unimodal heads, both (N, M) float64, for the clips at `rows_N`.
+
+    Args:
+        between_batches: called before each batch; may raise.
+    """
     world = collectives.world
     modalities = model.modalities
     mine = np.arange(world.rank, len(rows_N), world.size)
@@ -37,6 +44,7 @@ def scoring_pass(
     table[:, 0] = mine
     model.eval()
     for start in range(0, len(mine), batch):
+        between_batches()
         chosen = mine[start : start + batch]
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):

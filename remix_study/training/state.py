@@ -59,7 +59,7 @@ def pack(
         "best_epoch": progress.best_epoch,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "plan": {key: _tensor(value) for key, value in plan.state().items()},
+        "plan": {key: tensor(value) for key, value in plan.state().items()},
     }
 
 
@@ -69,13 +69,15 @@ def unpack(
     """Restore model, optimizer and plan from a checkpoint; return the progress."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    plan.restore({key: _array(value) for key, value in content["plan"].items()})
+    plan.restore({key: array(value) for key, value in content["plan"].items()})
     return Progress(select_by, json.loads(content["history"]), content["best_epoch"])
 
 
-def _tensor(value: Any) -> Any:
+def tensor(value: Any) -> Any:
+    """An array as a tensor; any other value as it is."""
     return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
 
 
-def _array(value: Any) -> Any:
+def array(value: Any) -> Any:
+    """A tensor as an array; any other value as it is."""
     return value.cpu().numpy() if isinstance(value, torch.Tensor) else value

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -118,6 +119,31 @@ def test_ray_train_has_errors_for_lost_workers() -> None:
         from ray.train import WorkerGroupError
 
         assert WorkerGroupError("words", {0: ValueError("a worker's")}).worker_failures
+
+
+def test_ray_reports_draining_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with relied_on("ray", "`state.get_draining_nodes`", "save a checkpoint before a node is taken away"):
+        from ray._private.state import state
+        from ray.train.v2._internal.execution import preemption
+
+        assert "get_draining_nodes" in inspect.getsource(preemption)  # Ray Train relies on it, too
+        monkeypatch.setattr(state, "get_draining_nodes", lambda: {"a node": 0})
+        assert ray_private.draining_nodes() == {"a node"}
+
+
+def test_ray_train_keeps_a_notice_in_the_context_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    with relied_on("ray", "`preemption_context`", "save a checkpoint before a node is taken away"):
+        context = importlib.import_module(ray_private.TRAIN_CONTEXT)
+        from ray.train.v2._internal.execution.preemption import PreemptionContext
+        from ray.train.v2.api.preemption import PreemptionInfo
+
+        assert "preemption_context" in context.TrainContext.__dataclass_fields__
+        assert not ray_private.train_worker_is_preempted()  # this process is no worker
+        notice = PreemptionContext()
+        monkeypatch.setattr(context, "get_train_context", lambda: SimpleNamespace(preemption_context=notice))
+        assert not ray_private.train_worker_is_preempted()
+        notice.preemption_info = PreemptionInfo(None, {"a node": [0]})
+        assert ray_private.train_worker_is_preempted()
 
 
 def test_ray_tune_can_be_kept_from_copying_aws_keys() -> None:

@@ -45,6 +45,7 @@ def collect(collectives: TorchCollectives) -> dict[str, NDArray[np.float64]]:
         "uneven": collectives.gather_rows(uneven.astype(np.float64)),
         "one_sided": collectives.gather_rows(np.full((2 * rank, 2), 7.0)),
         "nothing": collectives.gather_rows(np.empty((0, 2))),
+        "bytes": np.frombuffer(b"|".join(collectives.gather_bytes(b"\0\xff" * 2 * rank)), np.uint8).astype(np.float64),
     }
 
 
@@ -106,6 +107,7 @@ def test_sums_and_gathers_are_the_same_on_every_rank(ranks: list[dict[str, NDArr
         assert results["uneven"].tolist() == [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]
         assert results["one_sided"].tolist() == [[7.0, 7.0], [7.0, 7.0]]
         assert results["nothing"].shape == (0, 2)
+        assert bytes(results["bytes"].astype(np.uint8)) == b"|\0\xff\0\xff"  # nothing from rank 0
 
 
 @pytest.mark.gloo

@@ -26,6 +26,7 @@ def test_solo_sums_and_gathers_nothing_else() -> None:
     solo.barrier()
     assert tensor.tolist() == [0.0, 1.0, 2.0]
     np.testing.assert_array_equal(solo.gather_rows(rows), rows)
+    assert solo.gather_bytes(b"x") == [b"x"]
     assert solo.world == World(0, 1)
 
 

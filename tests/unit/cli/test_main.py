@@ -324,6 +324,7 @@ def test_a_terminated_run_is_recorded_as_killed_and_keeps_its_checkpoint(
     _, problem = process.communicate(timeout=120)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem
     assert "Traceback" not in problem
+    assert ("The run was preempted; checkpoint at epoch " in problem) == (number == signal.SIGTERM)
     client = MlflowClient(tracking_uri=default_uri(workspace))
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None

@@ -6,7 +6,7 @@ import pytest
 
 from remix_study.config.load import load_run
 from remix_study.config.run import RunConfig
-from remix_study.errors import ConfigError, RunPruned, StoreError, StudyStopped
+from remix_study.errors import ConfigError, RunPreempted, RunPruned, StoreError, StudyStopped
 from remix_study.launch.folder import RunFolder
 
 
@@ -49,12 +49,15 @@ def test_seconds_add_up_all_epochs_and_the_final_evaluation(tmp_path: Path) -> N
     assert RunFolder(tmp_path).seconds == 10.0
 
 
-def test_a_pruned_run_stays_pruned_and_a_stopped_one_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [StudyStopped, RunPreempted])
+def test_a_pruned_run_stays_pruned_and_a_stopped_or_preempted_one_resumes(
+    tmp_path: Path, end: type[StudyStopped | RunPreempted]
+) -> None:
     folder = RunFolder(tmp_path)
     assert folder.ended_early() is None
-    folder.write_ended_early(StudyStopped("asked to"))
+    folder.write_ended_early(end("asked to"))
     early = folder.ended_early()
-    assert (type(early), str(early)) == (StudyStopped, "asked to")
+    assert (type(early), str(early)) == (end, "asked to")
     folder.clear_stop()
     assert folder.ended_early() is None
     folder.write_ended_early(RunPruned("no promise"))

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
 
-from remix_study.errors import RemixStudyError
+from remix_study.errors import RemixStudyError, RunPreempted
 from remix_study.launch.run import fit_with_restarts
 
 LOST = WorkerGroupError("rank 1", {1: ActorDiedError()})
@@ -38,6 +38,13 @@ def test_lost_workers_are_restarted_while_the_run_makes_progress() -> None:
     trainers = Trainers((3, LOST), (5, LOST), (6, LOST), (10, None))
     fit_with_restarts(trainers, trainers.epochs)
     assert trainers.fits == 4
+
+
+def test_preempted_workers_are_restarted_without_progress() -> None:
+    trainers = Trainers(*[(0, None)] * 9)
+    left = iter([RunPreempted("preempted; checkpoint at epoch 0, step 1")] * 8)
+    fit_with_restarts(trainers, trainers.epochs, lambda: next(left, None))
+    assert trainers.fits == 9
 
 
 @pytest.mark.parametrize("ends", [((3, LOST), (3, LOST)), ((0, LOST),), ((3, OURS),)])

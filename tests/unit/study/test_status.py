@@ -15,8 +15,9 @@ from rich.console import Console
 from remix_study.cli import main as cli
 from remix_study.cli import terminal
 from remix_study.config.load import load_run
-from remix_study.errors import StudyError, StudyStopped
+from remix_study.errors import RunPreempted, StudyError, StudyStopped
 from remix_study.files.disk import exclusive_lock
+from remix_study.launch.folder import RunFolder
 from remix_study.study import study as study_module
 from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
 from remix_study.study.ledger import read_ledger
@@ -80,6 +81,27 @@ def test_a_running_study_counts_its_runs_and_names_active_ones(conduct: Conduct,
     assert [run.name for run in found.running] == ["joint-search-2"]
     assert found.seconds_left is not None
     assert found.seconds_left > 0
+
+
+def test_a_preempted_run_is_shown_until_it_resumes(conduct: Conduct, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "s"
+    runner, seen = Runner(), []
+
+    def preempt(task: Task) -> bool:
+        if task.stage == "search" and task.number == 1:
+            run = RunFolder(Path(task.jobs[0].folder))
+            run.path.mkdir(parents=True)
+            run.write_ended_early(RunPreempted("preempted; checkpoint at epoch 4, step 17"))
+            seen.append([each for each in study_status(folder).running if each.preempted is not None])
+            run.clear_stop()
+            assert all(each.preempted is None for each in study_status(folder).running)
+        return False
+
+    runner.fails = preempt
+    conduct(runner)
+    assert [(run.name, run.preempted) for runs in seen for run in runs] == [
+        (f"{method}-search-1", "preempted; checkpoint at epoch 4, step 17") for method in ("joint", "remix")
+    ]
 
 
 def test_a_killed_driver_leaves_an_incomplete_study_without_active_runs(conduct: Conduct, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 import json
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import ray
-from ray import tune
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.search import Searcher
 
 from remix_study.config.run import RunConfig
@@ -15,6 +17,7 @@ from remix_study.errors import (
     ConfigError,
     DamagedStoreError,
     NotANumberError,
+    RunPreempted,
     RunPruned,
     StudyError,
     StudyStopped,
@@ -29,11 +32,12 @@ from remix_study.study.tasks import (
     Needs,
     Outcome,
     Task,
+    TrialProcess,
     _ClusterLimit,
     _ErrorTexts,
     _TaskSearcher,
-    _trial,
     cannot_see_study,
+    how_preempted,
     run_jobs,
     slots,
 )
@@ -140,7 +144,79 @@ def test_a_lost_process_is_restarted_a_limited_number_of_times(
     assert searcher.suggest("another") == Searcher.FINISHED
 
 
-def test_preempted_nodes_do_not_fail_a_trial_that_makes_progress() -> None:
+def raised(error: Exception) -> Exception:
+    """The error that Ray raises for an exception in a task."""
+    made: Any = RayTaskError
+    found: Exception = made("step", "a traceback", error)
+    return found
+
+
+PREEMPTED = raised(RunPreempted("preempted; checkpoint at epoch 4, step 17"))
+TAKEN = ActorDiedError()
+TAKEN._preempted = True
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (PREEMPTED, "preempted; checkpoint at epoch 4, step 17"),
+        (TAKEN, "preempted with its node"),
+        (ActorDiedError(), None),
+        (raised(ValueError("preempted")), None),
+        (None, None),
+    ],
+)
+def test_only_a_notice_or_a_drained_node_makes_a_preemption(error: Exception | None, how: str | None) -> None:
+    assert how_preempted(error) == how
+
+
+def test_preemptions_never_count_as_lost_processes(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    study = FakeStudy(TASK)
+    searcher = study.searcher()
+    lost = 0
+    for attempt in range(20 * ATTEMPTS):
+        name = f"trial {attempt}"
+        assert searcher.suggest(name)["task"]
+        preempted = attempt % 20 != 0
+        error = PREEMPTED if preempted else ActorDiedError()
+        file = tmp_path / "error.pkl"
+        file.write_bytes(pickle.dumps(error))
+        trial = SimpleNamespace(trial_id=name, get_error=lambda: "lost", pickled_error_file=str(file))
+        study.errors.on_trial_error(None, trial)
+        searcher.on_trial_complete(name, None, error=True)
+        lost += not preempted
+        if lost == ATTEMPTS:
+            break
+        assert study.outcomes == []
+    assert attempt == 20 * (ATTEMPTS - 1)
+    assert [outcome.cause for _, outcome in study.outcomes] == ["lost worker"]
+    words = "remix-search-3 was preempted; checkpoint at epoch 4, step 17. Restarting it."
+    assert [r.message for r in caplog.records].count(words) == 19 * (ATTEMPTS - 1)
+    assert (study.errors.words, study.errors.preempted) == ({}, {})
+
+
+def test_a_preempted_task_that_waits_when_the_study_stops_is_stopped() -> None:
+    study = FakeStudy(TASK)
+    searcher = study.searcher()
+    searcher.suggest("one")
+    study.errors.preempted["one"] = "preempted; checkpoint at epoch 4, step 17"
+    searcher.on_trial_complete("one", None, error=True)
+    searcher.give_back()
+    assert [(task, outcome.state) for task, outcome in study.outcomes] == [(TASK, "stopped")]
+
+
+def test_a_preempted_run_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune gives a process whose task ended in an exception no other task."""
+
+    def preempted(job: Job, callback: PruningCallback) -> dict[str, float]:
+        raise RunPreempted("preempted; checkpoint at epoch 4, step 17")
+
+    monkeypatch.setattr(tasks, "launch", preempted)
+    with pytest.raises(RunPreempted):
+        run_jobs([JOB], [CALLBACK])
+
+
+def test_lost_nodes_do_not_fail_a_trial_that_makes_progress() -> None:
     study = FakeStudy(TASK)
     epochs = iter([2, 3, 5, 8, 8, 8])
     searcher = _TaskSearcher(study.ask, study.tell, study.errors, 2, study.no_more_now, lambda _: next(epochs))
@@ -277,9 +353,7 @@ def test_the_first_seed_that_fails_ends_the_trial_and_is_reported(monkeypatch: p
 
 
 def test_a_worker_process_reports_the_outcome_of_its_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    reported: list[dict[str, Any]] = []
     given: list[Job] = []
-    monkeypatch.setattr(tune, "report", reported.append)
 
     def completes(job: Job, callback: PruningCallback) -> dict[str, float]:
         given.append(job)
@@ -288,8 +362,11 @@ def test_a_worker_process_reports_the_outcome_of_its_task(monkeypatch: pytest.Mo
     monkeypatch.setattr(tasks, "launch", completes)
     (tmp_path / "study.yaml").touch()
     content = {"jobs": [JOB.to_json()], "callbacks": [asdict(replace(CALLBACK, folder=str(tmp_path)))]}
-    _trial({"task": json.dumps(content), "place": {"threads": 3, "gpus": 0.5, "barrier": None}})
-    outcome = json.loads(reported[0]["outcome"])
+    place = {"threads": 3, "gpus": 0.5, "barrier": None}
+    process = SimpleNamespace(config={"task": json.dumps(content), "place": place})
+    reported = TrialProcess.step(cast(TrialProcess, process))
+    outcome = json.loads(reported["outcome"])
+    assert reported["done"] is True
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
     assert (given[0].threads, given[0].gpus) == (3, 0.5)
 

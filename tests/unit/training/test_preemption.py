@@ -1,0 +1,229 @@
+"""A run that is preempted within an epoch and resumed equals the uninterrupted run bit for bit"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from remix_study.config.run import RunConfig
+from remix_study.errors import RunPreempted
+from remix_study.media.integrity import IntegrityCheck
+from remix_study.training.checkpoint import LAST, STEP
+from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.partial_epoch import fits
+from remix_study.world import Collectives, Solo
+from tests.ranks import run_on_ranks
+
+Recipe = Callable[..., RunConfig]
+Assembled = Callable[..., Run]
+# All kinds of state: moments of Adam, shares that follow progress, kept assignments, draws for each sample.
+REMIX = {
+    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled",
+               "joint_share": 0.1, "filter": {"rule": "tempered", "temperature": 0.1}},
+    "epochs": 4,
+    "rate": {"name": "cosine", "warmup": 1},
+    "optimizer.learning_rate": 0.003,
+    "clip_norm": 1.0,
+    "evaluation.clash_every": 2,
+    "augment": {"crop": True, "flip": True, "time_mask": 8, "frequency_mask": 8, "shift": 0.2},
+}  # fmt: skip
+METHODS: dict[str, dict[str, Any]] = {
+    "remix": REMIX,
+    "accumulated": {**REMIX, "method.order": "mixed", "method.accumulate": True, "micro_batch": 9},
+    "joint": {"method": {"name": "joint"}, "epochs": 3, "precision": "bfloat16", "model.fusion": "film"},
+    "unimodal": {"method": {"name": "unimodal", "modality": "audio"}, "epochs": 3, "optimizer": {
+        "name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
+    "zero_feature": {**REMIX, "masking": "zero_feature", "epochs": 3},
+}  # fmt: skip
+
+
+class Notice:
+    """A notice that comes at call number `at`, and is True from then on; None: never."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        return self.at is not None and self.calls >= self.at
+
+
+def without_times(record: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in record.items() if "time/" not in key}
+
+
+def bits(value: Any) -> Any:
+    """Return nested content with tensors as bytes, and without times."""
+    if isinstance(value, torch.Tensor):
+        return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), value.shape, value.dtype
+    if isinstance(value, dict):
+        return {key: bits([without_times(r) for r in json.loads(each)] if key == "history" else each)
+                for key, each in value.items()}  # fmt: skip
+    return [bits(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+class Workplace:
+    """Trains one configuration on some ranks; each call is a new process that resumes in the same folder."""
+
+    def __init__(self, assembled: Assembled, config: RunConfig, folder: str, ranks: int) -> None:
+        self._assembled, self._config, self._folder, self._ranks = assembled, config, folder, ranks
+        self.runs: list[Run] = []
+        self.polls = 0
+
+    def train(self, at: int | None = None, rank: int = 0) -> list[RunResult] | str:
+        """Train until rank `rank` gets a notice at its call number `at`: the results, or how the run was preempted."""
+        notices = [Notice(at if number == rank else None) for number in range(self._ranks)]
+        self.runs = []
+
+        def work(collectives: Collectives) -> RunResult | str:
+            number = collectives.world.rank
+            run = replace(self._assembled(self._config, self._folder, None, collectives), preempted=notices[number])
+            self.runs.append(run)
+            try:
+                return train(run)
+            except RunPreempted as early:
+                return str(early)
+
+        found = [work(Solo())] if self._ranks == 1 else run_on_ranks(self._ranks, work)
+        self.polls = notices[rank].calls
+        words = {each for each in found if isinstance(each, str)}
+        if not words:
+            return [each for each in found if not isinstance(each, str)]
+        assert len(words) == 1  # all ranks stop after the same step
+        assert all(isinstance(each, str) for each in found)
+        return words.pop()
+
+    def content(self) -> Any:
+        """All that is on disk, without times, and the state of each rank."""
+        run = self.runs[0]
+        lines = [json.loads(line) for line in run.history_file.read_text().splitlines()]
+        return bits(run.checkpoints.load(LAST)), [without_times(line) for line in lines]
+
+
+def summaries(results: list[RunResult] | str) -> list[Any]:
+    assert not isinstance(results, str)
+    return [[without_times(r.summary), *(without_times(record) for record in r.history)] for r in results]
+
+
+@pytest.fixture
+def workplace(recipe: Recipe, assembled: Assembled) -> Callable[..., Workplace]:
+    def make(method: str, folder: str, ranks: int = 1, **changes: Any) -> Workplace:
+        return Workplace(assembled, recipe(deepcopy(METHODS[method]) | changes), folder, ranks)
+
+    return make
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.slow
+def test_a_run_that_is_preempted_again_and_again_equals_an_uninterrupted_one(
+    workplace: Callable[..., Workplace], method: str, ranks: int
+) -> None:
+    whole, cut = workplace(method, "whole", ranks), workplace(method, "cut", ranks)
+    expected = whole.train()
+    stops = []
+    moments: Iterator[int] = itertools.cycle((2, 3, 4, 3))
+    for rank in itertools.cycle(range(ranks)):  # any rank may get the notice
+        got = cut.train(next(moments), rank)
+        if not isinstance(got, str):
+            break
+        stops.append(got)
+    assert len({words for words in stops if not words.endswith("step 0")}) >= 4
+    assert summaries(got) == summaries(expected)
+    assert cut.content() == whole.content()
+    assert cut.runs[0].checkpoints.load(STEP) is None
+
+
+@pytest.mark.slow
+def test_a_notice_at_any_moment_leaves_a_checkpoint_of_that_step(workplace: Callable[..., Workplace]) -> None:
+    whole = workplace("accumulated", "whole", epochs=2)
+    expected = whole.train()
+    assert not isinstance(expected, str)
+    moments, steps = whole.polls, set()
+    for at in range(1, moments + 1):
+        cut = workplace("accumulated", f"cut-{at}", epochs=2)
+        stopped = cut.train(at)
+        assert isinstance(stopped, str)
+        steps.add(stopped)
+        assert summaries(cut.train()) == summaries(expected)
+        assert cut.content() == whole.content()
+    trained = sum(int(record["train/steps"]) for record in expected[0].history)
+    assert len(steps) == trained + 2 + 1  # after each step, before each epoch, in the final evaluation
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_resumes_after_the_step_at_which_it_was_preempted(
+    workplace: Callable[..., Workplace], ranks: int
+) -> None:
+    whole, cut = workplace("joint", "whole", ranks), workplace("joint", "cut", ranks)
+    expected = whole.train()
+    assert cut.train(3, rank=ranks - 1) == "preempted; checkpoint at epoch 0, step 2"
+    assert summaries(cut.train()) == summaries(expected)
+    assert cut.content() == whole.content()
+
+
+def test_without_a_complete_step_the_last_epoch_is_the_checkpoint(workplace: Callable[..., Workplace]) -> None:
+    cut = workplace("joint", "cut")
+    assert cut.train(1) == "preempted; checkpoint at epoch 0, step 0"
+    assert cut.runs[0].checkpoints.load(STEP) is None
+
+
+def test_a_notice_before_the_resumed_run_continues_keeps_its_checkpoint(workplace: Callable[..., Workplace]) -> None:
+    cut = workplace("joint", "cut")
+    words = [cut.train(3), cut.train(1), cut.train(1)]
+    assert words == ["preempted; checkpoint at epoch 0, step 2"] * 3
+    assert cut.runs[0].checkpoints.load(STEP) is not None
+
+
+def test_a_trained_epoch_is_kept_when_its_evaluation_is_interrupted(workplace: Callable[..., Workplace]) -> None:
+    whole, cut = workplace("joint", "whole"), workplace("joint", "cut")
+    expected = whole.train()
+    assert cut.train(5) == "preempted; checkpoint at epoch 0, step 3"  # the fifth moment is a batch of validation
+    assert summaries(cut.train()) == summaries(expected)
+    assert cut.content() == whole.content()
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "another epoch", "another digest", "other ranks"])
+def test_a_checkpoint_that_does_not_fit_is_not_resumed_from(
+    workplace: Callable[..., Workplace], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, cut = workplace("joint", "whole"), workplace("joint", "cut")
+    expected = whole.train()
+    cut.train(3)
+    checkpoints = cut.runs[0].checkpoints
+    content = checkpoints.load(STEP)
+    assert content is not None
+    match damage:
+        case "corrupt":
+            (cut.runs[0].history_file.parent / "checkpoints" / STEP).write_bytes(b"PK\3\4 not a checkpoint")
+        case "another epoch":
+            checkpoints.save(STEP, {**content, "epoch": 1})
+        case "another digest":
+            checkpoints.save(STEP, {**content, "digest": "0"})
+        case _:
+            checkpoints.save(STEP, {**content, "ranks": content["ranks"] * 2})
+    assert summaries(cut.train()) == summaries(expected)
+    assert cut.content() == whole.content()
+    assert any("corrupt" in r.message or "saved by 2 workers" in r.message for r in caplog.records) == (
+        damage in ("corrupt", "other ranks")
+    )
+
+
+@pytest.mark.parametrize("at", [3, 5])
+def test_steps_are_not_saved_while_the_store_may_be_damaged(
+    workplace: Callable[..., Workplace], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr(IntegrityCheck, "passed", False)
+    cut = workplace("joint", "cut")
+    assert cut.train(at) == "preempted; checkpoint at epoch 0, step 0"
+    assert cut.runs[0].checkpoints.load(STEP) is None
+
+
+def test_any_number_of_ranks_resumes_from_a_trained_epoch() -> None:
+    assert fits({"record": "{}", "ranks": []}, 3)
+    assert not fits({"record": None, "ranks": [b""]}, 3)
