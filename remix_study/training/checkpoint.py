@@ -89,7 +89,7 @@ class Checkpoints:
 
     def delete_step(self) -> None:
         """Delete the checkpoint within an epoch, after a later `last.pt` was saved."""
-        (self._folder / STEP).unlink(missing_ok=True)
+        operations.remove(self._folder / STEP)
 
     def save_best(self, epoch: int, content: dict[str, Any]) -> None:
         """Save the weights of a new best epoch, before the `last.pt` that names it."""

@@ -295,6 +295,7 @@ def test_resources_that_an_autoscaler_may_add_are_counted(
     monkeypatch.setattr(tasks, "join_or_start", joined)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(*now, *most, machines=3))
+    monkeypatch.setattr(tasks, "_on_this_node", lambda: {"memory": 1.0})
     with tasks._place(needs) as place:
         assert (place.concurrency, place.gpus, place.now) == expected
         assert place.machines == 3
