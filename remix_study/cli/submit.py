@@ -74,9 +74,10 @@ def submit(
 ) -> None:
     """Run a study on a cluster: check, upload, start and follow it. Rerun the command to follow or resume it."""
     if (cluster is None) == (address is None):
+        given = "Both `--cluster` and" if cluster else "Neither `--cluster` nor"
         raise ConfigError(
-            f"{'Both' if cluster else 'Neither'} `--cluster` and `--address` given. Use `--cluster` with a cluster "
-            "file, or `--address` with the URL of a dashboard that is reachable from here."
+            f"{given} `--address` given. Use `--cluster` with a cluster file, or `--address` with the URL of a "
+            "dashboard that is reachable from here."
         )
     from remix_study.cluster.commands import new_job_id
     from remix_study.cluster.environment import forwarded_environment

@@ -166,7 +166,7 @@ def listed(workspace: Path) -> list[str]:
     if wrong is not None:
         raise StudyError(
             f"Cannot list studies: there is no workspace at {place_of(workspace.resolve())} ({wrong}). Start a study "
-            "with `remix-study run FILE`, or set another --workspace."
+            f"with `{own_command('run', 'FILE', workspace=workspace)}`, or set another --workspace."
         )
     return []
 

@@ -84,7 +84,7 @@ def test_all_printed_commands_work_in_another_folder(
     given = ("studies/s.yaml", "--corpus", "corpus", *place)
     texts = [
         say("ui", "--workspace", "empty", status=1),
-        say("list", *place),
+        say("list", *place, status=1),
         say("status", "s", *place, status=1),
         say("plan", *given, "--no-timing"),
         say("run", *given),

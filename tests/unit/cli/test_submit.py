@@ -240,8 +240,8 @@ def test_all_problems_are_reported_at_once_before_anything_runs(bench: Bench, ru
 
 
 def test_either_a_cluster_file_or_an_address_is_required(run_cli: RunCommand, bench: Bench) -> None:
-    assert "Neither `--cluster` and `--address`" in run_cli("submit", "tiny.yaml").err
-    assert "Both `--cluster` and `--address`" in run_cli(*SUBMIT, "--address", "http://127.0.0.1:1").err
+    assert "Neither `--cluster` nor `--address` given" in run_cli("submit", "tiny.yaml").err
+    assert "Both `--cluster` and `--address` given" in run_cli(*SUBMIT, "--address", "http://127.0.0.1:1").err
     assert "dashboard at http://127.0.0.1:9:" in run_cli("submit", "tiny.yaml", "--address", "http://127.0.0.1:9").err
 
 

@@ -119,7 +119,7 @@ def test_list_without_a_workspace_fails(run_cli: Cli, tmp_path: Path, content: s
     assert (code, out) == (1, "")
     assert err == (
         f"error: Cannot list studies: there is no workspace at {place} ({why[content]}). Start a study with "
-        "`remix-study run FILE`, or set another --workspace."
+        f"`remix-study run FILE --workspace {place}`, or set another --workspace."
     )
 
 
