@@ -13,7 +13,10 @@ from remix_study.media.build import build_store
 from remix_study.media.checks import Checks, check_file
 from remix_study.media.clip import DecodedClip, decode_clip
 from remix_study.media.decoders import DECODERS, DecoderName, decoder_named
+from remix_study.media.partial import RowStatus
+from remix_study.media.plan import plan_store
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Preset, VideoPreset
+from remix_study.media.publish import check_quarantine
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
 from tests.corrupt_media import jpeg, write_clip
@@ -123,11 +126,10 @@ def test_a_missing_file_with_a_plain_name_is_only_missing(tmp_path: Path, name: 
 
 def test_a_build_that_fails_gives_the_first_reason(tmp_path: Path) -> None:
     clips = [Clip(SampleId(f"c{n}"), {"audio": "*.wav"}, "x", "train") for n in range(3)]
-    with pytest.raises(StoreError, match=r"3 of 3 \(3 missing\).* such as c0: there is no such file; patterns are not"):
-        build_store(
-            clips, tmp_path, tmp_path / "out", preset=Preset("p", {"audio": SOUND}), name="n", manifest_digest="",
-            workers=1,
-        )  # fmt: skip
+    plan = plan_store(clips, source_at(tmp_path), Preset("p", {"audio": SOUND}), "pyav", Checks())
+    bad = [RowStatus(row=row, stage="missing", message="no file", path="*.wav", meta={}) for row in range(3)]
+    with pytest.raises(StoreError, match=r"3 of 3 \(3 missing\).* such as c0: no file\. .*quarantine.jsonl lists them"):
+        check_quarantine(plan, bad, 0.5, tmp_path / "quarantine.jsonl")
 
 
 # --- the file that cannot be used ------------------------------------------------------------------------------------
@@ -160,6 +162,7 @@ def test_the_unusable_image_of_optical_flow_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"flow": "flow/u/clip"}, part).path == Path("flow/v/clip/1.jpg")
 
 
+@pytest.mark.slow
 def test_check_and_quarantine_name_the_unusable_file(tmp_path: Path) -> None:
     clips = []
     for number in range(3):
