@@ -1,0 +1,57 @@
+"""Exported files can be read, and each is the old or the new one after a fault"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from remix_study.study.export import export
+from remix_study.study.storage import study_folder
+from tests.faults import KINDS, at_every_operation
+from tests.small_studies import quick_studies, run_small, small
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with quick_studies():
+        yield
+
+
+def test_trials_and_epochs_are_exported_as_parquet_and_csv(tmp_path: Path) -> None:
+    run_small(tmp_path, small())
+    written = export(study_folder(tmp_path, "s"), tmp_path / "out")
+    assert [path.name for path in written] == ["trials.parquet", "trials.csv", "epochs.parquet", "epochs.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
+    trials = pd.read_parquet(written[0])
+    assert trials[["method", "stage", "number", "state"]].to_numpy().tolist() == [
+        [method, stage, number, "complete"]
+        for method in ("joint", "remix")
+        for stage, number in (("search", 0), ("search", 1), ("replicate", 0))
+    ]
+    assert pd.read_csv(written[1])["seconds"].tolist() == trials["seconds"].tolist()
+    assert len(pd.read_csv(written[3])) == len(pd.read_parquet(written[2])) == 18
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "ever"), KINDS)
+def test_an_exported_file_is_the_old_or_the_new_one(tmp_path: Path, how: int | str, ever: bool) -> None:
+    for name, trials in (("old", 1), ("new", 2)):
+        run_small(tmp_path, small(trials=trials))
+        export(study_folder(tmp_path, "s"), tmp_path / name)
+    old, new = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("old", "new"))
+
+    def place(number: int) -> Path:
+        return Path(shutil.copytree(tmp_path / "old", tmp_path / str(number)))
+
+    def work(folder: Path) -> None:
+        export(study_folder(tmp_path, "s"), folder)
+
+    def check(folder: Path, succeeded: bool) -> None:
+        for name in old:
+            assert (folder / name).read_bytes() in ((new[name],) if succeeded else (old[name], new[name]))
+        work(folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == new
+
+    assert at_every_operation(work, check, place, how, ever) >= 16
