@@ -106,8 +106,9 @@ def at_every_operation(
     how: int | str,
     ever: bool,
     first: int = 1,
+    step: int = 1,
 ) -> int:
-    """Let the Nth operation of `work` fail, N = first, first + 1, ..., until `work` succeeds without a fault.
+    """Let the Nth operation of `work` fail, N = first, first + step, ..., until `work` succeeds without a fault.
 
     Args:
         work: changes files in the folder that it is given.
@@ -117,7 +118,7 @@ def at_every_operation(
     Returns:
         The number of operations of `work`.
     """
-    for at in range(first, 10_000):
+    for at in range(first, 10_000, step):
         folder = place(at)
         faults, error = Faults(at, how, ever), None
         with faults.injected():

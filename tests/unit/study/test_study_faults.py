@@ -61,7 +61,7 @@ def test_a_second_start_completes_a_study_whose_files_failed(tmp_path: Path, how
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [10, 40, 70, 100])
+@pytest.mark.parametrize("first", [10, 70])
 @pytest.mark.parametrize("how", [errno.ENOSPC, "killed"])
 def test_a_study_survives_a_second_fault_while_it_resumes(tmp_path: Path, first: int, how: int | str) -> None:
     run_small(tmp_path / "whole", STUDY)
@@ -73,8 +73,9 @@ def test_a_study_survives_a_second_fault_while_it_resumes(tmp_path: Path, first:
         return workspace
 
     at_every_operation(
-        lambda workspace: run_small(workspace, STUDY), check_against(tmp_path / "whole"), interrupted, how, ever=False
-    )
+        lambda workspace: run_small(workspace, STUDY), check_against(tmp_path / "whole"), interrupted, how, ever=False,
+        first=first % 3 + 1, step=3,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
