@@ -29,10 +29,6 @@ from remix_study.datasets.synthetic import SyntheticSpec
 from remix_study.launch.predictions import PREDICTIONS
 from tests.study_bench import StudyBench, StudyProcess
 
-TRIALS = 6  # of each of two methods
-EPOCHS = 8
-RUNS = 2 * TRIALS + 2  # with one replicate of each method
-
 
 class Outcome(NamedTuple):
     """What a campaign found.
@@ -56,42 +52,54 @@ class Outcome(NamedTuple):
         return not self.lost_trials and not self.lost_epochs and not self.different
 
 
-def campaign(folder: Path, kills: int, seed: int) -> Outcome:
+def campaign(folder: Path, kills: int, seed: int, trials: int, epochs: int) -> Outcome:
     """Run both studies in `folder`, and compare them.
 
     Args:
-        kills: number of kills; each at another epoch of the study, so at most `RUNS * EPOCHS - 1`.
+        kills: number of kills, each at another epoch of the study; see `all_epochs`.
         seed: of the epochs and targets.
+        trials: of each of the two methods.
+        epochs: of each run.
     """
     corpus = folder / "corpus"
     prepare_synthetic(
         corpus, SyntheticSpec(train=96, val=48, test=48, classes=4, video_snr_db=(0.0, 6.0)), preset="tiny"
     )
+    draws = random.Random(seed).sample(range(1, all_epochs(trials, epochs)), kills)
     bench = StudyBench(corpus, folder)
-    study = bench.write(trials=TRIALS, base={"epochs": EPOCHS})
+    study = bench.write(trials=trials, base={"epochs": epochs})
     try:
         whole = bench.run(study, workspace=folder / "whole")
         started = time.monotonic()
-        killed, lost_epochs = _interrupted(bench, study, kills, random.Random(seed))
+        killed, lost_epochs = _interrupted(bench, study, sorted(draws), random.Random(seed))
         seconds = time.monotonic() - started
     finally:
         bench.end_all()
     last = StudyProcess(whole.command, whole.output_file, bench.workspace / "studies" / study.stem)
     states = {method: [(t.number, t.state) for t in trials] for method, trials in last.ledger().trials.items()}
-    complete = [(number, "complete") for number in range(TRIALS)]
+    complete = [(number, "complete") for number in range(trials)]
     lost = sum(len(set(complete) ^ set(found)) + len(found) - len(set(found)) for found in states.values())
     before, after = _content(whole), _content(last)
     different = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     return Outcome(dict(killed), lost, lost_epochs, different, seconds)
 
 
-def _interrupted(bench: StudyBench, study: Path, kills: int, draws: random.Random) -> tuple[Counter[str], int]:
-    """Run the study to its end with `kills` kills. Returns them by target, and the number of epochs trained again."""
+def all_epochs(trials: int, epochs: int) -> int:
+    """Epochs of the study: two methods, each with `trials` trials and one replicate."""
+    return 2 * (trials + 1) * epochs
+
+
+def _interrupted(bench: StudyBench, study: Path, at: Sequence[int], draws: random.Random) -> tuple[Counter[str], int]:
+    """Run the study to its end, with a kill after each of the numbers of epochs `at`.
+
+    Returns:
+        The number of kills by target, and the number of epochs that were trained again.
+    """
     killed: Counter[str] = Counter()
     lost_epochs, recorded = 0, dict[str, list[str]]()
     process = bench.start(study)
-    for at in sorted(draws.sample(range(1, RUNS * EPOCHS), kills)):
-        process.wait_until(functools.partial(_has_epochs, process, at), timeout_s=1200)
+    for epochs in at:
+        process.wait_until(functools.partial(_has_epochs, process, epochs), timeout_s=1200)
         threading.Event().wait(draws.random() * 0.3)  # not always at the moment when an epoch ends
         worker = process.worker_of("")
         lost_epochs += _trained_again(recorded, process.history_lines())
@@ -103,7 +111,7 @@ def _interrupted(bench: StudyBench, study: Path, kills: int, draws: random.Rando
             process.kill()
             killed["driver"] += 1
             process = bench.start(study)
-        _show(f"kill {killed.total()} of {kills} after {at} epochs: {dict(killed)}")
+        _show(f"kill {killed.total()} of {len(at)} after {epochs} epochs: {dict(killed)}")
     assert process.wait(1200) == 0, process.output
     return killed, lost_epochs + _trained_again(recorded, process.history_lines())
 
@@ -143,13 +151,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="an empty folder; default: a temporary one, which is deleted")
+    parser.add_argument("--trials", type=int, default=6, help="of each of the two methods; default: 6")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run; default: 8")
     given = parser.parse_args(arguments)
-    if not 0 <= given.kills < RUNS * EPOCHS:
-        parser.error(f"--kills must be from 0 to {RUNS * EPOCHS - 1}, but is {given.kills}.")
+    most = all_epochs(given.trials, given.epochs) - 1
+    if not 0 <= given.kills <= most:
+        parser.error(f"--kills must be from 0 to {most}, but is {given.kills}.")
     with tempfile.TemporaryDirectory(prefix="campaign-") as made:
         folder = given.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = campaign(folder.resolve(), given.kills, given.seed)
+        outcome = campaign(folder.resolve(), given.kills, given.seed, given.trials, given.epochs)
     print(json.dumps({**outcome._asdict(), "passed": outcome.passed}, indent=1))
     return 0 if outcome.passed else 1
 
