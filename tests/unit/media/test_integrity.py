@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ from remix_study.media.store import ClipStore, manifest_checksum
 from remix_study.training import loop
 from remix_study.training.evaluate import evaluate
 from remix_study.training.loop import Run, train
+from tests.examples import examples
 
 FILES = [
     "audio-00000.npy", "video-00000.npy", "index.jsonl", "quarantine.jsonl", "card.json", "card.md", "manifest.json",
@@ -166,7 +167,7 @@ def test_values_that_are_not_finite_are_refused_with_shard_and_row(corpus: Path,
 SPECTROGRAM = AudioPreset(8000, 1.0, "tile", 256, 128, 1.0, 0.0, "reflect")
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     st.sampled_from([np.float16, np.float32]), st.integers(1, 30), st.integers(1, 9), st.integers(1, 64),
     st.sampled_from([np.nan, np.inf, -np.inf, None]), st.data(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, RDBStorage
 
@@ -19,6 +19,7 @@ from remix_study.study.search import Search
 from remix_study.study.search_space import space_of
 from remix_study.study.study_file import check_study
 from remix_study.study.task_factory import TaskFactory
+from tests.examples import examples
 
 RULE = "method.filter.rule"
 FLOAT = {"kind": "float", "low": 0.001, "high": 0.1}
@@ -120,7 +121,7 @@ SHADOWED: dict[str, Any] = {
 numbers = iter(range(1_000_000))
 
 
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(contents())
 @example(SHADOWED)
 @example(SHADOWED | {"space": {"evaluation.probe": DIMENSIONS["evaluation.probe"][0]}})
@@ -134,7 +135,7 @@ def test_every_recorded_value_is_the_trained_one(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=1000)
+@examples(1000)
 @given(contents())
 def test_every_recorded_value_is_the_trained_one_for_many_spaces(
     storage: BaseStorage, tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
