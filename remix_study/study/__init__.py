@@ -9,5 +9,6 @@ tasks.py          executing trials and replicates with Ray Tune
 results.py        compares methods: outcomes.py per seed and test clip, comparison.py as data, sentences.py as text
 fairness.py       what the methods are not given alike
 status.py         the status of a study, for any process
+extent.py         runs and hours of a study, the same for run, plan and status
 lease.py          which of several drivers runs a study
 """
