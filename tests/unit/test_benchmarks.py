@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coverage, decisions, epochs, overheads, run
+from benchmarks import campaign_files, coverage, decisions, epochs, overheads, run
 from benchmarks.measure import Result, in_turns
 from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
@@ -124,3 +124,8 @@ def test_turns_alternate_after_a_warm_up_round() -> None:
 )
 def test_a_verdict_compares_the_result_with_its_bound(result: Result, verdict: str) -> None:
     assert result.verdict == verdict
+
+
+def test_mutated_study_files_are_refused_with_their_line_or_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    assert campaign_files.main(["--count", "10"]) == 0
+    assert "10 mutated study files, seed 0" in capsys.readouterr().out
