@@ -28,7 +28,7 @@ DIMENSIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
                   {"kind": "choice", "of": {"a": {"weight_decay": 0.1}, "b": {"name": "adam"}}}),
     "optimizer.name": ({"kind": "choice", "of": ["adam", "adamw"]},),
     "optimizer.learning_rate": (FLOAT | {"log": True}, {"kind": "choice", "of": [1, 0.5]}),
-    "optimizer.weight_decay": (FLOAT, FLOAT | {"step": 0.01}),
+    "optimizer.weight_decay": (FLOAT, FLOAT | {"low": 0.01, "step": 0.01}),
     "epochs": ({"kind": "int", "low": 4, "high": 6}, {"kind": "choice", "of": [4.0, 5]}),
     "clip_norm": ({"kind": "choice", "of": [None, 1.0]}, {"kind": "choice", "of": {"off": None, "on": 2}}),
     "method": ({"kind": "choice", "of": {"a": {"name": "remix", "warmup": 1}, "b": {"name": "remix", "warmup": 2}}},),
