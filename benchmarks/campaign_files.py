@@ -35,13 +35,16 @@ Mutation = Callable[[list[str], Random], list[str]]
 
 
 def _at(lines: Sequence[str], random: Random) -> int:
-    """A line that is neither empty nor a comment."""
-    return random.choice([n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")])
+    """A line that is neither empty nor a comment, if there is one."""
+    written = [n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")]
+    return random.choice(written or [0])
 
 
 def another_value(lines: list[str], random: Random) -> list[str]:
     """Replace a value behind a colon."""
     places = [(n, m) for n, line in enumerate(lines) for m in re.finditer(r"(?<=: )[^\s,{}\[\]]+", line)]
+    if not places:
+        return lines
     n, found = random.choice(places)
     lines[n] = f"{lines[n][: found.start()]}{random.choice(_VALUES)}{lines[n][found.end() :]}"
     return lines
@@ -50,6 +53,8 @@ def another_value(lines: list[str], random: Random) -> list[str]:
 def another_key(lines: list[str], random: Random) -> list[str]:
     """Replace a key, or misspell it."""
     places = [(n, m) for n, line in enumerate(lines) for m in re.finditer(r"[\w.]+(?=:)", line)]
+    if not places:
+        return lines
     n, found = random.choice(places)
     key = random.choice([found[0][:-1], found[0] + "x", found[0][::-1], *_VALUES])
     lines[n] = f"{lines[n][: found.start()]}{key}{lines[n][found.end() :]}"
@@ -59,7 +64,7 @@ def another_key(lines: list[str], random: Random) -> list[str]:
 def another_character(lines: list[str], random: Random) -> list[str]:
     """Insert, delete or replace a character."""
     n = _at(lines, random)
-    place = random.randrange(len(lines[n]))
+    place = random.randrange(len(lines[n]) + 1)
     new = random.choice(
         ["", random.choice(string.printable), random.choice("{}[]:,'\"*&!|>%@`#-\t\x00\x1b\ufeff\ud7ff")]
     )
@@ -130,7 +135,7 @@ def cases(count: int, seed: int, folder: Path) -> Iterator[Case]:
         lines = random.choice(FILES).read_text().splitlines()
         kind = MUTATIONS[number % len(MUTATIONS)]
         for _ in range(1 if kind is another_size else random.randrange(1, 4)):
-            lines = kind(lines, random)
+            lines = kind(lines, random) or [" "]
         text = "\n".join(lines) + "\n"
         path.write_text(text)
         yield Case(kind.__name__, text, *outcome_of(path))
