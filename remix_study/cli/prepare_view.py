@@ -89,7 +89,7 @@ def _duplicates(report: CheckReport) -> str:
     return f"{count} set{'s' * (count > 1)} of identical clips, {report.crossing or 'none'} across splits"
 
 
-def _bad(report: CheckReport) -> Fitted:
+def _bad(report: CheckReport) -> Group:
     counted = ", ".join(f"{count} {stage}" for stage, count in report.bad_by_reason.items())
     title = f"Unusable clips: {escape(counted)}"
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -97,9 +97,8 @@ def _bad(report: CheckReport) -> Fitted:
         table.add_column(column, overflow="fold")
     for bad in report.bad[:_CLIPS_SHOWN]:
         table.add_row(escape(bad.id), escape(bad.label), escape(_reason(bad)))
-    if len(report.bad) > _CLIPS_SHOWN:
-        table.add_row("", "", f"[dim]{len(report.bad) - _CLIPS_SHOWN} more; --json lists all[/dim]")
-    return Fitted(table)
+    more = len(report.bad) - _CLIPS_SHOWN
+    return Group(Fitted(table), *([f"[dim]{more} more; --json lists all[/dim]"] if more > 0 else []))
 
 
 def _reason(bad: Bad) -> str:

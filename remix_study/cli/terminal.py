@@ -128,6 +128,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
     """
     from remix_study.study.listener import StudyListener
     from remix_study.study.status import study_status
+    from remix_study.study.stopping import end_soon
 
     if not console.is_terminal:
 
@@ -140,6 +141,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
                 f"{ended} of {total} runs ended: {task.name} is {outcome.state}"
             ),
             say=line,
+            interrupted=end_soon,
         )
         return
     ended = threading.Event()
@@ -158,7 +160,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
                 pause = max(_REFRESH_S, 9 * (time.monotonic() - started))
 
         try:
-            yield StudyListener(begin=begin, say=live.console.print)
+            yield StudyListener(begin=begin, say=live.console.print, interrupted=end_soon)
         finally:
             ended.set()
             with contextlib.suppress(RemixStudyError, OSError):

@@ -1,7 +1,7 @@
 """Stopping a study: by `remix-study stop`, by signals, and what a closed terminal does
 
 stop NAME, first Ctrl-C, SIGTERM   runs end after their current epoch and resume from it at the next start
-second Ctrl-C                      all runs end at once, and this process within two seconds, whatever it waits for;
+second Ctrl-C                      all runs end at once, and the command within two seconds, whatever it waits for;
                                    the current epochs are repeated at the next start
 a closed terminal (SIGHUP)         the study continues and writes its output to terminal.log in its folder
 """
@@ -25,23 +25,23 @@ _LAST_S = 1.5  # from the second Ctrl-C to the end
 
 
 @contextmanager
-def stoppable(folder: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[None]:  # noqa: ARG005 - default of a callback
-    """In this context, the first SIGINT or SIGTERM asks the study in `folder` to stop; the second ends the process.
+def stoppable(
+    folder: Path,
+    say: Callable[[str], None] = lambda message: None,  # noqa: ARG005 - default of a callback
+    interrupted: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """In this context, the first SIGINT or SIGTERM asks the study in `folder` to stop; the second raises.
 
     Has no effect outside Python's main thread, which alone handles signals.
 
     Raises:
-        KeyboardInterrupt: at the second signal, after it was announced. `_LAST_S` seconds later the process is ended,
-            if it still runs.
+        KeyboardInterrupt: at the second signal, after `interrupted` was called and the message was shown.
     """
     (folder / STOP).unlink(missing_ok=True)
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
         if (folder / STOP).exists():
-            # Ray, a database or a server may take long to end. All that a start needs is on the disk, as after a kill.
-            timer = threading.Timer(_LAST_S, _end)
-            timer.daemon = True
-            timer.start()
+            interrupted()
             say(INTERRUPTED)
             raise KeyboardInterrupt(INTERRUPTED)
         (folder / STOP).touch()
@@ -49,6 +49,16 @@ def stoppable(folder: Path, say: Callable[[str], None] = lambda message: None) -
 
     with signal_handlers(dict.fromkeys(STOPS, ask)):
         yield
+
+
+def end_soon() -> None:
+    """End this process in 1.5 seconds, unless it ends by itself before.
+
+    Ray, a database or a server may take long to end. All that a start needs is on the disk, as after a kill.
+    """
+    timer = threading.Timer(_LAST_S, _end)
+    timer.daemon = True
+    timer.start()
 
 
 def _end() -> None:

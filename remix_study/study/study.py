@@ -161,7 +161,7 @@ class StudyRun:
         self._listener.begin(state.ended, state.total)
         stop = self.folder / STOP
         if state.ended < state.total:
-            with stoppable(self.folder, self._listener.say):
+            with stoppable(self.folder, self._listener.say, self._listener.interrupted):
                 execute(self._ask, self._tell, self._needs, self.folder, self._on_place, self._epochs_of, stop.exists)
         if self._disk_full:
             raise StoreError(

@@ -554,9 +554,6 @@ def _place(needs: Needs) -> Iterator[Place]:
             share = _on_this_node() if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
             threads = max(1, int(needs.cpus))
         yield Place(at_once, share, threads, gpus, now, machines)
-    except KeyboardInterrupt:
-        ours = False  # a second Ctrl-C does not wait: Ray's processes end with this one
-        raise
     finally:
         if ours:
             ray.shutdown()

@@ -47,7 +47,7 @@ import signal, sys, threading
 from pathlib import Path
 from remix_study.study import stopping
 stopping._LAST_S = 0.2
-with stopping.stoppable(Path(sys.argv[1]), print):
+with stopping.stoppable(Path(sys.argv[1]), print, stopping.end_soon):
     signal.raise_signal(signal.SIGINT)
     try:
         signal.raise_signal(signal.SIGINT)

@@ -563,8 +563,10 @@ def test_ctrl_c_asks_the_study_to_stop(conduct: Conduct, tmp_path: Path) -> None
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
+    calls: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        conduct(Runner(), listener=StudyListener(done=interrupt_twice))
+        conduct(Runner(), listener=StudyListener(done=interrupt_twice, interrupted=lambda: calls.append("second")))
+    assert calls == ["second"]
 
 
 def test_retrain_runs_the_best_hyperparameters_with_further_seeds(
