@@ -200,6 +200,21 @@ def test_an_outage_loses_no_data(
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+def test_an_hour_without_the_server_loses_no_point(
+    tracker: MLflowTracker, client: MlflowClient, info: Make, flaky: Flaky, clock: Clock
+) -> None:
+    run_id = tracker.start(info())
+    flaky.down = True
+    for epoch in range(180):
+        clock.now += 20  # an hour in all
+        tracker.log_metrics({"val/accuracy": epoch / 1000, "train/loss": 1.0 - epoch / 1000}, epoch)
+    assert history(client, run_id, "val/accuracy") == []
+    flaky.down = False
+    tracker.finish("FINISHED")
+    assert history(client, run_id, "val/accuracy") == [(epoch, epoch / 1000) for epoch in range(180)]
+    assert history(client, run_id, "train/loss") == [(epoch, 1.0 - epoch / 1000) for epoch in range(180)]
+
+
 def test_a_hanging_server_is_retried_with_growing_pauses(
     tracker: MLflowTracker, info: Make, flaky: Flaky, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
