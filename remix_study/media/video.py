@@ -20,6 +20,7 @@ from remix_study.media.container import Container
 from remix_study.media.presets import VideoPreset
 
 _SLACK_S = 5e-4  # manifests may round times to milliseconds
+_ROUNDED_S = 0.002  # containers such as Matroska round the times of frames to milliseconds
 
 
 class Span(NamedTuple):
@@ -35,12 +36,12 @@ class Span(NamedTuple):
 
     @property
     def is_constant(self) -> bool:
-        """Whether the frames follow each other at one rate, within one frame: times are rounded, and frames dropped."""
+        """Whether the frames follow each other at one rate, except for one dropped frame and for rounded times."""
         numbers = np.arange(len(self.times_F))
         if len(numbers) < 3:
             return True
         step_s = (self.times_F[-1] - self.times_F[0]) / numbers[-1]
-        return bool(np.abs(self.times_F - self.times_F[0] - step_s * numbers).max() <= step_s)
+        return bool(np.abs(self.times_F - self.times_F[0] - step_s * numbers).max() <= step_s + _ROUNDED_S)
 
 
 def span_of(container: Container, first: int, count: int, end_s: float | None) -> Span:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from remix_study.errors import ConfigError, MediaError
@@ -57,6 +57,7 @@ def test_too_few_frames_repeat_and_fewer_than_segments_raise(frames: int, candid
     first=st.integers(0, 50), extra=st.integers(0, 300), rate=st.floats(1, 240), start_s=st.floats(-2, 100),
     frames=FRAMES, candidates=CANDIDATES, dropped=st.integers(0, 1), seed=st.integers(0, 99),
 )  # fmt: skip
+@example(first=0, extra=114, rate=63.0, start_s=1.0, frames=9, candidates=1, dropped=1, seed=27)
 def test_a_constant_rate_chooses_frames_by_number(
     first: int, extra: int, rate: float, start_s: float, frames: int, candidates: int, dropped: int, seed: int
 ) -> None:
