@@ -51,12 +51,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the profile of Hypothesis that is chosen by hand (tests/examples.py), before Hypothesis loads it."""
-    if config.getoption("hypothesis_profile", None) is not None:
-        from hypothesis import HealthCheck, settings
+    """Register the profiles of Hypothesis before it loads one: without a deadline, and one chosen by hand."""
+    chosen = config.getoption("hypothesis_profile", None)
+    if chosen is None and "PYTEST_XDIST_WORKER" not in os.environ and config.getoption("numprocesses", None):
+        return  # this process only distributes the tests
+    from hypothesis import HealthCheck, settings
 
-        slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-        settings.register_profile("thorough", max_examples=10_000, deadline=None, suppress_health_check=slow)
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    settings.register_profile("thorough", max_examples=10_000, deadline=None, suppress_health_check=slow)
+    if chosen is None:
+        settings.register_profile("quick", deadline=None)  # the machine may be busy
+        settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

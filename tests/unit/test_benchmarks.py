@@ -126,6 +126,7 @@ def test_a_verdict_compares_the_result_with_its_bound(result: Result, verdict: s
     assert result.verdict == verdict
 
 
+@pytest.mark.slow
 def test_mutated_study_files_are_refused_with_their_line_or_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert campaign_files.main(["--count", "10"]) == 0
     assert "10 mutated study files, seed 0" in capsys.readouterr().out

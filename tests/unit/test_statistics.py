@@ -171,6 +171,7 @@ def test_any_outcomes_have_a_mean_and_an_interval_with_a_width_or_none(data: st.
         assert 0 < found.p <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [0, 12])
 def test_intervals_cover_the_true_difference_as_often_as_they_say(groups: int) -> None:
     """1,000 studies of two equal methods with effects of clips, seeds and groups; benchmarks/coverage.py has more."""

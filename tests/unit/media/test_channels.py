@@ -130,7 +130,9 @@ def test_left_and_right_are_named_channels_of_any_layout(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("codec", ["pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s16le", "adpcm_ima_wav"])
-@pytest.mark.parametrize("channel", ["mix", "left", "loudest"])
+@pytest.mark.parametrize(
+    "channel", ["mix", pytest.param("left", marks=pytest.mark.slow), pytest.param("loudest", marks=pytest.mark.slow)]
+)
 def test_the_noise_of_a_codec_is_silence(tmp_path: Path, codec: str, channel: Channel) -> None:
     dither = np.random.default_rng(0).integers(-1, 2, (2, RATE)) / 32768
     for name, noise in (("zeros", 0 * dither), ("dither", dither), ("opposite", np.stack([dither[0], -dither[0]]))):

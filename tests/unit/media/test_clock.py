@@ -165,6 +165,7 @@ def test_every_decoder_takes_a_file_without_a_stated_duration(kind: Kind, tmp_pa
         require_source_times(path, decoder, (1.0, 2.5), origin_s(path), SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stated_s", "taken"), [(SECONDS, True), (SECONDS + 3, True), (SECONDS + 6, False)])
 def test_a_matroska_file_that_starts_late_states_its_end_or_its_length(
     stated_s: float, taken: bool, tmp_path: Path

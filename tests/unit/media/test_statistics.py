@@ -74,6 +74,7 @@ def test_fixed_statistics_read_no_files(tmp_path: Path, normalise: Normalise, me
     assert np.asarray(deviation).dtype == np.float64
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     part = VideoPreset(frames=1, height=200, width=200, resize="area")
     layout = Layout("video", part, 1000, 1000)

@@ -24,12 +24,14 @@ BUDGET = {"cpu_hours": 1000, "hours": 1000}
 @pytest.mark.parametrize(
     "starts",
     [
-        pytest.param([(Runner(), {})], id="at once"),
-        pytest.param([(Runner(life=5), {}), (Runner(), {})], id="killed"),
+        pytest.param([(Runner(), {})], id="at once", marks=pytest.mark.slow),
+        pytest.param([(Runner(life=5), {}), (Runner(), {})], id="killed", marks=pytest.mark.slow),
         pytest.param([(Runner(life=17), {}), (Runner(), {})], id="killed while it replicates"),
-        pytest.param([(Runner(), {}), (Runner(), {"trials": 4, "replicates": 3})], id="extended"),
+        pytest.param(
+            [(Runner(), {}), (Runner(), {"trials": 4, "replicates": 3})], id="extended", marks=pytest.mark.slow
+        ),
         pytest.param([(Runner(), {}), (Runner(), {"trials": 2, "replicates": 3})], id="with fewer trials"),
-        pytest.param([(Runner(fails=lambda task: task.number == 1), {})], id="with failures"),
+        pytest.param([(Runner(fails=lambda task: task.number == 1), {})], id="with failures", marks=pytest.mark.slow),
     ],
 )
 def test_run_plan_and_status_report_the_same_runs_and_hours(

@@ -264,7 +264,14 @@ def weights_of(run: Run) -> dict[str, torch.Tensor]:
     return run.model.state_dict()
 
 
-@pytest.mark.parametrize("name", ["joint_unimodal", "unimodal", "blocks", "mixed", "accumulated", "zero_feature"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[pytest.param(name, marks=pytest.mark.slow)
+          for name in ("joint_unimodal", "unimodal", "blocks", "mixed", "zero_feature")],
+        "accumulated",
+    ],
+)  # fmt: skip
 def test_micro_batches_train_the_same(recipe: Recipe, without_batchnorm: Assembled, name: str) -> None:
     """Also if each holds one sample, or more than a batch has."""
     change = {**METHODS[name], **SGD, "clip_norm": 1.0}

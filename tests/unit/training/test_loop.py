@@ -99,7 +99,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     ],
     ids=["before tracking", "mid-epoch", "while saving the best", "while saving the last", "accumulated"],
 )
-@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
     recipe: Recipe, assembled: Assembled, losses: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch,
     moment: str, change: dict[str, Any], epoch: int,

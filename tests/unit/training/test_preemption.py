@@ -156,7 +156,7 @@ def test_a_notice_at_any_moment_leaves_a_checkpoint_of_that_step(workplace: Call
     assert len(steps) == trained + 2 + 1  # after each step, before each epoch, in the final evaluation
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_resumes_after_the_step_at_which_it_was_preempted(
     workplace: Callable[..., Workplace], ranks: int
 ) -> None:
@@ -188,6 +188,7 @@ def test_a_trained_epoch_is_kept_when_its_evaluation_is_interrupted(workplace: C
     assert cut.content() == whole.content()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["corrupt", "another epoch", "another digest", "other ranks"])
 def test_a_checkpoint_that_does_not_fit_is_not_resumed_from(
     workplace: Callable[..., Workplace], damage: str, caplog: pytest.LogCaptureFixture
