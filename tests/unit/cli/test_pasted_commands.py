@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from remix_study import Study
 from remix_study.cli import main as cli
 from remix_study.config.load import load_run
 from remix_study.files.command_line import own_command
@@ -113,7 +114,8 @@ def test_all_printed_commands_work_in_another_folder(
         return {}
 
     monkeypatch.setattr("remix_study.launch.run.run_one", trained)
-    monkeypatch.setattr("remix_study.demo.run_demo", lambda *given: (None, folder / "w s" / "studies" / "s"))
+    done = Study.open("s", folder / "w s").result(), folder / "w s" / "studies" / "s"
+    monkeypatch.setattr("remix_study.demo.run_demo", lambda *given: done)
     for command in found:
         words = shlex.split(command, comments=True)[1:]
         assert "--workspace" in words, command
