@@ -125,7 +125,7 @@ def test_a_study_continues_after_a_trial_diverges_and_reports_it(tmp_path: Path)
     mlflow_database.install(workspace)
     methods = {
         name: {
-            "set": {"method": method, "optimizer": {"name": "sgd", "learning_rate": 0.01}},
+            "set": {"method": method, "optimizer": {"name": "sgd"}},
             "space": {"optimizer.learning_rate": {"kind": "float", "low": 0.01, "high": 1e30}},
             "first": [{"optimizer.learning_rate": rate} for rate in rates],
         }
