@@ -45,7 +45,7 @@ class Scale:
 
     @classmethod
     def of(cls, quick: bool) -> "Scale":
-        return cls(8, 1, 2, 0.5) if quick else cls(800, 3, 200, 3.0)
+        return cls(8, 1, 2, 1.0) if quick else cls(800, 3, 200, 3.0)
 
 
 @dataclass(frozen=True)

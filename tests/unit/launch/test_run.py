@@ -63,7 +63,7 @@ def test_a_run_whose_workers_failed_is_failed_in_mlflow(
 ) -> None:
     """When one worker fails, Ray Train kills the others, before or after rank 0 reported the failure."""
 
-    def fail(job: Job, callback: object, folder: RunFolder, epochs: object) -> None:
+    def fail(job: Job, callback: object, folder: RunFolder, *_: object) -> None:
         tracker = SpoolTracker(folder.path, job.experiment)
         tracker.start(RunInfo("pair", {}, {}, "", "", "", "", {}))
         if reported:
