@@ -593,10 +593,23 @@ def test_retrain_without_a_complete_trial_is_an_error(conduct: Conduct, retrain:
         retrain(Runner(), "joint", 1)
 
 
-def test_a_study_in_a_journal(conduct: Conduct, tmp_path: Path) -> None:
-    conduct(Runner(), config(storage="journal"))
-    assert not (tmp_path / "studies" / "s" / "optuna.db").exists()
-    assert [t.state for t in records(tmp_path, "remix")] == ["complete"] * 3
+def test_a_study_is_the_same_in_sqlite_which_is_the_default_and_in_a_journal(conduct: Conduct, tmp_path: Path) -> None:
+    """A killed study is resumed, too. The other tests use a journal, which opens faster."""
+    sentences = set()
+    for storage, file in ((None, "optuna.db"), ("journal", "optuna.journal")):
+        study = config(name=f"in-{storage}", storage=storage)
+        with pytest.raises(DriverDied):
+            conduct(Runner(life=4), study)
+        result = conduct(Runner(), study)
+        assert result is not None
+        sentences.add(result.sentence)
+        folder = tmp_path / "studies" / study.name
+        assert [path.name for path in folder.glob("optuna.*") if path.suffix in (".db", ".journal")] == [file]
+        ledger = read_ledger(folder)
+        assert {m: [t.state for t in trials] for m, trials in ledger.trials.items()} == {
+            "joint": ["complete"] * 3, "remix": ["complete"] * 3,
+        }  # fmt: skip
+    assert len(sentences) == 1
 
 
 def test_a_database_with_another_study_of_the_same_name_is_an_error(conduct: Conduct, tmp_path: Path) -> None:
