@@ -141,7 +141,7 @@ def test_a_database_that_stays_locked_is_reported_in_one_sentence(
     runner = Runner()
     monkeypatch.setattr(storage_module, "_BUSY_S", 0.05)
     monkeypatch.setattr(study_module, "execute", runner)
-    study = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, StudyListener(begin=lock))
+    study = StudyRun(config(storage=None), {"corpus": str(small_corpus)}, tmp_path, StudyListener(begin=lock))
     study.folder.mkdir(parents=True)
     create_sqlite(study.folder / "optuna.db", storage_module._create_tables)
     other = sqlite3.connect(study.folder / "optuna.db", isolation_level=None)
@@ -151,7 +151,7 @@ def test_a_database_that_stays_locked_is_reported_in_one_sentence(
         study_status(study.folder)
     other.rollback()
     other.close()
-    assert StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).run(write_no_report) is not None
+    assert StudyRun(config(storage=None), {"corpus": str(small_corpus)}, tmp_path).run(write_no_report) is not None
 
 
 def test_an_unreachable_database_is_reported_without_its_password(
@@ -212,7 +212,7 @@ def test_a_study_that_is_killed_while_it_creates_its_tables_creates_them_again(
 @pytest.mark.slow
 def test_our_reader_agrees_with_optuna(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our reader queries Optuna's tables directly; it returns what Optuna returns."""
-    study_config = config(pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
+    study_config = config(storage=None, pruner={"name": "median", "grace": 2, "startup": 1}, trials=4)
     monkeypatch.setattr(study_module, "execute", Runner())
     folder = StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).folder
     StudyRun(study_config, {"corpus": str(small_corpus)}, tmp_path).run(write_no_report)

@@ -193,7 +193,7 @@ def invoke(*words: str) -> tuple[int, str, str]:
 
 
 def _study() -> dict[str, Any]:
-    return config().model_dump(mode="json", exclude_defaults=True)
+    return config(storage=None).model_dump(mode="json", exclude_defaults=True)
 
 
 def main() -> None:
