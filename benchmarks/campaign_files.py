@@ -122,7 +122,7 @@ def outcome_of(path: Path) -> tuple[str, str]:
         place = re.compile(rf"(  - |Cannot read )?{re.escape(str(path))}:\d+")
         placed = all(map(place.match, problems)) if problems else place.match(head) is not None
         outcome = "refused" if placed else "without a line"
-    except Exception as error:
+    except Exception as error:  # any is a crash, which the campaign counts
         outcome, said = "crash", f"{type(error).__name__}: {error}"
     return ("slow", said) if time.process_time() - started > AT_MOST_S else (outcome, said)
 

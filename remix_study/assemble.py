@@ -99,7 +99,7 @@ def assemble(
         ceilings: modality -> accuracy of a unimodal run, in [0, 1].
         callback: called after every epoch.
         at_most: use at most this many clips of each split, to time a part of an epoch.
-        preempted: returns whether this rank's node or process is about to be taken away.
+        preempted: returns whether this rank's node or process is about to be preempted.
     """
     modalities = modalities_of(config, store)
     model = build_model(config, store).to(device)

@@ -91,7 +91,7 @@ class RunPruned(RemixStudyError):  # noqa: N818 - pruning is not an error
 
 
 class RunPreempted(RemixStudyError):  # noqa: N818 - a preemption is not an error of the run
-    """A run whose node or process is about to be taken away; it has saved a checkpoint and resumes from it."""
+    """A run whose node or process is preempted; it has saved a checkpoint and resumes from it."""
 
 
 _SQLITE_FULL = "database or disk is full"

@@ -189,7 +189,7 @@ def worker_health_errors() -> tuple[type[Exception], ...]:
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of the nodes that Ray drains before they are taken away; empty if Ray does not answer.
+    """Return the ids of the nodes that Ray drains before they are removed; empty if Ray does not answer.
 
     Ray Train's notice uses the same function. The public `ray.nodes` does not report draining nodes.
     """
@@ -203,7 +203,7 @@ def draining_nodes() -> set[str]:
 
 
 def train_worker_is_preempted() -> bool:
-    """Return whether Ray Train has told this worker that a node of its run is about to be taken away.
+    """Return whether Ray Train has told this worker that a node of its run is about to be preempted.
 
     The public `ray.train.get_preemption_info` waits for all workers at an actor, in every call. Our ranks agree by a
     collective operation of their own. Outside a worker of Ray Train, the answer is False.

@@ -40,7 +40,7 @@ class ClusterFile:
 
     @property
     def argument(self) -> str:
-        """The absolute path, so that a printed command works in any folder, and no tool mistakes it for an option."""
+        """The absolute path, so that a printed command works in any folder, and no tool reads it as an option."""
         return str(self.file.absolute())
 
     @property

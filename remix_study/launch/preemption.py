@@ -1,6 +1,6 @@
 """The notice of a preemption: a node that Ray drains, SIGTERM, and Ray Train's own notice
 
-Ray drains a node before its cloud, KubeRay or the autoscaler takes it away. Ray Train tells the workers of a run, but
+Ray drains a node before its cloud, KubeRay or the autoscaler removes it. Ray Train tells the workers of a run, but
 a run of one worker trains in its own process or in that of a Tune trial, so the process watches its node itself. A
 process also hears SIGTERM, which Slurm and systemd send to every process before they kill it.
 """
@@ -21,7 +21,7 @@ from remix_study.tracking.signals import signal_handlers
 
 @contextmanager
 def preemption_notice(nodes: Collection[str] = ()) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether this process is about to be taken away; True from the first notice on.
+    """Yield a function that returns whether this process is about to be preempted; True from the first notice on.
 
     The notices are: SIGTERM, if the block runs in the main thread (a second SIGTERM raises SystemExit); Ray Train's, in
     a worker of it; and a draining node, if this process is connected to Ray.

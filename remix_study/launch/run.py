@@ -132,7 +132,7 @@ def launch(job: Job, callback: EpochCallback | None = None) -> Record:
 
     Raises:
         RunPruned: the callback pruned the run, now or when it was launched before.
-        RunPreempted: the process or its node is about to be taken away; or those of a worker, if there is a callback.
+        RunPreempted: the process or its node is about to be preempted; or those of a worker, if there is a callback.
         StudyStopped: the callback stopped the run.
         RemixStudyError: workers failed repeatedly.
     """
@@ -259,7 +259,7 @@ def fit(
     make_trainer = partial(
         TorchTrainer,
         _loop,
-        # The process that starts the workers controls them, so they end when its node is taken away.
+        # The process that starts the workers controls them, so they end when its node is preempted.
         train_loop_config={"job": job.to_json(), "callback": callback, "nodes": [] if local else [own_node()]},
         torch_config=torch_config(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL refuses ranks that share a GPU
         scaling_config=ScalingConfig(

@@ -80,7 +80,7 @@ class Container:
         frame_times_F: presentation time of each frame, ascending; None without a video track.
         frame_s: how long the last frame is shown.
         holes: beginning and length of each time without new frames and without audio, if it exceeds a second and ten
-            frames. A still picture is no hole while its sound goes on.
+            frames. A still picture is not a hole while its sound continues.
         audio_rate: in Hz; None without an audio track.
         audio_start_s: time of the first decoded sample. The first packets of some codecs decode to nothing.
         audio_end_s: end of the last audio packet; 0 without an audio track, or if its packets have no timestamps.

@@ -108,7 +108,7 @@ class DecordDecoder:
             # add_padding (`[:]` then loses as many samples at the end as were added in front).
             reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=-1, mono=True)
             wave: NDArray[np.float32] = reader[:].asnumpy()[0].astype(np.float32)
-        except Exception:
+        except Exception:  # DECORDError, RuntimeError or others; PyAV then decides whether the file is damaged
             return PyAVDecoder().wave(path, container)
         return wave if len(wave) == samples else PyAVDecoder().wave(path, container)
 
@@ -139,7 +139,7 @@ class TorchcodecDecoder:
         try:
             decoded = decoders.AudioDecoder(str(path), num_channels=1).get_all_samples()
             wave: NDArray[np.float32] = decoded.data[0].numpy()
-        except Exception:
+        except Exception:  # RuntimeError or ValueError; PyAV then decides whether the file is damaged
             return PyAVDecoder().wave(path, container)
         same = len(wave) == samples and decoded.sample_rate == container.audio_rate
         return wave if same else PyAVDecoder().wave(path, container)

@@ -219,7 +219,7 @@ class IntegrityCheck:
     def _run(self) -> None:
         try:
             self._check()
-        except Exception as error:
+        except Exception as error:  # raised again in the thread that trains
             self._error = error
 
     @property

@@ -360,7 +360,7 @@ class TrialProcess(tune.Trainable):
         """Run one task. Report every error as an outcome, so that the process survives.
 
         Raises:
-            RunPreempted: the process is about to be taken away, so Tune must give it no further task.
+            RunPreempted: the process is about to be preempted, so Tune must give it no further task.
         """
         content = json.loads(self.config["task"])
         place = self.config["place"]
@@ -391,7 +391,7 @@ def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
     """Run the jobs one after the other, up to the first that is not complete.
 
     Raises:
-        RunPreempted: this process is about to be taken away; the run has a checkpoint.
+        RunPreempted: this process is about to be preempted; the run has a checkpoint.
     """
     summaries: list[dict[str, float]] = []
     for job, callback in zip(jobs, callbacks, strict=True):

@@ -98,7 +98,7 @@ class Run:
     tracker: Tracker
     history_file: Path
     callback: EpochCallback | None = None  # called on rank 0 only
-    preempted: Callable[[], bool] = lambda: False  # whether this rank's node or process is about to be taken away
+    preempted: Callable[[], bool] = lambda: False  # whether this rank's node or process is about to be preempted
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_ray_train_has_errors_for_lost_workers() -> None:
 
 
 def test_ray_reports_draining_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with relied_on("ray", "`state.get_draining_nodes`", "save a checkpoint before a node is taken away"):
+    with relied_on("ray", "`state.get_draining_nodes`", "save a checkpoint before a node is preempted"):
         from ray._private.state import state
         from ray.train.v2._internal.execution import preemption
 
@@ -132,7 +132,7 @@ def test_ray_reports_draining_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ray_train_keeps_a_notice_in_the_context_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    with relied_on("ray", "`preemption_context`", "save a checkpoint before a node is taken away"):
+    with relied_on("ray", "`preemption_context`", "save a checkpoint before a node is preempted"):
         context = importlib.import_module(ray_private.TRAIN_CONTEXT)
         from ray.train.v2._internal.execution.preemption import PreemptionContext
         from ray.train.v2.api.preemption import PreemptionInfo
