@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,7 +118,8 @@ class Lease:
         return self.taken_by is None
 
     def require(self) -> None:
-        """
+        """Check that no other process was found to hold the lease.
+
         Raises:
             UnavailableError: another process has taken over the study, because this one could not renew its lease.
         """
@@ -176,8 +177,9 @@ def lease_on_disk(folder: Path, say: Say) -> Iterator[Lease]:
     finally:
         ended.set()
         thread.join()
-        if lease.check():
-            lease.give_up()
+        with suppress(OSError):  # a lost disk must not hide how the study ended; the lease then expires
+            if lease.check():
+                lease.give_up()
 
 
 def parse(content: bytes | None) -> dict[str, Any] | None:

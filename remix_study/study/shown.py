@@ -77,6 +77,6 @@ def _read(folder: Path) -> list[_Plan]:
         return [_Plan(**plan) for plan in json.loads(path.read_text())]
     except (ValueError, TypeError) as error:
         raise StudyError(
-            f"Cannot read {path}, which records when test results were shown: {error}. Restore it, or delete it to "
-            "forget that."
+            f"Cannot read {path}, which records when test results were shown: {error}. Restore it, or delete it; "
+            "later extensions are then not reported."
         ) from error

@@ -1,5 +1,6 @@
 """The lease of a study's driver: of several drivers on one shared disk, one works"""
 
+import errno
 import json
 import threading
 from collections.abc import Callable
@@ -141,3 +142,16 @@ def test_a_study_whose_lease_was_taken_starts_no_further_run(tmp_path: Path) -> 
         with pytest.raises(UnavailableError, match="Process 7 of elsewhere has taken over"):
             workspace.require_lease()
     assert (tmp_path / LEASE).exists()
+
+
+def test_a_disk_that_is_lost_does_not_hide_how_the_study_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: FolderPlace, path: str) -> bytes | None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def study() -> None:
+        with lease_on_disk(tmp_path, print):
+            monkeypatch.setattr(FolderPlace, "read", lost)
+            raise KeyError("the cause")
+
+    with pytest.raises(KeyError, match="the cause"):
+        study()

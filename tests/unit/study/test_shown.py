@@ -55,7 +55,9 @@ def test_a_reduced_plan_and_another_budget_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[{", '[{"when": 1}]', '{"time": "x"}'])
 def test_a_damaged_record_is_named_with_the_remedy(tmp_path: Path, content: str) -> None:
     (tmp_path / SHOWN).write_text(content)
-    with pytest.raises(StudyError, match=r"Cannot read .*shown.json, .* delete it to forget that"):
+    with pytest.raises(
+        StudyError, match=r"Cannot read .*shown.json, .* delete it; later extensions are then not reported"
+    ):
         extensions(tmp_path, planned(5))
 
 
