@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,12 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 
 from remix_study.errors import RemixStudyError
 from remix_study.patience import PATIENCE
+from remix_study.ports import reserved
 
 if TYPE_CHECKING:
     from remix_study.cluster.cluster_file import ClusterFile
@@ -75,11 +75,15 @@ class Connection:
         self._close()
         from remix_study.cluster.commands import forward_command
 
-        port = _free_port()
-        words = forward_command(self.cluster_file, port)
-        show_command(words)
-        self.url = f"http://127.0.0.1:{port}"
-        with tempfile.TemporaryFile() as output, err.status("connecting to the head"):
+        with reserved("127.0.0.1", 0) as port, tempfile.TemporaryFile() as output:
+            words = forward_command(self.cluster_file, port)
+            show_command(words)
+            self.url = f"http://127.0.0.1:{port}"
+            self._forward(words, output)
+
+    def _forward(self, words: Sequence[str], output: IO[bytes]) -> None:
+        assert self.cluster_file is not None
+        with err.status("connecting to the head"):
             self._process = subprocess.Popen(
                 resolve(words), env=ray_environment(), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True,
@@ -144,12 +148,6 @@ def _responds(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def show_command(words: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from remix_study.credentials import holds_password, redact
 from remix_study.errors import TrackingError
 from remix_study.files.databases import table_creation_lock
 from remix_study.files.urls import is_url
+from remix_study.ports import listens, reserved
 from remix_study.tracking.address import (
     artifact_root,
     check,
@@ -178,8 +179,18 @@ class MLflowServer:
             )
         check(self._uri)
         destination = self._destination()
-        self.port = _free_port(self._host, self._wanted)
         set_client_defaults()
+        with contextlib.ExitStack() as until_it_listens:
+            try:
+                self.port = until_it_listens.enter_context(reserved(self._host, self._wanted))
+            except (OSError, OverflowError) as error:
+                raise TrackingError(
+                    f"Cannot use port {self._wanted} of {self._host}: {getattr(error, 'strerror', error)}. Use another "
+                    "--port, or --port 0 for a free one."
+                ) from error
+            self._start(known, destination)
+
+    def _start(self, known: str, destination: str | None) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", self._host, "--port", str(self.port),
                    "--workers", str(self._workers), "--uvicorn-opts", "--no-access-log"]  # fmt: skip
         if destination is not None:
@@ -305,7 +316,7 @@ class MLflowServer:
                 # Poll, because MLflow signals readiness only by answering requests.
                 status = self._process.wait(timeout=_POLL_S)
             except subprocess.TimeoutExpired:
-                if _status(urllib.request.Request(self.url + _HEALTH)) == 200:
+                if self._answers():
                     return
             else:
                 raise TrackingError(
@@ -316,6 +327,21 @@ class MLflowServer:
             f"MLflow's server did not answer at {self.url} within {self._patience_s:.0f} s: {log.last_line()}. Try "
             "again when the machine is less busy."
         )
+
+    def _answers(self) -> bool:
+        """Return whether the server answers.
+
+        Raises:
+            TrackingError: another server answers. It must not be given the password.
+        """
+        if _status(urllib.request.Request(self.url + _HEALTH)) != 200:
+            return False
+        if not listens(self.process_group, self.port):
+            raise TrackingError(
+                f"Another server answers at {self.url}: it took the port while this one was starting. Use another "
+                "--port, or --port 0 for a free one."
+            )
+        return True
 
 
 class _Log:
@@ -406,21 +432,6 @@ def _require_writable(place: str) -> None:
             f"Cannot write artifacts to {redact(place)}: {explain(place, error)}. Create the bucket, or correct the "
             "address or the credentials."
         ) from None
-
-
-def _free_port(host: str, wanted: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server does, so that a port with closing connections is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, wanted))
-        except (OSError, OverflowError) as error:
-            raise TrackingError(
-                f"Cannot use port {wanted} of {host}: {getattr(error, 'strerror', error)}. Use another --port, or "
-                "--port 0 for a free one."
-            ) from error
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _status(request: urllib.request.Request, patience_s: float = 2) -> int:

@@ -3,15 +3,16 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
+
+from remix_study.ports import reserved
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("/nowhere"), key=str).parent
 needs_postgresql = pytest.mark.skipif(not BINARIES.exists(), reason="needs PostgreSQL: apt-get install postgresql")
@@ -23,9 +24,8 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, password: str) -> None:
         self.folder, self.password = folder, password
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self._until_it_listens = ExitStack()
+        self.port = self._until_it_listens.enter_context(reserved("127.0.0.1", 0))
         self._run_as: list[str] = []
         self._made: list[str] = []
         if os.geteuid() == 0:  # PostgreSQL does not run as root
@@ -68,6 +68,7 @@ class PostgreSQL:
         options = f"-k {self.folder} -c listen_addresses=127.0.0.1 -c port={self.port} -c fsync=off"
         self._run("pg_ctl", "--pgdata", str(self.folder / "data"), "--wait", "--log", str(self.folder / "log"),
                   "--options", options, "start")  # fmt: skip
+        self._until_it_listens.close()
 
     def stop(self) -> None:
         """Stop the server as in a crash, without closing connections."""

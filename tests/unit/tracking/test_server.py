@@ -1,7 +1,11 @@
 import os
 import socket
+import subprocess
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -17,6 +21,38 @@ def test_a_port_in_use_is_reported(uri: str) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(TrackingError, match=f"Cannot use port {port} .*--port"), MLflowServer(uri, port=port):
             pass
+
+
+def test_a_server_that_took_the_port_is_given_no_password(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization", "nothing"))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    foreign: list[HTTPServer] = []
+    popen = subprocess.Popen
+
+    def late(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        foreign.append(HTTPServer(("127.0.0.1", int(command[command.index("--port") + 1])), Foreign))
+        Thread(target=foreign[0].serve_forever).start()
+        return popen(["sleep", "60"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    server = MLflowServer(uri, admin=Admin("me", "hunter2hunter2"))
+    try:
+        with pytest.raises(TrackingError, match=r"Another server answers .*--port 0"), server:
+            pass
+    finally:
+        for each in foreign:
+            each.shutdown()
+            each.server_close()
+    assert asked == ["nothing"]
 
 
 def test_the_address_of_a_server_is_rejected() -> None:
