@@ -90,7 +90,7 @@ class Costs:
     def of(cls, measured: dict[str, Any], storage: Storage = "postgresql", sampler: str = "tpe") -> "Costs":
         """Return the costs of a study with `storage` and `sampler`.
 
-        Asks and tells were measured with SQLite and `tpe` for all numbers of trials. The differences to `storage` and
+        Asks and tells were measured with SQLite and `tpe` for all numbers of trials. The differences from `storage` and
         `sampler` are added.
 
         Args:

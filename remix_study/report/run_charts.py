@@ -86,7 +86,7 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
             )
         )  # fmt: skip
     shown = [d.method for d in found if d.ahead.verdict in ("ahead", "behind")]
-    title = f"{len(shown)} of {plural(len(found), 'difference')} to {result.reference} significant"
+    title = f"{len(shown)} of {plural(len(found), 'difference')} from {result.reference} significant"
     panel = Panel(
         "",
         Axis(f"{result.reference} minus other (points)"),

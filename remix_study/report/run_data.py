@@ -3,7 +3,7 @@
     runs_of                      histories and summaries of a method's replicates
     bands                        a metric over epochs: mean and standard deviation over those runs
     parts                        where the time of one run went
-    accuracies, differences      test accuracy of every method, and paired differences to the reference
+    accuracies, differences      test accuracy of every method, and paired differences from the reference
     heads, measured              unimodal heads, probes and balance of every method
 
 Accuracies are fractions in [0, 1]; charts show percent.

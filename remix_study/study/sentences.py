@@ -8,12 +8,12 @@ from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
 
 # What a verdict says about the reference, before the name of another method.
 VERDICTS: Mapping[Verdict, str] = {
-    "ahead": "ahead of", "open": "no significant difference to", "behind": "behind", "unknown": "no verdict on",
+    "ahead": "ahead of", "open": "no significant difference from", "behind": "behind", "unknown": "no verdict on",
 }  # fmt: skip
 
 
 def headline(result: StudyResult) -> str:
-    """The comparison as the title of a figure: "remix: ahead of joint; no significant difference to remix_random"."""
+    """The comparison as the title of a figure: "remix: ahead of joint; no significant difference from remix_random"."""
     compared = [(c.name, c.ahead) for c in result.others if c.ahead is not None]
     if compared and all(ahead.verdict == "unknown" for _, ahead in compared):
         few = all(ahead.seeds < FEWEST_SEEDS for _, ahead in compared)
@@ -79,9 +79,9 @@ def _replicates(result: StudyResult) -> list[str]:
     elif any(c.ahead is not None and 1 < c.ahead.seeds < FEWEST_SEEDS for c in result.others):
         found.append(f"A verdict needs at least {FEWEST_SEEDS} replicates: raise `replicates` and rerun the study.")
     if result.failed:
-        worst = [f"{c.ahead.with_failures:+.1f} points to {c.name}" for c in result.others
+        worst = [f"from {c.name} is {c.ahead.with_failures:+.1f} points" for c in result.others
                  if c.ahead is not None and c.ahead.with_failures is not None]  # fmt: skip
-        counted = f" If they count as 0 % correct, the difference is {', '.join(worst)}." if worst else ""
+        counted = f" If they count as 0 % correct, the difference {' and that '.join(worst)}." if worst else ""
         failed = ", ".join(f"{number} of {name}" for name, number in result.failed.items())
         found.append(f"Replicates failed: {failed}; the comparison is over the others.{counted}")
     if result.retried:

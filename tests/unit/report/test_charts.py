@@ -107,7 +107,7 @@ def test_significant_differences_have_filled_markers(style_of: Styles) -> None:
     ]
     chart = run_charts.differences(found, RESULT, style_of)
     assert chart is not None
-    assert chart.title == "1 of 2 differences to remix significant"
+    assert chart.title == "1 of 2 differences from remix significant"
     assert [p.hollow for p in points(chart)] == [False, True]
     assert points(chart)[0].error == ((2.0, 2.0),)
     assert "Holm p = 0.002" in points(chart)[0].labels[0]
@@ -119,7 +119,7 @@ def test_differences_without_a_verdict_have_hollow_markers(style_of: Styles) -> 
     chart = run_charts.differences([few], RESULT, style_of)
     assert chart is not None
     assert (points(chart)[0].error, points(chart)[0].hollow) == (((1.5, 1.5),), True)
-    assert chart.title == "0 of 1 difference to remix significant"
+    assert chart.title == "0 of 1 difference from remix significant"
     assert "no verdict (fewer than 5 seeds)" in chart.caption
 
 

@@ -196,7 +196,7 @@ def test_one_seed_is_too_few_for_a_comparison() -> None:
         (0.5, "ahead", "remix beats joint by {by} points ({sure}), so choosing helps", "remix: ahead of joint"),
         (0.97, "behind", "remix loses to joint by {by} points ({sure}), so choosing hurts here", "remix: behind joint"),
         (0.8, "open", "no significant difference between remix and joint ({mean} points, {sure}), so there is no "
-                      "evidence that choosing helps", "remix: no significant difference to joint"),
+                      "evidence that choosing helps", "remix: no significant difference from joint"),
     ],
 )  # fmt: skip
 def test_the_sentence_reports_the_verdict_with_its_numbers(
@@ -218,7 +218,7 @@ def test_methods_without_control_of_get_no_conclusion() -> None:
         predicted(clips(0.8)), joint=predicted(clips(0.5)), other=predicted(clips(0.97)), same=predicted(clips(0.8))
     )
     assert "helps" not in found.sentence
-    assert headline(found) == "remix: ahead of joint; no significant difference to same; behind other"
+    assert headline(found) == "remix: ahead of joint; no significant difference from same; behind other"
 
 
 def test_few_groups_of_clips_are_pointed_out() -> None:
@@ -252,7 +252,7 @@ def test_replicates_that_failed_are_shown_with_the_worst_case() -> None:
     assert reference.worst_accuracy() == pytest.approx(clips(0.8, 5).mean() * 5 / 6)
     assert (
         "Replicates failed: 1 of remix; the comparison is over the others. If they count as 0 % correct, the "
-        f"difference is {ahead.with_failures:+.1f} points to joint." in found.sentence
+        f"difference from joint is {ahead.with_failures:+.1f} points." in found.sentence
     )
     assert ahead_of(result(predicted(clips(0.8)), joint=predicted(clips(0.5)))).with_failures is None
 
