@@ -1,5 +1,7 @@
 """Tables for terminals of any width: no value is cut, and a table that does not fit becomes a list"""
 
+import copy
+import dataclasses
 from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -8,8 +10,8 @@ from rich.text import Text
 
 __all__ = ["Fitted"]
 
-_FOLDED = 10  # columns with `overflow="fold"` hold names and paths, which may be broken anywhere
-_BORDERS = 3  # columns of characters that a column of a table takes besides its values: padding and a line
+_FOLDED = 10  # least width of a column with `overflow="fold"`, in characters
+_BORDERS = 3  # characters that a column takes besides its values: padding and a line
 
 
 class Fitted:
@@ -33,13 +35,14 @@ class Fitted:
             yield from self._listed(console)
             return
         wanted = [max(_longest(text) for text in _texts(console, column)) for column in columns]
+        fitted = copy.copy(self._table)  # a live display prints the same table again, perhaps in another width
+        fitted.columns = list(columns)
         # Those that need the least first, so that as many columns as possible do not wrap.
         for number in sorted(range(len(columns)), key=lambda n: wanted[n] - least[n]):
             more = min(left, max(0, wanted[number] - least[number]))
-            columns[number].width = least[number] + more
-            columns[number].overflow = "fold"
+            fitted.columns[number] = dataclasses.replace(columns[number], width=least[number] + more, overflow="fold")
             left -= more
-        yield self._table
+        yield fitted
 
     def _listed(self, console: Console) -> Iterator[Text]:
         columns = self._table.columns

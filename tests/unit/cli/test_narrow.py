@@ -14,9 +14,9 @@ WORDS = st.text("abc0123456789.", min_size=1, max_size=12)
 CELLS = st.lists(WORDS, max_size=5).map(" ".join)
 
 
-def drawn(table: Table, width: int) -> str:
+def drawn(table: Table | Fitted, width: int) -> str:
     console = Console(file=StringIO(), width=width)
-    console.print(Fitted(table))
+    console.print(table if isinstance(table, Fitted) else Fitted(table))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -50,3 +50,13 @@ def test_a_table_that_does_not_fit_becomes_a_list(width: int) -> None:
         assert shown.splitlines() == [
             "Runs", "joint_unimodal_and_more", "  trials: 13/300", "  best/val_accuracy: 0.512345678",
         ]  # fmt: skip
+
+
+def test_a_table_is_the_same_if_it_is_printed_again() -> None:
+    table = Table("method", "value")
+    table.add_row("joint", "0.5123456789012")
+    fitted = Fitted(table)
+    widths = range(15, 40)
+    first = [drawn(fitted, width) for width in widths]
+    assert [drawn(fitted, width) for width in reversed(widths)][::-1] == first
+    assert "\u2502 joint  \u2502 0.5123456789012 \u2502" in first[-1]
