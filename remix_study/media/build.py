@@ -134,37 +134,27 @@ def _existing(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
 
 def differences(store: ClipStore, plan: Plan) -> list[str]:
     """What differs between a store and a plan with another fingerprint: settings, clips, or the clips' files."""
-    manifest = store_manifest(store.path)
+    found = [*_setting_differences(store_manifest(store.path), plan), *_clip_differences(store.path, plan)]
+    return found or ["the files of the clips, or their `start` and `end`"]
+
+
+def _setting_differences(manifest: Mapping[str, Any], plan: Plan) -> Iterator[str]:
     earlier = manifest.get("settings", {key: manifest[key] for key in ("decoder", "preset")})  # 0.1 kept no others
     now = json.loads(canonical_json(plan.settings))
-    found = [_setting(key, earlier.get(key), now.get(key)) for key in {**now, **earlier} if key in earlier]
-    new = [key for key in now if key not in earlier]
-    found += [_setting(key, None, now[key]) for key in new if "settings" in manifest and key != "decoding"]
-    found.append("the version of this program, whose arrays differ" if "decoding" in new else "")
-    with (store.path / "quarantine.jsonl").open(encoding="utf-8") as lines:
-        known = {row["id"]: _facts(row) for row in map(json.loads, lines)}
-    with (store.path / "index.jsonl").open(encoding="utf-8") as lines:
-        known |= {row["id"]: _facts(row) for row in map(json.loads, lines)}
-    planned = {str(clip.id): _facts(describe(clip)) for clip in plan.clips}
-    counts = {
-        "missing there": len(planned.keys() - known.keys()),
-        "only there": len(known.keys() - planned.keys()),
-        "with another class, split or group": sum(known[i] != planned[i] for i in known.keys() & planned.keys()),
-    }
-    clips = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    found.append(f"clips ({clips})" if clips else "")
-    return [each for each in found if each] or ["the files of the clips, or their `start` and `end`"]
+    for key in {**now, **earlier}:
+        known = key in earlier or ("settings" in manifest and key != "decoding")
+        if known and earlier.get(key) != now.get(key):
+            yield f"{key} ({_setting_difference(earlier.get(key), now.get(key))})"
+    if "decoding" in now and "decoding" not in earlier:
+        yield "the version of this program, which decodes differently"
 
 
-def _setting(key: str, earlier: Any, now: Any) -> str:
-    """How a setting differs, or an empty text."""
-    if earlier == now:
-        return ""
+def _setting_difference(earlier: Any, now: Any) -> str:
     if isinstance(earlier, Mapping) and isinstance(now, Mapping):
-        if earlier.get("name") != now.get("name"):
-            return f"{key} ({earlier.get('name')} there, {now.get('name')} wanted)"
-        return f"{key} ({', '.join(_changed(earlier, now))})"
-    return f"{key} ({earlier} there, {now} wanted)"
+        if earlier.get("name") == now.get("name"):
+            return ", ".join(_changed(earlier, now))
+        earlier, now = earlier.get("name"), now.get("name")
+    return f"{earlier} there, {now} wanted"
 
 
 def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -175,6 +165,21 @@ def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
             yield from (f"{name}.{each}" for each in _changed(old, new))
         elif old != new:
             yield name
+
+
+def _clip_differences(folder: Path, plan: Plan) -> Iterator[str]:
+    known: dict[str, tuple[Any, ...]] = {}
+    for name in ("quarantine.jsonl", "index.jsonl"):
+        with (folder / name).open(encoding="utf-8") as lines:
+            known |= {row["id"]: _facts(row) for row in map(json.loads, lines)}
+    planned = {str(clip.id): _facts(describe(clip)) for clip in plan.clips}
+    counts = {
+        "missing there": len(planned.keys() - known.keys()),
+        "only there": len(known.keys() - planned.keys()),
+        "with another class, split or group": sum(known[i] != planned[i] for i in known.keys() & planned.keys()),
+    }
+    if any(counts.values()):
+        yield f"clips ({', '.join(f'{count} {what}' for what, count in counts.items() if count)})"
 
 
 def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:

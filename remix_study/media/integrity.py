@@ -26,14 +26,13 @@ import numpy as np
 
 from remix_study.files.disk import write_atomically
 from remix_study.files.remote_folder import machine_cache
-from remix_study.media.plan import Progress
+from remix_study.media.plan import Megabytes, Progress
 from remix_study.media.presets import FeaturePreset, Part
 
 _CHUNK_BYTES = 2**20
 _SETTLED_NS = 2 * 10**9  # some file systems round times to two seconds: a younger file may change without a new time
-_MB = 10**6
-_SHOWN = 10
-_SILENT_S = 5.0
+_SHOWN = 10  # damaged files in a message
+_SILENT_S = 5.0  # a check that takes longer is announced
 # Bits of a floating-point number without its sign, and its infinity; larger values are NaN.
 _BITS = {2: (np.uint16, 0x7FFF, 0x7C00), 4: (np.uint32, 0x7FFFFFFF, 0x7F800000)}
 _log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def examine(path: Path, read: Callable[[int], None] = lambda count: None) -> Con
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             if rows is not None:
-                rows.look(chunk)
+                rows.scan(chunk)
             read(len(chunk))
     found = Content(
         state.st_size,
@@ -135,8 +134,8 @@ class _Rows:
             return None
         return cls(int(array.offset), array.dtype, math.prod(array.shape[1:]))
 
-    def look(self, chunk: bytes) -> None:
-        """Look at the next part of the file."""
+    def scan(self, chunk: bytes) -> None:
+        """Scan the next part of the file."""
         skipped = min(self._skip, len(chunk))
         self._skip -= skipped
         content = self._rest + chunk[skipped:]
@@ -176,12 +175,12 @@ def find_damage(
     """
     lock = contextlib.nullcontext() if reading == "nothing" else _alone(folder)
     with lock, concurrent.futures.ThreadPoolExecutor(threads) as pool:  # hashing releases the GIL
-        read = _Megabytes(sum(of["bytes"] for of in files.values()), progress)
+        read = Megabytes(sum(of["bytes"] for of in files.values()), progress)
 
-        def look(name: str) -> str | None:
-            return _what(folder / name, files[name], _missing_values(name, parts), reading, read)
+        def fault(name: str) -> str | None:
+            return _fault(folder / name, files[name], _missing_values(name, parts), reading, read)
 
-        found = zip(files, pool.map(look, files), strict=True)
+        found = zip(files, pool.map(fault, files), strict=True)
         return [Damage(name, what) for name, what in found if what is not None]
 
 
@@ -242,8 +241,8 @@ class IntegrityCheck:
             raise self._error
 
 
-def _what(
-    path: Path, expected: Mapping[str, Any], missing_values: bool, reading: Reading, read: "_Megabytes"
+def _fault(
+    path: Path, expected: Mapping[str, Any], missing_values: bool, reading: Reading, read: Megabytes
 ) -> str | None:
     """What is wrong with a file, or None."""
     try:
@@ -275,11 +274,12 @@ def _missing_values(name: str, parts: Mapping[str, Part]) -> bool:
 
 
 def _note(path: Path) -> Path:
-    # Machines may share the home directory, but have other files at the same path.
+    """The file that remembers what reading `path` gave."""
     return _place(path).with_suffix(".json")
 
 
 def _place(path: Path) -> Path:
+    # With the host, because machines may share the home directory, but have other files at the same path.
     key = hashlib.sha256(f"{socket.gethostname()}\n{path.absolute()}".encode()).hexdigest()[:32]
     return machine_cache() / "checked" / key
 
@@ -293,16 +293,3 @@ def _alone(folder: Path) -> Iterator[None]:
             lock.parent.mkdir(parents=True, exist_ok=True)
             fcntl.flock(stack.enter_context(lock.open("a")), fcntl.LOCK_EX)
         yield
-
-
-class _Megabytes:
-    """Adds up bytes from several threads, and reports megabytes."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
-
-    def add(self, count: int) -> None:
-        if self._progress is not None:
-            with self._lock:
-                self._done += count
-                self._progress(-(-self._done // _MB), -(-self._total // _MB))

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,23 @@ from remix_study.sample import Clip
 SCHEMA = 2
 # Raised when decoding a file gives other rows than before: stores that were built before are then built again.
 DECODING = 2
+_MB = 10**6
 _AT_ONCE = 512  # files submitted to the thread pool at once: a million futures would take more memory than the plan
 Progress = Callable[[int, int], None]
 """(done, total)"""
+
+
+class Megabytes:
+    """Adds up bytes, also from several threads, and reports them in megabytes, rounded up."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
+
+    def add(self, count: int) -> None:
+        if self._progress is not None:
+            with self._lock:
+                self._done += count
+                self._progress(-(-self._done // _MB), -(-self._total // _MB))
 
 
 @dataclasses.dataclass(frozen=True)

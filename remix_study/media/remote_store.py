@@ -25,13 +25,12 @@ from remix_study.files.disk import checksum, exclusive_lock, storage_errors, wri
 from remix_study.files.remote_folder import RemoteFolder, cache_folder
 from remix_study.files.urls import shown, tag_of
 from remix_study.media.integrity import Reading, examine, recall, unread_bytes
-from remix_study.media.plan import Progress
+from remix_study.media.plan import Megabytes, Progress
 from remix_study.media.store import SMALL_BYTES, checked_files, store_manifest
 
 _MANIFEST = "manifest.json"
 _NEXT_TO_STORE = ("manifest.jsonl", "absent.csv")  # files of a corpus folder that are uploaded with its store
 _ATTEMPTS = 3  # a store may be replaced while it is downloaded
-_MB = 10**6
 _in_use: dict[Path, IO[str]] = {}  # locks on the copies that this process reads, held until it ends
 
 
@@ -104,7 +103,7 @@ def _upload(
     site: RemoteFolder, folder: Path, pieces: Sequence[_Piece], journal: Path, progress: Progress | None
 ) -> None:
     before = _uploaded(journal)
-    count = _Megabytes(sum(piece.bytes for piece in pieces), progress)
+    count = Megabytes(sum(piece.bytes for piece in pieces), progress)
     with operations.extend(journal) as file:
         for piece in pieces:
             if not _is_complete(site, piece, before.get(piece.path)):
@@ -229,7 +228,7 @@ def _download(site: RemoteFolder, remote: _Remote, folder: Path, progress: Progr
     place = folder / remote.below
     place.mkdir(exist_ok=True)
     _require_space(place, remote)
-    count = _Megabytes(sum(of["bytes"] for of in remote.files.values()), progress)
+    count = Megabytes(sum(of["bytes"] for of in remote.files.values()), progress)
     reading = _reading(place, remote, verify=verify)
     for name, of in sorted(remote.files.items()):
         if not _matches(place / name, of, reading):
@@ -291,15 +290,3 @@ def _remove_outdated(copies: Path) -> None:
 
 def _below(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-class _Megabytes:
-    """Adds up bytes and reports megabytes."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(-(-self._done // _MB), -(-self._total // _MB))

@@ -117,7 +117,7 @@ def forget_decoding(own: Path) -> None:
         (None, {"preset": PRESETS["ogm"]}, r"preset \(tiny there, ogm wanted\)\."),
         (None, {"checks": Checks(tolerance_s=0.5)}, r"checks \(tolerance_s\)\."),
         (None, {"preset": with_channel(PRESETS["tiny"], "left")}, r"preset \(parts\.audio\.channel\)\."),
-        (forget_decoding, {}, r"the version of this program, whose arrays differ\."),
+        (forget_decoding, {}, r"the version of this program, which decodes differently\."),
         (rename_class, {}, r"clips \(16 with another class, split or group\)\."),
         (touch_clip, {}, r"the files of the clips, or their `start` and `end`\."),
     ],
