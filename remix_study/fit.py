@@ -13,11 +13,11 @@ from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.modality import canonical_order
-from remix_study.names import is_modality, rule
+from remix_study.names import is_modality, name_problem
 from remix_study.remix import score_range
 
-Found = tuple[str, str]
-"""The dotted key to change, empty for the store itself, and a sentence."""
+KeyedProblem = tuple[str, str]
+"""The dotted key to change, empty for the store itself, and a sentence that names it"""
 
 
 def require_fit(config: c.RunConfig, store: ClipStore) -> None:
@@ -45,15 +45,15 @@ def fit_problems(config: c.RunConfig, store: ClipStore) -> list[Problem]:
     ]
 
 
-def _store_problems(store: ClipStore) -> list[Found]:
+def _store_problems(store: ClipStore) -> list[KeyedProblem]:
     return [
-        ("", f"the modality{rule(m, dots=False)}; prepare the corpus again under another name")
+        ("", f"the modality{name_problem(m, dots=False)}; prepare the corpus again under another name")
         for m in store.modalities
         if not is_modality(m)
     ]
 
 
-def _split_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
+def _split_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
     needed = ["train", "val", *(["test"] if config.evaluation.test else [])]
     problems = [("", f"the corpus must have a split `{split}`, but has {', '.join(store.splits)}") for split in needed
                 if split not in store.splits]  # fmt: skip
@@ -72,13 +72,13 @@ def _split_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     return problems
 
 
-def _method_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
+def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
     method = config.method
     have = store.modalities
     if isinstance(method, c.UnimodalConfig):
         said = f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"
         return [] if method.modality in have else [("method.modality", said)]
-    problems: list[Found] = []
+    problems: list[KeyedProblem] = []
     if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
         said = (
             "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave "
@@ -101,7 +101,7 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     return problems
 
 
-def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[Found]:
+def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[KeyedProblem]:
     low, high = score_range(method.score, classes)
     span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
@@ -118,7 +118,7 @@ def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) ->
             return []
 
 
-def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
+def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
     """Every transform needs a modality of the corpus, not of the run: unimodal runs share a study's settings."""
     augment, parts = config.augment, [store.preset.parts[m] for m in store.modalities]
     pictures = any(isinstance(part, VideoPreset | FlowPreset) for part in parts)
@@ -149,7 +149,7 @@ def _augment_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
     return problems
 
 
-def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[Found]:
+def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[KeyedProblem]:
     frames, bands = part.shape[part.time_axis], part.shape[1 - part.time_axis]
     masks = (
         ("time_mask", augment.time_mask, frames, "frames"),
@@ -166,7 +166,7 @@ def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[Found]:
     ]
 
 
-def _model_problems(config: c.RunConfig, store: ClipStore) -> list[Found]:
+def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
     problems = [
         (f"model.encoders.{m}", f"`model.encoders` names {m}, but the corpus has {', '.join(store.modalities)}")
         for m in canonical_order(config.model.encoders)

@@ -21,8 +21,12 @@ def is_modality(name: str) -> bool:
     return re.fullmatch(MODALITY, name) is not None
 
 
-def rule(name: str, *, dots: bool = True) -> str:
-    """What follows the key of an invalid name in a message: " must be a name ..., but is ..."."""
+def name_problem(name: str, *, dots: bool = True) -> str:
+    """What is wrong with a name that `is_name` or `is_modality` refuses: " must be a name of ..., but is ...".
+
+    Args:
+        dots: whether the name may contain dots, as those of studies and methods.
+    """
     kept = "letters, digits, `_`, `-` and `.`" if dots else "letters, digits, `_` and `-`"
     given = repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:20]!r}... ({len(name)} characters)"
     return (

@@ -19,7 +19,7 @@ from remix_study.errors import ManifestError
 from remix_study.files.disk import write_atomically
 from remix_study.files.urls import is_url
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.names import is_modality, rule
+from remix_study.names import is_modality, name_problem
 from remix_study.sample import Clip, SampleId
 
 SPLITS = ("train", "val", "test")
@@ -188,7 +188,7 @@ def _paths(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> dic
     wrong: dict[str, None] = {}
     for modality in given:
         if not is_modality(modality):
-            problems.append(f"the modality{rule(modality, dots=False)}")
+            problems.append(f"the modality{name_problem(modality, dots=False)}")
     for modality, path in given.items():
         if not isinstance(path, str) or not path or "\0" in path:
             wrong[f"a path must be a text that is not empty, but is {path!r}"] = None

@@ -35,7 +35,7 @@ from remix_study.media.features import open_array
 from remix_study.media.presets import FeaturePreset, FlowPreset, Part, Preset
 from remix_study.media.source import Source, row_of
 from remix_study.modality import AUDIO, FLOW, VIDEO, canonical_order
-from remix_study.names import is_modality, rule
+from remix_study.names import is_modality, name_problem
 from remix_study.sample import Clip
 
 _MEDIA = (AUDIO, VIDEO, FLOW)
@@ -182,8 +182,8 @@ class Table:
         for modality, column in paths.items():
             if not is_modality(modality):
                 raise ManifestError(
-                    f"{self.path}: the modality of the column {column!r}{rule(modality, dots=False)}. Rename the "
-                    f"column, or name its modality with `--column NAME={column}`."
+                    f"{self.path}: the modality of the column {column!r}{name_problem(modality, dots=False)}. Rename "
+                    f"the column, or name its modality with `--column NAME={column}`."
                 )
         return found
 

@@ -30,7 +30,7 @@ from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resource
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
-from remix_study.names import is_name, rule
+from remix_study.names import is_name, name_problem
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import restore_signal_handlers
@@ -74,7 +74,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         ConfigError: `name` is not a name as names.py defines it.
     """
     if name is not None and not is_name(name):
-        raise ConfigError(f"`--name`{rule(name)}.")
+        raise ConfigError(f"`--name`{name_problem(name)}.")
     digest = config.digest(data)
     name = name or f"{config.method.name}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)

@@ -23,7 +23,7 @@ from remix_study.config.study import (
     StudyConfig,
 )
 from remix_study.config.yaml_source import Keys
-from remix_study.names import is_name, rule
+from remix_study.names import is_name, name_problem
 from remix_study.study.dimensions import extent, holds, labels_of
 from remix_study.study.fairness import is_in, unequal_keys
 
@@ -81,7 +81,7 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
         for path in method.space:
             yield from _searched((*at, "space", path), path)
     for name, space in spaces.items():
-        yield from _swallowed(study, name, space)
+        yield from _overridden(study, name, space)
         yield from conditions(study, name, space)
         yield from _first_points(name, study.methods[name], space)
         yield from _sampler(study, name, space)
@@ -102,11 +102,11 @@ def written_at(study: StudyConfig, method: str, path: str) -> Keys:
 
 def _names(study: StudyConfig) -> Iterator[Problem]:
     if not is_name(study.name):
-        yield Problem(("name",), rule(study.name), kind="name")
+        yield Problem(("name",), name_problem(study.name), kind="name")
     known: dict[str, str] = {}
     for name in study.methods:
         if not is_name(name):
-            yield Problem(("methods", name), f"a method{rule(name)}", complete=True, kind="name")
+            yield Problem(("methods", name), f"a method{name_problem(name)}", complete=True, kind="name")
         elif (other := known.setdefault(name.lower(), name)) != name:
             said = f" must differ from `{other}` in more than upper and lower case, which not every disk tells apart"
             yield Problem(("methods", name), said, kind="name")
@@ -138,16 +138,16 @@ def _searched(at: Keys, path: str) -> Iterator[Problem]:
             yield Problem(at, f" cannot be searched: {why}", kind="settled")
 
 
-# --- what is recorded is what is trained -----------------------------------------------------------------------------
+# --- keys that a dimension overrides --------------------------------------------------------------------------------
 
 
-def _swallowed(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
-    """Keys that two dimensions set, or that `set` gives and a dimension replaces: one of them would not be trained."""
+def _overridden(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[Problem]:
+    """Keys that two dimensions set, or that a dimension sets and `set`, too: one of the values would not be trained."""
     for path, dimension in space.items():
         # Under a condition, the dimension is not always searched: `set` gives its value otherwise.
         for keys, _ in () if dimension.when else _values(study.methods[name].set, path):
             said = f" has no effect: `{path}` is searched; leave one of them out"
-            yield Problem(("methods", name, "set", *keys), said, kind="swallowed")
+            yield Problem(("methods", name, "set", *keys), said, kind="overridden")
         if not isinstance(dimension, ChoiceDimension):
             continue
         for inner in (other for other in space if other.startswith(f"{path}.")):
@@ -158,11 +158,11 @@ def _swallowed(study: StudyConfig, name: str, space: Mapping[str, Dimension]) ->
                 said = (
                     f" must not be searched, since `{path}` sets it, too (in {', '.join(twice)}); leave one of them out"
                 )
-                yield Problem(written_at(study, name, inner), said, kind="swallowed")
+                yield Problem(written_at(study, name, inner), said, kind="overridden")
         for inner in study.methods[name].set:
             if inner.startswith(f"{path}."):
                 said = f" has no effect: the dimension `{path}` replaces the whole group; set it in each of its values"
-                yield Problem(("methods", name, "set", inner), said, kind="swallowed")
+                yield Problem(("methods", name, "set", inner), said, kind="overridden")
 
 
 # --- the space of one method -----------------------------------------------------------------------------------------

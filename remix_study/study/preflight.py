@@ -20,7 +20,7 @@ from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.storage import check_storage, require_driver, study_folder
-from remix_study.study.study_file import check_study, in_study, points
+from remix_study.study.study_file import check_study, in_study, params_to_check
 from remix_study.study.tasks import Needs
 from remix_study.tracking.address import check as check_tracking
 
@@ -70,7 +70,7 @@ def require_study_fit(study: StudyConfig, settings: Mapping[str, Any], store: Cl
     """
     found: list[Problem] = []
     for name, method in study.methods.items():
-        for at, params in points(study, name, space_of(study, method)):
+        for at, params in params_to_check(study, name, space_of(study, method)):
             config = configure(study, name, params, study.seed, settings)
             found += [in_study(each, study, name, params, at) for each in fit_problems(config, store)]
     if found:

@@ -74,7 +74,7 @@ def _validate_methods(
         return configs, [Problem(("methods",), said)]
     for name in names:
         invalid_condition = any(True for _ in conditions(study, name, spaces[name]))
-        for at, params in points(study, name, spaces[name]):
+        for at, params in params_to_check(study, name, spaces[name]):
             try:
                 content = run_content(study, name, params, study.seed, settings)
             except ConfigError as error:  # `study_problems` reports an unknown label in `first`
@@ -95,8 +95,13 @@ def _validate_methods(
     return configs, list({(each.keys, each.kind or each.message): each for each in reversed(found)}.values())[::-1]
 
 
-def points(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
-    """Hyperparameters of a method to check, and where they are written: the known-good ones, and corners (nowhere)."""
+def params_to_check(
+    study: StudyConfig, name: str, space: Mapping[str, Dimension]
+) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """The hyperparameters of a method with which its configuration is checked, each with its keys in the study file.
+
+    First those of `first`, then the corners of the space, which have no keys of their own.
+    """
     for number, params in enumerate(study.methods[name].first):
         if all(path in space for path in params):
             yield ("methods", name, "first", number), params
