@@ -275,9 +275,10 @@ def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
 
 
 def _require_result(result: "StudyResult | None", folder: Path) -> None:
-    """
+    """Check that at least one method has a result.
+
     Raises:
-        StudyError: the study has ended without the result of any method.
+        StudyError: no method has one; the message says why.
     """
     if result is not None:
         return

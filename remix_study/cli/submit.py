@@ -165,9 +165,10 @@ def _submission(
 
 
 def _refuse(problems: Sequence[str]) -> NoReturn:
-    """
+    """Refuse the submission.
+
     Raises:
-        ConfigError: with all problems.
+        ConfigError: lists all problems.
     """
     if len(problems) == 1:
         raise ConfigError(problems[0])
@@ -176,7 +177,8 @@ def _refuse(problems: Sequence[str]) -> NoReturn:
 
 
 def _require_versions(dashboard: "Dashboard") -> None:
-    """
+    """Check the versions of Ray and Python on the cluster.
+
     Raises:
         ConfigError: the cluster runs versions of Ray or Python that this package does not support.
     """

@@ -112,7 +112,8 @@ def read_cluster_file(file: Path) -> ClusterFile:
 
 
 def _reject_other_schedulers(file: Path, text: str) -> None:
-    """
+    """Check that a file is not one for another scheduler than `ray up`.
+
     Raises:
         ConfigError: the file is a Slurm batch script or a KubeRay manifest.
     """

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from remix_study.config.yaml_source import Keys, YamlSource, dotted, dump, load
 from remix_study.credentials import redact
 from remix_study.errors import ConfigError
-from remix_study.names import MODALITY, rule
+from remix_study.names import MODALITY, name_problem
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -84,9 +84,10 @@ def validate(model: type[T], source: YamlSource) -> tuple[T | None, list[Problem
 
 
 def raise_problems(source: YamlSource, problems: Iterable[Problem], where: str = "") -> NoReturn:
-    """
+    """Raise all problems as one error.
+
     Args:
-        where: what the problems are with, for the first line.
+        where: how the first line ends, such as ` with the corpus CORPUS`.
 
     Raises:
         ConfigError: lists all problems, in the order of their lines.
@@ -136,7 +137,7 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
                 for key, sentence in found["ctx"]["error"].problems
             ]
         case "string_pattern_mismatch":  # all patterns are of names
-            return [Problem(keys, rule(given, dots=context["pattern"] != f"^{MODALITY}$"), kind="name")]
+            return [Problem(keys, name_problem(given, dots=context["pattern"] != f"^{MODALITY}$"), kind="name")]
         case _ if (bound := _must(kind, context, given)) is not None:
             return [Problem(keys, f" must {bound}", kind=kind)]
         case _:

@@ -60,9 +60,13 @@ def exclusive_lock(lock: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _acquire(file: IO[str], wait: bool) -> None:
-    """
+    """Lock a file exclusively.
+
+    Args:
+        wait: wait until no other process holds the lock.
+
     Raises:
-        BlockingIOError: another process holds the lock exclusively.
+        BlockingIOError: without `wait`, another process holds the lock exclusively.
     """
     if wait:
         return fcntl.flock(file, fcntl.LOCK_EX)

@@ -26,10 +26,11 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path) -> None:
-    """
+    """Check that the study in `folder`, if there is one, asked the same question.
+
     Raises:
-        StudyError: the folder holds a study of this name that asked something else (the message shows what differs),
-            or one that began under other semantics.
+        StudyError: the study there asked something else (the message shows the differences), or it began under other
+            semantics.
     """
     known = folder / QUESTION
     if not known.exists():

@@ -70,7 +70,8 @@ class RemoteWorkspace:
         with_retries(partial(self._mirror.pull, f"{_RUNS}/{run_folder.name}"), self._ended.wait)
 
     def require_lease(self) -> None:
-        """
+        """Check that this process still runs the study.
+
         Raises:
             UnavailableError: another process has taken over the study, because this one could not renew its lease.
         """
