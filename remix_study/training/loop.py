@@ -3,10 +3,10 @@
 Every epoch is planned, trained, evaluated, recorded and checkpointed. After the last epoch, the best one gets a final
 evaluation. All ranks execute the same code; only rank 0 writes.
 
-A run that is preempted saves a checkpoint after its current step, and resumes from there. All ranks ask in every step
-whether any of them got the notice, so that they stop after the same one. Evaluation and scoring pass have no such
-points, because ranks take different numbers of batches: a single rank stops at once, several finish them first. In both
-cases, rank 0 saves the trained epoch as soon as it gets a notice during its evaluation.
+A run that is preempted saves a checkpoint after its current step, and resumes from there. After every step, all ranks
+ask whether any of them got the notice, so that they stop after the same step. In the evaluation and the scoring pass,
+ranks take different numbers of batches: a single rank stops at once, several ranks finish the pass first. Rank 0 saves
+a trained epoch as soon as it gets the notice during the evaluation.
 """
 
 # N training samples, M modalities
@@ -160,20 +160,7 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
             autocast=run.settings.autocast, between_batches=_save_when_preempted(run, part),
         )  # fmt: skip
         _require_numbers(found, epoch)
-        planned = part.planned
-        samples = float(planned.schedule.counts_T.sum())
-        record = {
-            **(part.record or {}),
-            **planned.metrics,
-            **found.metrics("val", run.method.trains_heads),
-            **_training_of_encoders(run, planned, cost_m),
-            "train/steps": float(planned.schedule.steps),
-            "train/samples": samples,
-            "time/score_s": part.score_s,
-            "time/train_s": part.train_s,
-            "time/evaluate_s": _now(run) - started,
-            "time/samples_per_s": samples / max(part.train_s, 1e-9),
-        }
+        record = _record_of_epoch(run, part, found, cost_m, evaluate_s=_now(run) - started)
         check.require_intact()
         part = None
         better = progress.add(record)
@@ -181,6 +168,31 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
         _run_callback(run, progress)
     check.require_intact()
     return _finish(run, progress)
+
+
+def _record_of_epoch(
+    run: Run, part: PartialEpoch, found: Evaluation, cost_m: Mapping[str, int], evaluate_s: float
+) -> Record:
+    """The metrics of a trained and evaluated epoch.
+
+    Args:
+        found: the evaluation on the validation split.
+        cost_m: modality -> multiply-adds of the forward pass of one sample.
+    """
+    planned = part.planned
+    samples = float(planned.schedule.counts_T.sum())
+    return {
+        **(part.record or {}),
+        **planned.metrics,
+        **found.metrics("val", run.method.trains_heads),
+        **_training_of_encoders(run, planned, cost_m),
+        "train/steps": float(planned.schedule.steps),
+        "train/samples": samples,
+        "time/score_s": part.score_s,
+        "time/train_s": part.train_s,
+        "time/evaluate_s": evaluate_s,
+        "time/samples_per_s": samples / max(part.train_s, 1e-9),
+    }
 
 
 def _any_rank_preempted(run: Run, check: IntegrityCheck) -> tuple[bool, bool]:
@@ -305,7 +317,7 @@ def _resume_epoch(run: Run, epoch: int) -> PartialEpoch | None:
 
 
 def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
-    """Plan an epoch."""
+    """An epoch that is planned, and of which nothing is trained."""
     started = _now(run)
     planned = run.method.plan.plan(epoch, lambda score: _run_scoring_pass(run, score, epoch))
     for warning in planned.warnings:
@@ -317,6 +329,7 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
 
 
 def _part(run: Run, epoch: int, planned: PlannedEpoch) -> PartialEpoch:
+    """A planned epoch without any trained step."""
     accumulation = None
     if planned.schedule.update_TB is not None:
         accumulation = Accumulation(run.model, run.reader.modalities, planned.schedule)
@@ -330,7 +343,7 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     Raises:
         RunPreempted: a rank got the notice of a preemption; the epoch so far is saved.
     """
-    started, before_s = _now(run), part.train_s
+    started = _now(run)
     epoch, schedule = part.epoch, part.planned.schedule
     rate = run.settings.learning_rate * run.rate(epoch)
     for group in run.optimizer.param_groups:
@@ -356,28 +369,41 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             accumulation=part.accumulation,
         )
         part.step = mine.step + 1
-        if part.step == schedule.steps:
-            break
-        preempted, part.intact = _any_rank_preempted(run, check)
-        if preempted:
-            part.train_s = before_s + _now(run) - started
-            _save_part(run, part)
-            run.collectives.barrier()  # a rank that ends first would let Ray Train end the others
-            raise _preempted(epoch, part.saved)
+        if part.step < schedule.steps:  # after the last step, the ranks first combine what they trained
+            _stop_if_preempted(run, part, check, started)
     run.collectives.sum_(part.loss)
     _average_statistics(run)
-    record = {"train/loss": float(part.loss) / max(1, int(schedule.counts_T.sum())), "train/learning_rate": rate}
+    part.record = _record_of_training(part, rate)
+    _stop_if_preempted(run, part, check, started)
+    part.train_s += _now(run) - started
+
+
+def _stop_if_preempted(run: Run, part: PartialEpoch, check: IntegrityCheck, started: float) -> None:
+    """Save the epoch so far and end the run, if any rank got the notice of a preemption. Every rank must call it.
+
+    Args:
+        started: when this start of the run began to train the epoch, as of `_now`.
+
+    Raises:
+        RunPreempted: on all ranks.
+    """
+    preempted, part.intact = _any_rank_preempted(run, check)
+    if preempted:
+        part.train_s += _now(run) - started
+        _save_part(run, part)
+        run.collectives.barrier()  # a rank that ends first would let Ray Train end the others
+        raise _preempted(part.epoch, part.saved)
+
+
+def _record_of_training(part: PartialEpoch, rate: float) -> Record:
+    """The metrics of the steps of an epoch, whose loss is summed over the ranks."""
+    samples = int(part.planned.schedule.counts_T.sum())
+    record = {"train/loss": float(part.loss) / max(1, samples), "train/learning_rate": rate}
     for name, cosines in part.clashes.items():
         measure, m = name.split("/")
         record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
         record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
-    part.record = record
-    part.train_s = before_s + _now(run) - started
-    preempted, part.intact = _any_rank_preempted(run, check)
-    if preempted:
-        _save_part(run, part)
-        run.collectives.barrier()
-        raise _preempted(epoch, part.saved)
+    return record
 
 
 def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
