@@ -248,7 +248,8 @@ class StudyRun:
     def _tell(self, task: Task, outcome: Outcome) -> None:
         self._disk_full |= outcome.cause == "disk full"
         if outcome.cause == "damaged corpus":  # further runs would fail, too
-            self._damage = (outcome.reason or "").removeprefix("DamagedStoreError: ")
+            # Without the name of the class, and of the run in a trial with several seeds.
+            self._damage = (outcome.reason or "").rpartition("DamagedStoreError: ")[2]
         for job in task.jobs:
             self._remote.fetch(Path(job.folder))
         self._progress.tell(task, outcome)

@@ -87,11 +87,14 @@ def test_no_run_starts_after_one_has_failed_on_a_full_disk(conduct: Callable[...
     assert states(tmp_path) == [("failed", "disk full"), ("failed", "other")]
 
 
-def test_no_run_starts_after_one_has_found_the_corpus_damaged(conduct: Callable[..., None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "joint-search-0-1: "], ids=["one seed", "several seeds"])
+def test_no_run_starts_after_one_has_found_the_corpus_damaged(
+    conduct: Callable[..., None], tmp_path: Path, prefix: str
+) -> None:
     words = "The store corpus/store is damaged: audio-00000.npy (its checksum has changed). Build it again."
 
     def work(ask: Ask, tell: Tell) -> None:
-        tell(next_task(ask), Outcome("failed", (), f"DamagedStoreError: {words}", "damaged corpus"))
+        tell(next_task(ask), Outcome("failed", (), f"{prefix}DamagedStoreError: {words}", "damaged corpus"))
         with pytest.raises(StopIteration):
             ask()
 
