@@ -10,11 +10,13 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import RunPruned, StudyStopped
 from remix_study.launch.folder import RunFolder
+from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import TrialRecord, read_ledger
 from remix_study.study.tasks import Needs, Outcome, Place, Task
 
 RATE = "optimizer.learning_rate"
 PLACE = Place(2, {}, 1, 0.0, 2)
+Conduct = Callable[..., StudyResult | None]  # runs a study with a `Runner`; a fixture of the tests of studies
 
 
 class DriverDied(Exception):  # noqa: N818 - simulates a kill, which is not an error

@@ -5,6 +5,9 @@ import pytest
 from mlflow import MlflowClient
 
 from remix_study.tracking import RunInfo, default_uri
+from remix_study.tracking import mlflow as module
+from remix_study.tracking.mlflow import MLflowTracker
+from tests.unit.tracking.helpers import Flaky
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,15 @@ def info() -> Callable[..., RunInfo]:
         return RunInfo(**{**known, **changes})  # type: ignore[arg-type]  # values of several types
 
     return make
+
+
+@pytest.fixture
+def tracker(uri: str, experiment: str, tmp_path: Path) -> MLflowTracker:
+    return MLflowTracker(uri, experiment, folder=tmp_path)
+
+
+@pytest.fixture
+def flaky(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Flaky:
+    made = Flaky(client)
+    monkeypatch.setattr(module, "client_of", lambda _: made)
+    return made

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from remix_study.tracking import RunInfo
 from remix_study.tracking import mlflow as module
 from remix_study.tracking.mlflow import send
 from remix_study.tracking.spool import SpoolTracker
-from tests.unit.tracking.test_mlflow import StandIn, batch_of
+from tests.unit.tracking.helpers import Make, StandIn, batch_of
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunInfo]
 CHANGES = ("log_", "set_", "create_", "update_", "finalize_", "delete_")
 
 
