@@ -6,6 +6,8 @@ Every message says what failed, why, and what to do. The command line prints it 
 import errno
 from pathlib import Path
 
+INTERRUPTED = "Interrupted. Rerun the command to resume from the last checkpoint."
+
 
 class RemixStudyError(Exception):
     """Base class of all errors that are raised on purpose, with a message for the user.
@@ -15,9 +17,6 @@ class RemixStudyError(Exception):
     """
 
     retry_helps = True
-
-
-INTERRUPTED = "Interrupted. Rerun the command to resume from the last checkpoint."
 
 
 class ConfigError(RemixStudyError):

@@ -17,6 +17,8 @@ from remix_study.credentials import redact
 from remix_study.errors import ConfigError
 from remix_study.names import MODALITY, name_problem
 
+LARGEST_INTEGER = 2**53 - 1  # larger ones are not exact as floats, nor in JSON
+_LONGEST_SHOWN = 60  # characters of a value in a message
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -147,11 +149,8 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
             return [Problem(keys, f": {message}" if keys else message, kind=kind)]
 
 
-LARGEST_INTEGER = 2**53 - 1  # larger ones are not exact as floats, nor in JSON
-
-
 def _must(kind: str, context: Mapping[str, Any], given: Any) -> str | None:
-    """What a value must be, and what it is, for pydantic's common kinds of errors."""
+    """What a value must be, and what it is, for pydantic's common kinds of errors; None for others."""
     wanted: str
     match kind:
         case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
@@ -164,7 +163,7 @@ def _must(kind: str, context: Mapping[str, Any], given: Any) -> str | None:
         case "bool_type" | "bool_parsing":
             wanted = "be true or false"
         case "string_type":
-            wanted = "be a text"
+            wanted = "be a string"
         case "string_too_short":
             return "not be empty" if context["min_length"] == 1 else None
         case "string_too_long":
@@ -187,19 +186,34 @@ def _must(kind: str, context: Mapping[str, Any], given: Any) -> str | None:
             return f"have at least {context['min_length']}, but is empty" if not given else None
         case _:
             return None
-    if isinstance(given, dict | list | tuple):
-        is_ = "a group of keys" if isinstance(given, dict) else "a list"
-    else:
-        is_ = f"{redact(repr(given)) if isinstance(given, str) else dump(given).splitlines()[0]:.60}"
-    number = isinstance(given, str) and wanted in ("be an integer", "be a number")
-    quoted = number and isinstance(_plain(given), int | float) and not isinstance(_plain(given), bool)
-    helps = "; leave out the quotes" if quoted else ""
-    helps = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else helps
-    return f"{wanted}, but is {is_}{helps}"
+    return f"{wanted}, but is {_shown(given)}{_quotes(kind, given)}"
+
+
+def _shown(given: Any) -> str:
+    match given:
+        case dict():
+            return "a group of keys"
+        case list() | tuple():
+            return "a list"
+        case str():
+            return redact(repr(given))[:_LONGEST_SHOWN]
+        case _:
+            return dump(given).splitlines()[0][:_LONGEST_SHOWN]
+
+
+def _quotes(kind: str, given: Any) -> str:
+    """What helps where a number is in quotes, or a string looks like another value without them."""
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return "; put it in quotes"
+    if kind.startswith(("int_", "float_")) and isinstance(given, str):
+        meant = _plain(given)
+        if isinstance(meant, int | float) and not isinstance(meant, bool):
+            return "; leave out the quotes"
+    return ""
 
 
 def _plain(text: str) -> Any:
-    """What a text means without quotes."""
+    """The value of a string, read without quotes."""
     try:
         return load(text)
     except yaml.YAMLError:

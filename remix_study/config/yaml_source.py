@@ -197,7 +197,7 @@ def _require_bounded(text: str, most: int) -> None:
             case yaml.ScalarEvent():
                 anchor = event.anchor
                 if "\0" in event.value:
-                    raise _RefusedError("a text must not contain the character NUL", event)
+                    raise _RefusedError("a string must not contain the character NUL", event)
             case _:
                 continue
         if anchor is not None:
@@ -210,17 +210,17 @@ def _require_bounded(text: str, most: int) -> None:
             raise _RefusedError(f"it has more than {most:,} keys and values, counting aliases", event)
 
 
-# Words of PyYAML and of libyaml, and what helps.
+# Words in the messages of PyYAML and libyaml, and what helps.
 _HELP = (
-    ("mapping values are not allowed", "Put a text that contains `: ` in quotes"),
+    ("mapping values are not allowed", "Put a string that contains `: ` in quotes"),
     ("tab character", "Indent with spaces instead of tabs"),
     ("'\\t'", "Indent with spaces instead of tabs"),
-    ("cannot start any token", "Put a text that begins with this character in quotes"),
-    ("undefined alias", "Define it with `&` before it is used, or put a text that begins with `*` in quotes"),
-    ("could not determine a constructor", "Leave out the tag, or put a text that begins with `!` in quotes"),
+    ("cannot start any token", "Put a string that begins with this character in quotes"),
+    ("undefined alias", "Define it with `&` before it is used, or put a string that begins with `*` in quotes"),
+    ("could not determine a constructor", "Leave out the tag, or put a string that begins with `!` in quotes"),
     ("another document", "Keep one document in the file, without further `---` lines"),
     ("for merging", "Let `<<` name a group of keys"),
-    ("unhashable key", "Use a text as the key"),
+    ("unhashable key", "Use a string as the key"),
 )
 
 
@@ -241,10 +241,8 @@ def _syntax_error(name: str, text: str, error: Exception) -> str:
             # libyaml counts bytes, PyYAML characters; the line of a character that neither reads is the same.
             read = text.encode(errors="replace")[: error.position] if _CoreLoader is _Fast else text[: error.position]
             line = 1 + (read.count(b"\n") if isinstance(read, bytes) else read.count("\n"))
-            said = (
-                f"the character #x{ord(error.character) if isinstance(error.character, str) else error.character:04x}"
-            )
-            said += " is not allowed"
+            code = ord(error.character) if isinstance(error.character, str) else error.character
+            said = f"the character #x{code:04x} is not allowed"
         case UnicodeEncodeError():
             line, said = 1 + text.count("\n", 0, error.start), "it contains half of a surrogate pair"
         case _:
@@ -274,7 +272,7 @@ def _places(node: yaml.Node, keys: Keys, merged: bool = False) -> Iterator[tuple
 
 
 class _RefusedError(yaml.YAMLError):
-    """Valid YAML that is refused, such as the number 010; `at` is the event or node."""
+    """Valid YAML that is refused, such as the number 010, with its line; `at` is the event or node."""
 
     def __init__(self, message: str, at: Any) -> None:
         super().__init__(message)

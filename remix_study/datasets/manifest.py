@@ -130,7 +130,7 @@ def clip_of(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> Cl
         if key not in row:
             problems.append(f"`{key}` is missing")
         elif not isinstance(row[key], str) or not row[key]:
-            problems.append(f"`{key}` must be a text that is not empty, but is {row[key]!r}")
+            problems.append(f"`{key}` must be a string that is not empty, but is {row[key]!r}")
     if isinstance(row.get("split"), str) and row["split"] and row["split"] not in SPLITS:
         near = difflib.get_close_matches(row["split"], SPLITS, n=1)
         problems.append(
@@ -158,7 +158,7 @@ def _seconds(value: float | None) -> float | None:
 def _check_optional(row: Mapping[str, Any], problems: list[str]) -> None:
     group, start, end, truth = (row.get(key) for key in ("group", "start", "end", "truth"))
     if group is not None and not isinstance(group, str):
-        problems.append(f"`group` must be a text, but is {group!r}")
+        problems.append(f"`group` must be a string, but is {group!r}")
     for key, value in (("start", start), ("end", end)):
         if value is not None and (not _is_number(value) or value < 0):
             problems.append(f"`{key}` must be seconds, 0 or more, but is {value!r}")
@@ -167,7 +167,7 @@ def _check_optional(row: Mapping[str, Any], problems: list[str]) -> None:
     if truth is not None and not (
         isinstance(truth, dict) and all(isinstance(value, str | bool) or _is_number(value) for value in truth.values())
     ):
-        problems.append("`truth` must be an object of finite numbers, texts and booleans")
+        problems.append("`truth` must be an object of finite numbers, strings and booleans")
 
 
 def _is_number(value: object) -> bool:
@@ -191,7 +191,7 @@ def _paths(row: Mapping[str, Any], root: Path | str, problems: list[str]) -> dic
             problems.append(f"the modality{name_problem(modality, dots=False)}")
     for modality, path in given.items():
         if not isinstance(path, str) or not path or "\0" in path:
-            wrong[f"a path must be a text that is not empty, but is {path!r}"] = None
+            wrong[f"a path must be a string that is not empty, but is {path!r}"] = None
             continue
         inside = _inside(root, path)
         if inside is None:

@@ -73,7 +73,7 @@ def changed(*changes: tuple[str, str], end: str = "") -> str:
         (changed(end="budget: {cpu_hours: 1:30}\n"), "s.yaml:21: `budget.cpu_hours` must be a number, but is '1:30'"),
         (changed(("epochs: 6", "epochs: 6, augment: {crop: yes}")), "s.yaml:3: `base.augment.crop` must be true or false, but is 'yes'"),
         (changed(("epochs: 6", "epochs: 6, augment: {crop: 1}")), "s.yaml:3: `base.augment.crop` must be true or false, but is 1"),
-        (changed(("name: question", "name: 3")), "s.yaml:1: `name` must be a text, but is 3; put it in quotes"),
+        (changed(("name: question", "name: 3")), "s.yaml:1: `name` must be a string, but is 3; put it in quotes"),
         # finite numbers
         (changed(end="budget: {cpu_hours: .inf}\n"), "s.yaml:21: `budget.cpu_hours` must be a finite number, but is .inf"),
         (changed(("epochs: 6", "epochs: 6, clip_norm: .inf")), "s.yaml:3: `base.clip_norm` must be a finite number, but is .inf"),
@@ -122,7 +122,7 @@ def changed(*changes: tuple[str, str], end: str = "") -> str:
         (changed(("trials: 3", "trials: !!set {a}")), "s.yaml:19 as YAML: could not determine a constructor for the tag '!!set'"),
         (changed(("trials: 3", "trials: !!int abc")), "s.yaml:19: 'abc' is not an integer"),
         (changed(("trials: 3", "trials: !!bool yes")), "s.yaml:19: 'yes' is not true or false"),
-        (changed(("Does Remix", '"Does \\0 Remix"\nx: "a')), "s.yaml:2: a text must not contain the character NUL"),
+        (changed(("Does Remix", '"Does \\0 Remix"\nx: "a')), "s.yaml:2: a string must not contain the character NUL"),
         (changed(("trials: 3", "trials: \x073")), "s.yaml:19 as YAML: the character #x0007 is not allowed"),
         (changed(("Does Remix", "Doés\x07 Remix")), "s.yaml:2 as YAML: the character #x0007 is not allowed"),
         (changed(end="---\na: 1\n"), "s.yaml:21 as YAML: found another document"),
