@@ -3,10 +3,11 @@
 Every epoch is planned, trained, evaluated, recorded and checkpointed. After the last epoch, the best one gets a final
 evaluation. All ranks execute the same code; only rank 0 writes.
 
-A run that is preempted saves a checkpoint after its current step, and resumes from there. After every step, all ranks
-ask whether any of them got the notice, so that they stop after the same step. In the evaluation and the scoring pass,
-ranks take different numbers of batches: a single rank stops at once, several ranks finish the pass first. Rank 0 saves
-a trained epoch as soon as it gets the notice during the evaluation.
+A run that is preempted saves a checkpoint after its current step, and resumes from there. In every step, all ranks
+share whether any of them got the notice, so that they stop after the same step. The flags are part of an all-reduce
+that the step needs anyway. In the evaluation and the scoring pass, ranks take different numbers of batches: a single
+rank stops at once, several ranks finish the pass first. Rank 0 saves a trained epoch as soon as it gets the notice
+during the evaluation.
 """
 
 # N training samples, M modalities
@@ -46,7 +47,7 @@ from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
 from remix_study.training.partial_epoch import PartialEpoch, fits, pack_partial, planned_of, restore_partial
 from remix_study.training.scoring import scoring_pass
 from remix_study.training.state import Progress, Record, pack, unpack
-from remix_study.training.step import train_step
+from remix_study.training.step import SharedFlags, train_step
 from remix_study.world import Collectives
 
 log = logging.getLogger(__name__)
@@ -349,6 +350,7 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
+    flags = SharedFlags(lambda: (run.preempted(), not check.passed))
     for mine in rank_batches(schedule, run.collectives.world, part.step):
         first, *others = mine.split(run.settings.micro_batch)
         batch = _read(run, first, epoch)
@@ -367,28 +369,31 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             clip_norm=run.settings.clip_norm,
             where=f"epoch {epoch}, step {mine.step}",
             accumulation=part.accumulation,
+            flags=flags,
         )
         part.step = mine.step + 1
         if part.step < schedule.steps:  # after the last step, the ranks first combine what they trained
-            _stop_if_preempted(run, part, check, started)
+            _stop_if_preempted(run, part, flags, started)
     run.collectives.sum_(part.loss)
     _average_statistics(run)
     part.record = _record_of_training(part, rate)
-    _stop_if_preempted(run, part, check, started)
+    _stop_if_preempted(run, part, flags, started)
     part.train_s += _now(run) - started
 
 
-def _stop_if_preempted(run: Run, part: PartialEpoch, check: IntegrityCheck, started: float) -> None:
+def _stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started: float) -> None:
     """Save the epoch so far and end the run, if any rank got the notice of a preemption. Every rank must call it.
 
     Args:
+        flags: whether a rank got the notice, and whether it has not yet found the store intact, as of the last step.
         started: when this start of the run began to train the epoch, as of `_now`.
 
     Raises:
         RunPreempted: on all ranks.
     """
-    preempted, part.intact = _any_rank_preempted(run, check)
-    if preempted:
+    noticed, unchecked = flags.counts
+    part.intact = unchecked == 0
+    if noticed:
         part.train_s += _now(run) - started
         _save_part(run, part)
         run.collectives.barrier()  # a rank that ends first would let Ray Train end the others

@@ -8,7 +8,7 @@ and hides gradients from methods that compare them.
 
 # B samples of this rank, P parameters
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,6 +23,21 @@ from remix_study.training.accumulate import Accumulation
 from remix_study.world import Collectives
 
 
+class SharedFlags:
+    """Flags that ranks share in the all-reduce of every step, which they need anyway.
+
+    Args:
+        own: returns this rank's flags, always as many. It is called once per step.
+
+    Attributes:
+        counts: for each flag, the number of ranks that set it in the last step; equal on every rank.
+    """
+
+    def __init__(self, own: Callable[[], Sequence[bool]]) -> None:
+        self.own = own
+        self.counts: tuple[int, ...] = ()
+
+
 def train_step(
     model: MultimodalModel,
     method: Method,
@@ -35,6 +50,7 @@ def train_step(
     clip_norm: float | None,
     where: str,
     accumulation: Accumulation | None = None,
+    flags: SharedFlags | None = None,
 ) -> torch.Tensor:
     """Train on this rank's part of a global batch.
 
@@ -45,6 +61,7 @@ def train_step(
         where: epoch and step, for error messages.
         accumulation: accumulates the gradients of encoders over steps, and has begun this one. None: every step updates
             the encoders that it trains.
+        flags: further flags to share, such as the notice of a preemption.
 
     Returns:
         The sum of the losses of this rank's samples (a detached scalar, in nats).
@@ -57,7 +74,8 @@ def train_step(
     computed = [_backward(model, method, each, global_count, autocast, accumulation) for each in batches]
     total = computed[0].total if len(computed) == 1 else torch.stack([each.total for each in computed]).sum()
     for _ in (None,) if accumulation is None else accumulation.load():
-        _reduce_gradients(model.parameters(), total, collectives, lambda: _problem(computed, where))
+        _reduce_gradients(model.parameters(), total, collectives, lambda: _problem(computed, where), flags)
+        flags = None  # one answer per step, even if it completes several updates
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
@@ -105,23 +123,32 @@ def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
 
 
 def _reduce_gradients(
-    parameters: Iterable[nn.Parameter], total: torch.Tensor, collectives: Collectives, problem: Callable[[], str]
+    parameters: Iterable[nn.Parameter],
+    total: torch.Tensor,
+    collectives: Collectives,
+    problem: Callable[[], str],
+    shared: SharedFlags | None,
 ) -> None:
     """Sum gradients over ranks. A parameter that no rank trained keeps None, so the optimizer skips it."""
     every = list(parameters)
+    own = [] if shared is None else [int(flag) for flag in shared.own()]
     if collectives.world.size == 1:
+        if shared is not None:
+            shared.counts = tuple(own)
         if not torch.isfinite(total):
             raise NotANumberError(problem())
         return
     # Share which parameters any rank trained, and whether any loss is not finite. Ranks can differ: a mixed batch may
     # give a rank no sample of some modality.
-    flags = torch.tensor([float(p.grad is not None) for p in every] + [0.0], device=total.device)
-    flags[-1] = (~torch.isfinite(total)).float()
+    flags = torch.tensor([0.0, *own, *(float(p.grad is not None) for p in every)], device=total.device)
+    flags[0] = (~torch.isfinite(total)).float()
     collectives.sum_(flags)
-    answers = flags.tolist()
-    if answers[-1] > 0:
+    broken, *answers = flags.tolist()
+    if shared is not None:
+        shared.counts = tuple(map(int, answers[: len(own)]))
+    if broken > 0:
         raise NotANumberError(problem())
-    trained = [p for p, count in zip(every, answers[:-1], strict=True) if count > 0]
+    trained = [p for p, count in zip(every, answers[len(own) :], strict=True) if count > 0]
     if not trained:  # no update is complete, and the fusion has no parameters
         return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,10 +13,12 @@ import torch
 from remix_study.config.run import RunConfig
 from remix_study.errors import RunPreempted
 from remix_study.media.integrity import IntegrityCheck
+from remix_study.training import loop
 from remix_study.training.checkpoint import LAST, STEP
 from remix_study.training.loop import Run, RunResult, train
 from remix_study.training.partial_epoch import fits
-from remix_study.world import Collectives, Solo
+from remix_study.training.step import train_step
+from remix_study.world import Collectives, Solo, World
 from tests.ranks import run_on_ranks
 
 Recipe = Callable[..., RunConfig]
@@ -165,6 +167,35 @@ def test_a_run_resumes_after_the_step_at_which_it_was_preempted(
     assert cut.train(3, rank=ranks - 1) == "preempted; checkpoint at epoch 0, step 2"
     assert summaries(cut.train()) == summaries(expected)
     assert cut.content() == whole.content()
+
+
+def test_ranks_agree_on_a_notice_without_an_all_reduce_of_its_own(
+    recipe: Recipe, assembled: Assembled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step sums the flags of all ranks, then the gradients."""
+    calls: list[str] = []
+
+    class Counted:
+        """Collective operations of one of two ranks, of which the other agrees with it."""
+
+        world = World(0, 2)
+
+        def sum_(self, tensor: torch.Tensor) -> None:
+            tensor.mul_(2)
+            calls.append("sum")
+
+        def barrier(self) -> None: ...
+
+    def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append("step")
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", recorded)
+    run = assembled(recipe(deepcopy(METHODS["joint"])), collectives=cast(Collectives, Counted()))
+    part = loop._begin_epoch(run, 0)
+    loop._train_epoch(run, part, IntegrityCheck())
+    between = " ".join(calls).split("step")
+    assert [each.split() for each in between[:-1]] == [[], *[["sum"] * 2] * (part.planned.schedule.steps - 1)]
 
 
 def test_without_a_complete_step_the_last_epoch_is_the_checkpoint(workplace: Callable[..., Workplace]) -> None:

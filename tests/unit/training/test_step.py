@@ -11,7 +11,7 @@ from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.sample import Batch
 from remix_study.training.loop import Run
-from remix_study.training.step import train_step
+from remix_study.training.step import SharedFlags, train_step
 from remix_study.world import Solo
 
 AUDIO_ONLY = np.array([[True, False]] * 6)
@@ -154,6 +154,32 @@ def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
     messages = run_on_ranks(2, work)
     assert "loss terms: on another worker" in messages[0]
     assert "loss terms: fused, video" in messages[1]
+
+
+def test_all_ranks_count_the_ranks_that_set_a_flag(
+    recipe: Callable[..., RunConfig], assembled: Callable[..., Run], run_on_ranks: Callable[..., list[Any]]
+) -> None:
+    runs = [assembled(recipe(), folder=f"rank{rank}") for rank in range(3)]
+
+    def work(collectives: Any) -> tuple[int, ...]:
+        rank = collectives.world.rank
+        flags = SharedFlags(lambda: (rank == 1, rank > 0, True, False))
+        run = runs[rank]
+        batch = run.reader.read(ROWS, AUDIO_ONLY)
+        train_step(
+            run.model, run.method, batch, 18, run.optimizer, collectives, autocast=False, clip_norm=None, where="here",
+            flags=flags,
+        )  # fmt: skip
+        assert all(p.grad is None for p in run.model.encoders["video"].parameters())
+        return flags.counts
+
+    assert run_on_ranks(3, work) == [(1, 2, 3, 0)] * 3
+
+
+def test_a_single_rank_counts_its_own_flags(run: Run) -> None:
+    flags = SharedFlags(lambda: (True, False))
+    step(run, run.reader.read(ROWS, AUDIO_ONLY), flags=flags)
+    assert flags.counts == (1, 0)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
