@@ -95,7 +95,10 @@ class RunPreempted(RemixStudyError):  # noqa: N818 - a preemption is not an erro
 
 _SQLITE_FULL = "database or disk is full"
 # Categories of failures, for counting.
-CAUSES = ("not a number", "out of memory", "lost worker", "bad configuration", "disk full", "damaged corpus", "other")
+CAUSES = (
+    "not a number", "out of memory", "lost worker", "bad configuration", "disk full", "damaged corpus", "import error",
+    "other",
+)  # fmt: skip
 
 
 def cause_of(error: BaseException) -> str:
@@ -122,6 +125,8 @@ def _cause(error: BaseException) -> str | None:
         return "disk full"
     if any(phrase in words for phrase in ("the disk is probably full", "no space left on device", _SQLITE_FULL)):
         return "disk full"
+    if isinstance(error, ImportError) or "no module named " in words:
+        return "import error"
     if isinstance(error, ConfigError | ManifestError):
         return "bad configuration"
     return None

@@ -12,7 +12,8 @@ from remix_study.errors import RunPruned, StudyStopped
 from remix_study.launch.folder import RunFolder
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import TrialRecord, read_ledger
-from remix_study.study.tasks import Needs, Outcome, Place, Task
+from remix_study.study.placement import Needs, Place
+from remix_study.study.tasks import Outcome, Task
 
 RATE = "optimizer.learning_rate"
 PLACE = Place(2, {}, 1, 0.0, 2)
@@ -32,6 +33,7 @@ class Runner:
         at_once: number of tasks that run at the same time.
         epochs: number of epochs of a run. Each calls the epoch callback, as in a real run.
         fails: whether a task fails.
+        failure: the outcome of a task that fails.
         summary: returns the summary of a run; by default, a fixed one.
         accuracy: returns the validation accuracy of a run after an epoch.
         seconds: duration that each run records.
@@ -42,6 +44,7 @@ class Runner:
     at_once: int = 2
     epochs: int = 3
     fails: Callable[[Task], bool] = lambda task: False
+    failure: Outcome = Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")  # noqa: RUF009 - frozen
     summary: Callable[[Task, RunConfig], dict[str, float]] | None = None
     accuracy: Callable[[RunConfig, int], float] = lambda config, epoch: config.optimizer.learning_rate
     seconds: float = 1.0
@@ -81,7 +84,7 @@ class Runner:
     def _run(self, task: Task) -> Outcome:
         self.ran.append(task)
         if self.fails(task):
-            return Outcome("failed", (), "NotANumberError: the loss must be a number", "not a number")
+            return self.failure
         summaries: list[dict[str, float]] = []
         for job, callback in zip(task.jobs, task.callbacks, strict=True):
             config = job.config

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.overheads.studies import METHOD
-from remix_study.study.tasks import Needs, Outcome, Task, execute
+from remix_study.study.placement import Needs
+from remix_study.study.tasks import Outcome, Task, execute
 
 
 def ray_tune(folder: Path, counts: Sequence[int]) -> list[dict[str, float]]:

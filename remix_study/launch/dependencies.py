@@ -14,6 +14,9 @@ REQUIRED = (
     "pydantic", "pyyaml", "typer", "rich", "pyarrow", "matplotlib", "plotly", "jinja2", "cmaes", "pandas", "fsspec",
     "sqlalchemy",
 )  # fmt: skip
+INSTALL = (
+    "Install the package's dependencies there (`pip install -c constraints.txt .`, in the image or in `setup_commands`)"
+)
 
 
 def missing_dependencies(required: Sequence[str] = REQUIRED) -> str | None:
@@ -25,10 +28,7 @@ def missing_dependencies(required: Sequence[str] = REQUIRED) -> str | None:
     missing = [name for name in required if not _is_installed(name)]
     if not missing:
         return None
-    return (
-        f"The Python of {socket.gethostname()} ({sys.executable}) lacks {', '.join(missing)}. Install the package's "
-        "dependencies there (`pip install -c constraints.txt .`, in the image or in `setup_commands`)"
-    )
+    return f"The Python of {socket.gethostname()} ({sys.executable}) lacks {', '.join(missing)}. {INSTALL}"
 
 
 def _is_installed(name: str) -> bool:

@@ -33,6 +33,10 @@ _PATIENCE_S = PATIENCE.node_answer_s  # the first process of a node imports Ray,
 _SILENT = "did not answer"
 # Other versions give other numbers, or cannot read a checkpoint.
 _PACKAGES = ("ray", "torch", "torchaudio", "numpy", "optuna")
+SEND_CODE = (
+    "Start with `remix-study submit`, `run_study.py` or `ray job submit --working-dir .`, which send the code to all "
+    "nodes"
+)
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,7 @@ def node_problems(requirements: NodeRequirements) -> list[str]:
 
 
 def _other_code() -> str:
-    return (
-        f"{socket.gethostname()} has other code of remix_study, in {Path(__file__).parents[1]}. Start with "
-        "`remix-study submit`, `run_study.py` or `ray job submit --working-dir .`, which send the code to all nodes"
-    )
+    return f"{socket.gethostname()} has other code of remix_study, in {Path(__file__).parents[1]}. {SEND_CODE}"
 
 
 def code_for_workers() -> str | None:

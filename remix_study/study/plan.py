@@ -31,13 +31,13 @@ from remix_study.study.budget import Rates, Used
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
 from remix_study.study.ledger import Ledger, ended_trials, read_ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
+from remix_study.study.placement import slots
 from remix_study.study.preflight import needs_of, require_study_fit, require_tracking
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import SpaceRow, configure, effective_space, grid, space_of
 from remix_study.study.storage import JOURNAL, check_storage, open_to_read, require_driver, study_folder
 from remix_study.study.study_file import check_study
-from remix_study.study.tasks import slots
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import train
 from remix_study.world import Solo

@@ -16,12 +16,12 @@ from remix_study.launch.nodes import on_cluster, require_identical_nodes, requir
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
+from remix_study.study.placement import Needs
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.storage import check_storage, require_driver, study_folder
 from remix_study.study.study_file import check_study, in_study, params_to_check
-from remix_study.study.tasks import Needs
 from remix_study.tracking.address import check as check_tracking
 
 

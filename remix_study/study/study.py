@@ -18,7 +18,7 @@ from typing import Any
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.errors import DamagedStoreError, StoreError, StudyStopped, cause_of
+from remix_study.errors import DamagedStoreError, StoreError, StudyError, StudyStopped, cause_of
 from remix_study.files.command_line import own_command
 from remix_study.files.disk import exclusive_lock
 from remix_study.launch.folder import RunFolder
@@ -28,6 +28,7 @@ from remix_study.study.budget import Clock, Rates, Used
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import read_ledger
 from remix_study.study.listener import StudyListener
+from remix_study.study.placement import Place
 from remix_study.study.preflight import check_before_start, needs_of
 from remix_study.study.progress import StudyProgress
 from remix_study.study.question import require_same_question, write_question
@@ -47,7 +48,8 @@ from remix_study.study.stopping import leavable, stoppable
 from remix_study.study.storage import PATIENCE_S, STOP, answering, disk_full_errors, study_folder
 from remix_study.study.study_tracker import recording
 from remix_study.study.task_factory import TaskFactory
-from remix_study.study.tasks import Outcome, Place, Task, execute
+from remix_study.study.tasks import Outcome, Task, execute
+from remix_study.study.trial_errors import import_remedy
 
 WriteReport = Callable[[Path], Sequence[Path]]  # the study's folder -> the files of its report, the page first
 
@@ -78,6 +80,7 @@ class StudyRun:
         self._out_of_budget: str | None = None
         self._disk_full = False
         self._damage: str | None = None
+        self._not_imported: str | None = None
 
     def run(self, write_report: WriteReport) -> StudyResult | None:
         """Run the study to its end, or resume it; None if no method has a result yet.
@@ -154,6 +157,7 @@ class StudyRun:
 
         Raises:
             StoreError: the disk is full, or the corpus is damaged.
+            StudyError: the processes of runs cannot import the code.
             StudyStopped: the study was asked to stop.
         """
         self._progress.choose(self._out_of_budget)
@@ -170,6 +174,11 @@ class StudyRun:
             )
         if self._damage is not None:
             raise DamagedStoreError(f"{self._damage} Then rerun the command with --retry-failed.")
+        if self._not_imported is not None:
+            raise StudyError(
+                f"Cannot start further runs: {self._not_imported}. {import_remedy(self._not_imported)}. Then rerun the "
+                "command with --retry-failed."
+            )
         state = self._state()
         if stop.exists() and state.ended < state.total:
             raise StudyStopped(
@@ -196,7 +205,8 @@ class StudyRun:
         return sum(len(RunFolder(Path(job.folder)).history) for job in task.jobs)
 
     def _state(self) -> StudyState:
-        stopping = self._disk_full or self._damage is not None or (self.folder / STOP).exists()
+        failing = self._disk_full or self._damage is not None or self._not_imported is not None
+        stopping = failing or (self.folder / STOP).exists()
         return self._progress.state(closed=self._out_of_budget, stopping=stopping)
 
     def _state_within_budget(self) -> StudyState:
@@ -250,6 +260,8 @@ class StudyRun:
         if outcome.cause == "damaged corpus":  # further runs would fail, too
             # Without the name of the class, and of the run in a trial with several seeds.
             self._damage = (outcome.reason or "").rpartition("DamagedStoreError: ")[2]
+        if outcome.cause == "import error":
+            self._not_imported = outcome.reason
         for job in task.jobs:
             self._remote.fetch(Path(job.folder))
         self._progress.tell(task, outcome)

@@ -13,35 +13,29 @@ import math
 import os
 import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import ray
 import torch
-from ray import cloudpickle, tune
-from ray.exceptions import RayActorError
-from ray.tune.schedulers import FIFOScheduler
+from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from remix_study import ray_private
-from remix_study.errors import CAUSES, RunPreempted, RunPruned, StudyError, StudyStopped, cause_of
-from remix_study.launch.ray_init import join_or_start, ray_resources
+from remix_study.errors import CAUSES, RunPreempted, RunPruned, StudyStopped, cause_of
 from remix_study.launch.run import launch
-from remix_study.launch.worker import Job, worker_threads
-from remix_study.patience import PATIENCE
+from remix_study.launch.worker import Job
+from remix_study.study.placement import ClusterLimit, Needs, Place, placed
 from remix_study.study.pruning import PruningCallback
 from remix_study.study.question import CONFIG
 from remix_study.study.start_barrier import StartBarrier, wait_at_barrier
+from remix_study.study.trial_errors import Loss, TrialErrors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-SLOT = "trial_slot"
-_CLUSTER_POLL_S = PATIENCE.cluster_size_s
 ATTEMPTS = 3  # of a task whose process dies; each resumes from the run's last checkpoint
 End = Literal["complete", "pruned", "failed", "stopped"]
 
@@ -105,46 +99,6 @@ Ask = Callable[[], Task | None]
 Tell = Callable[[Task, Outcome], None]
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Resources that the runs of a study need.
-
-    Args:
-        concurrency: runs at once; None: as many as fit.
-        workers: of each run.
-        cpus: of each worker.
-        gpus: of each worker; None: one if there are any.
-        may_use_gpu: whether any run may use a GPU.
-    """
-
-    concurrency: int | None = None
-    workers: int = 1
-    cpus: float = 1
-    gpus: float | None = None
-    may_use_gpu: bool = True
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where tasks run.
-
-    Args:
-        concurrency: tasks at once, after an autoscaler has added nodes.
-        share: resources that Tune reserves for each task, and the node.
-        threads: torch threads of each worker.
-        gpus: GPUs of each worker.
-        now: tasks at once with the nodes there are.
-        machines: nodes of the Ray cluster; 0 if this process started Ray itself.
-    """
-
-    concurrency: int
-    share: dict[str, float] | tune.PlacementGroupFactory
-    threads: int
-    gpus: float
-    now: int
-    machines: int = 0
-
-
 class _TaskSearcher(Searcher):
     """Tune's searcher, which gets its trials from the study.
 
@@ -154,7 +108,7 @@ class _TaskSearcher(Searcher):
     Args:
         ask: returns the next task, or None to wait; raises StopIteration if there are no more.
         tell: called with each task and its outcome.
-        errors: texts of the errors of trials.
+        errors: why processes of trials ended without an outcome.
         at_once: fixed number of tasks at once, or None.
         no_more_now: called if `ask` has no task now.
         epochs_of: returns the number of epochs that a task has completed.
@@ -165,7 +119,7 @@ class _TaskSearcher(Searcher):
         self,
         ask: Ask,
         tell: Tell,
-        errors: "_ErrorTexts",
+        errors: "TrialErrors",
         at_once: int | None,
         no_more_now: Callable[[], None],
         epochs_of: Callable[[Task], int] = lambda task: 0,  # noqa: ARG005 - default of a callback
@@ -207,26 +161,25 @@ class _TaskSearcher(Searcher):
         if task is None:
             return
         if error or result is None or "outcome" not in result:
-            words, how = self._errors.words.pop(trial_id, ""), self._errors.preempted.pop(trial_id, None)
-            if how is not None:
-                self._preempted(task, how)
-            else:
-                self._process_lost(task, words)
+            self._lost_process(task, self._errors.losses.pop(trial_id, Loss("lost worker", "killed")))
             return
         content = json.loads(result["outcome"])
         self._tell(task, Outcome(**{**content, "summaries": tuple(content["summaries"])}))
 
-    def _preempted(self, task: Task, how: str) -> None:
-        """Restart a task whose process was preempted, however often: that is not the fault of the task."""
-        log.warning("%s was %s. Restarting it.", task.name, how)
-        self._to_restart.append(task)
+    def _lost_process(self, task: Task, loss: Loss) -> None:
+        """Restart a task whose process ended without an outcome, unless that would not help.
 
-    def _process_lost(self, task: Task, words: str) -> None:
-        """Restart a task whose process died, up to ATTEMPTS times without progress.
-
-        Nodes may vanish many times without notice. Only losses without a completed epoch between them are counted,
-        since a run that makes progress does not kill its own process.
+        Preemptions are not the fault of the task, so it is restarted however often. Otherwise, it is restarted up to
+        ATTEMPTS times without progress: nodes may vanish many times without notice, but a run that completes an epoch
+        between two losses does not kill its own process.
         """
+        if loss.kind == "preempted":
+            log.warning("%s was %s. Restarting it.", task.name, loss.words)
+            self._to_restart.append(task)
+            return
+        if loss.kind == "import error":
+            self._tell(task, Outcome("failed", (), loss.words, loss.kind))
+            return
         epochs = self._epochs_of(task)
         if epochs > self._reached[task.name]:
             self._reached[task.name], self._lost[task.name] = epochs, 0
@@ -235,9 +188,8 @@ class _TaskSearcher(Searcher):
             log.warning("The process of %s died. Restarting it from its last checkpoint.", task.name)
             self._to_restart.append(task)
             return
-        memory = "memory" in words.lower()
-        reason = f"its process died {ATTEMPTS} times without progress ({words or 'killed'}); its checkpoint is kept"
-        self._tell(task, Outcome("failed", (), reason, "out of memory" if memory else "lost worker"))
+        reason = f"its process died {ATTEMPTS} times without progress ({loss.words}); its checkpoint is kept"
+        self._tell(task, Outcome("failed", (), reason, loss.kind))
 
     def give_back(self) -> None:
         """Report tasks that Tune has not started when the study is stopped; the next start resumes them."""
@@ -287,66 +239,6 @@ class _StopWhenIdle(tune.Callback, Stopper):
     def __getstate__(self) -> dict[str, Any]:
         """See `_TaskSearcher.__getstate__`."""
         return {}
-
-
-class _ClusterLimit:
-    """How many runs may be active or pending on a cluster, whose nodes come and go."""
-
-    def __init__(self, needs: Needs, gpus: float) -> None:
-        self._needs, self._gpus = needs, gpus
-        self._known, self._until_s = 0, 0.0
-
-    def __call__(self) -> int:
-        """The limit, at most `_CLUSTER_POLL_S` old.
-
-        An autoscaler without a known maximum only adds nodes for pending runs, so one run more than fits is allowed.
-        """
-        if time.monotonic() >= self._until_s:
-            have = ray_resources()
-            now = fitting(self._needs, have.cpus, have.gpus, self._gpus)
-            most = fitting(self._needs, have.max_cpus, have.max_gpus, self._gpus)
-            waiting = 1 if have.may_grow else 0
-            # At least one: after the last node has left, a pending run makes the autoscaler add one.
-            self._known = max(1, most, now + waiting)
-            self._until_s = time.monotonic() + _CLUSTER_POLL_S
-        return self._known
-
-
-class _ErrorTexts(FIFOScheduler):
-    """Error texts of trials. Tune passes them to its scheduler, but not to its searcher.
-
-    Attributes:
-        words: trial id -> text of its error.
-        preempted: trial id -> how it was preempted, of trials that ended for no other reason.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Ray's gap
-        self.words: dict[str, str] = {}
-        self.preempted: dict[str, str] = {}
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002 - Tune's signature
-        self.words[trial.trial_id] = " ".join(str(trial.get_error() or "").split())[:300]
-        if (how := how_preempted(_error_of(trial))) is not None:
-            self.preempted[trial.trial_id] = how
-
-
-def _error_of(trial: Any) -> BaseException | None:
-    """Return the error of a trial, which Tune has just pickled to a file of this process; None if it cannot be read."""
-    try:
-        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:  # such as no file, or an error whose class this process cannot import
-        return None
-    return error if isinstance(error, BaseException) else None
-
-
-def how_preempted(error: BaseException | None) -> str | None:
-    """Return how a process was preempted, if `error` says that it was: after its checkpoint, or with its node."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, RunPreempted):
-        return str(cause)
-    # The node was drained and then lost, before the run saved a checkpoint.
-    return "preempted with its node" if isinstance(error, RayActorError) and error.preempted else None
 
 
 class TrialProcess(tune.Trainable):
@@ -455,12 +347,12 @@ def execute(
     # Tune would hand the driver's keys on in the runtime environment, which Ray writes into its logs and shows in its
     # dashboard. Every machine has its own, in the environment that Ray was started in.
     ray_private.keep_from_trials("AWS_")
-    errors = _ErrorTexts()
-    with _place(needs) as place, _quiet() as audible:
+    errors = TrialErrors()
+    with placed(needs) as place, _quiet() as audible:
         on_place(place)
         at_once = place.concurrency if not place.machines else needs.concurrency
         fixed = math.inf if at_once is None or not place.machines else at_once
-        limit = _ClusterLimit(needs, place.gpus) if at_once is None else lambda: fixed
+        limit = ClusterLimit(needs, place.gpus) if at_once is None else lambda: fixed
         barrier = StartBarrier(place.now) if place.now > 1 else None
         no_more_now = (lambda: None) if barrier is None else barrier.open
         searcher = _TaskSearcher(audible(ask), audible(tell), errors, at_once, no_more_now, epochs_of, limit)
@@ -496,78 +388,6 @@ def execute(
         )
         tuner.fit()
         searcher.give_back()
-
-
-def slots(needs: Needs, cpus: float, gpus: float) -> tuple[int, float]:
-    """How many runs fit at once into `cpus` CPU cores and `gpus` GPUs, and the GPUs of each of their workers.
-
-    Raises:
-        StudyError: not even one run fits.
-    """
-    each = (1.0 if gpus > 0 else 0.0) if needs.gpus is None else needs.gpus
-    each = each if needs.may_use_gpu else 0.0
-    fit = fitting(needs, cpus, gpus, each)
-    if fit < 1 and needs.concurrency is None:
-        raise StudyError(
-            f"One run needs {needs.workers} x {needs.cpus:g} CPU cores and {needs.workers} x {each:g} GPUs, but there "
-            f"are {cpus:g} and {gpus:g}. Lower `base.workers` or `resources`, or run on a cluster. On a cluster with "
-            "an autoscaler, set `concurrency` to the number of runs at once."
-        )
-    return needs.concurrency or fit, each
-
-
-def fitting(needs: Needs, cpus: float, gpus: float, each: float) -> int:
-    """How many runs fit at once if each of their workers needs `each` GPUs."""
-    fit = math.floor(cpus / (needs.workers * needs.cpus))
-    if each > 0:
-        fit = min(fit, math.floor(gpus / (needs.workers * each) + 1e-9))
-    return fit
-
-
-@contextlib.contextmanager
-def _place(needs: Needs) -> Iterator[Place]:
-    """Join the Ray cluster that RAY_ADDRESS names, or start Ray with one slot for each run."""
-    cores = float(len(os.sched_getaffinity(0)))
-    at_once, gpus = 0, 0.0
-    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
-        at_once, gpus = slots(needs, cores, torch.cuda.device_count())
-    ours = join_or_start(
-        # The user may ask for more runs at once than there are cores; Ray would never start them.
-        num_cpus=max(int(cores), math.ceil(at_once * needs.workers * needs.cpus)),
-        resources={SLOT: at_once},
-        object_store_memory=200 * 2**20,
-        runtime_env={"env_vars": {"PYTHONWARNINGS": "ignore"}},
-    )
-    share: dict[str, float] | tune.PlacementGroupFactory
-    try:
-        if ours:
-            now, machines = at_once, 0
-            share = {SLOT: 1.0} if needs.workers > 1 or gpus == 0 else {SLOT: 1.0, "gpu": gpus}
-            threads = max(1, worker_threads(at_once * needs.workers))
-        else:
-            have = ray_resources()
-            growable = needs if needs.concurrency is not None or not have.may_grow else replace(needs, concurrency=1)
-            at_once, gpus = slots(growable, have.max_cpus, have.max_gpus)
-            if growable is not needs:
-                at_once = max(1, fitting(needs, have.max_cpus, have.max_gpus, gpus))
-            now, machines = min(at_once, fitting(needs, have.cpus, have.gpus, gpus)), have.machines
-            share = _on_this_node() if needs.workers > 1 else {"cpu": needs.cpus, "gpu": gpus}
-            threads = max(1, int(needs.cpus))
-        yield Place(at_once, share, threads, gpus, now, machines)
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _on_this_node() -> tune.PlacementGroupFactory:
-    """Return the share of a trial with several workers, which only waits for them: it must not reserve a core.
-
-    Tune rejects a trial without resources, so it reserves one byte. The process, and Ray Train's controller, which runs
-    where it does, run on the driver's node. If they were lost with another node, Ray would keep the placement group of
-    their workers until the study ends, and the restarted trial would wait for those cores.
-    """
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return tune.PlacementGroupFactory([{"memory": 1.0}], bundle_label_selector=[here])
 
 
 @contextlib.contextmanager

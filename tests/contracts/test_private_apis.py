@@ -121,6 +121,15 @@ def test_ray_train_has_errors_for_lost_workers() -> None:
         assert WorkerGroupError("words", {0: ValueError("a worker's")}).worker_failures
 
 
+def test_ray_says_which_import_failed_in_the_error_file_of_a_trial() -> None:
+    with relied_on("ray", "the message of an actor whose class cannot be imported", "name the import error"):
+        from ray._private import function_manager
+        from ray.tune.experiment.trial import Trial
+
+        assert "failed to import on the worker" in inspect.getsource(function_manager)
+        assert "self.error_file" in inspect.getsource(Trial.handle_error)
+
+
 def test_ray_reports_draining_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     with relied_on("ray", "`state.get_draining_nodes`", "save a checkpoint before a node is preempted"):
         from ray._private.state import state

@@ -14,8 +14,9 @@ from remix_study.errors import DamagedStoreError, StoreError
 from remix_study.study import budget
 from remix_study.study import study as study_module
 from remix_study.study.ledger import read_ledger
+from remix_study.study.placement import Place
 from remix_study.study.study import StudyRun
-from remix_study.study.tasks import Outcome, Place, Task
+from remix_study.study.tasks import Outcome, Task
 
 RATE = "optimizer.learning_rate"
 FULL = Outcome("failed", (), "OSError: [Errno 28] No space left on device", "disk full")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from remix_study.config.run import RunConfig
+from remix_study.errors import StudyError
 from remix_study.report.tables import accuracy_table, trials_table
 from remix_study.study.ledger import read_ledger
-from remix_study.study.tasks import Task
+from remix_study.study.tasks import Outcome, Task
 from tests.studies import Conduct, DriverDied, Runner, config, records
 
 
@@ -87,6 +88,16 @@ def test_a_trial_without_its_objective_fails(conduct: Conduct, tmp_path: Path) -
     (reason,) = {t.reason for t in records(tmp_path, "remix")}
     assert reason == "`objective` must be one of best/val_accuracy, test/accuracy, but is best/val_macro_f1"
     assert {t.cause for t in records(tmp_path, "remix")} == {"bad configuration"}
+
+
+def test_an_import_error_ends_the_study_with_the_remedy(conduct: Conduct) -> None:
+    reason = "node 10.0.0.7 cannot import the code of the study: ModuleNotFoundError: No module named 'optuna'"
+    runner = Runner(fails=lambda task: True, failure=Outcome("failed", (), reason, "import error"))
+    message = rf"Cannot start further runs: {reason}\. Install the package's .*\. Then rerun .* with --retry-failed\."
+    with pytest.raises(StudyError, match=message):
+        conduct(runner)
+    assert len(runner.ran) == runner.at_once
+    assert conduct(Runner(), retry_failed=True) is not None
 
 
 def test_runs_whose_loss_grew_a_thousandfold_are_marked_as_diverged(conduct: Conduct, tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 import json
-import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Literal, cast
 
 import pytest
-import ray
-from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.search import Searcher
 
 from remix_study.config.run import RunConfig
@@ -19,28 +16,24 @@ from remix_study.errors import (
     NotANumberError,
     RunPreempted,
     RunPruned,
-    StudyError,
     StudyStopped,
     TrainingError,
 )
 from remix_study.launch.ray_init import RayResources
 from remix_study.launch.worker import Job
-from remix_study.study import tasks
+from remix_study.study import placement, tasks
+from remix_study.study.placement import ClusterLimit, Needs
 from remix_study.study.pruning import PruningCallback
 from remix_study.study.tasks import (
     ATTEMPTS,
-    Needs,
     Outcome,
     Task,
     TrialProcess,
-    _ClusterLimit,
-    _ErrorTexts,
     _TaskSearcher,
     cannot_see_study,
-    how_preempted,
     run_jobs,
-    slots,
 )
+from remix_study.study.trial_errors import Loss, TrialErrors
 
 CONFIG = RunConfig.model_validate({"corpus": "c", "method": {"name": "joint"}})
 JOB = Job(config=CONFIG, folder="f", digest="d", name="n", tracking_uri=None, experiment="e", tags={"a": "b"})
@@ -48,11 +41,7 @@ CALLBACK = PruningCallback("study", None, "s/remix", 3, {"name": "none"}, 4, 4)
 TASK = Task("search", "remix", 3, (JOB,), (CALLBACK,))
 OTHER = Task("search", "joint", 1, (JOB,), (CALLBACK,))
 DONE = Outcome("complete", ({"x": 1.0},))
-
-
-def joined(**own: object) -> bool:
-    """Replaces `join_or_start` on a running cluster."""
-    return False
+PREEMPTED = Loss("preempted", "preempted; checkpoint at epoch 4, step 17")
 
 
 class FakeStudy:
@@ -61,7 +50,7 @@ class FakeStudy:
     def __init__(self, *tasks: Task | None) -> None:
         self.waiting = list(tasks)
         self.outcomes: list[tuple[Task, Outcome]] = []
-        self.errors = _ErrorTexts()
+        self.errors = TrialErrors()
         self.no_more_count = 0
 
     def ask(self) -> Task | None:
@@ -124,18 +113,17 @@ def test_outcomes_are_reported_with_their_task() -> None:
 @pytest.mark.parametrize(
     ("result", "error"), [(None, False), ({"outcome": "{}"}, True), ({"training_iteration": 0}, False)]
 )
-@pytest.mark.parametrize(
-    ("words", "cause"), [("", "lost worker"), ("killed: the node runs low on memory", "out of memory")]
-)
+@pytest.mark.parametrize(("words", "cause"), [("", "lost worker"), ("low on memory", "out of memory")])
 def test_a_lost_process_is_restarted_a_limited_number_of_times(
-    result: dict[str, object] | None, error: bool, words: str, cause: str
+    result: dict[str, object] | None, error: bool, words: str, cause: Literal["lost worker", "out of memory"]
 ) -> None:
     study = FakeStudy(TASK)
     searcher = study.searcher()
     for attempt in range(ATTEMPTS):
         assert study.outcomes == []
         assert searcher.suggest(f"trial {attempt}")["task"]
-        study.errors.words[f"trial {attempt}"] = words
+        if words:
+            study.errors.losses[f"trial {attempt}"] = Loss(cause, words)
         searcher.on_trial_complete(f"trial {attempt}", result, error=error)
     ((task, outcome),) = study.outcomes
     assert (task, outcome.state, outcome.cause) == (TASK, "failed", cause)
@@ -144,33 +132,7 @@ def test_a_lost_process_is_restarted_a_limited_number_of_times(
     assert searcher.suggest("another") == Searcher.FINISHED
 
 
-def raised(error: Exception) -> Exception:
-    """The error that Ray raises for an exception in a task."""
-    made: Any = RayTaskError
-    found: Exception = made("step", "a traceback", error)
-    return found
-
-
-PREEMPTED = raised(RunPreempted("preempted; checkpoint at epoch 4, step 17"))
-TAKEN = ActorDiedError()
-TAKEN._preempted = True
-
-
-@pytest.mark.parametrize(
-    ("error", "how"),
-    [
-        (PREEMPTED, "preempted; checkpoint at epoch 4, step 17"),
-        (TAKEN, "preempted with its node"),
-        (ActorDiedError(), None),
-        (raised(ValueError("preempted")), None),
-        (None, None),
-    ],
-)
-def test_only_a_notice_or_a_drained_node_makes_a_preemption(error: Exception | None, how: str | None) -> None:
-    assert how_preempted(error) == how
-
-
-def test_preemptions_never_count_as_lost_processes(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_preemptions_never_count_as_lost_processes(caplog: pytest.LogCaptureFixture) -> None:
     study = FakeStudy(TASK)
     searcher = study.searcher()
     lost = 0
@@ -178,11 +140,7 @@ def test_preemptions_never_count_as_lost_processes(caplog: pytest.LogCaptureFixt
         name = f"trial {attempt}"
         assert searcher.suggest(name)["task"]
         preempted = attempt % 20 != 0
-        error = PREEMPTED if preempted else ActorDiedError()
-        file = tmp_path / "error.pkl"
-        file.write_bytes(pickle.dumps(error))
-        trial = SimpleNamespace(trial_id=name, get_error=lambda: "lost", pickled_error_file=str(file))
-        study.errors.on_trial_error(None, trial)
+        study.errors.losses[name] = PREEMPTED if preempted else Loss("lost worker", "killed")
         searcher.on_trial_complete(name, None, error=True)
         lost += not preempted
         if lost == ATTEMPTS:
@@ -192,14 +150,23 @@ def test_preemptions_never_count_as_lost_processes(caplog: pytest.LogCaptureFixt
     assert [outcome.cause for _, outcome in study.outcomes] == ["lost worker"]
     words = "remix-search-3 was preempted; checkpoint at epoch 4, step 17. Restarting it."
     assert [r.message for r in caplog.records].count(words) == 19 * (ATTEMPTS - 1)
-    assert (study.errors.words, study.errors.preempted) == ({}, {})
+    assert study.errors.losses == {}
+
+
+def test_a_process_that_cannot_import_the_code_is_not_restarted() -> None:
+    study = FakeStudy(TASK)
+    searcher = study.searcher()
+    searcher.suggest("one")
+    study.errors.losses["one"] = Loss("import error", "no module")
+    searcher.on_trial_complete("one", None, error=True)
+    assert study.outcomes == [(TASK, Outcome("failed", (), "no module", "import error"))]
 
 
 def test_a_preempted_task_that_waits_when_the_study_stops_is_stopped() -> None:
     study = FakeStudy(TASK)
     searcher = study.searcher()
     searcher.suggest("one")
-    study.errors.preempted["one"] = "preempted; checkpoint at epoch 4, step 17"
+    study.errors.losses["one"] = PREEMPTED
     searcher.on_trial_complete("one", None, error=True)
     searcher.give_back()
     assert [(task, outcome.state) for task, outcome in study.outcomes] == [(TASK, "stopped")]
@@ -248,9 +215,9 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: 
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     rooms = {0.0: RayResources(1, 0, 1, 0, 1), 6.0: RayResources(3, 0, 3, 0, 3), 12.0: RayResources(0, 0, 0, 0, 1)}
-    monkeypatch.setattr(tasks, "ray_resources", lambda: rooms[now[0]])
+    monkeypatch.setattr(placement, "ray_resources", lambda: rooms[now[0]])
     study = FakeStudy(TASK, OTHER, TASK, OTHER)
-    limit = _ClusterLimit(Needs(), 0.0)
+    limit = ClusterLimit(Needs(), 0.0)
     searcher = _TaskSearcher(study.ask, study.tell, study.errors, None, study.no_more_now, limit=limit)
     assert searcher.suggest("one")
     assert searcher.suggest("two") is None
@@ -266,41 +233,6 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: 
     assert searcher.suggest("four")
 
 
-def test_with_an_autoscaler_without_a_known_maximum_one_run_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(4, 0, 4, 0, 2, may_grow=True))
-    assert _ClusterLimit(Needs(cpus=2), 0.0)() == 3
-    monkeypatch.setattr(tasks, "join_or_start", joined)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(0, 0, 0, 0, 1, may_grow=True))
-    with tasks._place(Needs(gpus=1)) as place:
-        assert (place.concurrency, place.gpus, place.now) == (1, 1, 0)
-
-
-@pytest.mark.parametrize(
-    ("needs", "now", "most", "expected"),
-    [
-        (Needs(), (0, 0), (16, 2), (2, 1.0, 0)),
-        (Needs(gpus=0.5), (8, 1), (64, 8), (16, 0.5, 2)),
-        (Needs(concurrency=3), (0, 0), (0, 0), (3, 0.0, 0)),
-        (Needs(workers=2, cpus=2, may_use_gpu=False), (4, 1), (9, 1), (2, 0.0, 1)),
-    ],
-)
-def test_resources_that_an_autoscaler_may_add_are_counted(
-    monkeypatch: pytest.MonkeyPatch,
-    needs: Needs,
-    now: tuple[float, float],
-    most: tuple[float, float],
-    expected: tuple[int, float, int],
-) -> None:
-    monkeypatch.setattr(tasks, "join_or_start", joined)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(tasks, "ray_resources", lambda: RayResources(*now, *most, machines=3))
-    monkeypatch.setattr(tasks, "_on_this_node", lambda: {"memory": 1.0})
-    with tasks._place(needs) as place:
-        assert (place.concurrency, place.gpus, place.now) == expected
-        assert place.machines == 3
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -314,6 +246,8 @@ def test_resources_that_an_autoscaler_may_add_are_counted(
         (DamagedStoreError("x"), Outcome("failed", (), "DamagedStoreError: x", "damaged corpus")),
         (RuntimeError("A worker failed: The store c is damaged: x."), Outcome(
             "failed", (), "RuntimeError: A worker failed: The store c is damaged: x.", "damaged corpus")),
+        (ModuleNotFoundError("No module named 'x'"), Outcome("failed", (), "ModuleNotFoundError: No module named 'x'",
+                                                             "import error")),
         (RuntimeError("CUDA out of memory"), Outcome("failed", (), "RuntimeError: CUDA out of memory",
                                                      "out of memory")),
     ],
@@ -370,33 +304,6 @@ def test_a_worker_process_reports_the_outcome_of_its_task(monkeypatch: pytest.Mo
     assert reported["done"] is True
     assert (outcome["state"], outcome["summaries"]) == ("complete", [{"x": 1.0}])
     assert (given[0].threads, given[0].gpus) == (3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("needs", "have", "at_once", "gpus"),
-    [
-        (Needs(), (8, 0), 8, 0.0),
-        (Needs(), (8, 2), 2, 1.0),  # one GPU for each run
-        (Needs(may_use_gpu=False), (8, 2), 8, 0.0),
-        (Needs(gpus=0.25), (8, 1), 4, 0.25),
-        (Needs(gpus=0), (8, 2), 8, 0.0),
-        (Needs(workers=2), (8, 0), 4, 0.0),
-        (Needs(workers=2, cpus=2), (8, 0), 2, 0.0),
-        (Needs(workers=2), (8, 8), 4, 1.0),
-        (Needs(concurrency=3), (2, 0), 3, 0.0),  # as requested by the user
-    ],
-)
-def test_the_number_of_runs_at_once_follows_the_resources(
-    needs: Needs, have: tuple[float, float], at_once: int, gpus: float
-) -> None:
-    assert slots(needs, *have) == (at_once, gpus)
-
-
-def test_a_cluster_too_small_for_one_run_raises() -> None:
-    with pytest.raises(
-        StudyError, match=r"One run needs 4 x 1 CPU cores and 4 x 0 GPUs, but there are 2 and 0\. Lower"
-    ):
-        slots(Needs(workers=4), 2, 0)
 
 
 def test_output_of_the_study_is_shown_while_that_of_tune_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
