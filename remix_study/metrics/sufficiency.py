@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 PROBE_GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1)  # inverse strength of the L2 penalty, from strong to weak
 
@@ -74,6 +71,11 @@ def linear_probe(
             )
     if len(np.unique(train_labels_N)) == 1:  # LogisticRegression refuses a single class
         return ProbeResult(float(np.mean(eval_labels_N == train_labels_N[0])), PROBE_GRID[0])
+    # Imported here, because they import scipy.stats, too: a fifth of the start of each process of a trial.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(np.asarray(train_ND, dtype=np.float64))
     train_ND, val_ND, eval_ND = (scaler.transform(np.asarray(f, dtype=np.float64)) for f in (train_ND, val_ND, eval_ND))
     # From strong to weak penalty with warm starts: the same optima in fewer steps.

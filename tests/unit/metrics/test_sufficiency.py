@@ -1,5 +1,8 @@
 """Sufficiency ratios in worked examples; the probe on data with a known accuracy"""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -33,6 +36,12 @@ def test_undefined_ratios_are_none() -> None:
     assert sufficiency_ratio(0.6, 0.0) is None
     assert chance_corrected(0.6, 0.2, 0.2) is None
     assert chance_corrected(0.1, 0.1, 0.2) is None
+
+
+def test_importing_the_metrics_does_not_import_scikit_learn() -> None:
+    """Each process of a trial imports them, and scikit-learn with scipy.stats takes more than a second."""
+    script = "import sys, remix_study.metrics; assert not {'sklearn', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_separable_features_are_probed_perfectly() -> None:
