@@ -168,19 +168,17 @@ def _audio_row(
     check_window(AUDIO, clip.start, clip.end, end_s, checks)
     part = audio.cut(wave, rate, late_s, clip.start, clip.end)
     check_least(len(part) / rate, preset.least_s)
-    if preset.channel == "loudest" or (preset.channel == "mix" and part.std() < RESIDUE):
-        first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
-        levels = channel_levels(path, first, first + len(part))
-        if preset.channel == "mix":
-            check_mix(part, levels, checks)
-        elif levels:
-            meta["audio_channel"] = max(range(len(levels)), key=lambda number: levels[number].deviation)
-            wave = decoder.wave(path, container, int(meta["audio_channel"]))
-            part = audio.cut(wave, rate, late_s, clip.start, clip.end)
+    first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
+    if preset.channel == "mix" and part.std() < RESIDUE:
+        check_mix(part, channel_levels(path, first, first + len(part)), checks)
+    elif preset.channel == "loudest" and (levels := channel_levels(path, first, first + len(part))):
+        loudest = max(range(len(levels)), key=lambda number: levels[number].deviation)
+        part = audio.cut(decoder.wave(path, container, loudest), rate, late_s, clip.start, clip.end)
+        meta["audio_channel"] = loudest
     check_wave(part, checks, "its audio" if preset.channel == "mix" else f"the {preset.channel} channel of its audio")
-    fitted = audio.fit(audio.resample(part, container.audio_rate, preset.sample_rate), preset)
-    meta["audio_s"] = round(len(part) / container.audio_rate, 4)
-    meta["audio_rate"] = container.audio_rate
+    fitted = audio.fit(audio.resample(part, rate, preset.sample_rate), preset)
+    meta["audio_s"] = round(len(part) / rate, 4)
+    meta["audio_rate"] = rate
     row: NDArray[np.float16] = spectrogram(fitted, preset).numpy().astype(np.float16)
     return row
 

@@ -182,42 +182,76 @@ def _read(file: Any, path: Path) -> Container:
     # AVI stores one time per frame, in decoding order. FFmpeg's derived presentation times are late after reordering.
     is_avi = file.format.name == "avi"
     start_s = 0.0 if is_avi else (file.start_time or 0) / av.time_base
-    shown: list[int | None] = []
-    last, last_duration = _NEVER, 0
-    first_sample_s: float | None = None
-    heard_s: list[float] = []  # times of the audio packets
-    last_audio = _NEVER  # end of the last audio packet, in units of the track's time base
+    pictures, sound = _VideoPackets(is_avi), _AudioPackets(start_s)
     for packet in _packets(file, video, audio):
-        if video is not None and packet.stream_index == video.index:
-            if packet.is_discard:
-                continue
-            shown.append(packet.dts if is_avi else packet.pts)
-            if packet.pts is not None and packet.pts > last:
-                last, last_duration = packet.pts, packet.duration or 0
-        else:
-            if first_sample_s is None:  # packets that are marked as discarded prepare the decoder
-                first_sample_s = _first_sample_s(packet)
-            if packet.pts is not None and not packet.is_discard:
-                heard_s.append(seconds(packet.pts, packet.time_base) - start_s)
-                last_audio = max(last_audio, packet.pts + (packet.duration or 0))
+        (pictures if video is not None and packet.stream_index == video.index else sound).add(packet)
     frame_s = _frame_seconds(video.average_rate if video is not None else None)
-    last_s = seconds(last_duration, video.time_base) if video is not None and last_duration > 0 else frame_s
-    times = _frame_times(shown, video, start_s, frame_s) if video is not None else None
-    audio_end_s = 0.0 if audio is None or last_audio == _NEVER else seconds(last_audio, audio.time_base) - start_s
+    times = _frame_times(pictures.shown, video, start_s, frame_s) if video is not None else None
+    last_s = (
+        seconds(pictures.last_duration, video.time_base) if video is not None and pictures.last_duration else frame_s
+    )
     video_end_s = float(times[-1]) + last_s if times is not None and len(times) else 0.0
-    first_s = 0.0 if first_sample_s is None else first_sample_s - start_s
-    if first_sample_s is None and heard_s:
-        first_s = heard_s[0]
     return Container(
-        duration_s=_duration_s(file, path, start_s, max(audio_end_s, video_end_s)),
+        duration_s=_duration_s(file, path, start_s, max(sound.end_s, video_end_s)),
         frame_times_F=times,
         frame_s=last_s,
-        holes=_holes(times, heard_s),
+        holes=_holes(times, sound.heard_s),
         audio_rate=int(audio.rate) if audio is not None else None,
-        audio_start_s=max(first_s, 0.0),
-        audio_end_s=max(audio_end_s, 0.0),
+        audio_start_s=sound.first_s,
+        audio_end_s=sound.end_s,
         audio_tracks=len(file.streams.audio),
     )
+
+
+class _VideoPackets:
+    """What the packets of a video track tell about its frames.
+
+    Attributes:
+        shown: timestamps of the frames that can be shown, in the order of decoding, in units of the track's time base.
+        last_duration: duration of the frame that is shown last, in the same units; 0 if it is not stated.
+    """
+
+    def __init__(self, is_avi: bool) -> None:
+        self._is_avi, self._last = is_avi, _NEVER
+        self.shown: list[int | None] = []
+        self.last_duration = 0
+
+    def add(self, packet: Any) -> None:
+        if packet.is_discard:
+            return
+        self.shown.append(packet.dts if self._is_avi else packet.pts)
+        if packet.pts is not None and packet.pts > self._last:
+            self._last, self.last_duration = packet.pts, max(packet.duration or 0, 0)
+
+
+class _AudioPackets:
+    """What the packets of an audio track tell about its samples. Times are in seconds from the start of the file.
+
+    Attributes:
+        heard_s: times of the packets.
+        end_s: end of the last packet; 0 if they have no timestamps.
+    """
+
+    def __init__(self, start_s: float) -> None:
+        self._start_s = start_s
+        self._first_sample_s: float | None = None
+        self.heard_s: list[float] = []
+        self.end_s = 0.0
+
+    def add(self, packet: Any) -> None:
+        if self._first_sample_s is None:  # packets that are marked as discarded prepare the decoder
+            self._first_sample_s = _first_sample_s(packet)
+        if packet.pts is not None and not packet.is_discard:
+            self.heard_s.append(seconds(packet.pts, packet.time_base) - self._start_s)
+            end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base) - self._start_s
+            self.end_s = max(self.end_s, end_s)
+
+    @property
+    def first_s(self) -> float:
+        """Time of the first decoded sample; 0 if it is not known."""
+        if self._first_sample_s is not None:
+            return max(self._first_sample_s - self._start_s, 0.0)
+        return max(self.heard_s[0], 0.0) if self.heard_s else 0.0
 
 
 def _duration_s(file: Any, path: Path, start_s: float, end_s: float) -> float | None:
