@@ -70,10 +70,10 @@ class Lease:
         folder: the study's folder on this machine.
         place: where the lease is kept.
         shown: the location of the study, for messages.
-        wait: called with seconds to wait; returns whether to stop waiting.
+        wait: called with seconds to wait.
     """
 
-    def __init__(self, folder: Path, place: Place, shown: str, wait: Callable[[float], bool]) -> None:
+    def __init__(self, folder: Path, place: Place, shown: str, wait: Callable[[float], object] = time.sleep) -> None:
         self._folder, self._place, self._shown, self._wait = folder, place, shown, wait
         self._token = uuid.uuid4().hex
         self._beat = 0
@@ -81,7 +81,7 @@ class Lease:
         self.taken_by: str | None = None
 
     def take(self, say: Say) -> None:
-        """Take the lease. If a process of another machine holds it, first wait whether it is renewed.
+        """Take the lease. If a process of another machine holds it, first check for a while whether it renews it.
 
         Raises:
             UnavailableError: another process runs the study.
@@ -92,7 +92,8 @@ class Lease:
             say(f"Process {known['by']} has run this study. Checking for {_SILENCE_S:.0f} s whether it still does.")
             end = time.monotonic() + _SILENCE_S
             # Polls, because a file that another machine rewrites is no event that can be awaited.
-            while time.monotonic() < end and not self._wait(min(1.0, _BEAT_S / 4)):
+            while time.monotonic() < end:
+                self._wait(min(1.0, _BEAT_S / 4))
                 now = self._place.read(LEASE)
                 if now is None:
                     break
@@ -155,7 +156,7 @@ def lease_on_disk(folder: Path, say: Say) -> Iterator[Lease]:
         UnavailableError: a process of another machine runs the study.
     """
     ended = threading.Event()
-    lease = Lease(folder, FolderPlace(folder), str(folder), ended.wait)
+    lease = Lease(folder, FolderPlace(folder), str(folder))
 
     def work() -> None:
         late = False

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,17 +192,9 @@ def make_plan(
         progress(done + 1, len(config.methods))
     rates = Rates(needs.workers * needs.cpus, needs.workers * gpus, at_once)
     used, state = used_by(ledger), recorded_state(ledger)
-    seeds, again = config.seeds_per_trial, sum(m.replicates_again for m in methods)
+    again = sum(m.replicates_again for m in methods)
     comparisons = sum(m.ceiling_of is None and name != config.reference for name, m in config.methods.items())
-    work_s = disk = None
-    if timed:
-        left = [
-            (m.trials_left * seeds, m.replicates_left + m.replicates_again, m.cost)
-            for m in methods
-            if m.cost is not None
-        ]
-        work_s = sum(trials * cost.trial_s + replicates * cost.replicate_s for trials, replicates, cost in left)
-        disk = sum((trials + replicates) * cost.bytes for trials, replicates, cost in left)
+    work_s, disk = _work_left(methods, config.seeds_per_trial) if timed else (None, None)
     return Plan(
         name=config.name,
         question=config.question,
@@ -225,6 +217,17 @@ def make_plan(
         bytes=disk,
         bytes_free=None if url_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
+
+
+def _work_left(methods: Sequence[MethodPlan], seeds: int) -> tuple[float, int]:
+    """Seconds and bytes of all runs that are left, one after the other. `seeds`: runs of a trial."""
+    work_s, disk = 0.0, 0
+    for method in methods:
+        if method.cost is not None:
+            trials, replicates = method.trials_left * seeds, method.replicates_left + method.replicates_again
+            work_s += trials * method.cost.trial_s + replicates * method.cost.replicate_s
+            disk += (trials + replicates) * method.cost.bytes
+    return work_s, disk
 
 
 def _require_reachable(config: StudyConfig, run: RunConfig, workspace: Path, folder: Path) -> None:

@@ -33,20 +33,17 @@ def _is_left_out(path: str) -> bool:
 
 
 class RemoteWorkspace:
-    """The remote files of the study in `folder`, while this process runs it. Made by `remote_workspace`.
+    """The lease and the remote files of the study in `folder`, while this process runs it. See `remote_workspace`.
 
     Args:
-        url: of the study's folder; None if the workspace is on a disk. Then only `require_lease` does anything.
+        lease: the lease of this process.
+        mirror: of the study's folder at its URL; None if the workspace is on a disk. Then there is only the lease.
     """
 
-    def __init__(self, folder: Path, url: str | None) -> None:
-        self.folder, self.url = folder, url
-        self._mirror = None if url is None else Mirror(url, folder, skip=_is_left_out)
-        self.lease: Lease | None = None
+    def __init__(self, folder: Path, lease: Lease, mirror: Mirror | None = None) -> None:
+        self.folder, self._lease, self._mirror = folder, lease, mirror
         self._active: list[str] = []  # names of active runs
         self._ended = threading.Event()
-        if self._mirror is not None:
-            self.lease = Lease(folder, self._mirror, shown(str(url)), self._ended.wait)
         self._late = False
         self._thread = threading.Thread(target=self._work, name="remote-workspace", daemon=True)
 
@@ -75,10 +72,9 @@ class RemoteWorkspace:
         Raises:
             UnavailableError: another process has taken over the study, because this one could not renew its lease.
         """
-        if self.lease is not None:
-            if self._mirror is None:
-                self.lease.check()  # a disk answers at once
-            self.lease.require()
+        if self._mirror is None:
+            self._lease.check()  # a disk answers at once
+        self._lease.require()
 
     def push(self) -> None:
         """Push all files that have changed.
@@ -99,8 +95,7 @@ class RemoteWorkspace:
             SourceError: the service does not answer or refuses.
         """
         assert self._mirror is not None
-        assert self.lease is not None
-        self.lease.take(say)
+        self._lease.take(say)
         self._mirror.remove(STOP)  # of the last start
         self._mirror.pull()
         self._thread.start()
@@ -108,14 +103,13 @@ class RemoteWorkspace:
     def end(self) -> None:
         """Push the last changes and give up the lease."""
         assert self._mirror is not None
-        assert self.lease is not None
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self.lease.taken_by is None:
+        if self._lease.taken_by is None:
             self._ended.clear()  # so that the last push waits between its retries
             self.push()
-            self.lease.give_up()
+            self._lease.give_up()
         self._mirror.close()
 
     def _work(self) -> None:
@@ -128,7 +122,7 @@ class RemoteWorkspace:
                     _log.warning("%s The study continues; its files are pushed later.", error)
                 self._late = True
             except Exception:  # whatever fails, later runs need this thread
-                _log.exception("Synchronising the study at %s failed; it is retried", shown(str(self.url)))
+                _log.exception("Synchronising the study %s with its URL failed; it is retried", self.folder.name)
 
     def _round(self) -> None:
         assert self._mirror is not None
@@ -146,23 +140,27 @@ class RemoteWorkspace:
         self._mirror.push(flat=True)
 
     def _keep_lease(self) -> None:
-        if self.lease is not None and not self.lease.keep():
+        if not self._lease.keep():
             self._ended.set()
 
 
 @contextmanager
 def remote_workspace(folder: Path, say: Say) -> Iterator[RemoteWorkspace]:
-    """The workspace of the study in `folder`, for the process that holds its lock; takes the lease.
+    """Hold the lease of the study in `folder` during the block, and keep a workspace at a URL up to date.
+
+    For the process that holds the study's lock.
 
     Raises:
         UnavailableError: a process on another machine runs the study.
         SourceError: the workspace's service does not answer or refuses.
     """
-    remote = RemoteWorkspace(folder, url_of(folder))
-    if remote.url is None:
-        with lease_on_disk(folder, say) as remote.lease:
-            yield remote
+    url = url_of(folder)
+    if url is None:
+        with lease_on_disk(folder, say) as lease:
+            yield RemoteWorkspace(folder, lease)
         return
+    mirror = Mirror(url, folder, skip=_is_left_out)
+    remote = RemoteWorkspace(folder, Lease(folder, mirror, shown(url)), mirror)
     remote.begin(say)
     try:
         yield remote

@@ -35,10 +35,9 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Lea
                 machine[0] = name
                 return super().keep()
 
-        def wait(seconds: float) -> bool:
+        def wait(seconds: float) -> None:
             during()
             threading.Event().wait(min(seconds, 0.01))
-            return False
 
         return OnMachine(tmp_path, FolderPlace(tmp_path), str(tmp_path), wait)
 
@@ -134,9 +133,8 @@ def test_a_full_disk_does_not_end_the_renewal(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_study_whose_lease_was_taken_starts_no_further_run(tmp_path: Path) -> None:
-    workspace = RemoteWorkspace(tmp_path, None)
-    workspace.require_lease()  # before the lease is taken
-    with lease_on_disk(tmp_path, print) as workspace.lease:
+    with lease_on_disk(tmp_path, print) as held:
+        workspace = RemoteWorkspace(tmp_path, held)
         workspace.require_lease()
         (tmp_path / LEASE).write_text(json.dumps({"by": "7 of elsewhere", "token": "other"}))
         with pytest.raises(UnavailableError, match="Process 7 of elsewhere has taken over"):
