@@ -1,5 +1,7 @@
 """Consoles and options that several commands share"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from remix_study.files import DEFAULT_WORKSPACE
 
 __all__ = [
     "DEFAULT_WORKSPACE", "Cluster", "Corpus", "Json", "Method", "Name", "RetryFailed", "StudyFile", "Workspace",
-    "default_output", "err", "fetch_corpus", "out", "place", "say", "where_in_mlflow",
+    "default_output", "err", "fetch_corpus", "out", "place", "reading", "say", "where_in_mlflow",
 ]  # fmt: skip
 
 out, err = Console(), Console(stderr=True)
@@ -56,6 +58,17 @@ Cluster = Annotated[
 def say(text: str) -> None:
     """Print a line as it is: paths and commands may hold brackets, and are copied from one line."""
     out.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def reading(workspace: Path) -> Iterator[None]:
+    """In this context, the command that is printed for a file of the other kind names the workspace."""
+    from remix_study.config.load import OtherKindError
+
+    try:
+        yield
+    except OtherKindError as error:
+        raise error.in_workspace(workspace) from None
 
 
 def default_output(folder: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from rich.logging import RichHandler
 from typer.core import TyperGroup
 
 from remix_study.cli import prepare, servers, study, submit, terminal, verify
-from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, say, where_in_mlflow
+from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, reading, say, where_in_mlflow
 from remix_study.errors import INTERRUPTED, ConfigError, RemixStudyError, RunPreempted, StudyStopped
 from remix_study.tracking.signals import Terminated, signal_handlers, terminate
 from remix_study.version import __version__
@@ -30,10 +31,16 @@ class _Interrupted(RemixStudyError):  # noqa: N818 - the user's request, not an 
         self.status, self.announced = status, announced
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    raise KeyboardInterrupt
+
+
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
+        interrupt = {} if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else {signal.SIGINT: _interrupt}
         try:
-            return super().invoke(ctx)
+            with signal_handlers({**interrupt, signal.SIGTERM: terminate}):
+                return super().invoke(ctx)
         except Terminated:
             raise _Interrupted(128 + signal.SIGTERM) from None
         except KeyboardInterrupt as interrupt:
@@ -52,8 +59,16 @@ app = typer.Typer(
     add_completion=False,
 )
 
-# Errors that a user can fix without a traceback: no space, no permission, a file in place of a folder.
-USER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+# Errors that a user can fix without a traceback, and what helps.
+_SPACE, _PLACE, _DISK = "Check free space and permissions", "Check the path, or choose another one", "Check the disk"
+_LIMIT = "Raise the limit of open files (`ulimit -n`)"
+USER_ERRORS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM), _SPACE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOTEMPTY), _PLACE),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _PLACE),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), _DISK),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _LIMIT),
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -81,7 +96,8 @@ def _train(
     """Train one run. Rerun the command to resume an interrupted run."""
     from remix_study.config.load import load_run
 
-    parsed = load_run(config, changes or [])
+    with reading(workspace):
+        parsed = load_run(config, changes or [])
     with terminal.busy(err, "starting"):
         from remix_study.launch.run import run_one
     fetch_corpus(parsed.corpus)
@@ -122,12 +138,8 @@ app.command("schema")(_schema)
 
 
 def main() -> None:
-    """Entry point. Prints an error of ours as one message and exits with 1; with `--debug`, raises it."""
-    with signal_handlers({signal.SIGTERM: terminate}):
-        _main("--debug" in sys.argv)
-
-
-def _main(debug: bool) -> None:
+    """Run the command line. Print an error of ours as one message and exit with 1; with `--debug`, raise it."""
+    debug = "--debug" in sys.argv
     try:
         app()
     except _Interrupted as interrupted:
@@ -147,8 +159,9 @@ def _main(debug: bool) -> None:
     except OSError as error:
         if debug or error.errno not in USER_ERRORS:
             raise
-        what = f"Cannot read or write {error.filename}" if error.filename else "Cannot write to the disk"
-        _exit_with_error(f"{what}: {error.strerror}. Check free space and permissions, then rerun the command.")
+        path = error.filename if error.filename2 is None else error.filename2  # the new name of a temporary file
+        what = f"Cannot read or write {path}" if path else "Cannot write to the disk"
+        _exit_with_error(f"{what}: {error.strerror}. {USER_ERRORS[error.errno]}, then rerun the command.")
 
 
 def _exit_with_error(message: str) -> None:

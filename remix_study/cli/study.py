@@ -28,6 +28,7 @@ from remix_study.cli.common import (
     fetch_corpus,
     out,
     place,
+    reading,
     say,
     where_in_mlflow,
 )
@@ -55,7 +56,8 @@ def demo(
         from remix_study.datasets.synthetic import SyntheticSpec
         from remix_study.demo import DEMO_VIDEO_SNR_DB, demo_study, run_demo
         from remix_study.study.storage import study_folder
-    config = demo_study(study, trials, seeds)
+    with reading(workspace):
+        config = demo_study(study, trials, seeds)
     spec = SyntheticSpec(train=train, val=val, test=test, video_snr_db=DEMO_VIDEO_SNR_DB)
     with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
@@ -76,7 +78,8 @@ def plan(
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
         from remix_study.study import plan as _  # noqa: F401 - imports torch while the spinner shows
-    study = Study(file, corpus=corpus, workspace=workspace)
+    with reading(workspace):
+        study = Study(file, corpus=corpus, workspace=workspace)
     fetch_corpus(study.corpus)
     with terminal.bars(err) as bar:
         found = study.plan(timed=timing, progress=bar("timing methods") if timing else None)
@@ -98,7 +101,8 @@ def run(
     """Run a study. Rerun the command to resume it, or to extend it after raising `trials` in the file."""
     with terminal.busy(err, "starting"):
         from remix_study.api import Study
-    study = Study(file, corpus=corpus, workspace=workspace)
+    with reading(workspace):
+        study = Study(file, corpus=corpus, workspace=workspace)
     if detach:
         _run_in_background(study.name, study.folder, workspace)
         return

@@ -254,7 +254,8 @@ def _comparisons(found: "Plan") -> str:
     enough = found.replicates >= found.replicates_for_verdict
     several = f"{found.comparisons} comparison{'s' if found.comparisons > 1 else ''}"
     return (
-        f"[dim]comparison:[/dim] {several} over {found.replicates} replicates; a verdict needs "
+        f"[dim]comparison:[/dim] {several} over {found.replicates} "
+        f"replicate{'' if found.replicates == 1 else 's'}; a verdict needs "
         f"{found.replicates_for_verdict}{'' if enough else ' [yellow](raise `replicates`)[/yellow]'}, and the exact "
         f"sign-flip test at least {found.replicates_for_sign_flip}"
     )

@@ -1,6 +1,5 @@
 """Loading runs and studies from YAML files and dictionaries"""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError
+from remix_study.files.command_line import own_command
 
 _MOST_RECORDED = 1_000_000  # keys and values of a recorded study, with all defaults and without aliases
 
@@ -43,17 +43,33 @@ def require_kind(source: YamlSource, kind: Literal["run", "study"]) -> None:
     """Check that a run file is not given as a study file, or the other way round.
 
     Raises:
-        ConfigError: it is a file of the other kind.
+        OtherKindError: it is a file of the other kind.
     """
     has = source.content.keys()
     other = "study" if kind == "run" else "run"
     is_other = "methods" in has and "method" not in has if kind == "run" else "method" in has and "methods" not in has
     if is_other:
         command, key = ("run", "methods") if other == "study" else ("train", "method")
-        raise ConfigError(
-            f"{source.place((key,))}`{key}` makes this a {other} file, but a {kind} file is needed. Use: remix-study "
-            f"{command} {shlex.quote(source.name)}"
-        )
+        raise OtherKindError(
+            f"{source.place((key,))}`{key}` makes this a {other} file, but a {kind} file is needed", command,
+            Path(source.name),
+        )  # fmt: skip
+
+
+class OtherKindError(ConfigError):
+    """A run file that is given as a study file, or the other way round.
+
+    Args:
+        command: the one that takes `file`.
+    """
+
+    def __init__(self, what: str, command: str, file: Path) -> None:
+        super().__init__(f"{what}. Use: {own_command(command, file)}")
+        self.what, self.command, self.file = what, command, file
+
+    def in_workspace(self, workspace: Path) -> ConfigError:
+        """The same error, whose command names a workspace."""
+        return ConfigError(f"{self.what}. Use: {own_command(self.command, self.file, workspace=workspace)}")
 
 
 def _reason(error: yaml.YAMLError) -> str:
@@ -76,6 +92,7 @@ def load_study(path: Path) -> StudyConfig:
         ConfigError: lists all problems, each with its line.
     """
     source = read(path, most=_MOST_RECORDED)
+    require_kind(source, "study")
     study, problems = validate_study(source)
     if study is None or problems:
         raise_problems(source, problems)

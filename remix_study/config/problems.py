@@ -103,9 +103,10 @@ def raise_problems(source: YamlSource, problems: Iterable[Problem], where: str =
 
 
 def closest_match(word: Any, known: Iterable[str]) -> str | None:
-    """The known word that is most similar to `word`; None if none is similar."""
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return near[0] if near else None
+    """The known word that is most similar to `word`, in upper or lower case; None if none is similar."""
+    lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(str(word).lower(), list(lower), n=1)
+    return lower[near[0]] if near else None
 
 
 def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) -> list[Problem]:
@@ -221,18 +222,22 @@ def _plain(text: str) -> Any:
 
 
 def _no_such_word(keys: Keys, given: Any, words: Sequence[str]) -> Problem:
-    meant = [word for word in _SYNONYMS.get(str(given).lower(), ()) if word in words]
-    near = "` or `".join(meant) if meant else closest_match(given, words)
+    plain = str(given).lower().replace(" ", "_").replace("-", "_").removesuffix("_sampler").removesuffix("_pruner")
+    plain = plain.removesuffix("sampler").removesuffix("pruner")
+    meant = [word for word in _SYNONYMS.get(plain, ()) if word in words]
+    near = "` or `".join(meant) if meant else closest_match(given, words) or closest_match(plain, words)
     return Problem(keys, f" must be one of {', '.join(words)}, but is {given!r}", near=near, kind="word")
 
 
 # Names under which other tools know a word, where the spelling would suggest another one.
 _SYNONYMS: Mapping[str, Sequence[str]] = {
-    **dict.fromkeys(("bayes", "bayesian", "bayesopt", "bo"), ("tpe", "gp")),
-    **dict.fromkeys(("gaussian", "gaussian_process", "botorch"), ("gp",)),
-    **dict.fromkeys(("cma", "cma-es"), ("cmaes",)),
-    **dict.fromkeys(("nsga", "nsgaii", "nsga-ii", "genetic", "evolution"), ("nsga2",)),
-    **dict.fromkeys(("halving", "sha", "successive_halving"), ("asha",)),
+    **dict.fromkeys(("bayes", "bayesian", "bayesian_optimization", "bayesopt", "bo"), ("tpe", "gp")),
+    **dict.fromkeys(("optuna", "hyperopt", "parzen"), ("tpe",)),
+    **dict.fromkeys(("gaussian", "gaussian_process", "gaussian_processes", "botorch"), ("gp",)),
+    **dict.fromkeys(("cma", "cma_es", "evolution_strategy"), ("cmaes",)),
+    **dict.fromkeys(("nsga", "nsgaii", "nsga_ii", "genetic", "evolution"), ("nsga2",)),
+    **dict.fromkeys(("halving", "sha", "successive_halving", "successivehalving"), ("asha",)),
+    **dict.fromkeys(("off", "false"), ("none",)),
     "gpu": ("cuda",), "bf16": ("bfloat16",), "fp32": ("float32",),
 }  # fmt: skip
 

@@ -16,7 +16,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from remix_study.config.run import RunConfig
+from remix_study.config.yaml_source import load
 from remix_study.errors import ConfigError, RunPreempted, RunPruned, StudyStopped
 from remix_study.files.disk import exclusive_lock, lock_holder, write_atomically
 from remix_study.tracking.spool import run_id_of
@@ -75,9 +78,33 @@ class RunFolder:
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The records of all epochs. An incomplete last line, which a process may be writing, is skipped."""
+        """The records of all epochs. An incomplete last line, which a process may be writing, is skipped.
+
+        Epochs from a damaged line on are skipped with a warning. A run that resumes writes them again.
+        """
         path = self.path / "history.jsonl"
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+        found: list[dict[str, float]] = []
+        for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                _log.warning("Ignoring %s from line %d on, which is damaged.", path, len(found) + 1)
+                break
+        return found
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain values; empty before it is written, or with a warning if the file is damaged."""
+        path = self.path / "config.yaml"
+        try:
+            content = load(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict):
+            _log.warning("Ignoring %s, which is damaged.", path)
+            return {}
+        return content
 
     def result(self) -> dict[str, float] | None:
         """Return the summary of a complete run, else None."""

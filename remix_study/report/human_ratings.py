@@ -10,6 +10,7 @@ how certain the model is, not whether it is right; and the model was trained on 
 
 # S seeds, N clips of a group, B bootstrap samples
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from remix_study.study.ledger import Ledger, chosen_replicates
 
 HUMAN = "human_"
 _BOOTSTRAPS = 1000
+_log = logging.getLogger(__name__)
 
 
 class Interval(NamedTuple):
@@ -81,9 +83,14 @@ def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / "decisions.parquet"
     if not path.exists():
         return None
+    import pyarrow as pa
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(path)
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        _log.warning("Leaving out %s, which cannot be read: %s", path, str(error).splitlines()[0])
+        return None
     return {name: table[name].to_numpy() for name in table.column_names}
 
 

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from remix_study.config.yaml_source import load
 from remix_study.modality import canonical_order
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
@@ -66,9 +65,7 @@ def _read(folder: Path) -> tuple[History, Mapping[str, float] | None, str | None
     from remix_study.launch.folder import RunFolder  # imports torch, which would slow down `--help`
 
     run = RunFolder(folder)
-    config = folder / "config.yaml"
-    content = load(config.read_text()) if config.exists() else None
-    return run.history, run.result(), ((content or {}).get("method") or {}).get("score")
+    return run.history, run.result(), (run.config().get("method") or {}).get("score")
 
 
 class Band(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remix_study.config.study import BudgetConfig
+from remix_study.errors import StudyError
 from remix_study.files.disk import write_atomically
 
 CLOCK = "clock.json"
@@ -81,5 +82,11 @@ def read_clock(folder: Path) -> tuple[float, Rates]:
     path = folder / CLOCK
     if not path.exists():
         return 0.0, Rates(1.0, 0.0, 1)
-    content = json.loads(path.read_text())
-    return float(content["seconds"]), Rates(content["cpus"], content["gpus"], content["at_once"])
+    try:
+        content = json.loads(path.read_text())
+        return float(content["seconds"]), Rates(content["cpus"], content["gpus"], content["at_once"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StudyError(
+            f"Cannot read {path}, which records the hours of the study: {error}. Restore it, or delete it; its former "
+            "hours are then not counted."
+        ) from error

@@ -1,6 +1,7 @@
 """All trials, and all epochs of all runs, as plain tables for other tools"""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from remix_study.units import cell_as_text
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 def trial_rows(ledger: Ledger) -> list[Row]:
@@ -126,7 +128,10 @@ def export(
 
 
 def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
-    """Return the rows of a Parquet file of all replicates (launch/decisions.py, launch/predictions.py) as one table."""
+    """Return the rows of a Parquet file of all replicates (launch/decisions.py, launch/predictions.py) as one table.
+
+    Damaged files are left out with a warning.
+    """
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -134,7 +139,11 @@ def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
     for row in rows:
         path = Path(row["folders"][0]) / name if row["folders"] else None
         if row["stage"] != SEARCH and path is not None and path.exists():
-            table = pyarrow.parquet.read_table(path)
+            try:
+                table = pyarrow.parquet.read_table(path)
+            except (pa.ArrowInvalid, OSError) as error:
+                _log.warning("Leaving out %s, which cannot be read: %s", path, str(error).splitlines()[0])
+                continue
             named = {"method": row["method"], "stage": row["stage"], "number": row["number"]}
             for place, (key, value) in enumerate(named.items()):
                 table = table.add_column(place, key, pa.array([value] * len(table)))

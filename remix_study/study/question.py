@@ -35,7 +35,7 @@ def require_same_question(config: StudyConfig, corpus_digest: str, folder: Path)
     known = folder / QUESTION
     if not known.exists():
         return
-    recorded, asked = json.loads(known.read_text()), question_of(config, corpus_digest)
+    recorded, asked = _recorded(known), question_of(config, corpus_digest)
     before = recorded.get(SEMANTICS, 1)
     if before != version.SEMANTICS:
         raise StudyError(
@@ -69,7 +69,18 @@ def write_question(config: StudyConfig, settings: Mapping[str, Any], corpus_dige
 def corpus_digest(folder: Path) -> str | None:
     """Digest of the corpus of the study in `folder`; None if it was not started."""
     known = folder / QUESTION
-    return str(json.loads(known.read_text())["corpus"]) if known.exists() else None
+    return str(_recorded(known).get("corpus")) if known.exists() else None
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        return {} | content
+    except (ValueError, TypeError) as error:
+        raise StudyError(
+            f"Cannot read {path}, which records the question of the study: {error}. Restore it, or give the study "
+            "another `name`."
+        ) from error
 
 
 def question_of(config: StudyConfig, corpus_digest: str) -> dict[str, Any]:

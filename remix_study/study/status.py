@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.config.yaml_source import load
 from remix_study.errors import RunPreempted, StudyError
 from remix_study.files.command_line import own_command
 from remix_study.files.mirror import place_of, url_of
@@ -278,18 +277,13 @@ def _running(label: str, folders: Sequence[str]) -> RunningRun:
     if run is None:
         return RunningRun(label, 0, 0, None, None)
     name = f"{label} (seed {number + 1} of {len(runs)})" if len(runs) > 1 else label
-    history, epochs = run.history, _epochs(run.path / "config.yaml")
+    history, epochs = run.history, int(run.config().get("epochs", 0))
     left = None if not history else (epochs - len(history)) * run.seconds / len(history)
     early = run.ended_early()
     return RunningRun(
         name, len(history), epochs, history[-1]["val/accuracy"] if history else None, left,
         str(early) if isinstance(early, RunPreempted) else None,
     )  # fmt: skip
-
-
-def _epochs(config: Path) -> int:
-    """Epochs of a run; 0 before it has written its configuration."""
-    return int(load(config.read_text())["epochs"]) if config.exists() else 0
 
 
 def ask_to_stop(folder: Path) -> str:

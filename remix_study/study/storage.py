@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ JOURNAL = "journal"
 PATIENCE_S = PATIENCE.storage_restart_s  # for a database that is being restarted; runs keep training
 _EXAMPLE = "postgresql+psycopg://$DB_USER:$DB_PASSWORD@host/studies"
 STOP = "stop"  # while this file is in the study's folder, runs end after their epoch and none starts
-_LOCKED = "database is locked"  # SQLite's message
+_LOCKED = "database is locked"  # SQLite's messages
+_DAMAGED = ("malformed", "is not a database", "no such table", "no such column", "unable to open database file")
 _BLOCK = 1 << 14
 _BUSY_S = 60  # several processes write; SQLite's default of five seconds is too short for a busy disk
 
@@ -124,14 +125,16 @@ def open_storage(storage: str | None, folder: Path, *, patience_s: float = 0.0) 
 
     Raises:
         ConfigError: see `check_storage`; or a `$NAME` of the URL is not in the environment.
+        StoreError: the file of the trials is damaged, or gone although the study has runs.
         UnavailableError: the database does not answer.
     """
-    if storage is None:
-        path = folder / "optuna.db"
+    if storage in (None, JOURNAL):
+        path = _file_of(storage, folder)
+        _require_file(path)
+        if storage == JOURNAL:
+            return JournalStorage(_Journal(path))
         create_sqlite(path, _create_tables)
         return _sqlite(path)
-    if storage == JOURNAL:
-        return JournalStorage(_Journal(folder / "optuna.journal"))
     url = _resolved(storage)
     # Two studies that start at once on an empty database would both create Optuna's tables, and one would fail. Runs
     # take no lock: the tables exist, and there may be thousands of runs.
@@ -150,28 +153,66 @@ def open_to_read(storage: str | None, folder: Path) -> BaseStorage | None:
     them at the same time, and one of the two would fail.
 
     Raises:
-        ConfigError, UnavailableError: as `open_storage`.
+        ConfigError, StoreError, UnavailableError: as `open_storage`.
     """
-    match storage:
-        case None:
-            exists = (folder / "optuna.db").exists()
-        case "journal":
-            exists = (folder / "optuna.journal").exists()
-        case _:
-            exists = _has_tables(_resolved(storage))
+    if storage in (None, JOURNAL):
+        path = _file_of(storage, folder)
+        _require_file(path)
+        exists = path.exists()
+    else:
+        exists = _has_tables(_resolved(str(storage)))
     return open_storage(storage, folder) if exists else None
+
+
+def _file_of(storage: str | None, folder: Path) -> Path:
+    return folder / ("optuna.db" if storage is None else "optuna.journal")
+
+
+def _require_file(path: Path) -> None:
+    """Refuse a study whose runs have begun, but whose file of trials is gone.
+
+    A new file would lose the trials, and a report of it would replace that of the study.
+
+    Raises:
+        StoreError: the file is missing or empty.
+    """
+    lost = "missing" if not path.exists() else "empty" if path.is_file() and path.stat().st_size == 0 else None
+    if lost is not None and next((path.parent / "runs").glob("*/history.jsonl"), None) is not None:
+        raise _damaged(path, f"it is {lost}, although the study has runs")
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(
+        f"Cannot read the trials of the study {path.parent.name} from {path}: {why}. Restore the file from a copy, or "
+        "give the study another `name` to run it again."
+    )
 
 
 class _Journal(JournalFileBackend):
     """Optuna's journal, which stays readable if a process was killed, or the disk filled up, within a line.
 
-    Optuna appends to the incomplete line, after which it can read neither this line nor any line after it.
+    Optuna appends to the incomplete line, after which it can read neither this line nor any line after it. A complete
+    line that it cannot read is an error; Optuna ignores the last one.
     """
 
     def __init__(self, path: Path) -> None:
         self._alone = JournalFileSymlinkLock(str(path))
         self._path = path
         super().__init__(str(path), self._alone)
+        end = _end_of_lines(path)
+        with path.open("rb") as file:
+            file.seek(_end_of_lines(path, end - 1))
+            last = file.read(end - file.tell())
+        try:
+            json.loads(last or b"{}")
+        except ValueError as error:
+            raise _damaged(path, f"its last line is not JSON ({error})") from None
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise _damaged(self._path, f"a line is not JSON ({error})") from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         content = b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in logs)
@@ -191,10 +232,10 @@ class _Journal(JournalFileBackend):
             self._alone.release()
 
 
-def _end_of_lines(path: Path) -> int:
-    """The offset behind the last complete line."""
+def _end_of_lines(path: Path, before: int | None = None) -> int:
+    """The offset behind the last complete line, of those that end at most at `before`."""
     with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
+        end = file.seek(0, os.SEEK_END) if before is None else max(0, before)
         while end > 0:
             begin = max(0, end - _BLOCK)
             file.seek(begin)
@@ -303,6 +344,7 @@ def answering(storage: str | None, folder: Path) -> Iterator[None]:
     """Turn errors of the database of the study in `folder` into one message.
 
     Raises:
+        StoreError: the file is damaged.
         UnavailableError: the database does not answer or refuses to write, or another process has locked it for too
             long.
     """
@@ -314,6 +356,8 @@ def answering(storage: str | None, folder: Path) -> Iterator[None]:
             cause = cause.__cause__
         words = " ".join(redact(str(getattr(cause, "orig", None) or error)).split())[:300].rstrip("?. ")
         if storage in (None, JOURNAL):  # files: `disk_full_errors` and files/disk.py report problems of disks
+            if any(each in words for each in _DAMAGED):
+                raise _damaged(_file_of(storage, folder), words) from None
             if _LOCKED not in words:
                 raise
             raise UnavailableError(

@@ -97,6 +97,7 @@ retrain nobody --seeds 2
 ui --workspace empty
 schema trial
 demo --train 3
+demo --study run.yaml
 prepare manifest missing.csv
 prepare manifest missing.csv --check
 prepare manifest missing.csv --check --decoder vlc

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from remix_study.cli import main as cli
 from remix_study.config.load import load_run
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
@@ -201,3 +202,40 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
         file.truncate(20_000_000)
     with pytest.raises(ConfigError, match=r"it has more than 10,000,000 characters, which is too large"):
         read_study(tmp_path / "s.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "near"),
+    [
+        ("sampler", "TPE", "tpe"), ("sampler", "bayes", "tpe` or `gp"), ("sampler", "TPESampler", "tpe"),
+        ("sampler", "Gaussian process", "gp"), ("sampler", "CMA-ES", "cmaes"), ("sampler", "NSGA-II", "nsga2"),
+        ("sampler", "RandomSampler", "random"), ("sampler", "optuna", "tpe"), ("sampler", "hyperopt", "tpe"),
+        ("pruner", "ASHA", "asha"), ("pruner", "SuccessiveHalvingPruner", "asha"), ("pruner", "hyperban", "hyperband"),
+    ],
+)  # fmt: skip
+def test_other_spellings_and_names_of_samplers_and_pruners_lead_to_ours(
+    key: str, given: str, near: str, tmp_path: Path
+) -> None:
+    text = changed(("sampler: tpe\n", "")) + f"{key}: {given if key == 'sampler' else f'{{name: {given}}}'}\n"
+    assert f"; did you mean `{near}`?" in refusal(text, tmp_path)
+
+
+def test_the_command_for_a_file_of_the_other_kind_works_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "a folder"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for name, text in (("r.yaml", RUN), ("s.yaml", STUDY)):
+        (place / name).write_text(text)
+    for words, use in (
+        (("run", "r.yaml"), "train 'PLACE/r.yaml'"),
+        (("plan", "r.yaml"), "train 'PLACE/r.yaml'"),
+        (("demo", "--study", "r.yaml"), "train 'PLACE/r.yaml'"),
+        (("train", "s.yaml"), "run 'PLACE/s.yaml'"),
+    ):
+        monkeypatch.setattr("sys.argv", ["remix-study", *words, "--workspace", "w s"])
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+        said = capsys.readouterr().err.strip()
+        assert said.endswith(f"Use: remix-study {use} --workspace 'PLACE/w s'".replace("PLACE", str(place)))
