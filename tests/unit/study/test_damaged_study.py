@@ -24,7 +24,9 @@ READERS = (("status", "s"), ("best", "s"), ("report", "s"), ("export", "s"), ("l
 Say = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture(scope="module", params=["journal", pytest.param(None, marks=pytest.mark.slow)], ids=FILES.values())
+@pytest.fixture(
+    scope="module", params=["journal", pytest.param(None, marks=pytest.mark.slow)], ids=list(FILES.values())
+)
 def complete(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A workspace with a complete study, and the name of the file of its trials."""
     workspace = tmp_path_factory.mktemp("complete")
