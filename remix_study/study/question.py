@@ -74,8 +74,8 @@ def corpus_digest(folder: Path) -> str | None:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = {}
-        return found | json.loads(path.read_text())
+        content: dict[str, Any] = {} | json.loads(path.read_text())
+        return content
     except (ValueError, TypeError) as error:
         raise StudyError(
             f"Cannot read {path}, which records the question of the study: {error}. Restore it, or give the study "
