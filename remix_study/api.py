@@ -93,7 +93,7 @@ class Study:
         more = {} if progress is None else {"progress": progress}
         return make_plan(self.config, self._settings, self.workspace, timed=timed, **more)
 
-    def run(self, *, retry_failed: bool = False, watch: "StudyListener | None" = None) -> "StudyResult | None":
+    def run(self, *, retry_failed: bool = False, watch: "StudyListener | None" = None) -> "StudyResult":
         """Run the study to its end. Call it again to resume, or to extend a study with more `trials` or `replicates`.
 
         Args:
@@ -101,18 +101,21 @@ class Study:
             watch: callbacks that show the progress.
 
         Returns:
-            The comparison of the methods; None if no method has a result (all its runs failed, or the budget ended
-            first).
+            The comparison of the methods.
 
         Raises:
+            IncompleteStudyError: the study has ended, but a method has no result, because all its runs failed or the
+                budget ended first. Its `result` compares the other methods.
             ConfigError, StudyError, TrackingError: the study cannot run; before any run starts, where possible.
             StudyStopped: the study was asked to stop.
         """
         from remix_study.report.page import write_report
+        from remix_study.study.ledger import read_ledger
+        from remix_study.study.results import require_every_method
         from remix_study.study.study import StudyRun
 
         run = StudyRun(self.config, self._settings, self.workspace, watch, retry_failed=retry_failed)
-        return run.run(write_report)
+        return require_every_method(run.run(write_report), read_ledger(run.folder))
 
     def retrain(self, seeds: int, method: str | None = None, *, watch: "StudyListener | None" = None) -> "pd.DataFrame":
         """Train the best configuration of a method with further seeds.

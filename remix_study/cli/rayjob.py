@@ -6,7 +6,8 @@ job that was stopped. Therefore this module stops its own job after errors that 
 `remix-study stop`:
 
     finished                                                       SUCCEEDED
-    an error in the given files or options, or stopped on request  STOPPED, not retried
+    an error in the given files or options, a study that lacks     STOPPED, not retried
+    the result of a method, or stopped on request
     any other error, or a lost head                                FAILED, retried in a new cluster
 """
 

@@ -33,7 +33,6 @@ from remix_study.cli.common import (
     where_in_mlflow,
 )
 from remix_study.cluster import remote
-from remix_study.errors import StudyError
 from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ def demo(
     with terminal.busy(err, "starting"):
         from remix_study.datasets.synthetic import SyntheticSpec
         from remix_study.demo import DEMO_VIDEO_SNR_DB, demo_study, run_demo
+        from remix_study.study.ledger import read_ledger
+        from remix_study.study.results import require_every_method
         from remix_study.study.storage import study_folder
     with reading(workspace):
         config = demo_study(study, trials, seeds)
@@ -62,7 +63,7 @@ def demo(
     with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
     _show(result, folder, workspace)
-    _require_result(result, folder)
+    require_every_method(result, read_ledger(folder))
 
 
 def plan(
@@ -106,14 +107,20 @@ def run(
     if detach:
         _run_in_background(study.name, study.folder, workspace)
         return
+    from remix_study.study.comparison import IncompleteStudyError
     from remix_study.study.stopping import leavable
 
+    result: StudyResult | None
+    incomplete = None
     with leavable(study.folder):
         fetch_corpus(study.corpus)
         with terminal.busy(err, "starting"):
             from remix_study.study import study as _  # noqa: F401 - imports Ray and torch under the spinner
         with terminal.live_study(err, study.folder) as watch:
-            result = study.run(retry_failed=retry_failed, watch=watch)
+            try:
+                result = study.run(retry_failed=retry_failed, watch=watch)
+            except IncompleteStudyError as error:
+                result, incomplete = error.result, error
     if as_json:
         answer = None if result is None else result.sentence
         out.print_json(json.dumps({**study.status().plain(), "answer": answer}))
@@ -123,7 +130,8 @@ def run(
             again = _run_command(file, corpus, workspace, "--retry-failed")
             said = f"Retry the failed trials with: {again}"
             err.print(said, markup=False, emoji=False, highlight=False, soft_wrap=True)
-    _require_result(result, study.folder)
+    if incomplete is not None:
+        raise incomplete
 
 
 def status(
@@ -276,22 +284,6 @@ def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
         err.print(f"[yellow]failed:[/yellow] {len(failures) - _FAILURES_SHOWN} more; the report lists all")
     say(f"\nReport: {place(folder)}/report/report.html")
     say(f"In MLflow: {_where_in_mlflow(folder, workspace)}")
-
-
-def _require_result(result: "StudyResult | None", folder: Path) -> None:
-    """Check that at least one method has a result.
-
-    Raises:
-        StudyError: no method has one; the message says why.
-    """
-    if result is not None:
-        return
-    from remix_study.study.status import study_status
-
-    failed = len(study_status(folder).failures)
-    why = f"{failed} {'run' if failed == 1 else 'runs'} failed" if failed else "the budget is used up"
-    helps = "Correct the cause, then rerun the command with --retry-failed" if failed else "Raise `budget`"
-    raise StudyError(f"No method of the study {folder.name} has a result: {why}. {helps}.")
 
 
 def _where_in_mlflow(folder: Path, workspace: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from remix_study.errors import StudyError
 from remix_study.statistics import Estimate, mean_over_seeds
 from remix_study.study.ledger import has_diverged
 from remix_study.study.outcomes import Paired
@@ -91,6 +92,18 @@ class Method(NamedTuple):
         """Mean test accuracy in [0, 1] if a replicate that failed predicts no clip correctly; None if none failed."""
         values_S = self.values("test/accuracy")
         return float(values_S.sum()) / (len(values_S) + len(self.failed)) if self.failed else None
+
+
+class IncompleteStudyError(StudyError):
+    """A study that has ended, but without a result of each of its methods.
+
+    Attributes:
+        result: the comparison of the other methods; None if no method has a result.
+    """
+
+    def __init__(self, message: str, result: "StudyResult | None") -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class StudyResult(NamedTuple):

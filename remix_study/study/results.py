@@ -18,14 +18,25 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.predictions import Correct, read_correct
 from remix_study.statistics import Estimate, holm, sampling_error
-from remix_study.study.comparison import Ceiling, Method, StudyResult
+from remix_study.study.comparison import Ceiling, IncompleteStudyError, Method, StudyResult
 from remix_study.study.dimensions import corners
 from remix_study.study.fairness import is_in, unequal_keys
-from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, ReplicateRecord, chosen_replicates, ended_trials
+from remix_study.study.ledger import (
+    REPLICATE,
+    SEARCH,
+    Ledger,
+    ReplicateRecord,
+    TrialRecord,
+    chosen_replicates,
+    ended_trials,
+)
 from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.sentences import sentence
 from remix_study.study.shown import extensions
+
+_CORRECT = "correct the cause"
+_METHODS_NAMED = 3
 
 
 def compare(
@@ -138,6 +149,44 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         unchecked=[name for name in ledger.study.methods if name not in configs],
         extensions=extensions(ledger.folder, ledger.study),
     )
+
+
+def require_every_method(result: StudyResult | None, ledger: Ledger) -> StudyResult:
+    """Return the result of a study that has ended, if it has one of each method.
+
+    Raises:
+        IncompleteStudyError: it lacks that of some methods. The message says why.
+    """
+    there = set() if result is None else {method.name for method in result.methods}
+    missing = {name: _why_missing(ledger, name) for name in ledger.study.methods if name not in there}
+    if result is not None and not missing:
+        return result
+    named = "; ".join(f"{name} ({why})" for name, (_, why) in list(missing.items())[:_METHODS_NAMED])
+    named += f"; and {len(missing) - _METHODS_NAMED} more" if len(missing) > _METHODS_NAMED else ""
+    lacks = "No method has a result" if result is None else "No result for"
+    remedies = " and ".join(dict.fromkeys(remedy for remedy, _ in missing.values()))
+    option = " with --retry-failed" if _CORRECT in remedies else ""
+    raise IncompleteStudyError(
+        f"The comparison of the study {ledger.study.name} is incomplete. {lacks}: {named}. {remedies[0].upper()}"
+        f"{remedies[1:]}, then rerun the command{option}.",
+        result,
+    )
+
+
+def _why_missing(ledger: Ledger, name: str) -> tuple[str, str]:
+    """Return a remedy, and why a method has no complete replicate."""
+    records: Sequence[TrialRecord | ReplicateRecord] = chosen_replicates(ledger, name)
+    what = "replicates"
+    if ledger.chosen(name) is None:
+        records, what = [each for each in ledger.trials.get(name, ()) if not each.retried], "trials"
+    failed = [each.reason or "for an unknown reason" for each in records if each.state == "failed"]
+    if failed:
+        return _CORRECT, f"{len(failed)} of {len(records)} {what} failed, the last with: {failed[-1].rstrip('.')}"
+    if any(each.state == "complete" for each in records):
+        return "delete the folders of its replicates", "the results of its replicates are missing"
+    if any(each.state == "pruned" for each in records):
+        return "raise `trials`", f"all {len(records)} trials were pruned"
+    return "raise `budget`", "the budget is used up"
 
 
 def _configs(study: StudyConfig) -> dict[str, RunConfig]:

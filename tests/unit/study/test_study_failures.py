@@ -2,15 +2,20 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from remix_study.api import Study
 from remix_study.config.run import RunConfig
 from remix_study.errors import StudyError
+from remix_study.report import page
 from remix_study.report.tables import accuracy_table, trials_table
+from remix_study.study import study as study_module
+from remix_study.study.comparison import IncompleteStudyError
 from remix_study.study.ledger import read_ledger
 from remix_study.study.tasks import Outcome, Task
-from tests.studies import Conduct, DriverDied, Runner, config, records
+from tests.studies import Conduct, DriverDied, Runner, config, records, write_no_report
 
 
 def test_a_failed_trial_is_counted_and_reported(conduct: Conduct, tmp_path: Path) -> None:
@@ -50,6 +55,34 @@ def test_a_method_without_complete_trials_does_not_affect_the_others(conduct: Co
     assert result is not None
     assert [c.name for c in result.methods] == ["remix"]
     assert Counter(t.state for t in records(tmp_path, "joint")) == {"failed": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "runner", "message", "others"),
+    [
+        ({}, Runner(fails=lambda task: task.method == "joint"),
+         r"No result for: joint \(3 of 3 trials failed, the last with: NotANumberError: the loss must be a number\)\. "
+         r"Correct the cause, then rerun the command with --retry-failed\.", True),
+        ({}, Runner(fails=lambda task: task.stage == "replicate"),
+         r"No method has a result: joint \(2 of 2 replicates failed, .*\); remix \(2 of 2 replicates failed, .*\)\. "
+         r"Correct the cause, then", False),
+        ({"budget": {"cpu_hours": 0.015}}, Runner(seconds=36.0, at_once=1),
+         r"No method has a result: joint \(the budget is used up\); remix \(the budget is used up\)\. "
+         r"Raise `budget`, then rerun the command\.", False),
+    ],
+)  # fmt: skip
+def test_a_study_that_lacks_the_result_of_a_method_raises_with_those_of_the_others(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], runner: Runner, message: str, others: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(study_module, "execute", runner)
+    monkeypatch.setattr(page, "write_report", write_no_report)
+    study = Study(config(**changes), corpus=small_corpus, workspace=tmp_path)
+    with pytest.raises(IncompleteStudyError, match=message) as raised:
+        study.run()
+    assert not raised.value.retry_helps
+    assert (raised.value.result is not None) == others
+    assert raised.value.result == study.result()
 
 
 @pytest.mark.slow
