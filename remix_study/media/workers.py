@@ -243,7 +243,7 @@ def _main(pipe: Connection, pickled: bytes) -> None:
             pipe.send(("refused", error))
         except OSError as error:
             pipe.send(("os error", error.errno, error.strerror))
-        except Exception:
+        except Exception:  # the process that waits for the result raises it
             pipe.send(("bug", traceback.format_exc()))
 
 

@@ -173,7 +173,7 @@ def recording(
     tracker.log_text(dump(study.model_dump(mode="json")), "study.yaml")
     try:
         send(uri, folder)
-    except Exception as error:
+    except Exception as error:  # MLflow raises errors of many libraries, and the study does not depend on it
         _log.warning("Cannot send the study to %s now: %s. It is sent later.", redact(uri), explain(uri, error))
     with Syncer(uri, parent=folder) as syncer:
         record = StudyTracker(folder, experiment, tracker, syncer, _step=_next_step(folder))
@@ -217,7 +217,7 @@ def _end_orphans(uri: str, experiment: str, folder: Path) -> None:
     held = {run_id_of(run) for run in (folder / "runs").glob("*") if RunFolder(run).is_held()}
     try:
         close_stale(uri, experiment, {"mlflow.parentRunId": parent}, keep={run for run in held if run is not None})
-    except Exception as error:
+    except Exception as error:  # as above
         _log.warning("Runs without a folder may stay open at %s: %s", redact(uri), explain(uri, error))
 
 

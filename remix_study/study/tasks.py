@@ -295,7 +295,7 @@ def run_jobs(jobs: list[Job], callbacks: list[PruningCallback]) -> Outcome:
             return Outcome("stopped", tuple(summaries), str(stopped))
         except RunPreempted:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever fails is recorded, and must not end the process
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             failed = Outcome("failed", tuple(summaries), f"{job.name}: {reason}" if len(jobs) > 1 else reason,
                              cause_of(error))  # fmt: skip

@@ -150,7 +150,7 @@ def check(uri: str) -> None:
         _check_port(known, kind)
     try:
         prepare(uri)
-    except Exception as error:
+    except Exception as error:  # of MLflow, Alembic, SQLAlchemy or a driver
         raise TrackingError(
             f"Cannot open the tracking database {redact(known)} with this MLflow: {explain(uri, error)}. Upgrade it "
             f"with `mlflow db upgrade {shell_word(uri)}`, or use another one."
@@ -185,7 +185,7 @@ def prepare(uri: str) -> None:
 def _check_server(uri: str) -> None:
     try:
         answer = mlflow_private.search_experiments_once(uri, _SECONDS)
-    except Exception as error:
+    except Exception as error:  # of MLflow, requests or urllib3
         raise TrackingError(
             f"Cannot connect to the MLflow server at {redact(uri)}: {type(error.__cause__ or error).__name__}. "
             f"{_REMEDY}"

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 
 KEY = "remix_study.spool"
 # Permanent errors; all others are retried. Without the file errors (an artifact was deleted, the server's artifact
-# folder is not on this machine), the end of the run would never be sent.
+# folder is not on this machine), the end of the run would never be sent. MLflow raises errors of many libraries, so
+# this module catches every Exception and asks `_is_permanent`.
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
 _PERMANENT_FILES = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = PATIENCE.tracker_first_pause_s, PATIENCE.tracker_longest_pause_s

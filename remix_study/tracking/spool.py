@@ -206,7 +206,7 @@ class SpoolTracker:
 
         try:
             save_model(model, example, self._folder / MODEL)
-        except Exception as error:
+        except Exception as error:  # pickling calls code of the model; a run must not fail at its very end
             _log.warning("Cannot save the model of %s for MLflow: %s", self._run_folder, error)
         else:
             self._tell({"model": MODEL})

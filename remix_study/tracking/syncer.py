@@ -115,7 +115,7 @@ class Syncer:
                 continue
             try:
                 complete = sender.send()
-            except Exception as error:
+            except Exception as error:  # whatever fails is retried, and the thread must not end
                 self._failed(folder, sender, error, alone=sent)
                 return False
             arrived &= complete
