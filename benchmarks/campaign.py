@@ -2,8 +2,8 @@
 
 A study of 12 trials and two replicates runs once without interruption. Then it runs again, while its driver or the
 worker of the run under way is killed with SIGKILL at random epochs. After a kill of the driver, the same command is
-started again. The final study must be equal, bit by bit: trials, values of every epoch, results of the replicates, and
-their predictions on the test set. Nothing may be lost: no trial, and no epoch that was recorded before a kill.
+started again. Both studies must be equal, bit by bit: their trials, the values of every epoch, the results of the
+replicates, and their predictions on the test set. No trial may be lost, and no epoch that was recorded before a kill.
 
 On an idle machine with two cores, 50 kills take about 15 minutes. The corpus and both workspaces are in `--folder`.
 """

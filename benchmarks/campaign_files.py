@@ -1,7 +1,8 @@
-"""Mutated study files: each is refused in one sentence with its line, or valid: `python -m benchmarks.campaign_files`
+"""A campaign of mutated study files: `python -m benchmarks.campaign_files [--count 200] [--seed 0]`
 
-Every file begins as one of search_spaces/ and gets one to three mutations. The exit status is 1 if any file raised
-another error than a refusal, took longer than a second of CPU time, or was refused without a line.
+Each file is a copy of one of search_spaces/ with one to three mutations. It must be valid, or refused in one sentence
+with its line. The exit status is 1 if a file raised another error, took longer than a second of processor time, or was
+refused without a line.
 """
 
 import argparse

@@ -19,7 +19,16 @@ from remix_study.config.study import StudyConfig
 from remix_study.files import DEFAULT_WORKSPACE
 from remix_study.files.mirror import workspace_at
 from remix_study.files.urls import corpus_at
-from remix_study.study.status import Best, StudyStatus, ask_to_stop, best_run, existing, listed, method_of, study_status
+from remix_study.study.status import (
+    Best,
+    StudyStatus,
+    ask_to_stop,
+    best_run,
+    existing,
+    method_of,
+    study_names,
+    study_status,
+)
 from remix_study.study.storage import study_folder
 
 if TYPE_CHECKING:
@@ -233,7 +242,7 @@ def studies(workspace: Path | str = DEFAULT_WORKSPACE) -> list[StudyStatus]:
         StudyError: there is no workspace.
     """
     place = workspace_at(workspace)
-    return [study_status(existing(place, name)) for name in listed(place)]
+    return [study_status(existing(place, name)) for name in study_names(place)]
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> StudyConfig:

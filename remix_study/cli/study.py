@@ -162,9 +162,9 @@ def list_studies(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """List the studies of the workspace."""
-    from remix_study.study.status import existing, listed, study_status
+    from remix_study.study.status import existing, study_names, study_status
 
-    found = [study_status(existing(workspace, name)) for name in listed(workspace)]
+    found = [study_status(existing(workspace, name)) for name in study_names(workspace)]
     if as_json:
         out.print_json(json.dumps([each.plain() for each in found]))
     elif found:

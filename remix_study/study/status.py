@@ -143,31 +143,37 @@ def names(workspace: Path) -> list[str]:
     return sorted(path.parent.name for path in workspace.glob(f"studies/*/{CONFIG}"))
 
 
-def listed(workspace: Path) -> list[str]:
-    """`names`, of a folder or URL that is a workspace.
+def study_names(workspace: Path) -> list[str]:
+    """Names of all studies, as of `names`, of a folder or URL that must be a workspace.
 
     Raises:
         StudyError: there is no workspace: the folder is missing, or holds only files of something else.
         SourceError: the workspace's service does not answer or refuses.
     """
     found = names(workspace)
-    if found:
-        return found
-    url = url_of(workspace.resolve())
-    if url is not None:
-        content = [*RemoteFolder(url).listing(flat=True), *RemoteFolder(url).matching("*")]
-        wrong = "nothing is stored there" if not content else None
-    else:
-        content = [path.name for path in workspace.glob("*")]
-        wrong = None if workspace.is_dir() else "it is a file" if workspace.exists() else "no such folder"
-    if wrong is None and content and not {"studies", "runs"} & set(content):
-        wrong = "it has neither studies nor runs, but other files"
+    wrong = None if found else _why_no_workspace(workspace)
     if wrong is not None:
         raise StudyError(
             f"Cannot list studies: there is no workspace at {place_of(workspace.resolve())} ({wrong}). Start a study "
             f"with `{own_command('run', 'FILE', workspace=workspace)}`, or set another --workspace."
         )
-    return []
+    return found
+
+
+def _why_no_workspace(workspace: Path) -> str | None:
+    """Why a folder or URL without studies is no workspace; None if it is one, or an empty folder."""
+    url = url_of(workspace.resolve())
+    if url is not None:
+        content = [*RemoteFolder(url).listing(flat=True), *RemoteFolder(url).matching("*")]
+        if not content:
+            return "nothing is stored there"
+    elif workspace.is_dir():
+        content = [path.name for path in workspace.iterdir()]
+    else:
+        return "it is a file" if workspace.exists() else "no such folder"
+    if content and not {"studies", "runs"} & set(content):
+        return "it has neither studies nor runs, but other files"
+    return None
 
 
 def study_status(folder: Path) -> StudyStatus:
