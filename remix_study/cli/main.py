@@ -117,7 +117,7 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
     sys.stdout.write(text(kind))
 
 
-# `--help` lists the commands in this order.
+# `--help` lists the commands in this order, and `prepare`, which has commands of its own, last.
 app.command("demo")(study.demo)
 app.add_typer(prepare.app, name="prepare")
 app.command("verify")(verify.verify)

@@ -53,14 +53,14 @@ def cautions(result: StudyResult) -> list[str]:
         found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
     if result.unchecked:
         found.append(
-            f"The settings of {', '.join(result.unchecked)} are not valid in this version, so it is not known whether "
-            "the methods have the same ones."
+            f"The settings of {', '.join(result.unchecked)} are not valid in this version, so that they cannot be "
+            "compared with those of the other methods."
         )
     return found
 
 
 def _diverged(result: StudyResult) -> list[str]:
-    counts = ", ".join(f"{len(c.diverged)} of {len(c.seeds)} of {c.name}" for c in result.methods if c.diverged)
+    counts = ", ".join(f"{c.name} ({len(c.diverged)} of {len(c.seeds)})" for c in result.methods if c.diverged)
     if not counts:
         return []
     return [

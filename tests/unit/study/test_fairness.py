@@ -161,7 +161,7 @@ def test_settings_that_are_not_valid_any_more_are_not_called_equal(tmp_path: Pat
     remix: dict[str, Any] = {"set": {"epochs": "many"}}
     trials = {name: [trial(0, 0.9, method=name)] for name in ("joint", "remix")}
     said = result_for(study(remix=remix), trials, tmp_path / "a")
-    assert "The settings of remix are not valid in this version, so it is not known whether the methods have" in said
+    assert "The settings of remix are not valid in this version, so that they cannot be compared" in said
     assert "settings of the methods differ" not in said
 
 

@@ -141,7 +141,7 @@ def test_runs_whose_loss_grew_a_thousandfold_are_marked_as_diverged(conduct: Con
     result = conduct(Runner(summary=summary))
     assert result is not None
     assert {m.name: m.diverged for m in result.methods} == {"joint": (0, 1), "remix": ()}
-    assert "Replicates diverged (their loss grew a thousandfold): 2 of 2 of joint." in result.sentence
+    assert "Replicates diverged (their loss grew a thousandfold): joint (2 of 2)." in result.sentence
     assert [row[1] for row in accuracy_table(result).rows if row[0] == "joint"] == ["25.0 ± 0.0 (2 diverged)"]
     conduct(Runner())  # resumed: nothing runs again, and the marks stay
     ledger = read_ledger(tmp_path / "studies" / "s")
