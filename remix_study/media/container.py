@@ -36,6 +36,8 @@ _RAW = {"aac", "ac3", "h264", "hevc", "m4v", "mpegvideo"}
 _NEVER = -(2**63)  # before every timestamp
 _HOLE_S, _HOLE_FRAMES = 1.0, 10  # shorter ones occur where a camera or a screen recorder drops frames
 _DEFAULT_FRAME_S = 0.04  # 25 frames per second, for a video track without a frame rate
+_PLACED = 8  # blocks of audio whose times place a track
+_ROUNDED_S = 0.003  # Matroska, FLV and ASF round the times of blocks to milliseconds
 
 
 class Rational(Protocol):
@@ -234,13 +236,14 @@ class _AudioPackets:
 
     def __init__(self, start_s: float) -> None:
         self._start_s = start_s
-        self._first_sample_s: float | None = None
+        self._samples = 0  # decoded so far
+        self._begins_s: list[float] = []  # when the track begins, according to each decoded block
         self.heard_s: list[float] = []
         self.end_s = 0.0
 
     def add(self, packet: Any) -> None:
-        if self._first_sample_s is None:  # packets that are marked as discarded prepare the decoder
-            self._first_sample_s = _first_sample_s(packet)
+        if len(self._begins_s) < _PLACED:  # packets that are marked as discarded prepare the decoder
+            self._decode(packet)
         if packet.pts is not None and not packet.is_discard:
             self.heard_s.append(seconds(packet.pts, packet.time_base) - self._start_s)
             end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base) - self._start_s
@@ -248,10 +251,25 @@ class _AudioPackets:
 
     @property
     def first_s(self) -> float:
-        """Time of the first decoded sample; 0 if it is not known."""
-        if self._first_sample_s is not None:
-            return max(self._first_sample_s - self._start_s, 0.0)
-        return max(self.heard_s[0], 0.0) if self.heard_s else 0.0
+        """Time of the first decoded sample; 0 if it is not known.
+
+        In MP4 without edit lists, as in many fragmented files, the first block lasts until the video begins, which is
+        longer than its samples. The samples after it must be in sync, so most of the first blocks decide.
+        """
+        if not self._begins_s:
+            return max(self.heard_s[0], 0.0) if self.heard_s else 0.0
+        first_s, most_s = self._begins_s[0], float(np.median(self._begins_s))
+        return max((most_s if abs(most_s - first_s) > _ROUNDED_S else first_s) - self._start_s, 0.0)
+
+    def _decode(self, packet: Any) -> None:
+        try:
+            for block in packet.decode():
+                if block.pts is not None:
+                    begins_s = seconds(block.pts, block.time_base) - self._samples / block.sample_rate
+                    self._begins_s.append(begins_s)
+                self._samples += block.samples
+        except av.FFmpegError:  # damage is reported when the track is decoded
+            pass
 
 
 def _duration_s(file: Any, path: Path, start_s: float, end_s: float) -> float | None:
@@ -320,14 +338,3 @@ def _packets(file: Any, *tracks: Any | None) -> Iterator[Any]:
     for packet in file.demux(wanted):
         if packet.size:
             yield packet
-
-
-def _first_sample_s(packet: Any) -> float | None:
-    """Time of the first sample that a packet of an audio track decodes to, in seconds; None if there is none."""
-    try:
-        for frame in packet.decode():
-            if frame.pts is not None:
-                return seconds(frame.pts, frame.time_base)
-    except av.FFmpegError:  # damage is reported when the track is decoded
-        pass
-    return None

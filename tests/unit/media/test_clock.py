@@ -108,6 +108,19 @@ def test_times_count_from_the_earliest_timestamp(kind: Kind, shift_s: float, tmp
             require_source_times(path, decoder, window, origin, left)
 
 
+@pytest.mark.parametrize("b_frames", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_sound_stays_in_sync_where_its_first_packet_lasts_longer_than_its_samples(
+    b_frames: int, tmp_path: Path
+) -> None:
+    """Fragmented MP4: the delay of reordered pictures is added to the first packet of the sound."""
+    kind = Kind("mp4", "libx264", "aac", 48000, b_frames)
+    path = write_timed(
+        tmp_path / "a.mp4", kind, SECONDS, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    )
+    for decoder in installed():
+        require_source_times(path, decoder, (1.0, 2.5), origin_s(path), SECONDS)
+
+
 @pytest.mark.parametrize(
     "kind",
     all_but((MKV,), (MKV, Kind("mp4", "libx264", "aac"))),
