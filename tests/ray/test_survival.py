@@ -13,6 +13,7 @@ import termios
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ PRUNED: dict[str, Any] = {
     "methods": {"remix": {"set": {"method": {"name": "remix", "warmup": 1}}}},
     "pruner": {"name": "asha", "grace": 3, "reduction": 2}, "trials": 9,
 }  # fmt: skip
-KILLS, BEFORE_RAY = 4, "before Ray is up"
+BEFORE_RAY = "before Ray is up"
 
 
 def assert_tracking_is_complete(bench: "StudyBench", process: "StudyProcess") -> None:
@@ -66,19 +67,17 @@ def uninterrupted(
     return bench.run(bench.write(**PRUNED))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_study_whose_driver_is_killed_repeatedly_equals_an_uninterrupted_one(
-    bench: "StudyBench", uninterrupted: "StudyProcess", seed: int
+    bench: "StudyBench", uninterrupted: "StudyProcess"
 ) -> None:
-    draw = random.Random(seed)
-    moments = [*MOMENTS, *draw.choices(list(MOMENTS), k=KILLS - len(MOMENTS))]
-    draw.shuffle(moments)
+    """tests/unit/study/test_study.py kills studies at many more moments, in one process."""
+    draw = random.Random(1)
     study = bench.write(base={"tracking": TRACKED}, **PRUNED)
     written: dict[str, int] = {}
     kills: Counter[str] = Counter()
-    for moment in moments:
+    for moment, await_moment in MOMENTS.items():
         process = bench.start(study)
-        MOMENTS[moment](process, draw)
+        await_moment(process, draw)
         kills[moment if moment == BEFORE_RAY else process.position()] += 1
         process.kill()
         killed_at = process.history_lines()
@@ -96,7 +95,7 @@ def test_a_study_whose_driver_is_killed_repeatedly_equals_an_uninterrupted_one(
     assert last.finals() == uninterrupted.finals()
     assert any(state == "pruned" for trials in last.trials().values() for _, state, *_ in trials)
     assert_tracking_is_complete(bench, last)
-    print(f"kills of the driver (seed {seed}): {dict(kills)}")
+    print(f"kills of the driver: {dict(kills)}")
 
 
 def _before_ray(process: "StudyProcess", draw: random.Random) -> None:
@@ -128,21 +127,6 @@ MOMENTS: dict[str, Callable[["StudyProcess", random.Random], None]] = {
     "in an epoch": _in_epoch,
     "between runs": _between_runs,
 }
-
-
-@pytest.mark.smoke
-def test_a_killed_study_resumes_from_its_last_epoch(bench: "StudyBench") -> None:
-    study = bench.write(base={"tracking": TRACKED}, trials=1)
-    process = bench.start(study)
-    process.wait_until(lambda: process.epochs("remix-search-0-") >= 2)
-    process.kill()
-    process.await_idle()
-    killed_at = process.history_lines()
-    last = bench.run(study)
-    assert_no_epoch_repeated(killed_at, last.history_lines())
-    assert [(t.number, t.state) for trials in last.ledger().trials.values() for t in trials] == [(0, "complete")] * 2
-    assert all(last.finals().values())
-    assert_tracking_is_complete(bench, last)
 
 
 # --- a worker --------------------------------------------------------------------------------------------------------
@@ -180,30 +164,22 @@ def test_a_killed_worker_is_replaced_and_a_trial_fails_after_three_kills(bench: 
 # --- two studies -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_of_a_running_study_is_rejected(bench: "StudyBench") -> None:
-    study = bench.write(base={"tracking": TRACKED})
-    first = bench.start(study)
-    worker = first.wait_until(lambda: first.epochs() and first.worker_of("joint-search-0-"))
-    os.kill(worker, signal.SIGSTOP)  # keeps the first study running until the second has ended
+def test_two_studies_share_a_workspace_and_a_second_start_of_either_is_rejected(bench: "StudyBench") -> None:
+    files = [bench.write(name, base={"tracking": TRACKED}, trials=1) for name in ("one", "two")]
+    one, two = pair = [bench.start(file) for file in files]
+    worker = one.wait_until(lambda: one.epochs() and one.worker_of("joint-search-0-"))
+    os.kill(worker, signal.SIGSTOP)  # keeps the first study running until the second start has ended
     try:
-        second = bench.start(study)
+        second = bench.start(files[0])
         assert second.wait() == 1
     finally:
         os.kill(worker, signal.SIGCONT)
     (error,) = [line for line in second.output.splitlines() if "error" in line]
-    assert f"Cannot write to {first.folder}: process {first.command.pid} is using the folder" in error
+    assert f"Cannot write to {one.folder}: process {one.command.pid} is using the folder" in error
     assert "Traceback" not in second.output
-    assert first.wait() == 0, first.output
-    assert {t.state for trials in first.ledger().trials.values() for t in trials} == {"complete"}
-    assert_tracking_is_complete(bench, first)
-
-
-def test_two_studies_share_a_workspace_and_a_database(bench: "StudyBench") -> None:
-    pair = [bench.start(bench.write(name, base={"tracking": TRACKED})) for name in ("one", "two")]
     assert [process.wait() for process in pair] == [0, 0], [process.output for process in pair]
-    one, two = pair
     assert one.trials() == two.trials()  # the same study under two names
-    assert [len(trials) for trials in one.trials().values()] == [2, 2]
+    assert [[state for _, state, *_ in trials] for trials in one.trials().values()] == [["complete"]] * 2
     assert len(one.finals()) == len(two.finals()) == 2
     for process in pair:
         assert_tracking_is_complete(bench, process)
@@ -220,7 +196,7 @@ def test_a_study_continues_after_its_terminal_is_closed(bench: "StudyBench", det
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     process = bench.start(
-        bench.write(), *(["--detach"] if detached else []), stdin=theirs, stdout=theirs, stderr=theirs,
+        bench.write(trials=1), *(["--detach"] if detached else []), stdin=theirs, stdout=theirs, stderr=theirs,
         preexec_fn=set_controlling_terminal,
     )  # fmt: skip
     os.close(theirs)
@@ -263,47 +239,43 @@ class TerminalReader:
         os.close(self._terminal)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_runs_after_their_epoch_and_a_rerun_resumes_them(
-    bench: "StudyBench", uninterrupted: "StudyProcess", number: signal.Signals
-) -> None:
-    study = bench.write(**PRUNED)
-    process = bench.start(study)
-    process.wait_until(lambda: process.epochs() >= 5)
-    if number == signal.SIGINT:
-        os.killpg(process.command.pid, number)  # also to Ray's processes, as a terminal does
-    else:
-        process.command.send_signal(number)
-    assert process.wait() == 130, process.output
-    assert "Stopping after the current epochs" in process.output
-    assert "Rerun the command to resume" in process.output
-    others = [line for line in process.output.splitlines() if not re.match(r"\d+ of \d+ runs ended|Stop", line)]
-    assert others == [], "neither Ray nor its C++ part prints anything"
-    assert process.is_idle()
-    before = process.history_lines()
-    last = bench.run(study)
-    assert_no_epoch_repeated(before, last.history_lines())
-    assert last.trials() == uninterrupted.trials()
-    assert last.finals() == uninterrupted.finals()
-
-
-def test_a_second_ctrl_c_stops_runs_at_once_and_a_rerun_resumes_them(
+def test_signals_stop_runs_after_their_epoch_and_a_second_ctrl_c_at_once_and_reruns_resume_them(
     bench: "StudyBench", uninterrupted: "StudyProcess"
 ) -> None:
     study = bench.write(**PRUNED)
-    process = bench.start(study)
-    process.wait_until(lambda: process.epochs() >= 5)
-    os.killpg(process.command.pid, signal.SIGINT)
-    process.wait_until(lambda: "Stopping after the current epochs" in process.output)
-    os.killpg(process.command.pid, signal.SIGINT)
-    assert process.wait() == 130, process.output
-    assert "Traceback" not in process.output
-    process.await_idle()
-    before = process.history_lines()
+    before: dict[str, list[str]] = {}
+    for signals in ([signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]):
+        reached = sum(map(len, before.values()))
+        process = bench.start(study)
+        process.wait_until(partial(has_trained, process, reached + 5))
+        for number in signals:
+            if number == signal.SIGINT:
+                os.killpg(process.command.pid, number)  # also to Ray's processes, as a terminal does
+            else:
+                process.command.send_signal(number)
+            process.wait_until(partial(announces_its_stop, process))
+        assert process.wait() == 130, process.output
+        assert "Traceback" not in process.output
+        if len(signals) == 1:
+            assert "Rerun the command to resume" in process.output
+            others = [line for line in process.output.splitlines() if not re.match(r"\d+ of \d+ runs ended|Stop", line)]
+            assert others == [], "neither Ray nor its C++ part prints anything"
+            assert process.is_idle()
+        process.await_idle()
+        assert_no_epoch_repeated(before, process.history_lines())
+        before = process.history_lines()
     last = bench.run(study)
     assert_no_epoch_repeated(before, last.history_lines())
     assert last.trials() == uninterrupted.trials()
     assert last.finals() == uninterrupted.finals()
+
+
+def has_trained(process: "StudyProcess", epochs: int) -> bool:
+    return process.epochs() >= epochs
+
+
+def announces_its_stop(process: "StudyProcess") -> bool:
+    return "Stopping after the current epochs" in process.output
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -330,11 +302,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", [pytest.param("3m", marks=pytest.mark.smoke), "6500k"])
+@pytest.mark.smoke
 def test_a_study_on_a_full_disk_ends_with_a_message_and_can_be_resumed(
-    bench: "StudyBench", small_disk: Callable[[str], Path], size: str
+    bench: "StudyBench", small_disk: Callable[[str], Path]
 ) -> None:
-    workspace, study = small_disk(size), bench.write()
+    """tests/unit/study/test_study_faults.py lets the disk fill at each operation, in one process."""
+    workspace, study = small_disk("3m"), bench.write()
     process = bench.start(study, workspace=workspace)
     assert process.wait() == 1, process.output
     assert f"{process.folder} is full" in process.output
@@ -363,7 +336,7 @@ def test_a_restarted_tracking_server_receives_all_data(bench: "StudyBench") -> N
     mlflow_database.install(bench.workspace)
     store = default_uri(bench.workspace)
     with MLflowServer(store) as server:
-        process = bench.start(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}))
+        process = bench.start(bench.write(base={"tracking": {**TRACKED, "uri": server.url}}, trials=1))
         process.wait_until(lambda: process.epochs() >= 3)
         assert server._process is not None
         os.killpg(server._process.pid, signal.SIGKILL)
