@@ -278,6 +278,11 @@ def test_quantile_assigns_only_the_hardest_samples_of_a_modality(
         assert assignment.assigned_NM[:, m].sum() <= hardest
     nowhere_N = ~assignment.assigned_NM.any(axis=1)
     np.testing.assert_array_equal(assignment.joint_N, nowhere_N if otherwise == "joint" else np.zeros(samples, bool))
+    if all(len(np.unique(column)) == samples for column in scores_NM.T):
+        rank_NM = scores_NM.argsort(axis=0).argsort(axis=0)
+        first_N = np.where(rank_NM < hardest, rank_NM, samples).argmin(axis=1)  # hard for several: the lowest rank
+        hard_N = (rank_NM < hardest).any(axis=1)
+        np.testing.assert_array_equal(assignment.assigned_NM, hard_N[:, None] & np.eye(modalities, dtype=bool)[first_N])
 
 
 def test_quantile_does_not_depend_on_the_scale_of_the_scores() -> None:
@@ -302,6 +307,31 @@ def test_band_assigns_only_scores_inside_the_band(
         assert set(chosen) <= set(open_)
         if open_ and not with_shares:
             assert row[chosen[0]] == min(row[m] for m in open_)
+
+
+@property_test
+@given(scores_and_shares(), st.integers(0, 1000))
+def test_a_band_meets_shares_at_minimum_cost_if_its_samples_allow(
+    case: tuple[NDArray[np.float64], NDArray[np.float64]], seed: int
+) -> None:
+    """Otherwise a sample trains the open modality that the shares give it, or its cheapest one."""
+    scores_NM, shares_M = case
+    scores_NM = np.round(generator(seed).uniform(0.0, 2.2, scores_NM.shape), 2 if seed % 2 else 0)
+    open_NM = scores_NM >= 0.2
+    assigned_NM = Band(0.2, 2.5, "rest")(scores_NM, shares_M, generator()).assigned_NM
+    some_N = open_NM.any(axis=1)
+    high_NM = np.where(open_NM, scores_NM, 1e3)[some_N]
+    count_M = target_counts(len(high_NM), shares_M)
+    seats = np.repeat(high_NM, count_M, axis=1)
+    best = seats[linear_sum_assignment(seats)].sum()
+    if best < 1e3:
+        assert assigned_NM.sum(axis=0).tolist() == count_M.tolist()
+        assert scores_NM[assigned_NM].sum() == pytest.approx(best, abs=1e-6)
+    cheapest_N = high_NM.min(axis=1)
+    for m in np.flatnonzero(shares_M == 0):
+        # No share gives it this modality.
+        chosen_N = assigned_NM[some_N, m]
+        np.testing.assert_array_equal(high_NM[chosen_N, m], cheapest_N[chosen_N])
 
 
 def test_only_random_needs_no_scores() -> None:
