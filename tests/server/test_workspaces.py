@@ -111,19 +111,36 @@ def machines(bucket: Any, small_corpus: Path, tmp_path: Path) -> Iterator[Machin
 
 
 @pytest.mark.smoke
-def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines: Machines) -> None:
+def test_a_study_is_stopped_from_another_machine_and_resumes_there_and_after_its_driver_is_killed(
+    machines: Machines,
+) -> None:
     study = machines.study()
     driver = machines.start("one", "run", str(study))
-    machines.until(lambda: len(machines.epochs("joint-search-0-")) >= 5, driver)
-    status, output = machines.run("two", "status", "s", "--json")
+    machines.until(lambda: len(machines.epochs("joint-search-0-")) >= 2, driver)
+    status, output = machines.run("two", "stop", "s")
+    assert status == 0, output
+    assert "of" in output
+    status, output = driver.process.wait(120), driver.text
+    assert status == 130, output
+    assert "Rerun the command to resume" in " ".join(output.split())
+    before = machines.epochs("joint-search-0-")
+    assert 2 <= len(before) < EPOCHS
+    status, output = machines.run("two", "stop", "s")
+    assert status == 1
+    assert "Cannot stop the study s: no process runs it" in " ".join(output.split())
+
+    driver = machines.start("two", "run", str(study))
+    machines.until(lambda: len(machines.epochs("joint-search-0-")) > len(before), driver)
+    assert machines.site.content("stop") is None
+    status, output = machines.run("one", "status", "s", "--json")
     assert (status, json.loads(output)["state"]) == (0, "running")
-    status, output = machines.run("two", "run", str(study))
+    status, output = machines.run("one", "run", str(study))
     assert status == 1
     assert "Cannot run the study" in " ".join(output.split())
     os.killpg(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
     before = machines.epochs("joint-search-0-")
-    status, output = machines.run("two", "run", str(study))
+    status, output = machines.run("one", "run", str(study))
     assert status == 0, output
     assert "Checking for" in output  # whether the killed driver still runs
     after = machines.epochs("joint-search-0-")
@@ -138,7 +155,7 @@ def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines:
     assert "lease.json" not in listed
     assert not any(path.startswith(("tune/", "ray_train/")) or path.endswith("lock") for path in listed)
     # The machine that trained keeps only what the driver reads.
-    assert not list((machines.place / "two").rglob("*.pt"))
+    assert not list((machines.place / "one").rglob("*.pt"))
 
     status, output = machines.run("three", "report", "s")
     assert status == 0
@@ -150,26 +167,6 @@ def test_a_study_resumes_on_another_machine_after_its_driver_is_killed(machines:
     assert machines.url in output
     status, output = machines.run("three", "list")
     assert "complete" in output
-
-
-def test_a_study_is_stopped_from_another_machine_and_resumes(machines: Machines) -> None:
-    study = machines.study()
-    driver = machines.start("one", "run", str(study))
-    machines.until(lambda: len(machines.epochs("joint-search-0-")) >= 2, driver)
-    status, output = machines.run("two", "stop", "s")
-    assert status == 0, output
-    assert "of" in output
-    status, output = driver.process.wait(120), driver.text
-    assert status == 130, output
-    assert "Rerun the command to resume" in " ".join(output.split())
-    assert 2 <= len(machines.epochs("joint-search-0-")) < EPOCHS
-    status, output = machines.run("two", "stop", "s")
-    assert status == 1
-    assert "Cannot stop the study s: no process runs it" in " ".join(output.split())
-    status, output = machines.run("two", "run", str(study))
-    assert status == 0, output
-    assert len(machines.epochs("joint-search-0-")) == EPOCHS
-    assert machines.site.content("stop") is None
 
 
 def test_missing_settings_of_a_remote_workspace_are_reported_before_anything_starts(machines: Machines) -> None:
