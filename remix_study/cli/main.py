@@ -114,7 +114,7 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
 
     if kind not in ("study", "run"):
         raise ConfigError(f"`KIND` must be `study` or `run`, but is {kind!r}.")
-    sys.stdout.write(text(kind))
+    typer.echo(text(kind), nl=False)
 
 
 # `--help` lists the commands in this order, and `prepare`, which has commands of its own, last.

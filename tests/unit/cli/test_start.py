@@ -42,6 +42,13 @@ def test_a_signal_while_a_command_imports_ends_it_with_one_sentence(
     )
 
 
+def test_a_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["remix-study", "schema", "run"])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+
+
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE]
 )
@@ -52,7 +59,7 @@ def test_errors_of_the_operating_system_name_the_file_and_what_helps(
         raise OSError(number, os.strerror(number), "a/.x.part", None, "a/x")
 
     monkeypatch.setattr(sys, "argv", ["remix-study", "list"])
-    monkeypatch.setattr("remix_study.study.status.listed", fail)
+    monkeypatch.setattr("remix_study.study.status.study_names", fail)
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     said = capsys.readouterr().err
