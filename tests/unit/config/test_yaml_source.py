@@ -212,6 +212,33 @@ def test_aliases_that_expand_to_millions_of_items_raise() -> None:
         read_text("\n".join(lines), "x.yaml")
 
 
+NESTED = st.recursive(st.integers(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner))
+
+
+def expanded(value: Any) -> int:
+    """Return the number of keys and values, aliases expanded."""
+    if isinstance(value, dict):
+        return 1 + sum(1 + expanded(each) for each in value.values())
+    return 1 + sum(map(expanded, value)) if isinstance(value, list) else 1
+
+
+@examples(30)
+@given(st.dictionaries(KEYS, NESTED, min_size=1), st.integers(0, 3))
+def test_keys_and_values_are_counted_with_aliases_expanded(content: dict[str, Any], times: int) -> None:
+    for _ in range(times):
+        content = {"a": content, "off": [content, content]}  # written as aliases
+    text, size = yaml.safe_dump(content), expanded(content)
+    assert read_text(text, "x.yaml", size).content == content
+    with pytest.raises(ConfigError, match=f"it has more than {size - 1:,} keys and values"):
+        read_text(text, "x.yaml", size - 1)
+
+
+def test_a_hundred_levels_are_read() -> None:
+    assert read_text("a: " + "[" * 99 + "]" * 99, "x.yaml").content
+    with pytest.raises(ConfigError, match="it nests more than 100 levels deep"):
+        read_text("a: " + "[" * 100 + "]" * 100, "x.yaml")
+
+
 def test_deep_nesting_raises() -> None:
     with pytest.raises(ConfigError, match=r"x\.yaml:1: it nests more than 100 levels deep"):
         read_text("a: " + "[" * 5000 + "]" * 5000, "x.yaml")
