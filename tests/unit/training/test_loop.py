@@ -22,19 +22,11 @@ from remix_study.training.loop import Run, train
 from remix_study.training.state import Progress
 from remix_study.training.step import train_step
 from remix_study.world import Solo
+from tests.unit.training.recipes import EVERY_STATE
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
-# All kinds of state: moments of Adam, shares that follow progress, assignments that are kept for an epoch.
-HARD = {
-    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled",
-               "joint_share": 0.1, "filter": {"rule": "tempered", "temperature": 0.1}},
-    "epochs": 6,
-    "rate": {"name": "cosine", "warmup": 1},
-    "optimizer.learning_rate": 0.003,
-    "clip_norm": 1.0,
-    "augment": {"crop": True, "flip": True, "time_mask": 8, "frequency_mask": 8, "shift": 0.2},
-}  # fmt: skip
+HARD = {**EVERY_STATE, "epochs": 6}
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error

@@ -20,20 +20,11 @@ from remix_study.training.partial_epoch import fits
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo, World
 from tests.ranks import run_on_ranks
+from tests.unit.training.recipes import EVERY_STATE
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
-# All kinds of state: moments of Adam, shares that follow progress, kept assignments, draws for each sample.
-REMIX = {
-    "method": {"name": "remix", "warmup": 1, "share": {"kind": "progress"}, "rescore_every": 2, "order": "shuffled",
-               "joint_share": 0.1, "filter": {"rule": "tempered", "temperature": 0.1}},
-    "epochs": 4,
-    "rate": {"name": "cosine", "warmup": 1},
-    "optimizer.learning_rate": 0.003,
-    "clip_norm": 1.0,
-    "evaluation.clash_every": 2,
-    "augment": {"crop": True, "flip": True, "time_mask": 8, "frequency_mask": 8, "shift": 0.2},
-}  # fmt: skip
+REMIX = {**EVERY_STATE, "epochs": 4, "evaluation.clash_every": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "remix": REMIX,
     "accumulated": {**REMIX, "method.order": "mixed", "method.accumulate": True, "micro_batch": 9},
