@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from remix_study.datasets.corpus import Found, open_corpus, prepare
 from remix_study.datasets.manifest import read_manifest, write_manifest
-from remix_study.datasets.table import Table, read_raw
+from remix_study.datasets.raw_table import read_raw
+from remix_study.datasets.table import Table
 from remix_study.errors import ManifestError
 from remix_study.media.presets import AUDIO_FRONT_ENDS, PRESETS, FeaturePreset, FlowPreset, preset_named
 from remix_study.media.source import LocalSource
