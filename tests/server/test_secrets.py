@@ -78,16 +78,17 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.smoke
 @pytest.mark.timeout(900)
-def test_no_secret_is_written_to_any_file(
+def test_a_study_waits_for_a_restart_of_its_database_and_no_secret_is_written_to_any_file(
     bucket: Bucket, small_corpus: Path, tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The current run keeps training without its pruner, the driver waits, and nothing is lost."""
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     bench = StudyBench(small_corpus, tmp_path)
     with a_postgresql(PLANTED["DB_PASSWORD"]) as postgresql:
         trials, runs = postgresql.make("trials"), postgresql.make("mlflow")
-        words = ("--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth")
+        words = ("--backend", runs, "--artifacts", f"{bucket.url}/mlflow", "--auth", "--workers", "1")
         with serving(tmp_path / "server", *words) as server:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", server.up().url)
             file = bench.write(
@@ -103,15 +104,21 @@ def test_no_secret_is_written_to_any_file(
             try:
                 study = bench.start(file)
                 study.wait_until(lambda: study.epochs() >= 2)
+                (run,) = study.runs.values()
                 arguments = processes_with_secrets()
                 postgresql.stop()  # the pruner, the driver and MLflow's server all lose their connections
+                study.wait_until((run.path / "result.json").exists)
                 study.wait_until(lambda: "does not answer. Waiting for it" in study.output)
                 postgresql.start()
                 assert study.wait() == 0, study.output
+                assert "answers again" in study.output
+                assert "Traceback" not in study.output
                 bench.run(file)  # sends unsent data and rewrites the report
             finally:
                 bench.end_all()
-            assert study_status(study.folder).state == "complete"
+            found = study_status(study.folder)
+            assert (found.state, found.failures) == ("complete", ())
+            assert [t.number for trials in study.ledger().trials.values() for t in trials] == [0, 0]
             assert bench.tracked("e", server.url)
             assert arguments == {}
             assert tables_with_secrets(postgresql, "trials") == {}
