@@ -11,8 +11,9 @@ Works with PyAV 18, whose times are `fractions.Fraction`, and with PyAV 19, whos
 
 # F frames that can be shown, in presentation order
 
+import bisect
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ _RAW = {"aac", "ac3", "h264", "hevc", "m4v", "mpegvideo"}
 _NEVER = -(2**63)  # before every timestamp
 _HOLE_S, _HOLE_FRAMES = 1.0, 10  # shorter ones occur where a camera or a screen recorder drops frames
 _DEFAULT_FRAME_S = 0.04  # 25 frames per second, for a video track without a frame rate
+_LEADING_S = 0.5  # open groups of frames need less; more is a part of the clip
 _PLACED = 8  # blocks of audio whose times place a track
 _ROUNDED_S = 0.003  # Matroska, FLV and ASF round the times of blocks to milliseconds
 
@@ -187,6 +189,8 @@ def _read(file: Any, path: Path) -> Container:
     pictures, sound = _VideoPackets(is_avi), _AudioPackets(start_s)
     for packet in _packets(file, video, audio):
         (pictures if video is not None and packet.stream_index == video.index else sound).add(packet)
+    if pictures.has_leading:
+        pictures.drop_leading(_first_frame(path), video.time_base)  # type: ignore[union-attr]  # it has packets
     frame_s = _frame_seconds(video.average_rate if video is not None else None)
     times = _frame_times(pictures.shown, video, start_s, frame_s) if video is not None else None
     last_s = (
@@ -215,10 +219,26 @@ class _VideoPackets:
 
     def __init__(self, is_avi: bool) -> None:
         self._is_avi, self._last = is_avi, _NEVER
+        self._first_key: int | None = None
         self.shown: list[int | None] = []
         self.last_duration = 0
 
+    @property
+    def has_leading(self) -> bool:
+        """Whether there may be frames that `leading_frames` counts."""
+        key = self._first_key
+        return not self._is_avi and key is not None and any(pts is not None and pts < key for pts in self.shown)
+
+    def drop_leading(self, first_frame: int | None, time_base: Rational | None) -> None:
+        """Drop the frames that `leading_frames` counts, unless they last too long."""
+        known = sorted(pts for pts in self.shown if pts is not None)
+        leading = 0 if first_frame is None else leading_frames(known, self._first_key, first_frame)
+        if leading and len(known) == len(self.shown) and not is_long(known, leading, time_base):
+            self.shown = [*known[leading:]]
+
     def add(self, packet: Any) -> None:
+        if packet.is_keyframe and self._first_key is None:
+            self._first_key = packet.pts
         if packet.is_discard:
             return
         self.shown.append(packet.dts if self._is_avi else packet.pts)
@@ -270,6 +290,36 @@ class _AudioPackets:
                 self._samples += block.samples
         except av.FFmpegError:  # damage is reported when the track is decoded
             pass
+
+
+def leading_frames(times: Sequence[int], first_key: int | None, first_frame: int) -> int:
+    """The number of frames at the start of a file that need frames before it, so that decoders drop them.
+
+    A file that was cut without encoding can have such frames before its first key frame, and after an open group of
+    frames was cut in front of them.
+
+    Args:
+        times: timestamps of the packets, ascending.
+        first_key: that of the first key frame in the order of decoding; None if it is not known.
+        first_frame: that of the first decoded frame.
+    """
+    return 0 if first_key is None else bisect.bisect_left(times, min(first_key, first_frame, times[-1]))
+
+
+def is_long(times: Sequence[int], leading: int, time_base: Rational | None) -> bool:
+    """Whether so many frames at the start of a file are a part of the clip that must not be missing."""
+    return seconds(times[leading] - times[0], time_base) > _LEADING_S
+
+
+def _first_frame(path: Path) -> int | None:
+    """Timestamp of the first frame that a video track decodes to; None if there is none."""
+    try:
+        with open_media(path) as file:
+            for frame in file.decode(video_track(file)):
+                return None if frame.pts is None else int(frame.pts)
+    except (av.FFmpegError, LookupError):  # damage is reported when the track is decoded
+        pass
+    return None
 
 
 def _duration_s(file: Any, path: Path, start_s: float, end_s: float) -> float | None:

@@ -8,6 +8,7 @@ without an error (docs/platform.md).
 # T chosen frames of H x W pixels
 
 import importlib.metadata
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,16 @@ from numpy.typing import NDArray
 
 from remix_study.errors import MediaError, StoreError
 from remix_study.media.checks import ChannelLevel
-from remix_study.media.container import Container, audio_track, open_media, seconds, video_track
+from remix_study.media.container import (
+    Container,
+    Rational,
+    audio_track,
+    is_long,
+    leading_frames,
+    open_media,
+    seconds,
+    video_track,
+)
 from remix_study.media.pixels import to_rgb
 
 DecoderName = Literal["pyav", "torchcodec", "decord"]
@@ -190,6 +200,7 @@ _NO_FFMPEG = (
 )
 _GAP_S = 0.1  # longer than rounding errors of timestamps, shorter than a gap that a listener overlooks
 _DECORD_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "bgr0", "rgb24", "bgr24", "gray"}
+_REORDERED = 64  # packets at the start of a file, at least as many as codecs reorder
 _DECORD_CONTAINERS = ("mov", "matroska", "avi", "flv")
 
 
@@ -202,6 +213,8 @@ def _video_frames(path: Path, count: int) -> Iterator[Any]:
     number = 0
     packet_times: list[int | None] = []
     frame_times: list[int | None] = []
+    first_key: int | None = None
+    time_base = None
     try:
         with open_media(path) as file:
             track = video_track(file)
@@ -209,7 +222,9 @@ def _video_frames(path: Path, count: int) -> Iterator[Any]:
                 raise MediaError("it has no video track", stage="video")
             track.codec_context.thread_count = 1
             timed = file.format.name != "avi"  # presentation times of an AVI are guessed by FFmpeg
+            time_base = track.time_base
             for packet in file.demux(track):
+                first_key = packet.pts if first_key is None and packet.is_keyframe else first_key
                 if packet.size and not packet.is_discard:
                     packet_times.append(packet.pts)
                 for frame in packet.decode():
@@ -224,12 +239,31 @@ def _video_frames(path: Path, count: int) -> Iterator[Any]:
                     break
     except _FAILURES as error:
         raise _failure("video", error, path) from error
+    known = sorted(pts for pts in packet_times if pts is not None)
+    complete = timed and len(known) == len(packet_times)
+    if complete and known and frame_times and frame_times[0] is not None:
+        known = known[_leading(known, first_key, frame_times[0], time_base) :]
     if number < count:
         raise MediaError(f"its video track ends after {number} of {count} frames", stage="video")
     # A frame that FFmpeg skips shifts all frames after it. Its packet's time is then missing from the frame times.
-    known = sorted(pts for pts in packet_times if pts is not None)
-    if timed and len(known) == len(packet_times) and None not in frame_times and known[:count] != frame_times:
+    if complete and None not in frame_times and known[:count] != frame_times:
         raise MediaError("frames of its video track are missing, or have other times than their packets", stage="video")
+
+
+def _leading(times: Sequence[int], first_key: int | None, first_frame: int, time_base: Rational | None) -> int:
+    """As `leading_frames`.
+
+    Raises:
+        MediaError: stage `video`; they last too long.
+    """
+    leading = leading_frames(times, first_key, first_frame)
+    if leading and is_long(times, leading, time_base):
+        raise MediaError(
+            f"the first {seconds(times[leading] - times[0], time_base):.2f} s of its video track need frames before "
+            "the start of the file; cut it at a key frame, or encode it again (`ffmpeg -i FILE FILE.mkv`)",
+            stage="video",
+        )
+    return leading
 
 
 def _decord_is_reliable(path: Path, count: int) -> bool:
@@ -238,14 +272,19 @@ def _decord_is_reliable(path: Path, count: int) -> bool:
     Raises:
         MediaError: as `_video_frames`.
     """
-    sizes, supported = set(), True
+    sizes, supported, first_pts = set(), True, 0
     for number, frame in enumerate(_video_frames(path, count)):
         sizes.add((frame.width, frame.height))
+        first_pts = (frame.pts or 0) if number == 0 else first_pts
         supported = supported and frame.format.name in _DECORD_PIXELS and not frame.interlaced_frame
         supported = supported and (number > 0 or _rotation(frame) is None)
         supported = supported and frame.pts is not None and frame.pts >= 0  # decord skips to a key frame after 0
     with open_media(path) as file:
         known = file.format.name.split(",")[0] in _DECORD_CONTAINERS and len(file.streams.video) == 1
+        # decord counts frames that it drops at the start.
+        packets = (packet for packet in file.demux(video_track(file)) if packet.size and not packet.is_discard)
+        times = [packet.pts for packet in itertools.islice(packets, _REORDERED) if packet.pts is not None]
+        known = known and bool(times) and min(times) >= first_pts
     return supported and known and len(sizes) == 1 and all(width % 2 == height % 2 == 0 for width, height in sizes)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -119,6 +120,28 @@ def test_sound_stays_in_sync_where_its_first_packet_lasts_longer_than_its_sample
     )
     for decoder in installed():
         require_source_times(path, decoder, (1.0, 2.5), origin_s(path), SECONDS)
+
+
+OPEN = Kind("ts", "mpeg2video", "mp2", 48000, 2)
+
+
+@pytest.mark.parametrize(("lost", "taken"), [(1, True), pytest.param(4, True, marks=pytest.mark.slow), (13, False)])
+def test_a_file_that_begins_between_key_frames_begins_with_its_first_decoded_frame(
+    lost: int, taken: bool, tmp_path: Path
+) -> None:
+    """Decoders drop frames that need others from before the start of the file. Up to half a second may be lost."""
+    source = write_timed(tmp_path / "source.ts", OPEN, SECONDS)
+    path = copied(source, tmp_path / "a.ts", 2.0 - lost / FPS, 0.0)
+    with av.open(str(path)) as file:
+        first = next(file.decode(video=0))
+        (shown_s,) = picture_times(first.to_ndarray(format="rgb24")[None])
+        origin = shown_s - (first.time - begins_s(path))
+    for decoder in installed():
+        if taken:
+            require_source_times(path, decoder, (0.5, 1.7), origin, SECONDS)
+            continue
+        with pytest.raises(MediaError, match=r"the first 0\.\d\d s of its video track need frames before the start"):
+            require_source_times(path, decoder, (0.5, 1.7), origin, SECONDS)
 
 
 @pytest.mark.parametrize(
