@@ -35,7 +35,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
     raise KeyboardInterrupt
 
 
+# The order of `--help`, from one's own clips to a report. Typer would list the group `prepare` last.
+_ORDER = (
+    "demo", "prepare", "verify", "train", "plan", "run", "status", "list", "stop", "report", "best", "retrain",
+    "export", "ui", "serve", "submit", "schema",
+)  # fmt: skip
+
+
 class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
     def invoke(self, ctx: Any) -> Any:
         interrupt = {} if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else {signal.SIGINT: _interrupt}
         try:
@@ -117,7 +127,6 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
     typer.echo(text(kind), nl=False)
 
 
-# `--help` lists the commands in this order, and `prepare`, which has commands of its own, last.
 app.command("demo")(study.demo)
 app.add_typer(prepare.app, name="prepare")
 app.command("verify")(verify.verify)

@@ -38,7 +38,11 @@ def _counts(report: CheckReport) -> Fitted:
     splits = list(by_split)
     others = {"unusable": report.bad_by_class, "absent": report.absent_by_class}
     others = {name: counts for name, counts in others.items() if counts}
-    table = Table(title=f"{escape(report.name)}: {report.clips} clips", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"{escape(report.name)}: {report.clips} clip{'s' * (report.clips != 1)}",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("class", overflow="fold")
     for name in splits:
         table.add_column(name, justify="right")

@@ -185,7 +185,7 @@ def status_view(found: "StudyStatus") -> Group:
         lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs; the most recent:")
     for run in found.running:
         accuracy = "" if run.val_accuracy is None else f"  val {100 * run.val_accuracy:.1f} %"
-        left = "" if run.seconds_left is None else f"  {duration(run.seconds_left)} left"
+        left = "" if not run.seconds_left else f"  {duration(run.seconds_left)} left"
         if run.preempted is not None:
             lines.append(f"[dim]waiting:[/dim] {run.name}  {run.preempted}")
             continue
@@ -199,7 +199,7 @@ def _summary(found: "StudyStatus") -> str:
         text += f", {found.retrained} retrained"
     if found.holder is not None:
         text += f", process {found.holder}"
-    if found.seconds_left is not None:
+    if found.seconds_left:
         text += f", about {duration(found.seconds_left)} left"
     limits = [f"{used:.2f} of {allowed:g} {name.replace('_', ' ')}" for name, (used, allowed) in found.budget.items()]
     text += f"\n[dim]used:[/dim] {'; '.join(limits) if limits else f'{found.used.cpu_hours:.2f} CPU hours'}"
@@ -364,6 +364,7 @@ def comparison(result: "StudyResult") -> Group:
 
 
 def _drawn(data: "Plain", bold: str) -> Fitted:
+    data = data.without_empty_columns()
     table = Table(title=data.title, title_justify="left", title_style="")
     for number, name in enumerate(data.header):
         # A column is as wide as its cells, so that the table fits 80 columns: headings are wrapped, cells are not.

@@ -87,8 +87,9 @@ def _assign_folds(
         of_class[label].add(group)
     few = sorted(label for label, found in of_class.items() if len(found) < least)
     if few:
+        units = "clips" if all(group is None for group in groups) else "groups"
         raise ManifestError(
-            f"A class must have at least {least} groups to be in every part, but {', '.join(few[:10])} "
+            f"A class must have at least {least} {units} to be in every split, but {', '.join(few[:10])} "
             f"{'has' if len(few) == 1 else 'have'} fewer. Add clips, exclude the class, or add a split column."
         )
     order = sorted(range(len(ids)), key=lambda i: (own[i], ids[i]))
@@ -138,7 +139,7 @@ def _with_every_class(
     if lacking := _lacking(parts, labels, counts):
         missing = "; ".join(f"{label} in {part}" for part, label in lacking[:10])
         raise ManifestError(
-            f"Every class must be in every part, but the groups allow no such split (missing: {missing}). Add clips, "
+            f"Every class must be in every split, but the groups do not allow it (missing: {missing}). Add clips, "
             "exclude the class, or add a split column."
         )
     return drawn

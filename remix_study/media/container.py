@@ -122,7 +122,10 @@ def probe(path: Path) -> Container:
             return _read(file, path)
     except (av.FFmpegError, UnicodeDecodeError) as error:
         stage = "memory" if isinstance(error, MemoryError) else "open"
-        raise MediaError(f"it is not a media file that can be opened ({type(error).__name__})", stage=stage) from error
+        raise MediaError(
+            f"it is not a media file, or lacks its header or index, as a truncated copy may ({type(error).__name__})",
+            stage=stage,
+        ) from error
     except IndexError as error:  # PyAV numbers the tracks once, when it opens the file
         raise MediaError("its header does not list all of its tracks", stage="open") from error
 

@@ -28,6 +28,12 @@ class Table(NamedTuple):
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def without_empty_columns(self) -> "Table":
+        """The table as it is shown: without the columns that are empty in every row."""
+        kept = [n for n in range(len(self.header)) if not self.rows or any(row[n] for row in self.rows)]
+        rows = tuple(tuple(row[n] for n in kept) for row in self.rows)
+        return Table(self.title, tuple(self.header[n] for n in kept), rows)
+
 
 def comparison_table(result: StudyResult) -> Table:
     """Accuracy and sufficiency in one table, one row per method, all numbers in percent."""

@@ -59,8 +59,10 @@ def test_a_class_with_few_groups_is_spread_or_raises() -> None:
     labels = ["common"] * 60 + ["rare"] * 3
     drawn = draw_splits(ids, labels, [None] * 63)
     assert {split for split, label in zip(drawn, labels, strict=True) if label == "rare"} == {"train", "val", "test"}
-    with pytest.raises(ManifestError, match=r"at least 3 groups.*rare has fewer"):
+    with pytest.raises(ManifestError, match=r"at least 3 clips.*rare has fewer"):
         draw_splits(ids[:-1], labels[:-1], [None] * 62)
+    with pytest.raises(ManifestError, match=r"at least 3 groups.*rare has fewer"):
+        draw_splits(ids, labels, [*ids[:-2], "same", "same"])
 
 
 def test_folds_partition_groups_and_have_all_classes() -> None:

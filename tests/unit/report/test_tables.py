@@ -87,6 +87,14 @@ def test_unknown_sufficiency_is_an_empty_cell(result: StudyResult) -> None:
     )
 
 
+def test_columns_without_any_cell_are_not_shown(result: StudyResult) -> None:
+    table = sufficiency_table(result)
+    shown = table.without_empty_columns()
+    assert shown.header == ("method", "audio probe", "audio sufficiency", "video probe", "late sum")
+    assert shown.rows[1] == ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", "")
+    assert table._replace(rows=()).without_empty_columns().header == table.header
+
+
 def test_the_comparison_joins_both_tables(result: StudyResult) -> None:
     table = comparison_table(result)
     assert table.title == "does it help?"
