@@ -11,9 +11,10 @@ raises an error before anything is called.
 
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -35,6 +36,10 @@ def load(path: Path) -> Any:
         with path.open("rb") as file:
             return _plain(_Reader(file).load(), {})
     except MemoryError as error:
+        if _states_too_much(path):
+            raise ManifestError(
+                f"The pickle {path} is damaged (a length exceeds the file). Download it again."
+            ) from error
         raise ManifestError(
             f"Cannot read {path}: it is read as a whole, which needs more memory than is available. Close other "
             "programs, or use a machine with more memory for this step."
@@ -48,6 +53,18 @@ def load(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged or hostile file can cause any exception
         raise ManifestError(f"The pickle {path} is damaged ({type(error).__name__}). Download it again.") from error
+
+
+def _states_too_much(path: Path) -> bool:
+    """Whether a pickle states a length that exceeds the file, for which Python asks for memory before it reads."""
+    try:
+        content = path.read_bytes()
+        codes = pickletools.genops(content)
+        return any(code.name == "FRAME" and cast(int, size) > len(content) for code, size, _ in codes)
+    except (MemoryError, OSError):
+        return False
+    except Exception:  # a damaged or hostile file can cause any exception
+        return True
 
 
 class _RefusedError(Exception):

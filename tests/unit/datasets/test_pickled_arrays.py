@@ -124,6 +124,12 @@ def test_files_that_are_not_pickles_raise(tmp_path: Path) -> None:
         load(tmp_path / "absent.pkl")
 
 
+@pytest.mark.parametrize("code", [b"\x8d", b"\x8e", b"\x96", b"\x95"], ids=["text", "bytes", "bytearray", "frame"])
+def test_a_length_that_exceeds_the_file_is_damage_and_not_a_lack_of_memory(tmp_path: Path, code: bytes) -> None:
+    with pytest.raises(ManifestError, match=r"The pickle .* is damaged"):
+        load(written(tmp_path, b"\x80\x05" + code + (2**62).to_bytes(8, "little") + b"abc."))
+
+
 def test_an_object_that_contains_itself_raises(tmp_path: Path) -> None:
     itself: list[Any] = []
     itself.append(itself)
