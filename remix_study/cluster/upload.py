@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from remix_study import ray_private
+from remix_study.errors import ConfigError
 from remix_study.launch.folder import CHECKPOINTS
 
 MB = 1_000_000
@@ -68,14 +69,23 @@ def pattern_for(path: str) -> str:
 
 
 def measure(folder: Path, excludes: Sequence[str]) -> Upload:
-    """The files of `folder` that Ray would upload."""
+    """The files of `folder` that Ray would upload.
+
+    Raises:
+        ConfigError: Ray cannot read a file such as .gitignore.
+    """
     sizes: dict[str, int] = {}
 
     def record(path: Path) -> None:
         if path.is_file():
             sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
 
-    ray_private.visit_uploaded_paths(folder, [*ray_private.default_excludes(), *excludes], record)
+    try:
+        ray_private.visit_uploaded_paths(folder, [*ray_private.default_excludes(), *excludes], record)
+    except (LookupError, ValueError, re.error) as error:
+        if (line := _unreadable_line(folder)) is None:
+            raise
+        raise ConfigError(f"Cannot upload {folder}: Ray cannot read {line}. Correct or remove it.") from error
     return Upload(folder, sizes)
 
 
@@ -99,6 +109,19 @@ def why_excluded(folder: Path, path: str, excludes: Sequence[str]) -> str:
                 if line is not None:
                     return f"{line} of {(place / name).relative_to(folder).as_posix()}"
     return "an ignore file"
+
+
+def _unreadable_line(folder: Path) -> str | None:
+    """The first line of an ignore file that Ray cannot read."""
+    files = sorted(Path(at, name) for at, _, names in os.walk(folder) for name in names if name in _IGNORE_FILES)
+    for file in files:
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            try:
+                ray_private.excluded_by(folder, [line.decode()])
+            except (LookupError, ValueError, re.error):
+                shown = line.decode(errors="replace")
+                return f"line {number} (`{shown}`) of {file.relative_to(folder).as_posix()}"
+    return None
 
 
 def _line_that_excludes(file: Path, path: Path) -> str | None:

@@ -1,11 +1,13 @@
 """Files that `ray job submit` uploads"""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from remix_study.cluster.upload import MB, measure, pattern_for, upload_excludes
+from remix_study.errors import ConfigError
 from tests.unit.cluster.helpers import HOSTILE, fill
 
 
@@ -54,3 +56,12 @@ def test_the_checkout_is_a_small_upload() -> None:
     found = measure(root, upload_excludes(root))
     assert found.bytes < 20 * MB
     assert {"remix_study/cli/main.py", "search_spaces/demo.yaml", "pyproject.toml"} <= found.sizes.keys()
+
+
+@pytest.mark.parametrize("line", [b"!", b"\\", b"[z-a]", b"\xe9t\xe9/"])
+@pytest.mark.parametrize("name", [".gitignore", "part/.gitignore", ".rayignore"])
+def test_a_line_of_an_ignore_file_that_ray_cannot_read_is_named(name: str, line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / name).write_bytes(b"# comment\n*.log\n" + line + b"\n")
+    with pytest.raises(ConfigError, match=rf"Ray cannot read line 3 \(`.*`\) of {re.escape(name)}\. Correct or"):
+        measure(tmp_path, ())
