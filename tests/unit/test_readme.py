@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from remix_study.cli.main import app
 from remix_study.config.load import parse_run
 from remix_study.datasets.manifest import read_manifest
 from remix_study.study.study_file import read_study
+from tests import commands
 from tests.pages import PAGES, README, ROOT, blocks_in, parse_command, shell_commands
 
 RUNS, CLIPS, LOOP, MAP = (ROOT / "docs" / name for name in ("runs.md", "clips.md", "loop.md", "architecture.md"))
@@ -26,15 +25,14 @@ OTHER_TOOLS = {
 }  # fmt: skip
 
 
-def run_process(words: list[str], folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+def run_python(words: list[str], folder: Path) -> str:
+    done = commands.run(*words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def remix_study(words: list[str], folder: Path) -> str:
-    return run_process([sys.executable, "-m", "remix_study", *words], folder)
+    return run_python(["-m", "remix_study", *words], folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def test_remix_fits_into_forty_lines_of_pytorch(tmp_path: Path) -> None:
     assert {name for name in imported if not name.startswith("torch")} == {"remix_study.remix"}
     script = tmp_path / "loop.py"
     script.write_text(text)
-    output = run_process([sys.executable, str(script)], tmp_path)
+    output = run_python([str(script)], tmp_path)
     accuracies = [float(value) for value in re.findall(r"accuracy ([\d.]+)", output)]
     assert len(accuracies) == 8
     assert accuracies[-1] > 0.75 > accuracies[0]  # chance is 0.2
@@ -82,7 +80,7 @@ def test_the_diff_of_the_readme_results_in_the_whole_program() -> None:
 def test_the_python_of_the_page_on_clips_runs(folder: Path) -> None:
     (block,) = blocks_in("python", CLIPS)
     (folder / "script.py").write_text(block.text)
-    assert "320 clips with audio and video" in run_process([sys.executable, "script.py"], folder)
+    assert "320 clips with audio and video" in run_python([str(folder / "script.py")], folder)
 
 
 @pytest.mark.slow
@@ -99,8 +97,8 @@ def test_the_commands_of_the_page_on_runs_train(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_clips_prepare_a_store(folder: Path) -> None:
-    commands = [w[1:] for w in shell_commands(CLIPS) if w[:3] == ["remix-study", "prepare", "manifest"]]
-    (check, prepare) = commands
+    prepares = [w[1:] for w in shell_commands(CLIPS) if w[:3] == ["remix-study", "prepare", "manifest"]]
+    (check, prepare) = prepares
     assert "Ready to prepare" in remix_study(check, folder)
     assert "160 train, 80 val, 80 test" in " ".join(remix_study(prepare, folder).split())
 

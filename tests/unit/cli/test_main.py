@@ -21,6 +21,7 @@ from remix_study.errors import ConfigError
 from remix_study.files.disk import exclusive_lock
 from remix_study.study import study as study_module
 from remix_study.tracking import default_uri
+from tests import commands, mlflow_database
 from tests.studies import Runner, config
 
 Written = Callable[..., Path]
@@ -305,24 +306,19 @@ def test_a_terminated_run_is_recorded_as_killed_and_keeps_its_checkpoint(
 ) -> None:
     workspace, moment = tmp_path / "w", threading.Event()
     path = written(tracking={"uri": None, "experiment": "e", "model": False}, epochs=2000)
-    command = [sys.executable, "-m", "remix_study", "train", str(path), "--workspace", str(workspace), "--name", "one"]
-    # A child inherits ignored signals, and a shell ignores SIGINT for background processes.
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    finally:
-        signal.signal(number, before)
+    mlflow_database.install(workspace)
+    words = ("-m", "remix_study", "train", str(path), "--workspace", str(workspace), "--name", "one")
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        process = commands.start(*words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=file)
     history = workspace / "runs" / "one" / "history.jsonl"
     for _ in range(12_000):
         if (history.exists() and history.read_bytes().count(b"\n") > 1) or process.poll() is not None:
             break
         moment.wait(0.01)  # polling, because another process writes the file
     process.send_signal(number)
-    _, problem = process.communicate(timeout=120)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem
+    status, problem = process.wait(120), output.read_text()
+    assert status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], problem
     assert "Traceback" not in problem
     assert ("The run was preempted; checkpoint at epoch " in problem) == (number == signal.SIGTERM)
     client = MlflowClient(tracking_uri=default_uri(workspace))
