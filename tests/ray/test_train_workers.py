@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 from mlflow import MlflowClient
+from ray.train import FailureConfig
 
 from remix_study.config.run import RunConfig
 from remix_study.errors import RemixStudyError
@@ -81,7 +82,11 @@ def test_two_workers_train_one_run(recipe: Callable[..., RunConfig], tmp_path: P
     assert client.get_run(run.info.run_id).info.end_time == run.info.end_time
 
 
-def test_a_diverging_run_fails_with_its_reason(recipe: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_diverging_run_fails_with_its_reason(
+    recipe: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = FailureConfig(max_failures=1, controller_failure_limit=3)  # type: ignore[call-arg]  # V1's
+    monkeypatch.setattr("ray.train.FailureConfig", lambda **options: once)  # starting two workers takes long
     mlflow_database.install(tmp_path)
     config = recipe({**RECIPE, "optimizer": {"name": "sgd", "learning_rate": 1e30}})
     with pytest.raises(RemixStudyError, match=r"A worker failed, and failed again after restarts: .*epoch 0, "):
