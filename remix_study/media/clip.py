@@ -176,6 +176,9 @@ def _audio_row(
         part = audio.cut(decoder.wave(path, container, loudest), rate, late_s, clip.start, clip.end)
         meta["audio_channel"] = loudest
     check_wave(part, checks, "its audio" if preset.channel == "mix" else f"the {preset.channel} channel of its audio")
+    kept_s = preset.samples / preset.sample_rate
+    if len(part) > kept_s * rate:  # the preset keeps the beginning
+        check_wave(part[: round(kept_s * rate)], checks, f"the beginning of its audio that is kept ({kept_s:g} s)")
     fitted = audio.fit(audio.resample(part, rate, preset.sample_rate), preset)
     meta["audio_s"] = round(len(part) / rate, 4)
     meta["audio_rate"] = rate

@@ -40,6 +40,17 @@ def test_a_silent_clip_raises_unless_silence_is_allowed(tmp_path: Path) -> None:
     assert stage_of(tmp_path, accepted=Checks(allow_silent=True)) is None
 
 
+def test_silence_is_judged_in_the_part_that_the_preset_keeps(tmp_path: Path) -> None:
+    """TINY keeps the first second."""
+    wave = np.concatenate([np.zeros(9600, np.float32), WAVE])
+    write_clip(tmp_path / "a.mp4", np.resize(NOISE, (18, 16, 16)), wave)
+    with pytest.raises(MediaError, match=r"the beginning of its audio that is kept \(1 s\) is silent") as caught:
+        decode_clip(CLIP, source_at(tmp_path), TINY, PyAVDecoder(), Checks())
+    assert caught.value.stage == "silent"
+    assert stage_of(tmp_path, dataclasses.replace(CLIP, start=1.0)) is None
+    assert stage_of(tmp_path, accepted=Checks(allow_silent=True)) is None
+
+
 def test_a_static_clip_raises_unless_static_clips_are_allowed(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", np.full((8, 16, 16), 90, np.uint8), WAVE)
     assert stage_of(tmp_path) == "static"
