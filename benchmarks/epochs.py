@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from remix_study.balancing import FusedLoss, Method, UnimodalLosses
+from remix_study.balancing import FusedLoss, Method, Step, UnimodalLosses
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.media.presets import PRESETS, Preset
@@ -91,7 +91,7 @@ class Trainer:
             clips = self.reader.read(part.samples_b, part.active_bM, read_inactive=self.zero_feature)
             train_step(
                 self.model, self.method, clips, part.global_count, self.optimizer, self.collectives,
-                autocast=False, clip_norm=None, where=f"epoch {self.epochs}, step {part.step}",
+                autocast=False, clip_norm=None, at=Step(self.epochs, part.step, part.multimodal),
             )  # fmt: skip
         self.collectives.barrier()
         self.epochs += 1

@@ -25,7 +25,12 @@ def stream(seed: int, purpose: str, *keys: int) -> np.random.Generator:
 
 def torch_stream(seed: int, purpose: str, *keys: int) -> torch.Generator:
     """Return the torch CPU generator of one purpose; its numbers differ from those of `stream`."""
-    generator = torch.Generator()
+    return device_stream(torch.device("cpu"), seed, purpose, *keys)
+
+
+def device_stream(device: torch.device, seed: int, purpose: str, *keys: int) -> torch.Generator:
+    """Return the torch generator of one purpose on a device; its numbers differ from one kind of device to another."""
+    generator = torch.Generator(device)
     generator.manual_seed(_entropy(seed, purpose, keys) % 2**63)
     return generator
 

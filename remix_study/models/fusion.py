@@ -14,7 +14,8 @@ that is 1 if they are inactive.
 
 # B samples, M modalities, C classes, d features of one modality
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -43,6 +44,7 @@ class Fusion(nn.Module):
     """
 
     uses_heads = False  # whether `forward` reads `head_logits`; if not, the model skips computing missing ones
+    splits = False  # whether `split` is defined
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
@@ -58,13 +60,27 @@ class Fusion(nn.Module):
         """Fuse features. Columns of `active_BM` follow `modalities`; `head_logits` may be empty unless `uses_heads`."""
         raise NotImplementedError
 
+    def split(
+        self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The part of the fused logits, m -> (B, C), that each modality contributes."""
+        raise NotImplementedError
+
+    def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:
+        """Parameters that only this modality's part depends on, each with the slice of its last axis that is meant."""
+        raise NotImplementedError
+
 
 class ConcatFusion(Fusion):
-    """One linear layer on the concatenated features."""
+    """One linear layer on the concatenated features. It splits into W_m f_m + b / M, whose sum is z."""
+
+    splits = True
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__(widths, num_classes)
         self.out = linear(sum(widths.values()), num_classes)
+        ends = list(accumulate(widths[m] for m in self.modalities))
+        self._columns = {m: slice(end - widths[m], end) for m, end in zip(self.modalities, ends, strict=True)}
 
     def forward(
         self,
@@ -75,9 +91,24 @@ class ConcatFusion(Fusion):
         logits_BC: torch.Tensor = self.out(torch.cat([features[m] for m in self.modalities], dim=1))
         return logits_BC
 
+    def split(
+        self,
+        features: Mapping[str, torch.Tensor],
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+    ) -> dict[str, torch.Tensor]:
+        bias_C = self.out.bias / len(self.modalities)
+        return {
+            m: nn.functional.linear(features[m], self.out.weight[:, self._columns[m]], bias_C) for m in self.modalities
+        }
+
+    def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:
+        yield self.out.weight, self._columns[modality]
+
 
 class SumFusion(Fusion):
-    """One linear layer per modality, summed."""
+    """One linear layer per modality, summed. It splits into W_m f_m + b_m, whose sum is z."""
+
+    splits = True
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__(widths, num_classes)
@@ -91,14 +122,26 @@ class SumFusion(Fusion):
     ) -> torch.Tensor:
         return _total([self.out[m](features[m]) for m in self.modalities])
 
+    def split(
+        self,
+        features: Mapping[str, torch.Tensor],
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+    ) -> dict[str, torch.Tensor]:
+        return {m: self.out[m](features[m]) for m in self.modalities}
+
+    def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:
+        for parameter in self.out[modality].parameters():
+            yield parameter, slice(None)
+
 
 class DecisionFusion(Fusion):
     """The mean of the unimodal heads' logits over the active modalities.
 
-    If no modality is active, the mean over all of them, which is then the mean of the heads' biases.
+    If no modality is active, the mean over all of them, which is then the mean of the heads' biases. It splits into the
+    heads' logits, whose mean is z; all its weights are those of the heads.
     """
 
-    uses_heads = True
+    uses_heads = splits = True
 
     def forward(
         self,
@@ -110,6 +153,16 @@ class DecisionFusion(Fusion):
         logits_BMC = torch.stack([head_logits[m] for m in self.modalities], dim=1)
         weights_BM = counted_BM.to(logits_BMC.dtype) / counted_BM.sum(dim=1, keepdim=True)
         return (logits_BMC * weights_BM[:, :, None]).sum(dim=1)
+
+    def split(
+        self,
+        features: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+        head_logits: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        return {m: head_logits[m] for m in self.modalities}
+
+    def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:  # noqa: ARG002 - required by Fusion
+        yield from ()
 
 
 class FiLMFusion(Fusion):

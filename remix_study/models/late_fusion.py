@@ -124,6 +124,38 @@ class MultimodalModel(nn.Module):
             logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
         return logits_BC
 
+    def split_logits(
+        self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The part of the fused logits, m -> (B, C), that each modality contributes (`Fusion.split`).
+
+        Args:
+            features: m -> (B, d_m) of every modality, zero where it is inactive.
+            head_logits: m -> (B, C) of the encoders that ran.
+
+        Raises:
+            ValueError: the fusion mixes modalities, so that its logits have no such parts.
+        """
+        if not self.fusion.splits:
+            raise ValueError(f"{type(self.fusion).__name__} has no split logits. Use concat, sum or decision fusion.")
+        heads = head_logits
+        if self.fusion.uses_heads:
+            heads = {m: heads[m] if m in heads else self.classify(m, features[m]) for m in self.modalities}
+        with _no_autocast(next(iter(features.values()))):
+            return self.fusion.split(features, heads)
+
+    def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The parameters of one modality's encoder."""
+        return self.encoders[modality].parameters()
+
+    def fusion_gradients(self, modality: str) -> Iterator[torch.Tensor]:
+        """Views of the gradients of the weights that only one modality's part of the fused logits depends on."""
+        for parameter, columns in self.fusion.own_weights(modality):
+            if parameter.grad is not None:
+                yield parameter.grad[..., columns]
+        if self.fusion.uses_heads:
+            yield from (p.grad for p in self._head(modality).parameters() if p.grad is not None)
+
     def _encoded(self, modality: str, x: torch.Tensor) -> torch.Tensor:
         if len(x) != 1:
             return self.encode(modality, x)

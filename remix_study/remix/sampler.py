@@ -20,7 +20,8 @@ from remix_study.world import World
 class RankBatch(NamedTuple):
     """The samples of one rank in one step; `global_count` is the number of samples of the global batch.
 
-    `update_b`: the update to which each sample belongs (`Schedule.update_TB`).
+    `multimodal`: the number of samples of the global batch that train several modalities. `update_b`: the update to
+    which each sample belongs (`Schedule.update_TB`).
     """
 
     step: int
@@ -28,6 +29,7 @@ class RankBatch(NamedTuple):
     active_bM: NDArray[np.bool_]
     trained_M: NDArray[np.bool_]  # modalities that any rank trains in this step
     global_count: int
+    multimodal: int
     update_b: NDArray[np.int64] | None = None
 
     @property
@@ -50,9 +52,11 @@ def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Itera
     """Yield this rank's part of every step, from `first_step` on."""
     trained_TM = schedule.modalities_TM
     count_T = schedule.counts_T
+    multimodal_T = (schedule.active_TBM.sum(axis=2) > 1).sum(axis=1)
     for step in range(first_step, schedule.steps):
         mine = schedule.samples_TB[step, world.rank :: world.size]
         held = mine != NO_SAMPLE
         active_bM = schedule.active_TBM[step, world.rank :: world.size][held]
         update_b = None if schedule.update_TB is None else schedule.update_TB[step, world.rank :: world.size][held]
-        yield RankBatch(step, mine[held], active_bM, trained_TM[step], int(count_T[step]), update_b)
+        counts = int(count_T[step]), int(multimodal_T[step])
+        yield RankBatch(step, mine[held], active_bM, trained_TM[step], *counts, update_b)

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation, Draws
-from remix_study.balancing import Method
+from remix_study.balancing import GradientRule, Method, Step
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
@@ -216,8 +216,7 @@ def _save_part(run: Run, part: PartialEpoch) -> None:
     part.saved = part.step
     ranks = [] if part.record is not None else run.collectives.gather_bytes(part.state_of_rank(run.model))
     if run.collectives.world.leads:
-        plan, digest = run.method.plan, run.settings.digest
-        run.checkpoints.save(STEP, pack_partial(part, ranks, run.model, run.optimizer, plan, digest))
+        run.checkpoints.save(STEP, pack_partial(part, ranks, run.model, run.optimizer, run.method, run.settings.digest))
 
 
 def _save_when_preempted(run: Run, part: PartialEpoch) -> Callable[[], None]:
@@ -289,7 +288,7 @@ def _resume(run: Run) -> Progress:
                 f"the checkpoints in {run.history_file.parent} must be of this configuration "
                 f"({run.settings.digest}), but are of another ({content['digest']}). Use another --name."
             )
-        progress = unpack(content, run.model, run.optimizer, run.method.plan, run.settings.select_by)
+        progress = unpack(content, run.model, run.optimizer, run.method, run.settings.select_by)
     if run.collectives.world.leads:
         # Drop epochs after the last checkpoint: they are trained and recorded again.
         write_atomically(run.history_file, "".join(_line(e, record) for e, record in enumerate(progress.history)))
@@ -311,7 +310,7 @@ def _resume_epoch(run: Run, epoch: int) -> PartialEpoch | None:
             )  # fmt: skip
         return None
     part = _part(run, epoch, planned_of(content))
-    restore_partial(content, part, run.collectives.world.rank, run.model, run.optimizer, run.method.plan)
+    restore_partial(content, part, run.collectives.world.rank, run.model, run.optimizer, run.method)
     if run.collectives.world.leads:
         log.info("Resuming at epoch %d, step %d", epoch, part.step)
     return part
@@ -365,9 +364,9 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             mine.global_count,
             run.optimizer,
             run.collectives,
+            at=Step(epoch, mine.step, mine.multimodal),
             autocast=run.settings.autocast,
             clip_norm=run.settings.clip_norm,
-            where=f"epoch {epoch}, step {mine.step}",
             accumulation=part.accumulation,
             flags=flags,
         )
@@ -376,7 +375,7 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             _stop_if_preempted(run, part, flags, started)
     run.collectives.sum_(part.loss)
     _average_statistics(run)
-    part.record = _record_of_training(part, rate)
+    part.record = _record_of_training(part, rate, run.method.gradients)
     _stop_if_preempted(run, part, flags, started)
     part.train_s += _now(run) - started
 
@@ -400,7 +399,7 @@ def _stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started
         raise _preempted(part.epoch, part.saved)
 
 
-def _record_of_training(part: PartialEpoch, rate: float) -> Record:
+def _record_of_training(part: PartialEpoch, rate: float, rules: Sequence[GradientRule]) -> Record:
     """The metrics of the steps of an epoch, whose loss is summed over the ranks."""
     samples = int(part.planned.schedule.counts_T.sum())
     record = {"train/loss": float(part.loss) / max(1, samples), "train/learning_rate": rate}
@@ -408,6 +407,8 @@ def _record_of_training(part: PartialEpoch, rate: float) -> Record:
         measure, m = name.split("/")
         record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
         record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
+    for rule in rules:
+        record |= rule.metrics()
     return record
 
 
@@ -471,7 +472,7 @@ def _average_statistics(run: Run) -> None:
 
 def _save(run: Run, progress: Progress, better: bool) -> None:
     if run.collectives.world.leads:
-        content = pack(progress, run.model, run.optimizer, run.method.plan, run.settings.digest)
+        content = pack(progress, run.model, run.optimizer, run.method, run.settings.digest)
         epoch = len(progress.history) - 1
         if better:
             run.checkpoints.save_best(epoch, {"digest": run.settings.digest, "model": content["model"]})

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from remix_study.epoch import EpochPlan, PlannedEpoch, Schedule
+from remix_study.balancing import Method
+from remix_study.epoch import PlannedEpoch, Schedule
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import from_bytes, to_bytes
 from remix_study.training.state import Record, array, tensor
@@ -74,7 +75,7 @@ def pack_partial(
     ranks: list[bytes],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    plan: EpochPlan,
+    method: Method,
     digest: str,
 ) -> dict[str, Any]:
     """The content of `step.pt`: tensors and plain values only.
@@ -97,7 +98,8 @@ def pack_partial(
         "step": part.step,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "plan": {key: tensor(value) for key, value in plan.state().items()},
+        "plan": {key: tensor(value) for key, value in method.plan.state().items()},
+        "rules": method.state(),
         "planned": planned,
         "seconds": {"score": part.score_s, "train": part.train_s},
         "record": None if part.record is None else json.dumps(part.record),
@@ -123,12 +125,13 @@ def restore_partial(
     rank: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    plan: EpochPlan,
+    method: Method,
 ) -> None:
-    """Restore the model, the optimizer, the plan and `part`, which is an epoch with `planned_of(content)`."""
+    """Restore the model, the optimizer, the method and `part`, which is an epoch with `planned_of(content)`."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    plan.restore({key: array(value) for key, value in content["plan"].items()})
+    method.plan.restore({key: array(value) for key, value in content["plan"].items()})
+    method.restore(content.get("rules", {}))
     part.step = part.saved = content["step"]
     part.score_s, part.train_s = content["seconds"]["score"], content["seconds"]["train"]
     part.record = None if content["record"] is None else json.loads(content["record"])

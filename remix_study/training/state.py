@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from remix_study.epoch import EpochPlan
+from remix_study.balancing import Method
 
 Record = dict[str, float]
 
@@ -49,7 +49,7 @@ class Progress:
 
 
 def pack(
-    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan, digest: str
+    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, method: Method, digest: str
 ) -> dict[str, Any]:
     """The content of a checkpoint: tensors and plain values only, so that loading it executes no code."""
     return {
@@ -59,17 +59,19 @@ def pack(
         "best_epoch": progress.best_epoch,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "plan": {key: tensor(value) for key, value in plan.state().items()},
+        "plan": {key: tensor(value) for key, value in method.plan.state().items()},
+        "rules": method.state(),
     }
 
 
 def unpack(
-    content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, plan: EpochPlan, select_by: str
+    content: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, method: Method, select_by: str
 ) -> Progress:
-    """Restore model, optimizer and plan from a checkpoint; return the progress."""
+    """Restore model, optimizer and method from a checkpoint; return the progress."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    plan.restore({key: array(value) for key, value in content["plan"].items()})
+    method.plan.restore({key: array(value) for key, value in content["plan"].items()})
+    method.restore(content.get("rules", {}))
     return Progress(select_by, json.loads(content["history"]), content["best_epoch"])
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from remix_study.balancing import Method
+from remix_study.balancing import GradientRule, Method, Step
 from remix_study.errors import NotANumberError
 from remix_study.models import MultimodalModel
 from remix_study.sample import Batch
@@ -46,9 +46,9 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     collectives: Collectives,
     *,
+    at: Step,
     autocast: bool,
     clip_norm: float | None,
-    where: str,
     accumulation: Accumulation | None = None,
     flags: SharedFlags | None = None,
 ) -> torch.Tensor:
@@ -58,9 +58,9 @@ def train_step(
         batch: this rank's samples, or micro-batches of them, which go through the model one after the other. Their
             gradients add up to that of the whole batch.
         global_count: number of samples of the global batch, over all ranks.
-        where: epoch and step, for error messages.
+        at: the step; equal on every rank.
         accumulation: accumulates the gradients of encoders over steps, and has begun this one. None: every step updates
-            the encoders that it trains.
+            the encoders that it trains. Gradient rules do not act on accumulated gradients.
         flags: further flags to share, such as the notice of a preemption.
 
     Returns:
@@ -71,11 +71,15 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     batches = (batch,) if isinstance(batch, Batch) else batch
-    computed = [_backward(model, method, each, global_count, autocast, accumulation) for each in batches]
-    total = computed[0].total if len(computed) == 1 else torch.stack([each.total for each in computed]).sum()
+    rules = [rule for rule in method.gradients if accumulation is None and rule.acts(at)]
+    computed = [_backward(model, method, rules, each, global_count, autocast, accumulation) for each in batches]
+    total = torch.stack([each.total for each in computed]).sum()
+    sums = [torch.stack(parts).sum(dim=0) for parts in zip(*(each.sums for each in computed), strict=True)]
     for _ in (None,) if accumulation is None else accumulation.load():
-        _reduce_gradients(model.parameters(), total, collectives, lambda: _problem(computed, where), flags)
+        sums = _reduce(model.parameters(), total, sums, collectives, lambda: _problem(computed, at), flags)
         flags = None  # one answer per step, even if it completes several updates
+        for rule, sums_K in zip(rules, sums, strict=True):
+            rule.apply(model, sums_K, at)
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
@@ -83,16 +87,18 @@ def train_step(
 
 
 class _Losses(NamedTuple):
-    """Losses of a micro-batch, detached, and the samples that train each modality."""
+    """Losses of a micro-batch, detached, the samples that train each modality, and the sums of the gradient rules."""
 
     total: torch.Tensor
     terms: dict[str, torch.Tensor]
     active: dict[str, torch.Tensor]
+    sums: list[torch.Tensor]
 
 
 def _backward(
     model: MultimodalModel,
     method: Method,
+    rules: Sequence[GradientRule],
     batch: Batch,
     global_count: int,
     autocast: bool,
@@ -112,7 +118,10 @@ def _backward(
         torch.autograd.backward(total / global_count)
     else:
         accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), global_count)
-    return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active)
+    with torch.no_grad():
+        active_BM = torch.stack([columns[m] for m in model.modalities], dim=1) if rules else batch.active_BM
+        sums = [rule.sums(model, outputs, batch.labels_B, active_BM) for rule in rules]
+    return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active, sums)
 
 
 @contextmanager
@@ -122,14 +131,18 @@ def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
         yield
 
 
-def _reduce_gradients(
+def _reduce(
     parameters: Iterable[nn.Parameter],
     total: torch.Tensor,
+    sums: list[torch.Tensor],
     collectives: Collectives,
     problem: Callable[[], str],
     shared: SharedFlags | None,
-) -> None:
-    """Sum gradients over ranks. A parameter that no rank trained keeps None, so the optimizer skips it."""
+) -> list[torch.Tensor]:
+    """Sum gradients over ranks, and return `sums` summed over ranks.
+
+    A parameter that no rank trained keeps None, so the optimizer skips it.
+    """
     every = list(parameters)
     own = [] if shared is None else [int(flag) for flag in shared.own()]
     if collectives.world.size == 1:
@@ -137,31 +150,33 @@ def _reduce_gradients(
             shared.counts = tuple(own)
         if not torch.isfinite(total):
             raise NotANumberError(problem())
-        return
+        return sums
     # Share which parameters any rank trained, and whether any loss is not finite. Ranks can differ: a mixed batch may
     # give a rank no sample of some modality.
     flags = torch.tensor([0.0, *own, *(float(p.grad is not None) for p in every)], device=total.device)
     flags[0] = (~torch.isfinite(total)).float()
-    collectives.sum_(flags)
+    together = torch.cat([flags, *sums])
+    collectives.sum_(together)
+    flags, *summed = torch.split(together, [len(flags), *map(len, sums)])
     broken, *answers = flags.tolist()
     if shared is not None:
         shared.counts = tuple(map(int, answers[: len(own)]))
     if broken > 0:
         raise NotANumberError(problem())
     trained = [p for p, count in zip(every, answers[len(own) :], strict=True) if count > 0]
-    if not trained:  # no update is complete, and the fusion has no parameters
-        return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
-    collectives.sum_(flat)
-    for p, summed in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
-        p.grad = summed.view_as(p).clone(memory_format=torch.preserve_format)
+    if trained:  # else no update is complete, and the fusion has no parameters
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+        collectives.sum_(flat)
+        for p, gradient in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
+            p.grad = gradient.view_as(p).clone(memory_format=torch.preserve_format)
+    return summed
 
 
-def _problem(computed: list[_Losses], where: str) -> str:
+def _problem(computed: list[_Losses], at: Step) -> str:
     broken = {name: None for each in computed for name, term in each.terms.items() if not torch.isfinite(term).all()}
     trained = {m: None for each in computed for m in each.active}
     losses = ", ".join(broken) if broken else "on another worker"
     return (
-        f"{where}: the loss must be a number, but is not (loss terms: {losses}; modalities trained in this step: "
+        f"{at}: the loss must be a number, but is not (loss terms: {losses}; modalities trained in this step: "
         f"{', '.join(trained)}). Lower `optimizer.learning_rate`, or set `clip_norm`, e.g. 1.0."
     )

@@ -3,7 +3,7 @@
 # B samples, C classes
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ BOTH = {"audio": torch.tensor([True, True, False, True]), "video": torch.tensor(
 class Made:
     logits_BC: torch.Tensor
     head_logits: dict[str, torch.Tensor]
+    features: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @pytest.fixture

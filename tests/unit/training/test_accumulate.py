@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
 from remix_study.epoch import NO_SAMPLE, Schedule
 from remix_study.errors import NotANumberError
@@ -40,26 +40,6 @@ FROZEN: Settings = {
 }
 
 Gradients = dict[str, list[torch.Tensor]]  # modality -> the gradients of its optimizer steps, each flattened
-
-
-@pytest.fixture
-def without_batchnorm(assembled: Assembled) -> Assembled:
-    """Return `assembled` with encoders without BatchNorm, initialised so that signals keep their size."""
-
-    def make(*args: Any, **kwargs: Any) -> Run:
-        run = assembled(*args, **kwargs)
-        for encoder in run.model.encoders.values():
-            layers = encoder.layers
-            assert isinstance(layers, nn.Sequential)
-            for number, layer in enumerate(layers):
-                if isinstance(layer, _BatchNorm):
-                    layers[number] = nn.Identity()
-            for parameter in encoder.parameters():
-                nn.init.kaiming_normal_(parameter, generator=torch.Generator().manual_seed(1))
-        run.optimizer.param_groups[0]["params"] = list(run.model.parameters())
-        return run
-
-    return make
 
 
 def own(run: Run, m: str) -> list[nn.Parameter]:
@@ -315,6 +295,6 @@ def test_a_nan_loss_in_a_micro_batch_raises(recipe: Recipe, assembled: Assembled
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     with pytest.raises(NotANumberError, match=r"loss terms: fused, video; modalities .* step: audio, video\)"):
         train_step(run.model, run.method, iter(batches), 6, run.optimizer, Solo(), autocast=False, clip_norm=None,
-                   where="epoch 3, step 7")  # fmt: skip
+                   at=Step(3, 7))  # fmt: skip
     trained = [name for name, _ in run.model.named_parameters() if ".video." not in name]
     assert all(torch.equal(before[name], run.model.state_dict()[name]) for name in trained)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
 from remix_study.training.loop import Run, train
 from remix_study.training.step import train_step
@@ -52,7 +53,7 @@ def stepped(
         batch = run.reader.read(ROWS_B[part], ACTIVE_BM[part])
         train_step(
             run.model, run.method, batch, len(ROWS_B), run.optimizer, collectives, autocast=False, clip_norm=clip_norm,
-            where="here",
+            at=Step(0, 0),
         )  # fmt: skip
         return {name: p.detach() - before[name] for name, p in run.model.named_parameters()}
 

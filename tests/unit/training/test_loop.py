@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from remix_study.augment import Draws
+from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.models import MultimodalModel
@@ -71,9 +72,9 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Return a list to which (where, loss) of every training step is appended."""
     seen: list[tuple[str, float]] = []
 
-    def recorded(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
-        loss = train_step(*args, where=where, **kwargs)
-        seen.append((where, float(loss)))
+    def recorded(*args: Any, at: Step, **kwargs: Any) -> torch.Tensor:
+        loss = train_step(*args, at=at, **kwargs)
+        seen.append((str(at), float(loss)))
         return loss
 
     monkeypatch.setattr(loop, "train_step", recorded)
@@ -110,10 +111,10 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
         elif moment == "mid-epoch":
             recorded: Callable[..., torch.Tensor] = vars(loop)["train_step"]
 
-            def interrupt_step(*args: Any, where: str, **kwargs: Any) -> torch.Tensor:
-                if where == f"epoch {epoch}, step 1":
+            def interrupt_step(*args: Any, at: Step, **kwargs: Any) -> torch.Tensor:
+                if (at.epoch, at.number) == (epoch, 1):
                     raise Interrupted
-                return recorded(*args, where=where, **kwargs)
+                return recorded(*args, at=at, **kwargs)
 
             patch.setattr(loop, "train_step", interrupt_step)
         else:
@@ -309,13 +310,12 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Return a dict that receives all training inputs, by (modality, epoch, row of the store)."""
     seen: Inputs = {}
 
-    def recorded(model: Any, method: Any, batch: Batch, *args: Any, where: str, **kwargs: Any) -> torch.Tensor:
-        epoch = int(where.split(",", 1)[0].removeprefix("epoch "))
+    def recorded(model: Any, method: Any, batch: Batch, *args: Any, at: Step, **kwargs: Any) -> torch.Tensor:
         for column, m in enumerate(batch.modalities):
             rows = batch.samples_B[batch.active_BM[:, column]].tolist()
             for row, x in zip(rows, batch.inputs.get(m, ()), strict=True):
-                seen[m, epoch, row] = x.clone()
-        return train_step(model, method, batch, *args, where=where, **kwargs)
+                seen[m, at.epoch, row] = x.clone()
+        return train_step(model, method, batch, *args, at=at, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", recorded)
     return seen

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
 from remix_study.training.loop import Run, train
 from remix_study.training.step import train_step
@@ -47,7 +48,7 @@ def test_bfloat16_has_the_range_of_single_precision(recipe: Recipe, assembled: A
         next(iter(run.model.encoders["audio"].parameters())).mul_(1e7)
     batch = run.reader.read(np.arange(6), np.ones((6, 2), np.bool_))
     loss = train_step(
-        run.model, run.method, batch, 6, run.optimizer, run.collectives, autocast=True, clip_norm=None, where="here"
+        run.model, run.method, batch, 6, run.optimizer, run.collectives, autocast=True, clip_norm=None, at=Step(0, 0)
     )
     assert largest[0] > 65504
     assert loss.isfinite()

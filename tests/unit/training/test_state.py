@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from remix_study.balancing import Method
 from remix_study.epoch import ScoringPass
 from remix_study.remix import Argmin, ProgressShare, Reassembly, RemixPlan, RemixSettings
 from remix_study.training.state import Progress, pack, unpack
@@ -65,12 +66,12 @@ def test_a_checkpoint_round_trips_with_weights_only(epochs: int) -> None:
     progress = Progress("macro_f1")
     progress.add({"val/accuracy": 0.5, "val/macro_f1": 0.4})
     file = io.BytesIO()
-    torch.save(pack(progress, model, optimizer, before, "digest"), file)
+    torch.save(pack(progress, model, optimizer, Method("remix", before, ()), "digest"), file)
     file.seek(0)
     content = torch.load(file, weights_only=True)
 
     other, its_optimizer, after = fresh()
-    assert unpack(content, other, its_optimizer, after, "macro_f1") == progress
+    assert unpack(content, other, its_optimizer, Method("remix", after, ()), "macro_f1") == progress
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
     assert str(its_optimizer.state_dict()) == str(optimizer.state_dict())
     for epoch in range(epochs, epochs + 2):

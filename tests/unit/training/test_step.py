@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from remix_study.balancing import FusedLoss, Method, UnimodalLosses
+from remix_study.balancing import FusedLoss, Method, Step, UnimodalLosses
 from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.sample import Batch
@@ -24,7 +24,7 @@ def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
 
 
 def step(run: Run, batch: Batch, **changes: Any) -> torch.Tensor:
-    settings: dict[str, Any] = {"autocast": False, "clip_norm": None, "where": "epoch 3, step 7"} | changes
+    settings: dict[str, Any] = {"autocast": False, "clip_norm": None, "at": Step(3, 7)} | changes
     return train_step(run.model, run.method, batch, len(batch.labels_B), run.optimizer, Solo(), **settings)
 
 
@@ -147,7 +147,7 @@ def test_all_ranks_raise_if_one_rank_has_a_nan_loss(
                 collectives,
                 autocast=False,
                 clip_norm=None,
-                where="here",
+                at=Step(0, 0),
             )
         return str(raised.value)
 
@@ -167,7 +167,7 @@ def test_all_ranks_count_the_ranks_that_set_a_flag(
         run = runs[rank]
         batch = run.reader.read(ROWS, AUDIO_ONLY)
         train_step(
-            run.model, run.method, batch, 18, run.optimizer, collectives, autocast=False, clip_norm=None, where="here",
+            run.model, run.method, batch, 18, run.optimizer, collectives, autocast=False, clip_norm=None, at=Step(0, 0),
             flags=flags,
         )  # fmt: skip
         assert all(p.grad is None for p in run.model.encoders["video"].parameters())
@@ -221,7 +221,7 @@ def test_only_gradients_of_trained_parameters_are_summed(
         run = runs[collectives.world.rank]
         batch = run.reader.read(ROWS, AUDIO_ONLY if collectives.world.rank == 0 else ~AUDIO_ONLY)
         train_step(
-            run.model, run.method, batch, 12, run.optimizer, collectives, autocast=False, clip_norm=None, where="here"
+            run.model, run.method, batch, 12, run.optimizer, collectives, autocast=False, clip_norm=None, at=Step(0, 0)
         )
         return {name: p.grad for name, p in run.model.named_parameters()}
 
@@ -236,7 +236,7 @@ def test_only_gradients_of_trained_parameters_are_summed(
         run = runs[collectives.world.rank]
         batch = run.reader.read(ROWS, AUDIO_ONLY)
         train_step(
-            run.model, run.method, batch, 12, run.optimizer, collectives, autocast=False, clip_norm=None, where="here"
+            run.model, run.method, batch, 12, run.optimizer, collectives, autocast=False, clip_norm=None, at=Step(0, 0)
         )
         return [name for name, p in run.model.named_parameters() if p.grad is None]
 
@@ -249,5 +249,5 @@ def test_only_gradients_of_trained_parameters_are_summed(
 def test_the_loss_terms_are_those_of_the_method(run: Run) -> None:
     only_fused = Method("joint", run.method.plan, (FusedLoss(),))
     batch = run.reader.read(ROWS, np.ones((6, 2), np.bool_))
-    train_step(run.model, only_fused, batch, 6, run.optimizer, Solo(), autocast=False, clip_norm=None, where="here")
+    train_step(run.model, only_fused, batch, 6, run.optimizer, Solo(), autocast=False, clip_norm=None, at=Step(0, 0))
     assert all(p.grad is None for head in run.model.heads.values() for p in head.parameters())

@@ -1,0 +1,53 @@
+"""The epochs in which a method acts, and means over the steps in which it acted"""
+
+# K values
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Window(NamedTuple):
+    """Epochs `begin` to `end` (exclusive; None: to the end of the training), from 0."""
+
+    begin: int = 0
+    end: int | None = None
+
+    def __contains__(self, epoch: object) -> bool:
+        return isinstance(epoch, int) and self.begin <= epoch and (self.end is None or epoch < self.end)
+
+
+class StepMeans:
+    """Means of K values over steps. The values stay on their device until the means are asked for.
+
+    Args:
+        names: names of the K values.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._total_K: torch.Tensor | None = None  # float64
+        self._steps = 0
+
+    def add(self, value_K: torch.Tensor) -> None:
+        """Add the values of a step, (K,)."""
+        before_K = 0.0 if self._total_K is None else self._total_K.to(value_K.device)
+        self._total_K = before_K + value_K.double()
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; empty if no step was added."""
+        if self._total_K is None:
+            return {}
+        means = dict(zip(self._names, (self._total_K / self._steps).tolist(), strict=True))
+        self._total_K, self._steps = None, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {"steps": self._steps, "total_K": self._total_K}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self._steps, self._total_K = state["steps"], state["total_K"]
