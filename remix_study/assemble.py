@@ -6,6 +6,7 @@ corpus first; `assemble` assumes that this check passed.
 
 # N training samples, M modalities
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import assert_never
@@ -15,8 +16,22 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation
-from remix_study.balancing import CrossEntropy, FusedLoss, LossRule, Method, UnimodalLosses, balanced_weights
+from remix_study.balancing import (
+    AGM,
+    OGM,
+    CrossEntropy,
+    FusedLoss,
+    GradientRule,
+    LossRule,
+    Method,
+    OGMPlus,
+    UnimodalLosses,
+    Window,
+    balanced_weights,
+)
+from remix_study.config import balancing as b
 from remix_study.config import run as c
+from remix_study.config.part import Part as KeyGroup
 from remix_study.datasets.clips import ClipReader
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
@@ -64,9 +79,11 @@ from remix_study.training.checkpoint import Checkpoints
 from remix_study.training.loop import EpochCallback, LoopSettings, Run
 from remix_study.world import Collectives
 
+log = logging.getLogger(__name__)
+
 # Config class -> encoder class, whose constructor takes the input's size and the config's fields as keyword arguments.
 # An encoder is added by a line here and by its config class in `config/run.py`.
-ENCODERS: Mapping[type[c.Part], type[Encoder]] = {
+ENCODERS: Mapping[type[KeyGroup], type[Encoder]] = {
     c.TinyEncoderConfig: TinyEncoder,
     c.ResNet18Config: ResNet18,
     c.VectorEncoderConfig: VectorEncoder,
@@ -107,6 +124,8 @@ def assemble(
         model = model.to(memory_format=torch.channels_last)
     rows = {split: _spread(store.rows(split), at_most) for split in store.splits}
     optimizer = _optimizer(config.optimizer, model)
+    if collectives.world.leads:
+        _warn_of_idle_methods(config)
     settings = LoopSettings(
         digest=config.digest(store.digest),
         epochs=config.epochs,
@@ -234,7 +253,7 @@ def _fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
 
 
 def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarray, classes: int) -> Method:
-    method = config.method
+    method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
     order = training_order(method, modalities)
     how = Reassembly(
@@ -249,11 +268,13 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
     losses: tuple[LossRule, ...]
     weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
     ce = CrossEntropy(config.loss.label_smoothing, weights)
+    gradients = () if isinstance(method, c.UnimodalConfig) else gradient_rules(method.added, modalities, config.seed)
     match method:
         case c.JointConfig():
-            return Method("joint", joint, (FusedLoss(ce),), trains_heads=False)
+            return Method(config.method.name, joint, (FusedLoss(ce),), trains_heads=False, gradients=gradients)
         case c.JointUnimodalConfig(weight=weight):
-            return Method("joint_unimodal", joint, (FusedLoss(ce), UnimodalLosses(weight, weight, ce)))
+            losses = (FusedLoss(ce), UnimodalLosses(weight, weight, ce))
+            return Method("joint_unimodal", joint, losses, gradients=gradients)
         case c.UnimodalConfig():
             alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
             return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
@@ -268,9 +289,56 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
                 rescore_every=method.rescore_every,
             )
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
-            return Method("remix", RemixPlan(settings, modalities, labels_N, classes, config.seed), losses)
+            plan = RemixPlan(settings, modalities, labels_N, classes, config.seed)
+            return Method("remix", plan, losses, gradients=gradients)
         case unreachable:
             assert_never(unreachable)
+
+
+def gradient_rules(added: b.Additions, modalities: tuple[str, ...], seed: int) -> tuple[GradientRule, ...]:
+    """Build the gradient rules of added methods, in the order in which they act."""
+    rules: list[GradientRule] = []
+    for name in added.names():
+        match getattr(added, name):
+            case b.OGMOptions(alpha=alpha) as options:
+                rules.append(OGM(modalities, alpha, noise=False, window=_window(options), seed=seed))
+            case b.OGMGEOptions(alpha=alpha) as options:
+                rules.append(OGM(modalities, alpha, noise=True, window=_window(options), seed=seed))
+            case b.OGMPlusOptions(factor=factor) as options:
+                rules.append(OGMPlus(modalities, factor, window=_window(options)))
+            case b.AGMOptions(alpha=alpha) as options:
+                rules.append(AGM(modalities, alpha, window=_window(options)))
+    return tuple(rules)
+
+
+def _warn_of_idle_methods(config: c.RunConfig) -> None:
+    """Log a warning for each added method that never acts."""
+    method = c.expanded(config.method)
+    if isinstance(method, c.UnimodalConfig):
+        return
+    warmup = method.warmup if isinstance(method, c.RemixConfig) and not _trains_jointly(method) else config.epochs
+    for name in method.added.names():
+        begin = getattr(method.added, name).begin
+        if begin >= config.epochs:
+            log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)
+        elif begin >= warmup:
+            log.warning(
+                "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
+                "unimodal, so it never acts", name, begin, warmup,
+            )  # fmt: skip
+
+
+def _trains_jointly(method: c.RemixConfig) -> bool:
+    """Whether samples may train several modalities after the warm-up."""
+    match method.filter:
+        case c.MarginConfig(close="joint") | c.QuantileConfig(otherwise="joint") | c.BandConfig(otherwise="joint"):
+            return True
+        case _:
+            return method.joint_share > 0
+
+
+def _window(options: b.Windowed) -> Window:
+    return Window(options.begin, options.end)
 
 
 def training_order(method: c.MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:

@@ -79,10 +79,10 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         said = f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"
         return [] if method.modality in have else [("method.modality", said)]
     problems: list[KeyedProblem] = []
-    if isinstance(method, c.JointConfig) and config.evaluation.ceilings != "none":
+    if isinstance(c.expanded(method), c.JointConfig) and config.evaluation.ceilings != "none":
         said = (
-            "`evaluation.ceilings` needs unimodal heads, which `joint` does not train; use `joint_unimodal`, or leave "
-            "it out"
+            f"`evaluation.ceilings` needs unimodal heads, which `{method.name}` does not train; use `joint_unimodal`, "
+            "or leave it out"
         )
         problems.append(("evaluation.ceilings", said))
     if len(have) < 2:

@@ -4,6 +4,7 @@ Heavy imports (torch, Ray, MLflow) are inside the commands, so that `--help` and
 """
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,17 @@ from rich.logging import RichHandler
 from typer.core import TyperGroup
 
 from remix_study.cli import prepare, servers, study, submit, terminal, verify
-from remix_study.cli.common import DEFAULT_WORKSPACE, Workspace, err, fetch_corpus, out, reading, say, where_in_mlflow
+from remix_study.cli.common import (
+    DEFAULT_WORKSPACE,
+    Json,
+    Workspace,
+    err,
+    fetch_corpus,
+    out,
+    reading,
+    say,
+    where_in_mlflow,
+)
 from remix_study.errors import INTERRUPTED, ConfigError, RemixStudyError, RunPreempted, StudyStopped
 from remix_study.tracking.signals import Terminated, signal_handlers, terminate
 from remix_study.version import __version__
@@ -38,7 +49,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 # The order of `--help`, from one's own clips to a report. Typer would list the group `prepare` last.
 _ORDER = (
     "demo", "prepare", "verify", "train", "plan", "run", "status", "list", "stop", "report", "best", "retrain",
-    "export", "ui", "serve", "submit", "schema",
+    "export", "ui", "serve", "submit", "methods", "schema",
 )  # fmt: skip
 
 
@@ -127,6 +138,20 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
     typer.echo(text(kind), nl=False)
 
 
+def _methods(as_json: Json = False) -> None:
+    """List the methods that can be added to a way of training, with their options."""
+    from remix_study.config.balancing import cards
+
+    found = cards()
+    if as_json:
+        out.print_json(json.dumps([each._asdict() for each in found]))
+        return
+    for each in found:
+        for line in terminal.method_lines(each):
+            say(line)
+    say("Add one with `method: {name: remix, with: [NAME]}`, or train jointly with one: `method: {name: NAME}`.")
+
+
 app.command("demo")(study.demo)
 app.add_typer(prepare.app, name="prepare")
 app.command("verify")(verify.verify)
@@ -143,6 +168,7 @@ app.command("export")(study.export)
 app.command("ui")(servers.ui)
 app.command("serve")(servers.serve)
 app.command("train")(_train)
+app.command("methods")(_methods)
 app.command("schema")(_schema)
 
 

@@ -31,6 +31,7 @@ from remix_study.units import duration, file_size
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remix_study.config.balancing import Card
     from remix_study.datasets.corpus import Found
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
@@ -323,6 +324,15 @@ def studies_table(found: "Sequence[StudyStatus]") -> Fitted:
     for each in found:
         table.add_row(each.name, each.state, f"{each.runs_ended}/{each.runs}", escape(each.question))
     return Fitted(table)
+
+
+def method_lines(card: "Card") -> list[str]:
+    """The lines of a method in a list of methods."""
+    options = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in card.options.items())
+    return [
+        card.name, f"    {card.does}.", f"    acts on {card.changes}; needs {card.needs}",
+        f"    with Remix: {card.with_remix}", f"    options: {options}",
+    ]  # fmt: skip
 
 
 def store_line(store: "ClipStore") -> str:

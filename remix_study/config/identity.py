@@ -53,12 +53,13 @@ def _leave_out_introduced(value: Any, content: Any) -> None:
     """Remove from `content`, the dump of `value`, every introduced key that is at its recorded default."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
-            if name not in content:
+            key = field.alias or name
+            if key not in content:
                 continue
             # Inner keys first: an introduced part may get further keys, and stays at the default recorded for it.
-            _leave_out_introduced(getattr(value, name), content[name])
-            if content[name] in [each.default for each in field.metadata if isinstance(each, Introduced)]:
-                del content[name]
+            _leave_out_introduced(getattr(value, name), content[key])
+            if content[key] in [each.default for each in field.metadata if isinstance(each, Introduced)]:
+                del content[key]
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             _leave_out_introduced(inner, content[key])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
+from remix_study.config.balancing import is_names
 from remix_study.config.problems import Problem, parse, raise_problems, validate
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
@@ -114,8 +115,14 @@ def put(content: dict[str, Any], dotted: str, value: Any) -> None:
         ConfigError: `a` or `a.b` is a value, not a group of keys.
     """
     *parents, last = dotted.split(".")
+    before = ""
     for parent in parents:
         inner = content.setdefault(parent, {})
+        if parent == "with" and is_names(inner):
+            inner = content[parent] = {name: {} for name in inner}
+        if before == "with" and inner is None:  # `ogm_ge:` without options
+            inner = content[parent] = {}
+        before = parent
         if not isinstance(inner, dict):
             raise ConfigError(f"Cannot set `{dotted}`: `{parent}` is {inner!r}, not a group of keys.")
         content = inner

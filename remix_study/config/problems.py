@@ -7,10 +7,12 @@ paths also contain the tags of unions) and with the most similar known key.
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from remix_study.config.yaml_source import Keys, YamlSource, dotted, dump, load
 from remix_study.credentials import redact
@@ -302,13 +304,21 @@ def _keys_at(model: type[BaseModel], location: Keys) -> list[str]:
     for step in location:
         following = _enter(at, step)
         at = following[0] if following else None
-    return list(at.model_fields) if isinstance(at, type) and issubclass(at, BaseModel) else []
+    if get_origin(at) in (Union, UnionType):  # such as a group of keys or null
+        groups = [each for each in get_args(at) if each is not NoneType]
+        at = groups[0] if len(groups) == 1 else None
+    return list(keys_of(at)) if isinstance(at, type) and issubclass(at, BaseModel) else []
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a group of keys, by their keys in YAML."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
     """The type at `step` of type `at`, and whether `step` is a key of the YAML (False: the tag of a union)."""
     if isinstance(at, type) and issubclass(at, BaseModel):
-        field = at.model_fields.get(str(step))
+        field = keys_of(at).get(str(step))
         return None if field is None else (field.annotation, True)
     if get_origin(at) is Annotated:
         return _enter(get_args(at)[0], step)

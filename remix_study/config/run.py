@@ -7,89 +7,24 @@ union below it (`EncoderConfig`, `FilterConfig`, `MethodConfig` ...).
 
 import hashlib
 import json
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
+from pydantic import AfterValidator, Field, model_validator
+
+from remix_study.config.balancing import (
+    SPLITTING,
+    Additions,
+    AGMOptions,
+    OGMGEOptions,
+    OGMOptions,
+    OGMPlusOptions,
+    WithKey,
 )
-
 from remix_study.config.identity import Introduced, identity
-from remix_study.config.problems import LARGEST_INTEGER, ContradictionError, Misfit
+from remix_study.config.part import Modality, Part, kind_or
+from remix_study.config.problems import ContradictionError
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
-from remix_study.names import MODALITY
-
-
-class Part(BaseModel):
-    """A group of keys: immutable; unknown keys are errors.
-
-    Values mean what they are in YAML: no text or boolean is a number, and no text or number a boolean. Numbers are
-    finite, unless a field allows infinity.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_written(cls, content: Any) -> Any:
-        if not isinstance(content, dict):
-            return content
-        fields = cls.model_fields
-        return {key: _fitting(fields[key].annotation, v) if key in fields else v for key, v in content.items()}
-
-
-def _fitting(kind: Any, value: Any) -> Any:
-    """`value`, with a `Misfit` in place of what pydantic would convert to a field's type `kind`."""
-    arguments = get_args(kind)
-    match get_origin(kind) or kind:
-        case origin if origin is Annotated:
-            return _fitting(arguments[0], value)
-        case origin if origin is bool:
-            return value if isinstance(value, bool) else Misfit(value)
-        case origin if origin in (int, float):
-            large = origin is int and isinstance(value, int) and abs(value) > LARGEST_INTEGER
-            return Misfit(value) if large or isinstance(value, bool | str) else value
-        case origin if origin is dict and isinstance(value, dict):
-            return {key: _fitting(arguments[1], inner) for key, inner in value.items()}
-        case origin if origin in (list, tuple) and isinstance(value, list | tuple):
-            return [_fitting(arguments[0], inner) for inner in value]
-        case origin if origin in (Union, UnionType):
-            members = [each for each in arguments if _resembles(each, value)]
-            return _fitting(members[0], value) if len(members) == 1 else value
-    return value
-
-
-def _resembles(kind: Any, value: Any) -> bool:
-    """Whether a value may have been meant for this member of a union."""
-    match get_origin(kind) or kind:
-        case origin if origin is Annotated:
-            return _resembles(get_args(kind)[0], value)
-        case origin if origin in (dict, list, tuple):
-            return isinstance(value, origin)
-        case origin if origin in (bool, int, float):
-            return value is not None and not isinstance(value, dict | list | tuple)
-        case origin if origin is Literal:
-            return isinstance(value, str)
-    return False
-
-
-def kind_or(tag: str, default: str) -> BeforeValidator:
-    """Fill in the key that selects the type: `optimizer: {learning_rate: 0.01}` has the default `name: adam`."""
-
-    def fill(value: Any) -> Any:
-        return {tag: default, **value} if isinstance(value, dict) and tag not in value else value
-
-    return BeforeValidator(fill)
-
-
-Modality = Annotated[str, Field(pattern=f"^{MODALITY}$")]
-
 
 # --- model -----------------------------------------------------------------------------------------------------------
 
@@ -238,13 +173,19 @@ class ProgressShareConfig(Part):
 ShareConfig = Annotated[FixedShareConfig | ProgressShareConfig, Field(discriminator="kind")]
 
 
-class JointConfig(Part):
+class Extensible(Part):
+    """A way of training, to which methods are added by `with`."""
+
+    added: WithKey = Field(default=Additions(), alias="with", description="added methods, such as [ogm_ge]")
+
+
+class JointConfig(Extensible):
     """Joint training with the cross-entropy of the fused head only."""
 
     name: Literal["joint"]
 
 
-class JointUnimodalConfig(Part):
+class JointUnimodalConfig(Extensible):
     """Joint training with additional unimodal losses: L = CE(z) + weight * sum_m CE(h_m)."""
 
     name: Literal["joint_unimodal"]
@@ -258,7 +199,7 @@ class UnimodalConfig(Part):
     modality: Modality
 
 
-class RemixConfig(Part):
+class RemixConfig(Extensible):
     """Data Remixing; the defaults are those of the released code, except `masking` and `smallest_batch` of the run."""
 
     name: Literal["remix"] = "remix"
@@ -280,7 +221,47 @@ class RemixConfig(Part):
     weight: float = Field(default=1.0, ge=0, description="gamma: the unimodal loss of a unimodal batch")
 
 
-MethodConfig = Annotated[JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig, Field(discriminator="name")]
+class OGMConfig(OGMOptions):
+    """Joint training with OGM."""
+
+    name: Literal["ogm"]
+
+
+class OGMGEConfig(OGMGEOptions):
+    """Joint training with OGM-GE."""
+
+    name: Literal["ogm_ge"]
+
+
+class OGMPlusConfig(OGMPlusOptions):
+    """Joint training with a control for OGM."""
+
+    name: Literal["ogm_plus"]
+
+
+class AGMConfig(AGMOptions):
+    """Joint training with AGM."""
+
+    name: Literal["agm"]
+
+
+AddedConfig = OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
+MethodConfig = Annotated[
+    JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
+]
+
+
+def names_of(method: MethodConfig) -> tuple[str, ...]:
+    """The name of a method and those of the methods that are added to it: `("remix", "ogm_ge")`."""
+    return (method.name, *(method.added.names() if isinstance(method, Extensible) else ()))
+
+
+def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig:
+    """A method as a way of training, with methods that are added to it: `ogm_ge` is `joint` with `ogm_ge`."""
+    if not isinstance(method, AddedConfig):
+        return method
+    options = method.model_dump(exclude={"name"})
+    return JointConfig.model_validate({"name": "joint", "with": {method.name: options}})
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -486,6 +467,7 @@ class RunConfig(Part):
                     "moves every encoder in every step"
                 )
                 problems.append(("method.accumulate", message))
+        problems += self._problems_of_additions()
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
                 f"`rate.warmup` must be below `epochs` ({self.epochs}), because the full rate is reached after it, "
@@ -495,6 +477,28 @@ class RunConfig(Part):
         if problems:
             raise ContradictionError(problems)
         return self
+
+    def _problems_of_additions(self) -> list[tuple[str, str]]:
+        method = self.method
+        whole = expanded(method)
+        if isinstance(whole, UnimodalConfig):
+            return []
+        problems = []
+        for name in whole.added.names():
+            key = f"method.with.{name}" if isinstance(method, Extensible) else "method.name"
+            if name in SPLITTING and self.model.fusion not in ("concat", "sum", "decision"):
+                message = (
+                    f"`{name}` needs the part of each modality in the fused logits, which `model.fusion: "
+                    f"{self.model.fusion}` does not have; use concat, sum or decision"
+                )
+                problems.append((key, message))
+            if isinstance(method, RemixConfig) and method.accumulate:
+                message = (
+                    f"`{name}` needs the gradient of a whole step, which `method.accumulate` does not compute; leave "
+                    "one of them out"
+                )
+                problems.append((key, message))
+        return problems
 
     def digest(self, data: str) -> str:
         """Return 12 hex digits that two runs share if and only if they are the same run.

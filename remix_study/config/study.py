@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from remix_study.config.identity import Introduced
+from remix_study.config.part import Part, kind_or
 from remix_study.config.problems import ContradictionError, closest_match
-from remix_study.config.run import Part, kind_or
 from remix_study.config.yaml_source import YamlSource, dump
 
 STORAGE = "REMIX_STUDY_STORAGE"  # environment variable: the default of `storage`

@@ -17,7 +17,7 @@ import torch
 from remix_study import ray_private
 from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run
-from remix_study.config.run import RunConfig
+from remix_study.config.run import RunConfig, names_of
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, RunPreempted, TrackingError, cause_of
 from remix_study.files.mirror import url_of
@@ -76,7 +76,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
     if name is not None and not is_name(name):
         raise ConfigError(f"`--name`{name_problem(name)}.")
     digest = config.digest(data)
-    name = name or f"{config.method.name}-seed{config.seed}-{digest}"
+    name = name or f"{'-'.join(names_of(config.method))}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)
     return Job(
         config=config.model_copy(update={"corpus": corpus_at(config.corpus)}),  # workers have another working directory

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from remix_study.assemble import assemble
-from remix_study.config.run import RunConfig
+from remix_study.config.run import RunConfig, names_of
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files.urls import is_url, shown
@@ -192,7 +192,7 @@ def _info(job: Job, store: ClipStore) -> RunInfo:
     config = job.config
     tags = {
         "remix_study.version": __version__,
-        "remix_study.method": config.method.name,
+        "remix_study.method": "+".join(names_of(config.method)),
         "remix_study.seed": str(config.seed),
         "remix_study.folder": job.url or job.folder,
         "remix_study.host": socket.gethostname(),

@@ -147,6 +147,7 @@ def json_text(folder: Path, corpus: Path) -> str:
         with exclusive_lock(folder / "w" / "studies" / "s" / "lock"):
             found.append(_shape_of("status", *named, called="status, of a running study"))
         found.append(_shape_of("list", *named[1:]))
+        found.append(_shape_of("methods", "--json"))
         found.append(_shape_of("retrain", "s", "--seeds", "1", *named[1:]))
     return "\n".join(found)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
+from remix_study.config.balancing import cards
 from remix_study.config.load import load_study
 from remix_study.config.run import RunConfig
 from remix_study.media.store import ClipStore
@@ -19,12 +20,14 @@ from remix_study.training.loop import RunResult, train
 from remix_study.world import Solo
 
 ROOT = Path(__file__).parents[2]
-MODALITY, CLASS = "(audio|video)", r"\d+"
+PLACEHOLDERS = {"<modality>": "(audio|video)", "<class>": r"\d+", "<method>": "[a-z_]+"}
 # Together they log every metric. `random` never runs a scoring pass.
 METHODS = {
     "remix": {"name": "remix", "warmup": 1},
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
     "joint": {"name": "joint"},
+    "ogm": {"name": "ogm"},
+    "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }
 
@@ -37,7 +40,10 @@ class Listed(NamedTuple):
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self.name).replace("<modality>", MODALITY).replace("<class>", CLASS))
+        pattern = re.escape(self.name)
+        for placeholder, stands_for in PLACEHOLDERS.items():
+            pattern = pattern.replace(placeholder, stands_for)
+        return re.compile(pattern)
 
 
 def listed() -> list[Listed]:
@@ -51,7 +57,7 @@ def listed() -> list[Listed]:
 def results(
     small_store: ClipStore, recipe: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, RunResult]:
-    """Results of four methods with all metrics enabled. A result contains every logged metric."""
+    """Results of several methods with all metrics enabled. A result contains every logged metric."""
     found = {}
     for name, method in METHODS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -135,3 +141,16 @@ def test_warm_up_and_random_log_no_metrics_of_scores(results: dict[str, RunResul
     assert "remix/churn" not in results["remix"].history[1]
     assert "remix/churn" in results["remix"].history[2]
     assert not [key for record in results["random"].history for key in record if key.startswith("remix/score_")]
+
+
+def test_the_table_of_methods_is_that_of_the_command() -> None:
+    page = (ROOT / "docs" / "methods" / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [(row[0].strip("`"), *row[2:4]) for row in rows] == [(c.name, c.needs, c.with_remix) for c in cards()]
+    for row, card in zip(rows, cards(), strict=True):
+        assert row[1].startswith(f"{card.changes}: ")
+        linked = re.fullmatch(r"\[(.*)\]\((.*)\)", row[4])
+        assert linked is not None
+        described = (ROOT / "docs" / "methods" / linked[2]).read_text()
+        assert f"`{card.name}`" in described or card.name.upper() in described
+        assert all(f"`{option}`" in described for option in card.options)

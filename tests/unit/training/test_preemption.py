@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "joint": {"method": {"name": "joint"}, "epochs": 3, "precision": "bfloat16", "model.fusion": "film"},
     "unimodal": {"method": {"name": "unimodal", "modality": "audio"}, "epochs": 3, "optimizer": {
         "name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
+    "agm": {"method": {"name": "joint_unimodal", "with": ["agm"]}, "epochs": 3, "micro_batch": 9},
     "zero_feature": {**REMIX, "masking": "zero_feature", "epochs": 3},
 }  # fmt: skip
 

@@ -1,0 +1,36 @@
+"""(g) Training with an added method vs joint training with unimodal losses: the time of an epoch's steps"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.epochs import Scale, joint, noise_store, trainer
+from benchmarks.measure import Result, in_turns, median
+from remix_study.assemble import gradient_rules
+from remix_study.balancing import FusedLoss, Method, UnimodalLosses
+from remix_study.config.balancing import Additions
+from remix_study.media.store import ClipStore
+
+AT_MOST = {"ogm": 1.1, "ogm_ge": 1.1, "ogm_plus": 1.1, "agm": 1.1}
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    scale = Scale.of(quick)
+    with tempfile.TemporaryDirectory() as folder:
+        store = noise_store(Path(folder), scale.samples, scale.preset)
+        methods = {"joint_unimodal": _method(store, scale.batch, [])}
+        methods |= {name: _method(store, scale.batch, [name]) for name in Additions.model_fields}
+        trainers = [trainer(store, method, scale.batch) for method in methods.values()]
+        rounds = in_turns([each.epoch for each in trainers], scale.rounds)
+    for number, name in enumerate(methods):
+        if number > 0:
+            ratio = median([times[number].train_s / times[0].train_s for times in rounds])
+            yield Result(f"(g) steps with {name} / joint_unimodal", ratio, at_most=AT_MOST[name])
+
+
+def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
+    base = joint(store, batch)
+    rules = gradient_rules(Additions.model_validate({name: {} for name in names}), store.modalities, seed=0)
+    losses = (FusedLoss(), UnimodalLosses(1.0, 1.0))
+    return replace(base, name="joint_unimodal", losses=losses, trains_heads=True, gradients=rules)

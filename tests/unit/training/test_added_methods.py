@@ -1,0 +1,97 @@
+"""Methods that are added to joint training, to unimodal losses and to Remix: what holds for each of them"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from remix_study.config.balancing import Additions
+from remix_study.config.run import RunConfig
+from remix_study.training.loop import Run, train
+from remix_study.world import Collectives
+
+Recipe = Callable[..., RunConfig]
+Assembled = Callable[..., Run]
+OnRanks = Callable[[int, Callable[[Collectives], Any]], list[Any]]
+
+NAMES = list(Additions.model_fields)
+NEUTRAL: dict[str, dict[str, float]] = {"ogm": {"alpha": 0.0}, "ogm_plus": {"factor": 1.0}, "agm": {"alpha": 0.0}}
+# Two workers, so that the global batches of one rank are those of two.
+SHORT: dict[str, Any] = {
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "epochs": 1,
+    "global_batch": 28,
+    "smallest_batch": 3,
+    "workers": 2,
+}
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    train(run)
+    return {name: p.detach().clone() for name, p in run.model.named_parameters()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(other[name], p) for name, p in one.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
+    one, added = ({**SHORT, "method": method} for method in ({"name": name}, {"name": "joint", "with": [name]}))
+    by_name, joint = assembled(recipe(one), "name"), assembled(recipe({**SHORT, "method": {"name": "joint"}}), "joint")
+    found = weights(by_name)
+    assert equal(found, weights(assembled(recipe(added), "with")))
+    assert not equal(found, weights(joint))
+    recorded = json.loads(by_name.history_file.read_text().splitlines()[-1])
+    assert {key.split("/")[1] for key in recorded if key.startswith("method/")} == {name}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assembled, name: str) -> None:
+    neutral = {**SHORT, "method": {"name": "joint_unimodal", "with": {name: NEUTRAL[name]}}}
+    plain = {**SHORT, "method": {"name": "joint_unimodal"}}
+    assert equal(weights(assembled(recipe(neutral), "neutral")), weights(assembled(recipe(plain), "plain")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
+    recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, name: str
+) -> None:
+    # A random assignment does not depend on the weights, which differ by rounding.
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "joint_share": 0.3, "with": [name]}
+    config = recipe({**SHORT, "method": method, "epochs": 2})
+    alone = weights(without_batchnorm(config, "alone"))
+    micro = weights(without_batchnorm(recipe({**SHORT, "method": method, "epochs": 2, "micro_batch": 5}), "micro"))
+    both = run_on_ranks(2, lambda ranks: weights(without_batchnorm(config, "ranks", collectives=ranks)))
+    assert equal(both[0], both[1])
+    for found in (both[0], micro):
+        for key, expected in alone.items():
+            torch.testing.assert_close(found[key], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
+    recipe: Recipe, assembled: Assembled, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Modalities are compared where several train. A unimodal batch is trained as by Remix alone."""
+    remix = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}}
+    plain = weights(assembled(recipe({**SHORT, "method": remix, "epochs": 2}), "plain"))
+    after = {**remix, "with": {name: {"begin": 1}}}
+    assert equal(weights(assembled(recipe({**SHORT, "method": after, "epochs": 2}), "after")), plain)
+    assert f"{name} acts on multimodal batches from epoch 1 on" in caplog.text
+    assert "never acts" in caplog.text
+    caplog.clear()
+    joint = {**after, "joint_share": 0.5}
+    some = weights(assembled(recipe({**SHORT, "method": joint, "epochs": 2}), "joint"))
+    without = {**SHORT, "method": {**remix, "joint_share": 0.5}, "epochs": 2}
+    assert not equal(some, weights(assembled(recipe(without), "without")))
+    assert "never acts" not in caplog.text
+
+
+def test_a_window_beyond_the_epochs_is_said(
+    recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture
+) -> None:
+    assembled(recipe({**SHORT, "method": {"name": "ogm_ge", "begin": 5}}))
+    assert "ogm_ge acts from epoch 5 on, so it never acts in 1 epochs" in caplog.text
