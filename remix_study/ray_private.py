@@ -40,6 +40,19 @@ TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 TUNE_LOGGERS = ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune")
 
 
+def local_ray_process() -> int | None:
+    """Return the id of the process without which the Ray that this process started cannot work.
+
+    None without such a Ray, and once this process begins to shut it down. No public function tells whether a local Ray
+    has ended: each call waits for it for a minute, and then aborts the process.
+    """
+    from ray._private import worker
+
+    node = worker._global_node
+    servers = [] if node is None or not worker.is_initialized() else node.all_processes.get("gcs_server", [])
+    return servers[0].process.pid if servers else None
+
+
 def upload_limit_bytes() -> int:
     """Return the largest working directory, in bytes, that `ray job submit` can upload.
 

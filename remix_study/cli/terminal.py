@@ -129,7 +129,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
     """
     from remix_study.study.listener import StudyListener
     from remix_study.study.status import study_status
-    from remix_study.study.stopping import end_soon
+    from remix_study.study.stopping import end_soon, end_with_ray
 
     if not console.is_terminal:
 
@@ -143,6 +143,7 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
             ),
             say=line,
             interrupted=end_soon,
+            terminated=lambda: end_with_ray(line),
         )
         return
     ended = threading.Event()
@@ -161,7 +162,8 @@ def live_study(console: Console, folder: Path) -> "Iterator[StudyListener]":
                 pause = max(_REFRESH_S, 9 * (time.monotonic() - started))
 
         try:
-            yield StudyListener(begin=begin, say=live.console.print, interrupted=end_soon)
+            say = live.console.print
+            yield StudyListener(begin=begin, say=say, interrupted=end_soon, terminated=lambda: end_with_ray(say))
         finally:
             ended.set()
             with contextlib.suppress(RemixStudyError, OSError):

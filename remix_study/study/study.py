@@ -165,7 +165,8 @@ class StudyRun:
         self._listener.begin(state.ended, state.total)
         stop = self.folder / STOP
         if state.ended < state.total:
-            with stoppable(self.folder, self._listener.say, self._listener.interrupted):
+            listener = self._listener
+            with stoppable(self.folder, listener.say, listener.interrupted, listener.terminated):
                 execute(self._ask, self._tell, self._needs, self.folder, self._on_place, self._epochs_of, stop.exists)
         if self._disk_full:
             raise StoreError(

@@ -264,6 +264,13 @@ def test_signals_stop_runs_after_their_epoch_and_a_second_ctrl_c_at_once_and_rer
         process.await_idle()
         assert_no_epoch_repeated(before, process.history_lines())
         before = process.history_lines()
+    process = bench.start(study)
+    process.wait_until(partial(has_trained, process, sum(map(len, before.values())) + 2))
+    os.killpg(process.command.pid, signal.SIGTERM)  # as Slurm, systemd and `timeout` do
+    assert process.wait() == 128 + signal.SIGTERM, process.output
+    assert "Ray has ended, too. Rerun the command to resume" in process.output
+    assert "Failed to connect" not in process.output, "Ray's C++ part prints nothing"
+    process.await_idle()
     last = bench.run(study)
     assert_no_epoch_repeated(before, last.history_lines())
     assert last.trials() == uninterrupted.trials()

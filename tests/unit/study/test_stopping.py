@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LEAVES = """
 import contextlib, io, os, signal, sys
 from pathlib import Path
@@ -65,6 +67,43 @@ def test_a_second_ctrl_c_ends_the_process_whatever_it_waits_for(tmp_path: Path) 
         "Stopping after the current epochs. Press Ctrl-C again to stop at once.",
         "Interrupted. Rerun the command to resume from the last checkpoint.",
     ]
+
+
+TERMINATED = """
+import signal, subprocess, sys, threading
+from pathlib import Path
+from remix_study import ray_private
+from remix_study.study import stopping
+server = subprocess.Popen(["sleep", "60"])
+alive = True
+ray_private.local_ray_process = lambda: server.pid if alive else None
+with stopping.stoppable(Path(sys.argv[1]), print, terminated=lambda: stopping.end_with_ray(print)):
+    signal.raise_signal(signal.SIGTERM)
+    if sys.argv[2] == "shut down":
+        alive = False
+    server.kill()
+    threading.Event().wait(0.5 if sys.argv[2] == "shut down" else None)
+print("to the end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "last"),
+    [
+        ("killed", 143, "Ray has ended, too. Rerun the command to resume from the last checkpoint."),
+        ("shut down", 0, "to the end"),
+    ],
+)
+def test_after_sigterm_a_study_ends_with_its_ray_unless_it_shut_that_down(
+    tmp_path: Path, how: str, status: int, last: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path), how], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.splitlines() == [
+        "Stopping after the current epochs. Send SIGTERM again to stop at once.", last,
+    ]  # fmt: skip
 
 
 def test_output_under_nohup_is_not_redirected(tmp_path: Path) -> None:
