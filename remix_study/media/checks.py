@@ -27,6 +27,7 @@ CANCELLED = 0.1
 # Standard deviation of full scale above which a mix is no residue of channels that cancel. Theirs is at most 0.004 in
 # the codecs above, and 0.02 for the loudest channels. Most clips are louder, so that their audio is decoded only once.
 RESIDUE = 0.03
+_LATE_S = 0.5  # a file that was cut between key frames begins up to so late
 _PATTERN = re.compile(r"[*?]|\[.+\]|\{.+\}|%0?\d*d")
 _LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -122,28 +123,43 @@ def check_length(track: str, decoded_s: float, stated_s: float | None, checks: C
         )
 
 
-def check_window(track: str, start_s: float | None, end_s: float | None, track_end_s: float, checks: Checks) -> None:
-    """Check that a track reaches the end of a clip's window.
+def check_window(
+    track: str,
+    start_s: float | None,
+    end_s: float | None,
+    track_end_s: float,
+    checks: Checks,
+    track_start_s: float = 0.0,
+) -> None:
+    """Check that a track covers a clip's window. Without `start` and `end`, it may begin and end at any time.
 
     Args:
         track: `audio` or `video`.
         start_s, end_s: the clip's `start` and `end`; None means the start and the end of the file.
         track_end_s: where the track ends.
+        track_start_s: where it begins.
 
     Raises:
         MediaError: stage `duration`; the track ends before `start`, or before `end` by more than the tolerance or a
-            quarter of the window.
+            quarter of the window, or begins after `start` by more than half a second, the fraction of the tolerance or
+            a quarter of the window.
     """
     first_s = start_s or 0.0
     if first_s >= track_end_s and start_s is not None:
         raise MediaError(
             f"its {track} track ends at {track_end_s:.2f} s, before `start` ({start_s:g} s)", stage="duration"
         )
-    if end_s is None:
+    if start_s is None and end_s is None:
         return
-    window_s = end_s - first_s
-    tolerance = min(max(checks.tolerance_s, checks.tolerance_fraction * window_s), window_s / 4)
-    if end_s - track_end_s > tolerance:
+    window_s = (track_end_s if end_s is None else end_s) - first_s
+    share_s = checks.tolerance_fraction * window_s
+    if track_start_s - first_s > min(max(_LATE_S, share_s), window_s / 4):
+        raise MediaError(
+            f"its {track} track begins at {track_start_s:.2f} s, {track_start_s - first_s:.2f} s after the start of "
+            f"the clip ({first_s:g} s)",
+            stage="duration",
+        )
+    if end_s is not None and end_s - track_end_s > min(max(checks.tolerance_s, share_s), window_s / 4):
         raise MediaError(
             f"its {track} track ends at {track_end_s:.2f} s and holds {track_end_s - first_s:.2f} s of the "
             f"{window_s:.2f} s from `start` to `end` ({end_s:g} s)",

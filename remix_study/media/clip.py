@@ -165,7 +165,7 @@ def _audio_row(
     wave = decoder.wave(path, container, "mix" if preset.channel == "loudest" else preset.channel)
     end_s = late_s + len(wave) / rate
     check_length(AUDIO, end_s, container.duration_s, checks)
-    check_window(AUDIO, clip.start, clip.end, end_s, checks)
+    check_window(AUDIO, clip.start, clip.end, end_s, checks, late_s)
     part = audio.cut(wave, rate, late_s, clip.start, clip.end)
     check_least(len(part) / rate, preset.least_s)
     first = (0 if clip.start is None else round(clip.start * rate)) - round(late_s * rate)
@@ -198,7 +198,7 @@ def _video_row(
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
-    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
+    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks, float(container.frame_times_F[0]))
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     check_holes(container.holes, clip.end)
     wanted = video.candidate_frames(first, count, preset, video.span_of(container, first, count, clip.end))

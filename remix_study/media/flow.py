@@ -69,7 +69,7 @@ def flow_row(
     if container.frame_times_F is None:
         raise MediaError("it has no video track", stage="video")
     check_length(VIDEO, container.video_end_s, container.duration_s, checks)
-    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks)
+    check_window(VIDEO, clip.start, clip.end, container.video_end_s, checks, float(container.frame_times_F[0]))
     first, count = video.frames_within(container.frame_times_F, clip.start, clip.end)
     check_holes(container.holes, clip.end)
     if count < preset.frames + 1:

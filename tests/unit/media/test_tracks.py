@@ -18,6 +18,7 @@ from remix_study.media.source import source_at
 from remix_study.media.spectrogram import spectrogram
 from remix_study.sample import Clip, SampleId
 from tests.corrupt_media import Picture, write_clip
+from tests.timed_media import FPS, Kind, video_preset, write_timed
 
 RATE, SECONDS = 16000, 2.0
 SOUNDS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame"}
@@ -160,3 +161,20 @@ def test_a_published_preset_of_real_files_has_its_shapes(tmp_path: Path, name: s
     for modality in preset.modalities:
         assert rows[modality].shape == preset.shape(modality)
         assert np.isfinite(rows[modality]).all()
+
+
+@pytest.mark.parametrize(("start", "end", "taken"), [(1.0, 3.0, False), (2.3, 5.0, True), (2.3, 3.3, False)])
+def test_a_track_that_begins_late_in_a_window_is_left_out(
+    tmp_path: Path, start: float, end: float, taken: bool
+) -> None:
+    """By more than half a second or a quarter of the window; its first frames would stand for what is missing."""
+    times_s = [2.6 + number / FPS for number in range(85)]
+    write_timed(tmp_path / "late.mkv", Kind("mkv", "libx264", "pcm_s16le"), 6.0, times_s=times_s)
+    clip = Clip(SampleId("a"), {"video": "late.mkv"}, "x", "train", start=start, end=end)
+    preset = Preset("p", {"video": video_preset(3)})
+    if taken:
+        assert decode_clip(clip, source_at(tmp_path), preset, decoder_named("pyav"), Checks()).rows["video"].size
+        return
+    with pytest.raises(MediaError, match=r"its video track begins at 2\.60 s, .* s after the start") as caught:
+        decode_clip(clip, source_at(tmp_path), preset, decoder_named("pyav"), Checks())
+    assert caught.value.stage == "duration"
