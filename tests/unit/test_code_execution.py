@@ -26,7 +26,7 @@ ALLOWED = {
     ("media/workers.py", "pickle.loads"): "jobs that this process pickled for its own child process",
     ("launch/ray_decoding.py", "pickle.loads"): "jobs that the driver pickled for its own Ray actor",
     ("media/build.py", "pickle.loads"): "bytes that the same object pickled and kept in memory",
-    ("study/tasks.py", "cloudpickle.loads"): "the error that Tune has just pickled in the same process",
+    ("study/trial_errors.py", "cloudpickle.loads"): "the error that Tune has just pickled in the same process",
 }
 RUNS_CODE = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",

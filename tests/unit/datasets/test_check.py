@@ -1,8 +1,10 @@
 """Checks of a corpus before it is prepared"""
 
 import collections
+import dataclasses
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,7 @@ def test_a_healthy_corpus_is_shown_as_ready(healthy: CheckReport) -> None:
         assert expected in text
     assert "unusable" in text
     assert "none found" in text
+    assert "corpus: 1 clip\n" in re.sub(" +\n", "\n", shown(dataclasses.replace(healthy, clips=1)))
 
 
 def report_of(**changes: Any) -> CheckReport:

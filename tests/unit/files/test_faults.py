@@ -344,6 +344,7 @@ def test_a_build_survives_a_real_kill(tmp_path: Path, at: int) -> None:
 # Module -> why it changes files without `operations`.
 ELSEWHERE = {
     "files/operations.py": "the seam",
+    "__main__.py": "standard error, in a signal handler",
     "files/disk.py": "files of locks, whose content is a process id",
     "files/scratch.py": "locks of temporary folders",
     "media/integrity.py": "locks",

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -337,6 +338,28 @@ def test_the_report_skips_missing_run_folders(make_folder: MakeFolder) -> None:
     write_report(folder)
     text, _, _ = read(folder / "report")
     assert "Not compared, because they have no complete replicate: joint." in text
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's Chromium: apt-get install chromium")
+def test_the_page_fits_a_narrow_window(whole: Whole, tmp_path: Path) -> None:
+    """Also with paths, which have no spaces. Wide tables scroll by themselves."""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe id="page" src="{(whole.folder / "report" / PAGE).as_uri()}" width="400" height="900"></iframe>'
+        '<script>onload = () => { const inner = document.getElementById("page").contentDocument.scrollingElement; '
+        "document.body.append(`width ${inner.scrollWidth} height ${inner.scrollHeight}`) }</script>"
+    )
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", frame.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    measured = re.search(r"width (\d+) height (\d+)<", done.stdout)
+    assert measured is not None, done.stdout[-500:] + done.stderr[-500:]
+    assert int(measured[1]) <= 400
+    assert int(measured[2]) > 2000, "the whole page was shown"
 
 
 def test_the_state_of_a_running_study(make_folder: MakeFolder) -> None:

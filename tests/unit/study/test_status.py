@@ -1,7 +1,9 @@
 """The status of studies with made-up runs, and the commands that print it"""
 
 import fcntl
+import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,12 +56,21 @@ def status_after(folder: Path, after: int) -> tuple[StudyListener, list[StudySta
     return StudyListener(done=done), seen
 
 
+def view_of(found: StudyStatus) -> str:
+    """Return what the terminal shows of a status."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal.status_view(found))
+    return console.export_text()
+
+
 def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
     folder = conduct(Runner()).folder
     found = study_status(folder)
     assert (found.state, found.runs, found.runs_ended, found.holder, found.seconds_left) == (
         "complete", 10, 10, None, None,
     )  # fmt: skip
+    shown = [view_of(found._replace(seconds_left=seconds)) for seconds in (None, 0.0, 60.0)]
+    assert [re.findall("about .* left", text) for text in shown] == [[], [], ["about 1.0 min left"]]
     assert [(m.name, m.complete, m.failed, m.replicated) for m in found.methods] == [
         ("joint", 3, 0, 2),
         ("remix", 3, 0, 2),
