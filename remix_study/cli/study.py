@@ -33,6 +33,7 @@ from remix_study.cli.common import (
     where_in_mlflow,
 )
 from remix_study.cluster import remote
+from remix_study.errors import RemixStudyError
 from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
@@ -164,12 +165,19 @@ def list_studies(
     """List the studies of the workspace."""
     from remix_study.study.status import existing, study_names, study_status
 
-    found = [study_status(existing(workspace, name)) for name in study_names(workspace)]
+    found, unreadable = [], []
+    for name in study_names(workspace):
+        try:
+            found.append(study_status(existing(workspace, name)))
+        except RemixStudyError as error:  # the others are listed all the same
+            unreadable.append(str(error))
     if as_json:
         out.print_json(json.dumps([each.plain() for each in found]))
     elif found:
         out.print(terminal.studies_table(found))
-    else:
+    if unreadable:
+        raise RemixStudyError("\n".join(unreadable))
+    if not found and not as_json:
         start = own_command("run", "FILE", workspace=workspace)
         say(f"No studies in {place(workspace)}. Start one with: {start}")
 

@@ -148,3 +148,15 @@ def test_a_study_that_has_not_begun_needs_no_file_of_trials(tmp_path: Path) -> N
         assert study_status(folder).runs_ended == 0
         run_small(tmp_path, small())
     assert {len(trials) for trials in points_of(tmp_path).values()} == {2}
+
+
+def test_a_damaged_study_does_not_hide_the_others_of_its_workspace(study: Path, say: Say) -> None:
+    shutil.copytree(study, study.with_name("t"))
+    (study / "study.yaml").write_text("not: [a study\n")
+    code, text = say("list")
+    assert code == 1
+    assert f"{study / 'study.yaml'}" in text.replace("\n", "")
+    assert "complete" in text
+    assert "Traceback" not in text
+    (study.with_name("t") / "study.yaml").write_text("")
+    assert say("list")[1].count("error: ") == 1
