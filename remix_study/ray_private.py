@@ -48,7 +48,7 @@ def local_ray_process() -> int | None:
     """
     from ray._private import worker
 
-    node = worker._global_node
+    node: Any = worker._global_node  # None before `ray.init`, unlike its annotation
     servers = [] if node is None or not worker.is_initialized() else node.all_processes.get("gcs_server", [])
     return servers[0].process.pid if servers else None
 

@@ -11,9 +11,9 @@ from remix_study.balancing.acting import Window
 from remix_study.balancing.agm import AGM
 from remix_study.balancing.losses import FUSED, CrossEntropy, FusedLoss, UnimodalLosses, balanced_weights
 from remix_study.balancing.ogm import OGM, OGMPlus
-from remix_study.balancing.slots import GradientRule, LossRule, Method, Step, StepOutputs, TrainingData
+from remix_study.balancing.slots import GradientRule, LossRule, Method, Step, StepOutputs
 
 __all__ = [
     "AGM", "FUSED", "OGM", "CrossEntropy", "FusedLoss", "GradientRule", "LossRule", "Method", "OGMPlus", "Step",
-    "StepOutputs", "TrainingData", "UnimodalLosses", "Window", "balanced_weights",
+    "StepOutputs", "UnimodalLosses", "Window", "balanced_weights",
 ]  # fmt: skip

@@ -11,32 +11,15 @@ Decisions are the same on every rank: what a rule knows of a batch are sums over
 its random numbers depend on seed, epoch and step only.
 """
 
-# B samples of a micro-batch, N training samples, M modalities, C classes, K sums of a rule
+# B samples of a micro-batch, M modalities, C classes, K sums of a rule
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from remix_study.epoch import EpochPlan
-
-Task = Literal["classification"]
-
-
-class TrainingData(NamedTuple):
-    """What a method may know of the training split. Columns of the M axis follow `modalities`.
-
-    `available_NM`: bool, the modalities that each sample has. `task`: what the labels mean.
-    """
-
-    modalities: tuple[str, ...]
-    labels_N: NDArray[np.int64]
-    classes: int
-    available_NM: NDArray[np.bool_]
-    task: Task = "classification"
 
 
 class StepOutputs(Protocol):
