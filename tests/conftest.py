@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from copy import deepcopy
 
 # Set before Ray is imported: with authentication, Ray would write a token to the home directory.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -138,7 +139,7 @@ def recipe(small_corpus: Path) -> "Callable[..., RunConfig]":
             "tracking": {"uri": "off"},
         }
         for path, value in (changes or {}).items():
-            put(content, path, value)
+            put(content, path, deepcopy(value))  # or a later key would change the value of the caller
         return parse_run(content, "the test")
 
     return make
