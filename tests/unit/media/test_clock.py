@@ -92,7 +92,7 @@ def test_a_window_stores_its_source_time(kind: Kind, tmp_path: Path) -> None:
 
 def moved() -> list[object]:
     """Every kind with each shift of its times that its container can hold; FLV and NUT have no negative times."""
-    found = []
+    found: list[object] = []
     for shift_s in (-1.886, -2.5, 3.0):
         for kind in KINDS:
             if kind.suffix in MOVABLE and (shift_s > 0 or kind.suffix not in ("flv", "nut")):
