@@ -19,11 +19,13 @@ from remix_study.augment import Augmentation
 from remix_study.balancing import (
     AGM,
     OGM,
+    CombineRule,
     CrossEntropy,
     FusedLoss,
     GradientRule,
     LossRule,
     Method,
+    MMPareto,
     OGMPlus,
     UnimodalLosses,
     Window,
@@ -268,16 +270,17 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
     losses: tuple[LossRule, ...]
     weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
     ce = CrossEntropy(config.loss.label_smoothing, weights)
-    gradients = () if isinstance(method, c.UnimodalConfig) else gradient_rules(method.added, modalities, config.seed)
+    if isinstance(method, c.UnimodalConfig):
+        alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
+        return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
+    gradients = gradient_rules(method.added, modalities, config.seed)
+    combine = combine_rule(method.added, modalities)
     match method:
         case c.JointConfig():
             return Method(config.method.name, joint, (FusedLoss(ce),), trains_heads=False, gradients=gradients)
         case c.JointUnimodalConfig(weight=weight):
             losses = (FusedLoss(ce), UnimodalLosses(weight, weight, ce))
-            return Method("joint_unimodal", joint, losses, gradients=gradients)
-        case c.UnimodalConfig():
-            alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
-            return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
+            return Method(config.method.name, joint, losses, combine=combine, gradients=gradients)
         case c.RemixConfig():
             settings = RemixSettings(
                 warmup=method.warmup,
@@ -290,7 +293,7 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
             )
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
             plan = RemixPlan(settings, modalities, labels_N, classes, config.seed)
-            return Method("remix", plan, losses, gradients=gradients)
+            return Method("remix", plan, losses, combine=combine, gradients=gradients)
         case unreachable:
             assert_never(unreachable)
 
@@ -311,6 +314,12 @@ def gradient_rules(added: b.Additions, modalities: tuple[str, ...], seed: int) -
     return tuple(rules)
 
 
+def combine_rule(added: b.Additions, modalities: tuple[str, ...]) -> CombineRule | None:
+    """Build the rule that combines the gradients of the fused and of the unimodal losses; None: they are summed."""
+    options = added.mmpareto
+    return None if options is None else MMPareto(modalities, options.gain, window=_window(options))
+
+
 def _warn_of_idle_methods(config: c.RunConfig) -> None:
     """Log a warning for each added method that never acts."""
     method = c.expanded(config.method)
@@ -321,7 +330,7 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
         begin = getattr(method.added, name).begin
         if begin >= config.epochs:
             log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)
-        elif begin >= warmup:
+        elif begin >= warmup and name in b.SPLITTING:
             log.warning(
                 "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
                 "unimodal, so it never acts", name, begin, warmup,

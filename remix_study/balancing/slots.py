@@ -2,10 +2,11 @@
 
     plan       the samples of every step, and the modalities that they train (`remix_study.epoch.EpochPlan`)
     losses     loss rules, summed
+    combine    how the gradients of the fused and of the unimodal losses become the gradients of the encoders
     gradients  changes of the gradients, after the sum over ranks and before clipping
 
 The training loop is the same for all methods, so methods that define different parts can be combined. A method has one
-plan, and any number of loss rules and gradient rules.
+plan, at most one rule that combines gradients, and any number of loss rules and gradient rules.
 
 Decisions are the same on every rank: what a rule knows of a batch are sums over the samples of the global batch, and
 its random numbers depend on seed, epoch and step only.
@@ -76,6 +77,38 @@ class LossRule(Protocol):
     ) -> dict[str, torch.Tensor]: ...
 
 
+class CombineRule(Protocol):
+    """Combines the gradients of the fused and of the unimodal losses in the encoders, after the sum over ranks.
+
+    `name`: of the method that it belongs to.
+    """
+
+    name: str
+
+    def acts(self, step: Step) -> bool:
+        """Whether the rule acts in this step. If not, the losses are summed, and `combine` is not called."""
+        ...
+
+    def combine(self, alone: Mapping[str, Mapping[torch.nn.Parameter, torch.Tensor]]) -> None:
+        """Set the gradients of the encoders.
+
+        Args:
+            alone: modality -> parameter of its encoder -> gradient of the modality's unimodal loss. `.grad` is that of
+                all other losses. Modalities that the step does not train are absent.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the rule did since the last call, as means over the steps in which it acted; empty if it never did."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What an exact resume needs: tensors and plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
 class GradientRule(Protocol):
     """Changes the gradients of a step, after the sum over ranks and before clipping.
 
@@ -118,13 +151,19 @@ class Method:
     plan: EpochPlan
     losses: tuple[LossRule, ...]
     trains_heads: bool = True  # whether the unimodal heads are trained; if not, their metrics are left out
+    combine: CombineRule | None = None
     gradients: tuple[GradientRule, ...] = ()
+
+    @property
+    def rules(self) -> tuple[CombineRule | GradientRule, ...]:
+        """The rules that have metrics and a state, in the order in which they act."""
+        return (*(() if self.combine is None else (self.combine,)), *self.gradients)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The state of every rule, by its name, for an exact resume. The plan has its own."""
-        return {rule.name: rule.state() for rule in self.gradients}
+        return {rule.name: rule.state() for rule in self.rules}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what `state` returned."""
-        for rule in self.gradients:
+        for rule in self.rules:
             rule.restore(state[rule.name])

@@ -50,6 +50,12 @@ class AGMOptions(Windowed):
     alpha: float = Field(default=1.0, ge=0, description="strength; 0 changes nothing. Published: 1, 2.5 for AV-MNIST")
 
 
+class MMParetoOptions(Windowed):
+    """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
+
+    gain: float = Field(default=1.5, gt=0, description="factor of the gradients of the encoders. Published: 1.5")
+
+
 def _switched_on(value: Any) -> Any:
     """`ogm_ge:` without options means the defaults."""
     return {} if value is None else value
@@ -72,6 +78,7 @@ def is_names(value: Any) -> bool:
 class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
+    mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None
     ogm_plus: Annotated[OGMPlusOptions | None, BeforeValidator(_switched_on)] = None
@@ -116,6 +123,7 @@ _CARDS = {
     "ogm_ge": ("gradients", "concat, sum or decision fusion", _COMPARES),
     "ogm_plus": ("gradients", "concat, sum or decision fusion", _COMPARES),
     "agm": ("gradients", "concat, sum or decision fusion", _COMPARES),
+    "mmpareto": ("gradients", "unimodal losses (joint_unimodal, remix)", "in every batch, on the encoders in training"),
 }
 
 
@@ -132,5 +140,7 @@ def cards() -> list[Card]:
 _SCALING = ("ogm", "ogm_ge", "ogm_plus", "agm")  # of these, a run has one
 SPLITTING = ("ogm", "ogm_ge", "ogm_plus", "agm")
 """Methods that need the part of each modality in the fused logits."""
+ON_UNIMODAL_LOSSES = ("mmpareto",)
+"""Methods that need unimodal losses; as methods of their own, they are added to `joint_unimodal`."""
 WithKey = Annotated[Additions, BeforeValidator(_mapping), Introduced({})]
 """The type of the key `with`."""

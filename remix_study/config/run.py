@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remix_study.config.balancing import (
+    ON_UNIMODAL_LOSSES,
     SPLITTING,
     Additions,
     AGMOptions,
+    MMParetoOptions,
     OGMGEOptions,
     OGMOptions,
     OGMPlusOptions,
@@ -245,7 +247,13 @@ class AGMConfig(AGMOptions):
     name: Literal["agm"]
 
 
-AddedConfig = OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
+class MMParetoConfig(MMParetoOptions):
+    """Joint training with unimodal losses and MMPareto."""
+
+    name: Literal["mmpareto"]
+
+
+AddedConfig = MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
 ]
@@ -261,6 +269,8 @@ def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | Unimod
     if not isinstance(method, AddedConfig):
         return method
     options = method.model_dump(exclude={"name"})
+    if method.name in ON_UNIMODAL_LOSSES:
+        return JointUnimodalConfig.model_validate({"name": "joint_unimodal", "with": {method.name: options}})
     return JointConfig.model_validate({"name": "joint", "with": {method.name: options}})
 
 
@@ -491,6 +501,9 @@ class RunConfig(Part):
                     f"`{name}` needs the part of each modality in the fused logits, which `model.fusion: "
                     f"{self.model.fusion}` does not have; use concat, sum or decision"
                 )
+                problems.append((key, message))
+            if name in ON_UNIMODAL_LOSSES and isinstance(whole, JointConfig):
+                message = f"`{name}` needs unimodal losses, which `joint` does not have; use joint_unimodal or remix"
                 problems.append((key, message))
             if isinstance(method, RemixConfig) and method.accumulate:
                 message = (

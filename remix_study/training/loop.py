@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation, Draws
-from remix_study.balancing import GradientRule, Method, Step
+from remix_study.balancing import Method, Step
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
@@ -375,7 +375,7 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             _stop_if_preempted(run, part, flags, started)
     run.collectives.sum_(part.loss)
     _average_statistics(run)
-    part.record = _record_of_training(part, rate, run.method.gradients)
+    part.record = _record_of_training(part, rate, run.method)
     _stop_if_preempted(run, part, flags, started)
     part.train_s += _now(run) - started
 
@@ -399,7 +399,7 @@ def _stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started
         raise _preempted(part.epoch, part.saved)
 
 
-def _record_of_training(part: PartialEpoch, rate: float, rules: Sequence[GradientRule]) -> Record:
+def _record_of_training(part: PartialEpoch, rate: float, method: Method) -> Record:
     """The metrics of the steps of an epoch, whose loss is summed over the ranks."""
     samples = int(part.planned.schedule.counts_T.sum())
     record = {"train/loss": float(part.loss) / max(1, samples), "train/learning_rate": rate}
@@ -407,7 +407,7 @@ def _record_of_training(part: PartialEpoch, rate: float, rules: Sequence[Gradien
         measure, m = name.split("/")
         record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
         record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
-    for rule in rules:
+    for rule in method.rules:
         record |= rule.metrics()
     return record
 

@@ -8,7 +8,7 @@ and hides gradients from methods that compare them.
 
 # B samples of this rank, P parameters
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -72,12 +72,17 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     batches = (batch,) if isinstance(batch, Batch) else batch
     rules = [rule for rule in method.gradients if accumulation is None and rule.acts(at)]
-    computed = [_backward(model, method, rules, each, global_count, autocast, accumulation) for each in batches]
+    combine = method.combine if accumulation is None and method.combine and method.combine.acts(at) else None
+    alone = _Alone(model) if combine is not None else None
+    computed = [_backward(model, method, rules, each, global_count, autocast, accumulation, alone) for each in batches]
     total = torch.stack([each.total for each in computed]).sum()
     sums = [torch.stack(parts).sum(dim=0) for parts in zip(*(each.sums for each in computed), strict=True)]
     for _ in (None,) if accumulation is None else accumulation.load():
-        sums = _reduce(model.parameters(), total, sums, collectives, lambda: _problem(computed, at), flags)
+        parameters = [*model.parameters(), *(() if alone is None else alone.gradients())]
+        sums = _reduce(parameters, total, sums, collectives, lambda: _problem(computed, at), flags)
         flags = None  # one answer per step, even if it completes several updates
+        if combine is not None and alone is not None:
+            combine.combine(alone.by_modality())
         for rule, sums_K in zip(rules, sums, strict=True):
             rule.apply(model, sums_K, at)
         if clip_norm is not None:
@@ -103,6 +108,7 @@ def _backward(
     global_count: int,
     autocast: bool,
     accumulation: Accumulation | None,
+    alone: "_Alone | None",
 ) -> _Losses:
     """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory."""
     with mixed_precision(batch.labels_B.device, autocast):
@@ -114,7 +120,9 @@ def _backward(
     for rule in method.losses:
         terms |= rule(outputs, batch.labels_B, active)
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    if accumulation is None:
+    if alone is not None:
+        alone.backward(terms, global_count)
+    elif accumulation is None:
         torch.autograd.backward(total / global_count)
     else:
         accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), global_count)
@@ -122,6 +130,56 @@ def _backward(
         active_BM = torch.stack([columns[m] for m in model.modalities], dim=1) if rules else batch.active_BM
         sums = [rule.sums(model, outputs, batch.labels_B, active_BM) for rule in rules]
     return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active, sums)
+
+
+class _Gradient:
+    """A gradient of a parameter apart from `.grad`."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.parameter = parameter
+        self.grad: torch.Tensor | None = None
+
+    def add(self, gradient: torch.Tensor | None) -> None:
+        if gradient is not None:
+            self.grad = gradient if self.grad is None else self.grad + gradient
+
+
+class _Alone:
+    """The gradients of the unimodal losses in the encoders, apart from those of all other losses in `.grad`."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        self._heads = {m: list(model.heads[m].parameters()) for m in model.modalities}
+        self._encoders = {m: [_Gradient(p) for p in model.encoder_parameters(m)] for m in model.modalities}
+
+    def backward(self, terms: Mapping[str, torch.Tensor], global_count: int) -> None:
+        """Add the gradients of a micro-batch; a head gets the sum of both losses, as usual."""
+        for m, gradients in self._encoders.items():
+            if m not in terms:
+                continue
+            heads = self._heads[m]
+            found = torch.autograd.grad(
+                terms[m].sum() / global_count, [*(each.parameter for each in gradients), *heads], retain_graph=True,
+                allow_unused=True,
+            )  # fmt: skip
+            for each, gradient in zip(gradients, found, strict=False):
+                each.add(gradient)
+            for p, gradient in zip(heads, found[len(gradients) :], strict=True):
+                if gradient is not None:
+                    p.grad = gradient if p.grad is None else p.grad + gradient
+        others = [term.sum() for name, term in terms.items() if name not in self._encoders]
+        torch.autograd.backward(torch.stack(others).sum() / global_count)
+
+    def gradients(self) -> Iterator[_Gradient]:
+        for gradients in self._encoders.values():
+            yield from gradients
+
+    def by_modality(self) -> dict[str, dict[nn.Parameter, torch.Tensor]]:
+        """Modality -> parameter of its encoder -> gradient; without modalities that had no loss."""
+        found = {
+            m: {each.parameter: each.grad for each in gradients if each.grad is not None}
+            for m, gradients in self._encoders.items()
+        }
+        return {m: gradients for m, gradients in found.items() if gradients}
 
 
 @contextmanager
@@ -132,7 +190,7 @@ def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
 
 
 def _reduce(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter | _Gradient],
     total: torch.Tensor,
     sums: list[torch.Tensor],
     collectives: Collectives,
@@ -165,10 +223,13 @@ def _reduce(
         raise NotANumberError(problem())
     trained = [p for p, count in zip(every, answers[len(own) :], strict=True) if count > 0]
     if trained:  # else no update is complete, and the fusion has no parameters
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+        like = [p.parameter if isinstance(p, _Gradient) else p for p in trained]
+        mine = [torch.zeros_like(of) if p.grad is None else p.grad for p, of in zip(trained, like, strict=True)]
+        flat = torch.cat([gradient.flatten() for gradient in mine])
         collectives.sum_(flat)
-        for p, gradient in zip(trained, torch.split(flat, [p.numel() for p in trained]), strict=True):
-            p.grad = gradient.view_as(p).clone(memory_format=torch.preserve_format)
+        parts = torch.split(flat, [of.numel() for of in like])
+        for p, of, gradient in zip(trained, like, parts, strict=True):
+            p.grad = gradient.view_as(of).clone(memory_format=torch.preserve_format)
     return summed
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from remix_study.config.balancing import Additions, OGMGEOptions
+from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, OGMGEOptions
 from remix_study.config.load import parse_run, put
 from remix_study.config.run import RunConfig, expanded, names_of
 from remix_study.errors import ConfigError
@@ -32,7 +32,8 @@ def test_a_list_of_names_and_a_name_without_options_mean_the_defaults(name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_of_its_own_is_joint_training_with_it(name: str) -> None:
-    alone, added = parsed({"name": name, "begin": 2}).method, parsed({"name": "joint", "with": {name: {"begin": 2}}})
+    base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
+    alone, added = parsed({"name": name, "begin": 2}).method, parsed({"name": base, "with": {name: {"begin": 2}}})
     assert expanded(alone) == added.method
     assert names_of(alone) == (name,)
     assert expanded(added.method) is added.method
@@ -78,6 +79,7 @@ def test_a_run_without_added_methods_keeps_its_digest() -> None:
         ({"name": "joint", "with": ["agm", "ogm_ge"]}, {}, "ogm_ge and agm must not be combined"),
         ({"name": "unimodal", "modality": "audio", "with": ["agm"]}, {}, "with"),
         ({"name": "joint", "with": ["agm"]}, {"model": {"fusion": "film"}}, "use concat, sum or decision"),
+        ({"name": "joint", "with": ["mmpareto"]}, {}, "use joint_unimodal or remix"),
         ({"name": "ogm"}, {"model": {"fusion": "gated"}}, "`ogm` needs the part of each modality"),
         (
             {"name": "remix", "order": "mixed", "accumulate": True, "with": ["agm"]},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from remix_study.config.balancing import Additions
+from remix_study.config.balancing import ON_UNIMODAL_LOSSES, SPLITTING, Additions
 from remix_study.config.run import RunConfig
 from remix_study.training.loop import Run, train
 from remix_study.world import Collectives
@@ -39,8 +39,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
-    one, added = ({**SHORT, "method": method} for method in ({"name": name}, {"name": "joint", "with": [name]}))
-    by_name, joint = assembled(recipe(one), "name"), assembled(recipe({**SHORT, "method": {"name": "joint"}}), "joint")
+    base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
+    one, added = ({**SHORT, "method": method} for method in ({"name": name}, {"name": base, "with": [name]}))
+    by_name, joint = assembled(recipe(one), "name"), assembled(recipe({**SHORT, "method": {"name": base}}), "joint")
     found = weights(by_name)
     assert equal(found, weights(assembled(recipe(added), "with")))
     assert not equal(found, weights(joint))
@@ -71,7 +72,7 @@ def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
             torch.testing.assert_close(found[key], expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SPLITTING)
 def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
     recipe: Recipe, assembled: Assembled, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,6 +88,18 @@ def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
     some = weights(assembled(recipe({**SHORT, "method": joint, "epochs": 2}), "joint"))
     without = {**SHORT, "method": {**remix, "joint_share": 0.5}, "epochs": 2}
     assert not equal(some, weights(assembled(recipe(without), "without")))
+    assert "never acts" not in caplog.text
+
+
+def test_under_remix_mmpareto_acts_on_unimodal_batches(
+    recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture
+) -> None:
+    remix = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}}
+    plain, with_it = (
+        weights(assembled(recipe({**SHORT, "method": method, "epochs": 2}), folder))
+        for folder, method in (("plain", remix), ("with", {**remix, "with": {"mmpareto": {"begin": 1}}}))
+    )
+    assert not equal(plain, with_it)
     assert "never acts" not in caplog.text
 
 
