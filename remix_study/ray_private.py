@@ -40,17 +40,18 @@ TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 TUNE_LOGGERS = ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune")
 
 
-def local_ray_process() -> int | None:
-    """Return the id of the process without which the Ray that this process started cannot work.
+def local_ray_processes() -> list[int]:
+    """Return the ids of the processes of the Ray that this process started.
 
-    None without such a Ray, and once this process begins to shut it down. No public function tells whether a local Ray
+    Empty without such a Ray, and once this process begins to shut it down. No public function tells whether a local Ray
     has ended: each call waits for it for a minute, and then aborts the process.
     """
     from ray._private import worker
 
     node: Any = worker._global_node  # None before `ray.init`, unlike its annotation
-    servers = [] if node is None or not worker.is_initialized() else node.all_processes.get("gcs_server", [])
-    return servers[0].process.pid if servers else None
+    if node is None or not worker.is_initialized():
+        return []
+    return [each.process.pid for kind in node.all_processes.values() for each in kind]
 
 
 def upload_limit_bytes() -> int:

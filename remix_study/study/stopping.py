@@ -26,6 +26,7 @@ from remix_study.tracking.signals import STOPS, signal_handlers
 
 LOG = "terminal.log"
 _LAST_S = 1.5  # from the second Ctrl-C to the end
+_SAVING_S = 10.0  # Slurm kills all processes 30 s after SIGTERM
 
 
 @contextmanager
@@ -71,19 +72,24 @@ def end_soon() -> None:
 
 
 def end_with_ray(say: Callable[[str], None]) -> None:
-    """End this process as soon as the local Ray has ended without it.
+    """End this process ten seconds after a process of the local Ray has ended, unless this process shut Ray down.
 
-    Ray's client would wait for it for a minute, and then abort the process with a stack trace.
+    Some of Ray's processes end at SIGTERM, and others hang. Ray's client would wait for them for a minute, and then
+    abort this process with a stack trace. Runs hear the signal, too, and save their checkpoints in the ten seconds.
     """
-    process = ray_private.local_ray_process()
-    if process is not None:
+    ends = select.poll()
+    processes = ray_private.local_ray_processes()
+    for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            threading.Thread(target=_await_ray, args=(os.pidfd_open(process), say), daemon=True).start()
+            ends.register(os.pidfd_open(process), select.POLLIN)
+    if processes:
+        threading.Thread(target=_await_ray, args=(ends, say), daemon=True).start()
 
 
-def _await_ray(process: int, say: Callable[[str], None]) -> None:
-    select.select([process], [], [])
-    if ray_private.local_ray_process() is None:  # this process has shut Ray down
+def _await_ray(ends: select.poll, say: Callable[[str], None]) -> None:
+    ends.poll()
+    threading.Event().wait(_SAVING_S)  # there is no event: a process that is about to end cannot tell
+    if not ray_private.local_ray_processes():
         return
     say("Ray has ended, too. Rerun the command to resume from the last checkpoint.")
     _end(128 + signal.SIGTERM)

@@ -283,13 +283,14 @@ def unused_port() -> int:
 
 def test_ray_tells_the_processes_of_a_local_cluster() -> None:
     with relied_on("ray", "`_global_node` or `Node.all_processes`", "end a command whose Ray was ended with it"):
-        from ray._private import ray_constants, worker
+        from ray._private import worker
         from ray._private.node import Node
+        from ray._private.services import ProcessInfo
 
         assert worker._global_node is None
         assert "all_processes" in inspect.getsource(Node.__init__)
-        assert ray_constants.PROCESS_TYPE_GCS_SERVER == "gcs_server"
-        assert ray_private.local_ray_process() is None
+        assert "process" in ProcessInfo._fields
+        assert ray_private.local_ray_processes() == []
 
 
 def test_mlflow_has_the_limits_that_we_copied() -> None:

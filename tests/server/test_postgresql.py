@@ -120,7 +120,7 @@ def test_two_studies_share_a_database_server_and_a_tracking_server(
             assert f"{server.url}/#/experiments/" in study.output
             assert "View run" not in study.output  # printed by MLflow; it would break `--json`
             tracked = bench.tracked(name, server.url)
-            assert len(tracked) == 1 + 2 * (2 + 1)
+            assert len(tracked) == 1 + 2 * (1 + 1)  # the study; for each method a trial and a replicate
             assert {run.status for run in tracked} == {"FINISHED"}
             assert all(run.steps == [0, 1, 2] for run in tracked if "remix_study.trial" in run.tags)
             experiment = client.get_experiment_by_name(name)

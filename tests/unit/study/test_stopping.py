@@ -76,13 +76,14 @@ from remix_study import ray_private
 from remix_study.study import stopping
 server = subprocess.Popen(["sleep", "60"])
 alive = True
-ray_private.local_ray_process = lambda: server.pid if alive else None
+ray_private.local_ray_processes = lambda: [server.pid] if alive else []
+stopping._SAVING_S = 0.2
 with stopping.stoppable(Path(sys.argv[1]), print, terminated=lambda: stopping.end_with_ray(print)):
     signal.raise_signal(signal.SIGTERM)
     if sys.argv[2] == "shut down":
         alive = False
     server.kill()
-    threading.Event().wait(0.5 if sys.argv[2] == "shut down" else None)
+    threading.Event().wait(1.0 if sys.argv[2] == "shut down" else None)
 print("to the end")
 """
 
