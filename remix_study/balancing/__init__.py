@@ -2,7 +2,7 @@
 
 slots.py    `Method`: an epoch plan, and rules for losses and gradients
 losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
-acting.py   the epochs in which a rule acts, and means over the steps in which it acted
+acting.py   the steps and samples in which a rule acts, and means over the steps in which it acted
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 mmpareto.py MMPareto

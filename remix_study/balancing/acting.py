@@ -1,11 +1,13 @@
-"""The epochs in which a method acts, and means over the steps in which it acted"""
+"""The steps and samples in which a method acts, and means over the steps in which it acted"""
 
-# K values
+# B samples of a micro-batch, M modalities, K values
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+
+from remix_study.balancing.slots import Step
 
 
 class Window(NamedTuple):
@@ -16,6 +18,32 @@ class Window(NamedTuple):
 
     def __contains__(self, epoch: object) -> bool:
         return isinstance(epoch, int) and self.begin <= epoch and (self.end is None or epoch < self.end)
+
+
+class Comparing:
+    """The part that rules have in common which compare modalities: they act where samples train several of them.
+
+    Args:
+        window: the epochs in which the rule acts.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+
+    def acts(self, step: Step) -> bool:
+        """Whether the step is within the window and has samples that train several modalities."""
+        return step.multimodal > 0 and step.epoch in self._window
+
+
+def sums_of_compared(value_BM: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
+    """The sum of the values over the samples that train several modalities, and their number, (2 M,).
+
+    Args:
+        value_BM: a value of each modality's part of the fused logits.
+        active_BM: the modalities that each sample trains.
+    """
+    counted_BM = active_BM & (active_BM.sum(dim=1, keepdim=True) > 1)
+    return torch.cat([(value_BM * counted_BM).sum(dim=0), counted_BM.sum(dim=0).float()])
 
 
 class StepMeans:

@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from remix_study.balancing.acting import StepMeans, Window
+from remix_study.balancing.acting import Comparing, StepMeans, Window, sums_of_compared
 from remix_study.balancing.slots import Model, Step, StepOutputs
 
 _LARGEST_DIFFERENCE = 10.0
 _LARGEST_CROSS_ENTROPY = -math.log(1e-8)  # probabilities have this floor in the released code
 
 
-class AGM:
+class AGM(Comparing):
     """See the module docstring.
 
     Args:
@@ -44,25 +44,21 @@ class AGM:
     name = "agm"
 
     def __init__(self, modalities: Sequence[str], alpha: float, *, window: Window) -> None:
-        self._modalities = tuple(modalities)
-        self._alpha, self._window = alpha, window
+        super().__init__(window)
+        self._modalities, self._alpha = tuple(modalities), alpha
         self._running_M: torch.Tensor | None = None  # of the steps before this one
         self._steps = 0
         self._means = StepMeans(
             [f"method/agm/{what}/{m}" for what in ("cross_entropy", "factor") for m in self._modalities]
         )
 
-    def acts(self, step: Step) -> bool:
-        return step.multimodal > 0 and step.epoch in self._window
-
     def sums(self, model: Model, outputs: StepOutputs, labels_B: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
         """The sum of the cross-entropies and the number of samples, for each modality: (2 M,)."""
         parts = model.split_logits(outputs.features, outputs.head_logits)
-        counted_BM = active_BM & (active_BM.sum(dim=1, keepdim=True) > 1)
         loss_BM = torch.stack(
             [functional.cross_entropy(parts[m].float(), labels_B, reduction="none") for m in self._modalities], dim=1
         ).clamp(max=_LARGEST_CROSS_ENTROPY)
-        return torch.cat([(loss_BM * counted_BM).sum(dim=0), counted_BM.sum(dim=0).float()])
+        return sums_of_compared(loss_BM, active_BM)
 
     def apply(self, model: Model, sums_K: torch.Tensor, step: Step) -> None:  # noqa: ARG002 - required by GradientRule
         sum_M, count_M = sums_K.chunk(2)

@@ -23,36 +23,32 @@ from typing import Any
 
 import torch
 
-from remix_study.balancing.acting import StepMeans, Window
+from remix_study.balancing.acting import Comparing, StepMeans, Window, sums_of_compared
 from remix_study.balancing.slots import Model, Step, StepOutputs
 from remix_study.seeds import device_stream
 
 _SMALLEST_STD = 1e-8
 
 
-class _Ratio:
+class _Ratio(Comparing):
     """Compares the modalities in every step that has multimodal samples; subclasses turn rho_M into factors."""
 
     name: str
 
     def __init__(self, modalities: Sequence[str], window: Window) -> None:
+        super().__init__(window)
         self._modalities = tuple(modalities)
-        self._window = window
         self._means = StepMeans(
             [f"method/{self.name}/{what}/{m}" for what in ("ratio", "factor") for m in self._modalities]
         )
 
-    def acts(self, step: Step) -> bool:
-        return step.multimodal > 0 and step.epoch in self._window
-
     def sums(self, model: Model, outputs: StepOutputs, labels_B: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
         """The sum of the true class's probability and the number of samples, for each modality: (2 M,)."""
         parts = model.split_logits(outputs.features, outputs.head_logits)
-        counted_BM = active_BM & (active_BM.sum(dim=1, keepdim=True) > 1)
         true_BM = torch.stack(
             [parts[m].float().softmax(dim=1).gather(1, labels_B[:, None]).squeeze(1) for m in self._modalities], dim=1
         )
-        return torch.cat([(true_BM * counted_BM).sum(dim=0), counted_BM.sum(dim=0).float()])
+        return sums_of_compared(true_BM, active_BM)
 
     def apply(self, model: Model, sums_K: torch.Tensor, step: Step) -> None:
         ratio_M = ratios(*sums_K.chunk(2))
