@@ -228,7 +228,7 @@ class Mirror:
         if not parts or ".." in parts or path.startswith("/"):
             return True  # a bucket may contain any name; none may lead out of the local folder
         name = parts[-1]
-        if name in ("lock", LEASE, OWNER) or name.startswith(".") or is_temporary(name):
+        if name.rpartition(".")[2] == "lock" or name in (LEASE, OWNER) or name.startswith(".") or is_temporary(name):
             return True
         return self._skip(path)
 

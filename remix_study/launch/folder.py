@@ -8,6 +8,7 @@ tracking/            data for MLflow, and the MLflow run id
 result.json          the summary; written last, when the run is complete
 ended.json           the reason why a run was pruned, stopped or preempted
 lock                 locked while a process works on the run
+writer.lock          locked while the leading one of several workers writes to the run
 """
 
 import json
@@ -25,6 +26,7 @@ from remix_study.files.disk import exclusive_lock, lock_holder, write_atomically
 from remix_study.tracking.spool import run_id_of
 
 CHECKPOINTS = "checkpoints"
+WRITER = "writer.lock"
 _ENDS: dict[str, type[RunPruned | StudyStopped | RunPreempted]] = {
     "pruned": RunPruned, "stopped": StudyStopped, "preempted": RunPreempted,
 }  # fmt: skip
@@ -62,6 +64,15 @@ class RunFolder:
             raise ConfigError(
                 f"Cannot write the run folder {self.path}: {error.strerror}. Use another --workspace."
             ) from error
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Return the lock of the worker that writes to this run, if it has several; waits until it is free."""
+        return exclusive_lock(self.path / WRITER, wait=True)
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether a worker writes to this run, of several. Ray ends workers some time after it says so."""
+        return lock_holder(self.path / WRITER) is not None
 
     def lock(self, *, wait: bool = False) -> AbstractContextManager[None]:
         """Return the lock of the process that works on this run; see `exclusive_lock`.

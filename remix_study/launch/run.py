@@ -6,6 +6,8 @@ run folder, and rerunning the command resumes the run.
 """
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -40,6 +42,7 @@ from remix_study.training.state import Record
 
 OFF = "off"
 log = logging.getLogger(__name__)
+_WRITER_S = 30.0  # how long to wait for a worker that Ray is killing
 
 
 def tracking_uri(config: RunConfig, workspace: Path) -> str | None:
@@ -182,12 +185,16 @@ def _report_failure(job: Job, folder: RunFolder, error: RemixStudyError) -> None
     """Mark a run whose workers failed as FAILED in MLflow.
 
     When one worker fails, Ray Train kills the others, possibly before rank 0 reported the failure. The runs of a study
-    are reported by its driver instead.
+    are reported by its driver instead. A worker that is still being killed could record that the run goes on, so its
+    end is awaited.
     """
     if job.tracking_uri is None or job.spool:
         return
     from remix_study.tracking.mlflow import send
 
+    end = time.monotonic() + _WRITER_S
+    while folder.has_writer and time.monotonic() < end:
+        threading.Event().wait(0.1)  # waiting for a lock has no time limit
     end_unfinished_run(folder.path, str(error), cause_of(error))
     try:
         send(job.tracking_uri, folder.path)

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,9 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy, preempted
         callback = copy.wrap_callback(callback)
         if job.tracking_uri is not None:
             tracker = _tracker(job, folder)
+    writing = folder.writing() if leads and config.workers > 1 else nullcontext()
     try:
-        with _deterministic(config.deterministic):
+        with writing, _deterministic(config.deterministic):
             if leads:
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
