@@ -21,7 +21,7 @@ class Window(NamedTuple):
 
 
 class Comparing:
-    """The part that rules have in common which compare modalities: they act where samples train several of them.
+    """Base class of rules that compare modalities. They act in steps with samples that train several modalities.
 
     Args:
         window: the epochs in which the rule acts.

@@ -185,8 +185,8 @@ def _report_failure(job: Job, folder: RunFolder, error: RemixStudyError) -> None
     """Mark a run whose workers failed as FAILED in MLflow.
 
     When one worker fails, Ray Train kills the others, possibly before rank 0 reported the failure. The runs of a study
-    are reported by its driver instead. A worker that is still being killed could record that the run goes on, so its
-    end is awaited.
+    are reported by its driver instead. A worker that Ray is still killing could set the status to RUNNING again, so
+    this function waits for its end.
     """
     if job.tracking_uri is None or job.spool:
         return

@@ -17,7 +17,7 @@ from remix_study.tracking import mlflow
 def test_a_failure_is_recorded_after_the_last_entry_of_a_worker_that_ray_is_killing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restarted worker could otherwise record that the run goes on, after its failure was reported."""
+    """Otherwise, a restarted worker could set the status to RUNNING again."""
     events: list[str] = []
     monkeypatch.setattr(run, "end_unfinished_run", lambda *_: events.append("failed"))
     monkeypatch.setattr(mlflow, "send", lambda *_: events.append("sent"))

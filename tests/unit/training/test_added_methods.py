@@ -1,4 +1,4 @@
-"""Methods that are added to joint training, to unimodal losses and to Remix: what holds for each of them"""
+"""Laws of every method that can be added to joint training, unimodal losses or Remix"""
 
 import json
 from collections.abc import Callable
