@@ -8,7 +8,7 @@ and hides gradients from methods that compare them.
 
 # B samples of this rank, P parameters
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from remix_study.errors import NotANumberError
 from remix_study.models import MultimodalModel
 from remix_study.sample import Batch
 from remix_study.training.accumulate import Accumulation
+from remix_study.training.unimodal_gradients import SeparateGradient, UnimodalGradients
 from remix_study.world import Collectives
 
 
@@ -73,7 +74,7 @@ def train_step(
     batches = (batch,) if isinstance(batch, Batch) else batch
     rules = [rule for rule in method.gradients if accumulation is None and rule.acts(at)]
     combine = method.combine if accumulation is None and method.combine and method.combine.acts(at) else None
-    alone = _Alone(model) if combine is not None else None
+    alone = UnimodalGradients(model) if combine is not None else None
     computed = [_backward(model, method, rules, each, global_count, autocast, accumulation, alone) for each in batches]
     total = torch.stack([each.total for each in computed]).sum()
     sums = [torch.stack(parts).sum(dim=0) for parts in zip(*(each.sums for each in computed), strict=True)]
@@ -108,7 +109,7 @@ def _backward(
     global_count: int,
     autocast: bool,
     accumulation: Accumulation | None,
-    alone: "_Alone | None",
+    alone: UnimodalGradients | None,
 ) -> _Losses:
     """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory."""
     with mixed_precision(batch.labels_B.device, autocast):
@@ -132,56 +133,6 @@ def _backward(
     return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active, sums)
 
 
-class _Gradient:
-    """A gradient of a parameter apart from `.grad`."""
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = parameter
-        self.grad: torch.Tensor | None = None
-
-    def add(self, gradient: torch.Tensor | None) -> None:
-        if gradient is not None:
-            self.grad = gradient if self.grad is None else self.grad + gradient
-
-
-class _Alone:
-    """The gradients of the unimodal losses in the encoders, apart from those of all other losses in `.grad`."""
-
-    def __init__(self, model: MultimodalModel) -> None:
-        self._heads = {m: list(model.heads[m].parameters()) for m in model.modalities}
-        self._encoders = {m: [_Gradient(p) for p in model.encoder_parameters(m)] for m in model.modalities}
-
-    def backward(self, terms: Mapping[str, torch.Tensor], global_count: int) -> None:
-        """Add the gradients of a micro-batch; a head gets the sum of both losses, as usual."""
-        for m, gradients in self._encoders.items():
-            if m not in terms:
-                continue
-            heads = self._heads[m]
-            found = torch.autograd.grad(
-                terms[m].sum() / global_count, [*(each.parameter for each in gradients), *heads], retain_graph=True,
-                allow_unused=True,
-            )  # fmt: skip
-            for each, gradient in zip(gradients, found, strict=False):
-                each.add(gradient)
-            for p, gradient in zip(heads, found[len(gradients) :], strict=True):
-                if gradient is not None:
-                    p.grad = gradient if p.grad is None else p.grad + gradient
-        others = [term.sum() for name, term in terms.items() if name not in self._encoders]
-        torch.autograd.backward(torch.stack(others).sum() / global_count)
-
-    def gradients(self) -> Iterator[_Gradient]:
-        for gradients in self._encoders.values():
-            yield from gradients
-
-    def by_modality(self) -> dict[str, dict[nn.Parameter, torch.Tensor]]:
-        """Modality -> parameter of its encoder -> gradient; without modalities that had no loss."""
-        found = {
-            m: {each.parameter: each.grad for each in gradients if each.grad is not None}
-            for m, gradients in self._encoders.items()
-        }
-        return {m: gradients for m, gradients in found.items() if gradients}
-
-
 @contextmanager
 def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
     """Autocast to bfloat16 if `enabled`; unlike float16, it needs no loss scaling."""
@@ -190,7 +141,7 @@ def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
 
 
 def _reduce(
-    parameters: Iterable[nn.Parameter | _Gradient],
+    parameters: Iterable[nn.Parameter | SeparateGradient],
     total: torch.Tensor,
     sums: list[torch.Tensor],
     collectives: Collectives,
@@ -223,7 +174,7 @@ def _reduce(
         raise NotANumberError(problem())
     trained = [p for p, count in zip(every, answers[len(own) :], strict=True) if count > 0]
     if trained:  # else no update is complete, and the fusion has no parameters
-        like = [p.parameter if isinstance(p, _Gradient) else p for p in trained]
+        like = [p.parameter if isinstance(p, SeparateGradient) else p for p in trained]
         mine = [torch.zeros_like(of) if p.grad is None else p.grad for p, of in zip(trained, like, strict=True)]
         flat = torch.cat([gradient.flatten() for gradient in mine])
         collectives.sum_(flat)
