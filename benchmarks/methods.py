@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.epochs import Scale, joint, noise_store, trainer
 from benchmarks.measure import Result, in_turns, median
-from remix_study.assemble import combine_rule, gradient_rules
-from remix_study.balancing import FusedLoss, Method, UnimodalLosses
+from remix_study.added import Facts, rules_of
+from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses
 from remix_study.config.balancing import Additions
 from remix_study.media.store import ClipStore
 
@@ -32,8 +32,6 @@ def measure(quick: bool) -> Iterator[Result]:
 def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
     base = joint(store, batch)
     added = Additions.model_validate({name: {} for name in names})
-    losses = (FusedLoss(), UnimodalLosses(1.0, 1.0))
-    return replace(
-        base, name="joint_unimodal", losses=losses, trains_heads=True, combine=combine_rule(added, store.modalities),
-        gradients=gradient_rules(added, store.modalities, seed=0),
-    )  # fmt: skip
+    facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy())
+    rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules_of(added, facts))
+    return replace(base, name="joint_unimodal", rules=rules, trains_heads=True)

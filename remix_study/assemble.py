@@ -9,28 +9,16 @@ corpus first; `assemble` assumes that this check passed.
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from remix_study.added import Facts, rules_of
 from remix_study.augment import Augmentation
-from remix_study.balancing import (
-    AGM,
-    OGM,
-    CombineRule,
-    CrossEntropy,
-    FusedLoss,
-    GradientRule,
-    LossRule,
-    Method,
-    MMPareto,
-    OGMPlus,
-    UnimodalLosses,
-    Window,
-    balanced_weights,
-)
+from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
+from remix_study.balancing.slots import RateRule
 from remix_study.config import balancing as b
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
@@ -125,7 +113,8 @@ def assemble(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     rows = {split: _spread(store.rows(split), at_most) for split in store.splits}
-    optimizer = _optimizer(config.optimizer, model)
+    method = _method(config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes))
+    optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
     settings = LoopSettings(
@@ -147,7 +136,7 @@ def assemble(
     )
     return Run(
         settings=settings,
-        method=_method(config, modalities, store.labels_N[rows["train"]], len(store.classes)),
+        method=method,
         model=model,
         optimizer=optimizer,
         rate=_rate(config.rate, config.epochs),
@@ -254,7 +243,13 @@ def _fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
             raise AssertionError(name)  # the configuration accepts no other name
 
 
-def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarray, classes: int) -> Method:
+def _method(
+    config: c.RunConfig,
+    modalities: tuple[str, ...],
+    rows_N: NDArray[np.int64],
+    labels_N: NDArray[np.int64],
+    classes: int,
+) -> Method:
     method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
     order = training_order(method, modalities)
@@ -267,20 +262,18 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
         accumulate=isinstance(method, c.RemixConfig) and method.accumulate,
     )
     joint = ConstantPlan(everything_joint(samples, M), how, config.seed)
-    losses: tuple[LossRule, ...]
     weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
     ce = CrossEntropy(config.loss.label_smoothing, weights)
     if isinstance(method, c.UnimodalConfig):
         alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
         return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
-    gradients = gradient_rules(method.added, modalities, config.seed)
-    combine = combine_rule(method.added, modalities)
+    facts = Facts(modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce)
+    added = rules_of(method.added, facts)
     match method:
         case c.JointConfig():
-            return Method(config.method.name, joint, (FusedLoss(ce),), trains_heads=False, gradients=gradients)
+            return Method(config.method.name, joint, (FusedLoss(ce), *added), trains_heads=False)
         case c.JointUnimodalConfig(weight=weight):
-            losses = (FusedLoss(ce), UnimodalLosses(weight, weight, ce))
-            return Method(config.method.name, joint, losses, combine=combine, gradients=gradients)
+            return Method(config.method.name, joint, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
         case c.RemixConfig():
             settings = RemixSettings(
                 warmup=method.warmup,
@@ -293,31 +286,9 @@ def _method(config: c.RunConfig, modalities: tuple[str, ...], labels_N: np.ndarr
             )
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
             plan = RemixPlan(settings, modalities, labels_N, classes, config.seed)
-            return Method("remix", plan, losses, combine=combine, gradients=gradients)
+            return Method("remix", plan, (*losses, *added))
         case unreachable:
             assert_never(unreachable)
-
-
-def gradient_rules(added: b.Additions, modalities: tuple[str, ...], seed: int) -> tuple[GradientRule, ...]:
-    """Build the gradient rules of added methods, in the order in which they act."""
-    rules: list[GradientRule] = []
-    for name in added.names():
-        match getattr(added, name):
-            case b.OGMOptions(alpha=alpha) as options:
-                rules.append(OGM(modalities, alpha, noise=False, window=_window(options), seed=seed))
-            case b.OGMGEOptions(alpha=alpha) as options:
-                rules.append(OGM(modalities, alpha, noise=True, window=_window(options), seed=seed))
-            case b.OGMPlusOptions(factor=factor) as options:
-                rules.append(OGMPlus(modalities, factor, window=_window(options)))
-            case b.AGMOptions(alpha=alpha) as options:
-                rules.append(AGM(modalities, alpha, window=_window(options)))
-    return tuple(rules)
-
-
-def combine_rule(added: b.Additions, modalities: tuple[str, ...]) -> CombineRule | None:
-    """Build the rule that combines the gradients of the fused and of the unimodal losses; None: they are summed."""
-    options = added.mmpareto
-    return None if options is None else MMPareto(modalities, options.gain, window=_window(options))
 
 
 def _warn_of_idle_methods(config: c.RunConfig) -> None:
@@ -327,10 +298,11 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
         return
     warmup = method.warmup if isinstance(method, c.RemixConfig) and not _trains_jointly(method) else config.epochs
     for name in method.added.names():
-        begin = getattr(method.added, name).begin
+        options = getattr(method.added, name)
+        begin = options.begin if isinstance(options, b.Windowed) else 0
         if begin >= config.epochs:
             log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)
-        elif begin >= warmup and name in b.SPLITTING:
+        elif begin >= warmup and options.compares:
             log.warning(
                 "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
                 "unimodal, so it never acts", name, begin, warmup,
@@ -344,10 +316,6 @@ def _trains_jointly(method: c.RemixConfig) -> bool:
             return True
         case _:
             return method.joint_share > 0
-
-
-def _window(options: b.Windowed) -> Window:
-    return Window(options.begin, options.end)
 
 
 def training_order(method: c.MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -392,8 +360,17 @@ def _share(config: c.ShareConfig | None, modalities: tuple[str, ...]) -> ShareRu
             assert_never(unreachable)
 
 
-def _optimizer(config: c.OptimizerConfig, model: MultimodalModel) -> torch.optim.Optimizer:
-    parameters, rate = model.parameters(), config.learning_rate
+def _parameter_groups(model: MultimodalModel, method: Method) -> list[dict[str, Any]]:
+    """All parameters; one group per encoder, named by its modality, only if their learning rates differ."""
+    if not any(isinstance(rule, RateRule) for rule in method.rules):
+        return [{"params": list(model.parameters())}]
+    groups = [{"params": list(model.encoder_parameters(m)), "modality": m} for m in model.modalities]
+    encoders = {p for group in groups for p in group["params"]}
+    return [{"params": [p for p in model.parameters() if p not in encoders]}, *groups]
+
+
+def _optimizer(config: c.OptimizerConfig, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    rate = config.learning_rate
     match config:
         case c.SGDConfig(momentum=momentum, weight_decay=decay):
             return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay)

@@ -7,7 +7,7 @@ A method plans an epoch before it starts (`EpochPlan`), and the training loop ex
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,48 @@ class ScoringPass(NamedTuple):
 
     scores_NM: NDArray[np.float64]
     cross_entropy_NM: NDArray[np.float64]  # nats
+
+
+Statistic = Literal["fused", "probabilities", "subsets", "features"]
+"""What a pass over a split finds in addition to `SplitStatistics.cross_entropy_NM`."""
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """What a pass over a split found, in evaluation mode, of all samples in their order. It is the same on every rank.
+
+    Attributes:
+        rows_N: row numbers of the clip store.
+        labels_N: the classes.
+        available_NM: the modalities that each sample has.
+        cross_entropy_NM: of the unimodal heads, in nats.
+        fused_cross_entropy_N: of the fused head, in nats; None unless "fused" was asked for.
+        log_probabilities_NMC: of the unimodal heads, in nats; None unless "probabilities" was asked for.
+        right: set of modalities -> bool (N,), whether the fused head is right if only these are active; None unless
+            "subsets" was asked for.
+        features: modality -> float32 (N, d_m); None unless "features" was asked for.
+    """
+
+    rows_N: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+    available_NM: NDArray[np.bool_]
+    cross_entropy_NM: NDArray[np.float64]
+    fused_cross_entropy_N: NDArray[np.float64] | None = None
+    log_probabilities_NMC: NDArray[np.float64] | None = None
+    right: Mapping[frozenset[str], NDArray[np.bool_]] | None = None
+    features: Mapping[str, NDArray[np.float32]] | None = None
+
+
+class Passes(Protocol):
+    """The passes over splits before an epoch. Each is made when it is first asked for, and shared by all who ask."""
+
+    def train(self) -> SplitStatistics:
+        """Statistics of the training samples."""
+        ...
+
+    def control(self) -> SplitStatistics:
+        """Statistics of the control samples, which are held out from the training split for decisions in training."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +123,8 @@ class PlannedEpoch:
     schedule: Schedule
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    scored: bool = False  # whether the scoring pass ran
+    scored: bool = False  # whether the plan asked for the scoring pass
+    evaluated: int = 0  # samples that passes before the epoch evaluated, filled in by the training loop
 
 
 class EpochPlan(Protocol):

@@ -8,6 +8,7 @@ import torch
 
 from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, takes
 from remix_study.config import run as c
+from remix_study.config.balancing import options_of
 from remix_study.config.problems import Problem
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
@@ -79,7 +80,8 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         said = f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"
         return [] if method.modality in have else [("method.modality", said)]
     problems: list[KeyedProblem] = []
-    if isinstance(c.expanded(method), c.JointConfig) and config.evaluation.ceilings != "none":
+    whole = c.expanded(method)
+    if isinstance(whole, c.JointConfig) and config.evaluation.ceilings != "none":
         said = (
             f"`evaluation.ceilings` needs unimodal heads, which `{method.name}` does not train; use `joint_unimodal`, "
             "or leave it out"
@@ -88,6 +90,12 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
     if len(have) < 2:
         said = f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}"
         problems.append(("method.name", said))
+    for name in () if isinstance(whole, c.UnimodalConfig) else whole.added.names():
+        wanted = options_of(name).modalities
+        if wanted is not None and wanted != len(have):
+            key = f"method.with.{name}" if isinstance(method, c.Extensible) else "method.name"
+            said = f"`{name}` is for {wanted} modalities, but the corpus has {len(have)}: {', '.join(have)}"
+            problems.append((key, said))
     if isinstance(method, c.RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"

@@ -1,6 +1,6 @@
 """Training methods as parts of a training step
 
-slots.py    `Method`: an epoch plan, and rules for losses and gradients
+slots.py    `Method`: an epoch plan and rules, and what a rule may define
 losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
 acting.py   the steps and samples in which a rule acts, and means over the steps in which it acted
 ogm.py      OGM and OGM-GE, and their control
@@ -13,9 +13,23 @@ from remix_study.balancing.agm import AGM
 from remix_study.balancing.losses import FUSED, CrossEntropy, FusedLoss, UnimodalLosses, balanced_weights
 from remix_study.balancing.mmpareto import MMPareto
 from remix_study.balancing.ogm import OGM, OGMPlus
-from remix_study.balancing.slots import CombineRule, GradientRule, LossRule, Method, Step, StepOutputs
+from remix_study.balancing.slots import (
+    CombineRule,
+    EpochRule,
+    EpochStart,
+    GradientRule,
+    LossRule,
+    Mask,
+    MaskRule,
+    Method,
+    Step,
+    StepBatch,
+    StepOutputs,
+    Terms,
+)
 
 __all__ = [
-    "AGM", "FUSED", "OGM", "CombineRule", "CrossEntropy", "FusedLoss", "GradientRule", "LossRule", "MMPareto",
-    "Method", "OGMPlus", "Step", "StepOutputs", "UnimodalLosses", "Window", "balanced_weights",
+    "AGM", "FUSED", "OGM", "CombineRule", "CrossEntropy", "EpochRule", "EpochStart", "FusedLoss", "GradientRule",
+    "LossRule", "MMPareto", "Mask", "MaskRule", "Method", "OGMPlus", "Step", "StepBatch", "StepOutputs", "Terms",
+    "UnimodalLosses", "Window", "balanced_weights",
 ]  # fmt: skip

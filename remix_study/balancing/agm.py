@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional
 
 from remix_study.balancing.acting import Comparing, StepMeans, Window, sums_of_compared
-from remix_study.balancing.slots import Model, Step, StepOutputs
+from remix_study.balancing.slots import Model, Step, StepBatch
 
 _LARGEST_DIFFERENCE = 10.0
 _LARGEST_CROSS_ENTROPY = -math.log(1e-8)  # probabilities have this floor in the released code
@@ -52,13 +52,14 @@ class AGM(Comparing):
             [f"method/agm/{what}/{m}" for what in ("cross_entropy", "factor") for m in self._modalities]
         )
 
-    def sums(self, model: Model, outputs: StepOutputs, labels_B: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
+    def sums(self, batch: StepBatch) -> torch.Tensor:
         """The sum of the cross-entropies and the number of samples, for each modality: (2 M,)."""
-        parts = model.split_logits(outputs.features, outputs.head_logits)
+        parts = batch.model.split_logits(batch.outputs.features, batch.outputs.head_logits)
         loss_BM = torch.stack(
-            [functional.cross_entropy(parts[m].float(), labels_B, reduction="none") for m in self._modalities], dim=1
+            [functional.cross_entropy(parts[m].float(), batch.labels_B, reduction="none") for m in self._modalities],
+            dim=1,
         ).clamp(max=_LARGEST_CROSS_ENTROPY)
-        return sums_of_compared(loss_BM, active_BM)
+        return sums_of_compared(loss_BM, batch.active_BM)
 
     def apply(self, model: Model, sums_K: torch.Tensor, step: Step) -> None:  # noqa: ARG002 - required by GradientRule
         sum_M, count_M = sums_K.chunk(2)

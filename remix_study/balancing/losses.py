@@ -10,7 +10,6 @@ CE is the cross-entropy, optionally with class weights and label smoothing (`Cro
 
 # B samples, M modalities, C classes
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from remix_study.balancing.slots import StepOutputs
+from remix_study.balancing.slots import StepBatch, Terms
 
 FUSED = "fused"
 
@@ -58,34 +57,28 @@ class FusedLoss:
 
     cross_entropy: CrossEntropy = CrossEntropy()
 
-    def __call__(
-        self,
-        outputs: StepOutputs,
-        labels_B: torch.Tensor,
-        active: Mapping[str, torch.Tensor],  # noqa: ARG002 - the model masks inactive modalities
-    ) -> dict[str, torch.Tensor]:
-        return {FUSED: self.cross_entropy(outputs.logits_BC, labels_B)}
+    def loss(self, batch: StepBatch, terms: Terms) -> Terms:
+        return terms | {FUSED: self.cross_entropy(batch.outputs.logits_BC, batch.labels_B)}
 
 
 @dataclass(frozen=True)
 class UnimodalLosses:
     """Weighted CE(h_m) of the samples in which m is active.
 
-    The weight is `together` for samples with several active modalities, else `alone`. A head whose modality is not in
-    `active` has no term, so its gradient stays None, as in the released code.
+    The weight is `together` for samples with several active modalities, else `alone`. A head whose modality is not
+    active has no term, so its gradient stays None, as in the released code.
     """
 
     together: float
     alone: float
     cross_entropy: CrossEntropy = CrossEntropy()
 
-    def __call__(
-        self, outputs: StepOutputs, labels_B: torch.Tensor, active: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, batch: StepBatch, terms: Terms) -> Terms:
+        active = batch.active
         count_B = torch.stack(list(active.values())).sum(dim=0)
         weight_B = torch.where(count_B > 1, self.together, self.alone)
-        return {
-            m: self.cross_entropy(logits_BC, labels_B) * weight_B * active[m]
-            for m, logits_BC in outputs.head_logits.items()
+        return terms | {
+            m: self.cross_entropy(logits_BC, batch.labels_B) * weight_B * active[m]
+            for m, logits_BC in batch.outputs.head_logits.items()
             if m in active
         }

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from remix_study.balancing.acting import Comparing, StepMeans, Window, sums_of_compared
-from remix_study.balancing.slots import Model, Step, StepOutputs
+from remix_study.balancing.slots import Model, Step, StepBatch
 from remix_study.seeds import device_stream
 
 _SMALLEST_STD = 1e-8
@@ -42,13 +42,12 @@ class _Ratio(Comparing):
             [f"method/{self.name}/{what}/{m}" for what in ("ratio", "factor") for m in self._modalities]
         )
 
-    def sums(self, model: Model, outputs: StepOutputs, labels_B: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
+    def sums(self, batch: StepBatch) -> torch.Tensor:
         """The sum of the true class's probability and the number of samples, for each modality: (2 M,)."""
-        parts = model.split_logits(outputs.features, outputs.head_logits)
-        true_BM = torch.stack(
-            [parts[m].float().softmax(dim=1).gather(1, labels_B[:, None]).squeeze(1) for m in self._modalities], dim=1
-        )
-        return sums_of_compared(true_BM, active_BM)
+        parts = batch.model.split_logits(batch.outputs.features, batch.outputs.head_logits)
+        label_B1 = batch.labels_B[:, None]
+        true_BM = torch.cat([parts[m].float().softmax(dim=1).gather(1, label_B1) for m in self._modalities], dim=1)
+        return sums_of_compared(true_BM, batch.active_BM)
 
     def apply(self, model: Model, sums_K: torch.Tensor, step: Step) -> None:
         ratio_M = ratios(*sums_K.chunk(2))

@@ -1,26 +1,39 @@
-"""A training method: the parts of a training step that it defines
+"""A training method: a plan of every epoch, and the rules of the methods that form it
 
     plan       the samples of every step, and the modalities that they train (`remix_study.epoch.EpochPlan`)
-    losses     loss rules, summed
-    combine    how the gradients of the fused and of the unimodal losses become the gradients of the encoders
-    gradients  changes of the gradients, after the sum over ranks and before clipping
+    rules      each is one object with any of the parts below; a step calls the parts in this order
 
-The training loop is the same for all methods, so methods that define different parts can be combined. A method has one
-plan, at most one rule that combines gradients, and any number of loss rules and gradient rules.
+    begin      `EpochRule`: before an epoch, with statistics of the training or the control samples
+    mask       `MaskRule`: hides modalities of samples between the encoders and the fusion
+    loss       `LossRule`: adds, scales or replaces loss terms
+    combine    `CombineRule`: how the gradients of the fused and of the unimodal losses become those of the encoders
+    apply      `GradientRule`: changes gradients, after the sum over ranks and before clipping
+    factors    `RateRule`: scales the learning rates of the encoders
 
-Decisions are the same on every rank: what a rule knows of a batch are sums over the samples of the global batch, and
-its random numbers depend on seed, epoch and step only.
+The training loop is the same for all methods, so methods with different parts can be combined. A method has one plan,
+at most one rule that combines gradients, and any number of other rules.
+
+Decisions are the same on every rank: what a rule knows of a batch are sums over the samples of the global batch, what
+it knows of a split is complete on every rank, and its random numbers depend on seed, epoch, step and sample only.
 """
 
 # B samples of a micro-batch, M modalities, C classes, K sums of a rule
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 
-from remix_study.epoch import EpochPlan
+from remix_study.epoch import EpochPlan, Passes, Statistic
+
+Terms = dict[str, torch.Tensor]
+"""Name of a loss term -> its value for each sample, (B,), in nats; zero for samples that it excludes. The unimodal loss
+of a modality has the name of the modality."""
+
+Task = Literal["classification"]
+"""The kind of task. Other kinds, such as multi-label classification, have no methods yet."""
 
 
 class StepOutputs(Protocol):
@@ -47,7 +60,15 @@ class Model(Protocol):
         self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]: ...
 
+    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor: ...
+
+    def classify(self, modality: str, features_Bd: torch.Tensor) -> torch.Tensor: ...
+
     def encoder_parameters(self, modality: str) -> Iterator[torch.nn.Parameter]: ...
+
+    def head_parameters(self, modality: str) -> Iterator[torch.nn.Parameter]: ...
+
+    def fusion_parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def fusion_gradients(self, modality: str) -> Iterator[torch.Tensor]: ...
 
@@ -55,35 +76,125 @@ class Model(Protocol):
 class Step(NamedTuple):
     """A step of a run, equal on every rank.
 
-    `multimodal`: the number of samples of the global batch that train several modalities.
+    `multimodal`: the number of samples of the global batch that train several modalities. `samples`: the number of all
+    of its samples.
     """
 
     epoch: int
     number: int  # in its epoch, from 0
     multimodal: int = 0
+    samples: int = 0
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}, step {self.number}"
 
 
-class LossRule(Protocol):
-    """Computes named loss terms (B,), one value per sample, in nats; zero for samples that a term excludes.
+@dataclass(frozen=True)
+class StepBatch:
+    """A micro-batch of this rank after its forward pass.
 
-    `active`: modality -> bool (B,), the samples that it trains; modalities without samples are absent.
+    Attributes:
+        model: the model that is trained.
+        outputs: its outputs.
+        labels_B: the classes.
+        active_BM: the modalities that each sample trains; columns follow the model's.
+        active: the same as modality -> bool (B,); modalities that no sample trains are absent.
+        available_BM: the modalities that each sample has.
+        samples_B: row numbers of the clip store.
+        inputs: modality -> the input of its encoder, all B rows or only the active ones.
+        at: the step.
+        totals: name of a rule -> what its `sums_before` returned, summed over the global batch.
     """
 
-    def __call__(
-        self, outputs: StepOutputs, labels_B: torch.Tensor, active: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]: ...
+    model: Model
+    outputs: StepOutputs
+    labels_B: torch.Tensor
+    active_BM: torch.Tensor
+    active: Mapping[str, torch.Tensor]
+    available_BM: torch.Tensor
+    samples_B: torch.Tensor
+    inputs: Mapping[str, torch.Tensor]
+    at: Step
+    totals: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-class CombineRule(Protocol):
-    """Combines the gradients of the fused and of the unimodal losses in the encoders, after the sum over ranks.
+class Mask(NamedTuple):
+    """The modalities that remain after masking, bool (B, M), and a factor of all features (a scalar), or None."""
+
+    active_BM: torch.Tensor
+    factor: torch.Tensor | None = None
+
+
+class EpochStart(NamedTuple):
+    """The beginning of an epoch."""
+
+    epoch: int
+    model: Model
+    optimizer: torch.optim.Optimizer
+    passes: Passes
+
+
+@runtime_checkable
+class LossRule(Protocol):
+    """Computes loss terms."""
+
+    def loss(self, batch: StepBatch, terms: Terms) -> Terms:
+        """Return the terms of the rules before it, with its own added, or with terms scaled or replaced."""
+        ...
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """A mask rule or loss rule that needs sums over the global batch before it acts.
+
+    They need the whole batch at once, so they exclude micro-batches.
+    """
+
+    name: str
+
+    def acts(self, step: Step) -> bool: ...
+
+    def sums_before(self, batch: StepBatch) -> torch.Tensor:
+        """Sums over the samples of the batch, (K,) float32; it runs without autograd. See `StepBatch.totals`."""
+        ...
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A rule with metrics and a state.
 
     `name`: of the method that it belongs to.
     """
 
     name: str
+
+    def metrics(self) -> dict[str, float]:
+        """What the rule did since the last call, as means over the steps in which it acted; empty if it never did."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What an exact resume needs: tensors and plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class MaskRule(Recorded, Protocol):
+    """Masks modalities of samples between the encoders and the fusion."""
+
+    def acts(self, step: Step) -> bool:
+        """Whether the rule acts in this step. If not, `mask` is not called."""
+        ...
+
+    def mask(self, batch: StepBatch) -> Mask:
+        """Return the modalities of each sample that remain. They are among those that are active."""
+        ...
+
+
+@runtime_checkable
+class CombineRule(Recorded, Protocol):
+    """Combines the gradients of the fused and of the unimodal losses in the encoders, after the sum over ranks."""
 
     def acts(self, step: Step) -> bool:
         """Whether the rule acts in this step. If not, the losses are summed, and `combine` is not called."""
@@ -98,33 +209,19 @@ class CombineRule(Protocol):
         """
         ...
 
-    def metrics(self) -> dict[str, float]:
-        """What the rule did since the last call, as means over the steps in which it acted; empty if it never did."""
-        ...
 
-    def state(self) -> dict[str, Any]:
-        """What an exact resume needs: tensors and plain values."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
-
-
-class GradientRule(Protocol):
-    """Changes the gradients of a step, after the sum over ranks and before clipping.
-
-    `name`: of the method that it belongs to.
-    """
-
-    name: str
+@runtime_checkable
+class GradientRule(Recorded, Protocol):
+    """Changes the gradients of a step, after the sum over ranks and before clipping."""
 
     def acts(self, step: Step) -> bool:
         """Whether the rule acts in this step. If not, neither `sums` nor `apply` is called."""
         ...
 
-    def sums(self, model: Model, outputs: StepOutputs, labels_B: torch.Tensor, active_BM: torch.Tensor) -> torch.Tensor:
+    def sums(self, batch: StepBatch) -> torch.Tensor:
         """Sums over the samples of a micro-batch, (K,) float32, which are then summed over the global batch.
 
-        It runs without autograd. `active_BM`: the modalities that each sample trains; columns follow the model's.
+        It runs without autograd.
         """
         ...
 
@@ -132,38 +229,104 @@ class GradientRule(Protocol):
         """Change the gradients, given the sums over the global batch. A gradient of None stays None."""
         ...
 
-    def metrics(self) -> dict[str, float]:
-        """What the rule did since the last call, as means over the steps in which it acted; empty if it never did."""
+
+@runtime_checkable
+class EpochRule(Recorded, Protocol):
+    """Acts before epochs, with statistics that all such rules and the plan share.
+
+    `needs`: further statistics of a pass (`remix_study.epoch.Statistic`). `changes_model`: whether it changes weights;
+    such rules act before the plan, which then scores the samples with the changed model, all others after it.
+    """
+
+    needs: frozenset[Statistic]
+    changes_model: bool
+
+    def due(self, epoch: int) -> bool:
+        """Whether the rule acts before this epoch. If not, `begin` is not called."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """What an exact resume needs: tensors and plain values."""
+    def begin(self, start: EpochStart) -> None: ...
+
+
+@runtime_checkable
+class RateRule(Protocol):
+    """Scales the learning rates of the encoders."""
+
+    def factors(self) -> Mapping[str, float]:
+        """Modality -> the factor of its encoder's learning rate, constant within an epoch."""
         ...
 
-    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method."""
+    """A training method.
+
+    Args:
+        name: as in the configuration.
+        plan: the epoch plan.
+        rules: of the base losses and of added methods, in the order in which they act.
+        trains_heads: whether the unimodal heads are trained; if not, their metrics are left out.
+        task: the kind of task.
+    """
 
     name: str
     plan: EpochPlan
-    losses: tuple[LossRule, ...]
-    trains_heads: bool = True  # whether the unimodal heads are trained; if not, their metrics are left out
-    combine: CombineRule | None = None
-    gradients: tuple[GradientRule, ...] = ()
+    rules: tuple[object, ...]
+    trains_heads: bool = True
+    task: Task = "classification"
 
-    @property
-    def rules(self) -> tuple[CombineRule | GradientRule, ...]:
-        """The rules that have metrics and a state, in the order in which they act."""
-        return (*(() if self.combine is None else (self.combine,)), *self.gradients)
+    def __post_init__(self) -> None:
+        if len(self._with(CombineRule)) > 1:  # type: ignore[type-abstract]
+            raise ValueError("a method must have at most one rule that combines gradients")
+
+    def _with(self, part: type[_Part]) -> tuple[_Part, ...]:
+        return tuple(rule for rule in self.rules if isinstance(rule, part))
+
+    @cached_property
+    def losses(self) -> tuple[LossRule, ...]:
+        return self._with(LossRule)  # type: ignore[type-abstract]
+
+    @cached_property
+    def masks(self) -> tuple[MaskRule, ...]:
+        return self._with(MaskRule)  # type: ignore[type-abstract]
+
+    @cached_property
+    def summing(self) -> tuple[Summing, ...]:
+        return self._with(Summing)  # type: ignore[type-abstract]
+
+    @cached_property
+    def combine(self) -> CombineRule | None:
+        return next(iter(self._with(CombineRule)), None)  # type: ignore[type-abstract]
+
+    @cached_property
+    def gradients(self) -> tuple[GradientRule, ...]:
+        return self._with(GradientRule)  # type: ignore[type-abstract]
+
+    @cached_property
+    def epochs(self) -> tuple[EpochRule, ...]:
+        return self._with(EpochRule)  # type: ignore[type-abstract]
+
+    @cached_property
+    def recorded(self) -> tuple[Recorded, ...]:
+        """The rules that have metrics and a state."""
+        return self._with(Recorded)  # type: ignore[type-abstract]
+
+    def rate_factors(self) -> dict[str, float]:
+        """Modality -> the factor of its encoder's learning rate; 1 for those that are absent."""
+        factors: dict[str, float] = {}
+        for rule in self._with(RateRule):  # type: ignore[type-abstract]
+            for m, factor in rule.factors().items():
+                factors[m] = factors.get(m, 1.0) * factor
+        return factors
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The state of every rule, by its name, for an exact resume. The plan has its own."""
-        return {rule.name: rule.state() for rule in self.rules}
+        return {rule.name: rule.state() for rule in self.recorded}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore what `state` returned."""
-        for rule in self.rules:
+        for rule in self.recorded:
             rule.restore(state[rule.name])

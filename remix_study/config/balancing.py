@@ -1,19 +1,52 @@
 """Methods that are added to a way of training: `with` of joint, joint_unimodal and remix
 
 Each is also a method of its own (`method: {name: ogm_ge}`), which adds it to joint training. To add one, write its
-options here, one field in `Additions`, and its class in `remix_study/balancing`.
+options here (and in `AnyOptions`), one field in `Additions`, its configuration as a method of its own in `run.py`, its
+rule in `remix_study/balancing`, and its case in `remix_study/added.py`.
 """
 
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from remix_study.config.identity import Introduced
 from remix_study.config.part import Part
 
+_SPLIT = "concat, sum or decision fusion"
+_UNIMODAL = "unimodal losses (joint_unimodal, remix)"
+_WHERE_SEVERAL_TRAIN = "in the warm-up and on multimodal batches"
+_ENCODERS_SHARE = "decides how much an encoder learns"
 
-class Windowed(Part):
+
+class Options(Part):
+    """The options of an added method.
+
+    Class variables say where a method fits: what it `changes`; what it `needs`; `with_remix`, the batches of Remix in
+    which it acts, or why it cannot be added to Remix.
+
+    splits: it needs the part of each modality in the fused logits.
+    on_unimodal_losses: it needs unimodal losses; as a method of its own, it is added to `joint_unimodal`.
+    compares: it acts only where samples train several modalities.
+    decides: what only one method of a run may do: "owns the plan", say.
+    whole_batch: it needs the whole batch at once, so it excludes `micro_batch`.
+    reads_control: it reads the control samples, which are held out from the training split.
+    modalities: the only number of modalities that it takes, if not any.
+    """
+
+    changes: ClassVar[str]
+    needs: ClassVar[str] = "nothing"
+    with_remix: ClassVar[str]
+    splits: ClassVar[bool] = False
+    on_unimodal_losses: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
+    decides: ClassVar[str] = ""
+    whole_batch: ClassVar[bool] = False
+    reads_control: ClassVar[bool] = False
+    modalities: ClassVar[int | None] = None
+
+
+class Windowed(Options):
     """Acts in the epochs `begin` to `end`."""
 
     begin: int = Field(default=0, ge=0, description="the first epoch in which it acts, from 0")
@@ -26,25 +59,36 @@ class Windowed(Part):
         return self
 
 
-class OGMOptions(Windowed):
+class _Scaling(Windowed):
+    """Scales the gradients of the encoders by a comparison of the modalities' parts of the fused logits."""
+
+    changes = "gradients"
+    needs = _SPLIT
+    with_remix = _WHERE_SEVERAL_TRAIN
+    splits = True
+    compares = True
+    decides = _ENCODERS_SHARE
+
+
+class OGMOptions(_Scaling):
     """OGM: smaller gradients for the encoder whose modality is ahead (Peng et al., CVPR 2022)."""
 
     alpha: float = Field(default=0.8, ge=0, description="strength; 0 changes nothing. Published: 0.8, 0.1 for VGGSound")
 
 
-class OGMGEOptions(Windowed):
+class OGMGEOptions(_Scaling):
     """OGM-GE: OGM, and noise added to the gradients of all encoders (Peng et al., CVPR 2022)."""
 
     alpha: float = Field(default=0.8, ge=0, description="strength; 0 adds noise only. Published: 0.8, 0.1 for VGGSound")
 
 
-class OGMPlusOptions(Windowed):
+class OGMPlusOptions(_Scaling):
     """A control for OGM: larger gradients for the encoders whose modalities are behind."""
 
     factor: float = Field(default=4.0, gt=0, description="of these gradients; 1 changes nothing. Released: 4")
 
 
-class AGMOptions(Windowed):
+class AGMOptions(_Scaling):
     """AGM: smaller gradients the further ahead a modality is, compared with earlier steps (Li et al., ICCV 2023)."""
 
     alpha: float = Field(default=1.0, ge=0, description="strength; 0 changes nothing. Published: 1, 2.5 for AV-MNIST")
@@ -53,7 +97,16 @@ class AGMOptions(Windowed):
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
+    changes = "gradients"
+    needs = _UNIMODAL
+    with_remix = "in every batch, on the encoders in training"
+    on_unimodal_losses = True
+    decides = "combines the gradients of the fused and of the unimodal losses"
+
     gain: float = Field(default=1.5, gt=0, description="factor of the gradients of the encoders. Published: 1.5")
+
+
+AnyOptions = MMParetoOptions | OGMOptions | OGMGEOptions | OGMPlusOptions | AGMOptions
 
 
 def _switched_on(value: Any) -> Any:
@@ -86,12 +139,14 @@ class Additions(Part):
 
     @model_validator(mode="after")
     def _compatible(self) -> "Additions":
-        scaling = [name for name in self.names() if name in _SCALING]
-        if len(scaling) > 1:
-            raise ValueError(
-                f"{' and '.join(scaling)} must not be combined, because each decides how much an encoder learns; "
-                "keep one of them"
-            )
+        names = self.names()
+        for number, name in enumerate(names):
+            decides = getattr(self, name).decides
+            others = [other for other in names[:number] if decides and getattr(self, other).decides == decides]
+            if others:
+                raise ValueError(
+                    f"{others[0]} and {name} must not be combined, because each {decides}; keep one of them"
+                )
         return self
 
     @model_serializer(mode="wrap")
@@ -117,30 +172,28 @@ class Card(NamedTuple):
     options: dict[str, Any]  # the defaults
 
 
-_COMPARES = "in the warm-up and on multimodal batches"
-_CARDS = {
-    "ogm": ("gradients", "concat, sum or decision fusion", _COMPARES),
-    "ogm_ge": ("gradients", "concat, sum or decision fusion", _COMPARES),
-    "ogm_plus": ("gradients", "concat, sum or decision fusion", _COMPARES),
-    "agm": ("gradients", "concat, sum or decision fusion", _COMPARES),
-    "mmpareto": ("gradients", "unimodal losses (joint_unimodal, remix)", "in every batch, on the encoders in training"),
-}
+def options_of(name: str) -> type[Options]:
+    """The class of an added method's options."""
+    found: type[Options] = next(
+        each for each in get_args(Additions.model_fields[name].annotation) if each is not NoneType
+    )
+    return found
 
 
 def cards() -> list[Card]:
     """Return the card of every added method, in the order in which they act."""
     found = []
-    for name, field in Additions.model_fields.items():
-        options = next(each for each in get_args(field.annotation) if each is not NoneType)
-        does = options.__doc__.splitlines()[0].rstrip(".")
-        found.append(Card(name, does, *_CARDS[name], options().model_dump()))
+    for name in Additions.model_fields:
+        options = options_of(name)
+        does = (options.__doc__ or "").splitlines()[0].rstrip(".")
+        card = Card(name, does, options.changes, options.needs, options.with_remix, options().model_dump())
+        found.append(card)
     return found
 
 
-_SCALING = ("ogm", "ogm_ge", "ogm_plus", "agm")  # of these, a run has one
-SPLITTING = ("ogm", "ogm_ge", "ogm_plus", "agm")
+SPLITTING = tuple(name for name in Additions.model_fields if options_of(name).splits)
 """Methods that need the part of each modality in the fused logits."""
-ON_UNIMODAL_LOSSES = ("mmpareto",)
+ON_UNIMODAL_LOSSES = tuple(name for name in Additions.model_fields if options_of(name).on_unimodal_losses)
 """Methods that need unimodal losses; as methods of their own, they are added to `joint_unimodal`."""
 WithKey = Annotated[Additions, BeforeValidator(_mapping), Introduced({})]
 """The type of the key `with`."""

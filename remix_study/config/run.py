@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remix_study.config.balancing import (
-    ON_UNIMODAL_LOSSES,
-    SPLITTING,
     Additions,
     AGMOptions,
     MMParetoOptions,
     OGMGEOptions,
     OGMOptions,
     OGMPlusOptions,
+    Options,
     WithKey,
+    options_of,
 )
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
@@ -269,7 +269,7 @@ def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | Unimod
     if not isinstance(method, AddedConfig):
         return method
     options = method.model_dump(exclude={"name"})
-    if method.name in ON_UNIMODAL_LOSSES:
+    if options_of(method.name).on_unimodal_losses:
         return JointUnimodalConfig.model_validate({"name": "joint_unimodal", "with": {method.name: options}})
     return JointConfig.model_validate({"name": "joint", "with": {method.name: options}})
 
@@ -496,14 +496,18 @@ class RunConfig(Part):
         problems = []
         for name in whole.added.names():
             key = f"method.with.{name}" if isinstance(method, Extensible) else "method.name"
-            if name in SPLITTING and self.model.fusion not in ("concat", "sum", "decision"):
+            options: Options = getattr(whole.added, name)
+            if options.splits and self.model.fusion not in ("concat", "sum", "decision"):
                 message = (
                     f"`{name}` needs the part of each modality in the fused logits, which `model.fusion: "
                     f"{self.model.fusion}` does not have; use concat, sum or decision"
                 )
                 problems.append((key, message))
-            if name in ON_UNIMODAL_LOSSES and isinstance(whole, JointConfig):
+            if options.on_unimodal_losses and isinstance(whole, JointConfig):
                 message = f"`{name}` needs unimodal losses, which `joint` does not have; use joint_unimodal or remix"
+                problems.append((key, message))
+            if options.whole_batch and self.micro_batch is not None:
+                message = f"`{name}` needs the whole batch at once, which `micro_batch` divides; leave one of them out"
                 problems.append((key, message))
             if isinstance(method, RemixConfig) and method.accumulate:
                 message = (

@@ -148,6 +148,14 @@ class MultimodalModel(nn.Module):
         """The parameters of one modality's encoder."""
         return self.encoders[modality].parameters()
 
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The parameters of one modality's unimodal head."""
+        return self.heads[modality].parameters()
+
+    def fusion_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the fusion, without those of the unimodal heads."""
+        return self.fusion.parameters()
+
     def fusion_gradients(self, modality: str) -> Iterator[torch.Tensor]:
         """Views of the gradients of the weights that only one modality's part of the fused logits depends on."""
         for parameter, columns in self.fusion.own_weights(modality):

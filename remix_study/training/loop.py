@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation, Draws
-from remix_study.balancing import Method, Step
+from remix_study.balancing import EpochStart, Method, Step
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
+from remix_study.epoch import PlannedEpoch
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -45,7 +45,7 @@ from remix_study.training.final_evaluation import Predictions, Selection, evalua
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
 from remix_study.training.partial_epoch import PartialEpoch, fits, pack_partial, planned_of, restore_partial
-from remix_study.training.scoring import scoring_pass
+from remix_study.training.scoring import SplitPasses
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import SharedFlags, train_step
 from remix_study.world import Collectives
@@ -319,12 +319,25 @@ def _resume_epoch(run: Run, epoch: int) -> PartialEpoch | None:
 def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     """An epoch that is planned, and of which nothing is trained."""
     started = _now(run)
-    planned = run.method.plan.plan(epoch, lambda score: _run_scoring_pass(run, score, epoch))
+    passes = SplitPasses(run.model, run.reader, run.rows, run.collectives, run.settings.evaluation_batch,
+                         run.settings.autocast, _stop_when_preempted(run, epoch))  # fmt: skip
+    due = [rule for rule in run.method.epochs if rule.due(epoch)]
+    passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
+    start = EpochStart(epoch, run.model, run.optimizer, passes)
+    for rule in due:
+        if rule.changes_model:
+            rule.begin(start)
+            passes.forget()
+    planned = run.method.plan.plan(epoch, passes.score)
+    for rule in due:
+        if not rule.changes_model:
+            rule.begin(start)
+    planned = replace(planned, evaluated=passes.evaluated)
     for warning in planned.warnings:
         if run.collectives.world.leads:
             log.warning("epoch %d: %s", epoch, warning)
     part = _part(run, epoch, planned)
-    part.score_s = _now(run) - started if planned.scored else 0.0
+    part.score_s = _now(run) - started if planned.evaluated else 0.0
     return part
 
 
@@ -346,8 +359,9 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     started = _now(run)
     epoch, schedule = part.epoch, part.planned.schedule
     rate = run.settings.learning_rate * run.rate(epoch)
+    factors = run.method.rate_factors()
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * factors.get(group.get("modality", ""), 1.0)
     run.model.train()
     flags = SharedFlags(lambda: (run.preempted(), not check.passed))
     for mine in rank_batches(schedule, run.collectives.world, part.step):
@@ -364,7 +378,7 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
             mine.global_count,
             run.optimizer,
             run.collectives,
-            at=Step(epoch, mine.step, mine.multimodal),
+            at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
             autocast=run.settings.autocast,
             clip_norm=run.settings.clip_norm,
             accumulation=part.accumulation,
@@ -407,7 +421,7 @@ def _record_of_training(part: PartialEpoch, rate: float, method: Method) -> Reco
         measure, m = name.split("/")
         record[f"clash/{measure}/{m}"] = float(np.mean(cosines))
         record[f"clash/{measure}_negative/{m}"] = float(np.mean(np.asarray(cosines) < 0))
-    for rule in method.rules:
+    for rule in method.recorded:
         record |= rule.metrics()
     return record
 
@@ -424,9 +438,8 @@ def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, 
     update_M = np.full(len(sample_M), schedule.steps) if run.settings.zero_feature else schedule.updates_M
     encoded_M = np.full(len(sample_M), schedule.counts_T.sum()) if run.settings.zero_feature else sample_M
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
-    scored = len(run.rows["train"]) if planned.scored else 0
     return {
-        "train/multiply_adds": float(cost_M @ ((1 + BACKWARD) * encoded_M + scored)),
+        "train/multiply_adds": float(cost_M @ ((1 + BACKWARD) * encoded_M + planned.evaluated)),
     } | {
         f"train/{name}/{m}": float(count)
         for name, count_M in (("updates", update_M), ("samples", sample_M))
@@ -449,14 +462,6 @@ def _measure_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> N
     for measure, of in measures:
         for m, cosine in of(run.model, batch, run.collectives.sum_).items():
             clashes.setdefault(f"{measure}/{m}", []).append(cosine)
-
-
-def _run_scoring_pass(run: Run, score: ScoreFunction, epoch: int) -> ScoringPass:
-    settings = run.settings
-    return scoring_pass(
-        run.model, run.reader, run.rows["train"], run.collectives, score, batch=settings.evaluation_batch,
-        autocast=settings.autocast, between_batches=_stop_when_preempted(run, epoch),
-    )  # fmt: skip
 
 
 def _average_statistics(run: Run) -> None:

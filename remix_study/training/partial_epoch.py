@@ -91,6 +91,7 @@ def pack_partial(
         "metrics": json.dumps({key: float(value) for key, value in part.planned.metrics.items()}),
         "warnings": list(part.planned.warnings),
         "scored": part.planned.scored,
+        "evaluated": part.planned.evaluated,
     }
     return {
         "digest": digest,
@@ -116,7 +117,8 @@ def planned_of(content: Mapping[str, Any]) -> PlannedEpoch:
     """The planned epoch in a checkpoint."""
     planned = content["planned"]
     schedule = Schedule(array(planned["samples_TB"]), array(planned["active_TBM"]), array(planned["update_TB"]))
-    return PlannedEpoch(schedule, json.loads(planned["metrics"]), tuple(planned["warnings"]), planned["scored"])
+    counts = planned["scored"], planned["evaluated"]
+    return PlannedEpoch(schedule, json.loads(planned["metrics"]), tuple(planned["warnings"]), *counts)
 
 
 def restore_partial(

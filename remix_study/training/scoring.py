@@ -1,26 +1,87 @@
-"""Scoring pass: evaluate every modality alone on every training sample
+"""Passes over a split before an epoch: scores of every modality alone, and further statistics
 
-The pass is deterministic: evaluation mode, every sample once, in the order of the training split. Each rank evaluates a
-part of the samples, and every rank receives the complete table.
+A pass is deterministic: evaluation mode, every sample once, in the order of the split. Each rank evaluates a part of
+the samples, and every rank receives the complete table. Features are computed once, and everything else from them.
 """
 
-# N training samples, M modalities, C classes, B samples of one batch
+# N samples of a split, M modalities, C classes, B samples of one batch, K columns of a table
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from remix_study import metrics as m_
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import ScoreFunction, ScoringPass
+from remix_study.epoch import ScoreFunction, ScoringPass, SplitStatistics, Statistic
 from remix_study.models import MultimodalModel
 from remix_study.remix.separability import SMALLEST_PROBABILITY
 from remix_study.training.step import mixed_precision
 from remix_study.world import Collectives
 
 
-@torch.inference_mode()
+class SplitPasses:
+    """The passes before an epoch (`remix_study.epoch.Passes`), each made once and shared by all who ask for it.
+
+    Args:
+        rows: split -> rows of the clip store.
+        batch: samples of one rank that are evaluated at once.
+        between_batches: called before each batch; may raise.
+
+    Attributes:
+        wanted: the further statistics that anyone asks for.
+        evaluated: number of samples that passes have evaluated.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        reader: ClipReader,
+        rows: Mapping[str, NDArray[np.int64]],
+        collectives: Collectives,
+        batch: int,
+        autocast: bool,
+        between_batches: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.wanted: frozenset[Statistic] = frozenset()
+        self.evaluated = 0
+        self._model, self._reader, self._rows, self._collectives = model, reader, rows, collectives
+        self._batch, self._autocast, self._between_batches = batch, autocast, between_batches
+        self._found: dict[str, SplitStatistics] = {}
+
+    def score(self, score: ScoreFunction) -> ScoringPass:
+        """Score the training samples. A pass over them that is asked for later has the statistics of this one."""
+        scores_NM, self._found["train"] = self._pass("train", score)
+        assert scores_NM is not None
+        return ScoringPass(scores_NM, self._found["train"].cross_entropy_NM)
+
+    def train(self) -> SplitStatistics:
+        """Statistics of the training samples."""
+        return self._statistics("train")
+
+    def control(self) -> SplitStatistics:
+        """Statistics of the control samples."""
+        return self._statistics("control")
+
+    def forget(self) -> None:
+        """Forget all passes, after the model changed."""
+        self._found.clear()
+
+    def _statistics(self, split: str) -> SplitStatistics:
+        if split not in self._found:
+            _, self._found[split] = self._pass(split, None)
+        return self._found[split]
+
+    def _pass(self, split: str, score: ScoreFunction | None) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
+        rows_N = self._rows[split]
+        self.evaluated += len(rows_N)
+        return split_pass(
+            self._model, self._reader, rows_N, self._collectives, score, self.wanted, batch=self._batch,
+            autocast=self._autocast, between_batches=self._between_batches,
+        )  # fmt: skip
+
+
 def scoring_pass(
     model: MultimodalModel,
     reader: ClipReader,
@@ -37,26 +98,137 @@ def scoring_pass(
     Args:
         between_batches: called before each batch; may raise.
     """
-    world = collectives.world
+    scores_NM, statistics = split_pass(
+        model, reader, rows_N, collectives, score, frozenset(), batch=batch, autocast=autocast,
+        between_batches=between_batches,
+    )  # fmt: skip
+    assert scores_NM is not None
+    return ScoringPass(scores_NM, statistics.cross_entropy_NM)
+
+
+@torch.inference_mode()
+def split_pass(
+    model: MultimodalModel,
+    reader: ClipReader,
+    rows_N: NDArray[np.int64],
+    collectives: Collectives,
+    score: ScoreFunction | None,
+    wanted: frozenset[Statistic],
+    *,
+    batch: int,
+    autocast: bool,
+    between_batches: Callable[[], None] = lambda: None,
+) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
+    """Evaluate every modality alone on the clips at `rows_N`.
+
+    Args:
+        score: computes the scores, (N, M) float64; None: there are none.
+        wanted: further statistics.
+        between_batches: called before each batch; may raise.
+    """
     modalities = model.modalities
-    mine = np.arange(world.rank, len(rows_N), world.size)
-    table = np.empty((len(mine), 1 + 2 * len(modalities)))
-    table[:, 0] = mine
+    mine = np.arange(collectives.world.rank, len(rows_N), collectives.world.size)
+    parts: list[dict[str, NDArray[np.float64]]] = []
     model.eval()
     for start in range(0, len(mine), batch):
         between_batches()
         chosen = mine[start : start + batch]
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):
-            logits = [model.classify(m, model.encode(m, clips.inputs[m])) for m in modalities]
+            features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
+            logits_BMC = torch.stack([model.classify(m, features[m]) for m in modalities], dim=1)
         # Softmax runs on the device; scores are computed on the CPU.
-        probs_BMC = torch.stack(logits, dim=1).softmax(dim=2).cpu().numpy()
+        probs_BMC = logits_BMC.softmax(dim=2).cpu().numpy()
         labels_B = clips.labels_B.cpu().numpy()
         true_BM = probs_BMC[np.arange(len(chosen)), :, labels_B].astype(np.float64)
-        part = table[start : start + batch]
-        part[:, 1 : 1 + len(modalities)] = score(probs_BMC, labels_B)
-        part[:, 1 + len(modalities) :] = -np.log(np.clip(true_BM, SMALLEST_PROBABILITY, 1.0))
+        found = {"cross_entropy": -np.log(np.clip(true_BM, SMALLEST_PROBABILITY, 1.0))}
+        if score is not None:
+            found["score"] = score(probs_BMC, labels_B)
+        if "probabilities" in wanted:
+            found["probabilities"] = _columns(logits_BMC.log_softmax(dim=2).flatten(1))
+        found |= _of_fusion(model, features, clips.labels_B, wanted)
+        if "features" in wanted:
+            found |= {f"features/{m}": _columns(features_Bd) for m, features_Bd in features.items()}
+        parts.append(found)
     model.train()
-    gathered = collectives.gather_rows(table)
-    gathered = gathered[np.argsort(gathered[:, 0], kind="stable")]
-    return ScoringPass(gathered[:, 1 : 1 + len(modalities)].copy(), gathered[:, 1 + len(modalities) :].copy())
+    sizes = _sizes(model, score is not None, wanted)
+    mine_n = {name: np.concatenate([np.empty((0, size)), *(part[name] for part in parts)])
+              for name, size in sizes.items()}  # fmt: skip
+    table = _gathered(mine, mine_n, collectives)
+    return table.get("score"), _statistics(model, reader, rows_N, table)
+
+
+def _sizes(model: MultimodalModel, scored: bool, wanted: frozenset[Statistic]) -> dict[str, int]:
+    """The number of columns of each part of the table, in an order that is the same on every rank."""
+    modalities = model.modalities
+    sizes = {"cross_entropy": len(modalities)}
+    if scored:
+        sizes["score"] = len(modalities)
+    if "probabilities" in wanted:
+        sizes["probabilities"] = len(modalities) * model.num_classes
+    if "fused" in wanted:
+        sizes["fused"] = 1
+    if "subsets" in wanted:
+        sizes["subsets"] = len(m_.subsets(modalities))
+    if "features" in wanted:
+        sizes |= {f"features/{m}": model.widths[m] for m in modalities}
+    return sizes
+
+
+def _of_fusion(
+    model: MultimodalModel, features: Mapping[str, torch.Tensor], labels_B: torch.Tensor, wanted: frozenset[Statistic]
+) -> dict[str, NDArray[np.float64]]:
+    """The cross-entropy of the fused head, and whether it is right with each set of modalities, if they are wanted."""
+    found: dict[str, NDArray[np.float64]] = {}
+    if "fused" in wanted:
+        logs_BC = model.fuse(features, _only(model.modalities, model.modalities, labels_B)).log_softmax(dim=1)
+        lowest = float(np.log(SMALLEST_PROBABILITY))
+        found["fused"] = _columns(-logs_BC.gather(1, labels_B[:, None]).clamp(min=lowest))
+    if "subsets" in wanted:
+        right = [
+            model.fuse(features, _only(subset, model.modalities, labels_B)).argmax(dim=1) == labels_B
+            for subset in m_.subsets(model.modalities)
+        ]
+        found["subsets"] = _columns(torch.stack(right, dim=1))
+    return found
+
+
+def _only(subset: Sequence[str] | frozenset[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
+    row = torch.tensor([m in subset for m in modalities], device=like.device)
+    return row.expand(len(like), -1)
+
+
+def _columns(values_BK: torch.Tensor) -> NDArray[np.float64]:
+    columns: NDArray[np.float64] = values_BK.double().cpu().numpy()
+    return columns
+
+
+def _gathered(
+    mine: NDArray[np.int64], parts: Mapping[str, NDArray[np.float64]], collectives: Collectives
+) -> dict[str, NDArray[np.float64]]:
+    """The parts of the table for all samples, in their order; `mine`: the positions of this rank's samples."""
+    table = collectives.gather_rows(np.column_stack([mine, *parts.values()]))
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    ends = np.cumsum([1, *(part.shape[1] for part in parts.values())])
+    return {name: table[:, start:end].copy() for name, start, end in zip(parts, ends, ends[1:], strict=False)}
+
+
+def _statistics(
+    model: MultimodalModel, reader: ClipReader, rows_N: NDArray[np.int64], table: Mapping[str, NDArray[np.float64]]
+) -> SplitStatistics:
+    samples, M = len(rows_N), len(model.modalities)
+    logs = table.get("probabilities")
+    subsets = table.get("subsets")
+    features = {m: table[f"features/{m}"].astype(np.float32) for m in model.modalities if f"features/{m}" in table}
+    return SplitStatistics(
+        rows_N=rows_N,
+        labels_N=reader.store.labels_N[rows_N],
+        available_NM=np.ones((samples, M), np.bool_),  # a clip store has all modalities of every clip
+        cross_entropy_NM=table["cross_entropy"],
+        fused_cross_entropy_N=table["fused"][:, 0] if "fused" in table else None,
+        log_probabilities_NMC=None if logs is None else logs.reshape(samples, M, model.num_classes),
+        right=None
+        if subsets is None
+        else {subset: subsets[:, s] > 0 for s, subset in enumerate(m_.subsets(model.modalities))},
+        features=features or None,
+    )

@@ -10,14 +10,16 @@ and hides gradients from methods that compare them.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from remix_study.balancing import GradientRule, Method, Step
+from remix_study.balancing import GradientRule, Mask, Method, Step, StepBatch, Terms
+from remix_study.balancing.slots import Summing
 from remix_study.errors import NotANumberError
-from remix_study.models import MultimodalModel
+from remix_study.models import MultimodalModel, Outputs
 from remix_study.sample import Batch
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.unimodal_gradients import SeparateGradient, UnimodalGradients
@@ -75,7 +77,10 @@ def train_step(
     rules = [rule for rule in method.gradients if accumulation is None and rule.acts(at)]
     combine = method.combine if accumulation is None and method.combine and method.combine.acts(at) else None
     alone = UnimodalGradients(model) if combine is not None else None
-    computed = [_backward(model, method, rules, each, global_count, autocast, accumulation, alone) for each in batches]
+    computed = []
+    for each in batches:
+        seen = _forward(model, method, each, collectives, at, autocast)
+        computed.append(_backward(method, rules, seen, global_count, accumulation, alone))
     total = torch.stack([each.total for each in computed]).sum()
     sums = [torch.stack(parts).sum(dim=0) for parts in zip(*(each.sums for each in computed), strict=True)]
     for _ in (None,) if accumulation is None else accumulation.load():
@@ -93,33 +98,85 @@ def train_step(
 
 
 class _Losses(NamedTuple):
-    """Losses of a micro-batch, detached, the samples that train each modality, and the sums of the gradient rules."""
+    """Losses of a micro-batch, detached, the modalities that it trains, and the sums of the gradient rules."""
 
     total: torch.Tensor
     terms: dict[str, torch.Tensor]
-    active: dict[str, torch.Tensor]
+    trained: list[str]
     sums: list[torch.Tensor]
 
 
+def _forward(
+    model: MultimodalModel, method: Method, batch: Batch, collectives: Collectives, at: Step, autocast: bool
+) -> StepBatch:
+    """The outputs of a micro-batch, after the mask rules."""
+    with mixed_precision(batch.labels_B.device, autocast):
+        outputs = model(batch)
+    seen = step_batch(model, batch, outputs, at)
+    summing = [rule for rule in method.summing if rule.acts(at)]
+    if summing:
+        seen = replace(seen, totals=_totals(summing, seen, collectives))
+    for rule in method.masks:
+        if rule.acts(at):
+            seen = _masked(model, seen, rule.mask(seen), autocast)
+    return seen
+
+
+def step_batch(model: MultimodalModel, batch: Batch, outputs: Outputs, at: Step) -> StepBatch:
+    """What the rules of a method see of a micro-batch and its outputs.
+
+    A modality that is encoded but inactive (`zero_feature`) gives its head no gradient, as in the released code.
+    """
+    active_BM = batch.active_BM
+    if batch.modalities != model.modalities:
+        active_BM = active_BM[:, [batch.modalities.index(m) for m in model.modalities]]
+    return StepBatch(
+        model, outputs, batch.labels_B, active_BM, _by_modality(model, active_BM), torch.ones_like(active_BM),
+        batch.samples_B, batch.inputs, at,
+    )  # fmt: skip
+
+
+def _by_modality(model: MultimodalModel, active_BM: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Modality -> bool (B,), without modalities that no sample trains."""
+    return {m: rows_B for m, rows_B in zip(model.modalities, active_BM.unbind(dim=1), strict=True) if rows_B.any()}
+
+
+@torch.no_grad()
+def _totals(summing: Sequence[Summing], seen: StepBatch, collectives: Collectives) -> dict[str, torch.Tensor]:
+    """The sums over the global batch for which rules ask before they act."""
+    sums = [rule.sums_before(seen) for rule in summing]
+    together = torch.cat(sums)
+    collectives.sum_(together)
+    parts = torch.split(together, [len(each) for each in sums])
+    return {rule.name: part for rule, part in zip(summing, parts, strict=True)}
+
+
+def _masked(model: MultimodalModel, seen: StepBatch, mask: Mask, autocast: bool) -> StepBatch:
+    """The batch with fewer active modalities. The unimodal logits stay as they are, since their losses are masked."""
+    features = seen.outputs.features
+    if mask.factor is not None:
+        features = {m: features_Bd * mask.factor for m, features_Bd in features.items()}
+    active_BM = seen.active_BM & mask.active_BM
+    with mixed_precision(active_BM.device, autocast):
+        logits_BC = model.fuse(features, active_BM)
+    columns = zip(features.items(), active_BM.unbind(dim=1), strict=True)
+    hidden = {m: features_Bd.masked_fill(~rows_B[:, None], 0.0) for (m, features_Bd), rows_B in columns}
+    outputs = Outputs(logits_BC, seen.outputs.head_logits, hidden)
+    return replace(seen, outputs=outputs, active_BM=active_BM, active=_by_modality(model, active_BM))
+
+
 def _backward(
-    model: MultimodalModel,
     method: Method,
     rules: Sequence[GradientRule],
-    batch: Batch,
+    seen: StepBatch,
     global_count: int,
-    autocast: bool,
     accumulation: Accumulation | None,
     alone: UnimodalGradients | None,
 ) -> _Losses:
     """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory."""
-    with mixed_precision(batch.labels_B.device, autocast):
-        outputs = model(batch)
-    # A modality that is encoded but inactive (`zero_feature`) gives its head no gradient, as in the released code.
-    columns = {m: batch.active_BM[:, i] for i, m in enumerate(batch.modalities)}
-    active = {m: rows_B for m, rows_B in columns.items() if rows_B.any()}
-    terms: dict[str, torch.Tensor] = {}
+    terms: Terms = {}
     for rule in method.losses:
-        terms |= rule(outputs, batch.labels_B, active)
+        terms = rule.loss(seen, terms)
     total = torch.stack([term.sum() for term in terms.values()]).sum()
     if alone is not None:
         alone.backward(terms, global_count)
@@ -128,9 +185,8 @@ def _backward(
     else:
         accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), global_count)
     with torch.no_grad():
-        active_BM = torch.stack([columns[m] for m in model.modalities], dim=1) if rules else batch.active_BM
-        sums = [rule.sums(model, outputs, batch.labels_B, active_BM) for rule in rules]
-    return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, active, sums)
+        sums = [rule.sums(seen) for rule in rules]
+    return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, list(seen.active), sums)
 
 
 @contextmanager
@@ -186,7 +242,7 @@ def _reduce(
 
 def _problem(computed: list[_Losses], at: Step) -> str:
     broken = {name: None for each in computed for name, term in each.terms.items() if not torch.isfinite(term).all()}
-    trained = {m: None for each in computed for m in each.active}
+    trained = {m: None for each in computed for m in each.trained}
     losses = ", ".join(broken) if broken else "on another worker"
     return (
         f"{at}: the loss must be a number, but is not (loss terms: {losses}; modalities trained in this step: "

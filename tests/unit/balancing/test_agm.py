@@ -13,7 +13,8 @@ from torch import nn
 from remix_study.balancing import AGM, Step, Window
 from remix_study.models import ConcatFusion, DecisionFusion, Fusion, MultimodalModel, SumFusion
 from remix_study.sample import Batch
-from tests.unit.balancing.test_ogm import AT, ROWS, batch_of, changed, model_of, true_probability
+from tests.unit.balancing.linear import AT, ROWS, batch_of, model_of
+from tests.unit.balancing.test_ogm import changed, true_probability
 
 MODALITIES = [("audio", "video"), ("audio", "text", "video")]
 

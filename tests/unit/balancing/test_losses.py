@@ -10,7 +10,18 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from remix_study.balancing import FUSED, CrossEntropy, FusedLoss, UnimodalLosses, balanced_weights
+from remix_study.balancing import (
+    FUSED,
+    CrossEntropy,
+    FusedLoss,
+    LossRule,
+    Step,
+    StepBatch,
+    Terms,
+    UnimodalLosses,
+    balanced_weights,
+)
+from remix_study.models import ConcatFusion, MultimodalModel, TinyEncoder
 
 LABELS = torch.tensor([0, 2, 1, 1])
 BOTH = {"audio": torch.tensor([True, True, False, True]), "video": torch.tensor([True, False, True, True])}
@@ -35,14 +46,21 @@ def cross_entropies(logits_BC: torch.Tensor) -> list[float]:
     return [math.log(sum(map(math.exp, row))) - row[label] for row, label in rows]
 
 
+def terms_of(rule: LossRule, outputs: Made, active: dict[str, torch.Tensor]) -> Terms:
+    model = MultimodalModel({m: TinyEncoder(1) for m in BOTH}, ConcatFusion(dict.fromkeys(BOTH, 64), 3))
+    active_BM = torch.stack([active.get(m, torch.zeros(4, dtype=torch.bool)) for m in BOTH], dim=1)
+    unused = torch.arange(4)
+    return rule.loss(StepBatch(model, outputs, LABELS, active_BM, active, active_BM, unused, {}, Step(0, 0)), {})
+
+
 def test_the_fused_loss_is_the_cross_entropy_of_each_sample(outputs: Made) -> None:
-    (term,) = FusedLoss()(outputs, LABELS, BOTH).items()
+    (term,) = terms_of(FusedLoss(), outputs, BOTH).items()
     assert term[0] == FUSED
     assert term[1].tolist() == pytest.approx(cross_entropies(outputs.logits_BC), rel=1e-5)
 
 
 def test_unimodal_losses_are_weighted_by_the_number_of_active_modalities(outputs: Made) -> None:
-    terms = UnimodalLosses(together=0.5, alone=2.0)(outputs, LABELS, BOTH)
+    terms = terms_of(UnimodalLosses(together=0.5, alone=2.0), outputs, BOTH)
     audio, video = (cross_entropies(outputs.head_logits[m]) for m in ("audio", "video"))
     expected_audio = [0.5 * audio[0], 2.0 * audio[1], 0.0, 0.5 * audio[3]]
     expected_video = [0.5 * video[0], 0.0, 2.0 * video[2], 0.5 * video[3]]
@@ -53,7 +71,7 @@ def test_unimodal_losses_are_weighted_by_the_number_of_active_modalities(outputs
 def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
     del outputs.head_logits["video"]
     active = {"audio": torch.ones(4, dtype=torch.bool), "video": torch.zeros(4, dtype=torch.bool)}
-    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
+    terms = terms_of(UnimodalLosses(0.5, 2.0), outputs, active)
     assert list(terms) == ["audio"]
     assert terms["audio"].tolist() == pytest.approx(
         [2.0 * loss for loss in cross_entropies(outputs.head_logits["audio"])]
@@ -64,7 +82,7 @@ def test_an_inactive_head_has_no_term(outputs: Made) -> None:
     """As in the released code, the head of a masked modality has gradients of None, even if its encoder ran."""
     outputs.head_logits["video"].requires_grad_()
     outputs.head_logits["audio"].requires_grad_()
-    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, {"audio": torch.ones(4, dtype=torch.bool)})
+    terms = terms_of(UnimodalLosses(0.5, 2.0), outputs, {"audio": torch.ones(4, dtype=torch.bool)})
     torch.autograd.backward(torch.stack([term.sum() for term in terms.values()]).sum())
     assert list(terms) == ["audio"]
     assert outputs.head_logits["video"].grad is None
@@ -74,7 +92,7 @@ def test_an_inactive_head_has_no_term(outputs: Made) -> None:
 def test_inactive_rows_get_no_gradient(outputs: Made) -> None:
     for logits_BC in outputs.head_logits.values():
         logits_BC.requires_grad_()
-    terms = UnimodalLosses(1.0, 1.0)(outputs, LABELS, BOTH)
+    terms = terms_of(UnimodalLosses(1.0, 1.0), outputs, BOTH)
     torch.autograd.backward(torch.stack([term.sum() for term in terms.values()]).sum())
     for m, logits_BC in outputs.head_logits.items():
         assert logits_BC.grad is not None
@@ -84,7 +102,7 @@ def test_inactive_rows_get_no_gradient(outputs: Made) -> None:
 def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) -> None:
     outputs.head_logits["depth"] = outputs.logits_BC
     active = {**BOTH, "depth": torch.tensor([False, True, False, True])}
-    terms = UnimodalLosses(0.5, 2.0)(outputs, LABELS, active)
+    terms = terms_of(UnimodalLosses(0.5, 2.0), outputs, active)
     depth = cross_entropies(outputs.logits_BC)
     assert terms["depth"].tolist() == pytest.approx([0.0, 0.5 * depth[1], 0.0, 0.5 * depth[3]], rel=1e-5)
     assert terms["audio"][1].item() == pytest.approx(0.5 * cross_entropies(outputs.head_logits["audio"])[1], rel=1e-5)
@@ -93,7 +111,7 @@ def test_three_modalities_active_two_at_a_time_count_as_together(outputs: Made) 
 @pytest.mark.parametrize("rule", [FusedLoss(), UnimodalLosses(1.0, 1.0)])
 def test_losses_are_float32_for_any_logits(outputs: Made, rule: FusedLoss | UnimodalLosses) -> None:
     half = Made(outputs.logits_BC.bfloat16(), {m: x.bfloat16() for m, x in outputs.head_logits.items()})
-    assert all(term.dtype == torch.float32 for term in rule(half, LABELS, BOTH).values())
+    assert all(term.dtype == torch.float32 for term in terms_of(rule, half, BOTH).values())
 
 
 def test_smoothed_and_weighted_losses_equal_the_written_formula(outputs: Made) -> None:
@@ -109,8 +127,10 @@ def test_smoothed_and_weighted_losses_equal_the_written_formula(outputs: Made) -
             found.append(-sum(w * t * log for w, t, log in zip(weights, target, logs, strict=True)))
         return found
 
-    assert FusedLoss(ce)(outputs, LABELS, BOTH)[FUSED].tolist() == pytest.approx(expected(outputs.logits_BC), rel=1e-5)
-    terms = UnimodalLosses(1.0, 1.0, ce)(outputs, LABELS, BOTH)
+    assert terms_of(FusedLoss(ce), outputs, BOTH)[FUSED].tolist() == pytest.approx(
+        expected(outputs.logits_BC), rel=1e-5
+    )
+    terms = terms_of(UnimodalLosses(1.0, 1.0, ce), outputs, BOTH)
     for m, active_B in BOTH.items():
         wanted = [loss * on for loss, on in zip(expected(outputs.head_logits[m]), active_B.tolist(), strict=True)]
         assert terms[m].tolist() == pytest.approx(wanted, rel=1e-5)

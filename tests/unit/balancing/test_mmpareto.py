@@ -17,7 +17,7 @@ from remix_study.remix import ConstantPlan, Reassembly, everything_joint
 from remix_study.sample import Batch
 from remix_study.training.step import train_step
 from remix_study.world import Solo
-from tests.unit.balancing.test_ogm import ROWS, batch_of, model_of
+from tests.unit.balancing.linear import ROWS, batch_of, model_of
 
 Gradients = dict[str, torch.Tensor]
 
@@ -25,7 +25,8 @@ Gradients = dict[str, torch.Tensor]
 def trained(model: MultimodalModel, batch: Batch, rule: MMPareto | None, alone: float = 1.0) -> Gradients:
     """The gradients of a step with CE(z) + sum_m alone CE(h_m)."""
     plan = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
-    method = Method("m", plan, (FusedLoss(), UnimodalLosses(alone, alone)), combine=rule)
+    added = () if rule is None else (rule,)
+    method = Method("m", plan, (FusedLoss(), UnimodalLosses(alone, alone), *added))
     still = torch.optim.SGD(model.parameters(), lr=0.0)
     train_step(model, method, batch, ROWS, still, Solo(), at=Step(0, 0), autocast=False, clip_norm=None)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

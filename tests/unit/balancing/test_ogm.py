@@ -13,53 +13,19 @@ from torch import nn
 
 from remix_study.balancing import OGM, GradientRule, OGMPlus, Step, Window
 from remix_study.balancing.ogm import ratios
-from remix_study.models import ConcatFusion, DecisionFusion, Encoder, Fusion, MultimodalModel, SumFusion
+from remix_study.models import ConcatFusion, DecisionFusion, Fusion, MultimodalModel, SumFusion
 from remix_study.sample import Batch
-
-ROWS, CLASSES = 6, 4
-AT = Step(2, 5, multimodal=ROWS)
-
-
-class Projection(Encoder):
-    """A linear layer with bias: one weight that OGM scales, and one parameter that it leaves alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.out_features = width
-        self.layer = nn.Linear(3, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layer(x)
-        return found
-
-
-def model_of(fusion: type[Fusion], modalities: tuple[str, ...] = ("audio", "video")) -> MultimodalModel:
-    torch.manual_seed(0)
-    widths = {m: 2 + n for n, m in enumerate(modalities)}
-    model = MultimodalModel({m: Projection(width) for m, width in widths.items()}, fusion(widths, CLASSES))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter)
-    return model
-
-
-def batch_of(model: MultimodalModel, active: np.ndarray | None = None) -> Batch:
-    draw = torch.Generator().manual_seed(1)
-    active_BM = (
-        torch.ones(ROWS, len(model.modalities), dtype=torch.bool) if active is None else torch.from_numpy(active)
-    )
-    inputs = {m: torch.randn(ROWS, 3, generator=draw) for m in model.modalities}
-    labels_B = torch.randint(CLASSES, (ROWS,), generator=draw)
-    return Batch(model.modalities, inputs, active_BM, labels_B, torch.arange(ROWS))
+from tests.unit.balancing.linear import AT, CLASSES, ROWS, batch_of, model_of, seen
 
 
 def changed(rule: GradientRule, model: MultimodalModel, batch: Batch, at: Step = AT) -> tuple[Any, Any]:
     """Return the gradients of CE(z) before and after a rule, by the parameter's name."""
     model.zero_grad(set_to_none=True)
-    outputs = model(batch)
-    torch.autograd.backward(nn.functional.cross_entropy(outputs.logits_BC, batch.labels_B))
+    batch_seen = seen(model, batch, at)
+    torch.autograd.backward(nn.functional.cross_entropy(batch_seen.outputs.logits_BC, batch.labels_B))
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
-        sums = rule.sums(model, outputs, batch.labels_B, batch.active_BM)
+        sums = rule.sums(batch_seen)
     rule.apply(model, sums, at)
     return before, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -178,7 +144,7 @@ def test_samples_that_train_one_modality_do_not_count() -> None:
     )  # fmt: skip
     rule = OGM(model.modalities, 0.8, noise=False, window=Window(), seed=0)
     with torch.no_grad():
-        sums = [rule.sums(model, model(each), each.labels_B, each.active_BM) for each in (part, alone)]
+        sums = [rule.sums(seen(model, each)) for each in (part, alone)]
     torch.testing.assert_close(sums[0], sums[1])
 
 

@@ -1,0 +1,64 @@
+"""Build the rules of added methods from their options
+
+To add a method, write its options in `config/balancing.py`, its rule in `remix_study/balancing`, and its case here.
+"""
+
+# N training samples, M modalities
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.balancing import AGM, OGM, CrossEntropy, MMPareto, OGMPlus, Window
+from remix_study.config import balancing as b
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules of added methods know of a run.
+
+    Attributes:
+        modalities: in the order of the model.
+        seed: of the run.
+        epochs: of the run.
+        rows_N: row numbers of the training samples in the clip store.
+        labels_N: their classes.
+        classes: number of classes.
+        cross_entropy: of the training losses.
+    """
+
+    modalities: tuple[str, ...]
+    seed: int
+    epochs: int
+    rows_N: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+    classes: int
+    cross_entropy: CrossEntropy
+
+
+def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
+    """The rules of added methods (`remix_study.balancing.slots`), in the order in which they act."""
+    return tuple(_rule(getattr(added, name), facts) for name in added.names())
+
+
+def _rule(options: b.AnyOptions, facts: Facts) -> object:
+    modalities = facts.modalities
+    match options:
+        case b.MMParetoOptions(gain=gain):
+            return MMPareto(modalities, gain, window=_window(options))
+        case b.OGMOptions(alpha=alpha):
+            return OGM(modalities, alpha, noise=False, window=_window(options), seed=facts.seed)
+        case b.OGMGEOptions(alpha=alpha):
+            return OGM(modalities, alpha, noise=True, window=_window(options), seed=facts.seed)
+        case b.OGMPlusOptions(factor=factor):
+            return OGMPlus(modalities, factor, window=_window(options))
+        case b.AGMOptions(alpha=alpha):
+            return AGM(modalities, alpha, window=_window(options))
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _window(options: b.Windowed) -> Window:
+    return Window(options.begin, options.end)
