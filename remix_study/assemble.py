@@ -20,12 +20,14 @@ from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
 from remix_study.balancing.slots import RateRule
 from remix_study.config import balancing as b
+from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
 from remix_study.datasets.clips import ClipReader
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.models import (
+    AttentionFusion,
     ConcatFusion,
     DecisionFusion,
     Encoder,
@@ -34,6 +36,8 @@ from remix_study.models import (
     GatedFusion,
     Layout,
     MultimodalModel,
+    PublishedFiLMFusion,
+    PublishedGatedFusion,
     ResNet18,
     SequenceEncoder,
     SumFusion,
@@ -117,6 +121,7 @@ def assemble(
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
+        _warn_of_blocked_encoder(config, modalities)
     settings = LoopSettings(
         digest=config.digest(store.digest),
         epochs=config.epochs,
@@ -171,7 +176,8 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         parts = store.preset.parts
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
-        fusion = "decision" if isinstance(config.method, c.UnimodalConfig) else config.model.fusion
+        alone = isinstance(config.method, c.UnimodalConfig)
+        fusion = f.PlainFusion(name="decision") if alone else config.model.fusion
         return MultimodalModel(encoders, _fusion(fusion, widths, len(store.classes)))
 
 
@@ -227,20 +233,25 @@ def _channels(part: Part) -> int:
             assert_never(unreachable)
 
 
-def _fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
-    match name:
-        case "concat":
-            return ConcatFusion(widths, classes)
-        case "sum":
-            return SumFusion(widths, classes)
-        case "decision":
-            return DecisionFusion(widths, classes)
-        case "film":
-            return FiLMFusion(widths, classes)
-        case "gated":
-            return GatedFusion(widths, classes)
-        case _:
-            raise AssertionError(name)  # the configuration accepts no other name
+PLAIN_FUSIONS: Mapping[str, type[Fusion]] = {
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "decision": DecisionFusion,
+    "film": FiLMFusion,
+    "film_published": PublishedFiLMFusion,
+    "gated": GatedFusion,
+    "gated_published": PublishedGatedFusion,
+}
+
+
+def _fusion(config: f.FusionConfig, widths: Mapping[str, int], classes: int) -> Fusion:
+    match config:
+        case f.PlainFusion(name=name):
+            return PLAIN_FUSIONS[name](widths, classes)
+        case f.AttentionConfig():
+            return AttentionFusion(widths, classes, **config.model_dump(exclude={"name"}))
+        case unreachable:
+            assert_never(unreachable)
 
 
 def _method(
@@ -307,6 +318,18 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
                 "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
                 "unimodal, so it never acts", name, begin, warmup,
             )  # fmt: skip
+
+
+def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:
+    """Log a warning if the fused loss of a unimodal batch reaches its encoder by a bias of the fusion only."""
+    fusion = config.model.fusion.name
+    if fusion in f.PUBLISHED and isinstance(config.method, c.RemixConfig):
+        blocked = modalities[f.PUBLISHED[fusion]]
+        log.warning(
+            "with model.fusion: %s, the fused loss of a batch of %s alone reaches the encoder only through a bias, "
+            "which is 0 at first, so that mostly the unimodal loss trains it; %s has no such gap",
+            fusion, blocked, fusion.removesuffix("_published"),
+        )  # fmt: skip
 
 
 def _trains_jointly(method: c.RemixConfig) -> bool:

@@ -9,6 +9,7 @@ import torch
 from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, takes
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
+from remix_study.config.fusion import PUBLISHED
 from remix_study.config.problems import Problem
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
@@ -201,8 +202,10 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]
             for m in canonical_order(config.evaluation.ceilings)
             if m not in store.modalities
         ]
-    if config.model.fusion == "film" and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
-        said = f"`model.fusion: film` needs two modalities, but the corpus has {len(store.modalities)}"
+    fusion = config.model.fusion.name
+    pairs = fusion in ("film", *PUBLISHED)
+    if pairs and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
+        said = f"`model.fusion: {fusion}` needs two modalities, but the corpus has {len(store.modalities)}"
         problems.append(("model.fusion", said))
     return problems
 

@@ -52,6 +52,8 @@ def with_semantics(content: dict[str, Any]) -> dict[str, Any]:
 def _leave_out_introduced(value: Any, content: Any) -> None:
     """Remove from `content`, the dump of `value`, every introduced key that is at its recorded default."""
     if isinstance(value, BaseModel):
+        if not isinstance(content, dict):  # a part that is dumped as a word
+            return
         for name, field in type(value).model_fields.items():
             key = field.alias or name
             if key not in content:

@@ -122,6 +122,8 @@ def put(content: dict[str, Any], dotted: str, value: Any) -> None:
             inner = content[parent] = {name: {} for name in inner}
         if before == "with" and inner is None:  # `ogm_ge:` without options
             inner = content[parent] = {}
+        if parent == "fusion" and isinstance(inner, str):  # `fusion: attention`
+            inner = content[parent] = {"name": inner}
         before = parent
         if not isinstance(inner, dict):
             raise ConfigError(f"Cannot set `{dotted}`: `{parent}` is {inner!r}, not a group of keys.")

@@ -22,6 +22,7 @@ from remix_study.config.balancing import (
     WithKey,
     options_of,
 )
+from remix_study.config.fusion import PUBLISHED, SPLITTING_FUSIONS, FusionConfig, PlainFusion
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.problems import ContradictionError
@@ -76,7 +77,7 @@ class ModelConfig(Part):
     encoders: dict[Modality, EncoderConfig] = Field(
         default_factory=dict, description="modality -> its encoder, if not `encoder`"
     )
-    fusion: Literal["concat", "sum", "decision", "film", "gated"] = "concat"
+    fusion: FusionConfig = PlainFusion(name="concat")
 
 
 # --- method ----------------------------------------------------------------------------------------------------------
@@ -477,6 +478,13 @@ class RunConfig(Part):
                     "moves every encoder in every step"
                 )
                 problems.append(("method.accumulate", message))
+        if isinstance(self.method, RemixConfig) and self.model.fusion.name in PUBLISHED and self.method.weight == 0:
+            message = (
+                f"`model.fusion: {self.model.fusion.name}` needs unimodal losses with Remix, because the fused loss of "
+                "a unimodal batch may reach its encoder by a bias only; use `method.weight` above 0, or "
+                f"`model.fusion: {self.model.fusion.name.removesuffix('_published')}`"
+            )
+            problems.append(("method.weight", message))
         problems += self._problems_of_additions()
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
@@ -497,10 +505,10 @@ class RunConfig(Part):
         for name in whole.added.names():
             key = f"method.with.{name}" if isinstance(method, Extensible) else "method.name"
             options: Options = getattr(whole.added, name)
-            if options.splits and self.model.fusion not in ("concat", "sum", "decision"):
+            if options.splits and self.model.fusion.name not in SPLITTING_FUSIONS:
                 message = (
                     f"`{name}` needs the part of each modality in the fused logits, which `model.fusion: "
-                    f"{self.model.fusion}` does not have; use concat, sum or decision"
+                    f"{self.model.fusion.name}` does not have; use concat, sum or decision"
                 )
                 problems.append((key, message))
             if options.on_unimodal_losses and isinstance(whole, JointConfig):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from remix_study.config.fusion import words
 from remix_study.config.run import RunConfig
 from remix_study.config.study import OBJECTIVES, SETTLED, UNSEARCHED, StudyConfig
 from remix_study.errors import ConfigError
@@ -111,6 +112,9 @@ def _plain(schema: Schema) -> Schema:
     for name, definition in definitions.items():
         if name == "RemixConfig":  # `name` has a default only in Python: in YAML it selects the type of the method
             definition["required"] = ["name"]
+        if name == "ModelConfig":
+            fusion = definition["properties"]["fusion"]
+            fusion["anyOf"].insert(0, {"enum": words()})
     return schema
 
 

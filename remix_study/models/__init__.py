@@ -3,6 +3,7 @@
     resnet.py, tiny.py       encoders of images: spectrograms, frames, optical flow -> one feature vector per sample
     vector.py, sequence.py   encoders of precomputed features
     fusion.py                features of all modalities -> fused logits: concat, sum, decision, film, gated
+    attention.py             the same with a Transformer, whose blocks are in transformer.py
     late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads
 
 The model masks a modality in two ways. If the batch holds only a modality's active rows, its encoder runs on those rows
@@ -10,6 +11,7 @@ only. If the batch holds all rows, the encoder runs on all of them, and the feat
 as in the released code of Data Remixing. The fused logits are equal up to BatchNorm's batch statistics.
 """
 
+from remix_study.models.attention import AttentionFusion
 from remix_study.models.encoder import Encoder, Layout
 from remix_study.models.fusion import (
     ConcatFusion,
@@ -17,15 +19,19 @@ from remix_study.models.fusion import (
     FiLMFusion,
     Fusion,
     GatedFusion,
+    PublishedFiLMFusion,
+    PublishedGatedFusion,
     SumFusion,
 )
 from remix_study.models.late_fusion import MultimodalModel, Outputs
 from remix_study.models.resnet import ResNet18
 from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.tiny import TinyEncoder
+from remix_study.models.transformer import dropout_from
 from remix_study.models.vector import VectorEncoder
 
 __all__ = [
+    "AttentionFusion",
     "ConcatFusion",
     "DecisionFusion",
     "Encoder",
@@ -35,9 +41,12 @@ __all__ = [
     "Layout",
     "MultimodalModel",
     "Outputs",
+    "PublishedFiLMFusion",
+    "PublishedGatedFusion",
     "ResNet18",
     "SequenceEncoder",
     "SumFusion",
     "TinyEncoder",
     "VectorEncoder",
+    "dropout_from",
 ]

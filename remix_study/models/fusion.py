@@ -6,9 +6,13 @@
     film      z = W ((1 + g) * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
     gated     z = W sum_m 2 sigmoid(sum_{j != m} G_j f_j) * (V_m f_m) + b
 
+    film_published    z = W (g * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
+    gated_published   z = W (sigmoid(G f_1 + c) * (V f_2 + d)) + b; two modalities
+
 Features of an inactive modality are zero. FiLM and gating as published for audio and video (OGM-GE: Peng et al., CVPR
-2022, arXiv 2203.15332) multiply one modality by the other, so a unimodal batch would pass no gradient to its encoder.
-Both are therefore residual here: FiLM uses 1 + g instead of g, and every modality is gated by the others with a gate
+2022, arXiv 2203.15332) multiply one modality by the other. In a unimodal batch, the fused loss then reaches the encoder
+of one of them through a bias only: f_2 through c in FiLM, f_1 through d in gating. These biases are 0 at first. `film`
+and `gated` are therefore residual: FiLM uses 1 + g instead of g, and every modality is gated by the others with a gate
 that is 1 if they are inactive.
 """
 
@@ -175,14 +179,11 @@ class FiLMFusion(Fusion):
         ValueError: there are not exactly two modalities.
     """
 
+    _identity = 1.0  # what is added to g
+
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__(widths, num_classes)
-        if len(self.modalities) != 2:
-            raise ValueError(
-                f"FiLM fusion needs exactly 2 modalities, but there are "
-                f"{len(self.modalities)}: {', '.join(self.modalities)}. Use concat, sum, decision or gated."
-            )
-        self.conditioning, self.conditioned = self.modalities
+        self.conditioning, self.conditioned = _pair("FiLM", self.modalities)
         width = widths[self.conditioned]
         self.modulation = linear(widths[self.conditioning], 2 * width)
         self.out = linear(width, num_classes)
@@ -194,8 +195,18 @@ class FiLMFusion(Fusion):
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         scale, shift = self.modulation(features[self.conditioning]).chunk(2, dim=1)
-        logits_BC: torch.Tensor = self.out((1 + scale) * features[self.conditioned] + shift)
+        logits_BC: torch.Tensor = self.out((self._identity + scale) * features[self.conditioned] + shift)
         return logits_BC
+
+
+class PublishedFiLMFusion(FiLMFusion):
+    """FiLM as in the code of OGM-GE: z = W (g * f_2 + t) + b.
+
+    If f_1 is zero, so is g but for its bias, and f_2 reaches the logits through this bias only. If f_2 is zero, f_1
+    reaches them through t.
+    """
+
+    _identity = 0.0
 
 
 class GatedFusion(Fusion):
@@ -228,6 +239,45 @@ class GatedFusion(Fusion):
             gated.append(content * (2 * torch.sigmoid(_total(others))) if others else content)
         logits_BC: torch.Tensor = self.out(_total(gated))
         return logits_BC
+
+
+class PublishedGatedFusion(Fusion):
+    """Gated fusion as in the code of OGM-GE: the first modality (audio) gates the second, z = W (sigmoid(a) * v) + b.
+
+    a = G f_1 + c and v = V f_2 + d. If f_2 is zero, so is v but for its bias, and f_1 reaches the logits through this
+    bias only. If f_1 is zero, the gate is constant, and f_2 reaches them.
+
+    Raises:
+        ValueError: there are not exactly two modalities.
+    """
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(widths, num_classes)
+        self.gating, self.gated = _pair("Published gated", self.modalities)
+        hidden = max(widths.values())
+        self.gate = linear(widths[self.gating], hidden)
+        self.content = linear(widths[self.gated], hidden)
+        self.out = linear(hidden, num_classes)
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+    ) -> torch.Tensor:
+        content: torch.Tensor = self.content(features[self.gated])
+        logits_BC: torch.Tensor = self.out(torch.sigmoid(self.gate(features[self.gating])) * content)
+        return logits_BC
+
+
+def _pair(fusion: str, modalities: tuple[str, ...]) -> tuple[str, str]:
+    if len(modalities) != 2:
+        raise ValueError(
+            f"{fusion} fusion needs exactly 2 modalities, but there are "
+            f"{len(modalities)}: {', '.join(modalities)}. Use concat, sum, decision or gated."
+        )
+    first, second = modalities
+    return first, second
 
 
 def _total(tensors: list[torch.Tensor]) -> torch.Tensor:

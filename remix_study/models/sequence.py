@@ -15,11 +15,9 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from remix_study.models.encoder import Encoder, Layout
-
-_HEADS = 4
+from remix_study.models.transformer import Block
 
 
 class SequenceEncoder(Encoder):
@@ -38,7 +36,7 @@ class SequenceEncoder(Encoder):
         self.in_features = in_features
         self.out_features = width
         self.projection = nn.Linear(in_features, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,26 +61,6 @@ class SequenceEncoder(Encoder):
         total_BW = (self.norm(steps_BTW) * weights_BT1).sum(dim=1)
         features_BW: torch.Tensor = total_BW / weights_BT1.sum(dim=1).clamp(min=1)
         return features_BW
-
-
-class _Block(nn.Module):
-    """x + attention(norm(x)), then x + layers(norm(x)); only steps in `attended_BT` are attended to."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.asked = nn.Linear(width, 3 * width)  # queries, keys, values
-        self.answered = nn.Linear(width, width)
-        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x_BTW: torch.Tensor, attended_BT: torch.Tensor) -> torch.Tensor:
-        B, T, W = x_BTW.shape
-        split = self.asked(self.norm1(x_BTW)).view(B, T, 3, _HEADS, W // _HEADS)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, T, W / heads)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=attended_BT[:, None, None, :])
-        x_BTW = x_BTW + self.answered(mixed.transpose(1, 2).reshape(B, T, W))
-        result: torch.Tensor = x_BTW + self.layers(self.norm2(x_BTW))
-        return result
 
 
 def _positions(steps: int, width: int, device: torch.device) -> torch.Tensor:

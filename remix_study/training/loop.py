@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from remix_study.files import operations
 from remix_study.files.disk import write_atomically
 from remix_study.media.integrity import IntegrityCheck
 from remix_study.metrics import modality_interference, objective_conflict
-from remix_study.models import MultimodalModel
+from remix_study.models import MultimodalModel, dropout_from
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.sample import Batch
+from remix_study.seeds import device_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import LAST, STEP, Checkpoints
@@ -367,23 +369,24 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     for mine in rank_batches(schedule, run.collectives.world, part.step):
         first, *others = mine.split(run.settings.micro_batch)
         batch = _read(run, first, epoch)
-        if run.settings.clash_every and mine.step % run.settings.clash_every == 0:
-            _measure_clash(run, batch, part.clashes)
         if part.accumulation is not None:
             part.accumulation.begin(mine)
-        part.loss += train_step(
-            run.model,
-            run.method,
-            chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
-            mine.global_count,
-            run.optimizer,
-            run.collectives,
-            at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
-            autocast=run.settings.autocast,
-            clip_norm=run.settings.clip_norm,
-            accumulation=part.accumulation,
-            flags=flags,
-        )
+        with dropout_from(run.model.fusion, partial(_dropout_stream, run, epoch, mine.step)):
+            if run.settings.clash_every and mine.step % run.settings.clash_every == 0:
+                _measure_clash(run, batch, part.clashes)
+            part.loss += train_step(
+                run.model,
+                run.method,
+                chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
+                mine.global_count,
+                run.optimizer,
+                run.collectives,
+                at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
+                autocast=run.settings.autocast,
+                clip_norm=run.settings.clip_norm,
+                accumulation=part.accumulation,
+                flags=flags,
+            )
         part.step = mine.step + 1
         if part.step < schedule.steps:  # after the last step, the ranks first combine what they trained
             _stop_if_preempted(run, part, flags, started)
@@ -445,6 +448,11 @@ def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, 
         for name, count_M in (("updates", update_M), ("samples", sample_M))
         for m, count in zip(run.reader.modalities, count_M, strict=True)
     }
+
+
+def _dropout_stream(run: Run, epoch: int, step: int) -> torch.Generator:
+    """Of this rank: the samples of ranks differ, and so does what is dropped from them."""
+    return device_stream(run.reader.device, run.settings.seed, "dropout", epoch, step, run.collectives.world.rank)
 
 
 def _read(run: Run, part: RankBatch, epoch: int) -> Batch:

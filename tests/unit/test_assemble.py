@@ -15,6 +15,7 @@ from remix_study.config.run import EncoderConfig, RunConfig
 from remix_study.fit import require_fit
 from remix_study.media.presets import FlowPreset, Preset
 from remix_study.media.store import ClipStore
+from remix_study.models.transformer import Block
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import Run
 from remix_study.world import Solo
@@ -108,12 +109,37 @@ def test_every_learning_rate_schedule_is_built(
     [
         ("concat", models.ConcatFusion), ("sum", models.SumFusion), ("decision", models.DecisionFusion),
         ("film", models.FiLMFusion), ("gated", models.GatedFusion),
+        ("film_published", models.PublishedFiLMFusion), ("gated_published", models.PublishedGatedFusion),
+        ("attention", models.AttentionFusion), ({"name": "sum"}, models.SumFusion),
+        ({"name": "attention", "width": 12, "heads": 3, "layers": 1, "dropout": 0.5}, models.AttentionFusion),
     ],
 )  # fmt: skip
-def test_every_fusion_is_built(recipe: Recipe, small_store: ClipStore, name: str, kind: type) -> None:
+def test_every_fusion_is_built(recipe: Recipe, small_store: ClipStore, name: object, kind: type) -> None:
     config = recipe({"model.fusion": name})
     require_fit(config, small_store)
     assert type(build_model(config, small_store).fusion) is kind
+
+
+def test_the_options_of_attention_are_used(recipe: Recipe, small_store: ClipStore) -> None:
+    options = {"name": "attention", "width": 12, "heads": 3, "layers": 1, "dropout": 0.5}
+    fusion = build_model(recipe({"model.fusion": options}), small_store).fusion
+    assert isinstance(fusion, models.AttentionFusion)
+    (block,) = fusion.blocks
+    assert isinstance(block, Block)
+    assert (len(fusion.class_token_W), block.heads, block.dropout.probability) == (12, 3, 0.5)
+
+
+@pytest.mark.parametrize("fusion", ["film", "film_published", "gated_published"])
+def test_a_published_fusion_warns_with_remix_which_encoder_it_blocks(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture, fusion: str
+) -> None:
+    assembled(recipe({"model.fusion": fusion}))
+    blocked = {"film_published": "video", "gated_published": "audio"}.get(fusion)
+    warned = [line for line in caplog.messages if "only through a bias" in line]
+    assert [f"a batch of {blocked} alone" in line for line in warned] == [True] * (blocked is not None)
+    caplog.clear()
+    assembled(recipe({"model.fusion": fusion, "method": {"name": "joint_unimodal"}}))
+    assert "only through a bias" not in caplog.text
 
 
 @pytest.mark.parametrize(

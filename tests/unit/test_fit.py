@@ -105,13 +105,16 @@ def test_multimodal_methods_need_two_modalities(recipe: Recipe, audio_store: Cli
     assert "`method.modality` must be one of audio, but is video" in line
 
 
-def test_film_needs_two_modalities(recipe: Recipe, small_store: ClipStore, audio_store: ClipStore) -> None:
-    text = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": "film"}), audio_store))
-    assert "`model.fusion: film` needs two modalities, but the corpus has 1" in text
-    (line,) = problems(recipe({"model.fusion": "film"}), with_text(small_store))
-    assert "`model.fusion: film` needs two modalities, but the corpus has 3" in line
+@pytest.mark.parametrize("fusion", ["film", "film_published", "gated_published"])
+def test_fusions_of_two_need_two_modalities(
+    recipe: Recipe, small_store: ClipStore, audio_store: ClipStore, fusion: str
+) -> None:
+    text = "\n".join(problems(recipe({"method": {"name": "joint"}, "model.fusion": fusion}), audio_store))
+    assert f"`model.fusion: {fusion}` needs two modalities, but the corpus has 1" in text
+    (line,) = problems(recipe({"model.fusion": fusion}), with_text(small_store))
+    assert f"`model.fusion: {fusion}` needs two modalities, but the corpus has 3" in line
     # A unimodal run has no fusion.
-    require_fit(recipe({"model.fusion": "film", "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
+    require_fit(recipe({"model.fusion": fusion, "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
 
 
 def test_the_lowest_progress_share_depends_on_the_number_of_modalities(recipe: Recipe, small_store: ClipStore) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from remix_study.metrics.clash import modality_interference, objective_conflict
 from remix_study.models import (
+    AttentionFusion,
     ConcatFusion,
     DecisionFusion,
     FiLMFusion,
@@ -109,7 +110,7 @@ def tiny_batch(model: MultimodalModel, active: list[list[int]], seed: int = 1) -
 @pytest.mark.parametrize(
     ("fusion", "text"),
     [(f, t) for f in (ConcatFusion, SumFusion, DecisionFusion, GatedFusion) for t in (False, True)]
-    + [(FiLMFusion, False)],
+    + [(FiLMFusion, False), (AttentionFusion, True)],
 )
 def test_every_fusion_gives_a_cosine_per_modality(measure: Measure, fusion: type[Fusion], text: bool) -> None:
     model = tiny_model(fusion, text)

@@ -7,11 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from remix_study.models.fusion import ConcatFusion, DecisionFusion, FiLMFusion, Fusion, GatedFusion, SumFusion
+from remix_study.models import AttentionFusion, dropout_from
+from remix_study.models.fusion import (
+    ConcatFusion,
+    DecisionFusion,
+    FiLMFusion,
+    Fusion,
+    GatedFusion,
+    PublishedFiLMFusion,
+    PublishedGatedFusion,
+    SumFusion,
+)
+from remix_study.models.transformer import Block
 
 WIDTHS = {"audio": 6, "video": 5}
 WIDTHS_3 = {"audio": 6, "video": 5, "text": 4}
-ANY_M: list[type[Fusion]] = [ConcatFusion, SumFusion, DecisionFusion, GatedFusion]
+ANY_M: list[type[Fusion]] = [ConcatFusion, SumFusion, DecisionFusion, GatedFusion, AttentionFusion]
 CASES = [(fusion, WIDTHS) for fusion in [*ANY_M, FiLMFusion]] + [(fusion, WIDTHS_3) for fusion in ANY_M]
 CLASSES = 4
 AnyFusion = TypeVar("AnyFusion", bound=Fusion)
@@ -76,6 +87,122 @@ def test_film_modulates_video_by_audio_residually() -> None:
     torch.testing.assert_close(fusion(f, all_active(fusion), {}), expected)
 
 
+def test_published_film_modulates_video_by_audio() -> None:
+    fusion = randomized(PublishedFiLMFusion(WIDTHS, CLASSES))
+    f = features(WIDTHS)
+    modulation = f["audio"] @ fusion.modulation.weight.T + fusion.modulation.bias
+    expected = (modulation[:, :5] * f["video"] + modulation[:, 5:]) @ fusion.out.weight.T + fusion.out.bias
+    torch.testing.assert_close(fusion(f, all_active(fusion), {}), expected)
+
+
+def test_published_gated_gates_video_by_audio() -> None:
+    fusion = randomized(PublishedGatedFusion(WIDTHS, CLASSES))
+    f = features(WIDTHS)
+    gate = 1 / (1 + torch.exp(-(f["audio"] @ fusion.gate.weight.T + fusion.gate.bias)))
+    content = f["video"] @ fusion.content.weight.T + fusion.content.bias
+    expected = (gate * content) @ fusion.out.weight.T + fusion.out.bias
+    torch.testing.assert_close(fusion(f, all_active(fusion), {}), expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "bias", "blocked"),
+    [(PublishedFiLMFusion, "modulation.bias", "video"), (PublishedGatedFusion, "content.bias", "audio")],
+)
+def test_in_published_fusions_one_modality_alone_is_reached_through_a_bias_only(
+    build: type[Fusion], bias: str, blocked: str
+) -> None:
+    fusion = build(WIDTHS, CLASSES)
+
+    def gradient_of(active: str) -> torch.Tensor:
+        f = {m: torch.randn(8, width) if m == active else torch.zeros(8, width) for m, width in WIDTHS.items()}
+        active_BM = torch.tensor([[m == active for m in fusion.modalities]] * 8)
+        logits = fusion({**f, active: f[active].requires_grad_()}, active_BM, {})
+        torch.autograd.backward(nn.functional.cross_entropy(logits, torch.arange(8) % CLASSES))
+        gradient = f[active].grad
+        assert gradient is not None
+        return gradient
+
+    assert {m: bool((gradient_of(m) == 0).all()) for m in WIDTHS} == {m: m == blocked for m in WIDTHS}
+    nn.init.normal_(dict(fusion.named_parameters())[bias])
+    assert (gradient_of(blocked).norm(dim=1) > 0).all()
+
+
+def first_block(fusion: AttentionFusion) -> Block:
+    block = fusion.blocks[0]
+    assert isinstance(block, Block)
+    return block
+
+
+def attention_of_one(fusion: AttentionFusion, f: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits of one sample (1, C) from its active modalities, with no token for the others."""
+    state = fusion.state_dict()
+    W, heads = len(state["class_token_W"]), first_block(fusion).heads
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        centred = x - x.mean(dim=1, keepdim=True)
+        scale = (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+        normal: torch.Tensor = centred / scale * state[f"{name}.weight"] + state[f"{name}.bias"]
+        return normal
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        projected: torch.Tensor = x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+        return projected
+
+    tokens = [state["class_token_W"][None]]
+    for i, m in enumerate(fusion.modalities):
+        if m in f:
+            tokens.append(linear(f[m], f"projection.{m}") + state["kind_MW"][i])
+    x_TW = torch.cat(tokens)
+    for n in range(len(fusion.blocks)):
+        asked = linear(norm(x_TW, f"blocks.{n}.norm1"), f"blocks.{n}.asked")
+        q, k, v = asked[:, :W], asked[:, W : 2 * W], asked[:, 2 * W :]
+        mixed = []
+        for part in torch.arange(W).chunk(heads):
+            weights_TT = (q[:, part] @ k[:, part].T / len(part) ** 0.5).softmax(dim=1)
+            mixed.append(weights_TT @ v[:, part])
+        x_TW = x_TW + linear(torch.cat(mixed, dim=1), f"blocks.{n}.answered")
+        wide = linear(norm(x_TW, f"blocks.{n}.norm2"), f"blocks.{n}.layers.0")
+        x_TW = x_TW + linear(nn.functional.gelu(wide), f"blocks.{n}.layers.2")
+    return linear(norm(x_TW[:1], "norm"), "out")
+
+
+def test_attention_equals_a_transformer_without_tokens_for_inactive_modalities() -> None:
+    fusion = randomized(AttentionFusion(WIDTHS_3, CLASSES, width=8, layers=2, heads=2))
+    every = features(WIDTHS_3, rows=7)
+    active_BM = torch.tensor([[b >> i & 1 for i in range(3)] for b in range(1, 8)], dtype=torch.bool)
+    masked = {m: every[m] * active_BM[:, i, None] for i, m in enumerate(fusion.modalities)}
+    found = fusion(masked, active_BM, {})
+    for row in range(7):
+        own = {m: every[m][row : row + 1] for i, m in enumerate(fusion.modalities) if active_BM[row, i]}
+        torch.testing.assert_close(found[row : row + 1], attention_of_one(fusion, own), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_acts_in_training_and_repeats_with_its_generator() -> None:
+    fusion = AttentionFusion(WIDTHS, CLASSES, width=8, dropout=0.5)
+    f = features(WIDTHS, rows=64)
+
+    def logits(seed: int) -> torch.Tensor:
+        with dropout_from(fusion, lambda: torch.Generator().manual_seed(seed)):
+            found: torch.Tensor = fusion(f, all_active(fusion, 64), {})
+        return found
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))
+    fusion.eval()
+    assert torch.equal(logits(1), logits(2))
+
+
+def test_dropout_keeps_the_expected_value() -> None:
+    dropped = first_block(AttentionFusion(WIDTHS, CLASSES, width=8, dropout=0.25)).dropout(torch.ones(100_000))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_without_dropout_no_generator_is_made() -> None:
+    with dropout_from(AttentionFusion(WIDTHS, CLASSES), lambda: pytest.fail("not needed")):
+        pass
+
+
 def test_gated_gates_each_modality_by_the_others() -> None:
     fusion = randomized(GatedFusion(WIDTHS_3, CLASSES))
     f = features(WIDTHS_3)
@@ -118,12 +245,13 @@ def test_active_modalities_get_gradients_next_to_zero_features(
     assert (gradient.norm(dim=1) > 1e-4).all()
 
 
+@pytest.mark.parametrize("build", [FiLMFusion, PublishedFiLMFusion, PublishedGatedFusion])
 @pytest.mark.parametrize("widths", [WIDTHS_3, {"audio": 6}], ids=["three", "one"])
-def test_film_raises_unless_there_are_two_modalities(widths: dict[str, int]) -> None:
+def test_fusions_of_two_raise_unless_there_are_two_modalities(build: type[Fusion], widths: dict[str, int]) -> None:
     with pytest.raises(
         ValueError, match=rf"needs exactly 2 modalities, but there are {len(widths)}: audio.*Use concat"
     ):
-        FiLMFusion(widths, CLASSES)
+        build(widths, CLASSES)
 
 
 @pytest.mark.parametrize("build", ANY_M)

@@ -9,6 +9,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 from remix_study.models import (
+    AttentionFusion,
     ConcatFusion,
     DecisionFusion,
     Encoder,
@@ -17,6 +18,8 @@ from remix_study.models import (
     GatedFusion,
     MultimodalModel,
     Outputs,
+    PublishedFiLMFusion,
+    PublishedGatedFusion,
     SumFusion,
     TinyEncoder,
     VectorEncoder,
@@ -27,8 +30,9 @@ BuildModel = Callable[..., MultimodalModel]
 BuildBatch = Callable[..., Batch]
 PAIR = ("audio", "video")
 TRIPLE = ("audio", "video", "text")
-ANY_M: list[type[Fusion]] = [ConcatFusion, SumFusion, DecisionFusion, GatedFusion]
-CASES = [(fusion, PAIR) for fusion in [*ANY_M, FiLMFusion]] + [(fusion, TRIPLE) for fusion in ANY_M]
+ANY_M: list[type[Fusion]] = [ConcatFusion, SumFusion, DecisionFusion, GatedFusion, AttentionFusion]
+OF_TWO: list[type[Fusion]] = [*ANY_M, FiLMFusion, PublishedFiLMFusion, PublishedGatedFusion]
+CASES = [(fusion, PAIR) for fusion in OF_TWO] + [(fusion, TRIPLE) for fusion in ANY_M]
 each_fusion = pytest.mark.parametrize(("fusion", "modalities"), CASES)
 
 
@@ -176,7 +180,7 @@ def test_without_active_modalities_logits_are_the_bias(build_model: BuildModel, 
     torch.testing.assert_close(decision(batch).logits_BC, biases.expand(2, -1))
 
 
-@pytest.mark.parametrize("fusion", [*ANY_M, FiLMFusion])
+@pytest.mark.parametrize("fusion", OF_TWO)
 def test_channels_last_gives_the_same_outputs(
     fusion: type[Fusion], build_model: BuildModel, build_batch: BuildBatch
 ) -> None:
@@ -241,7 +245,7 @@ def test_under_autocast_logits_are_exact_functions_of_the_features(build_batch: 
     """The largest of 309 bfloat16 logits need not be unique, and ties would go to the lowest class."""
     torch.manual_seed(0)
     modalities = ("audio", "video")
-    for fusion in (ConcatFusion, SumFusion, DecisionFusion, FiLMFusion, GatedFusion):
+    for fusion in OF_TWO:
         encoders: dict[str, Encoder] = {"audio": TinyEncoder(1), "video": TinyEncoder(3)}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
         model = MultimodalModel(encoders, fusion(widths, 309)).eval()

@@ -191,7 +191,7 @@ def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled:
         {"method": {"name": "unimodal", "modality": "audio"}},
         {"method": {"name": "unimodal", "modality": "video"}},
         *[{"method.order": order} for order in ("blocks", "alternate", "shuffled", "proportional", "mixed")],
-        *[{"model.fusion": fusion} for fusion in ("sum", "decision", "film", "gated")],
+        *[{"model.fusion": fusion} for fusion in ("sum", "decision", "film_published", "gated", "attention")],
         {"masking": "zero_feature"},
         {"masking": "zero_feature", "method.order": "mixed"},
         {"method.order": "mixed", "incomplete": "drop"},

@@ -28,7 +28,8 @@ REMIX = {**EVERY_STATE, "epochs": 4, "evaluation.clash_every": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "remix": REMIX,
     "accumulated": {**REMIX, "method.order": "mixed", "method.accumulate": True, "micro_batch": 9},
-    "joint": {"method": {"name": "joint"}, "epochs": 3, "precision": "bfloat16", "model.fusion": "film"},
+    "joint": {"method": {"name": "joint"}, "epochs": 3, "precision": "bfloat16",
+              "model.fusion": {"name": "attention", "dropout": 0.3}},
     "unimodal": {"method": {"name": "unimodal", "modality": "audio"}, "epochs": 3, "optimizer": {
         "name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
     "agm": {"method": {"name": "joint_unimodal", "with": ["agm"]}, "epochs": 3, "micro_batch": 9},
