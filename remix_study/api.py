@@ -126,19 +126,24 @@ class Study:
         run = StudyRun(self.config, self._settings, self.workspace, watch, retry_failed=retry_failed)
         return require_every_method(run.run(write_report), read_ledger(run.folder))
 
-    def retrain(self, seeds: int, method: str | None = None, *, watch: "StudyListener | None" = None) -> "pd.DataFrame":
+    def retrain(
+        self, seeds: int, method: str | None = None, *, with_control: bool = False,
+        watch: "StudyListener | None" = None,
+    ) -> "pd.DataFrame":  # fmt: skip
         """Train the best configuration of a method with further seeds.
 
         Args:
             seeds: number of runs.
             method: name of the method; default: the reference.
+            with_control: train on the whole training split, control clips included.
             watch: callbacks that show the progress.
 
         Returns:
             One row per run: its number and its summary (docs/metrics.md).
 
         Raises:
-            StudyError: the study has no such method, or none of its trials is complete.
+            StudyError: the study has no such method, or none of its trials is complete; or, `with_control`, the method
+                reads the control clips while it trains, or the study has none.
             StudyStopped: the study was asked to stop.
         """
         import pandas as pd
@@ -147,7 +152,8 @@ class Study:
         from remix_study.study.study import StudyRun
 
         name = method_of(self.config, method)
-        summaries = StudyRun(self.config, self._settings, self.workspace, watch).retrain(name, seeds, write_report)
+        run = StudyRun(self.config, self._settings, self.workspace, watch)
+        summaries = run.retrain(name, seeds, write_report, with_control=with_control)
         return pd.DataFrame([{"number": number, **summary} for number, summary in sorted(summaries.items())])
 
     def status(self) -> StudyStatus:

@@ -24,6 +24,7 @@ from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
 from remix_study.datasets.clips import ClipReader
+from remix_study.datasets.control import divide_training
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.models import (
@@ -116,7 +117,7 @@ def assemble(
     model = build_model(config, store).to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    rows = {split: _spread(store.rows(split), at_most) for split in store.splits}
+    rows = {split: _spread(rows_N, at_most) for split, rows_N in split_rows(config, store).items()}
     method = _method(config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes))
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
@@ -155,6 +156,14 @@ def assemble(
         callback=callback,
         preempted=preempted,
     )
+
+
+def split_rows(config: c.RunConfig, store: ClipStore) -> dict[str, NDArray[np.int64]]:
+    """Rows of the store, by split: `train` are those on which the run trains, `control` those that it leaves out."""
+    rows = {split: store.rows(split) for split in store.splits}
+    if config.control:
+        rows["train"], rows["control"] = divide_training(store, config.control, config.seed)
+    return rows
 
 
 def _spread(rows: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:

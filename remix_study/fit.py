@@ -6,11 +6,12 @@ modalities and preset.
 
 import torch
 
-from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, takes
+from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, split_rows, takes
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import PUBLISHED
 from remix_study.config.problems import Problem
+from remix_study.datasets.control import classes_without_control
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
@@ -67,11 +68,27 @@ def _split_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]
         if absent:
             said = f"every class must occur in the split `{split}`, but {', '.join(absent)} does not; change the split"
             problems.append(("", said))
-    samples = len(store.rows("train"))
+    if config.control and (said := _control_problem(config, store)):
+        return [*problems, ("control_fraction", said)]
+    samples = len(split_rows(config, store)["train"])
     if samples < config.smallest:
         said = f"`smallest_batch` must be at most the {samples} training clips, but is {config.smallest}"
         problems.append(("smallest_batch", said))
     return problems
+
+
+def _control_problem(config: c.RunConfig, store: ClipStore) -> str:
+    """Why the training split cannot be divided; empty if it can."""
+    absent = classes_without_control(store)
+    if not absent:
+        return ""
+    units = "groups" if any(store.groups[row] is not None for row in store.rows("train")) else "clips"
+    have = "has" if len(absent) == 1 else "have"
+    return (
+        "every class must occur in the control split and among the other training clips (`control_fraction: "
+        f"{config.control:g}`), but {', '.join(absent)} {have} too few {units} in the training split; add {units}, or "
+        "exclude the class"
+    )
 
 
 def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:

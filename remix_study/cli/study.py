@@ -227,6 +227,7 @@ def retrain(
     name: Name,
     seeds: Annotated[int, typer.Option(min=1, help="Number of additional seeds.")],
     method: Method = None,
+    with_control: Annotated[bool, typer.Option("--with-control", help="Train on the control clips, too.")] = False,
     as_json: Json = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
@@ -236,7 +237,7 @@ def retrain(
         from remix_study.study import study as _  # noqa: F401 - as for `run`
     study = Study.open(name, workspace)
     with terminal.live_study(err, study.folder) as watch:
-        runs = study.retrain(seeds, method, watch=watch)
+        runs = study.retrain(seeds, method, with_control=with_control, watch=watch)
     if as_json:
         out.print_json(runs.to_json(orient="records"))
     else:

@@ -5,6 +5,7 @@ options here (and in `AnyOptions`), one field in `Additions`, its configuration 
 rule in `remix_study/balancing`, and its case in `remix_study/added.py`.
 """
 
+from collections.abc import Iterable
 from types import NoneType
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
@@ -195,5 +196,14 @@ SPLITTING = tuple(name for name in Additions.model_fields if options_of(name).sp
 """Methods that need the part of each modality in the fused logits."""
 ON_UNIMODAL_LOSSES = tuple(name for name in Additions.model_fields if options_of(name).on_unimodal_losses)
 """Methods that need unimodal losses; as methods of their own, they are added to `joint_unimodal`."""
+CONTROL_FRACTION = 0.1
+"""The default of `control_fraction` where a method of the run or of its study reads the control split."""
+
+
+def reading_control(names: Iterable[str]) -> list[str]:
+    """Those of the methods `names` that read the control split; names that are no methods are left out."""
+    return [name for name in names if name in Additions.model_fields and options_of(name).reads_control]
+
+
 WithKey = Annotated[Additions, BeforeValidator(_mapping), Introduced({})]
 """The type of the key `with`."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remix_study.config.balancing import (
+    CONTROL_FRACTION,
     Additions,
     AGMOptions,
     MMParetoOptions,
@@ -21,6 +22,7 @@ from remix_study.config.balancing import (
     Options,
     WithKey,
     options_of,
+    reading_control,
 )
 from remix_study.config.fusion import PUBLISHED, SPLITTING_FUSIONS, FusionConfig, PlainFusion
 from remix_study.config.identity import Introduced, identity
@@ -429,6 +431,11 @@ class RunConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
+    control_fraction: Annotated[float | None, Introduced(None)] = Field(
+        default=None, ge=0, le=0.5,
+        description=f"part of the training split that is not trained on; default: {CONTROL_FRACTION} if a method of "
+        "the run, or of its study, reads such data while it trains, else 0",
+    )  # fmt: skip
     augment: AugmentConfig = AugmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -438,9 +445,23 @@ class RunConfig(Part):
         """The smallest batch that is trained on."""
         return min(8, self.global_batch) if self.smallest_batch is None else self.smallest_batch
 
+    @property
+    def control(self) -> float:
+        """The fraction of the training split that is its control split, in [0, 0.5]."""
+        if self.control_fraction is not None:
+            return self.control_fraction
+        return CONTROL_FRACTION if reading_control(names_of(self.method)) else 0.0
+
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         problems: list[tuple[str, str]] = []
+        reading = reading_control(names_of(self.method))
+        if reading and not self.control:
+            message = (
+                f"`control_fraction` must be above 0, because {' and '.join(reading)} "
+                f"{'reads' if len(reading) == 1 else 'read'} the control split while training, but is 0"
+            )
+            problems.append(("control_fraction", message))
         if self.global_batch % self.workers:
             fitting = [n for n in (self.global_batch // self.workers * self.workers,) if n] + [
                 (self.global_batch // self.workers + 1) * self.workers

@@ -21,7 +21,11 @@ SETTLED: Mapping[str, str] = {
     "evaluation.test": "trials must not use the test set; only replicates evaluate it, once",
 }
 # Keys that searches must not contain.
-UNSEARCHED: Mapping[str, str] = {**SETTLED, "evaluation.probe": "trials train no probes; only replicates do"}
+UNSEARCHED: Mapping[str, str] = {
+    **SETTLED,
+    "evaluation.probe": "trials train no probes; only replicates do",
+    "control_fraction": "all methods of a study train on the same samples; set it in `base`",
+}
 # Larger files are refused: every label of every choice of every method is checked before a study starts.
 MOST_METHODS, MOST_DIMENSIONS, MOST_LABELS, MOST_FIRST = 200, 100, 1000, 1000
 MOST_CHECKED = 10_000  # labels of the choices of all methods

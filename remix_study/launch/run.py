@@ -207,6 +207,8 @@ def unimodal_config(config: RunConfig, modality: str) -> RunConfig:
     content = config.model_dump(mode="json")
     content["method"] = {"name": "unimodal", "modality": modality}
     content["evaluation"] |= {"ceilings": "none", "probe": False, "clash_every": 0}
+    if config.control:  # the ceiling trains on the same samples
+        content["control_fraction"] = config.control
     return parse_run(content, "the unimodal ceiling")
 
 

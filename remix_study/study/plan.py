@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 import remix_study
-from remix_study.assemble import assemble
+from remix_study.assemble import assemble, split_rows
 from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig
 from remix_study.config.study import NoPrunerConfig, StudyConfig
@@ -36,6 +36,7 @@ from remix_study.study.preflight import needs_of, require_study_fit, require_tra
 from remix_study.study.question import CONFIG, require_same_question
 from remix_study.study.remote import fetch_study
 from remix_study.study.search_space import SpaceRow, configure, effective_space, grid, space_of
+from remix_study.study.sentences import counted
 from remix_study.study.storage import JOURNAL, check_storage, open_to_read, require_driver, study_folder
 from remix_study.study.study_file import check_study
 from remix_study.tracking.tracker import NullTracker
@@ -198,7 +199,7 @@ def make_plan(
     return Plan(
         name=config.name,
         question=config.question,
-        corpus=f"{shown(where) if is_url(where) else store.path}: {len(store.rows('train'))} training clips",
+        corpus=f"{shown(where) if is_url(where) else store.path}: {_training_clips(configs, store)}",
         sampler=config.sampler,
         pruner=config.pruner.name,
         concurrency=at_once,
@@ -217,6 +218,15 @@ def make_plan(
         bytes=disk,
         bytes_free=None if url_of(folder) is not None else shutil.disk_usage(_existing(folder)).free,
     )
+
+
+def _training_clips(configs: Sequence[RunConfig], store: ClipStore) -> str:
+    """How many clips the runs of trials train on, and how many are control clips."""
+    sizes = [{name: len(found) for name, found in split_rows(config, store).items()} for config in configs]
+    parts = [f"{counted([size['train'] for size in sizes])} training clips"]
+    if any("control" in size for size in sizes):
+        parts.append(f"{counted([size.get('control', 0) for size in sizes])} control clips")
+    return ", ".join(parts)
 
 
 def _work_left(methods: Sequence[MethodPlan], seeds: int) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from remix_study.media.store import ClipStore
 from remix_study.study.placement import Needs
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
-from remix_study.study.search_space import configure, space_of
+from remix_study.study.search_space import configure, space_of, study_control
 from remix_study.study.storage import check_storage, require_driver, study_folder
 from remix_study.study.study_file import check_study, in_study, params_to_check
 from remix_study.tracking.address import check as check_tracking
@@ -69,9 +69,10 @@ def require_study_fit(study: StudyConfig, settings: Mapping[str, Any], store: Cl
         ConfigError: lists all problems, each once, with its line if the study comes from a file.
     """
     found: list[Problem] = []
+    control = study_control(study)
     for name, method in study.methods.items():
         for at, params in params_to_check(study, name, space_of(study, method)):
-            config = configure(study, name, params, study.seed, settings)
+            config = configure(study, name, params, study.seed, settings, control)
             found += [in_study(each, study, name, params, at) for each in fit_problems(config, store)]
     if found:
         once = {(each.keys, each.kind): each for each in reversed(found)}

@@ -58,11 +58,12 @@ class StudyProgress:
         """From now on start no trials, only `seeds` runs of the chosen hyperparameters of `method`.
 
         Raises:
-            StudyError: none of the method's trials is complete.
+            StudyError: none of the method's trials is complete, or it cannot train on the clips it is to be given.
         """
         best = self._searches[method].best()
         if best is None:
             raise StudyError(f"Cannot retrain `{method}`: none of its trials is complete. Resume the study first.")
+        self._tasks.require_retrainable(method, best.params)
         self._searching = False
         self._searches = {method: self._searches[method]}
         self._replicates = {method: self._open_replicates(method, FINAL, seeds, best.params)}

@@ -47,11 +47,15 @@ class Replicates:
         self._failed_before: dict[int, list[str]] = {}
 
     def resume(self) -> None:
-        """Read the replicates that are complete. Those of hyperparameters that were chosen before are superseded."""
+        """Read the replicates that are complete.
+
+        Those of hyperparameters that were chosen before, or of another training split, are superseded.
+        """
         for number in range(self.wanted):
             folder = self._folder_of(number)
             note = self._search.replicate_notes().get(f"{self.stage} {number}")
-            if note is not None and note["params"] == self.params:
+            same = note is not None and Path(note["folder"]).name == folder.name and note["params"] == self.params
+            if note is not None and same:
                 self._failed_before[number] = [*note.get("failed_before", [])]
                 if note["state"] == "failed":  # it is run again
                     self._failed_before[number].append(note.get("reason") or "unknown")

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import optuna
 
+from remix_study.config.balancing import CONTROL_FRACTION, reading_control
 from remix_study.config.load import parse_run, put
 from remix_study.config.run import RunConfig
 from remix_study.config.study import (
@@ -30,6 +32,9 @@ from remix_study.study.dimensions import (
 
 Params = dict[str, str | int | float | bool | None]
 """Hyperparameters of a trial: dotted path of the run configuration -> value; of a choice, its label."""
+
+
+_WITH_CONTROL = ("method", "control_fraction")  # the keys on which the control split depends
 
 
 def space_of(study: StudyConfig, method: MethodSpace) -> dict[str, Dimension]:
@@ -122,8 +127,9 @@ def _condition(on: str, values: Any) -> str:
 
 
 def configure(
-    study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any]
-) -> RunConfig:
+    study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any],
+    control: float | None = None,
+) -> RunConfig:  # fmt: skip
     """The run configuration of a trial or replicate.
 
     It is the study's `base`, changed by the method's `set`, then by `params`, then by `settings`.
@@ -132,18 +138,19 @@ def configure(
         name: of the method.
         params: values of dimensions; see `Params`.
         settings: dotted keys that override all others, such as {"corpus": folder}.
+        control: what `study_control` returns for the study, if the caller knows it.
 
     Raises:
         ConfigError: the configuration is invalid.
     """
-    content = run_content(study, name, params, seed, settings)
+    content = run_content(study, name, params, seed, settings, study_control(study) if control is None else control)
     return parse_run(content, f"the method `{name}` of the study `{study.name}`")
 
 
 def run_content(
-    study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any]
+    study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any], control: float
 ) -> dict[str, Any]:
-    """What `configure` validates."""
+    """What `configure` validates. `control`: what `study_control` returns for the study."""
     method = study.methods[name]
     space = space_of(study, method)
     content = copy.deepcopy(study.base)
@@ -153,4 +160,44 @@ def run_content(
         for path in sorted(changes, key=lambda path: path.count(".")):
             put(content, path, copy.deepcopy(changes[path]))
     content["seed"] = seed
+    if control and content.get("control_fraction") is None:
+        content["control_fraction"] = control
     return content
+
+
+def study_control(study: StudyConfig) -> float:
+    """The fraction of the training split that is control data for the methods that set none, so that all are equal.
+
+    It is the largest fraction that a method sets or, because it reads control data, has by default; 0 if there is none.
+    """
+    return max(_own_control(study, method) for method in study.methods.values())
+
+
+def _own_control(study: StudyConfig, method: MethodSpace) -> float:
+    """The fraction of one method; 0 also where its settings are invalid, which is reported elsewhere."""
+    content: dict[str, Any] = {key: copy.deepcopy(study.base[key]) for key in _WITH_CONTROL if key in study.base}
+    names: set[str] = set()
+    with suppress(ConfigError):
+        for path in sorted(method.set, key=lambda path: path.count(".")):
+            if path.partition(".")[0] in _WITH_CONTROL:
+                put(content, path, copy.deepcopy(method.set[path]))
+        names |= _names(content.get("method"))
+        for path, dimension in space_of(study, method).items():
+            if path in ("method", "method.name") or path.startswith("method.with"):
+                for value in labels_of(dimension).values() if isinstance(dimension, ChoiceDimension) else [0]:
+                    changed = copy.deepcopy(content)
+                    put(changed, path, value)
+                    names |= _names(changed.get("method"))
+    fraction = content.get("control_fraction")
+    if fraction is not None:
+        valid = isinstance(fraction, int | float) and not isinstance(fraction, bool) and 0 <= fraction <= 0.5
+        return float(fraction) if valid else 0.0
+    return CONTROL_FRACTION if reading_control(names) else 0.0
+
+
+def _names(method: Any) -> set[str]:
+    """The name of a method in a configuration that may be invalid, and those of the methods that are added to it."""
+    if not isinstance(method, Mapping):
+        return set()
+    added = method.get("with")
+    return {str(method.get("name")), *(map(str, added) if isinstance(added, Mapping | list) else ())}

@@ -48,7 +48,10 @@ def sentence(result: StudyResult, missing: Sequence[str]) -> str:
 
 def cautions(result: StudyResult) -> list[str]:
     """What a reader of the comparison must know, one sentence each."""
-    found = [*_diverged(result), *_replicates(result), *_clips(result), *_other_epoch(result), *result.extensions]
+    found = [
+        *_diverged(result), *_replicates(result), *_training_clips(result), *_clips(result), *_other_epoch(result),
+        *result.extensions,
+    ]  # fmt: skip
     if result.unequal:
         found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
     if result.unchecked:
@@ -88,6 +91,24 @@ def _replicates(result: StudyResult) -> list[str]:
         retried = ", ".join(f"{number} of {name}" for name, number in result.retried.items())
         found.append(f"Replicates that had failed were run again: {retried}.")
     return found
+
+
+def _training_clips(result: StudyResult) -> list[str]:
+    """How many clips the replicates trained on, if a part of the training split is control data."""
+    summaries = [summary for c in result.methods for summary in c.seeds.values() if "train/control_clips" in summary]
+    if not summaries:
+        return []
+    trained, control = (counted([int(s[f"train/{key}"]) for s in summaries]) for key in ("clips", "control_clips"))
+    return [
+        f"Each replicate trained on {trained} clips of the training split, and left {control} out as control clips, "
+        "which methods may read while they train (`control_fraction`)."
+    ]
+
+
+def counted(numbers: Sequence[int]) -> str:
+    """`467`, or `467 to 469` if the numbers differ."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _clips(result: StudyResult) -> list[str]:

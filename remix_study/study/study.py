@@ -43,6 +43,7 @@ from remix_study.study.scheduler import (
     Wait,
     next_step,
 )
+from remix_study.study.search_space import study_control
 from remix_study.study.shown import note_shown
 from remix_study.study.stopping import leavable, stoppable
 from remix_study.study.storage import PATIENCE_S, STOP, answering, disk_full_errors, study_folder
@@ -100,15 +101,26 @@ class StudyRun:
             )
         return result
 
-    def retrain(self, method: str, seeds: int, write_report: WriteReport) -> dict[int, dict[str, float]]:
+    def retrain(
+        self, method: str, seeds: int, write_report: WriteReport, *, with_control: bool = False
+    ) -> dict[int, dict[str, float]]:
         """Train the chosen hyperparameters of `method` with further seeds: seed number -> summary of the run.
 
+        Args:
+            with_control: train on the whole training split, control clips included.
+
         Raises:
-            StudyError: the study has no such method, or none of its trials is complete.
+            StudyError: the study has no such method, or none of its trials is complete; or, `with_control`, the method
+                reads the control clips while it trains, or the study has none.
             StudyStopped: the study was asked to stop.
         """
+        if with_control and not study_control(self._config):
+            raise StudyError(
+                f"Cannot retrain `{method}` with its control clips, because it has none: all runs of the study train "
+                "on the whole training split. Leave out `--with-control`."
+            )
         configs, store = check_before_start(self._config, self._settings, self._workspace, self._listener.say)
-        with self._at_work(configs, store):
+        with self._at_work(configs, store, with_control=with_control):
             self._progress = self._open(retry_failed=False)
             replicates = self._progress.retrain(method, seeds)
             self._execute()
@@ -118,7 +130,7 @@ class StudyRun:
     # --- opening the study -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore) -> Iterator[None]:
+    def _at_work(self, configs: Sequence[RunConfig], store: ClipStore, *, with_control: bool = False) -> Iterator[None]:
         """Hold the study's lock, remote workspace, clock and MLflow run."""
         self._needs = needs_of(self._config, configs)
         self._epochs = max(config.epochs for config in configs)
@@ -134,8 +146,9 @@ class StudyRun:
             self._clock = Clock(self.folder, Rates(self._needs.workers * self._needs.cpus, 0.0, 1))
             with recording(uri, experiment, self._config, store, self.folder) as self._tracker:
                 self._tasks = TaskFactory(
-                    self._config, self._settings, self._workspace, store.digest, self._epochs, self._parent_run_id
-                )
+                    self._config, self._settings, self._workspace, store.digest, self._epochs, self._parent_run_id,
+                    with_control,
+                )  # fmt: skip
                 self._remote.push()  # ends of runs that died with an earlier driver, before those runs are resumed
                 try:
                     yield

@@ -15,7 +15,7 @@ from remix_study.config.yaml_source import Keys, YamlSource, dotted, read
 from remix_study.errors import ConfigError
 from remix_study.study.check import conditions, study_problems, written_at
 from remix_study.study.dimensions import corners, count_of
-from remix_study.study.search_space import grid, run_content, space_of
+from remix_study.study.search_space import grid, run_content, space_of, study_control
 
 
 def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
@@ -72,11 +72,12 @@ def _validate_methods(
             f"but have {labels:,}; use fewer values, or dimensions with a range"
         )
         return configs, [Problem(("methods",), said)]
+    control = study_control(study)
     for name in names:
         invalid_condition = any(True for _ in conditions(study, name, spaces[name]))
         for at, params in params_to_check(study, name, spaces[name]):
             try:
-                content = run_content(study, name, params, study.seed, settings)
+                content = run_content(study, name, params, study.seed, settings, control)
             except ConfigError as error:  # `study_problems` reports an unknown label in `first`
                 if not at:
                     found.append(Problem(("methods", name), f": {error}", kind=str(error)))

@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from remix_study.config.balancing import reading_control
+from remix_study.config.run import names_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
+from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
 from remix_study.launch.run import make_job
 from remix_study.launch.worker import Job
-from remix_study.study.ledger import SEARCH
+from remix_study.study.ledger import FINAL, SEARCH
 from remix_study.study.pruning import PruningCallback, pruning_callback
 from remix_study.study.replicates import replicate_seed
 from remix_study.study.search_space import Params, configure
@@ -26,6 +29,7 @@ class TaskFactory:
         workspace: an absolute path.
         corpus_digest: digest of the corpus that the runs train on.
         epochs: epochs of the study's longest run.
+        with_control: whether the runs of `retrain` train on the control clips, too.
         parent_run_id: returns the id of the study's own MLflow run, or None before a tracking server knows the study.
     """
 
@@ -35,6 +39,7 @@ class TaskFactory:
     corpus_digest: str
     epochs: int
     parent_run_id: Callable[[], str | None]
+    with_control: bool = False
 
     def trial(self, method: str, number: int, params: Params, trial_id: int) -> Task:
         """A trial: one run for each of its seeds. `trial_id` is Optuna's id of it."""
@@ -50,6 +55,19 @@ class TaskFactory:
         """A replicate: one run with a seed of its own, which no pruner ends early."""
         job = self._replicate_job(stage, method, number, params)
         return Task(stage, method, number, (job,), (self._callback(job, method, None),))
+
+    def require_retrainable(self, method: str, params: Params) -> None:
+        """Check that a method with these hyperparameters can train on the clips that `retrain` gives it.
+
+        Raises:
+            StudyError: it reads the control clips while it trains, so it cannot train on them.
+        """
+        reading = reading_control(names_of(configure(self.config, method, params, 0, self.settings).method))
+        if self.with_control and reading:
+            raise StudyError(
+                f"Cannot retrain `{method}` with its control clips, because {' and '.join(reading)} "
+                f"{'needs' if len(reading) == 1 else 'need'} clips that are not trained on. Leave out `--with-control`."
+            )
 
     def replicate_folder(self, stage: str, method: str, number: int, params: Params) -> Path:
         """The run folder of a replicate."""
@@ -72,7 +90,8 @@ class TaskFactory:
         """One run. Only replicates evaluate on the held-out test set."""
         final = stage != SEARCH
         evaluation = {"evaluation.test": final, "evaluation.probe": final}
-        config = configure(self.config, method, params, seed, {**self.settings, **evaluation})
+        whole = {"control_fraction": 0.0} if self.with_control and stage == FINAL else {}
+        config = configure(self.config, method, params, seed, {**self.settings, **evaluation, **whole})
         trial = f"{method}-{stage}-{number}"
         several = stage == SEARCH and self.config.seeds_per_trial > 1
         name = f"{trial}-seed{seed - self.config.seed}" if several else trial

@@ -94,7 +94,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     rate: RateFactor
     reader: ClipReader
-    rows: Mapping[str, NDArray[np.int64]]  # split -> rows of the clip store
+    rows: Mapping[str, NDArray[np.int64]]  # split -> rows of the clip store; `control` is no part of `train`
     augmentation: Augmentation
     collectives: Collectives
     checkpoints: Checkpoints
@@ -539,6 +539,7 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         "last/val_accuracy": progress.history[-1]["val/accuracy"],
         **alone,
         **_own_best(run, progress),
+        **_sizes(run),
         **totals,
         **times,
         **found.metrics,
@@ -552,6 +553,13 @@ def _own_best(run: Run, progress: Progress) -> Record:
         return {}
     keys = {m: f"val/accuracy_uni/{m}" for m in run.model.modalities}
     return {f"best/own_epoch_accuracy_uni/{m}": max(r[key] for r in progress.history) for m, key in keys.items()}
+
+
+def _sizes(run: Run) -> Record:
+    """The number of clips on which the run trains, and of its control clips, if it has a control split."""
+    if "control" not in run.rows:
+        return {}
+    return {"train/clips": float(len(run.rows["train"])), "train/control_clips": float(len(run.rows["control"]))}
 
 
 def _now(run: Run) -> float:

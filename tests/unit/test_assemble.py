@@ -89,6 +89,17 @@ def test_every_loss_term_has_the_configured_cross_entropy(
     assert [vars(rule)["cross_entropy"] for rule in plain.method.losses] == [CrossEntropy()] * len(run.method.losses)
 
 
+def test_the_control_split_is_no_part_of_what_is_trained_on(
+    recipe: Recipe, assembled: Callable[..., Run], small_store: ClipStore
+) -> None:
+    whole, run = assembled(recipe()), assembled(recipe({"control_fraction": 0.25}), "control")
+    assert "control" not in whole.rows
+    assert {split: len(rows) for split, rows in run.rows.items()} == {"train": 72, "val": 48, "test": 48, "control": 24}
+    assert sorted([*run.rows["train"], *run.rows["control"]]) == small_store.rows("train").tolist()
+    planned = run.method.plan.plan(0, lambda score: pytest.fail("the warm-up needs no scores"))
+    assert planned.schedule.samples_TB.max() == 71  # positions in the rest of the training split
+
+
 @pytest.mark.parametrize(
     ("rate", "factors"),
     [

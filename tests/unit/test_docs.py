@@ -64,6 +64,8 @@ def results(
         folder = tmp_path_factory.mktemp(name)
         evaluation = {"test": True, "probe": True, "clash_every": 1}
         config = recipe({"method": method, "epochs": 4, "evaluation": evaluation})
+        if name == "agm":
+            config = config.model_copy(update={"control_fraction": 0.1})
         tracker = RecordingTracker()
         ceilings = None if name == "unimodal" else {"audio": 0.9, "video": 0.9}
         found[name] = train(

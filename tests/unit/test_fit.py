@@ -60,9 +60,23 @@ def test_the_test_split_is_required_only_if_it_is_evaluated(recipe: Recipe, audi
     assert "the corpus must have a split `test`, but has train, val" in line
 
 
+def test_a_control_split_needs_two_clips_or_groups_of_every_class(recipe: Recipe, small_store: ClipStore) -> None:
+    labels_N, rows = small_store.labels_N.copy(), small_store.rows("train")
+    labels_N[rows[labels_N[rows] == 2][1:]] = 0
+    config = recipe({"control_fraction": 0.2})
+    (line,) = problems(config, changed(small_store, labels_N=labels_N))
+    assert f"(`control_fraction: 0.2`), but {small_store.classes[2]} has too few clips in the training split" in line
+    groups = [f"group of {label}" if label == 2 else None for label in small_store.labels_N.tolist()]
+    (line,) = problems(config, changed(small_store, groups=groups))
+    assert f"but {small_store.classes[2]} has too few groups in the training split; add groups" in line
+    require_fit(recipe(), changed(small_store, groups=groups))
+
+
 def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_store: ClipStore) -> None:
     (line,) = problems(recipe({"global_batch": 200, "smallest_batch": 100}), small_store)
     assert "`smallest_batch` must be at most the 96 training clips, but is 100" in line
+    (line,) = problems(recipe({"global_batch": 96, "smallest_batch": 90, "control_fraction": 0.5}), small_store)
+    assert "`smallest_batch` must be at most the 48 training clips, but is 90" in line
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_methods_that_differ_in_their_method_only_are_equal() -> None:
     [
         ({}, {"set": {"epochs": 20}}, "epochs", "10 for `joint`; 20 for `remix`"),
         ({"set": {"global_batch": 32}}, {}, "global_batch", "32 for `joint`; 64 for `remix`"),
+        ({"set": {"control_fraction": 0.1}}, {"set": {"control_fraction": 0}}, "control_fraction",
+         "0.1 for `joint`; 0 for `remix`"),
         ({}, {"set": {"model": {"encoder": {"name": "resnet18"}}}}, "model.encoder.name",
          "tiny for `joint`; resnet18 for `remix`"),
         ({}, {"set": {"model.encoders": {"audio": {"name": "resnet18"}}}}, "model.encoders",

@@ -1,0 +1,149 @@
+"""The control split of a study: the same clips for all methods, and none where no method reads them"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remix_study.assemble import split_rows
+from remix_study.config.balancing import AGMOptions
+from remix_study.config.run import RunConfig
+from remix_study.config.study import StudyConfig
+from remix_study.errors import ConfigError, StudyError
+from remix_study.launch.run import unimodal_config
+from remix_study.media.store import ClipStore
+from remix_study.study import study as study_module
+from remix_study.study.ledger import FINAL, read_ledger
+from remix_study.study.plan import make_plan
+from remix_study.study.search_space import configure
+from remix_study.study.study import StudyRun
+from remix_study.study.study_file import check_study
+from remix_study.study.tasks import Task
+from tests.studies import Conduct, Runner, config, write_no_report
+
+Recipe = Callable[..., RunConfig]
+READER = {"set": {"method": {"name": "joint", "with": ["agm"]}}}
+
+
+@pytest.fixture(autouse=True)
+def agm_reads_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AGMOptions, "reads_control", True)
+
+
+def study(methods: Mapping[str, Any] | None = None, **changes: Any) -> StudyConfig:
+    """Return a study of joint, remix and `methods`."""
+    known = config().model_dump(by_alias=True)["methods"]
+    return config(methods={**known, **(methods or {})}, **changes)
+
+
+def fractions(made: StudyConfig, **settings: Any) -> dict[str, float | None]:
+    return {name: configure(made, name, {}, 0, settings).control_fraction for name in made.methods}
+
+
+def test_a_run_has_a_control_split_if_its_method_reads_it(recipe: Recipe) -> None:
+    assert recipe().control == 0
+    assert recipe({"method.with": ["agm"]}).control == 0.1
+    assert recipe({"method.with": ["agm"], "control_fraction": 0.3}).control == 0.3
+    assert recipe({"control_fraction": 0.3}).control == 0.3
+    with pytest.raises(ConfigError, match="must be above 0, because agm reads the control split while training, but"):
+        recipe({"method": {"name": "agm"}, "control_fraction": 0})
+
+
+def test_a_ceiling_trains_on_the_same_clips(recipe: Recipe, small_store: ClipStore) -> None:
+    reader = recipe({"method.with": ["agm"]})
+    for run in (reader, recipe()):
+        alone = split_rows(unimodal_config(run, "audio"), small_store)["train"]
+        assert alone.tolist() == split_rows(run, small_store)["train"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("methods", "base", "expected"),
+    [
+        ({}, {}, None),
+        ({}, {"control_fraction": 0.2}, 0.2),
+        ({"agm": {"set": {"method": {"name": "agm"}}}}, {}, 0.1),
+        ({"agm": {"set": {"method.name": "agm"}}}, {"method": {"name": "joint"}}, 0.1),
+        ({"both": READER}, {}, 0.1),
+        ({"both": READER}, {"control_fraction": 0.25}, 0.25),
+        ({"both": {"set": {**READER["set"], "control_fraction": 0.3}}}, {}, 0.3),
+        ({"both": {"set": {"method": {"name": "joint"}, "method.with.agm.alpha": 2.0}}}, {}, 0.1),
+        ({"both": {"set": {"method": {"name": "joint"}},
+                   "space": {"method.with.agm.alpha": {"kind": "float", "low": 0, "high": 1}}}}, {}, 0.1),
+        ({"some": {"space": {"method": {"kind": "choice", "of": {"a": {"name": "joint"}, "b": {"name": "agm"}}}}}},
+         {}, 0.1),
+        ({"some": {"set": {"method": {"name": "joint"}},
+                   "space": {"method.with": {"kind": "choice", "of": {"no": {}, "yes": {"agm": {}}}}}}}, {}, 0.1),
+    ],
+)  # fmt: skip
+def test_all_methods_of_a_study_have_the_same_fraction(
+    methods: dict[str, Any], base: dict[str, Any], expected: float | None
+) -> None:
+    made = study(methods, base={"corpus": "c", "epochs": 3, **base})
+    params = {"method": "b"} if "space" in methods.get("some", {}) and "method" in methods["some"]["space"] else {}
+    found = {name: configure(made, name, params if name == "some" else {}, 0, {}) for name in made.methods}
+    assert {run.control_fraction for run in found.values()} == {expected}
+    check_study(made, {})
+
+
+def test_replicates_of_all_methods_with_a_seed_train_on_the_same_clips(small_store: ClipStore) -> None:
+    made = study({"both": READER})
+    rows = {
+        seed: {tuple(split_rows(configure(made, name, {}, seed, {}), small_store)["control"]) for name in made.methods}
+        for seed in (0, 1)
+    }
+    assert [len(of_seed) for of_seed in rows.values()] == [1, 1]
+    assert rows[0] != rows[1]
+
+
+def test_unequal_control_splits_can_be_declared() -> None:
+    joint = {"set": {"method": {"name": "joint"}, "control_fraction": 0}}
+    with pytest.raises(ConfigError, match=r"the same `control_fraction`, but differ: 0 for `joint`; 0\.1 for"):
+        check_study(study({"joint": joint, "both": READER}), {})
+    declared = {"unequal": [{"key": "control_fraction", "reason": "what does it cost?"}]}
+    check_study(study({"joint": joint, "both": READER}, **declared), {})
+
+
+def test_the_control_split_is_not_searched() -> None:
+    space = {"control_fraction": {"kind": "float", "low": 0.1, "high": 0.2}}
+    with pytest.raises(ConfigError, match="cannot be searched: all methods of a study train on the same samples"):
+        check_study(config(space=space), {})
+
+
+def test_plan_and_result_say_how_many_clips_train(conduct: Conduct, small_corpus: Path, tmp_path: Path) -> None:
+    plan = make_plan(study({"both": READER}), {"corpus": str(small_corpus)}, tmp_path / "w", timed=False)
+    assert plan.corpus.endswith(": 88 training clips, 8 control clips")
+
+    def summary(task: Task, run: RunConfig) -> dict[str, float]:
+        clips = {"train/clips": 85.0 + task.number % 2, "train/control_clips": 10.0}
+        return {"best/val_accuracy": 0.5, "test/accuracy": 0.5 + 0.001 * (run.seed % 10), **clips}
+
+    result = conduct(Runner(summary=summary), study({"both": READER}))
+    assert result is not None
+    assert "trained on 85 to 86 clips of the training split, and left 10 out as control clips" in result.sentence
+
+
+@pytest.mark.slow
+def test_retrain_trains_on_the_control_clips_if_the_method_does_not_read_them(
+    conduct: Conduct, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = study({"both": READER})
+    conduct(Runner(), made)
+
+    def retrain(method: str, *, with_control: bool, of: StudyConfig = made) -> list[float]:
+        runner = Runner()
+        monkeypatch.setattr(study_module, "execute", runner)
+        run = StudyRun(of, {"corpus": str(small_corpus)}, tmp_path)
+        run.retrain(method, 2, write_no_report, with_control=with_control)
+        return [task.jobs[0].config.control for task in runner.ran]
+
+    assert retrain("joint", with_control=False) == [0.1, 0.1]
+    assert retrain("joint", with_control=True) == [0, 0]
+    assert retrain("joint", with_control=True) == []  # they are complete
+    assert [r.state for r in read_ledger(tmp_path / "studies" / "s").replicates["joint"] if r.stage == FINAL] == [
+        "complete", "complete",
+    ]  # fmt: skip
+    with pytest.raises(StudyError, match="because agm needs clips that are not trained on"):
+        retrain("both", with_control=True)
+    with pytest.raises(StudyError, match="because it has none: all runs of the study train on the whole training"):
+        retrain("joint", with_control=True, of=study())
