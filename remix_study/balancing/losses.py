@@ -75,8 +75,7 @@ class UnimodalLosses:
 
     def loss(self, batch: StepBatch, terms: Terms) -> Terms:
         active = batch.active
-        count_B = torch.stack(list(active.values())).sum(dim=0)
-        weight_B = torch.where(count_B > 1, self.together, self.alone)
+        weight_B = torch.where(batch.active_BM.sum(dim=1) > 1, self.together, self.alone)
         return terms | {
             m: self.cross_entropy(logits_BC, batch.labels_B) * weight_B * active[m]
             for m, logits_BC in batch.outputs.head_logits.items()

@@ -119,7 +119,10 @@ class StepBatch:
 
 
 class Mask(NamedTuple):
-    """The modalities that remain after masking, bool (B, M), and a factor of all features (a scalar), or None."""
+    """The modalities that remain after masking, bool (B, M), and a factor of all features, or None.
+
+    `factor`: a scalar, or (B, 1).
+    """
 
     active_BM: torch.Tensor
     factor: torch.Tensor | None = None
@@ -190,6 +193,19 @@ class MaskRule(Recorded, Protocol):
     def mask(self, batch: StepBatch) -> Mask:
         """Return the modalities of each sample that remain. They are among those that are active."""
         ...
+
+
+@runtime_checkable
+class Removing(Protocol):
+    """A mask rule that may leave samples without any modality.
+
+    They are removed from the losses, which are then means over the other samples of the global batch. Their number is
+    needed before the gradients, so it excludes micro-batches.
+    """
+
+    removes: bool
+
+    def acts(self, step: Step) -> bool: ...
 
 
 @runtime_checkable
@@ -292,6 +308,10 @@ class Method:
     @cached_property
     def masks(self) -> tuple[MaskRule, ...]:
         return self._with(MaskRule)  # type: ignore[type-abstract]
+
+    @cached_property
+    def removing(self) -> tuple[Removing, ...]:
+        return tuple(rule for rule in self._with(Removing) if rule.removes)  # type: ignore[type-abstract]
 
     @cached_property
     def summing(self) -> tuple[Summing, ...]:

@@ -80,7 +80,8 @@ def train_step(
     computed = []
     for each in batches:
         seen = _forward(model, method, each, collectives, at, autocast)
-        computed.append(_backward(method, rules, seen, global_count, accumulation, alone))
+        left = _samples_left(method, seen, collectives)
+        computed.append(_backward(method, rules, seen, global_count if left is None else left, accumulation, alone))
     total = torch.stack([each.total for each in computed]).sum()
     sums = [torch.stack(parts).sum(dim=0) for parts in zip(*(each.sums for each in computed), strict=True)]
     for _ in (None,) if accumulation is None else accumulation.load():
@@ -120,6 +121,16 @@ def _forward(
         if rule.acts(at):
             seen = _masked(model, seen, rule.mask(seen), autocast)
     return seen
+
+
+@torch.no_grad()
+def _samples_left(method: Method, seen: StepBatch, collectives: Collectives) -> torch.Tensor | None:
+    """The number of samples of the global batch that still train, if a mask rule may have removed some."""
+    if not any(rule.acts(seen.at) for rule in method.removing):
+        return None
+    left = seen.active_BM.any(dim=1).sum().float()
+    collectives.sum_(left)
+    return left.clamp(min=1)
 
 
 def step_batch(model: MultimodalModel, batch: Batch, outputs: Outputs, at: Step) -> StepBatch:
@@ -169,21 +180,29 @@ def _backward(
     method: Method,
     rules: Sequence[GradientRule],
     seen: StepBatch,
-    global_count: int,
+    count: int | torch.Tensor,
     accumulation: Accumulation | None,
     alone: UnimodalGradients | None,
 ) -> _Losses:
-    """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory."""
+    """Add the gradients of a micro-batch. Nothing that is returned keeps its graph in memory.
+
+    Args:
+        count: number of samples of the global batch; a tensor, if only the samples that still train count.
+    """
     terms: Terms = {}
     for rule in method.losses:
         terms = rule.loss(seen, terms)
+    if isinstance(count, torch.Tensor):
+        trains_B = seen.active_BM.any(dim=1)
+        terms = {name: term * trains_B for name, term in terms.items()}
     total = torch.stack([term.sum() for term in terms.values()]).sum()
     if alone is not None:
-        alone.backward(terms, global_count)
+        alone.backward(terms, count)
     elif accumulation is None:
-        torch.autograd.backward(total / global_count)
+        torch.autograd.backward(total / count)
     else:
-        accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), global_count)
+        assert isinstance(count, int)  # neither takes all samples of an update at once
+        accumulation.backward(torch.stack(list(terms.values())).sum(dim=0), count)
     with torch.no_grad():
         sums = [rule.sums(seen) for rule in rules]
     return _Losses(total.detach(), {name: term.detach() for name, term in terms.items()}, list(seen.active), sums)

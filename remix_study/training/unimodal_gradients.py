@@ -27,14 +27,18 @@ class UnimodalGradients:
         self._heads = {m: list(model.heads[m].parameters()) for m in model.modalities}
         self._encoders = {m: [SeparateGradient(p) for p in model.encoder_parameters(m)] for m in model.modalities}
 
-    def backward(self, terms: Mapping[str, torch.Tensor], global_count: int) -> None:
-        """Add the gradients of a micro-batch; a head gets the sum of both losses, as usual."""
+    def backward(self, terms: Mapping[str, torch.Tensor], count: int | torch.Tensor) -> None:
+        """Add the gradients of a micro-batch; a head gets the sum of both losses, as usual.
+
+        Args:
+            count: number of samples of the global batch that the mean is over.
+        """
         for m, gradients in self._encoders.items():
             if m not in terms:
                 continue
             heads = self._heads[m]
             found = torch.autograd.grad(
-                terms[m].sum() / global_count, [*(each.parameter for each in gradients), *heads], retain_graph=True,
+                terms[m].sum() / count, [*(each.parameter for each in gradients), *heads], retain_graph=True,
                 allow_unused=True,
             )  # fmt: skip
             for each, gradient in zip(gradients, found, strict=False):
@@ -43,7 +47,7 @@ class UnimodalGradients:
                 if gradient is not None:
                     p.grad = gradient if p.grad is None else p.grad + gradient
         others = [term.sum() for name, term in terms.items() if name not in self._encoders]
-        torch.autograd.backward(torch.stack(others).sum() / global_count)
+        torch.autograd.backward(torch.stack(others).sum() / count)
 
     def gradients(self) -> Iterator[SeparateGradient]:
         for gradients in self._encoders.values():

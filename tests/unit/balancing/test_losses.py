@@ -48,7 +48,7 @@ def cross_entropies(logits_BC: torch.Tensor) -> list[float]:
 
 def terms_of(rule: LossRule, outputs: Made, active: dict[str, torch.Tensor]) -> Terms:
     model = MultimodalModel({m: TinyEncoder(1) for m in BOTH}, ConcatFusion(dict.fromkeys(BOTH, 64), 3))
-    active_BM = torch.stack([active.get(m, torch.zeros(4, dtype=torch.bool)) for m in BOTH], dim=1)
+    active_BM = torch.stack([active.get(m, torch.zeros(4, dtype=torch.bool)) for m in BOTH | active], dim=1)
     unused = torch.arange(4)
     return rule.loss(StepBatch(model, outputs, LABELS, active_BM, active, active_BM, unused, {}, Step(0, 0)), {})
 

@@ -18,11 +18,12 @@ from remix_study.config.run import RunConfig
 from remix_study.epoch import Statistic
 from remix_study.models import ConcatFusion
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint, score
+from remix_study.sample import Batch
 from remix_study.training.loop import Run, train
 from remix_study.training.scoring import SplitPasses, split_pass
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo
-from tests.unit.balancing.linear import ROWS, batch_of, model_of
+from tests.unit.balancing.linear import ROWS, batch_of, model_of, seen
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
@@ -178,6 +179,50 @@ def test_masks_and_factors_equal_the_fusion_of_masked_features(a_model: Any) -> 
         torch.testing.assert_close(gradient, dict(a_model.named_parameters())[name].grad)
 
 
+class HideAll(HideVideo):
+    """Hides the video of the first samples, and all modalities of the second one."""
+
+    removes = True
+
+    def mask(self, batch: StepBatch) -> Mask:
+        active_BM = super().mask(batch).active_BM
+        active_BM[batch.samples_B == 1] = False
+        return Mask(active_BM)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_samples_without_modalities_are_removed_from_the_mean(
+    a_model: Any, run_on_ranks: Callable[..., list[Any]], size: int
+) -> None:
+    """Equal on all ranks, also for a rank of which no sample is left."""
+    whole = batch_of(a_model)
+    rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), HideAll(0))
+    kept = [0, 1] if size == 2 else list(range(ROWS))
+
+    def work(collectives: Collectives) -> dict[str, torch.Tensor]:
+        model = copy.deepcopy(a_model)
+        a_step(rules, model, _rows(whole, kept[collectives.world.rank :: size]), collectives)
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    rest = _rows(whole, [row for row in kept if row != 1])
+    losses = FusedLoss(), UnimodalLosses(1.0, 1.0)
+    terms: Terms = {}
+    for loss in losses:
+        terms = loss.loss(seen(a_model, rest), terms)
+    torch.autograd.backward(torch.stack([term.sum() for term in terms.values()]).sum() / len(rest.labels_B))
+    for found in run_on_ranks(size, work):
+        for name, p in a_model.named_parameters():
+            torch.testing.assert_close(found[name], p.grad)
+
+
+def _rows(batch: Batch, rows: list[int]) -> Batch:
+    inputs = {m: x[rows] for m, x in batch.inputs.items()}
+    return replace(
+        batch, inputs=inputs, active_BM=batch.active_BM[rows], labels_B=batch.labels_B[rows],
+        samples_B=batch.samples_B[rows],
+    )  # fmt: skip
+
+
 class Total(Silent):
     """Adds a loss that depends on a sum over the global batch."""
 
@@ -200,12 +245,7 @@ def test_sums_before_the_losses_are_those_of_the_global_batch(
 
     def work(collectives: Collectives) -> torch.Tensor:
         rule, model = Total(), copy.deepcopy(a_model)
-        mine = slice(collectives.world.rank, None, 2)
-        inputs = {m: x[mine] for m, x in whole.inputs.items()}
-        part = replace(
-            whole, inputs=inputs, active_BM=whole.active_BM[mine], labels_B=whole.labels_B[mine],
-            samples_B=whole.samples_B[mine],
-        )  # fmt: skip
+        part = _rows(whole, list(range(collectives.world.rank, ROWS, 2)))
         a_step((FusedLoss(), rule), model, part, collectives)
         return rule.seen[0]
 
