@@ -23,7 +23,7 @@ from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
-from remix_study.datasets.clips import ClipReader
+from remix_study.datasets.clips import ClipReader, input_shape
 from remix_study.datasets.control import divide_training
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
@@ -36,6 +36,9 @@ from remix_study.models import (
     Fusion,
     GatedFusion,
     Layout,
+    LearnedToken,
+    Masking,
+    MeanFeature,
     MultimodalModel,
     PublishedFiLMFusion,
     PublishedGatedFusion,
@@ -44,6 +47,7 @@ from remix_study.models import (
     SumFusion,
     TinyEncoder,
     VectorEncoder,
+    ZeroInput,
 )
 from remix_study.remix import (
     Argmin,
@@ -133,7 +137,7 @@ def assemble(
         clip_norm=config.clip_norm,
         micro_batch=config.micro_batch,
         autocast=config.precision == "bfloat16",
-        zero_feature=config.masking == "zero_feature",
+        masking=config.masking,
         test=config.evaluation.test,
         probe=config.evaluation.probe,
         ceilings=ceilings,
@@ -185,9 +189,10 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         parts = store.preset.parts
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
-        alone = isinstance(config.method, c.UnimodalConfig)
-        fusion = f.PlainFusion(name="decision") if alone else config.model.fusion
-        return MultimodalModel(encoders, _fusion(fusion, widths, len(store.classes)))
+        alone = isinstance(config.method, c.UnimodalConfig)  # always active, so that nothing is masked
+        fusion = _fusion(f.PlainFusion(name="decision") if alone else config.model.fusion, widths, len(store.classes))
+        masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
+        return MultimodalModel(encoders, fusion, masking)
 
 
 def encoder_of(config: c.ModelConfig, modality: str, part: Part) -> c.EncoderConfig:
@@ -251,6 +256,20 @@ PLAIN_FUSIONS: Mapping[str, type[Fusion]] = {
     "gated": GatedFusion,
     "gated_published": PublishedGatedFusion,
 }
+
+
+def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> Masking | None:
+    match name:
+        case "skip_encoder" | "zero_feature":
+            return None
+        case "zero_input":
+            return ZeroInput(shapes)
+        case "mean_feature":
+            return MeanFeature(widths)
+        case "learned_token":
+            return LearnedToken(widths)
+        case _:
+            raise AssertionError(name)  # the configuration accepts no other name
 
 
 def _fusion(config: f.FusionConfig, widths: Mapping[str, int], classes: int) -> Fusion:
@@ -332,11 +351,12 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
 def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:
     """Log a warning if the fused loss of a unimodal batch reaches its encoder by a bias of the fusion only."""
     fusion = config.model.fusion.name
-    if fusion in f.PUBLISHED and isinstance(config.method, c.RemixConfig):
+    if fusion in f.PUBLISHED and isinstance(config.method, c.RemixConfig) and not config.replaces:
         blocked = modalities[f.PUBLISHED[fusion]]
         log.warning(
             "with model.fusion: %s, the fused loss of a batch of %s alone reaches the encoder only through a bias, "
-            "which is 0 at first, so that mostly the unimodal loss trains it; %s has no such gap",
+            "which is 0 at first, so that mostly the unimodal loss trains it; %s or masking: mean_feature has no such "
+            "gap",
             fusion, blocked, fusion.removesuffix("_published"),
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ Task = Literal["classification"]
 class StepOutputs(Protocol):
     """Outputs of a model: fused logits (B, C), and, for each encoder that ran, unimodal logits m -> (B, C).
 
-    Features m -> (B, d_m) of every modality are exactly zero where it is inactive.
+    Features m -> (B, d_m) of every modality are its replacement, by default zero, where it is inactive.
     """
 
     @property

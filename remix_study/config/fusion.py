@@ -41,6 +41,8 @@ FusionConfig = Annotated[PlainFusion | AttentionConfig, Field(discriminator="nam
 
 SPLITTING_FUSIONS = ("concat", "sum", "decision")
 """Fusions whose logits have a part for each modality."""
+SELECTING_FUSIONS = ("decision", "attention")
+"""Fusions that leave inactive modalities out."""
 PUBLISHED = {"film_published": 1, "gated_published": 0}
 """Published fusion -> which of the two encoders the fused loss of its unimodal batch reaches by a bias only."""
 

@@ -24,7 +24,7 @@ from remix_study.config.balancing import (
     options_of,
     reading_control,
 )
-from remix_study.config.fusion import PUBLISHED, SPLITTING_FUSIONS, FusionConfig, PlainFusion
+from remix_study.config.fusion import PUBLISHED, SELECTING_FUSIONS, SPLITTING_FUSIONS, FusionConfig, PlainFusion
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.problems import ContradictionError
@@ -421,7 +421,11 @@ class RunConfig(Part):
     smallest_batch: int | None = Field(
         default=None, ge=1, description="default: 8, or the global batch if it is smaller"
     )
-    masking: Literal["skip_encoder", "zero_feature"] = "skip_encoder"
+    masking: Literal["skip_encoder", "zero_feature", "zero_input", "mean_feature", "learned_token"] = Field(
+        default="skip_encoder",
+        description="what the fusion reads for a modality that a sample does not train: zeros (zero_feature runs the "
+        "encoder first), the feature of an input of zeros, the mean feature, or a learned vector",
+    )
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
@@ -451,6 +455,11 @@ class RunConfig(Part):
         if self.control_fraction is not None:
             return self.control_fraction
         return CONTROL_FRACTION if reading_control(names_of(self.method)) else 0.0
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the fusion reads something else than zeros for a modality that a sample does not train."""
+        return self.masking in ("zero_input", "mean_feature", "learned_token")
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -493,17 +502,25 @@ class RunConfig(Part):
                     "batches are not mixed"
                 )
                 problems.append(("method.accumulate", message))
-            if self.masking == "zero_feature":
+            if self.masking in ("zero_feature", "zero_input"):
                 message = (
-                    "`method.accumulate` needs `masking: skip_encoder`, because with `zero_feature` the optimizer "
+                    f"`method.accumulate` needs `masking: skip_encoder`, because with `{self.masking}` the optimizer "
                     "moves every encoder in every step"
                 )
                 problems.append(("method.accumulate", message))
-        if isinstance(self.method, RemixConfig) and self.model.fusion.name in PUBLISHED and self.method.weight == 0:
+        fusion = self.model.fusion.name
+        if self.replaces and fusion in SELECTING_FUSIONS and not isinstance(self.method, UnimodalConfig):
             message = (
-                f"`model.fusion: {self.model.fusion.name}` needs unimodal losses with Remix, because the fused loss of "
-                "a unimodal batch may reach its encoder by a bias only; use `method.weight` above 0, or "
-                f"`model.fusion: {self.model.fusion.name.removesuffix('_published')}`"
+                f"`masking: {self.masking}` has no effect with `model.fusion: {fusion}`, which leaves inactive "
+                "modalities out; use another fusion, or `masking: skip_encoder`"
+            )
+            problems.append(("masking", message))
+        published = fusion in PUBLISHED and not self.replaces
+        if isinstance(self.method, RemixConfig) and published and self.method.weight == 0:
+            message = (
+                f"`model.fusion: {fusion}` needs unimodal losses with Remix, because the fused loss of a unimodal "
+                "batch may reach its encoder by a bias only; use `method.weight` above 0, `masking: mean_feature` or "
+                f"`model.fusion: {fusion.removesuffix('_published')}`"
             )
             problems.append(("method.weight", message))
         problems += self._problems_of_additions()

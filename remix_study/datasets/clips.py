@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Draws, choose_frames, mask_spectrograms, move_pictures
-from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, VideoPreset
+from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.sample import Batch
 
@@ -130,3 +130,17 @@ class ClipReader:
         if self.device.type == "cuda":
             stored = stored.pin_memory()
         return stored.to(self.device, non_blocking=True).float()
+
+
+def input_shape(part: Part) -> tuple[int, ...]:
+    """The shape of the input of one sample of a modality, without the dimension of the batch."""
+    match part:
+        case VideoPreset() | FlowPreset():
+            frames, height, width, channels = part.shape
+            return channels, frames // part.candidates, height, width
+        case AudioPreset():
+            return 1, *part.shape
+        case FeaturePreset():
+            return (1, *part.shape) if part.layout == "image" else part.shape
+        case unreachable:
+            assert_never(unreachable)

@@ -45,7 +45,9 @@ class LateFusionModel(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]: ...
     def __call__(self, batch: Batch, /) -> LateFusionOutputs: ...
-    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, /) -> torch.Tensor: ...
+    def fuse(
+        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, /, *, constant: bool
+    ) -> torch.Tensor: ...
     def buffers(self) -> Iterator[torch.Tensor]: ...
 
 
@@ -83,9 +85,9 @@ def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None
         for column in range(len(model.modalities)):
             only_BM = torch.zeros_like(active_BM)
             only_BM[:, column] = active_BM[:, column]
-            logits_BC = model.fuse(outputs.features, only_BM)
+            logits_BC = model.fuse(outputs.features, only_BM, constant=True)
             alone = alone + _cross_entropy(logits_BC, batch.labels_B, active_BM[:, column] & together_B)
-        # A masked feature passes no gradient, so each term reaches its own encoder only.
+        # What replaces a masked feature passes no gradient, so each term reaches its own encoder only.
         return _cosines(_gradients(model, everything), _gradients(model, alone), sum_)
 
 

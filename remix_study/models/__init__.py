@@ -4,11 +4,12 @@
     vector.py, sequence.py   encoders of precomputed features
     fusion.py                features of all modalities -> fused logits: concat, sum, decision, film, gated
     attention.py             the same with a Transformer, whose blocks are in transformer.py
+    masking.py               the replacements of the features of inactive modalities
     late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads
 
-The model masks a modality in two ways. If the batch holds only a modality's active rows, its encoder runs on those rows
-only. If the batch holds all rows, the encoder runs on all of them, and the features of inactive rows are set to zero,
-as in the released code of Data Remixing. The fused logits are equal up to BatchNorm's batch statistics.
+If a batch holds only a modality's active rows, its encoder runs on those rows only. If the batch holds all rows, the
+encoder runs on all of them, and the features of inactive rows are replaced afterwards, as in the released code of Data
+Remixing. The fused logits are equal up to BatchNorm's batch statistics.
 """
 
 from remix_study.models.attention import AttentionFusion
@@ -24,6 +25,7 @@ from remix_study.models.fusion import (
     SumFusion,
 )
 from remix_study.models.late_fusion import MultimodalModel, Outputs
+from remix_study.models.masking import LearnedToken, Masking, MeanFeature, ZeroInput
 from remix_study.models.resnet import ResNet18
 from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.tiny import TinyEncoder
@@ -39,6 +41,9 @@ __all__ = [
     "Fusion",
     "GatedFusion",
     "Layout",
+    "LearnedToken",
+    "Masking",
+    "MeanFeature",
     "MultimodalModel",
     "Outputs",
     "PublishedFiLMFusion",
@@ -48,5 +53,6 @@ __all__ = [
     "SumFusion",
     "TinyEncoder",
     "VectorEncoder",
+    "ZeroInput",
     "dropout_from",
 ]

@@ -9,11 +9,12 @@
     film_published    z = W (g * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
     gated_published   z = W (sigmoid(G f_1 + c) * (V f_2 + d)) + b; two modalities
 
-Features of an inactive modality are zero. FiLM and gating as published for audio and video (OGM-GE: Peng et al., CVPR
-2022, arXiv 2203.15332) multiply one modality by the other. In a unimodal batch, the fused loss then reaches the encoder
-of one of them through a bias only: f_2 through c in FiLM, f_1 through d in gating. These biases are 0 at first. `film`
-and `gated` are therefore residual: FiLM uses 1 + g instead of g, and every modality is gated by the others with a gate
-that is 1 if they are inactive.
+The feature of an inactive modality is its replacement, by default zero (masking.py); `decision` leaves it out. FiLM
+and gating as published for audio and video (OGM-GE: Peng et al., CVPR 2022, arXiv 2203.15332) multiply one modality by
+the other. In a unimodal batch with zeros, the fused loss then reaches the encoder of one of them through a bias only:
+f_2 through c in FiLM, f_1 through d in gating. These biases are 0 at first. `film` and `gated` are therefore residual:
+FiLM uses 1 + g instead of g, and every modality is gated by the others with a gate that is 1 if their features are
+zero.
 """
 
 # B samples, M modalities, C classes, d features of one modality
@@ -40,7 +41,7 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
 
 
 class Fusion(nn.Module):
-    """Features (B, d_m) of every modality, exactly zero if inactive -> logits (B, C).
+    """Features (B, d_m) of every modality, its replacement if inactive -> logits (B, C).
 
     Args:
         widths: modality -> d_m.
@@ -67,7 +68,7 @@ class Fusion(nn.Module):
     def split(
         self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """The part of the fused logits, m -> (B, C), that each modality contributes."""
+        """The part of the fused logits, m -> (B, C), that each modality or its replacement contributes."""
         raise NotImplementedError
 
     def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:
@@ -89,7 +90,7 @@ class ConcatFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are replaced
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         logits_BC: torch.Tensor = self.out(torch.cat([features[m] for m in self.modalities], dim=1))
@@ -121,7 +122,7 @@ class SumFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are replaced
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         return _total([self.out[m](features[m]) for m in self.modalities])
@@ -191,7 +192,7 @@ class FiLMFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are replaced
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         scale, shift = self.modulation(features[self.conditioning]).chunk(2, dim=1)
@@ -214,7 +215,7 @@ class GatedFusion(Fusion):
 
     Deviation from OGM-GE's z = W (sigmoid(G f_1) * (V f_2)) + b, which is constant if f_2 is zero: every modality is
     gated, for any number of modalities. A gate is 2 sigmoid(.) without bias, in (0, 2), and exactly 1 if the other
-    modalities are inactive. A single active modality is then a linear classifier.
+    modalities' features are zero. A single active modality is then a linear classifier.
     """
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
@@ -228,7 +229,7 @@ class GatedFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are replaced
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         gates = {m: gate(features[m]) for m, gate in self.gate.items()}
@@ -262,7 +263,7 @@ class PublishedGatedFusion(Fusion):
     def forward(
         self,
         features: Mapping[str, torch.Tensor],
-        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are replaced
         head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
     ) -> torch.Tensor:
         content: torch.Tensor = self.content(features[self.gated])

@@ -10,7 +10,7 @@ the two largest bfloat16 logits of a sample can be equal.
 # B samples, M modalities, C classes, d_m features of modality m
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from remix_study.modality import canonical_order
 from remix_study.models.encoder import Encoder
 from remix_study.models.fusion import Fusion, linear
+from remix_study.models.masking import Masking
 from remix_study.sample import Batch
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Outputs(NamedTuple):
 
     logits_BC: torch.Tensor
     head_logits: dict[str, torch.Tensor]  # m -> (B, C)
-    features: dict[str, torch.Tensor]  # m -> (B, d_m), of every modality, exactly zero if inactive
+    features: dict[str, torch.Tensor]  # m -> (B, d_m), of every modality; its replacement where it is inactive
 
 
 class MultimodalModel(nn.Module):
@@ -43,12 +44,13 @@ class MultimodalModel(nn.Module):
     Args:
         encoders: modality -> encoder.
         fusion: over the same modalities and the encoders' widths.
+        masking: the replacements of the features of inactive modalities; None: zeros.
 
     Raises:
         ValueError: encoders and fusion do not have the same modalities.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion) -> None:
+    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion, masking: Masking | None = None) -> None:
         super().__init__()
         self.modalities = canonical_order(encoders)
         if self.modalities != fusion.modalities:
@@ -62,7 +64,13 @@ class MultimodalModel(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict({m: linear(encoders[m].out_features, self.num_classes) for m in self.modalities})
         self.widths = {m: encoders[m].out_features for m in self.modalities}
+        self.masking: Masking | None
+        self.register_module("masking", masking)  # after all others, whose order stays that of older checkpoints
         self._warned: set[str] = set()  # modalities whose encoder kept BatchNorm statistics in a batch of one sample
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._modules.setdefault("masking", None)  # pickled by version 0.1
 
     def forward(self, batch: Batch) -> Outputs:
         """Fused logits and unimodal logits of a batch, whose modalities must include the model's.
@@ -82,16 +90,19 @@ class MultimodalModel(nn.Module):
                 # On the CPU only: on a GPU this check would synchronise every unimodal step.
                 if active_B.device.type == "cpu" and bool(active_B.any()):
                     raise _rows_error(m, 0, active_B)
-                features[m] = self._head(m).weight.new_zeros(len(active_B), self.widths[m])
+                features[m] = self._replacements(m, len(active_B))
                 continue
             encoded = self._encoded(m, x)
-            if len(x) == len(active_B):
-                features[m] = encoded.masked_fill(~active_B[:, None], 0.0)
+            all_rows = len(x) == len(active_B)
+            if all_rows:
+                features[m] = self._masked(m, encoded, active_B)
             else:
                 rows = active_B.nonzero().squeeze(1)
                 if len(rows) != len(x):
                     raise _rows_error(m, len(x), active_B)
-                features[m] = encoded.new_zeros(len(active_B), self.widths[m]).index_copy(0, rows, encoded)
+                features[m] = self._replacements(m, len(active_B)).index_copy(0, rows, encoded)
+            if self.training and self.masking is not None:
+                self.masking.observe(m, encoded, active_B if all_rows else None)
             head_logits[m] = self.classify(m, features[m])
         # The head of an inactive modality outputs its bias; detached, so that its gradient stays None.
         inactive = (
@@ -113,12 +124,26 @@ class MultimodalModel(nn.Module):
             logits_BC: torch.Tensor = self._head(modality)(features_Bd)
         return logits_BC
 
-    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor:
-        """Fused logits (B, C) of features with only `active_BM` active; columns follow the model's `modalities`.
+    def mask(
+        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, constant: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Features m -> (B, d_m) with the replacement where a modality is inactive.
 
-        Evaluating another subset of modalities needs no further pass of the encoders.
+        Args:
+            active_BM: columns follow the model's `modalities`.
+            constant: whether replacements pass no gradient.
         """
-        masked = {m: features[m].masked_fill(~active_BM[:, i, None], 0.0) for i, m in enumerate(self.modalities)}
+        columns = zip(self.modalities, active_BM.unbind(dim=1), strict=True)
+        return {m: self._masked(m, features[m], active_B, constant=constant) for m, active_B in columns}
+
+    def fuse(
+        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, constant: bool = False
+    ) -> torch.Tensor:
+        """Fused logits (B, C) of features with only `active_BM` active, as of `mask`.
+
+        Evaluating another subset of modalities needs no further pass of the encoders, except for a row of `ZeroInput`.
+        """
+        masked = self.mask(features, active_BM, constant=constant)
         head_logits = {m: self.classify(m, masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
         with _no_autocast(active_BM):
             logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
@@ -130,7 +155,7 @@ class MultimodalModel(nn.Module):
         """The part of the fused logits, m -> (B, C), that each modality contributes (`Fusion.split`).
 
         Args:
-            features: m -> (B, d_m) of every modality, zero where it is inactive.
+            features: m -> (B, d_m) of every modality; its replacement where it is inactive.
             head_logits: m -> (B, C) of the encoders that ran.
 
         Raises:
@@ -143,6 +168,11 @@ class MultimodalModel(nn.Module):
             heads = {m: heads[m] if m in heads else self.classify(m, features[m]) for m in self.modalities}
         with _no_autocast(next(iter(features.values()))):
             return self.fusion.split(features, heads)
+
+    def end_epoch(self) -> None:
+        """Call it after the last training step of an epoch, when the buffers are equal on all ranks."""
+        if self.masking is not None:
+            self.masking.end_epoch()
 
     def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The parameters of one modality's encoder."""
@@ -163,6 +193,35 @@ class MultimodalModel(nn.Module):
                 yield parameter.grad[..., columns]
         if self.fusion.uses_heads:
             yield from (p.grad for p in self._head(modality).parameters() if p.grad is not None)
+
+    def _replacements(self, modality: str, rows: int) -> torch.Tensor:
+        """The replacement of a modality's feature in each row, (rows, d_m)."""
+        if self.masking is None:
+            return self._head(modality).weight.new_zeros(rows, self.widths[modality])
+
+        def encode_zeros(shape: Sequence[int]) -> torch.Tensor:
+            norms = [n for n in self.encoders[modality].modules() if isinstance(n, _BatchNorm) and n.training]
+            for norm in norms:
+                norm.eval()
+            try:
+                return self.encode(modality, self._head(modality).weight.new_zeros(1, *shape))[0]
+            finally:
+                for norm in norms:
+                    norm.train()
+
+        return self.masking.replacement(modality, encode_zeros).expand(rows, -1)
+
+    def _masked(
+        self, modality: str, features_Bd: torch.Tensor, active_B: torch.Tensor, *, constant: bool = False
+    ) -> torch.Tensor:
+        """A modality's features (B, d_m) with the replacement where it is inactive."""
+        if self.masking is None:
+            return features_Bd.masked_fill(~active_B[:, None], 0.0)
+        if bool(active_B.all()):  # else a learned token would get a gradient of zero, with which the optimizer moves it
+            return features_Bd
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+            replacements_Bd = self._replacements(modality, len(features_Bd))
+        return torch.where(active_B[:, None], features_Bd, replacements_Bd)
 
     def _encoded(self, modality: str, x: torch.Tensor) -> torch.Tensor:
         if len(x) != 1:

@@ -23,7 +23,7 @@ from remix_study.sample import Batch
 class FusedLogits(nn.Module):
     """Module that takes one tensor (B, ...) per modality, in the order of `modalities`, and returns logits (B, C).
 
-    All modalities are active.
+    A modality given as None, or without rows, is missing: the fusion reads its replacement (`masking` of the run).
 
     Args:
         model: `model(batch).logits_BC` must be the fused logits, as of `models.late_fusion.MultimodalModel`.
@@ -35,14 +35,18 @@ class FusedLogits(nn.Module):
         self.model = model
         self.modalities = modalities
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor | None) -> Tensor:
         if len(inputs) != len(self.modalities):
             raise ValueError(f"`inputs` must be one tensor for each of {self.modalities}, but are {len(inputs)}")
-        rows, device = len(inputs[0]), inputs[0].device
+        given = {m: x for m, x in zip(self.modalities, inputs, strict=True) if x is not None and len(x) > 0}
+        if not given:
+            raise ValueError(f"`inputs` must hold at least one of {self.modalities}, but all are None or have no rows")
+        rows, device = next((len(x), x.device) for x in given.values())
+        active_M = torch.tensor([m in given for m in self.modalities], device=device)
         batch = Batch(
             modalities=self.modalities,
-            inputs=dict(zip(self.modalities, inputs, strict=True)),
-            active_BM=torch.ones(rows, len(inputs), dtype=torch.bool, device=device),
+            inputs=given,
+            active_BM=active_M.expand(rows, -1),
             labels_B=torch.zeros(rows, dtype=torch.int64, device=device),
             samples_B=torch.arange(rows, device=device),
         )

@@ -2,8 +2,8 @@
 
 A schedule with `update_TB` assigns each sample to an update. The gradient of an update is that of the mean loss over
 its samples, for the encoders that they train and their unimodal heads. It is accumulated step by step, and applied in
-the step of the last sample. The parameters of the fusion are updated in every step, with the gradient of the mean loss
-over the samples of the step. All updates are complete at the end of an epoch.
+the step of the last sample. The parameters of the fusion and learned tokens are updated in every step, with the
+gradient of the mean loss over the samples of the step. All updates are complete at the end of an epoch.
 """
 
 # B samples of this rank, n samples of an epoch, U updates of an epoch, M modalities
@@ -41,7 +41,8 @@ class Accumulation:
         for update in np.argsort(last_U):
             self._complete[int(step_n[last_U[update]])].append(int(update))
         self._model = model
-        self._fusion = list(model.fusion.parameters())
+        replacements = () if model.masking is None else model.masking.parameters()
+        self._fusion = [*model.fusion.parameters(), *replacements]
         self._own = [[*model.encoders[m].parameters(), *model.heads[m].parameters()] for m in modalities]
         self._gradients: dict[int, dict[nn.Parameter, torch.Tensor]] = {}  # of the updates that are not complete
         self._step, self._update_B = -1, np.zeros(0, np.int64)

@@ -1,8 +1,8 @@
 """Evaluation of a split with one pass of the encoders
 
-The fused head, each unimodal head, their late sum and every subset of modalities (features of the others zero) are
-computed from the same features. Each rank evaluates a part of the samples, without padding; counts are summed over
-ranks.
+The fused head, each unimodal head, their late sum and every subset of modalities (with replacements for the features
+of the others) are computed from the same features. Each rank evaluates a part of the samples, without padding; counts
+are summed over ranks.
 """
 
 # N samples of a split, M modalities, C classes, B samples of one batch

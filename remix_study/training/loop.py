@@ -63,8 +63,9 @@ _CONTINUE, _PRUNED, _STOPPED = 0.0, 1.0, 2.0
 class LoopSettings:
     """Plain values of a run.
 
-    `evaluation_batch` and `micro_batch` are per rank, `clash_every` counts steps (0: never), `select_by` is the
-    validation metric that chooses the best epoch, `select` the epoch whose weights the final evaluation uses.
+    `evaluation_batch` and `micro_batch` are per rank, `clash_every` counts steps (0: never), `masking` is that of
+    `RunConfig`, `select_by` is the validation metric that chooses the best epoch, `select` the epoch whose weights the
+    final evaluation uses.
     """
 
     digest: str
@@ -76,7 +77,7 @@ class LoopSettings:
     clip_norm: float | None = None
     micro_batch: int | None = None
     autocast: bool = False
-    zero_feature: bool = False
+    masking: str = "skip_encoder"
     test: bool = False
     probe: bool = True
     ceilings: Mapping[str, float] | None = None
@@ -437,9 +438,14 @@ def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, 
     """
     schedule = planned.schedule
     sample_M = schedule.active_TBM.sum(axis=(0, 1))
-    # An inactive encoder that runs has gradients of zero, with which the optimizer still moves it.
-    update_M = np.full(len(sample_M), schedule.steps) if run.settings.zero_feature else schedule.updates_M
-    encoded_M = np.full(len(sample_M), schedule.counts_T.sum()) if run.settings.zero_feature else sample_M
+    update_M, encoded_M = schedule.updates_M, sample_M
+    if run.settings.masking in ("zero_feature", "zero_input"):
+        # The optimizer moves an inactive encoder that runs, even if its gradients are zero.
+        update_M = np.full(len(sample_M), schedule.steps)
+    if run.settings.masking == "zero_feature":
+        encoded_M = np.full(len(sample_M), schedule.counts_T.sum())
+    if run.settings.masking == "zero_input":  # of all inactive samples of a step, one is encoded
+        encoded_M = sample_M + (schedule.active_TBM.sum(axis=1) < schedule.counts_T[:, None]).sum(axis=0)
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
     return {
         "train/multiply_adds": float(cost_M @ ((1 + BACKWARD) * encoded_M + planned.evaluated)),
@@ -460,7 +466,8 @@ def _read(run: Run, part: RankBatch, epoch: int) -> Batch:
     draws = None
     if run.augmentation:
         draws = Draws(run.augmentation, run.settings.seed, epoch, len(rows_N), part.samples_b)
-    return run.reader.read(rows_N[part.samples_b], part.active_bM, read_inactive=run.settings.zero_feature, draws=draws)
+    zero_feature = run.settings.masking == "zero_feature"
+    return run.reader.read(rows_N[part.samples_b], part.active_bM, read_inactive=zero_feature, draws=draws)
 
 
 def _measure_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> None:
@@ -473,14 +480,16 @@ def _measure_clash(run: Run, batch: Batch, clashes: dict[str, list[float]]) -> N
 
 
 def _average_statistics(run: Run) -> None:
-    """Average BatchNorm's running statistics over ranks, since each rank updates them from its own batches."""
+    """Average statistics of the samples over ranks, since each rank updates them from its own batches.
+
+    They are BatchNorm's running statistics, and the means of `masking: mean_feature`.
+    """
     size = run.collectives.world.size
-    if size == 1:
-        return
-    for buffer in run.model.buffers():
+    for buffer in run.model.buffers() if size > 1 else ():
         if buffer.is_floating_point():
             run.collectives.sum_(buffer)
             buffer.div_(size)
+    run.model.end_epoch()
 
 
 def _save(run: Run, progress: Progress, better: bool) -> None:

@@ -170,8 +170,7 @@ def _masked(model: MultimodalModel, seen: StepBatch, mask: Mask, autocast: bool)
     active_BM = seen.active_BM & mask.active_BM
     with mixed_precision(active_BM.device, autocast):
         logits_BC = model.fuse(features, active_BM)
-    columns = zip(features.items(), active_BM.unbind(dim=1), strict=True)
-    hidden = {m: features_Bd.masked_fill(~rows_B[:, None], 0.0) for (m, features_Bd), rows_B in columns}
+        hidden = model.mask(features, active_BM)
     outputs = Outputs(logits_BC, seen.outputs.head_logits, hidden)
     return replace(seen, outputs=outputs, active_BM=active_BM, active=_by_modality(model, active_BM))
 

@@ -50,6 +50,10 @@ def test_dotted_keys_reach_into_a_word() -> None:
             for fusion in ("film_published", "gated_published")
         ],
         *[
+            (fusion, {"masking": "mean_feature"}, f"no effect with `model.fusion: {fusion}`")
+            for fusion in ("decision", "attention")
+        ],
+        *[
             (fusion, {"method": {"name": "joint", "with": ["agm"]}}, f"`model.fusion: {fusion}` does not have")
             for fusion in set(words()) - {"concat", "sum", "decision"}
         ],
@@ -59,3 +63,8 @@ def test_a_wrong_fusion_is_refused_with_its_reason(fusion: Any, others: dict[str
     with pytest.raises(ConfigError) as caught:
         parsed(fusion, **others)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("masking", ["zero_input", "mean_feature", "learned_token"])
+def test_published_fusions_need_no_unimodal_losses_where_the_factor_is_not_zero(masking: str) -> None:
+    parsed("film_published", method={"name": "remix", "weight": 0}, masking=masking)

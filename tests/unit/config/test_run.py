@@ -79,6 +79,14 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
             {"method": {"name": "remix", "accumulate": True, "order": "mixed"}, "masking": "zero_feature"},
             "`method.accumulate` needs `masking: skip_encoder`, because with `zero_feature` the optimizer moves every",
         ),
+        (
+            {"method": {"name": "remix", "accumulate": True, "order": "mixed"}, "masking": "zero_input"},
+            "`method.accumulate` needs `masking: skip_encoder`, because with `zero_input` the optimizer moves every",
+        ),
+        (
+            {"masking": "learned_token", "model": {"fusion": "decision"}},
+            "`masking: learned_token` has no effect with `model.fusion: decision`, which leaves inactive modalities",
+        ),
         ({"method": {"name": "joint", "accumulate": True}}, "`method.accumulate` is not a known key"),
         ({"micro_batch": 0}, "`micro_batch` must be at least 1, but is 0"),
         ({"rate": {"name": "cosine", "warmup": 20}}, "`rate.warmup` must be below `epochs` (20)"),

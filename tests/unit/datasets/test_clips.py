@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from remix_study.augment import Augmentation, Draws
-from remix_study.datasets.clips import ClipReader
+from remix_study.datasets.clips import ClipReader, input_shape
 from remix_study.datasets.corpus import open_corpus, prepare_corpus
 from remix_study.datasets.synthetic import SyntheticSpec, render
 from remix_study.errors import StoreError
@@ -172,6 +172,9 @@ def test_every_kind_of_modality_has_its_shape_and_is_normalised(
         "audio": (3, 1, 32, 32), "video": (3, 3, 2, 8, 6), "flow": (3, 2, 2, 8, 6), "vector": (3, 5),
         "sequence": (3, 4, 5), "image": (3, 1, 7, 9),
     }  # fmt: skip
+    assert {m: (3, *input_shape(part)) for m, part in kinds.preset.parts.items()} == {
+        m: tuple(x.shape) for m, x in seen.items()
+    }
     for m, x in seen.items():
         values = stored[m][samples].astype(np.float64)
         if m in ("video", "flow"):

@@ -45,7 +45,10 @@ class LinearModel(nn.Module):
         self.own = {m: torch.randn(3, 2, dtype=torch.float64) for m in PAIR}
         self.double()
 
-    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor:
+    def fuse(
+        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, constant: bool = False
+    ) -> torch.Tensor:
+        del constant  # nothing is replaced
         return sum((features[m] * active_BM[:, i, None] @ self.fused[m].T for i, m in enumerate(PAIR)), torch.zeros(()))
 
     def forward(self, batch: Batch) -> LinearOutputs:

@@ -16,7 +16,7 @@ from remix_study.assemble import _parameter_groups
 from remix_study.balancing import EpochStart, FusedLoss, Mask, Method, Step, StepBatch, Terms, UnimodalLosses
 from remix_study.config.run import RunConfig
 from remix_study.epoch import Statistic
-from remix_study.models import ConcatFusion
+from remix_study.models import ConcatFusion, LearnedToken
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint, score
 from remix_study.sample import Batch
 from remix_study.training.loop import Run, train
@@ -164,6 +164,13 @@ def test_a_masked_modality_gets_neither_loss_nor_gradient(a_model: Any) -> None:
     assert all(not p.grad.any() for p in a_model.encoder_parameters("video"))
     assert all(p.grad is None for p in a_model.head_parameters("video"))
     assert all(p.grad.any() for p in a_model.encoder_parameters("audio"))
+
+
+def test_a_masked_modality_is_replaced_as_an_inactive_one(a_model: Any) -> None:
+    a_model.masking = LearnedToken(a_model.widths)
+    a_step((FusedLoss(), HideVideo(2)), a_model, batch_of(a_model))
+    assert a_model.masking.tokens["video"].grad.any()
+    assert a_model.masking.tokens["audio"].grad is None
 
 
 def test_masks_and_factors_equal_the_fusion_of_masked_features(a_model: Any) -> None:
