@@ -12,7 +12,7 @@ from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosse
 from remix_study.config.balancing import Additions
 from remix_study.media.store import ClipStore
 
-AT_MOST = {"mmpareto": 1.75, "ogm": 1.1, "ogm_ge": 1.1, "ogm_plus": 1.1, "agm": 1.1}
+AT_MOST = {"mmpareto": 1.75, "ogm": 1.1, "ogm_ge": 1.1, "ogm_plus": 1.1, "agm": 1.1, "pmr": 1.1}
 
 
 def measure(quick: bool) -> Iterator[Result]:

@@ -11,7 +11,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.balancing import AGM, OGM, CrossEntropy, MMPareto, OGMPlus, Window
+from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
 from remix_study.config import balancing as b
 
 
@@ -48,6 +48,11 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
     match options:
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
+        case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):
+            return PMR(
+                modalities, facts.classes, weight, momentum, how, window=_window(options),
+                cross_entropy=facts.cross_entropy,
+            )  # fmt: skip
         case b.OGMOptions(alpha=alpha):
             return OGM(modalities, alpha, noise=False, window=_window(options), seed=facts.seed)
         case b.OGMGEOptions(alpha=alpha):

@@ -6,6 +6,7 @@ acting.py   the steps and samples in which a rule acts, and means over the steps
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 mmpareto.py MMPareto
+pmr.py      PMR
 """
 
 from remix_study.balancing.acting import Window
@@ -13,6 +14,7 @@ from remix_study.balancing.agm import AGM
 from remix_study.balancing.losses import FUSED, CrossEntropy, FusedLoss, UnimodalLosses, balanced_weights
 from remix_study.balancing.mmpareto import MMPareto
 from remix_study.balancing.ogm import OGM, OGMPlus
+from remix_study.balancing.pmr import PMR
 from remix_study.balancing.slots import (
     CombineRule,
     EpochRule,
@@ -29,7 +31,7 @@ from remix_study.balancing.slots import (
 )
 
 __all__ = [
-    "AGM", "FUSED", "OGM", "CombineRule", "CrossEntropy", "EpochRule", "EpochStart", "FusedLoss", "GradientRule",
+    "AGM", "FUSED", "OGM", "PMR", "CombineRule", "CrossEntropy", "EpochRule", "EpochStart", "FusedLoss", "GradientRule",
     "LossRule", "MMPareto", "Mask", "MaskRule", "Method", "OGMPlus", "Step", "StepBatch", "StepOutputs", "Terms",
     "UnimodalLosses", "Window", "balanced_weights",
 ]  # fmt: skip

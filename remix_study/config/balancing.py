@@ -7,7 +7,7 @@ rule in `remix_study/balancing`, and its case in `remix_study/added.py`.
 
 from collections.abc import Iterable
 from types import NoneType
-from typing import Annotated, Any, ClassVar, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -107,7 +107,24 @@ class MMParetoOptions(Windowed):
     gain: float = Field(default=1.5, gt=0, description="factor of the gradients of the encoders. Published: 1.5")
 
 
-AnyOptions = MMParetoOptions | OGMOptions | OGMGEOptions | OGMPlusOptions | AGMOptions
+class PMROptions(Windowed):
+    """PMR: features of modalities that are behind, pulled towards class prototypes (Fan et al., CVPR 2023)."""
+
+    changes = "losses"
+    needs = "a pass over the training samples per epoch"
+    with_remix = "in every batch; with a constant weight on samples that train one modality"
+    whole_batch = True
+
+    weight: float = Field(default=1.0, ge=0, description="of the prototype loss; 0 changes nothing. Released: 1")
+    momentum: float = Field(default=0.2, ge=0, lt=1, description="weight of earlier prototypes. Released: 0.2")
+    coefficient: Literal["hard", "smooth"] = Field(
+        default="hard",
+        description="hard: the full weight for every modality that is behind, as released; smooth: the further behind, "
+        "the larger, up to it",
+    )
+
+
+AnyOptions = PMROptions | MMParetoOptions | OGMOptions | OGMGEOptions | OGMPlusOptions | AGMOptions
 
 
 def _switched_on(value: Any) -> Any:
@@ -132,6 +149,7 @@ def is_names(value: Any) -> bool:
 class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
+    pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None

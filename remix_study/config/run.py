@@ -20,6 +20,7 @@ from remix_study.config.balancing import (
     OGMOptions,
     OGMPlusOptions,
     Options,
+    PMROptions,
     WithKey,
     options_of,
     reading_control,
@@ -256,7 +257,13 @@ class MMParetoConfig(MMParetoOptions):
     name: Literal["mmpareto"]
 
 
-AddedConfig = MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
+class PMRConfig(PMROptions):
+    """Joint training with PMR."""
+
+    name: Literal["pmr"]
+
+
+AddedConfig = PMRConfig | MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
 ]

@@ -28,6 +28,7 @@ METHODS = {
     "joint": {"name": "joint"},
     "ogm": {"name": "ogm"},
     "mmpareto": {"name": "mmpareto"},
+    "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}}},
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }
