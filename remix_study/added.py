@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
+from remix_study.balancing.draws import SampleDraws
+from remix_study.balancing.modality_dropout import ModalityDropout
+from remix_study.balancing.opm import OPM
 from remix_study.config import balancing as b
 
 
@@ -46,6 +49,12 @@ def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
 def _rule(options: b.AnyOptions, facts: Facts) -> object:
     modalities = facts.modalities
     match options:
+        case b.ModalityDropoutOptions(probability=probability):
+            draws = _draws("modality_dropout", facts)
+            return ModalityDropout(modalities, probability, window=_window(options), draws=draws)
+        case b.OPMOptions(base=base, strength=strength, execute=execute):
+            return OPM(modalities, base, strength, execute, window=_window(options), seed=facts.seed,
+                       draws=_draws("opm", facts))  # fmt: skip
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):
@@ -63,6 +72,10 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
             return AGM(modalities, alpha, window=_window(options))
         case unreachable:
             assert_never(unreachable)
+
+
+def _draws(name: str, facts: Facts) -> SampleDraws:
+    return SampleDraws(facts.seed, name, int(facts.rows_N.max()) + 1, len(facts.modalities))
 
 
 def _window(options: b.Windowed) -> Window:

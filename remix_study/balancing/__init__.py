@@ -3,6 +3,9 @@
 slots.py    `Method`: an epoch plan and rules, and what a rule may define
 losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
 acting.py   the steps and samples in which a rule acts, and means over the steps in which it acted
+draws.py    random numbers of samples
+modality_dropout.py  modality dropout
+opm.py      OPM
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 mmpareto.py MMPareto

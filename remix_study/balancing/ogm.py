@@ -44,10 +44,7 @@ class _Ratio(Comparing):
 
     def sums(self, batch: StepBatch) -> torch.Tensor:
         """The sum of the true class's probability and the number of samples, for each modality: (2 M,)."""
-        parts = batch.model.split_logits(batch.outputs.features, batch.outputs.head_logits)
-        label_B1 = batch.labels_B[:, None]
-        true_BM = torch.cat([parts[m].float().softmax(dim=1).gather(1, label_B1) for m in self._modalities], dim=1)
-        return sums_of_compared(true_BM, batch.active_BM)
+        return true_probabilities(batch, self._modalities)
 
     def apply(self, model: Model, sums_K: torch.Tensor, step: Step) -> None:
         ratio_M = ratios(*sums_K.chunk(2))
@@ -122,6 +119,17 @@ class OGMPlus(_Ratio):
 
     def _factors(self, ratio_M: torch.Tensor) -> torch.Tensor:
         return torch.where(ratio_M < 1, self._factor, 1.0)
+
+
+def true_probabilities(batch: StepBatch, modalities: Sequence[str]) -> torch.Tensor:
+    """The sum of the true class's probability under each modality's part of the fused logits, and its samples: (2 M,).
+
+    Only samples that train several modalities count.
+    """
+    parts = batch.model.split_logits(batch.outputs.features, batch.outputs.head_logits)
+    label_B1 = batch.labels_B[:, None]
+    true_BM = torch.cat([parts[m].float().softmax(dim=1).gather(1, label_B1) for m in modalities], dim=1)
+    return sums_of_compared(true_BM, batch.active_BM)
 
 
 def ratios(sum_M: torch.Tensor, count_M: torch.Tensor) -> torch.Tensor:

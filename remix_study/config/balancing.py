@@ -60,6 +60,37 @@ class Windowed(Options):
         return self
 
 
+class ModalityDropoutOptions(Windowed):
+    """Modality dropout: random subsets of a sample's modalities (Neverova et al., TPAMI 2016)."""
+
+    changes = "masks"
+    with_remix = _WHERE_SEVERAL_TRAIN
+    compares = True
+
+    probability: float = Field(default=0.3, ge=0, le=1, description="of dropping a modality of a sample; 0: never")
+
+
+class OPMOptions(Windowed):
+    """OPM: features of the modality that is ahead are dropped (Wei et al., TPAMI 2024)."""
+
+    changes = "masks"
+    needs = _SPLIT
+    with_remix = _WHERE_SEVERAL_TRAIN
+    splits = True
+    compares = True
+    whole_batch = True
+
+    begin: int = Field(default=6, ge=0, description="the first epoch in which it acts, from 0. Released: 6")
+    base: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="probability of dropping a modality that is barely ahead; 0 changes nothing",
+    )
+    strength: float = Field(default=0.5, ge=0, description="how much more a modality far ahead is dropped")
+    execute: float = Field(default=0.7, ge=0, le=1, description="probability of acting on a batch")
+
+
 class _Scaling(Windowed):
     """Scales the gradients of the encoders by a comparison of the modalities' parts of the fused logits."""
 
@@ -124,7 +155,16 @@ class PMROptions(Windowed):
     )
 
 
-AnyOptions = PMROptions | MMParetoOptions | OGMOptions | OGMGEOptions | OGMPlusOptions | AGMOptions
+AnyOptions = (
+    PMROptions
+    | MMParetoOptions
+    | OGMOptions
+    | OGMGEOptions
+    | OGMPlusOptions
+    | AGMOptions
+    | ModalityDropoutOptions
+    | OPMOptions
+)
 
 
 def _switched_on(value: Any) -> Any:
@@ -150,6 +190,8 @@ class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None

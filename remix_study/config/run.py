@@ -16,9 +16,11 @@ from remix_study.config.balancing import (
     Additions,
     AGMOptions,
     MMParetoOptions,
+    ModalityDropoutOptions,
     OGMGEOptions,
     OGMOptions,
     OGMPlusOptions,
+    OPMOptions,
     Options,
     PMROptions,
     WithKey,
@@ -227,6 +229,18 @@ class RemixConfig(Extensible):
     weight: float = Field(default=1.0, ge=0, description="gamma: the unimodal loss of a unimodal batch")
 
 
+class ModalityDropoutConfig(ModalityDropoutOptions):
+    """Joint training with modality dropout."""
+
+    name: Literal["modality_dropout"]
+
+
+class OPMConfig(OPMOptions):
+    """Joint training with OPM."""
+
+    name: Literal["opm"]
+
+
 class OGMConfig(OGMOptions):
     """Joint training with OGM."""
 
@@ -263,7 +277,9 @@ class PMRConfig(PMROptions):
     name: Literal["pmr"]
 
 
-AddedConfig = PMRConfig | MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig
+AddedConfig = (
+    PMRConfig | MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig | ModalityDropoutConfig | OPMConfig
+)
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
 ]

@@ -27,6 +27,7 @@ METHODS = {
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
     "joint": {"name": "joint"},
     "ogm": {"name": "ogm"},
+    "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}}},
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}}},
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from remix_study.config.balancing import ON_UNIMODAL_LOSSES, SPLITTING, Additions, options_of
+from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, options_of
 from remix_study.config.run import RunConfig
 from remix_study.training.loop import Run, train
 from remix_study.world import Collectives
@@ -17,8 +17,17 @@ Assembled = Callable[..., Run]
 OnRanks = Callable[[int, Callable[[Collectives], Any]], list[Any]]
 
 NAMES = list(Additions.model_fields)
-NEUTRAL: dict[str, dict[str, float]] = {"ogm": {"alpha": 0.0}, "ogm_plus": {"factor": 1.0}, "agm": {"alpha": 0.0},
-                                        "pmr": {"weight": 0.0}}  # fmt: skip
+COMPARING = [name for name in NAMES if options_of(name).compares]
+# Settings with which a method acts in a short run.
+ACTING: dict[str, dict[str, Any]] = {"opm": {"begin": 0, "base": 0.9, "execute": 1.0}}
+NEUTRAL: dict[str, dict[str, float]] = {
+    "modality_dropout": {"probability": 0.0},
+    "opm": {"base": 0.0},
+    "ogm": {"alpha": 0.0},
+    "ogm_plus": {"factor": 1.0},
+    "agm": {"alpha": 0.0},
+    "pmr": {"weight": 0.0},
+}
 # Two workers, so that the global batches of one rank are those of two.
 SHORT: dict[str, Any] = {
     "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
@@ -34,6 +43,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in run.model.named_parameters()}
 
 
+def acting(name: str, **options: Any) -> dict[str, dict[str, Any]]:
+    """A value of `with`."""
+    return {name: {**ACTING.get(name, {}), **options}}
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(other[name], p) for name, p in one.items())
 
@@ -41,7 +55,10 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
     base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
-    one, added = ({**SHORT, "method": method} for method in ({"name": name}, {"name": base, "with": [name]}))
+    one, added = (
+        {**SHORT, "method": method}
+        for method in ({"name": name, **ACTING.get(name, {})}, {"name": base, "with": acting(name)})
+    )
     by_name, joint = assembled(recipe(one), "name"), assembled(recipe({**SHORT, "method": {"name": base}}), "joint")
     found = weights(by_name)
     assert equal(found, weights(assembled(recipe(added), "with")))
@@ -52,7 +69,7 @@ def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled
 
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assembled, name: str) -> None:
-    neutral = {**SHORT, "method": {"name": "joint_unimodal", "with": {name: NEUTRAL[name]}}}
+    neutral = {**SHORT, "method": {"name": "joint_unimodal", "with": acting(name, **NEUTRAL[name])}}
     plain = {**SHORT, "method": {"name": "joint_unimodal"}}
     assert equal(weights(assembled(recipe(neutral), "neutral")), weights(assembled(recipe(plain), "plain")))
 
@@ -62,27 +79,29 @@ def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
     recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, name: str
 ) -> None:
     # A random assignment does not depend on the weights, which differ by rounding.
-    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "joint_share": 0.3, "with": [name]}
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "joint_share": 0.3,
+              "with": acting(name)}  # fmt: skip
     config = recipe({**SHORT, "method": method, "epochs": 2})
     alone = weights(without_batchnorm(config, "alone"))
-    micro = alone
-    if not options_of(name).whole_batch:
-        micro = weights(without_batchnorm(recipe({**SHORT, "method": method, "epochs": 2, "micro_batch": 5}), "micro"))
     both = run_on_ranks(2, lambda ranks: weights(without_batchnorm(config, "ranks", collectives=ranks)))
     assert equal(both[0], both[1])
-    for found in (both[0], micro):
+    divided = [both[0]]
+    if not options_of(name).whole_batch:
+        micro = recipe({**SHORT, "method": method, "epochs": 2, "micro_batch": 5})
+        divided.append(weights(without_batchnorm(micro, "micro")))
+    for found in divided:
         for key, expected in alone.items():
             torch.testing.assert_close(found[key], expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", SPLITTING)
+@pytest.mark.parametrize("name", COMPARING)
 def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
     recipe: Recipe, assembled: Assembled, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Modalities are compared where several train. A unimodal batch is trained as by Remix alone."""
     remix = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}}
     plain = weights(assembled(recipe({**SHORT, "method": remix, "epochs": 2}), "plain"))
-    after = {**remix, "with": {name: {"begin": 1}}}
+    after = {**remix, "with": acting(name, begin=1)}
     assert equal(weights(assembled(recipe({**SHORT, "method": after, "epochs": 2}), "after")), plain)
     assert f"{name} acts on multimodal batches from epoch 1 on" in caplog.text
     assert "never acts" in caplog.text
