@@ -17,7 +17,7 @@ import typer
 from rich.logging import RichHandler
 from typer.core import TyperGroup
 
-from remix_study.cli import prepare, servers, study, submit, terminal, verify
+from remix_study.cli import prepare, reproduce, servers, study, submit, terminal, verify
 from remix_study.cli.common import (
     DEFAULT_WORKSPACE,
     Json,
@@ -49,7 +49,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 # The order of `--help`, from one's own clips to a report. Typer would list the group `prepare` last.
 _ORDER = (
     "demo", "prepare", "verify", "train", "plan", "run", "status", "list", "stop", "report", "best", "retrain",
-    "export", "ui", "serve", "submit", "methods", "schema",
+    "export", "ui", "serve", "submit", "reproduce", "methods", "schema",
 )  # fmt: skip
 
 
@@ -168,6 +168,7 @@ app.command("export")(study.export)
 app.command("ui")(servers.ui)
 app.command("serve")(servers.serve)
 app.command("train")(_train)
+app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(_methods)
 app.command("schema")(_schema)
 

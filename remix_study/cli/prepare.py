@@ -274,7 +274,7 @@ def _prepare(make: Callable[[], "Corpus"], options: Options) -> None:
     if options.check:
         _check(corpus, found, options)
         return
-    _warn(found)
+    warn(found)
     assert options.out is not None
     remote = is_url(options.out)
     folder = cache_folder(options.out) if remote else path_of(options.out)
@@ -308,7 +308,7 @@ def _decoding_backend() -> Any:
     return run_jobs
 
 
-def _warn(found: "Found") -> None:
+def warn(found: "Found") -> None:
     for warning in found.warnings[:_WARNINGS_SHOWN]:
         err.print(f"[yellow]warning:[/yellow] {escape(warning)}", soft_wrap=True)
     if len(found.warnings) > _WARNINGS_SHOWN:

@@ -63,7 +63,7 @@ def demo(
     spec = SyntheticSpec(train=train, val=val, test=test, video_snr_db=DEMO_VIDEO_SNR_DB)
     with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
-    _show(result, folder, workspace)
+    show(result, folder, workspace)
     require_every_method(result, read_ledger(folder))
 
 
@@ -126,7 +126,7 @@ def run(
         answer = None if result is None else result.sentence
         out.print_json(json.dumps({**study.status().plain(), "answer": answer}))
     else:
-        _show(result, study.folder, workspace)
+        show(result, study.folder, workspace)
         if study.status().failures and not retry_failed:
             again = _run_command(file, corpus, workspace, "--retry-failed")
             said = f"Retry the failed trials with: {again}"
@@ -279,7 +279,7 @@ def export(
         say(str(path))
 
 
-def _show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
+def show(result: "StudyResult | None", folder: Path, workspace: Path) -> None:
     """Print the comparison, the failed runs, and where to find the report and MLflow's page."""
     from remix_study.study.status import study_status
 

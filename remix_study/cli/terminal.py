@@ -375,6 +375,11 @@ def comparison(result: "StudyResult") -> Group:
     return Group(*(_drawn(table, result.reference) for table in (accuracy_table(result), sufficiency_table(result))))
 
 
+def plain_table(data: "Plain") -> Fitted:
+    """A table as text, which fits 80 columns where its cells allow it."""
+    return _drawn(data, "")
+
+
 def _drawn(data: "Plain", bold: str) -> Fitted:
     data = data.without_empty_columns()
     table = Table(title=data.title, title_justify="left", title_style="")

@@ -46,6 +46,7 @@ class Found:
         warnings: sentences that a user should read.
         absent: classes of the listed clips whose files are missing, by id.
         folds: for each fold, the split of every clip.
+        listed: the split of every clip of the published lists, also of missing ones; empty without lists.
     """
 
     clips: tuple[Clip, ...]
@@ -53,6 +54,7 @@ class Found:
     warnings: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     folds: tuple[Mapping[SampleId, str], ...] = ()
+    listed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Corpus(Protocol):

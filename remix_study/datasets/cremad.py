@@ -206,7 +206,8 @@ class Cremad:
             "layout": layout.words,
             "actors": _actors_in_words(clips, drawn.folds, about),
         }
-        return Found(clips, facts, tuple(notes), drawn.absent, drawn.folds)
+        listed = drawn.splits if self.split == "ogm" else {}
+        return Found(clips, facts, tuple(notes), drawn.absent, drawn.folds, listed)
 
     # --- splits ------------------------------------------------------------------------------------------------------
 

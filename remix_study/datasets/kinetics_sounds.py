@@ -165,7 +165,10 @@ class KineticsSounds:
             "citation": "Arandjelovic, Zisserman, ICCV 2017, arXiv:1705.08168; Kay et al., 2017, arXiv:1705.06950",
             "split": f"{words}: {sizes(clips)}",
         }
-        return Found(clips, facts, tuple(notes), absent)
+        by_lists = train is not None and test is not None
+        return Found(
+            clips, facts, tuple(notes), absent, listed={k: v.split for k, v in listed.items()} if by_lists else {}
+        )
 
     def _classes(self) -> tuple[str, ...]:
         if self.classes == 31:

@@ -2,6 +2,7 @@
 
     answer       the question, and the answer in one sentence
     methods      test accuracy, significance and budget of every method
+    published    published values of the same protocol, if the study repeats one
     modalities   sufficiency and balance
     training     learning curves, assignments and scores over epochs
     people       Remix's assignments compared with human ratings, if the corpus has them
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from remix_study.figures.chart import Chart
 from remix_study.report import human_ratings, run_charts, run_data, search_charts, search_data
 from remix_study.report.blocks import Block, Note, Section, section
+from remix_study.report.published import published_section
 from remix_study.report.reproduce import reproduce
 from remix_study.report.styles import Styles, styles
 from remix_study.report.tables import (
@@ -101,6 +103,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         tables["people.csv"] = human_ratings.ratings_table(rated)
     sections = (
         _methods(ledger, result, budgets, style_of),
+        *([published] if (published := published_section(result, ledger.folder)) else []),
         _modalities(result, names, style_of),
         trained,
         *([_human_ratings(rated, style_of)] if rated else []),
