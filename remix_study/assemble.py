@@ -323,8 +323,10 @@ def _method(
                 joint_share=method.joint_share,
                 rescore_every=method.rescore_every,
             )
-            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
             plan = RemixPlan(settings, modalities, labels_N, classes, config.seed)
+            if method.predictions == "dropout":
+                return Method("remix", plan, (FusedLoss(ce), *added), trains_heads=False)
+            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
             return Method("remix", plan, (*losses, *added))
         case unreachable:
             assert_never(unreachable)

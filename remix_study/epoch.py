@@ -37,9 +37,10 @@ class SplitStatistics:
         rows_N: row numbers of the clip store.
         labels_N: the classes.
         available_NM: the modalities that each sample has.
-        cross_entropy_NM: of the unimodal heads, in nats.
+        cross_entropy_NM: of the predictions from each modality alone, in nats.
         fused_cross_entropy_N: of the fused head, in nats; None unless "fused" was asked for.
-        log_probabilities_NMC: of the unimodal heads, in nats; None unless "probabilities" was asked for.
+        log_probabilities_NMC: of the predictions from each modality alone, in nats; None unless "probabilities" was
+            asked for.
         right: set of modalities -> bool (N,), whether the fused head is right if only these are active; None unless
             "subsets" was asked for.
         features: modality -> float32 (N, d_m); None unless "features" was asked for.

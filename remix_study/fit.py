@@ -99,10 +99,11 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         return [] if method.modality in have else [("method.modality", said)]
     problems: list[KeyedProblem] = []
     whole = c.expanded(method)
-    if isinstance(whole, c.JointConfig) and config.evaluation.ceilings != "none":
+    if not c.trains_heads(method) and config.evaluation.ceilings != "none":
+        what = "predictions: dropout" if isinstance(method, c.RemixConfig) else method.name
         said = (
-            f"`evaluation.ceilings` needs unimodal heads, which `{method.name}` does not train; use `joint_unimodal`, "
-            "or leave it out"
+            f"`evaluation.ceilings` needs unimodal heads, which `{what}` does not train; use `joint_unimodal`, or "
+            "leave it out"
         )
         problems.append(("evaluation.ceilings", said))
     if len(have) < 2:

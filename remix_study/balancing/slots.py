@@ -284,7 +284,8 @@ class Method:
         name: as in the configuration.
         plan: the epoch plan.
         rules: of the base losses and of added methods, in the order in which they act.
-        trains_heads: whether the unimodal heads are trained; if not, their metrics are left out.
+        trains_heads: whether the unimodal heads are trained. If not, their metrics are left out, and a modality alone
+            predicts with the fused head, with all other modalities masked.
         task: the kind of task.
     """
 

@@ -213,6 +213,11 @@ class RemixConfig(Extensible):
     name: Literal["remix"] = "remix"
     warmup: int = Field(default=10, ge=0, description="epochs of joint training before the first assignment")
     score: Literal["kl", "kl_normalised", "cross_entropy", "true_class"] = "kl"
+    predictions: Annotated[Literal["heads", "dropout"], Introduced("heads")] = Field(
+        default="heads",
+        description="how a modality alone predicts: with its unimodal head, or with the fused head and all other "
+        "modalities masked (dropout; there are no unimodal losses then)",
+    )
     filter: FilterConfig = ArgminConfig()
     share: ShareConfig | None = None
     order: Literal["blocks", "alternate", "shuffled", "proportional", "mixed"] = "blocks"
@@ -227,6 +232,17 @@ class RemixConfig(Extensible):
     rescore_every: int = Field(default=1, ge=1, description="epochs")
     warmup_weight: float = Field(default=0.5, ge=0, description="alpha = beta: unimodal losses of multimodal samples")
     weight: float = Field(default=1.0, ge=0, description="gamma: the unimodal loss of a unimodal batch")
+
+    @model_validator(mode="after")
+    def _losses_that_it_has(self) -> "RemixConfig":
+        if self.predictions == "dropout":
+            fields = type(self).model_fields
+            changed = [key for key in ("warmup_weight", "weight") if getattr(self, key) != fields[key].default]
+            if changed:
+                raise ValueError(
+                    f"`{changed[0]}` weighs unimodal losses, which `predictions: dropout` does not have; leave it out"
+                )
+        return self
 
 
 class ModalityDropoutConfig(ModalityDropoutOptions):
@@ -298,6 +314,14 @@ def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | Unimod
     if options_of(method.name).on_unimodal_losses:
         return JointUnimodalConfig.model_validate({"name": "joint_unimodal", "with": {method.name: options}})
     return JointConfig.model_validate({"name": "joint", "with": {method.name: options}})
+
+
+def trains_heads(method: MethodConfig) -> bool:
+    """Whether a method trains unimodal heads."""
+    whole = expanded(method)
+    return not isinstance(whole, JointConfig) and not (
+        isinstance(whole, RemixConfig) and whole.predictions == "dropout"
+    )
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -539,13 +563,16 @@ class RunConfig(Part):
             )
             problems.append(("masking", message))
         published = fusion in PUBLISHED and not self.replaces
-        if isinstance(self.method, RemixConfig) and published and self.method.weight == 0:
-            message = (
-                f"`model.fusion: {fusion}` needs unimodal losses with Remix, because the fused loss of a unimodal "
-                "batch may reach its encoder by a bias only; use `method.weight` above 0, `masking: mean_feature` or "
-                f"`model.fusion: {fusion.removesuffix('_published')}`"
-            )
-            problems.append(("method.weight", message))
+        if isinstance(self.method, RemixConfig) and published:
+            headless = self.method.predictions == "dropout"
+            remedy = "`method.predictions: heads`" if headless else "`method.weight` above 0"
+            if headless or self.method.weight == 0:
+                message = (
+                    f"`model.fusion: {fusion}` needs unimodal losses with Remix, because the fused loss of a unimodal "
+                    f"batch may reach its encoder by a bias only; use {remedy}, `masking: mean_feature` or "
+                    f"`model.fusion: {fusion.removesuffix('_published')}`"
+                )
+                problems.append(("method.predictions" if headless else "method.weight", message))
         problems += self._problems_of_additions()
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
@@ -572,8 +599,12 @@ class RunConfig(Part):
                     f"{self.model.fusion.name}` does not have; use concat, sum or decision"
                 )
                 problems.append((key, message))
-            if options.on_unimodal_losses and isinstance(whole, JointConfig):
-                message = f"`{name}` needs unimodal losses, which `joint` does not have; use joint_unimodal or remix"
+            if options.on_unimodal_losses and not trains_heads(method):
+                joint = isinstance(whole, JointConfig)
+                lacks, helps = (
+                    ("joint", "joint_unimodal or remix") if joint else ("predictions: dropout", "`predictions: heads`")
+                )
+                message = f"`{name}` needs unimodal losses, which `{lacks}` does not have; use {helps}"
                 problems.append((key, message))
             if options.whole_batch and self.micro_batch is not None:
                 message = f"`{name}` needs the whole batch at once, which `micro_batch` divides; leave one of them out"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remix_study.config.problems import Problem, closest_match
-from remix_study.config.run import JointConfig, RemixConfig, RunConfig, UnimodalConfig, expanded
+from remix_study.config.run import RemixConfig, RunConfig, UnimodalConfig, trains_heads
 from remix_study.config.study import (
     OBJECTIVES,
     SETTLED,
@@ -346,7 +346,7 @@ def _absent(at: Keys, metric: str, measured: _Metric, name: str, configs: Sequen
     for config in configs:
         alone = isinstance(config.method, UnimodalConfig)
         lacks = None
-        if measured.heads and isinstance(expanded(config.method), JointConfig):
+        if measured.heads and not trains_heads(config.method):
             lacks = "trains no unimodal heads; use joint_unimodal"
         elif measured.fusion and alone:
             lacks = "has one modality"

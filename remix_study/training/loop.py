@@ -323,7 +323,8 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     """An epoch that is planned, and of which nothing is trained."""
     started = _now(run)
     passes = SplitPasses(run.model, run.reader, run.rows, run.collectives, run.settings.evaluation_batch,
-                         run.settings.autocast, _stop_when_preempted(run, epoch))  # fmt: skip
+                         run.settings.autocast, _stop_when_preempted(run, epoch),
+                         heads=run.method.trains_heads)  # fmt: skip
     due = [rule for rule in run.method.epochs if rule.due(epoch)]
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
     start = EpochStart(epoch, run.model, run.optimizer, passes)

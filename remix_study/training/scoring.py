@@ -6,7 +6,7 @@ the samples, and every rank receives the complete table. Features are computed o
 
 # N samples of a split, M modalities, C classes, B samples of one batch, K columns of a table
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class SplitPasses:
         rows: split -> rows of the clip store.
         batch: samples of one rank that are evaluated at once.
         between_batches: called before each batch; may raise.
+        heads: see `split_pass`.
 
     Attributes:
         wanted: the further statistics that anyone asks for.
@@ -43,11 +44,13 @@ class SplitPasses:
         batch: int,
         autocast: bool,
         between_batches: Callable[[], None] = lambda: None,
+        *,
+        heads: bool = True,
     ) -> None:
         self.wanted: frozenset[Statistic] = frozenset()
         self.evaluated = 0
         self._model, self._reader, self._rows, self._collectives = model, reader, rows, collectives
-        self._batch, self._autocast, self._between_batches = batch, autocast, between_batches
+        self._batch, self._autocast, self._between_batches, self._heads = batch, autocast, between_batches, heads
         self._found: dict[str, SplitStatistics] = {}
 
     def score(self, score: ScoreFunction) -> ScoringPass:
@@ -78,7 +81,7 @@ class SplitPasses:
         self.evaluated += len(rows_N)
         return split_pass(
             self._model, self._reader, rows_N, self._collectives, score, self.wanted, batch=self._batch,
-            autocast=self._autocast, between_batches=self._between_batches,
+            autocast=self._autocast, between_batches=self._between_batches, heads=self._heads,
         )  # fmt: skip
 
 
@@ -118,6 +121,7 @@ def split_pass(
     batch: int,
     autocast: bool,
     between_batches: Callable[[], None] = lambda: None,
+    heads: bool = True,
 ) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
     """Evaluate every modality alone on the clips at `rows_N`.
 
@@ -125,6 +129,8 @@ def split_pass(
         score: computes the scores, (N, M) float64; None: there are none.
         wanted: further statistics.
         between_batches: called before each batch; may raise.
+        heads: whether a modality alone predicts with its unimodal head; if not, with the fused head, with all other
+            modalities masked.
     """
     modalities = model.modalities
     mine = np.arange(collectives.world.rank, len(rows_N), collectives.world.size)
@@ -136,7 +142,13 @@ def split_pass(
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):
             features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
-            logits_BMC = torch.stack([model.classify(m, features[m]) for m in modalities], dim=1)
+            alone = [
+                model.classify(m, features[m])
+                if heads
+                else model.fuse(features, _only({m}, modalities, clips.labels_B))
+                for m in modalities
+            ]
+            logits_BMC = torch.stack(alone, dim=1)
         # Softmax runs on the device; scores are computed on the CPU.
         probs_BMC = logits_BMC.softmax(dim=2).cpu().numpy()
         labels_B = clips.labels_B.cpu().numpy()
@@ -193,7 +205,7 @@ def _of_fusion(
     return found
 
 
-def _only(subset: Sequence[str] | frozenset[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
+def _only(subset: Collection[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
     row = torch.tensor([m in subset for m in modalities], device=like.device)
     return row.expand(len(like), -1)
 

@@ -11,7 +11,7 @@ import torch
 
 from remix_study.assemble import assemble
 from remix_study.config.load import load_study
-from remix_study.config.run import AdamConfig, RandomConfig, RemixConfig, ResNet18Config, StepRateConfig
+from remix_study.config.run import AdamConfig, PermutedConfig, RandomConfig, RemixConfig, ResNet18Config, StepRateConfig
 from remix_study.config.study import AshaConfig, StudyConfig
 from remix_study.fit import require_fit
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
@@ -89,7 +89,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore
 
 
 def test_the_shipped_studies_are_named_like_their_files() -> None:
-    wanted = {"demo", "remix_thresholds", "reassembly_schedules", "ablation", "methods"}
+    wanted = {"demo", "remix_thresholds", "reassembly_schedules", "ablation", "methods", "heads_or_dropout"}
     assert wanted <= {path.stem for path in FILES}
     names = [load_study(path).name for path in FILES]
     assert sorted(names) == sorted(set(names)) == sorted(path.stem for path in FILES)
@@ -159,7 +159,7 @@ def test_every_study_has_a_random_control_baselines_and_ceilings(path: Path) -> 
     random_controls = [
         name
         for name, run in runs.items()
-        if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig)
+        if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig | PermutedConfig)
     ]
     assert random_controls
     assert all(study.methods[name].control_of for name in random_controls)
