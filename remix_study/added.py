@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
 from remix_study.balancing.draws import SampleDraws
+from remix_study.balancing.gblend import GBlendLite
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.config import balancing as b
@@ -62,6 +63,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
                 modalities, facts.classes, weight, momentum, how, window=_window(options),
                 cross_entropy=facts.cross_entropy,
             )  # fmt: skip
+        case b.GBlendLiteOptions(every=every, least=least):
+            return GBlendLite(modalities, every, least, window=_window(options))
         case b.OGMOptions(alpha=alpha):
             return OGM(modalities, alpha, noise=False, window=_window(options), seed=facts.seed)
         case b.OGMGEOptions(alpha=alpha):

@@ -10,6 +10,7 @@ ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 mmpareto.py MMPareto
 pmr.py      PMR
+gblend.py   Gradient-Blending
 """
 
 from remix_study.balancing.acting import Window

@@ -155,6 +155,25 @@ class PMROptions(Windowed):
     )
 
 
+class _Blending(Windowed):
+    """Weighs the fused and the unimodal losses by their losses on the training and the control samples."""
+
+    changes = "loss weights"
+    with_remix = "in every batch; on samples that train one modality, the weights of two losses"
+    on_unimodal_losses = True
+    decides = "weighs the fused and the unimodal losses"
+    reads_control = True
+
+    every: int = Field(default=10, ge=1, description="epochs between two estimates of the weights")
+    least: float = Field(default=0.05, gt=0, description="smallest overfitting of a loss, in nats")
+
+
+class GBlendLiteOptions(_Blending):
+    """Gradient-Blending whose estimates cost two passes: losses that generalise weigh more (Wang et al., CVPR 2020)."""
+
+    needs = "unimodal losses, the control split"
+
+
 AnyOptions = (
     PMROptions
     | MMParetoOptions
@@ -164,6 +183,7 @@ AnyOptions = (
     | AGMOptions
     | ModalityDropoutOptions
     | OPMOptions
+    | GBlendLiteOptions
 )
 
 
@@ -189,6 +209,7 @@ def is_names(value: Any) -> bool:
 class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
+    gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

@@ -15,6 +15,7 @@ from remix_study.config.balancing import (
     CONTROL_FRACTION,
     Additions,
     AGMOptions,
+    GBlendLiteOptions,
     MMParetoOptions,
     ModalityDropoutOptions,
     OGMGEOptions,
@@ -293,8 +294,22 @@ class PMRConfig(PMROptions):
     name: Literal["pmr"]
 
 
+class GBlendLiteConfig(GBlendLiteOptions):
+    """Joint training with unimodal losses and Gradient-Blending whose estimates cost two passes."""
+
+    name: Literal["gblend_lite"]
+
+
 AddedConfig = (
-    PMRConfig | MMParetoConfig | OGMConfig | OGMGEConfig | OGMPlusConfig | AGMConfig | ModalityDropoutConfig | OPMConfig
+    PMRConfig
+    | MMParetoConfig
+    | OGMConfig
+    | OGMGEConfig
+    | OGMPlusConfig
+    | AGMConfig
+    | ModalityDropoutConfig
+    | OPMConfig
+    | GBlendLiteConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")

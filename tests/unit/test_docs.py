@@ -29,7 +29,7 @@ METHODS = {
     "ogm": {"name": "ogm"},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}}},
     "mmpareto": {"name": "mmpareto"},
-    "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}}},
+    "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}, "gblend_lite": {"every": 1}}},
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }

@@ -19,14 +19,18 @@ OnRanks = Callable[[int, Callable[[Collectives], Any]], list[Any]]
 NAMES = list(Additions.model_fields)
 COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
-ACTING: dict[str, dict[str, Any]] = {"opm": {"begin": 0, "base": 0.9, "execute": 1.0}}
-NEUTRAL: dict[str, dict[str, float]] = {
+ACTING: dict[str, dict[str, Any]] = {
+    "gblend_lite": {"every": 1},
+    "opm": {"begin": 0, "base": 0.9, "execute": 1.0},
+}
+NEUTRAL: dict[str, dict[str, Any]] = {
     "modality_dropout": {"probability": 0.0},
     "opm": {"base": 0.0},
     "ogm": {"alpha": 0.0},
     "ogm_plus": {"factor": 1.0},
     "agm": {"alpha": 0.0},
     "pmr": {"weight": 0.0},
+    "gblend_lite": {"every": 99},
 }
 # Two workers, so that the global batches of one rank are those of two.
 SHORT: dict[str, Any] = {
@@ -43,6 +47,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in run.model.named_parameters()}
 
 
+def short(name: str) -> dict[str, Any]:
+    """A short run in which a method acts. What is learned from the control split acts from the second epoch on."""
+    return SHORT | ({"epochs": 2, "control_fraction": 0.1} if options_of(name).reads_control else {})
+
+
 def acting(name: str, **options: Any) -> dict[str, dict[str, Any]]:
     """A value of `with`."""
     return {name: {**ACTING.get(name, {}), **options}}
@@ -56,10 +65,13 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
     base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
     one, added = (
-        {**SHORT, "method": method}
+        {**short(name), "method": method}
         for method in ({"name": name, **ACTING.get(name, {})}, {"name": base, "with": acting(name)})
     )
-    by_name, joint = assembled(recipe(one), "name"), assembled(recipe({**SHORT, "method": {"name": base}}), "joint")
+    by_name, joint = (
+        assembled(recipe(one), "name"),
+        assembled(recipe({**short(name), "method": {"name": base}}), "joint"),
+    )
     found = weights(by_name)
     assert equal(found, weights(assembled(recipe(added), "with")))
     assert not equal(found, weights(joint))
@@ -69,8 +81,8 @@ def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled
 
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assembled, name: str) -> None:
-    neutral = {**SHORT, "method": {"name": "joint_unimodal", "with": acting(name, **NEUTRAL[name])}}
-    plain = {**SHORT, "method": {"name": "joint_unimodal"}}
+    neutral = {**short(name), "method": {"name": "joint_unimodal", "with": acting(name, **NEUTRAL[name])}}
+    plain = {**short(name), "method": {"name": "joint_unimodal"}}
     assert equal(weights(assembled(recipe(neutral), "neutral")), weights(assembled(recipe(plain), "plain")))
 
 

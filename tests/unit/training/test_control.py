@@ -26,6 +26,8 @@ from tests.unit.stores import changed
 Recipe = Callable[..., RunConfig]
 Trained = Callable[..., dict[str, torch.Tensor]]
 RULE = "a rule of this test"
+# Settings with which a method acts in three epochs.
+ACTING: dict[str, dict[str, Any]] = {"gblend_lite": {"every": 1}}
 READERS = [name for name in Additions.model_fields if options_of(name).reads_control]
 
 
@@ -67,7 +69,7 @@ def trained(recipe: Recipe, small_store: ClipStore, tmp_path: Path) -> Trained:
         name: str, folder: str, store: ClipStore = small_store, *, control: int | None = None,
         callback: Callable[[Sequence[Record]], None] | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        added = {} if name == RULE else {"method.with": [name]}
+        added = {} if name == RULE else {"method.with": {name: ACTING.get(name, {})}}
         config = recipe({"epochs": 3, "control_fraction": 0.2, **added})
         (tmp_path / folder).mkdir(exist_ok=True)
         run: Run = assemble(
