@@ -21,6 +21,8 @@ AT_MOST = {
     "pmr": 1.1,
     "modality_dropout": 1.1,
     "opm": 1.1,
+    "inforeg": 1.1,
+    "pdmp": 1.1,
 }
 AT_MOST = {"mmpareto": 1.75, "ogm": 1.1, "ogm_ge": 1.1, "ogm_plus": 1.1, "agm": 1.1, "pmr": 1.1, "gblend_lite": 1.1}
 

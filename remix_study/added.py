@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
 from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlendLite
+from remix_study.balancing.inforeg import InfoReg
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
+from remix_study.balancing.pdmp import PDMP
 from remix_study.config import balancing as b
 
 
@@ -31,6 +33,8 @@ class Facts:
         labels_N: their classes.
         classes: number of classes.
         cross_entropy: of the training losses.
+        heads: whether the unimodal heads are trained.
+        unimodal_from: the first epoch that may have unimodal batches; None: there are none.
     """
 
     modalities: tuple[str, ...]
@@ -40,6 +44,8 @@ class Facts:
     labels_N: NDArray[np.int64]
     classes: int
     cross_entropy: CrossEntropy
+    heads: bool = True
+    unimodal_from: int | None = None
 
 
 def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
@@ -56,6 +62,12 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
         case b.OPMOptions(base=base, strength=strength, execute=execute):
             return OPM(modalities, base, strength, execute, window=_window(options), seed=facts.seed,
                        draws=_draws("opm", facts))  # fmt: skip
+        case b.PDMPOptions(dominant=dominant, boost=boost, others=others):
+            return PDMP(modalities, dominant, boost, others, window=_window(options), heads=facts.heads)
+        case b.InfoRegOptions(strength=strength, threshold=threshold):
+            return InfoReg(
+                modalities, strength, threshold, window=_window(options), unimodal_from=facts.unimodal_from
+            )  # fmt: skip
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):

@@ -306,7 +306,11 @@ def _method(
     if isinstance(method, c.UnimodalConfig):
         alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
         return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
-    facts = Facts(modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce)
+    facts = Facts(
+        modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce,
+        heads=not isinstance(method, c.JointConfig),
+        unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
+    )  # fmt: skip
     added = rules_of(method.added, facts)
     match method:
         case c.JointConfig():

@@ -115,6 +115,10 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
             key = f"method.with.{name}" if isinstance(method, c.Extensible) else "method.name"
             said = f"`{name}` is for {wanted} modalities, but the corpus has {len(have)}: {', '.join(have)}"
             problems.append((key, said))
+    pdmp = None if isinstance(whole, c.UnimodalConfig) else whole.added.pdmp
+    if pdmp is not None and pdmp.dominant is not None and pdmp.dominant not in have:
+        key = "method.with.pdmp.dominant" if isinstance(method, c.Extensible) else "method.dominant"
+        problems.append((key, f"`{key}` must be one of {', '.join(have)}, but is {pdmp.dominant}"))
     if isinstance(method, c.RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"

@@ -6,6 +6,8 @@ acting.py   the steps and samples in which a rule acts, and means over the steps
 draws.py    random numbers of samples
 modality_dropout.py  modality dropout
 opm.py      OPM
+inforeg.py  InfoReg
+pdmp.py     PDMP
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 mmpareto.py MMPareto

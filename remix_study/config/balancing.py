@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from remix_study.config.identity import Introduced
-from remix_study.config.part import Part
+from remix_study.config.part import Modality, Part
 
 _SPLIT = "concat, sum or decision fusion"
 _UNIMODAL = "unimodal losses (joint_unimodal, remix)"
@@ -126,6 +126,40 @@ class AGMOptions(_Scaling):
     alpha: float = Field(default=1.0, ge=0, description="strength; 0 changes nothing. Published: 1, 2.5 for AV-MNIST")
 
 
+class PDMPOptions(Windowed):
+    """PDMP: larger gradients for the encoder of the modality that is best alone (Wei et al., 2026)."""
+
+    changes = "gradients"
+    needs = "to know the modality that is best alone"
+    with_remix = _WHERE_SEVERAL_TRAIN
+    compares = True
+    decides = _ENCODERS_SHARE
+
+    dominant: Modality | None = Field(
+        default=None,
+        description="the modality that is best alone, from unimodal runs; default: ranked within the model before "
+        "every epoch but the first, which costs a pass over the training samples",
+    )
+    boost: float = Field(default=2.0, ge=1, description="factor of the gradients of its encoder")
+    others: float = Field(default=0.5, ge=0, le=1, description="factor of the gradients of all other encoders")
+
+
+class InfoRegOptions(Windowed):
+    """InfoReg: encoders ahead are held back while they acquire information (Huang et al., CVPR 2025)."""
+
+    changes = "gradients"
+    needs = _SPLIT
+    with_remix = "in every batch, on the encoders in training"
+    splits = True
+
+    strength: float = Field(
+        default=0.95, ge=0, description="of the pull to the weights at the beginning of the epoch; 0 changes nothing"
+    )
+    threshold: float = Field(
+        default=0.05, ge=0, description="growth of the gradient's trace that keeps the window of an encoder open"
+    )
+
+
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
@@ -184,6 +218,8 @@ AnyOptions = (
     | ModalityDropoutOptions
     | OPMOptions
     | GBlendLiteOptions
+    | PDMPOptions
+    | InfoRegOptions
 )
 
 
@@ -213,10 +249,12 @@ class Additions(Part):
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None
     ogm_plus: Annotated[OGMPlusOptions | None, BeforeValidator(_switched_on)] = None
+    pdmp: Annotated[PDMPOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     agm: Annotated[AGMOptions | None, BeforeValidator(_switched_on)] = None
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from remix_study.config.balancing import (
     Additions,
     AGMOptions,
     GBlendLiteOptions,
+    InfoRegOptions,
     MMParetoOptions,
     ModalityDropoutOptions,
     OGMGEOptions,
@@ -23,6 +24,7 @@ from remix_study.config.balancing import (
     OGMPlusOptions,
     OPMOptions,
     Options,
+    PDMPOptions,
     PMROptions,
     WithKey,
     options_of,
@@ -258,6 +260,18 @@ class OPMConfig(OPMOptions):
     name: Literal["opm"]
 
 
+class PDMPConfig(PDMPOptions):
+    """Joint training with PDMP."""
+
+    name: Literal["pdmp"]
+
+
+class InfoRegConfig(InfoRegOptions):
+    """Joint training with InfoReg."""
+
+    name: Literal["inforeg"]
+
+
 class OGMConfig(OGMOptions):
     """Joint training with OGM."""
 
@@ -310,6 +324,8 @@ AddedConfig = (
     | ModalityDropoutConfig
     | OPMConfig
     | GBlendLiteConfig
+    | PDMPConfig
+    | InfoRegConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")

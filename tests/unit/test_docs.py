@@ -27,7 +27,7 @@ METHODS = {
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
     "joint": {"name": "joint"},
     "ogm": {"name": "ogm"},
-    "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}}},
+    "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}, "gblend_lite": {"every": 1}}},
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},

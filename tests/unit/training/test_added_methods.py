@@ -22,10 +22,13 @@ COMPARING = [name for name in NAMES if options_of(name).compares]
 ACTING: dict[str, dict[str, Any]] = {
     "gblend_lite": {"every": 1},
     "opm": {"begin": 0, "base": 0.9, "execute": 1.0},
+    "pdmp": {"dominant": "video"},
 }
 NEUTRAL: dict[str, dict[str, Any]] = {
     "modality_dropout": {"probability": 0.0},
     "opm": {"base": 0.0},
+    "inforeg": {"strength": 0.0},
+    "pdmp": {"boost": 1.0, "others": 1.0},
     "ogm": {"alpha": 0.0},
     "ogm_plus": {"factor": 1.0},
     "agm": {"alpha": 0.0},
