@@ -1,6 +1,7 @@
-"""Durations and sizes as text, and texts as cells of CSV files"""
+"""Durations, sizes and lists as text, and texts as cells of CSV files"""
 
 import re
+from collections.abc import Sequence
 
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:(?: ± | to ){_NUMBER})?\*?")
@@ -29,3 +30,8 @@ def file_size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.2f} {name}"
     return f"{count / 1e3:.0f} kB"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`"""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

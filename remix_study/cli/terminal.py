@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -369,18 +370,26 @@ def summary_table(summary: Mapping[str, float]) -> Fitted:
 
 
 def comparison(result: "StudyResult") -> Group:
-    """The comparison as two tables that fit 80 columns: accuracies, and sufficiency of each modality."""
-    from remix_study.report.tables import accuracy_table, sufficiency_table
+    """The comparison as tables that fit 80 columns: accuracies, sufficiency of each modality, and combinations."""
+    from remix_study.report.tables import accuracy_table, combinations_table, groups, sufficiency_table
 
-    return Group(*(_drawn(table, result.reference) for table in (accuracy_table(result), sufficiency_table(result))))
+    by_family = [len(group) for group in groups(result)]
+    tables = [_drawn(each, result.reference, by_family) for each in (accuracy_table(result), sufficiency_table(result))]
+    if result.combinations:
+        whole = combinations_table(result)
+        kept = [whole.header.index(name) for name in ("method", "minus", "difference", "95 % interval", "p (Holm)")]
+        head, *rows = [tuple(row[n] for n in kept) for row in (whole.header, *whole.rows)]
+        tables.append(_drawn(whole._replace(header=head, rows=tuple(rows))))
+    return Group(*tables)
 
 
 def plain_table(data: "Plain") -> Fitted:
     """A table as text, which fits 80 columns where its cells allow it."""
-    return _drawn(data, "")
+    return _drawn(data)
 
 
-def _drawn(data: "Plain", bold: str) -> Fitted:
+def _drawn(data: "Plain", bold: str = "", by_family: Sequence[int] = ()) -> Fitted:
+    """A table, with a line after each family; `by_family`: their numbers of rows."""
     data = data.without_empty_columns()
     table = Table(title=data.title, title_justify="left", title_style="")
     for number, name in enumerate(data.header):
@@ -388,6 +397,7 @@ def _drawn(data: "Plain", bold: str) -> Fitted:
         width = max([*map(len, name.split()), *(len(row[number]) for row in data.rows)])
         heading = "\n".join(textwrap.wrap(name, width))
         table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in data.rows:
-        table.add_row(*row, style="bold" if row[0] == bold else "")
+    ends = set(accumulate(by_family))
+    for number, row in enumerate(data.rows, start=1):
+        table.add_row(*row, style="bold" if row[0] == bold else "", end_section=number in ends)
     return Fitted(table)

@@ -7,6 +7,7 @@ union below it (`EncoderConfig`, `FilterConfig`, `MethodConfig` ...).
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -337,12 +338,17 @@ def names_of(method: MethodConfig) -> tuple[str, ...]:
     return (method.name, *(method.added.names() if isinstance(method, Extensible) else ()))
 
 
+def base_of(added: Iterable[str]) -> Literal["joint", "joint_unimodal"]:
+    """The joint training that added methods need."""
+    return "joint_unimodal" if any(options_of(name).on_unimodal_losses for name in added) else "joint"
+
+
 def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig:
     """A method as a way of training, with methods that are added to it: `ogm_ge` is `joint` with `ogm_ge`."""
     if not isinstance(method, AddedConfig):
         return method
     options = method.model_dump(exclude={"name"})
-    if options_of(method.name).on_unimodal_losses:
+    if base_of([method.name]) == "joint_unimodal":
         return JointUnimodalConfig.model_validate({"name": "joint_unimodal", "with": {method.name: options}})
     return JointConfig.model_validate({"name": "joint", "with": {method.name: options}})
 

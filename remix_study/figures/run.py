@@ -3,6 +3,7 @@
     learning curves    validation accuracy of the fused model and of each unimodal head over epochs
     assignment         share of the samples that each modality trains, over epochs
     scores             histograms of the separability scores
+    what methods did   quantities of the added methods over epochs
     comparison         test accuracy of the methods of a study, one dot per seed
 
 Figures are created without pyplot, since several runs may draw in threads of one process.
@@ -23,6 +24,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from remix_study.figures.quantities import did, quantities
 from remix_study.modality import canonical_order
 
 History = Sequence[Mapping[str, float]]  # one record of metrics per epoch, names of docs/metrics.md
@@ -64,6 +66,21 @@ class ScoreHistograms(NamedTuple):
     edges: NDArray[np.float64]
     counts: dict[str, dict[str, NDArray[np.int64]]]
     medians: dict[str, float]
+    title: str
+
+
+class QuantityOverEpochs(NamedTuple):
+    """One quantity of an added method. `parts`: modality or another part of the model, or "", -> its values."""
+
+    label: str
+    parts: dict[str, Curve]
+
+
+class WhatMethodsDid(NamedTuple):
+    """Quantities of the added methods of a run, by method."""
+
+    panels: list[QuantityOverEpochs]
+    modalities: tuple[str, ...]
     title: str
 
 
@@ -277,6 +294,60 @@ def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform"
         grid.flat[0].legend(handles, labels, frameon=False, fontsize=11)
     else:
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
+    return figure
+
+
+def what_methods_did(history: History, modalities: Sequence[str]) -> WhatMethodsDid:
+    """The quantities of added methods over epochs, from `method/...`.
+
+    Raises:
+        ValueError: no epoch has any.
+    """
+    panels, said = [], []
+    for method, listed in quantities(history).items():
+        curves = {each: line for each in listed if (line := curve(history, each.metric, each.part)) is not None}
+        for name in dict.fromkeys(each.name for each in curves):
+            parts = {each.part: line for each, line in curves.items() if each.name == name}
+            first = next(each for each in curves if each.name == name)
+            panels.append(QuantityOverEpochs(f"{method}: {first.label}", parts))
+        if curves:
+            said.append(f"{method}: {did({each: float(np.mean(line.values)) for each, line in curves.items()})}")
+    if not panels:
+        raise ValueError("the figure needs `method/...`, but no epoch has it: no added method has acted yet")
+    return WhatMethodsDid(panels, tuple(modalities), f"{'; '.join(said)} (means over epochs)")
+
+
+def draw_what_methods_did(data: WhatMethodsDid) -> Figure:
+    """A panel for each quantity, a line for each modality."""
+    wide = min(len(data.panels), 2)
+    high = math.ceil(len(data.panels) / wide)
+    figure = Figure(figsize=(max(8.0, 5.0 * wide), 3.1 * high + 1.0), layout="constrained")
+    _title(figure, data.title)
+    grid = figure.subplots(high, wide, sharex=True, squeeze=False)
+    handles: dict[str, Artist] = {}
+    for axes, panel in zip(grid.flat, data.panels, strict=False):
+        _plain(axes)
+        others = [part for part in panel.parts if part not in data.modalities]
+        for part, line in panel.parts.items():
+            if part in data.modalities:
+                tint, dash = colour(part, data.modalities), "-"
+            else:
+                tint, dash = (_FUSED, _LATE)[others.index(part) % 2], ("-", "--", ":")[others.index(part) // 2 % 3]
+            (drawn,) = axes.plot(
+                line.epochs, line.values, color=tint, linestyle=dash, linewidth=1.8, marker=_dot(line), markersize=4
+            )
+            if part:
+                handles.setdefault(part, drawn)
+        axes.set_title(panel.label, fontsize=11, loc="left", color=_INK)
+        _epochs(axes)
+    for axes in list(grid.flat)[len(data.panels) :]:
+        axes.set_visible(False)
+        grid[-2, -1].tick_params(labelbottom=True)
+    if handles:
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(6, len(handles)),
+            frameon=False, fontsize=10.5,
+        )  # fmt: skip
     return figure
 
 

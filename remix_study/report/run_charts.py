@@ -7,6 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from remix_study.figures.chart import (
     INK,
     QUIET,
@@ -21,14 +23,16 @@ from remix_study.figures.chart import (
     Rule,
     Symbol,
 )
+from remix_study.figures.quantities import Quantity, did
 from remix_study.report import run_data
 from remix_study.report.styles import Style, Styles, method_keys
 from remix_study.report.tables import over
-from remix_study.report.words import Unit, listed, plural, unit_of
+from remix_study.report.words import Unit, plural, unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
-from remix_study.study.outcomes import FEWEST_SEEDS
-from remix_study.study.sentences import headline, interval_text, p_text
+from remix_study.study.outcomes import FEWEST_SEEDS, Paired
+from remix_study.study.sentences import compared_with, headline, interval_text, judgement, p_text
+from remix_study.units import listed
 
 _EPOCH = Axis("epoch", integer=True)
 
@@ -75,16 +79,7 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
         return None
     marks: list[Mark] = [Rule(0.0, INK, "solid")]
     for d in found:
-        a, style = d.ahead, style_of[d.method]
-        holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
-        said = f"{d.method}: {a.mean:+.1f} points, {interval_text(a) or 'no interval'}, {a.wins}/{a.seeds} seeds"
-        marks.append(
-            Points(
-                (a.mean,), (d.method,), style.colour, style.symbol, 12, hollow=a.verdict not in ("ahead", "behind"),
-                error=((a.mean - a.low, a.high - a.mean),) if math.isfinite(a.low) else (), labels=(said + holm,),
-                method=d.method,
-            )
-        )  # fmt: skip
+        marks.append(_difference(d.method, d.method, d.ahead, style_of[d.method]))
     shown = [d.method for d in found if d.ahead.verdict in ("ahead", "behind")]
     title = f"{len(shown)} of {plural(len(found), 'difference')} from {result.reference} significant"
     panel = Panel(
@@ -96,10 +91,55 @@ def differences(found: Sequence[run_data.Difference], result: StudyResult, style
     )
     caption = (
         f"Mean paired difference with its 95 % interval{over(result)}; {result.reference} is better right of 0. "
-        f"Filled markers: significant (p < 0.05) after Holm correction for {plural(result.comparisons, 'comparison')}; "
+        f"Filled markers: significant (p < 0.05) after Holm correction for {compared_with(result)}; "
         f"hollow: not significant, or no verdict (fewer than {FEWEST_SEEDS} seeds). Intervals are not adjusted."
     )
     return Chart("differences", title, caption, (panel,))
+
+
+def _difference(row: str, method: str, a: Paired, style: Style) -> Points:
+    """A difference with its interval; filled if it is significant."""
+    holm = "" if a.p_holm is None else f", Holm {p_text(a.p_holm)}"
+    said = (
+        f"{' '.join(row.split())}: {a.mean:+.1f} points, {interval_text(a) or 'no interval'}, {a.wins}/{a.seeds} seeds"
+    )
+    return Points(
+        (a.mean,), (row,), style.colour, style.symbol, 12, hollow=a.verdict not in ("ahead", "behind"),
+        error=((a.mean - a.low, a.high - a.mean),) if math.isfinite(a.low) else (), labels=(said + holm,),
+        method=method,
+    )  # fmt: skip
+
+
+def combinations(result: StudyResult, style_of: Styles) -> Chart | None:
+    """Combinations minus their parts and controls: a row for each."""
+    rows: list[str] = []
+    marks: list[Mark] = [Rule(0.0, INK, "solid")]
+    for each in result.combinations:
+        for part in (*each.parts, *each.controls):
+            a, style = part.ahead, style_of[each.name]
+            if a.seeds < 2:
+                continue
+            row = f"{each.name}\nminus {part.name}"  # two lines, which leave room for the plot on a phone
+            rows.append(row)
+            marks.append(_difference(row, each.name, a, style))
+    if not rows:
+        return None
+    panel = Panel("", Axis("difference (points)"), Axis("", categories=tuple(rows)), tuple(marks), wide=True)
+    caption = (
+        f"Test accuracy of a method minus that of a part or a control of it, with its 95 % interval{over(result)}. A "
+        "combination adds something to a part if its marker is right of 0 and filled: significant (p < 0.05) after "
+        f"Holm correction for {compared_with(result)}. Colours are those of the first method."
+    )
+    return Chart("combinations", _combined(result), caption, (panel,))
+
+
+def _combined(result: StudyResult) -> str:
+    """The title: how many combinations are better than each of their parts."""
+    whole = [each for each in result.combinations if each.parts]
+    better = sum(judgement(each) == "better than each part" for each in whole)
+    if not whole:
+        return "Methods and their controls"
+    return f"{better} of {plural(len(whole), 'combination')} significantly better than each part"
 
 
 # --- every modality --------------------------------------------------------------------------------------------------
@@ -224,6 +264,24 @@ def over_epochs(
             names.add(band.method)
         panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
     return Chart(key, title, caption, tuple(panels), method_keys(names, style_of, lines=True)) if panels else None
+
+
+def what_method_did(
+    method: str, found: Sequence[tuple[Quantity, Sequence[run_data.Band]]], source: str, style_of: Styles
+) -> Chart | None:
+    """The quantities of one added method: a panel for each, a line for each method of the study that has it."""
+    shown = [(quantity, bands) for quantity, bands in found if bands]
+    title = f"What {method} did"
+    for name in style_of:
+        means = {q: float(np.mean(band.mean)) for q, bands in shown for band in bands if band.method == name}
+        if means:
+            title += f"{f' in {name}' if name != method else ''}: {did(means)}, mean over epochs"
+            break
+    caption = (
+        f"Quantities of {method}, in the epochs in which it acted; docs/metrics.md defines them. {source} Lines: mean "
+        "over runs; bands: ± one standard deviation."
+    )
+    return over_epochs(f"method-{method}", title, caption, [(q.metric, bands) for q, bands in shown], style_of)
 
 
 def _band(band: run_data.Band, style: Style, unit: Unit) -> list[Mark]:

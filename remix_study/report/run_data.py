@@ -2,6 +2,7 @@
 
     runs_of                      histories and summaries of a method's replicates
     bands                        a metric over epochs: mean and standard deviation over those runs
+    methods_quantities           what the runs recorded of added methods
     parts                        where the time of one run went
     accuracies, differences      test accuracy of every method, and paired differences from the reference
     heads, measured              unimodal heads, probes and balance of every method
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from remix_study.figures.quantities import Quantity, quantities
 from remix_study.modality import canonical_order
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
@@ -119,6 +121,11 @@ def modalities(runs: Iterable[Runs], result: StudyResult | None) -> tuple[str, .
     records += [s for c in (result.methods if result else ()) for s in c.seeds.values()]
     names = {key.removeprefix(p) for record in records for key in record for p in prefixes if key.startswith(p)}
     return canonical_order(names)
+
+
+def methods_quantities(runs: Iterable[Runs]) -> dict[str, list[Quantity]]:
+    """Added method -> the quantities that any run recorded of it."""
+    return quantities(record for r in runs for history in r.histories for record in history)
 
 
 class Parts(NamedTuple):

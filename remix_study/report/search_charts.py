@@ -23,8 +23,8 @@ from remix_study.figures.chart import (
 )
 from remix_study.report import run_data, search_data
 from remix_study.report.styles import Styles, method_keys
-from remix_study.report.words import listed, plural, unit_of
-from remix_study.units import duration
+from remix_study.report.words import plural, unit_of
+from remix_study.units import duration, listed
 
 _GROUPS: dict[str, tuple[str, str, float, float]] = {  # words, colour, width, opacity; drawn in this order
     "worse": ("worse half", QUIET, 0.8, 0.35),

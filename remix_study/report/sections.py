@@ -5,6 +5,7 @@
     published    published values of the same protocol, if the study repeats one
     modalities   sufficiency and balance
     training     learning curves, assignments and scores over epochs
+    did          what the added methods did over epochs, if the study has any
     people       Remix's assignments compared with human ratings, if the corpus has them
     search       search history, Pareto fronts, importances, hyperparameters
     time         where the time went
@@ -29,6 +30,7 @@ from remix_study.report.tables import (
     balance_table,
     budget_table,
     chosen_table,
+    combinations_table,
     curves_table,
     differences_table,
     failures_table,
@@ -39,13 +41,14 @@ from remix_study.report.tables import (
     trials_table,
     work_table,
 )
-from remix_study.report.words import listed, plural, unit_of
+from remix_study.report.words import plural, unit_of
 from remix_study.statistics import seeds_for_sign_flip, smallest_sign_flip_p
 from remix_study.study.comparison import StudyResult
 from remix_study.study.importance import evaluator_name, importances, why_unknown
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
-from remix_study.study.sentences import headline
+from remix_study.study.sentences import compared_with, headline
+from remix_study.units import listed
 
 _FAILURES_SHOWN = 60
 
@@ -79,6 +82,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
     runs = [r for name in study.methods if (r := run_data.runs_of(ledger, name)) is not None]
     names = run_data.modalities(runs, result)
     trained, curves = _training(runs, names, style_of)
+    did, more_curves = _did(runs, style_of)
     searched, weights = _search(ledger, style_of)
     failed = search_data.failures(ledger)
     tables = {
@@ -88,7 +92,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         "trials.csv": trials_table(ledger),
         "failures.csv": failures_table(failed),
         "importances.csv": importances_table(weights),
-        "curves.csv": curves_table(curves),
+        "curves.csv": curves_table(curves | more_curves),
     }
     if result is not None:
         tables |= {
@@ -98,6 +102,8 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
             "heads.csv": heads_table(result),
             "balance.csv": balance_table(result),
         }
+        if result.combinations:
+            tables["combinations.csv"] = combinations_table(result)
     rated = human_ratings.agreements(ledger)
     if rated:
         tables["people.csv"] = human_ratings.ratings_table(rated)
@@ -106,6 +112,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         *([published] if (published := published_section(result, ledger.folder)) else []),
         _modalities(result, names, style_of),
         trained,
+        *([did] if did is not None else []),
         *([_human_ratings(rated, style_of)] if rated else []),
         searched,
         _time(budgets, runs),
@@ -146,8 +153,8 @@ def _confidence(result: StudyResult | None) -> str:
     said = (
         f"Differences are taken per seed and test clip ({over} seeds, {plural(clips, 'clip')}{grouped}); seeds "
         "and clips are both random effects. Intervals are 95 % t intervals (Satterthwaite's degrees of freedom), not "
-        f"adjusted. p-values are two-sided and Holm-adjusted for {plural(result.comparisons, 'comparison')} with "
-        f"{result.reference}; a difference is significant if p < 0.05, with at least {FEWEST_SEEDS} seeds."
+        f"adjusted. p-values are two-sided and Holm-adjusted for {compared_with(result)}; "
+        f"a difference is significant if p < 0.05, with at least {FEWEST_SEEDS} seeds."
     )
     if result.sampling_error is not None:
         said += (
@@ -183,7 +190,9 @@ def _methods(
             run_charts.accuracies(run_data.accuracies(result), result, style_of),
             methods_table(result, {b.method: b.trials for b in budgets}),
             run_charts.differences(run_data.differences(result), result, style_of),
-            table if (table := differences_table(result)).rows else None,
+            differences_table(result),
+            run_charts.combinations(result, style_of),
+            combinations_table(result),
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
@@ -289,6 +298,18 @@ def _training(
     elif not any(shares.values()):
         blocks.append(Note("No Remix method has finished its warm-up, so there is no assignment to show."))
     return section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
+
+
+def _did(runs: Sequence[run_data.Runs], style_of: Styles) -> tuple[Section | None, dict[str, Sequence[run_data.Band]]]:
+    """The section on added methods, None if none has acted, and its curves by metric."""
+    curves: dict[str, Sequence[run_data.Band]] = {}
+    blocks: list[Block | None] = []
+    for method, recorded in run_data.methods_quantities(runs).items():
+        found = [(quantity, run_data.bands(runs, quantity.metric)) for quantity in recorded]
+        curves |= {quantity.metric: bands for quantity, bands in found if bands}
+        using = [r for r in runs if any(band.method == r.method for _, bands in found for band in bands)]
+        blocks.append(run_charts.what_method_did(method, found, _source(using), style_of))
+    return section("did", "Added methods", "What the added methods did", blocks) if curves else None, curves
 
 
 def _human_ratings(found: Sequence[human_ratings.Agreement], style_of: Styles) -> Section:

@@ -38,12 +38,13 @@ class Table(NamedTuple):
 def comparison_table(result: StudyResult) -> Table:
     """Accuracy and sufficiency in one table, one row per method, all numbers in percent."""
     one, two = accuracy_table(result), sufficiency_table(result)
-    rows = (first + second[1:] for first, second in zip(one.rows, two.rows, strict=True))
-    return Table(result.question, one.header + two.header[1:], tuple(rows))
+    families = [family_text(c) for c in _ordered(result)]
+    rows = ((*first, *second[1:], family) for first, second, family in zip(one.rows, two.rows, families, strict=True))
+    return Table(result.question, (*one.header, *two.header[1:], "family"), tuple(rows))
 
 
 def accuracy_table(result: StudyResult) -> Table:
-    """Test accuracy of every method, best mean first, unimodal ceilings last."""
+    """Test accuracy of every method, by family, in the order of `groups`."""
     other, title = _other_epoch(result)
     header = ("method", "accuracy", "balanced", title, f"{result.reference} ahead by", "wins", "time")
     slowest = _slowest(result)
@@ -120,8 +121,8 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
     other, title = _other_epoch(result)
     failed = any(c.failed for c in result.methods)
     header = (
-        "method", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds", "balanced accuracy",
-        "macro-F1", title, *(["failures as 0"] if failed else []), "training time",
+        "method", "family", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds",
+        "balanced accuracy", "macro-F1", title, *(["failures as 0"] if failed else []), "training time",
     )  # fmt: skip
     rows = []
     for c in _ordered(result):
@@ -129,6 +130,7 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
         rows.append(
             (
                 c.name,
+                family_text(c),
                 "reference" if c.name == name else _role(c),
                 str(searched.get(c.name, 0)),
                 f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
@@ -172,6 +174,29 @@ def differences_table(result: StudyResult) -> Table:
             )
         )
     title = f"Differences of test accuracy in percentage points, intervals{over(result)}{_unequal(result)}"
+    return Table(title, header, tuple(rows))
+
+
+def combinations_table(result: StudyResult) -> Table:
+    """Combinations of methods minus each of their parts, and minus their controls, with the tests."""
+    header = (
+        "method", "minus", "which lacks", "difference", "95 % interval", "wins", "p", "p (Holm)", "p (sign flip)",
+        "verdict",
+    )  # fmt: skip
+    rows = [
+        (
+            each.name, part.name, part.lacks, f"{part.ahead.mean:+.1f}",
+            f"{part.ahead.low:+.1f} to {part.ahead.high:+.1f}{_seeds_only(result, part.ahead)}"
+            if math.isfinite(part.ahead.low) else "",
+            _wins(part.ahead), _p(part.ahead.p), _p(part.ahead.p_holm),
+            _p(part.ahead.sign_flip) if part.ahead.seeds > 1 else "", _VERDICTS[part.ahead.verdict],
+        )
+        for each in result.combinations for part in (*each.parts, *each.controls)
+    ]  # fmt: skip
+    title = (
+        "Combinations minus their parts, and methods minus their controls: test accuracy in percentage points, "
+        f"intervals{over(result)}"
+    )
     return Table(title, header, tuple(rows))
 
 
@@ -382,8 +407,36 @@ def curves_table(found: Mapping[str, Sequence[Band]]) -> Table:
     return Table("Mean ± std over runs", ("metric", "method", "epoch", "mean", "low", "high", "runs"), rows)
 
 
+def family_text(c: Method) -> str:
+    """`remix + ogm_ge`: the way of training, and what is added to it."""
+    return " + ".join(c.family)
+
+
+def groups(result: StudyResult) -> list[list[Method]]:
+    """The methods by family, in the order of the tables.
+
+    The families are those of each way of training, the one with the best mean first; then controls; then unimodal
+    ceilings. In each, the best mean is first.
+    """
+
+    def accuracy(c: Method) -> float:
+        return float(np.mean(c.values("test/accuracy")))
+
+    def group(c: Method) -> tuple[int, str]:
+        if c.ceiling_of is not None:
+            return (2, "")
+        return (
+            (1, "") if c.control_of is not None and c.name != result.reference else (0, c.family[0] if c.family else "")
+        )
+
+    found: dict[tuple[int, str], list[Method]] = {}
+    for c in sorted(result.methods, key=lambda c: -accuracy(c)):
+        found.setdefault(group(c), []).append(c)
+    return [found[key] for key in sorted(found, key=lambda key: key[0])]
+
+
 def _ordered(result: StudyResult) -> list[Method]:
-    return sorted(result.methods, key=lambda c: (c.ceiling_of is not None, -float(np.mean(c.values("test/accuracy")))))
+    return [c for group in groups(result) for c in group]
 
 
 def _modalities(result: StudyResult) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ The definitions are in docs/metrics.md.
 import re
 from typing import NamedTuple
 
+from remix_study.figures.quantities import quantity_of
+
 _KINDS = {
     "accuracy": ("accuracy", "%"),
     "accuracy_uni": ("accuracy of the {m} head", "%"),
@@ -84,6 +86,9 @@ def unit_of(metric: str) -> Unit:
         words, unit = _KINDS[found[3]]
         when = {"best": ", best epoch", "last": ", last epoch", None: ""}[found[1]]
         return _unit(f"{_SPLITS[found[2]]} {words.format(m=found[4])}{when}", unit)
+    if (quantity := quantity_of(metric)) is not None:
+        of = f" of {quantity.part}" if quantity.part else ""
+        return Unit(f"{quantity.words}{of}", quantity.unit, 1.0)
     return Unit(metric, "s" if metric.startswith("time/") else "", 1.0)
 
 
@@ -93,8 +98,3 @@ def _unit(name: str, unit: str) -> Unit:
 
 def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def listed(names: list[str]) -> str:
-    """`a, b and c`"""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

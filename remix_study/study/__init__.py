@@ -7,6 +7,7 @@ search_space.py   dimensions -> hyperparameters of a trial -> a run configuratio
 search.py         the trials of one method in Optuna's storage
 tasks.py          executing trials and replicates with Ray Tune
 results.py        compares methods: outcomes.py per seed and test clip, comparison.py as data, sentences.py as text
+combinations.py   families, parts of combinations, and planned comparisons
 fairness.py       what the methods are not given alike
 status.py         the status of a study, for any process
 extent.py         runs and hours of a study, the same for run, plan and status

@@ -52,6 +52,8 @@ class Method(NamedTuple):
         estimates: metric -> mean with an interval that rests on more than the metric's own values: on test clips, or on
             the seeds of a ceiling.
         failed: numbers of the replicates that failed.
+        family: its way of training, and what is added to it, such as `("joint", "ogm_ge")`; empty if its settings are
+            not valid in this version.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Method(NamedTuple):
     other_epoch: Paired | None = None
     estimates: Mapping[str, Estimate] = {}
     failed: tuple[int, ...] = ()
+    family: tuple[str, ...] = ()
 
     @property
     def diverged(self) -> tuple[int, ...]:
@@ -94,6 +97,35 @@ class Method(NamedTuple):
         return float(values_S.sum()) / (len(values_S) + len(self.failed)) if self.failed else None
 
 
+class Part(NamedTuple):
+    """A part or a control of a combination.
+
+    Attributes:
+        name: of the method.
+        lacks: the component that it lacks, such as `ogm_ge`; of a control, what it is a control of.
+        ahead: test accuracy of the combination minus that of this method.
+        control: whether it is a control.
+    """
+
+    name: str
+    lacks: str
+    ahead: Paired
+    control: bool = False
+
+
+class Combination(NamedTuple):
+    """A method that combines others, with its comparison with them.
+
+    Attributes:
+        parts: methods that lack one of its components.
+        controls: methods that are its controls. A method that is no combination may have only these.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    controls: tuple[Part, ...] = ()
+
+
 class IncompleteStudyError(StudyError):
     """A study that has ended, but without a result of each of its methods.
 
@@ -116,7 +148,8 @@ class StudyResult(NamedTuple):
         sentence: the comparison as text.
         select: the epoch whose weights are compared (`evaluation.select`).
         clips: number of test clips; None without predictions.
-        comparisons: planned comparisons with the reference, for which p-values are adjusted.
+        comparisons: planned comparisons, for which p-values are adjusted: with the reference, of combinations with
+            their parts, and with controls.
         planned: planned replicates of each method.
         failed: method -> number of its replicates that failed, also of methods without a complete one.
         retried: method -> number of its replicates that had failed and were run again.
@@ -148,6 +181,7 @@ class StudyResult(NamedTuple):
     failed: Mapping[str, int] = {}
     retried: Mapping[str, int] = {}
     unchecked: tuple[str, ...] = ()
+    combinations: tuple[Combination, ...] = ()
 
     @property
     def others(self) -> tuple[Method, ...]:

@@ -14,8 +14,8 @@ from remix_study.config.study import ChoiceDimension, Dimension
 from remix_study.config.yaml_source import dump
 from remix_study.study.dimensions import extent, labels_of, scale_of, shown
 
-# Not part of what a method is given: the method itself, what the study sets, and how a run is executed.
-_APART = ("method", "seed", "corpus", "tracking", "evaluation.test", "device", "channels_last", "deterministic")
+APART = ("seed", "corpus", "tracking", "evaluation.test", "device", "channels_last", "deterministic")
+"""Keys that the study sets, and that say how a run is executed."""
 
 
 def unequal_keys(configs: Mapping[str, RunConfig], spaces: Mapping[str, Mapping[str, Dimension]]) -> dict[str, str]:
@@ -26,11 +26,11 @@ def unequal_keys(configs: Mapping[str, RunConfig], spaces: Mapping[str, Mapping[
         spaces: method -> its search space.
     """
     contents = {name: config.model_dump(mode="json") for name, config in configs.items()}
-    leaves = {path for content in contents.values() for path in _leaves(content)}
+    leaves = {path for content in contents.values() for path, _ in leaves_of(content)}
     keys = {path for space in spaces.values() for path in space} | leaves
     found = {}
     for path in sorted(keys):
-        if is_in(path, _APART) or any(path.startswith(f"{other}.") for other in keys):
+        if is_in(path, ["method", *APART]) or any(path.startswith(f"{other}.") for other in keys):
             continue
         given = {name: _given(content, path, spaces[name].get(path)) for name, content in contents.items()}
         if len(set(given.values())) > 1:
@@ -46,12 +46,13 @@ def is_in(path: str, groups: Iterable[str]) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in groups)
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a configuration with their values; an empty group is a value."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves_of(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def _given(content: Mapping[str, Any], path: str, dimension: Dimension | None) -> str:

@@ -28,6 +28,7 @@ from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
 from remix_study.study.budget import Rates, Used
+from remix_study.study.combinations import configs_of, planned
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
 from remix_study.study.ledger import Ledger, ended_trials, read_ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
@@ -98,7 +99,8 @@ class Plan(NamedTuple):
     Attributes:
         corpus: its place and size.
         concurrency: runs at once.
-        comparisons: methods that are compared with the reference.
+        comparisons: planned comparisons: of the reference with other methods, of combinations with their parts, and
+            with controls.
         replicates: of each method.
         replicates_for_verdict: replicates that a verdict needs.
         replicates_for_sign_flip: replicates with which the exact sign-flip test can be significant after the correction
@@ -194,7 +196,7 @@ def make_plan(
     rates = Rates(needs.workers * needs.cpus, needs.workers * gpus, at_once)
     used, state = used_by(ledger), recorded_state(ledger)
     again = sum(m.replicates_again for m in methods)
-    comparisons = sum(m.ceiling_of is None and name != config.reference for name, m in config.methods.items())
+    comparisons = len(planned(config, configs_of(config)))
     work_s, disk = _work_left(methods, config.seeds_per_trial) if timed else (None, None)
     return Plan(
         name=config.name,

@@ -1,13 +1,13 @@
 """Results of a study: the comparison of its methods, as numbers and as a sentence
 
 Methods are compared with the reference on the held-out test set, per seed and test clip (outcomes.py). The p values are
-adjusted for the planned comparisons (Holm); a difference is reported only if the adjusted value is significant.
+adjusted for the planned comparisons (Holm), which include those of combinations with their parts (combinations.py); a
+difference is reported only if the adjusted value is significant.
 
 Does not import torch, so that the report and the terminal show results quickly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.errors import ConfigError, StudyError
+from remix_study.errors import StudyError
 from remix_study.launch.predictions import Correct, read_correct
 from remix_study.statistics import Estimate, holm, sampling_error
-from remix_study.study.comparison import Ceiling, IncompleteStudyError, Method, StudyResult
-from remix_study.study.dimensions import corners
+from remix_study.study.combinations import Pair, configs_of, family_of, of_combinations, of_controls, planned
+from remix_study.study.comparison import Ceiling, Combination, IncompleteStudyError, Method, Part, StudyResult
 from remix_study.study.fairness import is_in, unequal_keys
 from remix_study.study.ledger import (
     REPLICATE,
@@ -31,7 +31,7 @@ from remix_study.study.ledger import (
     ended_trials,
 )
 from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
-from remix_study.study.search_space import configure, space_of
+from remix_study.study.search_space import space_of
 from remix_study.study.sentences import sentence
 from remix_study.study.shown import extensions
 
@@ -75,7 +75,10 @@ def compare(
     alone = {study.methods[name].ceiling_of: each for name, each in seen.items()}
     trained_alone = {m: each for m, each in alone.items() if m is not None}
     ceilings = {m: _ceiling(m, each) for m, each in trained_alone.items()}
-    ahead, ahead_there = _ahead(study, seen, "test/accuracy"), _ahead(study, seen, other)
+    configs = configs_of(study)
+    pairs = planned(study, configs)
+    tests, ahead_there = _tests(pairs, seen, "test/accuracy"), _ahead(study, seen, _tests(pairs, seen, other), other)
+    ahead = _ahead(study, seen, tests, "test/accuracy")
     methods = tuple(
         Method(
             name=name,
@@ -87,6 +90,7 @@ def compare(
             other_epoch=there if (there := ahead_there.get(name)) is not None and there.seeds else None,
             estimates=_estimates(each, trained_alone),
             failed=each.failed,
+            family=family_of(configs[name]) if name in configs else (),
         )
         for name, each in seen.items()
     )
@@ -95,8 +99,9 @@ def compare(
     result = StudyResult(
         study.name, study.question, study.reference, methods, ceilings, tuple(failures), "", select, clips, error,
         tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)), tuple(other_clips),
-        _comparisons(study), study.replicates, failed,
+        len(pairs), study.replicates, failed,
         {name: len(each.retried) for name, each in replicates.items() if each.retried}, tuple(unchecked),
+        tuple(_combinations(study, configs, seen, tests)),
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 
@@ -138,7 +143,7 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         replicates[name] = Replicated(summaries, correct, tuple(failed), tuple(retried))
     if not any(each.summaries for each in replicates.values()):
         return None
-    configs = _configs(ledger.study)
+    configs = configs_of(ledger.study)
     return compare(
         ledger.study,
         replicates,
@@ -189,15 +194,6 @@ def _why_missing(ledger: Ledger, name: str) -> tuple[str, str]:
     return "raise `budget`", "the budget is used up"
 
 
-def _configs(study: StudyConfig) -> dict[str, RunConfig]:
-    """A run of each method whose configuration is valid; that of an older version may no longer be."""
-    found = {}
-    for name, method in study.methods.items():
-        with suppress(ConfigError):
-            found[name] = configure(study, name, next(corners(space_of(study, method))), study.seed, {})
-    return found
-
-
 def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     """Differences between the methods as text: keys of the configuration with their reason, and numbers of trials."""
     study = ledger.study
@@ -210,11 +206,6 @@ def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     if len({min(number, study.trials) for number in ended.values()}) > 1:
         found.append(f"trials: {', '.join(f'{number} for {name}' for name, number in ended.items())}")
     return found
-
-
-def _comparisons(study: StudyConfig) -> int:
-    """The number of planned comparisons: methods without the reference and the unimodal ceilings."""
-    return sum(method.ceiling_of is None and name != study.reference for name, method in study.methods.items())
 
 
 def _same_clips(study: StudyConfig, replicates: Mapping[str, Replicated]) -> tuple[dict[str, Replicated], list[str]]:
@@ -308,17 +299,51 @@ def _sampling(replicates: Replicated) -> tuple[int | None, float | None]:
     return value_SC.shape[1], sampling_error(value_SC, replicates.correct[seeds[0]].group_C)
 
 
-def _ahead(study: StudyConfig, replicates: Mapping[str, Replicated], metric: str) -> dict[str, Paired]:
-    """The reference minus each other method; p values are adjusted for all planned comparisons.
+def _tests(pairs: Sequence[Pair], replicates: Mapping[str, Replicated], metric: str) -> dict[tuple[str, str], Paired]:
+    """The first minus the second method of each planned pair, in both directions; p-values are adjusted for all pairs.
 
     A comparison without a p counts as one with p = 1, so that a method that has failed or is not complete yet does not
     make the others significant.
     """
+    found = {
+        (pair.first, pair.second): paired(replicates[pair.first], replicates[pair.second], metric)
+        for pair in pairs
+        if pair.first in replicates and pair.second in replicates
+    }
+    tested = {pair: each.p for pair, each in found.items() if each.p is not None}
+    adjusted = dict(zip(tested, holm([*tested.values(), *[1.0] * (len(pairs) - len(tested))]), strict=False))
+    found = {pair: each._replace(p_holm=adjusted.get(pair)) for pair, each in found.items()}
+    turned = {
+        (second, first): paired(replicates[second], replicates[first], metric)._replace(p_holm=each.p_holm)
+        for (first, second), each in found.items()
+    }
+    return found | turned
+
+
+def _ahead(
+    study: StudyConfig, replicates: Mapping[str, Replicated], tests: Mapping[tuple[str, str], Paired], metric: str
+) -> dict[str, Paired]:
+    """The reference minus each other method; unimodal ceilings are not tested."""
     if study.reference not in replicates:
         return {}
-    reference = replicates[study.reference]
-    found = {name: paired(reference, each, metric) for name, each in replicates.items() if name != study.reference}
-    tested = {name: each.p for name, each in found.items() if each.p is not None and not study.methods[name].ceiling_of}
-    others = [1.0] * (_comparisons(study) - len(tested))
-    adjusted = dict(zip(tested, holm([*tested.values(), *others]), strict=False))
-    return {name: each._replace(p_holm=adjusted.get(name)) for name, each in found.items()}
+    return {
+        name: tests.get((study.reference, name)) or paired(replicates[study.reference], each, metric)
+        for name, each in replicates.items()
+        if name != study.reference
+    }
+
+
+def _combinations(
+    study: StudyConfig, configs: Mapping[str, RunConfig], seen: Mapping[str, Replicated],
+    tests: Mapping[tuple[str, str], Paired],
+) -> Iterator[Combination]:  # fmt: skip
+    """Each combination with its parts, and each method with controls of its own, if any of them has a replicate."""
+    found = [*of_combinations(study, configs), *of_controls(study, configs)]
+    for name in dict.fromkeys(pair.first for pair in found):
+        parts = [
+            Part(pair.second, pair.lacks, tests[name, pair.second], pair.control)
+            for pair in found
+            if pair.first == name and name in seen and pair.second in seen
+        ]
+        if parts:
+            yield Combination(name, tuple(p for p in parts if not p.control), tuple(p for p in parts if p.control))

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from remix_study.statistics import FEWEST_GROUPS
-from remix_study.study.comparison import Method, StudyResult
+from remix_study.study.comparison import Combination, Method, Part, StudyResult
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
+from remix_study.units import listed
 
+MOST_IN_FULL = 6  # comparisons that are told with all their numbers; tables have those of all
 # What a verdict says about the reference, before the name of another method.
 VERDICTS: Mapping[Verdict, str] = {
     "ahead": "ahead of", "open": "no significant difference from", "behind": "behind", "unknown": "no verdict on",
@@ -19,8 +21,12 @@ def headline(result: StudyResult) -> str:
         few = all(ahead.seeds < FEWEST_SEEDS for _, ahead in compared)
         return f"{result.reference}: {'too few replicates for a verdict' if few else 'no verdict'}"
     groups = {verdict: [name for name, ahead in compared if ahead.verdict == verdict] for verdict in VERDICTS}
-    said = [f"{VERDICTS[verdict]} {' and '.join(names)}" for verdict, names in groups.items() if names]
+    said = [f"{VERDICTS[verdict]} {_named(names)}" for verdict, names in groups.items() if names]
     return f"{result.reference}: {'; '.join(said)}" if said else result.reference
+
+
+def _named(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) <= MOST_IN_FULL else f"{len(names)} methods"
 
 
 def sentence(result: StudyResult, missing: Sequence[str]) -> str:
@@ -32,6 +38,7 @@ def sentence(result: StudyResult, missing: Sequence[str]) -> str:
     if name in missing:
         return _joined(f"{name} has no complete replicate yet, so no method can be compared with it.", *more)
     compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
+    more = [*combinations(result), *more]
     if not compared:
         if missing:
             return _joined(f"No method can be compared with {name} yet.", *more)
@@ -41,9 +48,77 @@ def sentence(result: StudyResult, missing: Sequence[str]) -> str:
         return _joined(f"No method has a complete replicate with the same number as one of {name}.", *more)
     if seeds == 1:
         return _joined(f"One replicate is too few for a comparison: use at least {FEWEST_SEEDS}.", *more)
-    said = "; ".join(_finding(name, c, ahead) for c, ahead in compared)
+    said = "; ".join(_findings(result, compared))
     clips = "" if result.clips is None else f", {result.clips} clips"
     return _joined(f"On the held-out test set ({seeds} seeds{clips}): {said}.", *more)
+
+
+def combinations(result: StudyResult) -> list[str]:
+    """Whether combinations add something to their parts, and what their controls show, as a sentence each."""
+    whole = [each for each in result.combinations if each.parts]
+    controls = [(each.name, part) for each in result.combinations for part in each.controls]
+    found = []
+    if 0 < len(whole) <= MOST_IN_FULL:
+        found.append(f"Combinations: {'; '.join(map(_combination, whole))}.")
+    elif whole:
+        groups: dict[str, list[str]] = {}
+        for each in whole:
+            groups.setdefault(judgement(each), []).append(each.name)
+        said = [f"{group}: {listed(names)}" for group, names in groups.items()]
+        found.append(f"Of {len(whole)} combinations, {'; '.join(said)}.")
+    said = [_controlled(name, part) for name, part in controls
+            if len(controls) <= MOST_IN_FULL or part.ahead.verdict in ("ahead", "behind")]  # fmt: skip
+    quiet = [name for name, part in controls
+             if len(controls) > MOST_IN_FULL and part.ahead.verdict not in ("ahead", "behind")]  # fmt: skip
+    if quiet:
+        said.append(f"no significant difference from their controls: {listed(quiet)}")
+    return [*found, *([f"Controls: {'; '.join(said)}."] if said else [])]
+
+
+def judgement(combination: Combination) -> str:
+    """What a combination adds to its parts, in a word or two."""
+    verdicts = [part.ahead.verdict for part in combination.parts]
+    if "unknown" in verdicts:
+        return "no verdict"
+    if "behind" in verdicts:
+        return "worse than a part"
+    if "open" not in verdicts:
+        return "better than each part"
+    return "better than one part only" if "ahead" in verdicts else "no evidence of adding anything"
+
+
+def _combination(combination: Combination) -> str:
+    """Whether a combination adds something to its parts, as a clause."""
+    name, parts = combination.name, combination.parts
+    by = {verdict: [part for part in parts if part.ahead.verdict == verdict] for verdict in VERDICTS}
+    if by["unknown"]:
+        return f"no verdict on whether {name} adds anything to {_numbers(parts)}"
+    said = []
+    if by["ahead"]:
+        said.append(f"{name} adds to {_numbers(by['ahead'])}")
+    if by["behind"]:
+        said.append(f"{name if not said else 'it'} loses to {_numbers(by['behind'])}")
+    if by["open"]:
+        said.append(f"there is no evidence that {name if not said else 'it'} adds anything to {_numbers(by['open'])}")
+    return ", but ".join(said)
+
+
+def _numbers(parts: Sequence[Part]) -> str:
+    return listed([f"{part.name} ({part.ahead.mean:+.1f} points, {_confidence(part.ahead)})" for part in parts])
+
+
+def _controlled(name: str, part: Part) -> str:
+    control = Method(part.name, {}, {}, None, part.lacks, None)
+    return _finding(name, control, part.ahead)
+
+
+def compared_with(result: StudyResult) -> str:
+    """`7 comparisons with remix`: what p-values are adjusted for."""
+    said = f"{result.comparisons} comparison{'s' if result.comparisons != 1 else ''} with {result.reference}"
+    kinds = [("combinations with their parts", any(each.parts for each in result.combinations)),
+             ("methods with their controls", any(each.controls for each in result.combinations))]  # fmt: skip
+    more = [f"of {kind}" for kind, some in kinds if some]
+    return listed([said, *more])
 
 
 def cautions(result: StudyResult) -> list[str]:
@@ -151,6 +226,25 @@ def _other_epoch(result: StudyResult) -> list[str]:
 
 def _joined(*sentences: str) -> str:
     return " ".join(sentences)
+
+
+def _findings(result: StudyResult, compared: Sequence[tuple[Method, Paired]]) -> list[str]:
+    """The comparison of the reference with each method, as clauses; of many methods, those in short that do not differ.
+
+    Controls of other methods than the reference lead to no conclusion about it.
+    """
+    name = result.reference
+    own = {part.name for each in result.combinations for part in each.controls}
+    compared = [(c._replace(control_of=None) if c.name in own else c, ahead) for c, ahead in compared]
+    short = [
+        (c, ahead) for c, ahead in compared
+        if len(compared) > MOST_IN_FULL and ahead.verdict == "open" and not ahead.corrected_away and not c.control_of
+    ]  # fmt: skip
+    said = [_finding(name, c, ahead) for c, ahead in compared if (c, ahead) not in short]
+    if short:
+        named = listed([f"{c.name} ({ahead.mean:+.1f} points)" for c, ahead in short])
+        said.append(f"no significant difference between {name} and {named}")
+    return said
 
 
 def _finding(name: str, c: Method, ahead: Paired) -> str:

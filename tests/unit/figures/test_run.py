@@ -14,8 +14,10 @@ from remix_study.figures.run import (
     draw_comparison,
     draw_learning_curves,
     draw_score_histograms,
+    draw_what_methods_did,
     learning_curves,
     score_histograms,
+    what_methods_did,
 )
 
 MODALITIES = ("audio", "video")
@@ -161,3 +163,20 @@ def test_no_global_figure_state_is_used() -> None:
     draw_comparison(comparison([MethodResults("remix", [0.8], {})]))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_quantities_of_added_methods_have_a_panel_each_and_a_line_for_each_modality() -> None:
+    acted = {"method/a/ratio/video": 2.0, "method/a/factor/video": 0.5, "method/a/ratio/audio": 1.0}
+    more = {"method/a/factor/audio": 1.0, "method/b/heads": 3.0, "method/b/cross_entropy/fused": 0.25}
+    data = what_methods_did([{"train/loss": 1.0}, acted | more, acted], MODALITIES)
+    assert [panel.label for panel in data.panels] == ["a: ratio", "a: factor", "b: heads", "b: cross-entropy (nats)"]
+    assert data.panels[1].parts["video"].epochs == [1, 2]
+    assert set(data.panels[2].parts) == {""}
+    assert data.title == (
+        "a: factor 0.5 for video, 1 for audio; b: cross-entropy 0.25 nats for fused (means over epochs)"
+    )
+    figure = draw_what_methods_did(data)
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 1, 1]
+    assert png(figure).startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no added method has acted yet"):
+        what_methods_did([{"val/accuracy": 0.5}], MODALITIES)

@@ -23,11 +23,12 @@ from remix_study.figures.chart import (
     Text,
 )
 from remix_study.figures.png import draw, pictures
+from remix_study.figures.quantities import quantities
 from remix_study.figures.web import spec
 from remix_study.report import run_charts, run_data, search_charts, search_data
 from remix_study.report.styles import Styles, method_keys, styles
 from remix_study.statistics import Estimate
-from remix_study.study.comparison import StudyResult
+from remix_study.study.comparison import Combination, Part, StudyResult
 from remix_study.study.outcomes import Paired
 from tests.unit.report.conftest import MakeStudy
 
@@ -121,6 +122,46 @@ def test_differences_without_a_verdict_have_hollow_markers(style_of: Styles) -> 
     assert (points(chart)[0].error, points(chart)[0].hollow) == (((1.5, 1.5),), True)
     assert chart.title == "0 of 1 difference from remix significant"
     assert "no verdict (fewer than 5 seeds)" in chart.caption
+
+
+def test_combinations_have_a_row_for_each_part_in_the_style_of_the_whole(style_of: Styles) -> None:
+    better = Paired(2.0, 1.0, 1.0, 3.0, 5, 5, 99, None, 0.001, 0.002)
+    parts = (Part("joint", "remix", better), Part("gone", "x", better._replace(seeds=1)))
+    result = RESULT._replace(combinations=(Combination("remix", parts),), comparisons=3)
+    chart = run_charts.combinations(result, style_of)
+    assert chart is not None
+    assert chart.title == "0 of 1 combination significantly better than each part"
+    assert chart.panels[0].y.categories == ("remix\nminus joint",)
+    (point,) = points(chart)
+    assert (point.colour, point.hollow, point.labels[0][:19]) == (
+        style_of["remix"].colour,
+        False,
+        "remix minus joint: ",
+    )
+    assert "3 comparisons with remix and of combinations with their parts" in chart.caption
+    assert run_charts.combinations(RESULT, style_of) is None
+    chart = run_charts.combinations(result._replace(combinations=(Combination("remix", parts[:1]),)), style_of)
+    assert chart is not None
+    assert chart.title == "1 of 1 combination significantly better than each part"
+
+
+def test_what_a_method_did_is_a_chart_whose_title_names_its_last_quantity(style_of: Styles) -> None:
+    def band(method: str, *values: float) -> run_data.Band:
+        return run_data.Band(method, tuple(range(len(values))), values, values, values, 2)
+
+    history = {f"method/ogm/{what}/{m}": 0.0 for m in ("audio", "video") for what in ("ratio", "factor")}
+    (listed,) = quantities([history]).values()
+    found = [(each, (band("joint", 0.5, 0.75), band("remix", 0.25))) for each in listed]
+    chart = run_charts.what_method_did("ogm", found, "Two runs.", style_of)
+    assert chart is not None
+    assert (chart.key, chart.title) == (
+        "method-ogm", "What ogm did in remix: factor 0.25 for audio, 0.25 for video, mean over epochs",
+    )  # fmt: skip
+    assert [panel.y.title for panel in chart.panels] == [
+        "ratio of audio", "ratio of video", "factor of audio", "factor of video",
+    ]  # fmt: skip
+    assert [key.name for key in chart.legend] == ["remix", "joint"]
+    assert run_charts.what_method_did("ogm", [(each, ()) for each in listed], "", style_of) is None
 
 
 def test_intervals_are_error_bars_and_one_seed_has_none(style_of: Styles) -> None:

@@ -41,6 +41,7 @@ def history(method: str, level: float) -> list[dict[str, float]]:
         if method == "remix":
             record["remix/joint_share"] = 0.1 if epoch else 1.0
             if epoch:
+                record |= {"method/ogm/ratio/audio": 2.0, "method/ogm/factor/audio": level, "method/ogm/steps": 3.0}
                 record |= {"remix/share/audio": 0.4, "remix/share/video": 0.5, "remix/margin": 0.2}
                 record |= {f"remix/score_{q}/{m}": 0.5 for q in ("q10", "q50", "q90") for m in ("audio", "video")}
         found.append(record)
@@ -272,6 +273,9 @@ def test_tables_have_the_numbers_of_the_page(whole: Whole) -> None:
     assert len(trials) == 3 * 11
     assert {row["state"] for row in trials} == {"complete", "pruned", "failed"}
     curves = list(csv.DictReader((tables / "curves.csv").open()))
+    acted = [row["epoch"] for row in curves if row["metric"] == "method/ogm/factor/audio"]
+    assert acted == ["1", "2", "3"]
+    assert "What the added methods did" in (whole.folder / "report" / PAGE).read_text()
     remix = [row for row in curves if (row["metric"], row["method"]) == ("val/accuracy", "remix")]
     assert [(row["epoch"], row["mean"], row["runs"]) for row in remix] == [
         ("0", "0.2", "5"), ("1", "0.4", "5"), ("2", "0.6", "5"), ("3", "0.8", "5"),

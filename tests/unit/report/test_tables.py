@@ -12,10 +12,12 @@ from remix_study.report.tables import (
     balance_table,
     budget_table,
     chosen_table,
+    combinations_table,
     comparison_table,
     curves_table,
     differences_table,
     failures_table,
+    groups,
     importances_table,
     methods_table,
     sufficiency_table,
@@ -25,7 +27,7 @@ from remix_study.report.tables import (
     work_table,
 )
 from remix_study.statistics import Estimate
-from remix_study.study.comparison import Ceiling, Method, StudyResult
+from remix_study.study.comparison import Ceiling, Combination, Method, Part, StudyResult
 from remix_study.study.outcomes import Paired
 from tests.unit.report.conftest import MakeLedger, MakeStudy, MakeTrial
 
@@ -75,6 +77,41 @@ def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     )
 
 
+def test_methods_are_sorted_by_family_with_controls_and_ceilings_last() -> None:
+    rows = [
+        ("random", 0.99, ("remix",), None, "choosing"),
+        ("joint", 0.6, ("joint",), None, None),
+        ("both", 0.8, ("remix", "ogm_ge"), None, None),
+        ("audio", 0.95, ("unimodal",), "audio", None),
+        ("ogm_ge", 0.9, ("joint", "ogm_ge"), None, None),
+        ("remix", 0.85, ("remix",), None, None),
+    ]
+    methods = tuple(
+        Method(name, {}, {0: {"test/accuracy": accuracy}}, alone, control, None, family=family)
+        for name, accuracy, family, alone, control in rows
+    )
+    result = StudyResult("s", "q", "remix", methods, {}, (), "")
+    found = [(row[0], row[1]) for row in methods_table(result, {}).rows]
+    assert found == [
+        ("ogm_ge", "joint + ogm_ge"), ("joint", "joint"), ("remix", "remix"), ("both", "remix + ogm_ge"),
+        ("random", "remix"), ("audio", "unimodal"),
+    ]  # fmt: skip
+    assert [len(group) for group in groups(result)] == [2, 2, 1, 1]
+    assert [row[-1] for row in comparison_table(result).rows] == [family for _, family in found]
+
+
+def test_combinations_have_a_row_for_each_part_and_control() -> None:
+    ahead = Paired(2.0, 1.0, 0.5, 3.5, 4, 5, 99, None, 0.01, 0.04, 0.06)
+    part, control = Part("remix", "ogm_ge", ahead), Part("permuted", "choosing", ahead._replace(low=-0.5), True)
+    found = StudyResult("s", "q", "remix", (), {}, (), "", combinations=(Combination("both", (part,), (control,)),))
+    table = combinations_table(found)
+    assert table.rows == (
+        ("both", "remix", "ogm_ge", "+2.0", "+0.5 to +3.5", "4/5", "0.010", "0.040", "0.060", "ahead"),
+        ("both", "permuted", "choosing", "+2.0", "-0.5 to +3.5", "4/5", "0.010", "0.040", "0.060", "not significant"),
+    )
+    assert len(table.header) == len(table.rows[0])
+
+
 def test_unknown_sufficiency_is_an_empty_cell(result: StudyResult) -> None:
     table = sufficiency_table(result)
     assert table.header == (
@@ -98,13 +135,13 @@ def test_columns_without_any_cell_are_not_shown(result: StudyResult) -> None:
 def test_the_comparison_joins_both_tables(result: StudyResult) -> None:
     table = comparison_table(result)
     assert table.title == "does it help?"
-    assert len(table.header) == 7 + 5
-    assert all(len(row) == 12 for row in table.rows)
+    assert len(table.header) == 7 + 5 + 1
+    assert all(len(row) == 13 for row in table.rows)
     rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert tuple(map(tuple, rows)) == (table.header, *table.rows)
     markdown = to_markdown(table).splitlines()
     assert markdown[0] == "| " + " | ".join(table.header) + " |"
-    assert markdown[1].count("---") == 12
+    assert markdown[1].count("---") == 13
     assert len(markdown) == 5
 
 
@@ -118,7 +155,7 @@ def test_the_methods_table_has_the_statistics_of_every_method(result: StudyResul
     by_name = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
     assert list(by_name) == ["remix", "joint", "audio_alone"]
     assert by_name["joint"] == {
-        "method": "joint", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0",
+        "method": "joint", "family": "", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0",
         "95 % interval": "21.5 to 100.0", "std over seeds": "7.1", "balanced accuracy": "", "macro-F1": "",
         "last epoch": "70.0", "training time": "1.00x",
     }  # fmt: skip

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from remix_study.report.words import listed, plural, unit_of
+from remix_study.report.words import plural, unit_of
+from remix_study.units import listed
 
 METRICS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -26,6 +27,9 @@ METRICS = Path(__file__).parents[3] / "docs" / "metrics.md"
         ("train/samples", "train/samples", 1),
         ("train/total_updates/audio", "updates of the audio encoder, all epochs", 1),
         ("time/train_s", "time/train_s (s)", 1),
+        ("method/agm/cross_entropy/audio", "cross-entropy of audio (nats)", 1),
+        ("method/mmpareto/weight_fused/video", "weight fused of video", 1),
+        ("method/any/count", "count", 1),
         ("something/else", "something/else", 1),
     ],
 )

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ from remix_study.errors import StudyError
 from remix_study.launch.predictions import Correct
 from remix_study.metrics import sufficiency_gap
 from remix_study.report.tables import accuracy_table
-from remix_study.statistics import crossed_mean, sign_flip_p
+from remix_study.statistics import crossed_mean, holm, sign_flip_p
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.outcomes import Paired, Replicated
 from remix_study.study.results import compare, result_of
-from remix_study.study.sentences import headline, interval_text, p_text
+from remix_study.study.sentences import combinations, headline, interval_text, judgement, p_text
 
 
 def study(**methods: dict[str, Any]) -> StudyConfig:
@@ -476,3 +477,89 @@ def test_there_is_no_result_before_the_first_replicate(tmp_path: Path) -> None:
 def test_results_are_read_without_torch() -> None:
     script = "import sys, remix_study.study.results; assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- combinations ----------------------------------------------------------------------------------------------------
+
+
+def combined(**accuracies: float) -> StudyResult:
+    """Results of remix (the reference), ogm_ge, both, and both with permuted assignments, at these accuracies."""
+    permuted = {"name": "remix", "with": ["ogm_ge"], "filter": {"rule": "permuted"}}
+    methods: dict[str, dict[str, Any]] = {
+        "remix": {"set": {"method": {"name": "remix"}}},
+        "alone": {"set": {"method": {"name": "ogm_ge"}}},
+        "both": {"set": {"method": {"name": "remix", "with": ["ogm_ge"]}}},
+        "control": {"set": {"method": permuted}, "control_of": "choosing"},
+    }
+    made = study(**{name: methods[name] for name in ("remix", *accuracies)})
+    made = made.model_copy(update={"base": {"corpus": "c"}, "replicates": 6})
+    everything = {name: predicted(clips(accuracy, seed=n)) for n, (name, accuracy) in enumerate(accuracies.items())}
+    return compare(made, {"remix": predicted(clips(0.7, seed=9)), **everything}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("both", "alone", "said"),
+    [
+        (0.9, 0.5, r"both adds to remix \(\+.*\) and alone \(\+"),
+        (0.9, 0.9, r"both adds to remix \(.*, but there is no evidence that it adds anything to alone \("),
+        (0.7, 0.9, r"both loses to alone \(-.*, but there is no evidence that it adds anything to remix \("),
+        (0.7, 0.7, r"there is no evidence that both adds anything to remix \(.*\) and alone \("),
+        (0.8, 0.9, r"both adds to remix \(.*, but it loses to alone \(-"),
+    ],
+)
+def test_the_sentence_says_whether_a_combination_adds_something_to_its_parts(
+    both: float, alone: float, said: str
+) -> None:
+    found = combined(alone=alone, both=both)
+    (combination,) = found.combinations
+    assert [(part.name, part.lacks) for part in combination.parts] == [("remix", "ogm_ge"), ("alone", "remix")]
+    (sentence,) = [each for each in re.findall(r"Combinations: [^;]*?\.(?= |$)", found.sentence) if each]
+    assert re.search(said, sentence), sentence
+
+
+def test_combinations_are_adjusted_with_all_planned_comparisons() -> None:
+    found = combined(alone=0.68, both=0.74, control=0.69)
+    assert found.comparisons == 5  # with remix: 3; both with alone, and with its control
+    (combination,) = found.combinations
+    (of_remix, of_alone), (control,) = combination.parts, combination.controls
+    ahead = {c.name: c.ahead for c in found.methods if c.ahead is not None}
+    each = [ahead["alone"], ahead["both"], ahead["control"], of_alone.ahead, control.ahead]
+    assert [a.p_holm for a in each] == pytest.approx(holm([a.p if a.p is not None else 1.0 for a in each]))
+    turned = of_remix.ahead
+    assert (turned.mean, turned.low, turned.high) == pytest.approx(
+        (-ahead["both"].mean, -ahead["both"].high, -ahead["both"].low)
+    )
+    assert (turned.p_holm, turned.sign_flip) == (ahead["both"].p_holm, ahead["both"].sign_flip)
+
+
+def test_a_control_leads_to_a_conclusion_about_its_own_method_only() -> None:
+    found = combined(alone=0.68, both=0.9, control=0.5)
+    about_remix, _, controls = found.sentence.partition("Controls: ")
+    assert "choosing" not in about_remix
+    assert re.fullmatch(r"both beats control by .* points \(.*\), so choosing helps\.", controls)
+
+
+def test_missing_parts_are_left_out_and_few_seeds_have_no_verdict() -> None:
+    alone = combined(both=0.9)
+    assert [part.name for part in alone.combinations[0].parts] == ["remix"]
+    few = combined(alone=0.7, both=0.9)
+    parts = tuple(p._replace(ahead=p.ahead._replace(seeds=3)) for p in few.combinations[0].parts)
+    few = few._replace(combinations=(few.combinations[0]._replace(parts=parts),))
+    assert combinations(few)[0].startswith("Combinations: no verdict on whether both adds anything to remix (")
+    assert judgement(few.combinations[0]) == "no verdict"
+
+
+def test_many_comparisons_are_told_in_short() -> None:
+    names = [f"m{n}" for n in range(8)]
+    found = result(predicted(clips(0.8)), None, far=predicted(clips(0.5)), **{n: predicted(clips(0.8)) for n in names})
+    assert found.sentence.count("95 % interval") == 1
+    assert "remix beats far by" in found.sentence
+    assert "no significant difference between remix and m0 (+0.0 points), m1" in found.sentence
+    assert headline(found) == "remix: ahead of far; no significant difference from 8 methods"
+    one = combined(alone=0.5, both=0.9).combinations[0]
+    many = [one._replace(name=f"c{n}") for n in range(6)]
+    worse = one._replace(name="w", parts=tuple(p._replace(ahead=ahead_of(found, "m0")) for p in one.parts))
+    (said,) = combinations(found._replace(combinations=(*many, worse)))
+    assert said == (
+        "Of 7 combinations, better than each part: c0, c1, c2, c3, c4 and c5; no evidence of adding anything: w."
+    )

@@ -1,0 +1,67 @@
+"""Metrics of added methods over epochs, `method/NAME/QUANTITY/PART`: what a method did
+
+`PART` is a modality or another part of the model, and absent for a quantity of the whole model. A method lists first
+what it measures, and last what it does: its last quantity is the one that a title names.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+_PREFIX = "method/"
+_UNITS = {"cross_entropy": ("cross-entropy", "nats")}
+
+
+class Quantity(NamedTuple):
+    """A metric of an added method. `part` is empty for a quantity of the whole model."""
+
+    metric: str
+    method: str
+    name: str
+    part: str
+
+    @property
+    def words(self) -> str:
+        """The name of the quantity for people, without its part."""
+        return _UNITS.get(self.name, (self.name.replace("_", " "), ""))[0]
+
+    @property
+    def unit(self) -> str:
+        return _UNITS.get(self.name, ("", ""))[1]
+
+    @property
+    def label(self) -> str:
+        """The name of the quantity with its unit."""
+        return f"{self.words} ({self.unit})" if self.unit else self.words
+
+
+def quantity_of(metric: str) -> Quantity | None:
+    """The quantity that a metric is; None for a metric that is not of an added method."""
+    method, _, rest = metric.removeprefix(_PREFIX).partition("/")
+    name, _, part = rest.partition("/")
+    return Quantity(metric, method, name, part) if metric.startswith(_PREFIX) and name else None
+
+
+def quantities(records: Iterable[Mapping[str, float]]) -> dict[str, list[Quantity]]:
+    """The quantities of every added method in the records of epochs, in the order in which the method lists them."""
+    metrics = dict.fromkeys(metric for record in records for metric in record)
+    found: dict[str, list[Quantity]] = {}
+    for metric in metrics:
+        if (quantity := quantity_of(metric)) is not None:
+            found.setdefault(quantity.method, []).append(quantity)
+    for method, listed in found.items():
+        order = list(dict.fromkeys(quantity.name for quantity in listed))
+        found[method] = sorted(listed, key=lambda quantity: order.index(quantity.name))
+    return found
+
+
+def did(means: Mapping[Quantity, float]) -> str:
+    """What a method did: `factor 0.43 for audio, 1.00 for video`, its last quantity.
+
+    Args:
+        means: the quantities of one method, in the order in which it lists them, with their means over epochs.
+    """
+    last = list(means)[-1]
+    unit = f" {last.unit}" if last.unit else ""
+    values = [f"{mean:.3g}{unit}" + (f" for {quantity.part}" if quantity.part else "")
+              for quantity, mean in means.items() if quantity.name == last.name]  # fmt: skip
+    return f"{last.words} {', '.join(values)}"
