@@ -190,7 +190,7 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     charts = {f.stem for f in files if f.parent.name == "figures"}
     assert charts == {
         "accuracy", "differences", "modalities", "balance", "learning", "balance-epochs", "assignment", "scores",
-        "history", "importances", "parallel", "slices", "pruned", "time",
+        "method-ogm", "history", "importances", "parallel", "slices", "pruned", "time",
     }  # fmt: skip
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files if f.suffix == ".png")
     assert steps[-1][0] == steps[-1][1] == len(charts) + 2
