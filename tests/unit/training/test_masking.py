@@ -55,6 +55,7 @@ def constant_statistics(assembled: Assembled) -> Assembled:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
     recipe: Recipe, constant_statistics: Assembled, run_on_ranks: OnRanks, name: str
@@ -79,6 +80,7 @@ def test_accumulated_updates_train_tokens_in_every_step(recipe: Recipe, assemble
     assert all(token.any() for token in run.model.masking.parameters())
 
 
+@pytest.mark.slow
 def test_only_modalities_that_train_are_read_and_encoded_and_one_row_of_zeros(
     recipe: Recipe, assembled: Assembled
 ) -> None:
