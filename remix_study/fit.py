@@ -119,6 +119,10 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
     if pdmp is not None and pdmp.dominant is not None and pdmp.dominant not in have:
         key = "method.with.pdmp.dominant" if isinstance(method, c.Extensible) else "method.dominant"
         problems.append((key, f"`{key}` must be one of {', '.join(have)}, but is {pdmp.dominant}"))
+    for key in ("warmup_weight", "weight"):
+        weights = getattr(method, key, None)
+        if isinstance(weights, dict) and sorted(weights) != sorted(have):
+            problems.append((f"method.{key}", f"`method.{key}` must name {', '.join(have)} once each"))
     if isinstance(method, c.RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"

@@ -1,15 +1,16 @@
 """Loss rules of joint training, unimodal losses, and Remix
 
 joint            CE(z)
-joint_unimodal   CE(z) + lambda sum_m CE(h_m)           ("uniform baseline" of MMPareto; Remix's warm-up)
+joint_unimodal   CE(z) + sum_m lambda_m CE(h_m)         ("uniform baseline" of MMPareto; Remix's warm-up)
 unimodal         CE(h_m), which is CE(z) of a model with one modality and decision fusion
-Remix            CE(z) + alpha sum_m CE(h_m) for a multimodal sample, CE(z) + gamma CE(h_m) for one trained through m
+Remix            CE(z) + sum_m alpha_m CE(h_m) for a multimodal sample, CE(z) + gamma_m CE(h_m) for one trained by m
 
 CE is the cross-entropy, optionally with class weights and label smoothing (`CrossEntropy`), the same in every term.
 """
 
 # B samples, M modalities, C classes
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,19 +66,25 @@ class FusedLoss:
 class UnimodalLosses:
     """Weighted CE(h_m) of the samples in which m is active.
 
-    The weight is `together` for samples with several active modalities, else `alone`. A head whose modality is not
-    active has no term, so its gradient stays None, as in the released code.
+    The weight is `together` for samples with several active modalities, else `alone`; either is one number, or one of
+    each modality. A head whose modality is not active has no term, so its gradient stays None, as in the released code.
     """
 
-    together: float
-    alone: float
+    together: float | Mapping[str, float]
+    alone: float | Mapping[str, float]
     cross_entropy: CrossEntropy = CrossEntropy()
 
     def loss(self, batch: StepBatch, terms: Terms) -> Terms:
         active = batch.active
-        weight_B = torch.where(batch.active_BM.sum(dim=1) > 1, self.together, self.alone)
+        together_B = batch.active_BM.sum(dim=1) > 1
         return terms | {
-            m: self.cross_entropy(logits_BC, batch.labels_B) * weight_B * active[m]
+            m: self.cross_entropy(logits_BC, batch.labels_B)
+            * torch.where(together_B, _of(m, self.together), _of(m, self.alone))
+            * active[m]
             for m, logits_BC in batch.outputs.head_logits.items()
             if m in active
         }
+
+
+def _of(modality: str, weights: float | Mapping[str, float]) -> float:
+    return weights[modality] if isinstance(weights, Mapping) else weights

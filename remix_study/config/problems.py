@@ -245,19 +245,27 @@ _SYNONYMS: Mapping[str, Sequence[str]] = {
 
 
 def _without_other_branches(errors: Sequence[Any]) -> list[Any]:
-    """Errors without those of union branches that the input does not resemble, such as a word that is no group."""
+    """Errors without those of union branches that the input does not resemble, such as a word that is no group.
+
+    Of an input that resembles no branch, the error of the first branch is kept.
+    """
     kept = []
     for found in errors:
-        branch = next((n for n, step in enumerate(found["loc"]) if _is_branch(step)), None)
-        if branch is not None:
-            step, deeper = str(found["loc"][branch]), len(found["loc"]) > branch + 1
-            if not deeper and not step.startswith(_BRANCH_OF.get(type(found["input"]), step)):
+        location = found["loc"]
+        branch = next((n for n, step in enumerate(location) if _is_branch(step)), None)
+        if branch is not None and len(location) == branch + 1:
+            others = [str(each["loc"][branch]) for each in errors if each["loc"][:branch] == location[:branch]]
+            meant = _BRANCH_OF.get(type(found["input"]), "")
+            if not any(other.startswith(meant) for other in others if meant):
+                meant = others[0]
+            if not str(location[branch]).startswith(meant):
                 continue
         kept.append(found)
     return kept
 
 
-_BRANCH_OF: dict[type, str] = {str: "literal[", dict: "dict[", list: "list["}
+_NUMBER = "constrained-float"
+_BRANCH_OF: dict[type, str] = {str: "literal[", dict: "dict[", list: "list[", int: _NUMBER, float: _NUMBER}
 
 
 def _is_branch(step: str | int) -> bool:

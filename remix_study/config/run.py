@@ -197,11 +197,21 @@ class JointConfig(Extensible):
     name: Literal["joint"]
 
 
+_Weight = Annotated[float, Field(ge=0)]
+LossWeights = _Weight | dict[Modality, _Weight]
+"""The weight of the unimodal losses: one of all modalities, or one of each."""
+
+
+def each_of(weights: LossWeights) -> list[float]:
+    """All weights that are given."""
+    return list(weights.values()) if isinstance(weights, dict) else [weights]
+
+
 class JointUnimodalConfig(Extensible):
-    """Joint training with additional unimodal losses: L = CE(z) + weight * sum_m CE(h_m)."""
+    """Joint training with additional unimodal losses: L = CE(z) + sum_m weight_m CE(h_m)."""
 
     name: Literal["joint_unimodal"]
-    weight: float = Field(default=1.0, ge=0)
+    weight: LossWeights = Field(default=1.0, description="a number, or one of each modality")
 
 
 class UnimodalConfig(Part):
@@ -234,8 +244,14 @@ class RemixConfig(Extensible):
     )
     joint_share: float = Field(default=0.0, ge=0, lt=1)
     rescore_every: int = Field(default=1, ge=1, description="epochs")
-    warmup_weight: float = Field(default=0.5, ge=0, description="alpha = beta: unimodal losses of multimodal samples")
-    weight: float = Field(default=1.0, ge=0, description="gamma: the unimodal loss of a unimodal batch")
+    warmup_weight: LossWeights = Field(
+        default=0.5,
+        description="alpha and beta, the unimodal losses of multimodal samples: a number, or one of each modality",
+    )
+    weight: LossWeights = Field(
+        default=1.0,
+        description="gamma, the unimodal loss of a unimodal batch: a number, or one of each modality",
+    )
 
     @model_validator(mode="after")
     def _losses_that_it_has(self) -> "RemixConfig":
@@ -603,7 +619,7 @@ class RunConfig(Part):
         if isinstance(self.method, RemixConfig) and published:
             headless = self.method.predictions == "dropout"
             remedy = "`method.predictions: heads`" if headless else "`method.weight` above 0"
-            if headless or self.method.weight == 0:
+            if headless or 0 in each_of(self.method.weight):
                 message = (
                     f"`model.fusion: {fusion}` needs unimodal losses with Remix, because the fused loss of a unimodal "
                     f"batch may reach its encoder by a bias only; use {remedy}, `masking: mean_feature` or "

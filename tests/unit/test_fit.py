@@ -90,6 +90,8 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
         ({"filter": {"rule": "band", "lower": 2, "upper": 3}}, "must include possible scores, but [2, 3] does not"),
         ({"filter": {"rule": "max_share", "share": 0.4}}, "`method.filter.share` must be at least 1/2"),
         ({"training_order": ["video"]}, "`method.training_order` must name audio, video once each"),
+        ({"warmup_weight": {"audio": 1.0}}, "`method.warmup_weight` must name audio, video once each"),
+        ({"weight": {"audio": 1.0, "vdeo": 1.0}}, "`method.weight` must name audio, video once each"),
         (
             {"share": {"kind": "fixed", "parts": {"audio": 1.0}}},
             "`method.share.parts` must name audio, video once each",

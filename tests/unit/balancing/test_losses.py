@@ -68,6 +68,15 @@ def test_unimodal_losses_are_weighted_by_the_number_of_active_modalities(outputs
     assert terms["video"].tolist() == pytest.approx(expected_video, rel=1e-5)
 
 
+def test_each_modality_may_have_a_weight_of_its_own(outputs: Made) -> None:
+    own = UnimodalLosses(together={"audio": 0.5, "video": 3.0}, alone={"audio": 2.0, "video": 0.25})
+    found, audio, video = (
+        terms_of(rule, outputs, BOTH) for rule in (own, UnimodalLosses(0.5, 2.0), UnimodalLosses(3.0, 0.25))
+    )
+    assert torch.equal(found["audio"], audio["audio"])
+    assert torch.equal(found["video"], video["video"])
+
+
 def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:
     del outputs.head_logits["video"]
     active = {"audio": torch.ones(4, dtype=torch.bool), "video": torch.zeros(4, dtype=torch.bool)}
