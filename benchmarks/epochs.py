@@ -127,15 +127,20 @@ def trainer(
     collectives: Collectives | None = None,
 ) -> Trainer:
     """Return a trainer with Adam as released, ResNet-18 encoders (tiny ones for tiny clips) and concat fusion."""
-    tiny = store.card["preset"] == "tiny"
-    torch.manual_seed(0)
-    encoders = {m: TinyEncoder(c) if tiny else ResNet18(c) for m, c in ((AUDIO, 1), (VIDEO, 3))}
-    model = MultimodalModel(encoders, ConcatFusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
+    model = new_model(store)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-4)
     reader = ClipReader(store, torch.device("cpu"), channels_last=channels_last)
     return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, score)
+
+
+def new_model(store: ClipStore) -> MultimodalModel:
+    """Return a model with its initial weights."""
+    tiny = store.card["preset"] == "tiny"
+    torch.manual_seed(0)
+    encoders = {m: TinyEncoder(c) if tiny else ResNet18(c) for m, c in ((AUDIO, 1), (VIDEO, 3))}
+    return MultimodalModel(encoders, ConcatFusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
 
 
 def remix(store: ClipStore, batch: int) -> Method:

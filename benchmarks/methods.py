@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.epochs import Scale, joint, noise_store, trainer
+from benchmarks.epochs import Scale, joint, new_model, noise_store, trainer
 from benchmarks.measure import Result, in_turns, median
 from remix_study.added import Facts, rules_of
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses
@@ -18,6 +18,7 @@ AT_MOST = {
     "ogm_ge": 1.1,
     "ogm_plus": 1.1,
     "agm": 1.1,
+    "relearning": 1.1,
     "pmr": 1.1,
     "modality_dropout": 1.1,
     "opm": 1.1,
@@ -46,6 +47,7 @@ def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
     # From the first epoch on, or a method with a window would not act in this one.
     begin = {name: {"begin": 0} if issubclass(options_of(name), Windowed) else {} for name in names}
     added = Additions.model_validate(begin)
-    facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy())
+    facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy(),
+                  lambda: new_model(store))  # fmt: skip
     rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules_of(added, facts))
     return replace(base, name="joint_unimodal", rules=rules, trains_heads=True)

@@ -5,6 +5,7 @@ To add a method, write its options in `config/balancing.py`, its rule in `remix_
 
 # N training samples, M modalities
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -18,6 +19,8 @@ from remix_study.balancing.inforeg import InfoReg
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
+from remix_study.balancing.relearning import Relearning
+from remix_study.balancing.slots import Model
 from remix_study.config import balancing as b
 
 
@@ -33,6 +36,7 @@ class Facts:
         labels_N: their classes.
         classes: number of classes.
         cross_entropy: of the training losses.
+        initial: builds a model with the initial weights, on the CPU.
         heads: whether the unimodal heads are trained.
         unimodal_from: the first epoch that may have unimodal batches; None: there are none.
     """
@@ -44,6 +48,7 @@ class Facts:
     labels_N: NDArray[np.int64]
     classes: int
     cross_entropy: CrossEntropy
+    initial: Callable[[], Model]
     heads: bool = True
     unimodal_from: int | None = None
 
@@ -77,6 +82,11 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
             )  # fmt: skip
         case b.GBlendLiteOptions(every=every, least=least):
             return GBlendLite(modalities, every, least, window=_window(options))
+        case b.RelearningOptions(every=every, times=times, strength=strength):
+            return Relearning(
+                modalities, facts.classes, every, times, strength, window=_window(options), seed=facts.seed,
+                initial=facts.initial,
+            )  # fmt: skip
         case b.OGMOptions(alpha=alpha):
             return OGM(modalities, alpha, noise=False, window=_window(options), seed=facts.seed)
         case b.OGMGEOptions(alpha=alpha):

@@ -122,7 +122,10 @@ def assemble(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     rows = {split: _spread(rows_N, at_most) for split, rows_N in split_rows(config, store).items()}
-    method = _method(config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes))
+    method = _method(
+        config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes),
+        lambda: build_model(config, store),
+    )  # fmt: skip
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
@@ -288,6 +291,7 @@ def _method(
     rows_N: NDArray[np.int64],
     labels_N: NDArray[np.int64],
     classes: int,
+    initial: Callable[[], MultimodalModel],
 ) -> Method:
     method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
@@ -307,7 +311,7 @@ def _method(
         alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
         return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
     facts = Facts(
-        modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce,
+        modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
         heads=not isinstance(method, c.JointConfig),
         unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
     )  # fmt: skip

@@ -13,6 +13,7 @@ agm.py      AGM
 mmpareto.py MMPareto
 pmr.py      PMR
 gblend.py   Gradient-Blending
+relearning.py  Diagnosing & Re-learning
 """
 
 from remix_study.balancing.acting import Window

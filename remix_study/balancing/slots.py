@@ -19,12 +19,14 @@ it knows of a split is complete on every rank, and its random numbers depend on 
 
 # B samples of a micro-batch, M modalities, C classes, K sums of a rule
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from remix_study.epoch import EpochPlan, Passes, Statistic
 
@@ -65,6 +67,8 @@ class Model(Protocol):
     def classify(self, modality: str, features_Bd: torch.Tensor) -> torch.Tensor: ...
 
     def encoder_parameters(self, modality: str) -> Iterator[torch.nn.Parameter]: ...
+
+    def encoder_buffers(self, modality: str) -> Iterator[torch.Tensor]: ...
 
     def head_parameters(self, modality: str) -> Iterator[torch.nn.Parameter]: ...
 
@@ -129,12 +133,17 @@ class Mask(NamedTuple):
 
 
 class EpochStart(NamedTuple):
-    """The beginning of an epoch."""
+    """The beginning of an epoch.
+
+    `agreed`: takes numbers that each rank computed, and returns those of rank 0, on every rank. Every rank must call
+    it. It is for computations whose result may depend on the processor.
+    """
 
     epoch: int
     model: Model
     optimizer: torch.optim.Optimizer
     passes: Passes
+    agreed: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda values: values
 
 
 @runtime_checkable

@@ -208,7 +208,25 @@ class GBlendLiteOptions(_Blending):
     needs = "unimodal losses, the control split"
 
 
-AnyOptions = (
+class RelearningOptions(Windowed):
+    """Diagnosing & Re-learning: encoders moved back towards their initial weights (Wei et al., ECCV 2024)."""
+
+    changes = "weights of the encoders"
+    needs = "the control split"
+    with_remix = "before an epoch, before the assignment"
+    reads_control = True
+
+    every: int = Field(
+        default=20, ge=1,
+        description="epochs between two re-initialisations; the first is as many epochs after `begin`. Published: 20",
+    )  # fmt: skip
+    times: int = Field(default=3, ge=1, description="number of re-initialisations. Published: 3")
+    strength: float = Field(
+        default=3.0, ge=0, description="of the difference of purities; 0 changes nothing. Published: 3"
+    )
+
+
+AnyOptions = RelearningOptions | (
     PMROptions
     | MMParetoOptions
     | OGMOptions
@@ -246,6 +264,7 @@ class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
     gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    relearning: Annotated[RelearningOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

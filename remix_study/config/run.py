@@ -27,6 +27,7 @@ from remix_study.config.balancing import (
     Options,
     PDMPOptions,
     PMROptions,
+    RelearningOptions,
     WithKey,
     options_of,
     reading_control,
@@ -331,7 +332,13 @@ class GBlendLiteConfig(GBlendLiteOptions):
     name: Literal["gblend_lite"]
 
 
-AddedConfig = (
+class RelearningConfig(RelearningOptions):
+    """Joint training with Diagnosing & Re-learning."""
+
+    name: Literal["relearning"]
+
+
+AddedConfig = RelearningConfig | (
     PMRConfig
     | MMParetoConfig
     | OGMConfig

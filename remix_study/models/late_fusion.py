@@ -178,6 +178,10 @@ class MultimodalModel(nn.Module):
         """The parameters of one modality's encoder."""
         return self.encoders[modality].parameters()
 
+    def encoder_buffers(self, modality: str) -> Iterator[torch.Tensor]:
+        """The buffers of one modality's encoder, such as BatchNorm's running statistics."""
+        return self.encoders[modality].buffers()
+
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The parameters of one modality's unimodal head."""
         return self.heads[modality].parameters()

@@ -327,7 +327,7 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
                          heads=run.method.trains_heads)  # fmt: skip
     due = [rule for rule in run.method.epochs if rule.due(epoch)]
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
-    start = EpochStart(epoch, run.model, run.optimizer, passes)
+    start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives))
     for rule in due:
         if rule.changes_model:
             rule.begin(start)
@@ -343,6 +343,13 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     part = _part(run, epoch, planned)
     part.score_s = _now(run) - started if planned.evaluated else 0.0
     return part
+
+
+def _of_the_first_rank(collectives: Collectives, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rank 0's values, on every rank."""
+    shared = torch.from_numpy(values if collectives.world.leads else np.zeros_like(values)).clone()
+    collectives.sum_(shared)
+    return shared.numpy()
 
 
 def _part(run: Run, epoch: int, planned: PlannedEpoch) -> PartialEpoch:

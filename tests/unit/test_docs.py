@@ -29,7 +29,10 @@ METHODS = {
     "ogm": {"name": "ogm"},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},
     "mmpareto": {"name": "mmpareto"},
-    "between_epochs": {"name": "joint_unimodal", "with": {"pmr": {}, "gblend_lite": {"every": 1}}},
+    "between_epochs": {
+        "name": "joint_unimodal",
+        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}},
+    },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from remix_study.balancing.relearning import Relearning
 from remix_study.training.loop import Run
 
 Assembled = Callable[..., Run]
@@ -26,6 +28,10 @@ def without_batchnorm(assembled: Assembled) -> Assembled:
             for parameter in encoder.parameters():
                 nn.init.kaiming_normal_(parameter, generator=torch.Generator().manual_seed(1))
         run.optimizer.param_groups[0]["params"] = list(run.model.parameters())
+        initial = deepcopy(run.model)
+        for rule in run.method.rules:
+            if isinstance(rule, Relearning):
+                rule._initial = lambda: initial
         return run
 
     return make

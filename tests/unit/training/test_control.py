@@ -27,7 +27,7 @@ Recipe = Callable[..., RunConfig]
 Trained = Callable[..., dict[str, torch.Tensor]]
 RULE = "a rule of this test"
 # Settings with which a method acts in three epochs.
-ACTING: dict[str, dict[str, Any]] = {"gblend_lite": {"every": 1}}
+ACTING: dict[str, dict[str, Any]] = {"gblend_lite": {"every": 1}, "relearning": {"every": 1}}
 READERS = [name for name in Additions.model_fields if options_of(name).reads_control]
 
 
