@@ -254,17 +254,6 @@ class RemixConfig(Extensible):
         description="gamma, the unimodal loss of a unimodal batch: a number, or one of each modality",
     )
 
-    @model_validator(mode="after")
-    def _losses_that_it_has(self) -> "RemixConfig":
-        if self.predictions == "dropout":
-            fields = type(self).model_fields
-            changed = [key for key in ("warmup_weight", "weight") if getattr(self, key) != fields[key].default]
-            if changed:
-                raise ValueError(
-                    f"`{changed[0]}` weighs unimodal losses, which `predictions: dropout` does not have; leave it out"
-                )
-        return self
-
 
 class ModalityDropoutConfig(ModalityDropoutOptions):
     """Joint training with modality dropout."""
@@ -615,6 +604,15 @@ class RunConfig(Part):
                     "moves every encoder in every step"
                 )
                 problems.append(("method.accumulate", message))
+        if isinstance(self.method, RemixConfig) and self.method.predictions == "dropout":
+            fields = RemixConfig.model_fields
+            for key in ("warmup_weight", "weight"):
+                if getattr(self.method, key) != fields[key].default:
+                    message = (
+                        f"`method.{key}` weighs unimodal losses, which `predictions: dropout` does not have; leave it "
+                        "out"
+                    )
+                    problems.append((f"method.{key}", message))
         fusion = self.model.fusion.name
         if self.replaces and fusion in SELECTING_FUSIONS and not isinstance(self.method, UnimodalConfig):
             message = (

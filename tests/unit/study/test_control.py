@@ -15,11 +15,12 @@ from remix_study.launch.run import unimodal_config
 from remix_study.media.store import ClipStore
 from remix_study.study import study as study_module
 from remix_study.study.ledger import FINAL, read_ledger
+from remix_study.study.outcomes import Replicated
 from remix_study.study.plan import make_plan
+from remix_study.study.results import compare
 from remix_study.study.search_space import configure
 from remix_study.study.study import StudyRun
 from remix_study.study.study_file import check_study
-from remix_study.study.tasks import Task
 from tests.studies import Conduct, Runner, config, write_no_report
 
 Recipe = Callable[..., RunConfig]
@@ -110,17 +111,20 @@ def test_the_control_split_is_not_searched() -> None:
         check_study(config(space=space), {})
 
 
-def test_plan_and_result_say_how_many_clips_train(conduct: Conduct, small_corpus: Path, tmp_path: Path) -> None:
+def test_the_plan_says_how_many_clips_train(small_corpus: Path, tmp_path: Path) -> None:
     plan = make_plan(study({"both": READER}), {"corpus": str(small_corpus)}, tmp_path / "w", timed=False)
     assert plan.corpus.endswith(": 88 training clips, 8 control clips")
 
-    def summary(task: Task, run: RunConfig) -> dict[str, float]:
-        clips = {"train/clips": 85.0 + task.number % 2, "train/control_clips": 10.0}
-        return {"best/val_accuracy": 0.5, "test/accuracy": 0.5 + 0.001 * (run.seed % 10), **clips}
 
-    result = conduct(Runner(summary=summary), study({"both": READER}))
-    assert result is not None
+def test_the_sentence_says_how_many_clips_train() -> None:
+    def replicates(*clips: int) -> Replicated:
+        summaries = [{"test/accuracy": 0.5, "train/clips": n, "train/control_clips": 10.0} for n in clips]
+        return Replicated(dict(enumerate(summaries)), {})
+
+    result = compare(study(), {"joint": replicates(85, 86), "remix": replicates(85, 86)}, {}, [])
     assert "trained on 85 to 86 clips of the training split, and left 10 out as control clips" in result.sentence
+    plain = Replicated({0: {"test/accuracy": 0.5}}, {})
+    assert "control" not in compare(study(), {"joint": plain, "remix": plain}, {}, []).sentence
 
 
 @pytest.mark.slow

@@ -113,8 +113,11 @@ def test_a_run_trains_no_head_and_logs_no_metric_of_heads(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method.weight": 0.5}, "`weight` weighs unimodal losses, which `predictions: dropout` does not have; leave"),
-        ({"method.warmup_weight": 1.0}, "`warmup_weight` weighs unimodal losses"),
+        (
+            {"method.weight": 0.5},
+            "`method.weight` weighs unimodal losses, which `predictions: dropout` does not have; leave",
+        ),
+        ({"method.warmup_weight": 1.0}, "`method.warmup_weight` weighs unimodal losses"),
         ({"method.with": ["mmpareto"]}, "`mmpareto` needs unimodal losses, which `predictions: dropout` does not have"),
         (
             {"model.fusion": "gated_published"},
