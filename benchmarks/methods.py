@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.epochs import Scale, joint, new_model, noise_store, trainer
 from benchmarks.measure import Result, in_turns, median
 from remix_study.added import Facts, rules_of
@@ -13,6 +15,7 @@ from remix_study.config.balancing import Additions, Windowed, options_of
 from remix_study.media.store import ClipStore
 
 AT_MOST = {
+    "umt": 1.4,
     "mmpareto": 1.75,
     "ogm": 1.1,
     "ogm_ge": 1.1,
@@ -47,7 +50,8 @@ def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
     # From the first epoch on, or a method with a window would not act in this one.
     begin = {name: {"begin": 0} if issubclass(options_of(name), Windowed) else {} for name in names}
     added = Additions.model_validate(begin)
+    teachers = dict(new_model(store).to(memory_format=torch.channels_last).encoders.items())
     facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy(),
-                  lambda: new_model(store))  # fmt: skip
+                  lambda: new_model(store), teachers=teachers)  # fmt: skip
     rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules_of(added, facts))
     return replace(base, name="joint_unimodal", rules=rules, trains_heads=True)

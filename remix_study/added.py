@@ -5,12 +5,13 @@ To add a method, write its options in `config/balancing.py`, its rule in `remix_
 
 # N training samples, M modalities
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
 from remix_study.balancing.draws import SampleDraws
@@ -21,6 +22,7 @@ from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
 from remix_study.balancing.relearning import Relearning
 from remix_study.balancing.slots import Model
+from remix_study.balancing.umt import UMT
 from remix_study.config import balancing as b
 
 
@@ -39,6 +41,8 @@ class Facts:
         initial: builds a model with the initial weights, on the CPU.
         heads: whether the unimodal heads are trained.
         unimodal_from: the first epoch that may have unimodal batches; None: there are none.
+        teachers: modality -> frozen encoder, for a method that learns from teachers.
+        autocast: whether encoders compute in bfloat16.
     """
 
     modalities: tuple[str, ...]
@@ -51,6 +55,8 @@ class Facts:
     initial: Callable[[], Model]
     heads: bool = True
     unimodal_from: int | None = None
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    autocast: bool = False
 
 
 def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
@@ -61,6 +67,10 @@ def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
 def _rule(options: b.AnyOptions, facts: Facts) -> object:
     modalities = facts.modalities
     match options:
+        case b.UMTOptions(weight=weight):
+            if set(facts.teachers) != set(modalities):
+                raise ValueError(f"there must be a teacher of each of {modalities}, but there are {[*facts.teachers]}")
+            return UMT(facts.teachers, weight, window=_window(options), autocast=facts.autocast)
         case b.ModalityDropoutOptions(probability=probability):
             draws = _draws("modality_dropout", facts)
             return ModalityDropout(modalities, probability, window=_window(options), draws=draws)

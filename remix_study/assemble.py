@@ -98,6 +98,8 @@ def assemble(
     tracker: Tracker,
     folder: Path,
     *,
+    digest: str | None = None,
+    teachers: Mapping[str, Encoder] | None = None,
     ceilings: Mapping[str, float] | None = None,
     callback: EpochCallback | None = None,
     at_most: int | None = None,
@@ -112,6 +114,8 @@ def assemble(
         device: where the model and the batches are.
         tracker: receives parameters, metrics and artifacts.
         folder: the run folder, for checkpoints and `history.jsonl`.
+        digest: of the run; by default that of `config` and `store`, without teachers.
+        teachers: modality -> frozen encoder, of a method that learns from teachers.
         ceilings: modality -> accuracy of a unimodal run, in [0, 1].
         callback: called after every epoch.
         at_most: use at most this many clips of each split, to time a part of an epoch.
@@ -124,14 +128,14 @@ def assemble(
     rows = {split: _spread(rows_N, at_most) for split, rows_N in split_rows(config, store).items()}
     method = _method(
         config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes),
-        lambda: build_model(config, store),
+        lambda: build_model(config, store), teachers or {},
     )  # fmt: skip
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
         _warn_of_blocked_encoder(config, modalities)
     settings = LoopSettings(
-        digest=config.digest(store.digest),
+        digest=config.digest(store.digest) if digest is None else digest,
         epochs=config.epochs,
         seed=config.seed,
         learning_rate=config.optimizer.learning_rate,
@@ -292,6 +296,7 @@ def _method(
     labels_N: NDArray[np.int64],
     classes: int,
     initial: Callable[[], MultimodalModel],
+    teachers: Mapping[str, Encoder],
 ) -> Method:
     method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
@@ -314,6 +319,8 @@ def _method(
         modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
         heads=not isinstance(method, c.JointConfig),
         unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
+        teachers=teachers,
+        autocast=config.precision == "bfloat16",
     )  # fmt: skip
     added = rules_of(method.added, facts)
     match method:

@@ -123,6 +123,11 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         weights = getattr(method, key, None)
         if isinstance(weights, dict) and sorted(weights) != sorted(have):
             problems.append((f"method.{key}", f"`method.{key}` must name {', '.join(have)} once each"))
+    teachers = c.teachers_of(method)
+    if isinstance(teachers, dict) and sorted(teachers) != sorted(have):
+        key = "method.with.umt.teachers" if isinstance(method, c.Extensible) else "method.teachers"
+        said = f"`{key}` must name a run for each of {', '.join(have)}, but names {', '.join(teachers) or 'none'}"
+        problems.append((key, said))
     if isinstance(method, c.RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"

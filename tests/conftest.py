@@ -151,6 +151,7 @@ def assembled(small_store: "ClipStore", tmp_path: Path) -> "Callable[..., Run]":
     import torch
 
     from remix_study.assemble import assemble
+    from remix_study.launch.teachers import untrained_teachers
     from remix_study.tracking.tracker import NullTracker
     from remix_study.world import Solo
 
@@ -169,6 +170,7 @@ def assembled(small_store: "ClipStore", tmp_path: Path) -> "Callable[..., Run]":
             torch.device("cpu"),
             tracker or NullTracker(),
             tmp_path / folder,
+            teachers=untrained_teachers(config.model_copy(update={"seed": config.seed + 1}), small_store),
             ceilings=ceilings,
         )
 

@@ -14,6 +14,7 @@ mmpareto.py MMPareto
 pmr.py      PMR
 gblend.py   Gradient-Blending
 relearning.py  Diagnosing & Re-learning
+umt.py      UMT
 """
 
 from remix_study.balancing.acting import Window

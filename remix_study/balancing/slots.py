@@ -105,9 +105,10 @@ class StepBatch:
         active: the same as modality -> bool (B,); modalities that no sample trains are absent.
         available_BM: the modalities that each sample has.
         samples_B: row numbers of the clip store.
-        inputs: modality -> the input of its encoder, all B rows or only the active ones.
+        inputs: modality -> the input of its encoder, all B rows or only those that were active before any mask.
         at: the step.
         totals: name of a rule -> what its `sums_before` returned, summed over the global batch.
+        before: the same batch before the mask rules; None if they masked nothing.
     """
 
     model: Model
@@ -120,6 +121,7 @@ class StepBatch:
     inputs: Mapping[str, torch.Tensor]
     at: Step
     totals: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    before: "StepBatch | None" = None
 
 
 class Mask(NamedTuple):
@@ -282,6 +284,15 @@ class RateRule(Protocol):
         ...
 
 
+@runtime_checkable
+class Teaching(Protocol):
+    """Runs further encoders, each as large as the encoder of its modality."""
+
+    def passes(self, epoch: int) -> int:
+        """Number of forward passes of these encoders for each sample that trains their modality in this epoch."""
+        ...
+
+
 _Part = TypeVar("_Part")
 
 
@@ -351,6 +362,11 @@ class Method:
             for m, factor in rule.factors().items():
                 factors[m] = factors.get(m, 1.0) * factor
         return factors
+
+    def further_passes(self, epoch: int) -> int:
+        """Forward passes of encoders besides the model's, for each sample that trains a modality in this epoch."""
+        teaching = self._with(Teaching)  # type: ignore[type-abstract]
+        return sum(rule.passes(epoch) for rule in teaching)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The state of every rule, by its name, for an exact resume. The plan has its own."""

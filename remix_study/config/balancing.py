@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from remix_study.config.identity import Introduced
+from remix_study.config.identity import Elsewhere, Introduced
 from remix_study.config.part import Modality, Part
 
 _SPLIT = "concat, sum or decision fusion"
@@ -227,7 +227,26 @@ class RelearningOptions(Windowed):
 
 
 AnyOptions = RelearningOptions | (
+
+
+class UMTOptions(Windowed):
+    """UMT: features close to those of encoders that were trained alone, the teachers (Du et al., ICML 2023)."""
+
+    changes = "losses"
+    needs = "a run of each modality alone (its teacher)"
+    with_remix = "in every batch, for the modalities that it trains"
+
+    weight: float = Field(default=10.0, ge=0, description="of the distance to the teachers; 0 changes nothing")
+    teachers: Annotated[Literal["train"] | dict[Modality, str], Elsewhere()] = Field(
+        default="train",
+        description="`train`: trained first; in a study, the runs of the methods with `ceiling_of`. Or modality -> "
+        "folder of a complete run with `method: {name: unimodal}`",
+    )
+
+
+AnyOptions = (
     PMROptions
+    | UMTOptions
     | MMParetoOptions
     | OGMOptions
     | OGMGEOptions
@@ -269,6 +288,7 @@ class Additions(Part):
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None

@@ -33,6 +33,13 @@ class Introduced:
     default: Any
 
 
+class Elsewhere:
+    """Annotation of a key that names other runs by their folders. It stays out of digests, as the path of the corpus.
+
+    The digests of those runs enter the digest instead, so that a moved folder is the same run, and another one is not.
+    """
+
+
 def identity(config: BaseModel, *, exclude: set[str]) -> dict[str, Any]:
     """Return the content of `config` that identifies it, as plain JSON values.
 
@@ -60,7 +67,8 @@ def _leave_out_introduced(value: Any, content: Any) -> None:
                 continue
             # Inner keys first: an introduced part may get further keys, and stays at the default recorded for it.
             _leave_out_introduced(getattr(value, name), content[key])
-            if content[key] in [each.default for each in field.metadata if isinstance(each, Introduced)]:
+            defaults = [each.default for each in field.metadata if isinstance(each, Introduced)]
+            if content[key] in defaults or any(isinstance(each, Elsewhere) for each in field.metadata):
                 del content[key]
     elif isinstance(value, Mapping):
         for key, inner in value.items():

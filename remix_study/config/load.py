@@ -8,7 +8,7 @@ import yaml
 
 from remix_study.config.balancing import is_names
 from remix_study.config.problems import Problem, parse, raise_problems, validate
-from remix_study.config.run import RunConfig
+from remix_study.config.run import RunConfig, teachers_of
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError
@@ -84,6 +84,16 @@ def parse_run(content: Mapping[str, Any], name: str) -> RunConfig:
         ConfigError: lists all problems; begins with `name`.
     """
     return parse(RunConfig, YamlSource(name, dict(content)))
+
+
+def with_teachers(config: RunConfig, teachers: Mapping[str, str]) -> RunConfig:
+    """Return the same configuration with other teachers (modality -> run folder), if its method needs any."""
+    if teachers_of(config.method) is None:
+        return config
+    content = config.model_dump(mode="json")
+    method = content["method"]
+    (method["with"]["umt"] if "with" in method else method)["teachers"] = dict(teachers)
+    return parse_run(content, "the run with its teachers")
 
 
 def load_study(path: Path) -> StudyConfig:

@@ -7,7 +7,8 @@ union below it (`EncoderConfig`, `FilterConfig`, `MethodConfig` ...).
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -28,6 +29,7 @@ from remix_study.config.balancing import (
     PDMPOptions,
     PMROptions,
     RelearningOptions,
+    UMTOptions,
     WithKey,
     options_of,
     reading_control,
@@ -328,7 +330,17 @@ class RelearningConfig(RelearningOptions):
 
 
 AddedConfig = RelearningConfig | (
+
+
+class UMTConfig(UMTOptions):
+    """Joint training with UMT."""
+
+    name: Literal["umt"]
+
+
+AddedConfig = (
     PMRConfig
+    | UMTConfig
     | MMParetoConfig
     | OGMConfig
     | OGMGEConfig
@@ -371,6 +383,13 @@ def trains_heads(method: MethodConfig) -> bool:
     return not isinstance(whole, JointConfig) and not (
         isinstance(whole, RemixConfig) and whole.predictions == "dropout"
     )
+
+
+def teachers_of(method: MethodConfig) -> Literal["train"] | dict[Modality, str] | None:
+    """The teachers that a method is given: modality -> run folder, or `train`; None if it needs none."""
+    whole = expanded(method)
+    options = None if isinstance(whole, UnimodalConfig) else whole.added.umt
+    return None if options is None else options.teachers
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -675,13 +694,16 @@ class RunConfig(Part):
                 problems.append((key, message))
         return problems
 
-    def digest(self, data: str) -> str:
+    def digest(self, data: str, teachers: Mapping[str, str] = MappingProxyType({})) -> str:
         """Return 12 hex digits that two runs share if and only if they are the same run.
 
-        They cover the configuration, the semantics of this version (config/identity.py) and `data`, the digest of the
-        clip store; neither where the run is tracked nor the path of its corpus.
+        They cover the configuration, the semantics of this version (config/identity.py), `data`, the digest of the
+        clip store, and `teachers`, modality -> digest of the run that is its teacher; neither where the run is tracked
+        nor the paths of its corpus and its teachers.
         """
         content = identity(self, exclude={"tracking", "corpus"})
+        if teachers:
+            content["teachers"] = dict(teachers)
         return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

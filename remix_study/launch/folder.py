@@ -65,6 +65,14 @@ class RunFolder:
                 f"Cannot write the run folder {self.path}: {error.strerror}. Use another --workspace."
             ) from error
 
+    @property
+    def digest(self) -> str:
+        """The digest of configuration and corpus; empty before it is written."""
+        try:
+            return (self.path / "digest").read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
     def writing(self) -> AbstractContextManager[None]:
         """Return the lock of the worker that writes to this run, if it has several; waits until it is free."""
         return exclusive_lock(self.path / WRITER, wait=True)

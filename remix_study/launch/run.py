@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from remix_study import ray_private
 from remix_study.assemble import modalities_of
-from remix_study.config.load import parse_run
-from remix_study.config.run import RunConfig, names_of
+from remix_study.config.load import parse_run, with_teachers
+from remix_study.config.run import RunConfig, names_of, teachers_of
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, RunPreempted, TrackingError, cause_of
 from remix_study.files.mirror import url_of
@@ -29,6 +30,7 @@ from remix_study.launch.folder import RunFolder
 from remix_study.launch.nodes import code_for_workers, on_cluster, require_identical_nodes
 from remix_study.launch.preemption import node_is_draining, own_node
 from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resources
+from remix_study.launch.teachers import require_teachers
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
@@ -66,19 +68,29 @@ def require_lasting_database(uri: str, workspace: Path) -> None:
         )
 
 
-def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = None) -> Job:
+def make_job(
+    config: RunConfig,
+    data: str,
+    workspace: Path,
+    name: str | None = None,
+    teachers: Mapping[str, str] = MappingProxyType({}),
+) -> Job:
     """Return the job that trains `config`.
 
     Args:
         data: the digest of the clip store.
         name: of the run folder below `runs/`. Default: method, seed and digest.
+        teachers: modality -> digest of the run that is its teacher, of those that `config` names.
 
     Raises:
         ConfigError: `name` is not a name as names.py defines it.
     """
     if name is not None and not is_name(name):
         raise ConfigError(f"`--name`{name_problem(name)}.")
-    digest = config.digest(data)
+    digest = config.digest(data, teachers)
+    named = teachers_of(config.method)
+    if isinstance(named, dict):  # workers have another working directory
+        config = with_teachers(config, {m: corpus_at(place) for m, place in named.items()})
     name = name or f"{'-'.join(names_of(config.method))}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)
     return Job(
@@ -90,6 +102,7 @@ def make_job(config: RunConfig, data: str, workspace: Path, name: str | None = N
         experiment=config.tracking.experiment,
         url=url_of(folder.path),
         log_model=config.tracking.model,
+        teachers=dict(teachers),
         code=code_for_workers(),
     )
 
@@ -102,7 +115,8 @@ def run_one(
 ) -> Record:
     """Check and train one run; resume an unfinished one; return the summary of a complete one without training.
 
-    With `evaluation.ceilings: train`, first train one unimodal run per modality.
+    With `evaluation.ceilings: train`, or for a method with teachers, first train one unimodal run per modality. Both
+    use the same runs.
 
     Args:
         on_start: called as `on_start(name, folder)` before each training.
@@ -119,9 +133,14 @@ def run_one(
     if uri is not None:
         require_lasting_database(uri, workspace)
         check_tracking(uri)
-    job = make_job(config, store.digest, workspace, name)
-    job = replace(job, ceilings=_ceilings(config, store, workspace, on_start))
-    return _announce_and_launch(job, on_start)
+    teachers = require_teachers(config, store)
+    alone = _unimodal_jobs(config, store, workspace)
+    if teachers_of(config.method) == "train":
+        config = with_teachers(config, {m: place_of(job) for m, job in alone.items()})
+        teachers = {m: job.digest for m, job in alone.items()}
+    job = make_job(config, store.digest, workspace, name, teachers)
+    trained = {m: _announce_and_launch(job, on_start) for m, job in alone.items()}
+    return _announce_and_launch(replace(job, ceilings=_ceilings(config, trained)), on_start)
 
 
 def _announce_and_launch(job: Job, on_start: Callable[[str, RunFolder], None]) -> Record:
@@ -212,24 +231,30 @@ def unimodal_config(config: RunConfig, modality: str) -> RunConfig:
     return parse_run(content, "the unimodal ceiling")
 
 
-def _ceilings(
-    config: RunConfig,
-    store: ClipStore,
-    workspace: Path,
-    on_start: Callable[[str, RunFolder], None],
-) -> Mapping[str, float] | None:
+def place_of(job: Job) -> str:
+    """Where other runs find a run: the URL of its folder in a remote workspace, else its path."""
+    return job.url or job.folder
+
+
+def _unimodal_jobs(config: RunConfig, store: ClipStore, workspace: Path) -> dict[str, Job]:
+    """The unimodal run of each modality, if the run needs them as ceilings or as teachers.
+
+    Their folder names contain the digest, so that other runs with this configuration reuse them.
+    """
+    if config.method.name == "unimodal" or "train" not in (config.evaluation.ceilings, teachers_of(config.method)):
+        return {}
+    return {m: make_job(unimodal_config(config, m), store.digest, workspace) for m in modalities_of(config, store)}
+
+
+def _ceilings(config: RunConfig, trained: Mapping[str, Record]) -> Mapping[str, float] | None:
+    """Modality -> accuracy of its unimodal run. `trained`: the summaries of unimodal runs."""
     given = config.evaluation.ceilings
     if given == "none" or config.method.name == "unimodal":
         return None
     if not isinstance(given, str):
         return given
     split = "test/accuracy" if config.evaluation.test else f"{config.evaluation.select}/val_accuracy"
-    found = {}
-    for m in modalities_of(config, store):
-        # The folder name contains the digest, so that other runs with this configuration reuse the result.
-        job = make_job(unimodal_config(config, m), store.digest, workspace)
-        found[m] = _announce_and_launch(job, on_start)[split]
-    return found
+    return {m: summary[split] for m, summary in trained.items()}
 
 
 def fit(

@@ -31,6 +31,7 @@ from remix_study.launch.nodes import require_code
 from remix_study.launch.predictions import write_predictions
 from remix_study.launch.preemption import preemption_notice
 from remix_study.launch.run_figures import run_figures
+from remix_study.launch.teachers import load_teachers
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
@@ -63,6 +64,7 @@ class Job:
         params: further MLflow parameters; of a trial, its hyperparameters.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker; None: one if Ray has GPUs and `config.device` allows one.
+        teachers: modality -> digest of the run that is its teacher, of those that `config` names.
         code: digest of the code that its workers must run; None: not checked.
     """
 
@@ -84,6 +86,7 @@ class Job:
     params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     cpus: float = 1
     gpus: float | None = None
+    teachers: Mapping[str, str] = field(default_factory=dict)
     code: str | None = None
 
     def to_json(self) -> str:
@@ -139,8 +142,9 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy, preempted
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
                 run = assemble(
-                    config, store, collectives, device, tracker, folder.path, ceilings=job.ceilings, callback=callback,
-                    preempted=preempted,
+                    config, store, collectives, device, tracker, folder.path, digest=job.digest,
+                    teachers=load_teachers(config, store, device, job.teachers), ceilings=job.ceilings,
+                    callback=callback, preempted=preempted,
                 )  # fmt: skip
                 result = train(run)
                 if leads:
@@ -197,7 +201,7 @@ def _info(job: Job, store: ClipStore) -> RunInfo:
         "remix_study.seed": str(config.seed),
         "remix_study.folder": job.url or job.folder,
         "remix_study.host": socket.gethostname(),
-        "remix_study.digest": config.digest(store.digest),
+        "remix_study.digest": job.digest,
         **job.tags,
     }
     return RunInfo(

@@ -24,6 +24,7 @@ from remix_study.datasets.corpus import open_corpus
 from remix_study.files.mirror import url_of
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.run import tracking_uri
+from remix_study.launch.teachers import untrained_teachers
 from remix_study.launch.worker import worker_threads
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
@@ -31,6 +32,7 @@ from remix_study.study.budget import Rates, Used
 from remix_study.study.combinations import configs_of, planned
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
 from remix_study.study.ledger import Ledger, ended_trials, read_ledger
+from remix_study.study.needed import needed_methods
 from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.placement import slots
 from remix_study.study.preflight import needs_of, require_study_fit, require_tracking
@@ -77,6 +79,8 @@ class MethodPlan(NamedTuple):
         replicates_again: complete replicates that are started again if further trials change the choice.
         example: the full configuration of a trial's run.
         cost: None if nothing was timed.
+        needs: the methods whose runs it needs; they are searched and replicated before it.
+        counted_s: seconds of all its runs and of all runs of the methods that it needs; None if nothing was timed.
     """
 
     name: str
@@ -91,6 +95,14 @@ class MethodPlan(NamedTuple):
     replicates_again: int
     example: RunConfig
     cost: RunCost | None
+    needs: tuple[str, ...] = ()
+    counted_s: float | None = None
+
+    def all_s(self, seeds: int) -> float | None:
+        """Seconds of all its runs, with `seeds` runs of a trial; None if nothing was timed."""
+        if self.cost is None:
+            return None
+        return self.trials * seeds * self.cost.trial_s + self.replicates * self.cost.replicate_s
 
 
 class Plan(NamedTuple):
@@ -101,6 +113,7 @@ class Plan(NamedTuple):
         concurrency: runs at once.
         comparisons: planned comparisons: of the reference with other methods, of combinations with their parts, and
             with controls.
+        seeds_per_trial: runs of a trial.
         replicates: of each method.
         replicates_for_verdict: replicates that a verdict needs.
         replicates_for_sign_flip: replicates with which the exact sign-flip test can be significant after the correction
@@ -125,6 +138,7 @@ class Plan(NamedTuple):
     concurrency: int
     methods: tuple[MethodPlan, ...]
     comparisons: int
+    seeds_per_trial: int
     replicates: int
     replicates_for_verdict: int
     replicates_for_sign_flip: int
@@ -193,6 +207,7 @@ def make_plan(
         cost = cost_of(example, store, worker_threads(at_once)) if timed else None
         methods.append(_method_plan(ledger, method, example, cost))
         progress(done + 1, len(config.methods))
+    methods = _with_needs(config, settings, methods)
     rates = Rates(needs.workers * needs.cpus, needs.workers * gpus, at_once)
     used, state = used_by(ledger), recorded_state(ledger)
     again = sum(m.replicates_again for m in methods)
@@ -207,6 +222,7 @@ def make_plan(
         concurrency=at_once,
         methods=tuple(methods),
         comparisons=comparisons,
+        seeds_per_trial=config.seeds_per_trial,
         replicates=config.replicates,
         replicates_for_verdict=FEWEST_SEEDS,
         replicates_for_sign_flip=seeds_for_sign_flip(max(1, comparisons)),
@@ -229,6 +245,17 @@ def _training_clips(configs: Sequence[RunConfig], store: ClipStore) -> str:
     if any("control" in size for size in sizes):
         parts.append(f"{counted([size.get('control', 0) for size in sizes])} control clips")
     return ", ".join(parts)
+
+
+def _with_needs(config: StudyConfig, settings: Mapping[str, Any], methods: Sequence[MethodPlan]) -> list[MethodPlan]:
+    """The same methods, with those whose runs they need and what they cost with them."""
+    needs, found = needed_methods(config, settings), []
+    own_s = {method.name: method.all_s(config.seeds_per_trial) or 0.0 for method in methods}
+    for method in methods:
+        others = tuple(needs[method.name].values())
+        counted_s = None if method.cost is None else sum(own_s[name] for name in (method.name, *others))
+        found.append(method._replace(needs=others, counted_s=counted_s))
+    return found
 
 
 def _work_left(methods: Sequence[MethodPlan], seeds: int) -> tuple[float, int]:
@@ -292,7 +319,8 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
             folder = Path(scratch)
             device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
             with without_warnings():  # of a shortened run, on a part of the corpus, they do not hold for the study's
-                run = assemble(short, store, Solo(), device, NullTracker(), folder, at_most=at_most)
+                teachers = untrained_teachers(short, store)
+                run = assemble(short, store, Solo(), device, NullTracker(), folder, teachers=teachers, at_most=at_most)
                 result = train(run, checked=False)
             checkpoints = sum(path.stat().st_size for path in folder.rglob("*.pt"))
             line = (folder / "history.jsonl").stat().st_size / len(result.history)

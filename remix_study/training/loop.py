@@ -189,7 +189,7 @@ def _record_of_epoch(
         **(part.record or {}),
         **planned.metrics,
         **found.metrics("val", run.method.trains_heads),
-        **_training_of_encoders(run, planned, cost_m),
+        **_training_of_encoders(run, part.epoch, planned, cost_m),
         "train/steps": float(planned.schedule.steps),
         "train/samples": samples,
         "time/score_s": part.score_s,
@@ -438,8 +438,8 @@ def _record_of_training(part: PartialEpoch, rate: float, method: Method) -> Reco
     return record
 
 
-def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
-    """Optimizer steps, samples and multiply-adds of the encoders in an epoch.
+def _training_of_encoders(run: Run, epoch: int, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
+    """Optimizer steps, samples and multiply-adds of the encoders, and of teachers, in an epoch.
 
     Args:
         cost_m: modality -> multiply-adds of the forward pass of one sample.
@@ -455,8 +455,9 @@ def _training_of_encoders(run: Run, planned: PlannedEpoch, cost_m: Mapping[str, 
     if run.settings.masking == "zero_input":  # of all inactive samples of a step, one is encoded
         encoded_M = sample_M + (schedule.active_TBM.sum(axis=1) < schedule.counts_T[:, None]).sum(axis=0)
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
+    passes_M = (1 + BACKWARD) * encoded_M + run.method.further_passes(epoch) * sample_M + planned.evaluated
     return {
-        "train/multiply_adds": float(cost_M @ ((1 + BACKWARD) * encoded_M + planned.evaluated)),
+        "train/multiply_adds": float(cost_M @ passes_M),
     } | {
         f"train/{name}/{m}": float(count)
         for name, count_M in (("updates", update_M), ("samples", sample_M))

@@ -172,7 +172,9 @@ def _masked(model: MultimodalModel, seen: StepBatch, mask: Mask, autocast: bool)
         logits_BC = model.fuse(features, active_BM)
         hidden = model.mask(features, active_BM)
     outputs = Outputs(logits_BC, seen.outputs.head_logits, hidden)
-    return replace(seen, outputs=outputs, active_BM=active_BM, active=_by_modality(model, active_BM))
+    return replace(
+        seen, outputs=outputs, active_BM=active_BM, active=_by_modality(model, active_BM), before=seen.before or seen
+    )
 
 
 def _backward(

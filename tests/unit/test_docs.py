@@ -12,6 +12,7 @@ from remix_study.assemble import assemble
 from remix_study.config.balancing import cards
 from remix_study.config.load import load_study
 from remix_study.config.run import RunConfig
+from remix_study.launch.teachers import untrained_teachers
 from remix_study.media.store import ClipStore
 from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
@@ -31,7 +32,7 @@ METHODS = {
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {
         "name": "joint_unimodal",
-        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}},
+        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}, "umt": {}},
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},
@@ -73,8 +74,11 @@ def results(
             config = config.model_copy(update={"control_fraction": 0.1})
         tracker = RecordingTracker()
         ceilings = None if name == "unimodal" else {"audio": 0.9, "video": 0.9}
+        teachers = untrained_teachers(config, small_store)
         found[name] = train(
-            assemble(config, small_store, Solo(), torch.device("cpu"), tracker, folder, ceilings=ceilings)
+            assemble(
+                config, small_store, Solo(), torch.device("cpu"), tracker, folder, teachers=teachers, ceilings=ceilings
+            )
         )
     return found
 

@@ -11,7 +11,7 @@ from torch import nn
 from remix_study.config import run as c
 from remix_study.config.load import load_run
 from remix_study.config.run import RunConfig
-from remix_study.datasets.corpus import open_corpus, prepare_corpus
+from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
 from remix_study.launch import run as runs
 from remix_study.launch import worker
@@ -131,19 +131,11 @@ def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_pat
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
 
 
-def test_sufficiency_on_validation_is_of_the_selected_epoch(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def summary_of(job: Job, on_start: object) -> dict[str, float]:
-        return {"best/val_accuracy": 0.9, "last/val_accuracy": 0.6}
-
-    monkeypatch.setattr(runs, "_announce_and_launch", summary_of)
-    store = open_corpus(recipe().corpus)
+def test_sufficiency_on_validation_is_of_the_selected_epoch(recipe: Recipe) -> None:
+    trained = {m: {"best/val_accuracy": 0.9, "last/val_accuracy": 0.6} for m in ("audio", "video")}
     for select, expected in (("best", 0.9), ("last", 0.6)):
         config = recipe({"evaluation": {"ceilings": "train", "select": select}})
-        assert runs._ceilings(config, store, tmp_path, lambda name, folder: None) == {
-            "audio": expected, "video": expected,
-        }  # fmt: skip
+        assert runs._ceilings(config, trained) == {"audio": expected, "video": expected}
 
 
 @pytest.mark.parametrize("select", ["best", "last"])
