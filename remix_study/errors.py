@@ -97,7 +97,7 @@ _SQLITE_FULL = "database or disk is full"
 # Categories of failures, for counting.
 CAUSES = (
     "not a number", "out of memory", "lost worker", "bad configuration", "disk full", "damaged corpus", "import error",
-    "other",
+    "needed run", "other",
 )  # fmt: skip
 
 

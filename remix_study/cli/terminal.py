@@ -248,9 +248,25 @@ def plan_view(found: "Plan") -> Group:
         Fitted(table),
         _space(found),
         f"[dim]search:[/dim] {first} {found.sampler}; pruner: {found.pruner}; {found.concurrency} at once",
+        *_order(found),
         *([_comparisons(found)] if found.comparisons else []),
         _cost(found),
     )
+
+
+def _order(found: "Plan") -> list[str]:
+    """For each method that needs runs of others: what comes first, and what it costs with those runs."""
+    lines = []
+    for m in found.methods:
+        if m.needs:
+            line = (
+                f"[dim]order:[/dim] {m.name} after {' and '.join(m.needs)}, whose runs it needs; they are trained once"
+            )
+            if m.counted_s is not None:
+                own_s = m.all_s(found.seeds_per_trial) or 0.0
+                line += f" and count for it, too: {duration(m.counted_s)}, of which {duration(own_s)} are its own"
+            lines.append(line)
+    return lines
 
 
 def _comparisons(found: "Plan") -> str:

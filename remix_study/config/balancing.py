@@ -226,9 +226,6 @@ class RelearningOptions(Windowed):
     )
 
 
-AnyOptions = RelearningOptions | (
-
-
 class UMTOptions(Windowed):
     """UMT: features close to those of encoders that were trained alone, the teachers (Du et al., ICML 2023)."""
 
@@ -245,18 +242,21 @@ class UMTOptions(Windowed):
 
 
 AnyOptions = (
-    PMROptions
-    | UMTOptions
-    | MMParetoOptions
-    | OGMOptions
-    | OGMGEOptions
-    | OGMPlusOptions
-    | AGMOptions
-    | ModalityDropoutOptions
-    | OPMOptions
-    | GBlendLiteOptions
-    | PDMPOptions
-    | InfoRegOptions
+    UMTOptions
+    | RelearningOptions
+    | (
+        PMROptions
+        | MMParetoOptions
+        | OGMOptions
+        | OGMGEOptions
+        | OGMPlusOptions
+        | AGMOptions
+        | ModalityDropoutOptions
+        | OPMOptions
+        | GBlendLiteOptions
+        | PDMPOptions
+        | InfoRegOptions
+    )
 )
 
 

@@ -329,9 +329,6 @@ class RelearningConfig(RelearningOptions):
     name: Literal["relearning"]
 
 
-AddedConfig = RelearningConfig | (
-
-
 class UMTConfig(UMTOptions):
     """Joint training with UMT."""
 
@@ -339,18 +336,21 @@ class UMTConfig(UMTOptions):
 
 
 AddedConfig = (
-    PMRConfig
-    | UMTConfig
-    | MMParetoConfig
-    | OGMConfig
-    | OGMGEConfig
-    | OGMPlusConfig
-    | AGMConfig
-    | ModalityDropoutConfig
-    | OPMConfig
-    | GBlendLiteConfig
-    | PDMPConfig
-    | InfoRegConfig
+    UMTConfig
+    | RelearningConfig
+    | (
+        PMRConfig
+        | MMParetoConfig
+        | OGMConfig
+        | OGMGEConfig
+        | OGMPlusConfig
+        | AGMConfig
+        | ModalityDropoutConfig
+        | OPMConfig
+        | GBlendLiteConfig
+        | PDMPConfig
+        | InfoRegConfig
+    )
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")

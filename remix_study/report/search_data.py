@@ -30,6 +30,7 @@ from remix_study.study.ledger import (
     pareto_front,
     summed,
 )
+from remix_study.study.needed import needed_methods
 from remix_study.study.search_space import space_of
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class Budget(NamedTuple):
     """What a method used: numbers of trials by their state, of replicates, and seconds.
 
     `failed` counts failed trials that were not retried, `retried` the others. Seconds are running time, summed over all
-    seeds and all starts.
+    seeds and all starts. `needs`: the methods whose runs it needs, which were trained once and took `needed_s` seconds.
     """
 
     method: str
@@ -56,6 +57,8 @@ class Budget(NamedTuple):
     search_s: float
     replicate_s: float
     final_s: float
+    needs: tuple[str, ...] = ()
+    needed_s: float = 0.0
 
     @property
     def trials(self) -> int:
@@ -90,7 +93,12 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
                 final_s=sum(r.seconds for r in records if r.stage == FINAL),
             )
         )
-    return tuple(found)
+    needs, own_s = needed_methods(ledger.study, {}), {b.method: b.total_s for b in found}
+    return tuple(
+        b._replace(needs=tuple(others), needed_s=sum(own_s[other] for other in others))
+        for b in found
+        for others in (needs[b.method].values(),)
+    )
 
 
 class Work(NamedTuple):

@@ -48,7 +48,7 @@ from remix_study.study.importance import evaluator_name, importances, why_unknow
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.sentences import compared_with, headline
-from remix_study.units import listed
+from remix_study.units import duration, listed
 
 _FAILURES_SHOWN = 60
 
@@ -217,6 +217,12 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: Study
             f"{listed(short)}."
         )
     said = f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
+    for b in budgets:
+        if b.needs:
+            said = (
+                f"{said} {b.method} needs the runs of {listed([*b.needs])}, which were trained once and count for it, "
+                f"too: {duration(b.total_s + b.needed_s)} of running time, of which {duration(b.total_s)} are its own."
+            )
     if result is None or result.unchecked:  # the sentence tells which settings cannot be checked
         return said
     if result.unequal:

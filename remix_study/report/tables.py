@@ -306,15 +306,19 @@ def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table
         "method", "trials", "complete", "pruned", "failed", "retried", "running", "replicates", "search time",
         "replicate time", "retrain time",
     )  # fmt: skip
+    needed = any(b.needs for b in found)  # by one of the methods
     rows = tuple(
         (
             b.method, f"{b.trials}/{trials}", *map(str, (b.complete, b.pruned, b.failed, b.retried, b.running)),
             f"{b.replicates}/{replicates}", duration(b.search_s), duration(b.replicate_s),
             duration(b.final_s) if b.final_s else "",
+            *((", ".join(b.needs), duration(b.total_s + b.needed_s)) if needed else ()),
         )
         for b in found
     )  # fmt: skip
-    return Table("Budget: finished and planned trials of each method, and their total running time", header, rows)
+    more = ("needs the runs of", "time with those runs") if needed else ()
+    title = "Budget: finished and planned trials of each method, and their total running time"
+    return Table(title, (*header, *more), rows)
 
 
 def work_table(found: Sequence[Work]) -> Table:

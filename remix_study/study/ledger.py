@@ -81,7 +81,7 @@ class ReplicateRecord(NamedTuple):
     """One replicate (stage `replicate`), or one run of `retrain` (stage `final`).
 
     `work` and `diverged`: as of a trial. `failed_before`: the reasons of earlier failures, after which it was run
-    again.
+    again. `needs`: the runs that it needs, method -> run folder.
     """
 
     method: str
@@ -96,6 +96,7 @@ class ReplicateRecord(NamedTuple):
     work: Mapping[str, float] = {}
     failed_before: tuple[str, ...] = ()
     diverged: bool = False
+    needs: Mapping[str, str] = {}
 
 
 class Ledger(NamedTuple):
@@ -138,12 +139,17 @@ def _read(study: StudyConfig, folder: Path, intermediate: bool) -> Ledger:
 
 
 def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
-    """The replicates of the hyperparameters that are chosen now, by number. More trials may change the choice."""
+    """The replicates of the hyperparameters that are chosen now, by number. More trials may change the choice.
+
+    Those that need a run of another method's earlier choice are left out.
+    """
     chosen = ledger.chosen(method)
     if chosen is None:
         return ()
     found = [r for r in ledger.replicates.get(method, ()) if r.stage == REPLICATE and r.params == chosen.params]
-    return tuple(sorted(found, key=lambda r: r.number))
+    others = {other: {r.folder for r in chosen_replicates(ledger, other)} for r in found for other in r.needs}
+    current = [r for r in found if all(folder in others[other] for other, folder in r.needs.items())]
+    return tuple(sorted(current, key=lambda r: r.number))
 
 
 def summed(works: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -318,4 +324,5 @@ def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator
                 method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
                 note.get("seconds", 0.0), note.get("reason"), note.get("cause"), note.get("work", {}),
                 tuple(note.get("failed_before", ())), note.get("diverged", False),
+                {other: str(folder / run) for other, run in note.get("needs", {}).items()},
             )  # fmt: skip

@@ -1,12 +1,14 @@
 """Checks before a study starts, so that a study that cannot run is refused before any run starts"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from remix_study.assemble import encoder_of
 from remix_study.config.problems import Problem, raise_problems
-from remix_study.config.run import RunConfig
+from remix_study.config.run import RunConfig, teachers_of
 from remix_study.config.study import StudyConfig
+from remix_study.config.yaml_source import Keys, dump
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import StoreError, TrackingError
 from remix_study.files.disk import storage_errors
@@ -15,7 +17,9 @@ from remix_study.fit import fit_problems
 from remix_study.launch.nodes import on_cluster, require_identical_nodes, require_submitted_code
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
+from remix_study.launch.teachers import require_teachers
 from remix_study.media.store import ClipStore
+from remix_study.study.needed import needed_methods
 from remix_study.study.placement import Needs
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
@@ -70,13 +74,46 @@ def require_study_fit(study: StudyConfig, settings: Mapping[str, Any], store: Cl
     """
     found: list[Problem] = []
     control = study_control(study)
+    configs: dict[str, list[RunConfig]] = {name: [] for name in study.methods}
     for name, method in study.methods.items():
         for at, params in params_to_check(study, name, space_of(study, method)):
             config = configure(study, name, params, study.seed, settings, control)
             found += [in_study(each, study, name, params, at) for each in fit_problems(config, store)]
+            configs[name].append(config)
+            require_teachers(config, store)
+    found += _problems_of_needs(study, settings, store, configs)
     if found:
         once = {(each.keys, each.kind): each for each in reversed(found)}
         raise_problems(study.source, reversed(once.values()), f" with the corpus {store.path}")
+
+
+def _problems_of_needs(
+    study: StudyConfig, settings: Mapping[str, Any], store: ClipStore, configs: Mapping[str, Sequence[RunConfig]]
+) -> Iterator[Problem]:
+    """Why the runs that methods need cannot be runs of the study."""
+    for name, needs in needed_methods(study, settings).items():
+        if not any(teachers_of(config.method) == "train" for config in configs[name]):
+            continue
+        at: Keys = ("methods", name)
+        missing = [m for m in store.modalities if m not in needs]
+        if missing:
+            add = {f"{m}_alone": {"set": {"method": {"name": "unimodal", "modality": m}}, "ceiling_of": m}
+                   for m in missing}  # fmt: skip
+            said = (
+                f" needs a run of each modality alone, and the study has none of {' and '.join(missing)}; add to "
+                f"`methods`: {dump(add, flow=True).strip()[1:-1]}"
+            )
+            yield Problem(at, said, kind="needs")
+        for m, other in needs.items():
+            if m not in store.modalities:
+                continue
+            part = store.preset.parts[m]
+            if len({dump(encoder_of(c.model, m, part).model_dump()) for c in (*configs[name], *configs[other])}) > 1:
+                said = (
+                    f" needs the same encoder of {m} in all its runs and in those of `{other}`, whose features it "
+                    "learns; set `model` in `base` only, and do not search it"
+                )
+                yield Problem(at, said, kind=f"needs {m}")
 
 
 def require_tracking(config: RunConfig, workspace: Path, folder: Path, say: Callable[[str], None]) -> None:

@@ -9,8 +9,10 @@ import optuna
 from remix_study.config.study import StudyConfig
 from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.worker import Job
 from remix_study.study.budget import Rates, Used
 from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, has_diverged, summed
+from remix_study.study.needed import needed_methods
 from remix_study.study.replicates import Replicates
 from remix_study.study.scheduler import MethodState, StudyState
 from remix_study.study.search import Search
@@ -36,6 +38,7 @@ class StudyProgress:
         *, retry_failed: bool,
     ) -> None:  # fmt: skip
         self._config, self._folder, self._tasks, self._tracker = config, folder, tasks, tracker
+        self._needs = needed_methods(config, tasks.settings)
         self._searching = True
         self._searches: dict[str, Search] = {}
         self._replicates: dict[str, Replicates] = {}
@@ -57,57 +60,102 @@ class StudyProgress:
     def retrain(self, method: str, seeds: int) -> Replicates:
         """From now on start no trials, only `seeds` runs of the chosen hyperparameters of `method`.
 
+        The methods that it needs are retrained with it.
+
         Raises:
             StudyError: none of the method's trials is complete, or it cannot train on the clips it is to be given.
         """
-        best = self._searches[method].best()
-        if best is None:
-            raise StudyError(f"Cannot retrain `{method}`: none of its trials is complete. Resume the study first.")
-        self._tasks.require_retrainable(method, best.params)
-        self._searching = False
-        self._searches = {method: self._searches[method]}
-        self._replicates = {method: self._open_replicates(method, FINAL, seeds, best.params)}
+        self._searching, self._replicates = False, {}
+        self._searches = {name: self._searches[name] for name in (*self._needs[method].values(), method)}
+        for name, search in self._searches.items():
+            best = search.best()
+            if best is None:
+                whose = "its trials" if name == method else f"the trials of `{name}`, which it needs,"
+                raise StudyError(f"Cannot retrain `{method}`: none of {whose} is complete. Resume the study first.")
+            self._tasks.require_retrainable(name, best.params)
+            self._replicates[name] = self._open_replicates(name, FINAL, seeds, best.params)
         return self._replicates[method]
 
-    def choose(self, closed: str | None) -> None:
+    def choose(self, closed: str | None, closed_at: int = 0) -> None:
         """Choose the hyperparameters to replicate of each method that gets no more trials.
 
         Args:
-            closed: why no new trial starts; None while the search is open.
+            closed: why no method gets more than `closed_at` trials; None while the search is open.
         """
-        for method in self.state(closed=closed).to_choose():
-            best = self._searches[method].best()
-            if best is not None:
-                self._replicates[method] = self._open_replicates(
-                    method, REPLICATE, self._config.replicates, best.params
-                )
+        # Methods that others need first, without which those cannot be chosen.
+        while chosen := [m for m in self.state(closed=closed, closed_at=closed_at).to_choose() if self._choose(m)]:
+            assert set(chosen) <= set(self._replicates)
+
+    def _choose(self, method: str) -> bool:
+        """Choose the hyperparameters to replicate of a method. Returns whether any of its trials is complete."""
+        best = self._searches[method].best()
+        if best is None:
+            return False
+        self._replicates[method] = self._open_replicates(method, REPLICATE, self._config.replicates, best.params)
+        return True
 
     def _open_replicates(self, method: str, stage: str, wanted: int, params: Params) -> Replicates:
         def folder_of(number: int) -> Path:
-            return self._tasks.replicate_folder(stage, method, number, params)
+            needed = self._needed_replicates(method, number)
+            return Path(self._tasks.replicate_job(stage, method, number, params, needed).folder)
 
-        replicates = Replicates(self._searches[method], stage, wanted, params, folder_of)
+        def needs_of(number: int) -> dict[str, str]:
+            needed = self._needed_replicates(method, number)
+            return {self._needs[method][m]: self._relative(job) for m, job in needed.items()}
+
+        replicates = Replicates(self._searches[method], stage, wanted, params, folder_of, needs_of)
         replicates.resume()
         for folder in replicates.superseded:
             self._tracker.mark_superseded(folder)
         return replicates
 
+    def _needed_replicates(self, method: str, number: int) -> dict[str, Job]:
+        """The runs that a replicate needs, by modality: the replicates with the same number."""
+        needed = {m: self._replicates[other] for m, other in self._needs[method].items()}
+        return {
+            m: self._tasks.replicate_job(of.stage, self._needs[method][m], number, of.params)
+            for m, of in needed.items()
+        }
+
+    def _needed_trials(self, method: str) -> list[dict[str, Job]]:
+        """For each seed of a trial, the runs that its run needs, by modality: those of the chosen trials."""
+        if not self._needs[method]:
+            return []
+        by_seed: list[dict[str, Job]] = [{} for _ in range(self._config.seeds_per_trial)]
+        for m, other in self._needs[method].items():
+            best = self._searches[other].best()
+            assert best is not None, "trials start after the configurations of the methods that they need are chosen"
+            for of_seed, job in zip(by_seed, self._tasks.trial_jobs(other, best.number, best.params), strict=True):
+                of_seed[m] = job
+        return by_seed
+
+    def _relative(self, job: Job) -> str:
+        """The folder of a run, relative to the study's, which may be read under another path."""
+        return Path(job.folder).relative_to(self._folder).as_posix()
+
     # --- state -------------------------------------------------------------------------------------------------------
 
-    def state(self, *, closed: str | None = None, stopping: bool = False) -> StudyState:
+    def state(self, *, closed: str | None = None, closed_at: int = 0, stopping: bool = False) -> StudyState:
         """What the scheduler decides by, without a budget; see `StudyState`."""
         methods = {name: self._method_state(name) for name in self._searches}
-        return StudyState(methods, self._searching, self._config.seeds_per_trial, closed=closed, stopping=stopping)
+        return StudyState(
+            methods, self._searching, self._config.seeds_per_trial, closed=closed, closed_at=closed_at,
+            stopping=stopping,
+        )  # fmt: skip
 
     def _method_state(self, method: str) -> MethodState:
         search, replicates = self._searches[method], self._replicates.get(method)
         counts = self._config.trials, search.ended, search.running
+        needs = tuple(self._needs[method].values())
         if replicates is None:
             # Replicates of an earlier start, before it was extended: they stay if the choice does.
             best = search.best()
             kept = 0 if best is None else sum(note["params"] == best.params for note in self._noted[method])
-            return MethodState(*counts, self._config.replicates, kept)
-        return MethodState(*counts, replicates.wanted, replicates.complete, replicates.coming, chosen=True)
+            return MethodState(*counts, self._config.replicates, kept, needs=needs)
+        return MethodState(
+            *counts, replicates.wanted, replicates.complete, replicates.coming, chosen=True, needs=needs,
+            complete=frozenset(replicates.summaries), failed=replicates.failed,
+        )  # fmt: skip
 
     def used(self, rates: Rates, clock_s: float) -> Used:
         """What all runs so far have used."""
@@ -138,22 +186,30 @@ class StudyProgress:
         """The next trial of a method, recorded as running."""
         search = self._searches[method]
         number, params = search.next()
-        task = self._tasks.trial(method, number, params, search.id_of(number))
-        # Relative paths, because the study's folder may be read under another path.
-        folders = [Path(job.folder).relative_to(self._folder).as_posix() for job in task.jobs]
-        search.note(number, folders={str(n): folder for n, folder in enumerate(folders)})
+        task = self._tasks.trial(method, number, params, search.id_of(number), self._needed_trials(method))
+        search.note(number, folders={str(n): self._relative(job) for n, job in enumerate(task.jobs)})
         return task
 
     def start_replicate(self, method: str) -> Task:
         """The next replicate of a method, recorded as running."""
         replicates = self._replicates[method]
         number = replicates.next()
-        task = self._tasks.replicate(replicates.stage, method, number, replicates.params)
+        needed = self._needed_replicates(method, number)
+        task = self._tasks.replicate(replicates.stage, method, number, replicates.params, needed)
         self._note_seconds(task)
         return task
 
+    def start_failed(self, method: str, number: int | None) -> Task:
+        """A task without runs, for a trial (`number` None) or replicate that cannot run, recorded as running."""
+        if number is None:
+            return Task(SEARCH, method, self._searches[method].next()[0], (), ())
+        replicates = self._replicates[method]
+        assert replicates.next() == number
+        return Task(replicates.stage, method, number, (), ())
+
     def _note_seconds(self, task: Task) -> None:
-        self._replicates_s[task.method, f"{task.stage} {task.number}"] = RunFolder(Path(task.jobs[0].folder)).seconds
+        for job in task.jobs:
+            self._replicates_s[task.method, f"{task.stage} {task.number}"] = RunFolder(Path(job.folder)).seconds
 
     def tell(self, task: Task, outcome: Outcome) -> None:
         """Record the outcome of a task."""

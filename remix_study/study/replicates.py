@@ -34,14 +34,27 @@ class Replicates:
         wanted: number of replicates.
         params: the chosen hyperparameters.
         folder_of: returns the run folder of a replicate, by its number.
+        needs_of: returns the runs that a replicate needs, by its number: method -> run folder, relative to the study's.
+
+    Attributes:
+        summaries: of the runs of complete replicates, by number.
+        failed: the reasons of replicates that failed since this object was made, by number.
+        superseded: folders of replicates of what was chosen before.
     """
 
     def __init__(
-        self, search: Search, stage: str, wanted: int, params: Params, folder_of: Callable[[int], Path]
+        self,
+        search: Search,
+        stage: str,
+        wanted: int,
+        params: Params,
+        folder_of: Callable[[int], Path],
+        needs_of: Callable[[int], dict[str, str]] = lambda number: {},  # noqa: ARG005 - default of a callback
     ) -> None:
-        self._search, self._folder_of = search, folder_of
+        self._search, self._folder_of, self._needs_of = search, folder_of, needs_of
         self.stage, self.wanted, self.params = stage, wanted, dict(params)
         self.summaries: dict[int, dict[str, float]] = {}
+        self.failed: dict[int, str] = {}
         self.superseded: list[Path] = []
         self._started: set[int] = set()
         self._failed_before: dict[int, list[str]] = {}
@@ -49,7 +62,8 @@ class Replicates:
     def resume(self) -> None:
         """Read the replicates that are complete.
 
-        Those of hyperparameters that were chosen before, or of another training split, are superseded.
+        Those of hyperparameters that were chosen before, of another training split, or that needed other runs, are
+        superseded.
         """
         for number in range(self.wanted):
             folder = self._folder_of(number)
@@ -89,6 +103,8 @@ class Replicates:
         """Record how a replicate ended. `summary`: of its run, if it is complete."""
         if summary is not None:
             self.summaries[number] = summary
+        elif state == "failed":
+            self.failed[number] = attributes.get("reason") or "for an unknown reason"
         self.note(number, state, **attributes)
 
     def note(self, number: int, state: str, **attributes: Any) -> None:
@@ -102,6 +118,8 @@ class Replicates:
             "work": RunFolder(folder).work,
         }
         more = {key: value for key, value in attributes.items() if value is not None}
+        if needs := self._needs_of(number):
+            more["needs"] = needs
         if self._failed_before.get(number):
             more["failed_before"] = self._failed_before[number]
         if has_diverged(self.summaries.get(number, {})):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remix_study.config.load import with_teachers
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import RunPreempted, StudyError
@@ -18,6 +19,7 @@ from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
 from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, read_ledger
+from remix_study.study.needed import needed_methods
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import driver_of, fetch_study, request_stop
 from remix_study.study.search_space import configure
@@ -350,6 +352,10 @@ def best_run(folder: Path, method: str | None) -> Best:
         raise StudyError(f"Cannot choose the best trial of `{name}`: none is complete. Resume the study first.")
     last = {"evaluation.test": True, "evaluation.probe": True}
     run = configure(ledger.study, name, found.params, ledger.study.seed, last)
+    if needs := needed_methods(ledger.study, {})[name]:
+        chosen = {m: ledger.chosen(other) for m, other in needs.items()}
+        folders = {m: Path(trial.folders[0]) for m, trial in chosen.items() if trial is not None}
+        run = with_teachers(run, {m: url_of(path) or str(path) for m, path in folders.items()})
     return Best(name, run, found.values, found.number, found.params)
 
 

@@ -37,6 +37,7 @@ from remix_study.study.results import result_of
 from remix_study.study.scheduler import (
     CloseSearch,
     Done,
+    Fail,
     StartReplicate,
     StartTrial,
     StudyState,
@@ -79,6 +80,7 @@ class StudyRun:
         self._retry_failed = retry_failed
         self.folder = study_folder(self._workspace, config.name)
         self._out_of_budget: str | None = None
+        self._closed_at = 0  # trials of each method, if the budget has closed the search
         self._disk_full = False
         self._damage: str | None = None
         self._not_imported: str | None = None
@@ -173,7 +175,7 @@ class StudyRun:
             StudyError: the processes of runs cannot import the code.
             StudyStopped: the study was asked to stop.
         """
-        self._progress.choose(self._out_of_budget)
+        self._choose()
         state = self._state()
         self._listener.begin(state.ended, state.total)
         stop = self.folder / STOP
@@ -221,7 +223,10 @@ class StudyRun:
     def _state(self) -> StudyState:
         failing = self._disk_full or self._damage is not None or self._not_imported is not None
         stopping = failing or (self.folder / STOP).exists()
-        return self._progress.state(closed=self._out_of_budget, stopping=stopping)
+        return self._progress.state(closed=self._out_of_budget, closed_at=self._closed_at, stopping=stopping)
+
+    def _choose(self) -> None:
+        self._progress.choose(self._out_of_budget, self._closed_at)
 
     def _state_within_budget(self) -> StudyState:
         """The state with all that limits the next step."""
@@ -251,13 +256,17 @@ class StudyRun:
                     return self._watched(self._progress.start_trial(method))
                 case StartReplicate(method, _):
                     return self._watched(self._progress.start_replicate(method))
-                case CloseSearch(reason):
-                    self._out_of_budget = reason
-                    self._progress.choose(self._out_of_budget)
+                case Fail(method, reason, number):
+                    task = self._progress.start_failed(method, number)
+                    self._tell(task, Outcome("failed", (), reason, "needed run"))
+                case CloseSearch(reason, trials):
+                    self._out_of_budget, self._closed_at = reason, trials
+                    self._choose()
                 case Wait():
                     return None
                 case Done(reason):
-                    self._out_of_budget = reason or self._out_of_budget
+                    if reason is not None:
+                        self._out_of_budget, self._closed_at = reason, 0
                     raise StopIteration
 
     def _watched(self, task: Task) -> Task:
@@ -279,7 +288,7 @@ class StudyRun:
         for job in task.jobs:
             self._remote.fetch(Path(job.folder))
         self._progress.tell(task, outcome)
-        self._progress.choose(self._out_of_budget)
+        self._choose()
         if outcome.cause is not None:
             for job in task.jobs:
                 self._tracker.mark_failed(Path(job.folder), outcome.reason or "", outcome.cause)

@@ -1,16 +1,19 @@
 """Trials and replicates as tasks: their run configurations, run folders, tags and pruning callbacks"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from remix_study.config.balancing import reading_control
-from remix_study.config.run import names_of
+from remix_study.config.load import with_teachers
+from remix_study.config.run import names_of, teachers_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
-from remix_study.launch.run import make_job
+from remix_study.launch.run import make_job, place_of
+from remix_study.launch.teachers import digest_of
 from remix_study.launch.worker import Job
 from remix_study.study.ledger import FINAL, SEARCH
 from remix_study.study.pruning import PruningCallback, pruning_callback
@@ -18,6 +21,9 @@ from remix_study.study.replicates import replicate_seed
 from remix_study.study.search_space import Params, configure
 from remix_study.study.storage import optuna_name, study_folder
 from remix_study.study.tasks import Task
+
+Needed = Mapping[str, Job]  # modality -> the run that is its teacher; empty for a run without teachers
+NOTHING: Needed = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,29 @@ class TaskFactory:
     parent_run_id: Callable[[], str | None]
     with_control: bool = False
 
-    def trial(self, method: str, number: int, params: Params, trial_id: int) -> Task:
-        """A trial: one run for each of its seeds. `trial_id` is Optuna's id of it."""
-        seeds = [self.config.seed + n for n in range(self.config.seeds_per_trial)]
-        jobs = tuple(self._job(SEARCH, method, number, params, seed) for seed in seeds)
+    def trial(self, method: str, number: int, params: Params, trial_id: int, needed: Sequence[Needed] = ()) -> Task:
+        """A trial: one run for each of its seeds.
+
+        Args:
+            trial_id: Optuna's id of it.
+            needed: for each seed, the runs that its run needs; empty if none needs any.
+        """
+        jobs = self.trial_jobs(method, number, params, needed)
         pruned = not isinstance(self.config.pruner, NoPrunerConfig)
         # Only the run of the first seed reports to the pruner, because a trial has one value per epoch.
         ids = [trial_id if pruned and n == 0 else None for n in range(len(jobs))]
         callbacks = tuple(self._callback(job, method, each) for job, each in zip(jobs, ids, strict=True))
         return Task(SEARCH, method, number, jobs, callbacks)
 
-    def replicate(self, stage: str, method: str, number: int, params: Params) -> Task:
+    def trial_jobs(self, method: str, number: int, params: Params, needed: Sequence[Needed] = ()) -> tuple[Job, ...]:
+        """The runs of a trial; see `trial`."""
+        seeds = [self.config.seed + n for n in range(self.config.seeds_per_trial)]
+        each = needed or [NOTHING] * len(seeds)
+        return tuple(self._job(SEARCH, method, number, params, *of) for of in zip(seeds, each, strict=True))
+
+    def replicate(self, stage: str, method: str, number: int, params: Params, needed: Needed = NOTHING) -> Task:
         """A replicate: one run with a seed of its own, which no pruner ends early."""
-        job = self._replicate_job(stage, method, number, params)
+        job = self.replicate_job(stage, method, number, params, needed)
         return Task(stage, method, number, (job,), (self._callback(job, method, None),))
 
     def require_retrainable(self, method: str, params: Params) -> None:
@@ -69,12 +85,9 @@ class TaskFactory:
                 f"{'needs' if len(reading) == 1 else 'need'} clips that are not trained on. Leave out `--with-control`."
             )
 
-    def replicate_folder(self, stage: str, method: str, number: int, params: Params) -> Path:
-        """The run folder of a replicate."""
-        return Path(self._replicate_job(stage, method, number, params).folder)
-
-    def _replicate_job(self, stage: str, method: str, number: int, params: Params) -> Job:
-        return self._job(stage, method, number, params, replicate_seed(self.config.seed, stage, number))
+    def replicate_job(self, stage: str, method: str, number: int, params: Params, needed: Needed = NOTHING) -> Job:
+        """The run of a replicate. `needed`: the runs that it needs."""
+        return self._job(stage, method, number, params, replicate_seed(self.config.seed, stage, number), needed)
 
     def _callback(self, job: Job, method: str, trial_id: int | None) -> PruningCallback:
         return pruning_callback(
@@ -86,7 +99,7 @@ class TaskFactory:
             last=job.config.epochs,
         )
 
-    def _job(self, stage: str, method: str, number: int, params: Params, seed: int) -> Job:
+    def _job(self, stage: str, method: str, number: int, params: Params, seed: int, needed: Needed) -> Job:
         """One run. Only replicates evaluate on the held-out test set."""
         final = stage != SEARCH
         evaluation = {"evaluation.test": final, "evaluation.probe": final}
@@ -95,7 +108,13 @@ class TaskFactory:
         trial = f"{method}-{stage}-{number}"
         several = stage == SEARCH and self.config.seeds_per_trial > 1
         name = f"{trial}-seed{seed - self.config.seed}" if several else trial
-        job = make_job(config, self.corpus_digest, self.workspace)
+        teachers, digests = teachers_of(config.method), {}
+        if teachers == "train":
+            config = with_teachers(config, {m: place_of(run) for m, run in needed.items()})
+            digests = {m: run.digest for m, run in needed.items()}
+        elif isinstance(teachers, dict):  # trained outside the study
+            digests = {m: digest_of(place) for m, place in teachers.items()}
+        job = make_job(config, self.corpus_digest, self.workspace, teachers=digests)
         folder = study_folder(self.workspace, self.config.name) / "runs" / f"{name}-{job.digest}"
         first = final and number == 0  # only the first replicate logs its figures and its model
         return replace(

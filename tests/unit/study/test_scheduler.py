@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from remix_study.study.budget import Rates
 from remix_study.study.scheduler import (
     CloseSearch,
     Done,
+    Fail,
     MethodState,
     StartReplicate,
     StartTrial,
@@ -34,7 +36,11 @@ class Simulation:
         methods: number of methods.
         at_once: tasks that run at the same time.
         pick: returns the position of the next task to end, given how many run.
+        needs: the methods that m0 needs, by their numbers.
+        fails: methods of which all tasks fail, by their numbers.
         started: the tasks, in the order of their start: (method, "trial") or (method, number of the replicate).
+        failed: the tasks that failed because of what they need, in their order.
+        events: starts and ends of tasks, in their order.
     """
 
     methods: int
@@ -44,7 +50,11 @@ class Simulation:
     budget: BudgetConfig = UNLIMITED
     searching: bool = True
     pick: Callable[[int], int] = lambda running: 0
+    needs: tuple[int, ...] = ()
+    fails: tuple[int, ...] = ()
     started: list[tuple[str, str | int]] = field(default_factory=list)
+    failed: list[tuple[str, str | int]] = field(default_factory=list)
+    events: list[tuple[str, tuple[str, str | int]]] = field(default_factory=list)
     closed: str | None = None
     done: str | None = None
     most: int = 10_000
@@ -54,6 +64,7 @@ class Simulation:
         running: list[tuple[str, str | int]] = []
         names = [f"m{n}" for n in range(self.methods)]
         methods = {name: MethodState(self.trials, 0, 0, self.replicates) for name in names}
+        methods["m0"] = replace(methods["m0"], needs=tuple(f"m{n}" for n in self.needs))
         if not self.searching:
             methods = {name: replace(m, chosen=True, next_replicate=0) for name, m in methods.items()}
         state = StudyState(methods, self.searching, budget=self.budget)
@@ -66,21 +77,34 @@ class Simulation:
                     state = self._with(state, method, running=state.methods[method].running + 1)
                 case StartReplicate(method, number):
                     running.append((method, number))
-                    coming = number + 1 if number + 1 < self.replicates else None
-                    state = self._with(state, method, next_replicate=coming)
-                case CloseSearch(reason):
+                    state = self._with(state, method, next_replicate=self._coming(number))
+                case Fail(method, reason, number):
+                    assert "needs" in reason
+                    self.failed.append((method, "trial" if number is None else number))
+                    m = state.methods[method]
+                    if number is None:
+                        state = self._choose(self._with(state, method, ended=m.ended + 1))
+                    else:
+                        state = self._with(state, method, next_replicate=self._coming(number))
+                    continue
+                case CloseSearch(reason, trials):
                     assert self.closed is None, "the search is closed once"
                     self.closed = reason
-                    state = self._choose(replace(state, closed=reason))
+                    state = self._choose(replace(state, closed=reason, closed_at=trials))
                     continue
                 case Wait() | Done() if running:
                     method, what = running.pop(self.pick(len(running)))
                     m = state.methods[method]
+                    self.events.append(("end", (method, what)))
                     if what == "trial":
                         state = self._with(state, method, running=m.running - 1, ended=m.ended + 1)
                         state = self._choose(replace(state, run_s=RUN_S))
+                    elif int(method[1:]) in self.fails:
+                        state = self._with(state, method, failed={**m.failed, what: "NaN"})
                     else:
-                        state = self._with(state, method, replicated=m.replicated + 1)
+                        state = self._with(
+                            state, method, replicated=m.replicated + 1, complete=m.complete | {int(what)}
+                        )
                     ended += 1
                     state = replace(state, used=Rates(1.0, 0.0, self.at_once).used(ended * RUN_S, 0.0))
                     continue
@@ -91,13 +115,18 @@ class Simulation:
                 case Wait():
                     raise AssertionError("the scheduler waits, but no task is running")
             self.started.append(running[-1])
+            self.events.append(("start", running[-1]))
         raise AssertionError(f"no end after {self.most} steps")
 
-    def _with(self, state: StudyState, method: str, **changes: int | None) -> StudyState:
-        return replace(state, methods={**state.methods, method: replace(state.methods[method], **changes)})  # type: ignore[arg-type]  # one signature for all fields
+    def _coming(self, number: int) -> int | None:
+        return number + 1 if number + 1 < self.replicates else None
+
+    def _with(self, state: StudyState, method: str, **changes: Any) -> StudyState:
+        return replace(state, methods={**state.methods, method: replace(state.methods[method], **changes)})
 
     def _choose(self, state: StudyState) -> StudyState:
-        for method in state.to_choose():
+        while chosen := state.to_choose():
+            method = chosen[0]
             m = replace(state.methods[method], chosen=True, next_replicate=0 if self.replicates else None)
             state = replace(state, methods={**state.methods, method: m})
         return state
@@ -221,3 +250,54 @@ def test_the_reason_names_the_limit() -> None:
 def test_fewer_trials_than_have_ended_start_none(trials: int) -> None:
     state = StudyState({"m0": MethodState(trials, 2, 0, 1, 0, 0, chosen=True)})
     assert next_step(state) == StartReplicate("m0", 0)
+
+
+NEEDS = st.integers(1, 3).map(lambda most: tuple(range(1, most + 1)))
+
+
+@examples(100)
+@given(needs=NEEDS, others=st.integers(0, 2), trials=st.integers(1, 4), replicates=st.integers(1, 4),
+       at_once=st.integers(1, 5), data=st.data())  # fmt: skip
+def test_a_method_that_needs_others_starts_after_them_and_gets_as_much(
+    needs: tuple[int, ...], others: int, trials: int, replicates: int, at_once: int, data: st.DataObject
+) -> None:
+    methods = 1 + len(needs) + others
+    study = Simulation(methods, trials, replicates, at_once, needs=needs, pick=picks(data)).run()
+    assert study.trials_of == [trials] * methods
+    assert (study.done, study.closed, study.state.ended) == (None, None, study.state.total)
+    for at, (what, task) in enumerate(study.events):
+        if what == "start" and task[0] == "m0":
+            before = Counter(each for kind, each in study.events[:at] if kind == "end")
+            wanted = trials if task[1] == "trial" else 1
+            assert all(before[f"m{n}", task[1]] == wanted for n in needs)
+
+
+@examples(100)
+@given(needs=NEEDS, trials=st.integers(1, 5), replicates=st.integers(1, 3), at_once=st.integers(1, 4), hours=BUDGETS,
+       data=st.data())  # fmt: skip
+def test_a_closed_search_gives_a_method_that_needs_others_as_many_trials_as_the_others(
+    needs: tuple[int, ...], trials: int, replicates: int, at_once: int, hours: float, data: st.DataObject
+) -> None:
+    limit = BudgetConfig(cpu_hours=hours)
+    study = Simulation(1 + len(needs), trials, replicates, at_once, limit, needs=needs, pick=picks(data)).run()
+    if study.done is None:
+        assert study.trials_of == [study.trials_of[0]] * len(study.trials_of)
+        assert len(study.replicates_started) == replicates * (1 + len(needs))
+
+
+@examples(50)
+@given(trials=st.integers(1, 4), replicates=st.integers(1, 4), at_once=st.integers(1, 5), data=st.data())
+def test_what_needs_a_failed_run_fails_and_nothing_else(
+    trials: int, replicates: int, at_once: int, data: st.DataObject
+) -> None:
+    study = Simulation(4, trials, replicates, at_once, needs=(1, 2), fails=(2,), pick=picks(data)).run()
+    assert study.failed == [("m0", number) for number in range(replicates)]
+    assert Counter(method for _, method in study.replicates_started) == {f"m{n}": replicates for n in (1, 2, 3)}
+
+
+def test_a_method_that_needs_one_without_any_complete_trial_fails() -> None:
+    searched = MethodState(2, 2, 0, 1)
+    state = StudyState({"umt": MethodState(2, 0, 0, 1, needs=("audio",)), "audio": searched})
+    assert next_step(state) == Fail("umt", "it needs a run of `audio`, of which no trial is complete")
+    waiting = replace(state, methods={**state.methods, "audio": replace(searched, ended=1, running=1)})
+    assert next_step(waiting) == Wait()
