@@ -29,16 +29,19 @@ from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Pa
 from remix_study.media.store import ClipStore
 from remix_study.models import (
     AttentionFusion,
+    CentralNetFusion,
     ConcatFusion,
     DecisionFusion,
     Encoder,
     FiLMFusion,
     Fusion,
     GatedFusion,
+    ImageEncoder,
     Layout,
     LearnedToken,
     Masking,
     MeanFeature,
+    MMTMFusion,
     MultimodalModel,
     PublishedFiLMFusion,
     PublishedGatedFusion,
@@ -197,7 +200,9 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
         alone = isinstance(config.method, c.UnimodalConfig)  # always active, so that nothing is masked
-        fusion = _fusion(f.PlainFusion(name="decision") if alone else config.model.fusion, widths, len(store.classes))
+        fusion = _fusion(
+            f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
+        )
         masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
         return MultimodalModel(encoders, fusion, masking)
 
@@ -254,6 +259,21 @@ def _channels(part: Part) -> int:
             assert_never(unreachable)
 
 
+def has_stages(config: c.EncoderConfig) -> bool:
+    """Whether the encoder that `config` selects has stages, between which modalities can be fused."""
+    return issubclass(ENCODERS[type(config)], ImageEncoder)
+
+
+def _height_and_width(part: Part) -> tuple[int, int]:
+    """Of an image; the bands and frames of a spectrogram."""
+    match part:
+        case VideoPreset() | FlowPreset():
+            return part.height, part.width
+        case _:
+            height, width = part.shape
+            return height, width
+
+
 PLAIN_FUSIONS: Mapping[str, type[Fusion]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
@@ -279,12 +299,18 @@ def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[in
             raise AssertionError(name)  # the configuration accepts no other name
 
 
-def _fusion(config: f.FusionConfig, widths: Mapping[str, int], classes: int) -> Fusion:
+def _fusion(config: f.FusionConfig, encoders: Mapping[str, Encoder], classes: int, parts: Mapping[str, Part]) -> Fusion:
+    widths = {m: encoder.out_features for m, encoder in encoders.items()}
+    staged = {m: encoder for m, encoder in encoders.items() if isinstance(encoder, ImageEncoder)}
     match config:
         case f.PlainFusion(name=name):
             return PLAIN_FUSIONS[name](widths, classes)
         case f.AttentionConfig():
             return AttentionFusion(widths, classes, **config.model_dump(exclude={"name"}))
+        case f.MMTMConfig(ratio=ratio, gain=gain):
+            return MMTMFusion(staged, classes, ratio, gain)
+        case f.CentralNetConfig():
+            return CentralNetFusion(staged, classes, {m: _height_and_width(parts[m]) for m in staged})
         case unreachable:
             assert_never(unreachable)
 

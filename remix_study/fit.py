@@ -6,11 +6,12 @@ modalities and preset.
 
 import torch
 
-from remix_study.assemble import default_encoder, encoder_of, layout_of, modalities_of, split_rows, takes
+from remix_study.assemble import default_encoder, encoder_of, has_stages, layout_of, modalities_of, split_rows, takes
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
-from remix_study.config.fusion import PUBLISHED
+from remix_study.config.fusion import INSIDE, PUBLISHED
 from remix_study.config.problems import Problem
+from remix_study.config.yaml_source import dump
 from remix_study.datasets.control import classes_without_control
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
@@ -234,11 +235,34 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]
             if m not in store.modalities
         ]
     fusion = config.model.fusion.name
+    if fusion in INSIDE and not isinstance(config.method, c.UnimodalConfig):
+        problems += _inside_problems(config, store)
     pairs = fusion in ("film", *PUBLISHED)
     if pairs and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
         said = f"`model.fusion: {fusion}` needs two modalities, but the corpus has {len(store.modalities)}"
         problems.append(("model.fusion", said))
     return problems
+
+
+def _inside_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
+    """Problems of a fusion inside the encoders, which needs encoders with stages."""
+    fusion = config.model.fusion.name
+    encoders = {m: encoder_of(config.model, m, store.preset.parts[m]) for m in store.modalities}
+    without = [f"that of {m} is `{each.name}`" for m, each in encoders.items() if not has_stages(each)]
+    if without:
+        said = (
+            f"`model.fusion: {fusion}` needs encoders with stages (tiny, resnet18), but {', '.join(without)}; use "
+            "another fusion"
+        )
+        return [("model.fusion", said)]
+    if fusion == "centralnet" and len({each.model_dump_json() for each in encoders.values()}) > 1:
+        have = ", ".join(f"{m} has {dump(each.model_dump(), flow=True).strip()}" for m, each in encoders.items())
+        said = (
+            f"`model.fusion: centralnet` adds the feature maps of all modalities, so that their encoders must be the "
+            f"same, but {have}; set one `model.encoder`"
+        )
+        return [("model.fusion", said)]
+    return []
 
 
 def _expected(part: Part) -> str:

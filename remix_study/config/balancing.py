@@ -33,6 +33,7 @@ class Options(Part):
     whole_batch: it needs the whole batch at once, so it excludes `micro_batch`.
     reads_control: it reads the control samples, which are held out from the training split.
     modalities: the only number of modalities that it takes, if not any.
+    inside: it also works with a fusion inside the encoders, such as MMTM.
     """
 
     changes: ClassVar[str]
@@ -45,6 +46,7 @@ class Options(Part):
     whole_batch: ClassVar[bool] = False
     reads_control: ClassVar[bool] = False
     modalities: ClassVar[int | None] = None
+    inside: ClassVar[bool] = False
 
 
 class Windowed(Options):

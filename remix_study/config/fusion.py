@@ -33,16 +33,34 @@ class AttentionConfig(Part):
         return self
 
 
+class MMTMConfig(Part):
+    """MMTM: squeeze and excitation across modalities inside the encoders, then decision fusion."""
+
+    name: Literal["mmtm"]
+    ratio: float = Field(default=4.0, gt=0, description="the hidden layer has 2 / `ratio` times all channels")
+    gain: float = Field(default=2.0, gt=0, description="factor of the gates: 2 in the paper, 1 in its code")
+
+
+class CentralNetConfig(Part):
+    """CentralNet: a network between the encoders, to whose stages theirs are added."""
+
+    name: Literal["centralnet"]
+
+
 def _word(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-FusionConfig = Annotated[PlainFusion | AttentionConfig, Field(discriminator="name"), BeforeValidator(_word)]
+FusionConfig = Annotated[
+    PlainFusion | AttentionConfig | MMTMConfig | CentralNetConfig, Field(discriminator="name"), BeforeValidator(_word)
+]
 
 SPLITTING_FUSIONS = ("concat", "sum", "decision")
 """Fusions whose logits have a part for each modality."""
-SELECTING_FUSIONS = ("decision", "attention")
+SELECTING_FUSIONS = ("decision", "attention", "mmtm", "centralnet")
 """Fusions that leave inactive modalities out."""
+INSIDE = ("mmtm", "centralnet")
+"""Fusions inside the encoders."""
 PUBLISHED = {"film_published": 1, "gated_published": 0}
 """Published fusion -> which of the two encoders the fused loss of its unimodal batch reaches by a bias only."""
 

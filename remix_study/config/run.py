@@ -34,7 +34,7 @@ from remix_study.config.balancing import (
     options_of,
     reading_control,
 )
-from remix_study.config.fusion import PUBLISHED, SELECTING_FUSIONS, SPLITTING_FUSIONS, FusionConfig, PlainFusion
+from remix_study.config.fusion import INSIDE, PUBLISHED, SELECTING_FUSIONS, SPLITTING_FUSIONS, FusionConfig, PlainFusion
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.problems import ContradictionError
@@ -674,6 +674,12 @@ class RunConfig(Part):
                 message = (
                     f"`{name}` needs the part of each modality in the fused logits, which `model.fusion: "
                     f"{self.model.fusion.name}` does not have; use concat, sum or decision"
+                )
+                problems.append((key, message))
+            elif not options.inside and self.model.fusion.name in INSIDE:
+                message = (
+                    f"`{name}` needs features of each modality alone, which `model.fusion: {self.model.fusion.name}` "
+                    "mixes inside the encoders; use a fusion after the encoders, such as concat"
                 )
                 problems.append((key, message))
             if options.on_unimodal_losses and not trains_heads(method):

@@ -13,9 +13,9 @@ not means, so that gradients can be summed over ranks with different numbers of 
 
 # B samples, M modalities, C classes, P parameters of one encoder
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -38,16 +38,14 @@ class LateFusionOutputs(Protocol):
 
 
 class LateFusionModel(Protocol):
-    """A late-fusion model: its encoders as modules, a forward pass, and fusion of given features."""
+    """A model with an encoder for each modality, a forward pass, and fused logits of only some of its modalities."""
 
     encoders: nn.ModuleDict
 
     @property
     def modalities(self) -> tuple[str, ...]: ...
     def __call__(self, batch: Batch, /) -> LateFusionOutputs: ...
-    def fuse(
-        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, /, *, constant: bool
-    ) -> torch.Tensor: ...
+    def only(self, batch: Batch, outputs: Any, kept: Collection[str], /) -> torch.Tensor: ...
     def buffers(self) -> Iterator[torch.Tensor]: ...
 
 
@@ -63,12 +61,15 @@ def objective_conflict(model: LateFusionModel, batch: Batch, sum_: Sum | None = 
     with torch.enable_grad(), _buffers_kept(model):
         outputs = model(batch)
         fused = _cross_entropy(outputs.logits_BC, batch.labels_B, active_BM.any(dim=1))
-        own = outputs.logits_BC.new_zeros(())
-        for column, m in enumerate(model.modalities):
-            if m in outputs.head_logits:
-                own = own + _cross_entropy(outputs.head_logits[m], batch.labels_B, active_BM[:, column])
-        # Head m depends on encoder m only, so one backward pass of the sum gives the gradient of every head.
-        return _cosines(_gradients(model, fused), _gradients(model, own), sum_)
+        # Of each head, the gradient in its own encoder only: with a fusion inside the encoders, others have one, too.
+        own = {
+            m: _cross_entropy(outputs.head_logits[m], batch.labels_B, active_BM[:, column])
+            for column, m in enumerate(model.modalities)
+            if m in outputs.head_logits
+        }
+        nothing = outputs.logits_BC.new_zeros(())
+        alone = {m: _gradients(model, own.get(m, nothing), [m]).get(m) for m in model.modalities}
+        return _cosines(_gradients(model, fused), {m: found for m, found in alone.items() if found is not None}, sum_)
 
 
 def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None = None) -> dict[str, float]:
@@ -82,10 +83,8 @@ def modality_interference(model: LateFusionModel, batch: Batch, sum_: Sum | None
         outputs = model(batch)
         everything = _cross_entropy(outputs.logits_BC, batch.labels_B, together_B)
         alone = outputs.logits_BC.new_zeros(())
-        for column in range(len(model.modalities)):
-            only_BM = torch.zeros_like(active_BM)
-            only_BM[:, column] = active_BM[:, column]
-            logits_BC = model.fuse(outputs.features, only_BM, constant=True)
+        for column, m in enumerate(model.modalities):
+            logits_BC = model.only(batch, outputs, {m})
             alone = alone + _cross_entropy(logits_BC, batch.labels_B, active_BM[:, column] & together_B)
         # What replaces a masked feature passes no gradient, so each term reaches its own encoder only.
         return _cosines(_gradients(model, everything), _gradients(model, alone), sum_)
@@ -101,9 +100,12 @@ def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, counted_B: t
     return losses_B.masked_fill(~counted_B, 0.0).sum()
 
 
-def _gradients(model: LateFusionModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gradients(
+    model: LateFusionModel, loss: torch.Tensor, modalities: Sequence[str] | None = None
+) -> dict[str, torch.Tensor]:
     """Encoder -> its flattened gradient (P,), float32; zeros if the loss does not depend on it."""
-    parameters = {m: [p for p in model.encoders[m].parameters() if p.requires_grad] for m in model.modalities}
+    wanted = model.modalities if modalities is None else modalities
+    parameters = {m: [p for p in model.encoders[m].parameters() if p.requires_grad] for m in wanted}
     everything = [p for group in parameters.values() for p in group]
     if not everything:
         return {}

@@ -4,6 +4,7 @@
     vector.py, sequence.py   encoders of precomputed features
     fusion.py                features of all modalities -> fused logits: concat, sum, decision, film, gated
     attention.py             the same with a Transformer, whose blocks are in transformer.py
+    inside.py                fusion inside the encoders: MMTM, CentralNet
     masking.py               the replacements of the features of inactive modalities
     late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads
 
@@ -13,7 +14,7 @@ Remixing. The fused logits are equal up to BatchNorm's batch statistics.
 """
 
 from remix_study.models.attention import AttentionFusion
-from remix_study.models.encoder import Encoder, Layout
+from remix_study.models.encoder import Encoder, ImageEncoder, Layout
 from remix_study.models.fusion import (
     ConcatFusion,
     DecisionFusion,
@@ -24,6 +25,7 @@ from remix_study.models.fusion import (
     PublishedGatedFusion,
     SumFusion,
 )
+from remix_study.models.inside import CentralNetFusion, InnerFusion, MMTMFusion
 from remix_study.models.late_fusion import MultimodalModel, Outputs
 from remix_study.models.masking import LearnedToken, Masking, MeanFeature, ZeroInput
 from remix_study.models.resnet import ResNet18
@@ -34,14 +36,18 @@ from remix_study.models.vector import VectorEncoder
 
 __all__ = [
     "AttentionFusion",
+    "CentralNetFusion",
     "ConcatFusion",
     "DecisionFusion",
     "Encoder",
     "FiLMFusion",
     "Fusion",
     "GatedFusion",
+    "ImageEncoder",
+    "InnerFusion",
     "Layout",
     "LearnedToken",
+    "MMTMFusion",
     "Masking",
     "MeanFeature",
     "MultimodalModel",

@@ -24,24 +24,44 @@ class Encoder(nn.Module):
 
 
 class ImageEncoder(Encoder):
-    """An encoder built on a network for images, `maps`.
+    """An encoder built on a network for images, which has stages.
 
-    Takes images or spectrograms (B, C, H, W), or video (B, C, T, H, W). Frames of a video pass through `maps` as
+    Takes images or spectrograms (B, C, H, W), or video (B, C, T, H, W). Frames of a video pass through the stages as
     separate images. Features are averaged over height, width and, for video, time.
+
+    Attributes:
+        strides: by what each stage divides height and width, rounded up.
+        channels: of the feature maps of each stage; the last are `out_features`.
     """
 
     takes: ClassVar[tuple[Layout, ...]] = ("image",)
+    strides: ClassVar[tuple[int, ...]]
+    channels: tuple[int, ...]
 
     def __init__(self, stem: nn.Conv2d) -> None:
         super().__init__()
         self.stem = stem
 
+    def stage(self, number: int, maps_BCHW: torch.Tensor) -> torch.Tensor:
+        """Feature maps of the stage before (images for the first, 0) -> feature maps of this stage."""
+        raise NotImplementedError
+
     def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) -> feature maps (B, out_features, h, w)."""
-        raise NotImplementedError
+        for number in range(len(self.strides)):
+            images_BCHW = self.stage(number, images_BCHW)
+        return images_BCHW
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) or (B, C, T, H, W) -> (B, out_features).
+
+        Raises:
+            ValueError: the input has another number of dimensions or channels.
+        """
+        return average(self.maps(self.images(x)), len(x))
+
+    def images(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as images (B * T, C, H, W), with the frames of a sample next to each other.
 
         Raises:
             ValueError: the input has another number of dimensions or channels.
@@ -53,11 +73,21 @@ class ImageEncoder(Encoder):
                 "with the right `in_channels`."
             )
         if x.dim() == 4:
-            return self.maps(x).mean((2, 3))
-        frames = fold_frames(x, self.stem.weight.is_contiguous(memory_format=torch.channels_last))
-        features = self.maps(frames).mean((2, 3))
-        # All frames have the same h x w, so the mean of their means is the average over T, h and w.
-        return features.view(x.shape[0], x.shape[2], -1).mean(1)
+            return x
+        return fold_frames(x, self.stem.weight.is_contiguous(memory_format=torch.channels_last))
+
+
+def average(maps_FCHW: torch.Tensor, samples: int) -> torch.Tensor:
+    """Feature maps of all frames (B * T, C, H, W) -> their average over T, H and W, (B, C).
+
+    Args:
+        samples: B.
+    """
+    means_FC = maps_FCHW.mean((2, 3))
+    if len(maps_FCHW) == samples:
+        return means_FC
+    # All frames have the same H x W, so the mean of their means is the average over T, H and W.
+    return means_FC.view(samples, -1, means_FC.shape[1]).mean(1)
 
 
 def fold_frames(video_BCTHW: torch.Tensor, channels_last: bool) -> torch.Tensor:

@@ -10,7 +10,8 @@ the two largest bfloat16 logits of a sample can be equal.
 # B samples, M modalities, C classes, d_m features of modality m
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from remix_study.modality import canonical_order
-from remix_study.models.encoder import Encoder
+from remix_study.models.encoder import Encoder, ImageEncoder
 from remix_study.models.fusion import Fusion, linear
+from remix_study.models.inside import InnerFusion, Rows
 from remix_study.models.masking import Masking
 from remix_study.sample import Batch
 
@@ -47,7 +49,8 @@ class MultimodalModel(nn.Module):
         masking: the replacements of the features of inactive modalities; None: zeros.
 
     Raises:
-        ValueError: encoders and fusion do not have the same modalities.
+        ValueError: encoders and fusion do not have the same modalities, or a fusion inside the encoders gets an encoder
+            without stages.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion, masking: Masking | None = None) -> None:
@@ -59,6 +62,8 @@ class MultimodalModel(nn.Module):
                 f"{', '.join(self.modalities)} and the fusion {', '.join(fusion.modalities)}. "
                 "Build the fusion from the encoders' widths."
             )
+        if isinstance(fusion, InnerFusion) and not all(isinstance(e, ImageEncoder) for e in encoders.values()):
+            raise ValueError(f"{type(fusion).__name__} needs encoders with stages. Use TinyEncoder or ResNet18.")
         self.num_classes = fusion.num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.fusion = fusion
@@ -81,28 +86,22 @@ class MultimodalModel(nn.Module):
             ValueError: a modality's input has neither all rows nor exactly the active ones.
         """
         active_BM = self._active(batch)
+        rows = self._rows(batch, active_BM)
+        encoded = self._encoded({m: batch.inputs[m] for m in rows}, rows, active_BM)
         features: dict[str, torch.Tensor] = {}
         head_logits: dict[str, torch.Tensor] = {}
         for column, m in enumerate(self.modalities):
-            x = batch.inputs.get(m)
             active_B = active_BM[:, column]
-            if x is None or len(x) == 0:
-                # On the CPU only: on a GPU this check would synchronise every unimodal step.
-                if active_B.device.type == "cpu" and bool(active_B.any()):
-                    raise _rows_error(m, 0, active_B)
+            if m not in rows:
                 features[m] = self._replacements(m, len(active_B))
                 continue
-            encoded = self._encoded(m, x)
-            all_rows = len(x) == len(active_B)
-            if all_rows:
-                features[m] = self._masked(m, encoded, active_B)
+            chosen = rows[m]
+            if chosen is None:
+                features[m] = self._masked(m, encoded[m], active_B)
             else:
-                rows = active_B.nonzero().squeeze(1)
-                if len(rows) != len(x):
-                    raise _rows_error(m, len(x), active_B)
-                features[m] = self._replacements(m, len(active_B)).index_copy(0, rows, encoded)
+                features[m] = self._replacements(m, len(active_B)).index_copy(0, chosen, encoded[m])
             if self.training and self.masking is not None:
-                self.masking.observe(m, encoded, active_B if all_rows else None)
+                self.masking.observe(m, encoded[m], active_B if chosen is None else None)
             head_logits[m] = self.classify(m, features[m])
         # The head of an inactive modality outputs its bias; detached, so that its gradient stays None.
         inactive = (
@@ -110,12 +109,17 @@ class MultimodalModel(nn.Module):
             if self.fusion.uses_heads
             else {}
         )
+        between = {name: values_Bd for name, values_Bd in encoded.items() if name not in features}
         with _no_autocast(active_BM):
-            logits_BC: torch.Tensor = self.fusion(features, active_BM, head_logits | inactive)
+            logits_BC: torch.Tensor = self.fusion(features | between, active_BM, head_logits | inactive)
         return Outputs(logits_BC, head_logits, features)
 
     def encode(self, modality: str, x: torch.Tensor) -> torch.Tensor:
-        """One modality's input (B, ...) -> its features (B, d_m), in float32 also under autocast."""
+        """One modality's input (B, ...) -> its features alone (B, d_m), in float32 also under autocast."""
+        if isinstance(self.fusion, InnerFusion):
+            encoder = self.encoders[modality]
+            assert isinstance(encoder, ImageEncoder)  # for the type checker
+            return _at_least_float32(self.fusion.encode_alone(encoder, modality, x))
         return _at_least_float32(self.encoders[modality](x))
 
     def classify(self, modality: str, features_Bd: torch.Tensor) -> torch.Tensor:
@@ -142,12 +146,58 @@ class MultimodalModel(nn.Module):
         """Fused logits (B, C) of features with only `active_BM` active, as of `mask`.
 
         Evaluating another subset of modalities needs no further pass of the encoders, except for a row of `ZeroInput`.
+
+        Raises:
+            ValueError: the fusion is inside the encoders, so that features are not enough (see `subsets` and `only`).
         """
+        if isinstance(self.fusion, InnerFusion):
+            raise ValueError(
+                f"{type(self.fusion).__name__} fuses inside the encoders, not their features. Use `subsets` or `only`."
+            )
         masked = self.mask(features, active_BM, constant=constant)
         head_logits = {m: self.classify(m, masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
         with _no_autocast(active_BM):
             logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
         return logits_BC
+
+    def only(self, batch: Batch, outputs: Outputs, kept: Collection[str]) -> torch.Tensor:
+        """Fused logits (B, C) of a batch whose outputs are known, with only the modalities in `kept` active.
+
+        The replacements of the others pass no gradient.
+        """
+        active_BM = self._active(batch) & self._columns(kept, batch.active_BM)
+        if not isinstance(self.fusion, InnerFusion):
+            return self.fuse(outputs.features, active_BM, constant=True)
+        inputs = {m: x for m, x in batch.inputs.items() if m in kept}
+        logits_BC: torch.Tensor = self(
+            Batch(self.modalities, inputs, active_BM, batch.labels_B, batch.samples_B)
+        ).logits_BC
+        return logits_BC
+
+    def subsets(
+        self, inputs: Mapping[str, torch.Tensor], subsets: Iterable[frozenset[str]]
+    ) -> tuple[dict[str, torch.Tensor], dict[frozenset[str], torch.Tensor]]:
+        """Features alone of each modality, m -> (B, d_m), and fused logits (B, C) of each subset of the modalities.
+
+        A fusion inside the encoders needs a pass of the encoders for every subset; others need one for all.
+
+        Args:
+            inputs: all B rows of every modality.
+        """
+        some = next(iter(inputs.values()))
+        if not isinstance(self.fusion, InnerFusion):
+            features = {m: self.encode(m, inputs[m]) for m in self.modalities}
+            return features, {each: self.fuse(features, self._columns(each, some)) for each in subsets}
+        number_B = torch.arange(len(some), device=some.device)
+        features, fused = {}, {}
+        for each in subsets:
+            active_BM = self._columns(each, some)
+            batch = Batch(self.modalities, {m: inputs[m] for m in each}, active_BM, number_B, number_B)
+            outputs = self(batch)
+            fused[each] = outputs.logits_BC
+            if len(each) == 1:
+                features |= {m: outputs.features[m] for m in each}
+        return {m: features[m] if m in features else self.encode(m, inputs[m]) for m in self.modalities}, fused
 
     def split_logits(
         self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
@@ -227,20 +277,57 @@ class MultimodalModel(nn.Module):
             replacements_Bd = self._replacements(modality, len(features_Bd))
         return torch.where(active_B[:, None], features_Bd, replacements_Bd)
 
-    def _encoded(self, modality: str, x: torch.Tensor) -> torch.Tensor:
-        if len(x) != 1:
-            return self.encode(modality, x)
-        norms = [n for n in self.encoders[modality].modules() if isinstance(n, _BatchNorm) and n.training]
-        with _running_statistics_for_one_value(norms) as affected:
-            encoded_Bd = self.encode(modality, x)
-        if affected and modality not in self._warned:
-            self._warned.add(modality)
+    def _rows(self, batch: Batch, active_BM: torch.Tensor) -> dict[str, Rows]:
+        """Modality -> the samples that its input has, in order, None for all; without modalities that have no input."""
+        rows: dict[str, Rows] = {}
+        for column, m in enumerate(self.modalities):
+            x, active_B = batch.inputs.get(m), active_BM[:, column]
+            if x is None or len(x) == 0:
+                # On the CPU only: on a GPU this check would synchronise every unimodal step.
+                if active_B.device.type == "cpu" and bool(active_B.any()):
+                    raise _rows_error(m, 0, active_B)
+            elif len(x) == len(active_B):
+                rows[m] = None
+            else:
+                chosen = active_B.nonzero().squeeze(1)
+                if len(chosen) != len(x):
+                    raise _rows_error(m, len(x), active_B)
+                rows[m] = chosen
+        return rows
+
+    def _encoded(
+        self, inputs: Mapping[str, torch.Tensor], rows: Mapping[str, Rows], active_BM: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Features (rows, d_m) of every modality with an input, and what a fusion inside the encoders adds to them."""
+        parts = [(m, self.encoders[m]) for m, x in inputs.items() if len(x) == 1]
+        if len(active_BM) == 1:
+            parts.append((", ".join(inputs), self.fusion))
+        norms = {
+            norm: name
+            for name, part in parts
+            for norm in part.modules()
+            if isinstance(norm, _BatchNorm) and norm.training
+        }
+        with _running_statistics_for_one_value(list(norms)) as affected:
+            if isinstance(self.fusion, InnerFusion):
+                encoders = {m: e for m, e in self.encoders.items() if isinstance(e, ImageEncoder)}
+                found = self.fusion.encode(encoders, inputs, rows, active_BM)
+                encoded = {name: _at_least_float32(values_bd) for name, values_bd in found.items()}
+            else:
+                encoded = {m: self.encode(m, x) for m, x in inputs.items()}
+        counts = Counter(norms[norm] for norm in affected)
+        for name in counts.keys() - self._warned:
+            self._warned.add(name)
             log.warning(
                 "a batch holds one sample of %s, of which %d BatchNorm layers see one value per channel; they use "
                 "their running statistics for it. Use larger batches, or `smallest_batch: 2` or more.",
-                modality, len(affected),
+                name, counts[name],
             )  # fmt: skip
-        return encoded_Bd
+        return encoded
+
+    def _columns(self, kept: Collection[str], like: torch.Tensor) -> torch.Tensor:
+        active_M = torch.tensor([m in kept for m in self.modalities], device=like.device)
+        return active_M.expand(len(like), -1)
 
     def _head(self, modality: str) -> nn.Linear:
         head = self.heads[modality]
@@ -259,7 +346,7 @@ class MultimodalModel(nn.Module):
 
 
 @contextmanager
-def _running_statistics_for_one_value(norms: list[_BatchNorm]) -> Iterator[list[_BatchNorm]]:
+def _running_statistics_for_one_value(norms: Sequence[_BatchNorm]) -> Iterator[list[_BatchNorm]]:
     """Let BatchNorm layers that see one value per channel, which has no variance, use and keep their statistics.
 
     A layer on feature maps sees H x W values of a single sample, and trains as usual. Yields the affected layers, which

@@ -4,6 +4,8 @@ It has no classifier and trains from scratch, as is common for these benchmarks.
 frames of a video are folded into the batch; features are averaged over time, height and width after the last stage.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,6 +46,8 @@ class ResNet18(ImageEncoder):
     Kaiming's normal distribution (fan_out), BatchNorm with weight 1 and bias 0.
     """
 
+    strides: ClassVar[tuple[int, ...]] = (4, 2, 2, 2)
+
     def __init__(self, in_channels: int, width: int = 64) -> None:
         super().__init__(nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False))
         self.norm = nn.BatchNorm2d(width)
@@ -55,12 +59,14 @@ class ResNet18(ImageEncoder):
                 channels = width * 2**stage
         self.blocks = nn.Sequential(*blocks)
         self.out_features = channels
+        self.channels = tuple(width * 2**stage for stage in range(4))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        out = functional.relu(self.norm(self.stem(images_BCHW)), inplace=True)
-        out = functional.max_pool2d(out, kernel_size=3, stride=2, padding=1)
-        result: torch.Tensor = self.blocks(out)
+    def stage(self, number: int, maps_BCHW: torch.Tensor) -> torch.Tensor:
+        if number == 0:
+            maps_BCHW = functional.relu(self.norm(self.stem(maps_BCHW)), inplace=True)
+            maps_BCHW = functional.max_pool2d(maps_BCHW, kernel_size=3, stride=2, padding=1)
+        result: torch.Tensor = self.blocks[2 * number : 2 * number + 2](maps_BCHW)
         return result

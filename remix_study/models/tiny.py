@@ -6,6 +6,7 @@ kernels took 92 % of that time.
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -16,7 +17,9 @@ WIDTHS = (8, 16, 48, 128)
 
 
 class TinyEncoder(ImageEncoder):
-    """(B, in_channels, H, W) or (B, in_channels, T, H, W) -> (B, 128)."""
+    """(B, in_channels, H, W) or (B, in_channels, T, H, W) -> (B, 128). Each convolution is a stage."""
+
+    strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(conv3x3(in_channels, WIDTHS[0], stride=2))
@@ -25,7 +28,10 @@ class TinyEncoder(ImageEncoder):
             layers += [conv3x3(narrow, wide, stride=2), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.out_features = WIDTHS[-1]
+        self.channels = WIDTHS
 
-    def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.layers(self.stem(images_BCHW))
+    def stage(self, number: int, maps_BCHW: torch.Tensor) -> torch.Tensor:
+        if number == 0:
+            maps_BCHW = self.stem(maps_BCHW)
+        result: torch.Tensor = self.layers[max(0, 3 * number - 1) : 3 * number + 2](maps_BCHW)
         return result

@@ -1,8 +1,9 @@
 """Evaluation of a split with one pass of the encoders
 
 The fused head, each unimodal head, their late sum and every subset of modalities (with replacements for the features
-of the others) are computed from the same features. Each rank evaluates a part of the samples, without padding; counts
-are summed over ranks.
+of the others) are computed from the same features; a fusion inside the encoders needs one pass for each subset.
+Unimodal heads classify the features of their modality alone. Each rank evaluates a part of the samples, without
+padding; counts are summed over ranks.
 """
 
 # N samples of a split, M modalities, C classes, B samples of one batch
@@ -118,8 +119,7 @@ def evaluate(
         clips = reader.read(rows_B, np.ones((len(rows_B), len(modalities)), np.bool_))
         labels_B = clips.labels_B
         with mixed_precision(labels_B.device, autocast):
-            features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
-            fused = {subset: model.fuse(features, _only(subset, modalities, labels_B)) for subset in everyone}
+            features, fused = model.subsets(clips.inputs, everyone)
             heads = {m: model.classify(m, features[m]).log_softmax(dim=1) for m in modalities}
         logs = {FUSED: fused[frozenset(modalities)].log_softmax(dim=1), **heads}
         if len(modalities) > 1:
@@ -161,8 +161,3 @@ def _gathered(
     table = collectives.gather_rows(np.column_stack([place_n, flat]).astype(np.float64))
     every_NVC = table[np.argsort(table[:, 0], kind="stable"), 1:].astype(np.float32).reshape(total, len(views), classes)
     return {view: every_NVC[:, v] for v, view in enumerate(views)}
-
-
-def _only(subset: frozenset[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
-    row = torch.tensor([m in subset for m in modalities], device=like.device)
-    return row.expand(len(like), -1)

@@ -45,7 +45,7 @@ from remix_study.training.checkpoint import LAST, STEP, Checkpoints
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
-from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
+from remix_study.training.multiply_adds import BACKWARD, central_multiply_adds, forward_multiply_adds
 from remix_study.training.partial_epoch import PartialEpoch, fits, pack_partial, planned_of, restore_partial
 from remix_study.training.scoring import SplitPasses
 from remix_study.training.state import Progress, Record, pack, unpack
@@ -148,6 +148,7 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
     progress = _resume(run)
     part = _resume_epoch(run, progress.next_epoch)
     cost_m = forward_multiply_adds(run.model, run.reader.sample_shapes())
+    central = central_multiply_adds(run.model)
     if progress.history:
         _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
     for epoch in range(progress.next_epoch, run.settings.epochs):
@@ -164,7 +165,7 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
             autocast=run.settings.autocast, between_batches=_save_when_preempted(run, part),
         )  # fmt: skip
         _require_numbers(found, epoch)
-        record = _record_of_epoch(run, part, found, cost_m, evaluate_s=_now(run) - started)
+        record = _record_of_epoch(run, part, found, cost_m, central, evaluate_s=_now(run) - started)
         check.require_intact()
         part = None
         better = progress.add(record)
@@ -175,13 +176,14 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
 
 
 def _record_of_epoch(
-    run: Run, part: PartialEpoch, found: Evaluation, cost_m: Mapping[str, int], evaluate_s: float
+    run: Run, part: PartialEpoch, found: Evaluation, cost_m: Mapping[str, int], central: int, evaluate_s: float
 ) -> Record:
     """The metrics of a trained and evaluated epoch.
 
     Args:
         found: the evaluation on the validation split.
         cost_m: modality -> multiply-adds of the forward pass of one sample.
+        central: the same of a network between the encoders.
     """
     planned = part.planned
     samples = float(planned.schedule.counts_T.sum())
@@ -189,7 +191,7 @@ def _record_of_epoch(
         **(part.record or {}),
         **planned.metrics,
         **found.metrics("val", run.method.trains_heads),
-        **_training_of_encoders(run, part.epoch, planned, cost_m),
+        **_training_of_encoders(run, part.epoch, planned, cost_m, central),
         "train/steps": float(planned.schedule.steps),
         "train/samples": samples,
         "time/score_s": part.score_s,
@@ -438,11 +440,14 @@ def _record_of_training(part: PartialEpoch, rate: float, method: Method) -> Reco
     return record
 
 
-def _training_of_encoders(run: Run, epoch: int, planned: PlannedEpoch, cost_m: Mapping[str, int]) -> Record:
+def _training_of_encoders(
+    run: Run, epoch: int, planned: PlannedEpoch, cost_m: Mapping[str, int], central: int
+) -> Record:
     """Optimizer steps, samples and multiply-adds of the encoders, and of teachers, in an epoch.
 
     Args:
         cost_m: modality -> multiply-adds of the forward pass of one sample.
+        central: the same of a network between the encoders.
     """
     schedule = planned.schedule
     sample_M = schedule.active_TBM.sum(axis=(0, 1))
@@ -457,7 +462,9 @@ def _training_of_encoders(run: Run, epoch: int, planned: PlannedEpoch, cost_m: M
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
     passes_M = (1 + BACKWARD) * encoded_M + run.method.further_passes(epoch) * sample_M + planned.evaluated
     return {
-        "train/multiply_adds": float(cost_M @ passes_M),
+        "train/multiply_adds": float(
+            cost_M @ passes_M + central * (1 + BACKWARD) * int(schedule.counts_T.sum())
+        ),
     } | {
         f"train/{name}/{m}": float(count)
         for name, count_M in (("updates", update_M), ("samples", sample_M))

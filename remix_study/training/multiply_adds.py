@@ -1,14 +1,15 @@
-"""Multiply-adds of encoders, to compare the computation of methods independently of the machine"""
+"""Multiply-adds of encoders and of networks between them, to compare methods independently of the machine"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from remix_study.models import MultimodalModel
+from remix_study.models import InnerFusion, MultimodalModel
 
 BACKWARD = 2  # times the multiply-adds of the forward pass: gradients of the inputs and of the weights
 
@@ -22,17 +23,25 @@ def forward_multiply_adds(model: MultimodalModel, shapes: Mapping[str, torch.Siz
     Args:
         shapes: modality -> shape of the input of one sample, (1, ...).
     """
-    found = {}
-    for m in model.modalities:
-        encoder = model.encoders[m]
-        state = {name: value.detach().to("meta") for name, value in encoder.state_dict().items()}
-        was_training = encoder.training
-        encoder.eval()
-        with _Count() as counter, torch.no_grad():
-            functional_call(encoder, state, (torch.empty(shapes[m], device="meta"),))
-        encoder.train(was_training)
-        found[m] = counter.operations // 2  # a multiply-add is two operations
-    return found
+    return {m: _multiply_adds(model.encoders[m], shapes[m]) for m in model.modalities}
+
+
+def central_multiply_adds(model: MultimodalModel) -> int:
+    """Multiply-adds for one sample of a network between the encoders (`InnerFusion.layers`); 0 without one."""
+    if not isinstance(model.fusion, InnerFusion):
+        return 0
+    return sum(_multiply_adds(layer, torch.Size(shape)) for layer, shape in model.fusion.layers())
+
+
+def _multiply_adds(module: nn.Module, shape: torch.Size) -> int:
+    state = {name: value.detach().to("meta") for name, value in module.state_dict().items()}
+    was_training = module.training
+    module.eval()
+    with _Count() as counter, torch.no_grad():
+        functional_call(module, state, (torch.empty(shape, device="meta"),))
+    module.train(was_training)
+    operations: int = counter.operations
+    return operations // 2  # a multiply-add is two operations
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it

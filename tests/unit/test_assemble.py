@@ -3,8 +3,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
+import mlflow.pytorch
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +16,11 @@ from remix_study.assemble import ENCODERS, assemble, build_model, modalities_of,
 from remix_study.balancing import CrossEntropy, balanced_weights
 from remix_study.config.run import EncoderConfig, RunConfig
 from remix_study.fit import require_fit
-from remix_study.media.presets import FlowPreset, Preset
+from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Preset, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.models.transformer import Block
+from remix_study.sample import Batch
+from remix_study.tracking.model import save_model
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.loop import Run
 from remix_study.world import Solo
@@ -121,6 +126,7 @@ def test_every_learning_rate_schedule_is_built(
         ("concat", models.ConcatFusion), ("sum", models.SumFusion), ("decision", models.DecisionFusion),
         ("film", models.FiLMFusion), ("gated", models.GatedFusion),
         ("film_published", models.PublishedFiLMFusion), ("gated_published", models.PublishedGatedFusion),
+        ("mmtm", models.MMTMFusion), ("centralnet", models.CentralNetFusion),
         ("attention", models.AttentionFusion), ({"name": "sum"}, models.SumFusion),
         ({"name": "attention", "width": 12, "heads": 3, "layers": 1, "dropout": 0.5}, models.AttentionFusion),
     ],
@@ -129,6 +135,38 @@ def test_every_fusion_is_built(recipe: Recipe, small_store: ClipStore, name: obj
     config = recipe({"model.fusion": name})
     require_fit(config, small_store)
     assert type(build_model(config, small_store).fusion) is kind
+
+
+@pytest.mark.parametrize("fusion", ["mmtm", "centralnet"])
+def test_fusions_inside_the_encoders_take_any_modalities_of_pictures(recipe: Recipe, fusion: str) -> None:
+    preset = Preset("p", {"audio": AUDIO_FRONT_ENDS["tiny"], "video": VideoPreset(2, 20, 32, "area", candidates=3),
+                          "flow": FlowPreset(2, 16, 24), "text": FeaturePreset("image", (9, 40))})  # fmt: skip
+    store = SimpleNamespace(preset=preset, modalities=tuple(preset.parts), classes=("a", "b"))
+    model = build_model(recipe({"model.fusion": fusion}), store).eval()  # type: ignore[arg-type]
+    shapes = {"audio": (1, *AUDIO_FRONT_ENDS["tiny"].shape), "video": (3, 2, 20, 32), "flow": (2, 2, 16, 24),
+              "text": (1, 9, 40)}  # fmt: skip
+    order = model.modalities
+    batch = Batch(order, {m: torch.randn(2, *shapes[m]) for m in order}, torch.ones(2, 4, dtype=torch.bool),
+                  torch.arange(2), torch.arange(2))  # fmt: skip
+    assert model(batch).logits_BC.shape == (2, 2)
+    if isinstance(model.fusion, models.CentralNetFusion):
+        height, width = (min(shapes[m][-2:][axis] for m in order) for axis in (0, 1))
+        assert model.fusion.sizes[0] == (-(-height // 2), -(-width // 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", [{"name": "attention", "dropout": 0.5}, "mmtm", "centralnet"])
+def test_a_logged_model_has_its_fusion(
+    recipe: Recipe, assembled: Callable[..., Run], tmp_path: Path, fusion: object
+) -> None:
+    run = assembled(recipe({"model.fusion": fusion}))
+    batch = run.reader.read(run.rows["val"][:5], np.ones((5, 2), np.bool_))
+    run.model(batch)  # in training mode, so that running means are not those of a new model
+    save_model(run.model, batch, tmp_path / "model")
+    loaded = mlflow.pytorch.load_model(str(tmp_path / "model"))
+    with torch.no_grad():
+        expected = run.model.eval()(batch).logits_BC
+        torch.testing.assert_close(loaded(*(batch.inputs[m] for m in run.model.modalities)), expected)
 
 
 def test_the_options_of_attention_are_used(recipe: Recipe, small_store: ClipStore) -> None:

@@ -133,6 +133,25 @@ def test_fusions_of_two_need_two_modalities(
     require_fit(recipe({"model.fusion": fusion, "method": {"name": "unimodal", "modality": "audio"}}), audio_store)
 
 
+@pytest.mark.parametrize("fusion", ["mmtm", "centralnet"])
+def test_fusions_inside_the_encoders_need_stages(recipe: Recipe, small_store: ClipStore, fusion: str) -> None:
+    (line,) = problems(recipe({"model.fusion": fusion}), with_text(small_store))
+    assert (
+        f"`model.fusion: {fusion}` needs encoders with stages (tiny, resnet18), but that of text is `vector`; use "
+        "another fusion" in line
+    )
+    require_fit(recipe({"model.fusion": fusion, "method": {"name": "unimodal", "modality": "text"}}),
+                with_text(small_store))  # fmt: skip
+    require_fit(recipe({"model.fusion": fusion}), small_store)
+
+
+def test_centralnet_needs_equal_encoders(recipe: Recipe, small_store: ClipStore) -> None:
+    encoders = {"video": {"name": "resnet18", "width": 8}}
+    (line,) = problems(recipe({"model.fusion": "centralnet", "model.encoders": encoders}), small_store)
+    assert "audio has {name: tiny}, video has {name: resnet18, width: 8}; set one `model.encoder`" in line
+    require_fit(recipe({"model.fusion": "mmtm", "model.encoders": encoders}), small_store)
+
+
 def test_the_lowest_progress_share_depends_on_the_number_of_modalities(recipe: Recipe, small_store: ClipStore) -> None:
     (line,) = problems(recipe({"method.share": {"kind": "progress", "lowest": 0.4}}), with_text(small_store))
     assert "`method.share.lowest` must be below 1/3, but is 0.4" in line

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from remix_study.config.fusion import words
+from remix_study.config.fusion import INSIDE, words
 from remix_study.config.load import parse_run, put
 from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError
@@ -48,6 +48,12 @@ def test_dotted_keys_reach_into_a_word() -> None:
             (fusion, {"method": {"name": "remix", "weight": 0}},
              f"`model.fusion: {fusion}` needs unimodal losses with Remix")
             for fusion in ("film_published", "gated_published")
+        ],
+        ({"name": "mmtm", "ratio": 0}, {}, "`model.fusion.ratio` must be above 0"),
+        *[
+            (fusion, {"method": {"name": "remix", "with": ["mmpareto"]}},
+             f"`mmpareto` needs features of each modality alone, which `model.fusion: {fusion}` mixes")
+            for fusion in INSIDE
         ],
         *[
             (fusion, {"masking": "mean_feature"}, f"no effect with `model.fusion: {fusion}`")

@@ -10,12 +10,14 @@ from torch import nn
 
 from remix_study.models import (
     AttentionFusion,
+    CentralNetFusion,
     ConcatFusion,
     DecisionFusion,
     Encoder,
     FiLMFusion,
     Fusion,
     GatedFusion,
+    MMTMFusion,
     MultimodalModel,
     Outputs,
     PublishedFiLMFusion,
@@ -30,9 +32,12 @@ BuildModel = Callable[..., MultimodalModel]
 BuildBatch = Callable[..., Batch]
 PAIR = ("audio", "video")
 TRIPLE = ("audio", "video", "text")
+PICTURES = ("audio", "video", "flow")
 ANY_M: list[type[Fusion]] = [ConcatFusion, SumFusion, DecisionFusion, GatedFusion, AttentionFusion]
 OF_TWO: list[type[Fusion]] = [*ANY_M, FiLMFusion, PublishedFiLMFusion, PublishedGatedFusion]
-CASES = [(fusion, PAIR) for fusion in OF_TWO] + [(fusion, TRIPLE) for fusion in ANY_M]
+INSIDE: list[type[Fusion]] = [MMTMFusion, CentralNetFusion]
+CASES = [(fusion, PAIR) for fusion in [*OF_TWO, *INSIDE]] + [(fusion, TRIPLE) for fusion in ANY_M]
+CASES += [(fusion, PICTURES) for fusion in INSIDE]
 each_fusion = pytest.mark.parametrize(("fusion", "modalities"), CASES)
 
 
@@ -41,6 +46,11 @@ def mixed_rows(modalities: tuple[str, ...]) -> list[list[int]]:
     M = len(modalities)
     rows = [[int(m == alone) for m in range(M)] for alone in range(M)]
     return [*rows, [1] * M, *rows[::-1], [1] * M, [1, *[0] * (M - 2), 1]]
+
+
+def active_names(batch: Batch) -> list[list[str]]:
+    """The names of the active modalities of each sample."""
+    return [[m for m, on in zip(batch.modalities, row, strict=True) if on] for row in batch.active_BM.tolist()]
 
 
 def loss_as_in_training(outputs: Outputs, batch: Batch) -> torch.Tensor:
@@ -82,7 +92,10 @@ def test_both_maskings_and_fuse_agree_in_evaluation(
     full = build_batch(active, modalities, all_rows=True)
     with torch.no_grad():
         skipped, zeroed = model(build_batch(active, modalities)), model(full)
-        fused = model.fuse({m: model.encode(m, full.inputs[m]) for m in modalities}, full.active_BM)
+        features, by_subset = model.subsets(full.inputs, {frozenset(each) for each in active_names(full)})
+        fused = torch.stack([by_subset[frozenset(each)][row] for row, each in enumerate(active_names(full))])
+        for m in modalities:
+            torch.testing.assert_close(features[m], model.encode(m, full.inputs[m]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(skipped.logits_BC, zeroed.logits_BC, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fused, zeroed.logits_BC, rtol=1e-4, atol=1e-5)
     for column, m in enumerate(modalities):

@@ -15,9 +15,10 @@ SUBSETS = [frozenset[str](), frozenset({"audio"}), frozenset({"video"}), frozens
 
 
 @pytest.fixture
-def run(recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
-    """Return a briefly trained run, whose predictions differ between samples."""
-    run = assembled(recipe({"method": {"name": "joint_unimodal"}, "epochs": 2, "optimizer.learning_rate": 0.003}))
+def run(request: pytest.FixtureRequest, recipe: Callable[..., RunConfig], assembled: Callable[..., Run]) -> Run:
+    """Return a briefly trained run, whose predictions differ between samples. Its parameter is a fusion."""
+    changes = {"method": {"name": "joint_unimodal"}, "epochs": 2, "optimizer.learning_rate": 0.003}
+    run = assembled(recipe({**changes, "model.fusion": getattr(request, "param", "concat")}))
     train(run)
     return run
 
@@ -26,6 +27,11 @@ def found(run: Run, rows: str = "val", **how: Any) -> Evaluation:
     return evaluate(run.model, run.reader, run.rows[rows], Solo(), **({"batch": 20, "autocast": False} | how))
 
 
+@pytest.mark.parametrize(
+    "run",
+    ["concat", *(pytest.param(each, marks=pytest.mark.slow) for each in ("attention", "mmtm", "centralnet"))],
+    indirect=True,
+)
 def test_evaluation_equals_a_loop_over_samples_and_subsets(run: Run) -> None:
     seen = found(run)
     assert run.model.training  # the mode is restored
@@ -39,7 +45,9 @@ def test_evaluation_equals_a_loop_over_samples_and_subsets(run: Run) -> None:
         with torch.no_grad():
             whole = run.model(run.reader.read(np.array([row]), np.ones((1, 2), np.bool_)))
             logs = {"fused": whole.logits_BC[0].log_softmax(0)}
-            logs |= {m: whole.head_logits[m][0].log_softmax(0) for m in ("audio", "video")}
+            for i, m in enumerate(("audio", "video")):
+                alone = run.model(run.reader.read(np.array([row]), np.arange(2)[None] == i))
+                logs[m] = alone.head_logits[m][0].log_softmax(0)
             logs["late_sum"] = (logs["audio"] + logs["video"]).log_softmax(0)
             for subset in SUBSETS:
                 active = np.array([[m in subset for m in ("audio", "video")]])

@@ -60,12 +60,24 @@ def stepped(
     return run_on_ranks(len(parts), work)
 
 
-@pytest.mark.parametrize("sizes", [(6,), (3, 3), (5, 1), (1, 2, 3)], ids=str)
-@pytest.mark.parametrize("clip_norm", [None, 0.01])
+@pytest.mark.parametrize(
+    ("sizes", "clip_norm", "fusion"),
+    [
+        *[(sizes, clip, "concat") for sizes in [(6,), (3, 3), (5, 1), (1, 2, 3)] for clip in (None, 0.01)],
+        *[((1, 2, 3), None, fusion) for fusion in ("attention", "mmtm", "centralnet")],
+    ],
+    ids=str,
+)
 def test_a_step_follows_the_gradient_of_the_mean_loss_for_any_distribution_over_ranks(
-    recipe: Recipe, assembled: Assembled, run_on_ranks: OnRanks, sizes: tuple[int, ...], clip_norm: float | None
+    recipe: Recipe,
+    assembled: Assembled,
+    run_on_ranks: OnRanks,
+    sizes: tuple[int, ...],
+    clip_norm: float | None,
+    fusion: str,
 ) -> None:
-    runs = [assembled(recipe(SGD), folder=f"rank{rank}") for rank in range(len(sizes))]
+    config = recipe({**SGD, "model.fusion": fusion})
+    runs = [assembled(config, folder=f"rank{rank}") for rank in range(len(sizes))]
     for run in runs:
         run.model.eval()  # so that BatchNorm does not depend on the other samples of a rank
     gradient = mean_gradient(runs[0])
@@ -77,6 +89,29 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_for_any_distribution_over_
         for name, change in changes.items():
             expected = -RATE * factor * gradient[name]
             torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-7)
+
+
+@pytest.mark.slow
+def test_running_means_of_mmtm_are_equal_on_all_ranks_and_close_to_those_of_one(
+    recipe: Recipe, assembled: Assembled, run_on_ranks: OnRanks
+) -> None:
+    """In training, BatchNorm's statistics depend on the samples of a rank, so that they are not the same numbers."""
+    config = recipe({"model.fusion": "mmtm", "method.warmup": 1, "epochs": 2, "workers": 2, "evaluation.probe": False})
+    alone = assembled(config, "alone")
+    train(alone)
+
+    def work(collectives: Collectives) -> Run:
+        run = assembled(config, "ranks", collectives=collectives)
+        train(run)
+        return run
+
+    first, second = run_on_ranks(2, work)
+    one = {name: value for name, value in alone.model.named_buffers() if name.endswith("mean_C")}
+    assert len(one) == 6
+    for name, value in first.model.named_buffers():
+        assert torch.equal(value, dict(second.model.named_buffers())[name]), name
+        if name in one:
+            torch.testing.assert_close(value, one[name], rtol=0.3, atol=0.05)
 
 
 def test_statistics_of_batchnorm_are_the_mean_over_ranks(

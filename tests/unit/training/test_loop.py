@@ -192,6 +192,14 @@ def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled:
         {"method": {"name": "unimodal", "modality": "video"}},
         *[{"method.order": order} for order in ("blocks", "alternate", "shuffled", "proportional", "mixed")],
         *[{"model.fusion": fusion} for fusion in ("sum", "decision", "film_published", "gated", "attention")],
+        *[
+            pytest.param({"model.fusion": fusion, **others}, marks=pytest.mark.slow)
+            for fusion in ("mmtm", "centralnet")
+            for others in (
+                {"masking": "zero_feature", "evaluation.clash_every": 2, "micro_batch": 9},
+                {"method.order": "mixed", "method.accumulate": True, "precision": "bfloat16"},
+            )
+        ],
         {"masking": "zero_feature"},
         {"masking": "zero_feature", "method.order": "mixed"},
         {"method.order": "mixed", "incomplete": "drop"},

@@ -14,7 +14,7 @@ from remix_study.models.resnet import ResNet18
 from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.vector import VectorEncoder
 from remix_study.training.loop import Run, train
-from remix_study.training.multiply_adds import forward_multiply_adds
+from remix_study.training.multiply_adds import central_multiply_adds, forward_multiply_adds
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
@@ -48,6 +48,16 @@ def test_every_encoder_is_counted_as_by_torch() -> None:
         # On a CPU, torch does not count attention: queries with keys, and weights with values, in two blocks.
         attention = 2 * 2 * 50 * 50 * model.widths["text"] if m == "text" else 0
         assert found[m] == counter.get_total_flops() / 2 + attention, m
+
+
+def test_the_network_of_centralnet_costs_three_passes_per_sample_of_an_epoch(
+    recipe: Recipe, assembled: Assembled
+) -> None:
+    run = assembled(recipe({"epochs": 1, "method": {"name": "joint"}, "model.fusion": "centralnet"}))
+    central = 9 * (8 * 16 * 16 + 16 * 48 * 4 + 48 * 128)  # the smallest maps have 4 x 4, 2 x 2 and 1 x 1 pixels
+    assert central_multiply_adds(run.model) == central
+    cost = sum(forward_multiply_adds(run.model, run.reader.sample_shapes()).values())
+    assert train(run).history[0]["train/multiply_adds"] == 3 * 96 * (cost + central)
 
 
 def test_an_epoch_costs_three_passes_per_trained_sample_and_one_per_scored(
