@@ -459,12 +459,13 @@ def _training_of_encoders(
         encoded_M = np.full(len(sample_M), schedule.counts_T.sum())
     if run.settings.masking == "zero_input":  # of all inactive samples of a step, one is encoded
         encoded_M = sample_M + (schedule.active_TBM.sum(axis=1) < schedule.counts_T[:, None]).sum(axis=0)
+    # The central network runs for every training sample, and in a pass without heads once for every modality.
+    central_passes = (1 + BACKWARD) * int(schedule.counts_T.sum())
+    central_passes += 0 if run.method.trains_heads else planned.evaluated * len(sample_M)
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
     passes_M = (1 + BACKWARD) * encoded_M + run.method.further_passes(epoch) * sample_M + planned.evaluated
     return {
-        "train/multiply_adds": float(
-            cost_M @ passes_M + central * (1 + BACKWARD) * int(schedule.counts_T.sum())
-        ),
+        "train/multiply_adds": float(cost_M @ passes_M + central * central_passes),
     } | {
         f"train/{name}/{m}": float(count)
         for name, count_M in (("updates", update_M), ("samples", sample_M))

@@ -6,7 +6,7 @@ the samples, and every rank receives the complete table. Features are computed o
 
 # N samples of a split, M modalities, C classes, B samples of one batch, K columns of a table
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -133,6 +133,8 @@ def split_pass(
             modalities masked.
     """
     modalities = model.modalities
+    singles = {m: frozenset({m}) for m in modalities}
+    fused_from = _fused_from(modalities, wanted) if heads else {*singles.values(), *_fused_from(modalities, wanted)}
     mine = np.arange(collectives.world.rank, len(rows_N), collectives.world.size)
     parts: list[dict[str, NDArray[np.float64]]] = []
     model.eval()
@@ -141,13 +143,8 @@ def split_pass(
         chosen = mine[start : start + batch]
         clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
         with mixed_precision(clips.labels_B.device, autocast):
-            features = {m: model.encode(m, clips.inputs[m]) for m in modalities}
-            alone = [
-                model.classify(m, features[m])
-                if heads
-                else model.fuse(features, _only({m}, modalities, clips.labels_B))
-                for m in modalities
-            ]
+            features, fused = model.subsets(clips.inputs, fused_from)
+            alone = [model.classify(m, features[m]) if heads else fused[singles[m]] for m in modalities]
             logits_BMC = torch.stack(alone, dim=1)
         # Softmax runs on the device; scores are computed on the CPU.
         probs_BMC = logits_BMC.softmax(dim=2).cpu().numpy()
@@ -158,7 +155,7 @@ def split_pass(
             found["score"] = score(probs_BMC, labels_B)
         if "probabilities" in wanted:
             found["probabilities"] = _columns(logits_BMC.log_softmax(dim=2).flatten(1))
-        found |= _of_fusion(model, features, clips.labels_B, wanted)
+        found |= _of_fusion(modalities, fused, clips.labels_B, wanted)
         if "features" in wanted:
             found |= {f"features/{m}": _columns(features_Bd) for m, features_Bd in features.items()}
         parts.append(found)
@@ -187,27 +184,30 @@ def _sizes(model: MultimodalModel, scored: bool, wanted: frozenset[Statistic]) -
     return sizes
 
 
+def _fused_from(modalities: Sequence[str], wanted: frozenset[Statistic]) -> set[frozenset[str]]:
+    """The sets of modalities whose fused logits are wanted."""
+    return {
+        *({frozenset(modalities)} if "fused" in wanted else ()),
+        *(m_.subsets(modalities) if "subsets" in wanted else ()),
+    }
+
+
 def _of_fusion(
-    model: MultimodalModel, features: Mapping[str, torch.Tensor], labels_B: torch.Tensor, wanted: frozenset[Statistic]
+    modalities: Sequence[str],
+    fused: Mapping[frozenset[str], torch.Tensor],
+    labels_B: torch.Tensor,
+    wanted: frozenset[Statistic],
 ) -> dict[str, NDArray[np.float64]]:
     """The cross-entropy of the fused head, and whether it is right with each set of modalities, if they are wanted."""
     found: dict[str, NDArray[np.float64]] = {}
     if "fused" in wanted:
-        logs_BC = model.fuse(features, _only(model.modalities, model.modalities, labels_B)).log_softmax(dim=1)
+        logs_BC = fused[frozenset(modalities)].log_softmax(dim=1)
         lowest = float(np.log(SMALLEST_PROBABILITY))
         found["fused"] = _columns(-logs_BC.gather(1, labels_B[:, None]).clamp(min=lowest))
     if "subsets" in wanted:
-        right = [
-            model.fuse(features, _only(subset, model.modalities, labels_B)).argmax(dim=1) == labels_B
-            for subset in m_.subsets(model.modalities)
-        ]
+        right = [fused[subset].argmax(dim=1) == labels_B for subset in m_.subsets(modalities)]
         found["subsets"] = _columns(torch.stack(right, dim=1))
     return found
-
-
-def _only(subset: Collection[str], modalities: Sequence[str], like: torch.Tensor) -> torch.Tensor:
-    row = torch.tensor([m in subset for m in modalities], device=like.device)
-    return row.expand(len(like), -1)
 
 
 def _columns(values_BK: torch.Tensor) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
@@ -159,6 +158,8 @@ def test_fusions_inside_the_encoders_take_any_modalities_of_pictures(recipe: Rec
 def test_a_logged_model_has_its_fusion(
     recipe: Recipe, assembled: Callable[..., Run], tmp_path: Path, fusion: object
 ) -> None:
+    import mlflow.pytorch
+
     run = assembled(recipe({"model.fusion": fusion}))
     batch = run.reader.read(run.rows["val"][:5], np.ones((5, 2), np.bool_))
     run.model(batch)  # in training mode, so that running means are not those of a new model
