@@ -22,6 +22,7 @@ AT_MOST = {
     "ogm_plus": 1.1,
     "agm": 1.1,
     "relearning": 1.1,
+    "miles": 1.1,
     "pmr": 1.1,
     "modality_dropout": 1.1,
     "opm": 1.1,

@@ -17,6 +17,7 @@ from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus
 from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlendLite
 from remix_study.balancing.inforeg import InfoReg
+from remix_study.balancing.miles import MILES
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
@@ -97,6 +98,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
                 modalities, facts.classes, every, times, strength, window=_window(options), seed=facts.seed,
                 initial=facts.initial,
             )  # fmt: skip
+        case b.MILESOptions(threshold=threshold, factor=factor):
+            return MILES(modalities, threshold, factor, window=_window(options))
         case b.OGMOptions(alpha=alpha):
             return OGM(modalities, alpha, noise=False, window=_window(options), seed=facts.seed)
         case b.OGMGEOptions(alpha=alpha):

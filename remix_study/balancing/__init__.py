@@ -13,6 +13,7 @@ agm.py      AGM
 mmpareto.py MMPareto
 pmr.py      PMR
 gblend.py   Gradient-Blending
+miles.py    MILES
 relearning.py  Diagnosing & Re-learning
 umt.py      UMT
 """

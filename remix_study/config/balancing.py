@@ -243,22 +243,39 @@ class UMTOptions(Windowed):
     )
 
 
+class MILESOptions(Windowed):
+    """MILES: lower learning rates for encoders whose modality is used more (Guerra-Manzanares, Shamout, IJCNN 2025)."""
+
+    changes = "learning rates of the encoders"
+    needs = "the control split"
+    with_remix = "in every batch, with factors set before the epoch"
+    reads_control = True
+
+    threshold: float = Field(
+        default=0.2,
+        ge=0,
+        description="difference of utilisations above which an encoder is slowed down. Published: 0.2",
+    )
+    factor: float = Field(
+        default=0.5, gt=0, le=1, description="of its learning rate; 1 changes nothing. Published: 0.5"
+    )
+
+
 AnyOptions = (
     UMTOptions
     | RelearningOptions
-    | (
-        PMROptions
-        | MMParetoOptions
-        | OGMOptions
-        | OGMGEOptions
-        | OGMPlusOptions
-        | AGMOptions
-        | ModalityDropoutOptions
-        | OPMOptions
-        | GBlendLiteOptions
-        | PDMPOptions
-        | InfoRegOptions
-    )
+    | PMROptions
+    | MMParetoOptions
+    | OGMOptions
+    | OGMGEOptions
+    | OGMPlusOptions
+    | AGMOptions
+    | ModalityDropoutOptions
+    | OPMOptions
+    | GBlendLiteOptions
+    | PDMPOptions
+    | InfoRegOptions
+    | MILESOptions
 )
 
 
@@ -286,6 +303,7 @@ class Additions(Part):
 
     gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     relearning: Annotated[RelearningOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    miles: Annotated[MILESOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

@@ -19,6 +19,7 @@ from remix_study.config.balancing import (
     AGMOptions,
     GBlendLiteOptions,
     InfoRegOptions,
+    MILESOptions,
     MMParetoOptions,
     ModalityDropoutOptions,
     OGMGEOptions,
@@ -335,22 +336,27 @@ class UMTConfig(UMTOptions):
     name: Literal["umt"]
 
 
+class MILESConfig(MILESOptions):
+    """Joint training with MILES."""
+
+    name: Literal["miles"]
+
+
 AddedConfig = (
     UMTConfig
     | RelearningConfig
-    | (
-        PMRConfig
-        | MMParetoConfig
-        | OGMConfig
-        | OGMGEConfig
-        | OGMPlusConfig
-        | AGMConfig
-        | ModalityDropoutConfig
-        | OPMConfig
-        | GBlendLiteConfig
-        | PDMPConfig
-        | InfoRegConfig
-    )
+    | PMRConfig
+    | MMParetoConfig
+    | OGMConfig
+    | OGMGEConfig
+    | OGMPlusConfig
+    | AGMConfig
+    | ModalityDropoutConfig
+    | OPMConfig
+    | GBlendLiteConfig
+    | PDMPConfig
+    | InfoRegConfig
+    | MILESConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")

@@ -32,7 +32,7 @@ METHODS = {
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {
         "name": "joint_unimodal",
-        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}, "umt": {}},
+        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}, "umt": {}, "miles": {}},
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "unimodal": {"name": "unimodal", "modality": "audio"},

@@ -21,6 +21,7 @@ COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
 ACTING: dict[str, dict[str, Any]] = {
     "gblend_lite": {"every": 1},
+    "miles": {"threshold": 0.0},
     "relearning": {"every": 1},
     "opm": {"begin": 0, "base": 0.9, "execute": 1.0},
     "pdmp": {"dominant": "video"},
@@ -36,6 +37,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "pmr": {"weight": 0.0},
     "gblend_lite": {"every": 99},
     "relearning": {"strength": 0.0},
+    "miles": {"factor": 1.0},
 }
 # Two workers, so that the global batches of one rank are those of two.
 SHORT: dict[str, Any] = {
