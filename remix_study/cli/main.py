@@ -138,18 +138,36 @@ def _schema(kind: Annotated[str, typer.Argument(help="`study` or `run`.")]) -> N
     typer.echo(text(kind), nl=False)
 
 
-def _methods(as_json: Json = False) -> None:
-    """List the methods that can be added to a way of training, with their options."""
+def _methods(
+    names: Annotated[list[str] | None, typer.Argument(help="Methods to describe; default: a table of all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods that can be added to a way of training, or describe some of them."""
     from remix_study.config.balancing import cards
+    from remix_study.config.problems import closest_match
+    from remix_study.config.run import with_remix
 
-    found = cards()
+    every = {card.name: card for card in cards()}
+    for name in names or ():
+        if name not in every:
+            near = closest_match(name, every)
+            raise ConfigError(
+                f"There is no method `{name}`"
+                + (f"; did you mean `{near}`?" if near else ". List them: remix-study methods")
+            )
+    found = [(every[name], with_remix(name)) for name in dict.fromkeys(names or every)]
     if as_json:
-        out.print_json(json.dumps([each._asdict() for each in found]))
+        out.print_json(json.dumps([card._asdict() | {"combines_with_remix": where != "no"} for card, where in found]))
         return
-    for each in found:
-        for line in terminal.method_lines(each):
-            say(line)
-    say("Add one with `method: {name: remix, with: [NAME]}`, or train jointly with one: `method: {name: NAME}`.")
+    if names:
+        for card, where in found:
+            for line in terminal.method_lines(card, where):
+                say(line)
+        return
+    out.print(terminal.methods_table(found))
+    say("Most act from the epoch `begin` on and stop before `end`.")
+    say("Add one with `method: {name: remix, with: [NAME]}`, or train jointly with one:")
+    say("`method: {name: NAME}`. `remix-study methods NAME` describes it.")
 
 
 app.command("demo")(study.demo)

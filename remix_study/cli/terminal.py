@@ -345,13 +345,30 @@ def studies_table(found: "Sequence[StudyStatus]") -> Fitted:
     return Fitted(table)
 
 
-def method_lines(card: "Card") -> list[str]:
-    """The lines of a method in a list of methods."""
-    options = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in card.options.items())
+def methods_table(found: "Sequence[tuple[Card, str]]") -> Fitted:
+    """The added methods with where they act under Remix, by what they change."""
+    table = Table()
+    for name in ("changes", "method", "with Remix", "options"):
+        table.add_column(name, no_wrap=name == "method")
+    for changes in dict.fromkeys(card.changes for card, _ in found):
+        rows = [each for each in found if each[0].changes == changes]
+        for number, (card, where) in enumerate(rows):
+            own = {key: value for key, value in card.options.items() if key not in ("begin", "end")}
+            table.add_row("" if number else changes, card.name, where, _options(own), end_section=card is rows[-1][0])
+    return Fitted(table)
+
+
+def method_lines(card: "Card", where: str) -> list[str]:
+    """The description of a method. `where`: the batches of Remix in which it acts, or `no`."""
+    combined = card.with_remix if where != "no" else f"cannot be added: {card.with_remix}"
     return [
-        card.name, f"    {card.does}.", f"    acts on {card.changes}; needs {card.needs}",
-        f"    with Remix: {card.with_remix}", f"    options: {options}",
+        card.name, f"    {card.does}.", f"    changes: {card.changes}", f"    needs: {card.needs}",
+        f"    with Remix: {combined}", f"    options: {_options(card.options)}",
     ]  # fmt: skip
+
+
+def _options(given: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}: {'null' if value is None else value}" for key, value in given.items())
 
 
 def store_line(store: "ClipStore") -> str:

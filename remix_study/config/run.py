@@ -368,6 +368,15 @@ def names_of(method: MethodConfig) -> tuple[str, ...]:
     return (method.name, *(method.added.names() if isinstance(method, Extensible) else ()))
 
 
+def with_remix(name: str) -> Literal["every batch", "multimodal batches", "no"]:
+    """The batches of Remix in which an added method acts, or `no` if it cannot be added to Remix."""
+    try:
+        RunConfig.model_validate({"corpus": "", "method": {"name": "remix", "with": [name]}})
+    except ValueError:
+        return "no"
+    return "multimodal batches" if options_of(name).compares else "every batch"
+
+
 def base_of(added: Iterable[str]) -> Literal["joint", "joint_unimodal"]:
     """The joint training that added methods need."""
     return "joint_unimodal" if any(options_of(name).on_unimodal_losses for name in added) else "joint"

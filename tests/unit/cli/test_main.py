@@ -1,6 +1,7 @@
 """Commands with invalid input: one error message, a non-zero exit status, no traceback, no lost files"""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from mlflow import MlflowClient
 import remix_study
 from remix_study import __version__
 from remix_study.cli import main as cli
+from remix_study.config.balancing import Additions
+from remix_study.config.run import RunConfig, with_remix
 from remix_study.errors import ConfigError
 from remix_study.files.disk import exclusive_lock
 from remix_study.study import study as study_module
@@ -354,3 +357,39 @@ def test_a_study_without_a_result_of_each_method_ends_with_an_error(
 def test_the_package_lists_its_public_names() -> None:
     assert dir(remix_study) == ["Study", "__version__", "studies"]
     assert all(hasattr(remix_study, name) for name in dir(remix_study))
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_methods_fits_80_columns_and_has_every_method_once(
+    run_cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run_cli("methods")
+    assert result.code == 0
+    table = [line for line in result.out.splitlines() if line.startswith("│")]
+    assert all(len(line) <= 80 for line in table)
+    named = [name for line in table if (name := line.split("│")[2].strip())]
+    assert sorted(named) == sorted(Additions.model_fields)
+
+
+def test_methods_are_described_by_name_and_as_json(run_cli: Callable[..., Result]) -> None:
+    result = run_cli("methods", "agm", "ogm")
+    assert [line for line in result.out.splitlines() if not line.startswith(" ")] == ["agm", "ogm"]
+    assert "options: begin: 0, end: null, alpha: 0.8" in result.out
+    (card,) = json.loads(run_cli("methods", "ogm", "--json").out)
+    assert (card["name"], card["changes"], card["combines_with_remix"]) == ("ogm", "gradients", True)
+    assert card["options"]["alpha"] == 0.8
+    wrong = run_cli("methods", "ogn")
+    assert (wrong.code, wrong.err) == (1, "error: There is no method `ogn`; did you mean `ogm`?")
+
+
+@pytest.mark.parametrize("name", Additions.model_fields)
+def test_a_method_says_whether_it_can_be_added_to_remix(name: str) -> None:
+    content = {"corpus": "c", "method": {"name": "remix", "with": [name]}}
+    if with_remix(name) == "no":
+        with pytest.raises(ValueError, match=name):
+            RunConfig.model_validate(content)
+    else:
+        assert RunConfig.model_validate(content).method.name == "remix"
