@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from remix_study.config.run import AddedConfig, RunConfig, UnimodalConfig, base_of, expanded, names_of
+from remix_study.config.run import (
+    AddedConfig,
+    RandomConfig,
+    RemixConfig,
+    RunConfig,
+    UnimodalConfig,
+    base_of,
+    expanded,
+    names_of,
+)
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import corners
@@ -88,22 +97,35 @@ def of_combinations(study: StudyConfig, configs: Mapping[str, RunConfig]) -> lis
 def of_controls(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pair]:
     """Each control with the method that it is a control of, unless that is the reference.
 
-    It is the method with the same components and the same way of training that agrees with the control in what is
-    added and in all settings apart from those of the method; without one, it is the reference.
+    It is the method of the same family that agrees with the control in what is added and in all settings apart from
+    those of the way of training, of which it shares the most; without one, it is the reference.
     """
     found = []
     for name, method in study.methods.items():
         if method.control_of is None or name not in configs or name == study.reference:
             continue
-        alike = [
-            other for other, config in configs.items()
+        differing = {
+            other: list(_differences(study, configs, name, other, ""))
+            for other, config in configs.items()
             if _is_candidate(study, other) and family_of(config) == family_of(configs[name])
-            and all(is_in(path, ["method"]) and not is_in(path, ["method.with"])
-                    for path in _differences(study, configs, name, other, ""))
-        ]  # fmt: skip
-        if alike and study.reference not in alike:
-            found.append(Pair(alike[0], name, method.control_of, control=True))
+        }
+        alike = [other for other, paths in differing.items() if all(_is_of_base(path) for path in paths)]
+        # An option of the way of training is one difference, whatever is in it, such as a filter with its threshold.
+        unused = {"score"} if _assigns_at_random(configs[name]) else set()
+        groups = {other: {path.split(".")[1] for path in differing[other]} - unused for other in alike}
+        closest = min(alike, key=lambda other: (len(groups[other]), other != study.reference), default=study.reference)
+        if closest != study.reference:
+            found.append(Pair(closest, name, method.control_of, control=True))
     return found
+
+
+def _assigns_at_random(config: RunConfig) -> bool:
+    return isinstance(config.method, RemixConfig) and isinstance(config.method.filter, RandomConfig)
+
+
+def _is_of_base(path: str) -> bool:
+    """Whether a key is an option of the way of training."""
+    return is_in(path, ["method"]) and not is_in(path, ["method.with"])
 
 
 def _is_candidate(study: StudyConfig, name: str) -> bool:
@@ -126,8 +148,7 @@ def _differences(
     for name in (first, second):
         apart += [_in_full(configs[name], path) for path in space_of(study, study.methods[name])]
     for path in sorted(given[0].keys() | given[1].keys()):
-        of_base = is_in(path, ["method"]) and not is_in(path, ["method.with"])
-        if is_in(path, apart) or (of_base and bases[0] != bases[1]):
+        if is_in(path, apart) or (_is_of_base(path) and bases[0] != bases[1]):
             continue
         if given[0].get(path) != given[1].get(path):
             yield path

@@ -19,6 +19,7 @@ from remix_study.media.publish import StoreContent, write_metadata
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
+from remix_study.study.combinations import configs_of, planned
 from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.study_file import check_study, read_study
@@ -232,7 +233,7 @@ def test_choices_rest_on_two_seeds_and_replicates_allow_a_verdict(path: Path) ->
         assert "nothing is searched" in text
     else:
         assert study.seeds_per_trial >= 2
-    comparisons = sum(m.ceiling_of is None and name != study.reference for name, m in study.methods.items())
+    comparisons = len(planned(study, configs_of(study)))
     pattern = r"^replicates: .*the exact sign-flip test (?:would need|needs) (\d+) for (\d+) comparisons"
     (said,) = re.findall(pattern, text, re.MULTILINE)
     assert (int(said[0]), int(said[1])) == (seeds_for_sign_flip(comparisons), comparisons)

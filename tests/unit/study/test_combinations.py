@@ -113,6 +113,16 @@ def test_controls_are_compared_with_what_they_control() -> None:
     assert others == [Pair("d", "b", "remix"), Pair("d", "f", "the scores", control=True)]
 
 
+def test_a_control_belongs_to_the_method_that_it_shares_most_with_and_else_to_the_reference() -> None:
+    permuted = {"set": method("remix", score="true_class") | PERMUTED, "control_of": "the scores"}
+    found = study(b=method("remix", score="true_class"), c=method("remix"), d=permuted)
+    assert planned(found, configs_of(found))[2:] == [Pair("b", "d", "the scores", control=True)]
+    # Without scores, it is as close to the reference.
+    random = {"set": method("remix", score="true_class", filter={"rule": "random"}), "control_of": "the scores"}
+    found = study(b=method("remix", score="true_class"), c=method("remix"), d=random)
+    assert planned(found, configs_of(found))[2:] == []
+
+
 def test_planned_comparisons_are_different_pairs_without_ceilings() -> None:
     found = study(
         a=method("joint"), b=method("ogm_ge"), c=method("remix"), d=method("remix", "ogm_ge"),
