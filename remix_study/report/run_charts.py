@@ -341,6 +341,15 @@ def scores(
     return Chart("scores", title, caption, tuple(panels), method_keys(names, style_of, lines=True))
 
 
+def directions_title(bands: Mapping[str, Sequence[run_data.Band]]) -> str:
+    """The title: the method and modality with the lowest mean of C1. `bands[modality]`: C1, a band per method."""
+    means = [(float(np.mean(b.mean)), b.method, m) for m, found in bands.items() for b in found]
+    if not means:
+        return "Directions of gradients"
+    lowest, method, m = min(means)
+    return f"The fused and the unimodal loss agree least in {method}: mean cosine {lowest:.2f} for {m}"
+
+
 def shares_title(bands: Mapping[str, Sequence[run_data.Band]], joint: Sequence[run_data.Band]) -> str:
     """The title: the shares of the first Remix method in the last epoch. `bands[modality]`: a band per method."""
     method = next((b.method for found in bands.values() for b in found), None)

@@ -4,7 +4,7 @@
     methods      test accuracy, significance and budget of every method
     published    published values of the same protocol, if the study repeats one
     modalities   sufficiency and balance
-    training     learning curves, assignments and scores over epochs
+    training     learning curves, imbalance, assignments, gradient directions and scores over epochs
     did          what the added methods did over epochs, if the study has any
     people       Remix's assignments compared with human ratings, if the corpus has them
     search       search history, Pareto fronts, importances, hyperparameters
@@ -294,14 +294,32 @@ def _training(
         [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
         style_of,
     )  # fmt: skip
+    c1 = {m: of(f"clash/c1/{m}")[0][1] for m in names}
+    clashes = [*((f"clash/c1/{m}", bands) for m, bands in c1.items()), *of(*(f"clash/c2/{m}" for m in names))]
+    conflicts = [each for k in (1, 2) for each in of(*(f"clash/c{k}_negative/{m}" for m in names)) if _ever(each[1])]
+    directions = run_charts.over_epochs(
+        "directions", run_charts.directions_title(c1),
+        "Cosines between two gradients of an encoder, mean over the measured steps of an epoch: of the fused and the "
+        "unimodal loss, and of the fused loss with all modalities and with the encoder's own. 1 is the same direction, "
+        "below 0 is conflict. The second needs samples that train several modalities, which Remix has in the warm-up "
+        f"and as joint samples. {source}", [*clashes, *conflicts], style_of,
+    )  # fmt: skip
     unit = " or ".join(sorted({_UNITS_OF_SCORES.get(r.score, r.score) for r in runs if r.score is not None})) or "unit"
     quantiles = {m: {q: of(f"remix/score_{q}/{m}")[0][1] for q in ("q10", "q50", "q90")} for m in names}
     more = of("remix/margin", *(f"remix/train_cross_entropy/{m}" for m in names))
     scores = run_charts.scores(quantiles, more, unit, style_of)
-    blocks: list[Block | None] = [learning, balance, assignment if any(shares.values()) else None, scores]
+    remixed = any(shares.values())
+    blocks: list[Block | None] = [learning, balance, assignment if remixed else None, directions, scores]
+    if remixed and directions is None:
+        blocks.append(
+            Note(
+                "No run measured the directions of gradients. `evaluation: {clash_every: 8}` in `base` measures them "
+                "in every eighth step."
+            )
+        )
     if learning is None:
         blocks.append(Note("No run of a chosen configuration has finished an epoch yet."))
-    elif not any(shares.values()):
+    elif not remixed:
         blocks.append(Note("No Remix method has finished its warm-up, so there is no assignment to show."))
     return section("training", "Training", _training_title(curves.get("val/accuracy", ())), blocks), curves
 

@@ -25,7 +25,8 @@ from remix_study.figures.chart import (
 from remix_study.figures.png import draw, pictures
 from remix_study.figures.quantities import quantities
 from remix_study.figures.web import spec
-from remix_study.report import run_charts, run_data, search_charts, search_data
+from remix_study.report import run_charts, run_data, search_charts, search_data, sections
+from remix_study.report.blocks import Note
 from remix_study.report.styles import Styles, method_keys, styles
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Combination, Part, StudyResult
@@ -237,6 +238,36 @@ def test_the_title_of_shares_is_about_the_last_epoch() -> None:
         "remix, last epoch: 30 % train audio alone, 60 % train video alone and 10 % train all modalities"
     )
     assert run_charts.shares_title({"audio": []}, []) == "Assignment of samples to modalities"
+
+
+def test_gradient_directions_are_named_by_the_lowest_mean() -> None:
+    def band(method: str, *means: float) -> run_data.Band:
+        return run_data.Band(method, tuple(range(len(means))), means, means, means, 2)
+
+    c1 = {"audio": [band("remix", 0.9, 0.7), band("joint_unimodal", 0.8)], "video": [band("joint_unimodal", 0.2, 0.4)]}
+    assert run_charts.directions_title(c1) == (
+        "The fused and the unimodal loss agree least in joint_unimodal: mean cosine 0.30 for video"
+    )
+    assert run_charts.directions_title({"audio": []}) == "Directions of gradients"
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_remix_study_shows_gradient_directions_or_says_how_to_measure_them(measured: bool, style_of: Styles) -> None:
+    record = {"val/accuracy": 0.5, "remix/share/audio": 0.4, "balance/imbalance": 0.1}
+    clash = {f"clash/{name}/audio": v for name, v in (("c1", 0.5), ("c1_negative", 0.25), ("c2", 0.9))}
+    runs = [run_data.Runs("remix", "replicates", ([record | (clash if measured else {})],), (), "kl")]
+    found, curves = sections._training(runs, ("audio",), style_of)
+    charts = {block.key: block for block in found.blocks if isinstance(block, Chart)}
+    notes = [block.text for block in found.blocks if isinstance(block, Note)]
+    assert {"assignment", "balance-epochs"} <= set(charts)  # the allocation and the imbalance over epochs
+    assert ("directions" in charts) == measured == (not any("clash_every" in note for note in notes))
+    assert {metric for metric in curves if metric.startswith("clash/")} == (set(clash) if measured else set())
+    if measured:
+        assert [panel.y.title for panel in charts["directions"].panels] == [
+            "cosine of the fused and the unimodal gradient of audio (-1 to 1)",
+            "cosine of the gradients of audio with all modalities and alone (-1 to 1)",
+            "steps with a negative cosine, fused and unimodal, audio (%)",
+        ]
 
 
 def test_importances_name_methods_without_them(style_of: Styles) -> None:

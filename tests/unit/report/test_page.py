@@ -37,7 +37,7 @@ def history(method: str, level: float) -> list[dict[str, float]]:
     found = []
     for epoch in range(4):
         record = {"epoch": float(epoch), "val/accuracy": level * (epoch + 1) / 4, "balance/imbalance": 0.2}
-        record["val/accuracy_uni/audio"] = level / 2
+        record |= {"val/accuracy_uni/audio": level / 2, "clash/c1/audio": level, "clash/c1_negative/audio": 0.0}
         if method == "remix":
             record["remix/joint_share"] = 0.1 if epoch else 1.0
             if epoch:
@@ -189,8 +189,8 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     }  # fmt: skip
     charts = {f.stem for f in files if f.parent.name == "figures"}
     assert charts == {
-        "accuracy", "differences", "modalities", "balance", "learning", "balance-epochs", "assignment", "scores",
-        "method-ogm", "history", "importances", "parallel", "slices", "pruned", "time",
+        "accuracy", "differences", "modalities", "balance", "learning", "balance-epochs", "assignment", "directions",
+        "scores", "method-ogm", "history", "importances", "parallel", "slices", "pruned", "time",
     }  # fmt: skip
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files if f.suffix == ".png")
     assert steps[-1][0] == steps[-1][1] == len(charts) + 2
