@@ -135,7 +135,8 @@ class InfoReg:
         """b_m of each modality, as if all windows were open."""
         sum_M, count_M = sums_K.chunk(2)
         if step.multimodal == 0 and self._alone_M is not None:
-            sum_M, count_M = self._alone_M.to(sum_M.device), torch.ones_like(count_M)
+            self._alone_M = self._alone_M.to(sum_M.device)  # copied in the first step only
+            sum_M, count_M = self._alone_M, torch.ones_like(count_M)
         seen_M = count_M > 0
         mean_M = sum_M / count_M.clamp(min=1)
         others_M = seen_M.sum() - seen_M.long()

@@ -12,6 +12,7 @@ CE is the cross-entropy, optionally with class weights and label smoothing (`Cro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,10 +38,16 @@ class CrossEntropy:
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         logits_BC = logits_BC.float()
-        weight_C = None if self.class_weights is None else logits_BC.new_tensor(self.class_weights)
+        weight_C = None if self.class_weights is None else _on_device(self.class_weights, logits_BC.device)
         return functional.cross_entropy(
             logits_BC, labels_B, weight=weight_C, label_smoothing=self.label_smoothing, reduction="none"
         )
+
+
+@lru_cache(maxsize=16)  # copied once: the host would wait for the GPU in every loss term
+def _on_device(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # else no backward pass could use it
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def balanced_weights(labels_N: NDArray[np.int64], classes: int) -> tuple[float, ...]:

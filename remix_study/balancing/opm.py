@@ -79,8 +79,10 @@ class OPM(Comparing):
         self._means.add(torch.cat([ratio_M, drop_M]))
         several_B1 = batch.active_BM.sum(dim=1, keepdim=True) > 1
         dropped_BM = several_B1 & (self._draws.of(batch.at.epoch, batch.samples_B) < drop_M)
-        width_M = drop_M.new_tensor([batch.outputs.features[m].shape[1] for m in self._modalities])
-        theta = (width_M * drop_M).sum() / width_M.sum()
+        widths = [batch.outputs.features[m].shape[1] for m in self._modalities]
+        # Not a tensor of the widths: the host would wait for the GPU to copy them.
+        shares = [drop * (width / sum(widths)) for drop, width in zip(drop_M.unbind(), widths, strict=True)]
+        theta = torch.stack(shares).sum()
         return Mask(batch.active_BM & ~dropped_BM, torch.where(several_B1, 1 / (1 - theta), 1.0))
 
     def metrics(self) -> dict[str, float]:

@@ -149,7 +149,9 @@ def step_batch(model: MultimodalModel, batch: Batch, outputs: Outputs, at: Step)
 
 def _by_modality(model: MultimodalModel, active_BM: torch.Tensor) -> dict[str, torch.Tensor]:
     """Modality -> bool (B,), without modalities that no sample trains."""
-    return {m: rows_B for m, rows_B in zip(model.modalities, active_BM.unbind(dim=1), strict=True) if rows_B.any()}
+    trained_M = active_BM.any(dim=0).tolist()  # one wait for the device, not one of each modality
+    columns = zip(model.modalities, active_BM.unbind(dim=1), trained_M, strict=True)
+    return {m: rows_B for m, rows_B, trained in columns if trained}
 
 
 @torch.no_grad()
