@@ -1,6 +1,6 @@
 """Runs remix-study on the head of a cluster; `ray submit` copies this file there and executes it
 
-    ray submit clusters/local-onprem.yaml run_study.py -- run search_spaces/methods.yaml --workspace /mnt/shared/w
+    ray submit clusters/local-onprem.yaml run_study.py -- run search_spaces/fusions.yaml --workspace /mnt/shared/w
 
 The words after `--` are a command of remix-study. It runs in the checkout, which the cluster file mounts at
 ~/remix-study. `ray submit` joins the words with spaces and a shell on the head splits them again, so a word that

@@ -91,7 +91,8 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ClipStore
 
 def test_the_shipped_studies_are_named_like_their_files() -> None:
     wanted = {
-        "demo", "remix_thresholds", "reassembly_schedules", "ablation", "methods", "heads_or_dropout", "sensitivity"
+        "demo", "remix_thresholds", "reassembly_schedules", "ablation", "backbones", "fusions", "heads_or_dropout",
+        "sensitivity",
     }  # fmt: skip
     assert wanted <= {path.stem for path in FILES}
     names = [load_study(path).name for path in FILES]
