@@ -21,6 +21,7 @@ AT_MOST = {
     "ogm_ge": 1.1,
     "ogm_plus": 1.1,
     "agm": 1.1,
+    "dgl": 1.1,
     "relearning": 1.1,
     "miles": 1.1,
     "pmr": 1.1,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
+from remix_study.balancing.dgl import DGL
 from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlendLite
 from remix_study.balancing.inforeg import InfoReg
@@ -108,6 +109,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
             return OGMPlus(modalities, factor, window=_window(options))
         case b.AGMOptions(alpha=alpha):
             return AGM(modalities, alpha, window=_window(options))
+        case b.DGLOptions(alpha=alpha):
+            return DGL(modalities, alpha, facts.cross_entropy, window=_window(options))
         case unreachable:
             assert_never(unreachable)
 

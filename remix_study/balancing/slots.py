@@ -19,7 +19,7 @@ it knows of a split is complete on every rank, and its random numbers depend on 
 
 # B samples of a micro-batch, M modalities, C classes, K sums of a rule
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -62,7 +62,14 @@ class Model(Protocol):
         self, features: Mapping[str, torch.Tensor], head_logits: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]: ...
 
-    def fuse(self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor) -> torch.Tensor: ...
+    def fuse(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,
+        *,
+        trains: Literal["all", "encoders", "fusion"] = "all",
+        heads: Collection[str] | None = None,
+    ) -> torch.Tensor: ...
 
     def classify(self, modality: str, features_Bd: torch.Tensor) -> torch.Tensor: ...
 

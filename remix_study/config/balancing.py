@@ -17,6 +17,7 @@ from remix_study.config.part import Modality, Part
 _SPLIT = "concat, sum or decision fusion"
 _UNIMODAL = "unimodal losses (joint_unimodal, remix)"
 _WHERE_SEVERAL_TRAIN = "in the warm-up and on multimodal batches"
+_COMBINES_LOSSES = "combines the gradients of the fused and of the unimodal losses"
 _ENCODERS_SHARE = "decides how much an encoder learns"
 
 
@@ -33,6 +34,7 @@ class Options(Part):
     whole_batch: it needs the whole batch at once, so it excludes `micro_batch`.
     reads_control: it reads the control samples, which are held out from the training split.
     modalities: the only number of modalities that it takes, if not any.
+    replaces_fused: it replaces the fused loss by another, as only one method of a run may.
     inside: it also works with a fusion inside the encoders, such as MMTM.
     """
 
@@ -46,6 +48,7 @@ class Options(Part):
     whole_batch: ClassVar[bool] = False
     reads_control: ClassVar[bool] = False
     modalities: ClassVar[int | None] = None
+    replaces_fused: ClassVar[bool] = False
     inside: ClassVar[bool] = False
 
 
@@ -162,6 +165,23 @@ class InfoRegOptions(Windowed):
     )
 
 
+class DGLOptions(Windowed):
+    """DGL: encoders learn from unimodal losses only, the fusion from the fused loss (Wei et al., ICCV 2025)."""
+
+    changes = "losses"
+    needs = "a fusion after the encoders"
+    with_remix = "in every batch"
+    decides = _COMBINES_LOSSES
+    replaces_fused = True
+
+    alpha: float = Field(
+        default=4.0,
+        ge=0,
+        description="weight of the losses of the encoders through the fusion; 0 leaves the encoders to the unimodal "
+        "losses of joint_unimodal or remix. Published: 4 to 5 for CREMA-D, 2 to 3 for Kinetics-Sounds",
+    )
+
+
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
@@ -169,7 +189,7 @@ class MMParetoOptions(Windowed):
     needs = _UNIMODAL
     with_remix = "in every batch, on the encoders in training"
     on_unimodal_losses = True
-    decides = "combines the gradients of the fused and of the unimodal losses"
+    decides = _COMBINES_LOSSES
 
     gain: float = Field(default=1.5, gt=0, description="factor of the gradients of the encoders. Published: 1.5")
 
@@ -265,6 +285,7 @@ AnyOptions = (
     UMTOptions
     | RelearningOptions
     | PMROptions
+    | DGLOptions
     | MMParetoOptions
     | OGMOptions
     | OGMGEOptions
@@ -315,6 +336,7 @@ class Additions(Part):
     ogm_plus: Annotated[OGMPlusOptions | None, BeforeValidator(_switched_on)] = None
     pdmp: Annotated[PDMPOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     agm: Annotated[AGMOptions | None, BeforeValidator(_switched_on)] = None
+    dgl: Annotated[DGLOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
 
     @model_validator(mode="after")
     def _compatible(self) -> "Additions":
@@ -326,6 +348,12 @@ class Additions(Part):
                 raise ValueError(
                     f"{others[0]} and {name} must not be combined, because each {decides}; keep one of them"
                 )
+        replacing = [name for name in names if getattr(self, name).replaces_fused]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"{replacing[0]} and {replacing[1]} must not be combined, because each replaces the fused loss; keep "
+                "one of them"
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -17,6 +17,7 @@ from remix_study.config.balancing import (
     CONTROL_FRACTION,
     Additions,
     AGMOptions,
+    DGLOptions,
     GBlendLiteOptions,
     InfoRegOptions,
     MILESOptions,
@@ -306,6 +307,12 @@ class AGMConfig(AGMOptions):
     name: Literal["agm"]
 
 
+class DGLConfig(DGLOptions):
+    """Joint training with DGL."""
+
+    name: Literal["dgl"]
+
+
 class MMParetoConfig(MMParetoOptions):
     """Joint training with unimodal losses and MMPareto."""
 
@@ -346,6 +353,7 @@ AddedConfig = (
     UMTConfig
     | RelearningConfig
     | PMRConfig
+    | DGLConfig
     | MMParetoConfig
     | OGMConfig
     | OGMGEConfig
@@ -703,6 +711,12 @@ class RunConfig(Part):
                     ("joint", "joint_unimodal or remix") if joint else ("predictions: dropout", "`predictions: heads`")
                 )
                 message = f"`{name}` needs unimodal losses, which `{lacks}` does not have; use {helps}"
+                problems.append((key, message))
+            if isinstance(options, DGLOptions) and options.alpha == 0 and isinstance(whole, JointConfig):
+                message = (
+                    "`dgl` with `alpha: 0` leaves the encoders of `joint` without a loss; use a greater alpha, or "
+                    "joint_unimodal or remix"
+                )
                 problems.append((key, message))
             if options.whole_batch and self.micro_batch is not None:
                 message = f"`{name}` needs the whole batch at once, which `micro_batch` divides; leave one of them out"

@@ -13,10 +13,11 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from remix_study.modality import canonical_order
@@ -27,6 +28,9 @@ from remix_study.models.masking import Masking
 from remix_study.sample import Batch
 
 log = logging.getLogger(__name__)
+
+Trained = Literal["all", "encoders", "fusion"]
+"""What gets a gradient of fused logits."""
 
 
 class Outputs(NamedTuple):
@@ -129,23 +133,33 @@ class MultimodalModel(nn.Module):
         return logits_BC
 
     def mask(
-        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, constant: bool = False
+        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, trains: Trained = "all"
     ) -> dict[str, torch.Tensor]:
         """Features m -> (B, d_m) with the replacement where a modality is inactive.
 
         Args:
             active_BM: columns follow the model's `modalities`.
-            constant: whether replacements pass no gradient.
+            trains: see `fuse`.
         """
         columns = zip(self.modalities, active_BM.unbind(dim=1), strict=True)
-        return {m: self._masked(m, features[m], active_B, constant=constant) for m, active_B in columns}
+        return {m: self._masked(m, features[m], active_B, trains) for m, active_B in columns}
 
     def fuse(
-        self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, constant: bool = False
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,
+        *,
+        trains: Trained = "all",
+        heads: Collection[str] | None = None,
     ) -> torch.Tensor:
         """Fused logits (B, C) of features with only `active_BM` active, as of `mask`.
 
         Evaluating another subset of modalities needs no further pass of the encoders, except for a row of `ZeroInput`.
+
+        Args:
+            trains: what gets a gradient. `encoders`: the features of active modalities only, so that fusion, heads and
+                replacements are constants. `fusion`: all but encoders.
+            heads: the modalities whose heads get a gradient, if the fusion uses heads; None: all.
 
         Raises:
             ValueError: the fusion is inside the encoders, so that features are not enough (see `subsets` and `only`).
@@ -154,11 +168,14 @@ class MultimodalModel(nn.Module):
             raise ValueError(
                 f"{type(self.fusion).__name__} fuses inside the encoders, not their features. Use `subsets` or `only`."
             )
-        masked = self.mask(features, active_BM, constant=constant)
-        head_logits = {m: self.classify(m, masked[m]) for m in self.modalities} if self.fusion.uses_heads else {}
+        masked = self.mask(features, active_BM, trains=trains)
+        constant = trains == "encoders"
         with _no_autocast(active_BM):
-            logits_BC: torch.Tensor = self.fusion(masked, active_BM, head_logits)
-        return logits_BC
+            head_logits = {
+                m: _call(head, constant or (heads is not None and m not in heads), masked[m])
+                for m, head in (self.heads if self.fusion.uses_heads else {}).items()
+            }
+            return _call(self.fusion, constant, masked, active_BM, head_logits)
 
     def only(self, batch: Batch, outputs: Outputs, kept: Collection[str]) -> torch.Tensor:
         """Fused logits (B, C) of a batch whose outputs are known, with only the modalities in `kept` active.
@@ -167,7 +184,7 @@ class MultimodalModel(nn.Module):
         """
         active_BM = self._active(batch) & self._columns(kept, batch.active_BM)
         if not isinstance(self.fusion, InnerFusion):
-            return self.fuse(outputs.features, active_BM, constant=True)
+            return self.fuse(outputs.features, active_BM, trains="encoders")
         inputs = {m: x for m, x in batch.inputs.items() if m in kept}
         logits_BC: torch.Tensor = self(
             Batch(self.modalities, inputs, active_BM, batch.labels_B, batch.samples_B)
@@ -248,7 +265,7 @@ class MultimodalModel(nn.Module):
         if self.fusion.uses_heads:
             yield from (p.grad for p in self._head(modality).parameters() if p.grad is not None)
 
-    def _replacements(self, modality: str, rows: int) -> torch.Tensor:
+    def _replacements(self, modality: str, rows: int, trains: Trained = "all") -> torch.Tensor:
         """The replacement of a modality's feature in each row, (rows, d_m)."""
         if self.masking is None:
             return self._head(modality).weight.new_zeros(rows, self.widths[modality])
@@ -258,7 +275,8 @@ class MultimodalModel(nn.Module):
             for norm in norms:
                 norm.eval()
             try:
-                return self.encode(modality, self._head(modality).weight.new_zeros(1, *shape))[0]
+                with torch.set_grad_enabled(torch.is_grad_enabled() and trains == "all"):
+                    return self.encode(modality, self._head(modality).weight.new_zeros(1, *shape))[0]
             finally:
                 for norm in norms:
                     norm.train()
@@ -266,15 +284,16 @@ class MultimodalModel(nn.Module):
         return self.masking.replacement(modality, encode_zeros).expand(rows, -1)
 
     def _masked(
-        self, modality: str, features_Bd: torch.Tensor, active_B: torch.Tensor, *, constant: bool = False
+        self, modality: str, features_Bd: torch.Tensor, active_B: torch.Tensor, trains: Trained = "all"
     ) -> torch.Tensor:
         """A modality's features (B, d_m) with the replacement where it is inactive."""
+        features_Bd = features_Bd.detach() if trains == "fusion" else features_Bd
         if self.masking is None:
             return features_Bd.masked_fill(~active_B[:, None], 0.0)
         if bool(active_B.all()):  # else a learned token would get a gradient of zero, with which the optimizer moves it
             return features_Bd
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
-            replacements_Bd = self._replacements(modality, len(features_Bd))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains != "encoders"):
+            replacements_Bd = self._replacements(modality, len(features_Bd), trains)
         return torch.where(active_B[:, None], features_Bd, replacements_Bd)
 
     def _rows(self, batch: Batch, active_BM: torch.Tensor) -> dict[str, Rows]:
@@ -368,6 +387,13 @@ def _running_statistics_for_one_value(norms: Sequence[_BatchNorm]) -> Iterator[l
             hook.remove()
         for norm in affected:
             norm.train()
+
+
+def _call(module: nn.Module, constant: bool, *args: Any) -> torch.Tensor:
+    """The output of a module, whose parameters get no gradient if they are `constant`."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()} if constant else {}
+    output: torch.Tensor = functional_call(module, parameters, args) if constant else module(*args)
+    return output
 
 
 def _no_autocast(like: torch.Tensor) -> torch.autocast:

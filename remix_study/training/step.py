@@ -170,13 +170,12 @@ def _masked(model: MultimodalModel, seen: StepBatch, mask: Mask, autocast: bool)
     if mask.factor is not None:
         features = {m: features_Bd * mask.factor for m, features_Bd in features.items()}
     active_BM = seen.active_BM & mask.active_BM
+    active = _by_modality(model, active_BM)
     with mixed_precision(active_BM.device, autocast):
-        logits_BC = model.fuse(features, active_BM)
+        logits_BC = model.fuse(features, active_BM, heads=active)
         hidden = model.mask(features, active_BM)
     outputs = Outputs(logits_BC, seen.outputs.head_logits, hidden)
-    return replace(
-        seen, outputs=outputs, active_BM=active_BM, active=_by_modality(model, active_BM), before=seen.before or seen
-    )
+    return replace(seen, outputs=outputs, active_BM=active_BM, active=active, before=seen.before or seen)
 
 
 def _backward(

@@ -241,7 +241,7 @@ def test_interference_compares_gradients_of_the_own_encoder_only(name: str) -> N
     for i, m in enumerate(SIZES):
         only_BM = torch.zeros(4, 2, dtype=torch.bool)
         only_BM[:, i] = True
-        alone = functional.cross_entropy(model.fuse(outputs.features, only_BM, constant=True), batch.labels_B)
+        alone = functional.cross_entropy(model.fuse(outputs.features, only_BM, trains="encoders"), batch.labels_B)
         (other,) = SIZES.keys() - {m}
         parameters = list(model.encoders[other].parameters())
         assert not any(g.any() for g in torch.autograd.grad(alone, parameters, allow_unused=True, retain_graph=True,
