@@ -106,7 +106,9 @@ class Trainer:
         passes = SplitPasses(self.model, self.reader, rows, self.collectives, SCORING_BATCH, autocast=False)
         passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
         for rule in due:
-            rule.begin(EpochStart(self.epochs, self.model, self.optimizer, passes))
+            # Copies of the model are not trained: the benchmark compares steps.
+            rule.begin(EpochStart(self.epochs, self.model, self.optimizer, passes,
+                                  train_copy=lambda _method, _epochs: passes.afresh()))  # fmt: skip
 
 
 def batched_scores(trainer: Trainer, score: ScoreFunction) -> ScoringPass:

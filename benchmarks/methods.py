@@ -24,6 +24,7 @@ AT_MOST = {
     "dgl": 1.1,
     "relearning": 1.1,
     "miles": 1.1,
+    "gblend": 1.1,
     "pmr": 1.1,
     "modality_dropout": 1.1,
     "opm": 1.1,
@@ -54,6 +55,6 @@ def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
     added = Additions.model_validate(begin)
     teachers = dict(new_model(store).to(memory_format=torch.channels_last).encoders.items())
     facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy(),
-                  lambda: new_model(store), teachers=teachers)  # fmt: skip
+                  lambda: new_model(store), lambda _: base.plan, teachers=teachers)  # fmt: skip
     rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules_of(added, facts))
     return replace(base, name="joint_unimodal", rules=rules, trains_heads=True)

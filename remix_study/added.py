@@ -13,10 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from remix_study.balancing import AGM, OGM, PMR, CrossEntropy, MMPareto, OGMPlus, Window
+from remix_study.balancing import (
+    AGM,
+    FUSED,
+    OGM,
+    PMR,
+    CrossEntropy,
+    FusedLoss,
+    Method,
+    MMPareto,
+    OGMPlus,
+    UnimodalLosses,
+    Window,
+)
 from remix_study.balancing.dgl import DGL
 from remix_study.balancing.draws import SampleDraws
-from remix_study.balancing.gblend import GBlendLite
+from remix_study.balancing.gblend import GBlend, GBlendLite
 from remix_study.balancing.inforeg import InfoReg
 from remix_study.balancing.miles import MILES
 from remix_study.balancing.modality_dropout import ModalityDropout
@@ -26,6 +38,7 @@ from remix_study.balancing.relearning import Relearning
 from remix_study.balancing.slots import Model
 from remix_study.balancing.umt import UMT
 from remix_study.config import balancing as b
+from remix_study.epoch import EpochPlan
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Facts:
         classes: number of classes.
         cross_entropy: of the training losses.
         initial: builds a model with the initial weights, on the CPU.
+        plan_of: returns a plan in which every sample trains all modalities, or the given one.
         heads: whether the unimodal heads are trained.
         unimodal_from: the first epoch that may have unimodal batches; None: there are none.
         teachers: modality -> frozen encoder, for a method that learns from teachers.
@@ -55,6 +69,7 @@ class Facts:
     classes: int
     cross_entropy: CrossEntropy
     initial: Callable[[], Model]
+    plan_of: Callable[[tuple[str, ...]], EpochPlan]
     heads: bool = True
     unimodal_from: int | None = None
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -99,6 +114,11 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
                 modalities, facts.classes, every, times, strength, window=_window(options), seed=facts.seed,
                 initial=facts.initial,
             )  # fmt: skip
+        case b.GBlendOptions(every=every, least=least):
+            alone = {m: Method(m, facts.plan_of((m,)), (UnimodalLosses(1.0, 1.0, facts.cross_entropy),))
+                     for m in modalities}  # fmt: skip
+            alone[FUSED] = Method(FUSED, facts.plan_of(modalities), (FusedLoss(facts.cross_entropy),))
+            return GBlend(modalities, every, least, alone, window=_window(options))
         case b.MILESOptions(threshold=threshold, factor=factor):
             return MILES(modalities, threshold, factor, window=_window(options))
         case b.OGMOptions(alpha=alpha):

@@ -8,6 +8,8 @@ corpus first; `assemble` assumes that this check passed.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -343,6 +345,7 @@ def _method(
         return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
     facts = Facts(
         modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
+        partial(_plan_of, modalities, samples, replace(how, order="shuffled", accumulate=False), config.seed),
         heads=not isinstance(method, c.JointConfig),
         unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
         teachers=teachers,
@@ -371,6 +374,16 @@ def _method(
             return Method("remix", plan, (*losses, *added))
         case unreachable:
             assert_never(unreachable)
+
+
+def _plan_of(
+    modalities: tuple[str, ...], samples: int, how: Reassembly, seed: int, trained: tuple[str, ...]
+) -> ConstantPlan:
+    """A plan in which every sample trains all modalities, or the only one in `trained`."""
+    if trained == modalities:
+        return ConstantPlan(everything_joint(samples, len(modalities)), how, seed)
+    assigned_NM = np.tile([m in trained for m in modalities], (samples, 1))
+    return ConstantPlan(Assignment(assigned_NM, np.zeros(samples, np.bool_)), how, seed)
 
 
 def _warn_of_idle_methods(config: c.RunConfig) -> None:

@@ -126,6 +126,7 @@ class PlannedEpoch:
     warnings: tuple[str, ...] = ()
     scored: bool = False  # whether the plan asked for the scoring pass
     evaluated: int = 0  # samples that passes before the epoch evaluated, filled in by the training loop
+    trained_M: tuple[int, ...] = ()  # samples on which copies of the encoders were trained before it, likewise
 
 
 class EpochPlan(Protocol):

@@ -11,7 +11,9 @@ Loss k is multiplied by w_k, which is 1 until the first estimate; if no G is pos
 published weights sum to 1. Here their mean is 1, so that equal weights are those of joint training with unimodal
 losses, at the same learning rate.
 
-`GBlendLite` compares the model with itself, `every` epochs earlier, which costs two passes.
+`GBlend`, as published, trains a copy of the model with each loss alone for the next `every` epochs, from the current
+weights, and compares it with the model. `GBlendLite` compares the model with itself, `every` epochs earlier, which
+costs two passes.
 
 A sample that trains some modalities only has fewer losses; their weights are scaled so that their mean is 1.
 """
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from remix_study.balancing.acting import Window
 from remix_study.balancing.losses import FUSED
-from remix_study.balancing.slots import EpochStart, StepBatch, Terms
+from remix_study.balancing.slots import EpochStart, Method, StepBatch, Terms
 from remix_study.epoch import SplitStatistics, Statistic
 
 
@@ -124,6 +126,32 @@ class GBlendLite(Blend):
         super().restore(state)
         before = state["before"]
         self._before = None if before is None else (np.asarray(before[0]), np.asarray(before[1]))
+
+
+class GBlend(Blend):
+    """Gradient-Blending whose estimates train copies of the model; see the module docstring.
+
+    Args:
+        alone: loss -> a method that trains with it alone, on all training samples.
+    """
+
+    name = "gblend"
+
+    def __init__(
+        self, modalities: Sequence[str], every: int, least: float, alone: Mapping[str, Method], *, window: Window
+    ) -> None:
+        super().__init__(modalities, every, least, window=window)
+        self._alone = dict(alone)
+
+    def begin(self, start: EpochStart) -> None:
+        """Train a copy with each loss, and weigh the losses of the coming epochs."""
+        before = mean_losses(start.passes.train()), mean_losses(start.passes.control())
+        found = []
+        for number, loss in enumerate((*self._modalities, FUSED)):
+            training, control = start.train_copy(self._alone[loss], self._every)
+            generalised_K, overfitted_K = changes(before, (mean_losses(training), mean_losses(control)))
+            found.append((generalised_K[number], overfitted_K[number]))
+        self._weigh(*np.array(found).T)
 
 
 def mean_losses(found: SplitStatistics) -> NDArray[np.float64]:

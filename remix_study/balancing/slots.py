@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remix_study.epoch import EpochPlan, Passes, Statistic
+from remix_study.epoch import EpochPlan, Passes, SplitStatistics, Statistic
 
 Terms = dict[str, torch.Tensor]
 """Name of a loss term -> its value for each sample, (B,), in nats; zero for samples that it excludes. The unimodal loss
@@ -141,11 +141,19 @@ class Mask(NamedTuple):
     factor: torch.Tensor | None = None
 
 
+def _no_copies(method: "Method", epochs: int) -> tuple[SplitStatistics, SplitStatistics]:
+    raise NotImplementedError("only the training loop trains copies of a model")
+
+
 class EpochStart(NamedTuple):
     """The beginning of an epoch.
 
     `agreed`: takes numbers that each rank computed, and returns those of rank 0, on every rank. Every rank must call
     it. It is for computations whose result may depend on the processor.
+
+    `train_copy`: trains a copy of the model with another method for a number of epochs, at most to the end of the run,
+    with the learning rates of these epochs and a new state of the optimizer. It returns the copy's statistics of the
+    training and of the control samples, and leaves the model and the optimizer as they are.
     """
 
     epoch: int
@@ -153,6 +161,7 @@ class EpochStart(NamedTuple):
     optimizer: torch.optim.Optimizer
     passes: Passes
     agreed: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda values: values
+    train_copy: "Callable[[Method, int], tuple[SplitStatistics, SplitStatistics]]" = _no_copies
 
 
 @runtime_checkable

@@ -281,6 +281,12 @@ class MILESOptions(Windowed):
     )
 
 
+class GBlendOptions(_Blending):
+    """Gradient-Blending: losses that generalise weigh more, from copies trained with each alone (Wang et al., 2020)."""
+
+    needs = "unimodal losses, the control split, M + 1 more models to train"
+
+
 AnyOptions = (
     UMTOptions
     | RelearningOptions
@@ -297,6 +303,7 @@ AnyOptions = (
     | PDMPOptions
     | InfoRegOptions
     | MILESOptions
+    | GBlendOptions
 )
 
 
@@ -322,6 +329,7 @@ def is_names(value: Any) -> bool:
 class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
+    gblend: Annotated[GBlendOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     relearning: Annotated[RelearningOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     miles: Annotated[MILESOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

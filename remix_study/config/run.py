@@ -19,6 +19,7 @@ from remix_study.config.balancing import (
     AGMOptions,
     DGLOptions,
     GBlendLiteOptions,
+    GBlendOptions,
     InfoRegOptions,
     MILESOptions,
     MMParetoOptions,
@@ -349,6 +350,12 @@ class MILESConfig(MILESOptions):
     name: Literal["miles"]
 
 
+class GBlendConfig(GBlendOptions):
+    """Joint training with unimodal losses and Gradient-Blending."""
+
+    name: Literal["gblend"]
+
+
 AddedConfig = (
     UMTConfig
     | RelearningConfig
@@ -365,6 +372,7 @@ AddedConfig = (
     | PDMPConfig
     | InfoRegConfig
     | MILESConfig
+    | GBlendConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")

@@ -10,4 +10,5 @@ learning_rate.py      learning-rate schedules as functions of the epoch
 state.py              the content of a checkpoint
 checkpoint.py         last and best checkpoint, replaced atomically
 partial_epoch.py      the checkpoint of a preempted run, within an epoch
+copies.py             train copies of a model before an epoch
 """

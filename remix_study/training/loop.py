@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import EpochStart, Method, Step
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import PlannedEpoch
+from remix_study.epoch import PlannedEpoch, SplitStatistics
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -42,6 +42,7 @@ from remix_study.seeds import device_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import LAST, STEP, Checkpoints
+from remix_study.training.copies import undone
 from remix_study.training.evaluate import Evaluation, evaluate
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
@@ -329,7 +330,9 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
                          heads=run.method.trains_heads)  # fmt: skip
     due = [rule for rule in run.method.epochs if rule.due(epoch)]
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
-    start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives))
+    trained_M = np.zeros(len(run.reader.modalities), np.int64)
+    start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives),
+                       partial(_train_copy, run, epoch, passes, trained_M))  # fmt: skip
     for rule in due:
         if rule.changes_model:
             rule.begin(start)
@@ -338,7 +341,7 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     for rule in due:
         if not rule.changes_model:
             rule.begin(start)
-    planned = replace(planned, evaluated=passes.evaluated)
+    planned = replace(planned, evaluated=passes.evaluated, trained_M=tuple(trained_M.tolist()))
     for warning in planned.warnings:
         if run.collectives.world.leads:
             log.warning("epoch %d: %s", epoch, warning)
@@ -371,33 +374,14 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     """
     started = _now(run)
     epoch, schedule = part.epoch, part.planned.schedule
-    rate = run.settings.learning_rate * run.rate(epoch)
-    factors = run.method.rate_factors()
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate * factors.get(group.get("modality", ""), 1.0)
+    rate = _set_rates(run, run.method, epoch)
     run.model.train()
     flags = SharedFlags(lambda: (run.preempted(), not check.passed))
     for mine in rank_batches(schedule, run.collectives.world, part.step):
-        first, *others = mine.split(run.settings.micro_batch)
-        batch = _read(run, first, epoch)
         if part.accumulation is not None:
             part.accumulation.begin(mine)
-        with dropout_from(run.model.fusion, partial(_dropout_stream, run, epoch, mine.step)):
-            if run.settings.clash_every and mine.step % run.settings.clash_every == 0:
-                _measure_clash(run, batch, part.clashes)
-            part.loss += train_step(
-                run.model,
-                run.method,
-                chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
-                mine.global_count,
-                run.optimizer,
-                run.collectives,
-                at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
-                autocast=run.settings.autocast,
-                clip_norm=run.settings.clip_norm,
-                accumulation=part.accumulation,
-                flags=flags,
-            )
+        measured = run.settings.clash_every and mine.step % run.settings.clash_every == 0
+        part.loss += _step(run, run.method, epoch, mine, flags, part.accumulation, part.clashes if measured else None)
         part.step = mine.step + 1
         if part.step < schedule.steps:  # after the last step, the ranks first combine what they trained
             _stop_if_preempted(run, part, flags, started)
@@ -406,6 +390,77 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     part.record = _record_of_training(part, rate, run.method)
     _stop_if_preempted(run, part, flags, started)
     part.train_s += _now(run) - started
+
+
+def _set_rates(run: Run, method: Method, epoch: int) -> float:
+    """Set the learning rates of an epoch; return that of parameters without a factor."""
+    rate = run.settings.learning_rate * run.rate(epoch)
+    factors = method.rate_factors()
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * factors.get(group.get("modality", ""), 1.0)
+    return rate
+
+
+def _step(
+    run: Run,
+    method: Method,
+    epoch: int,
+    mine: RankBatch,
+    flags: SharedFlags,
+    accumulation: Accumulation | None = None,
+    clashes: dict[str, list[float]] | None = None,
+) -> torch.Tensor:
+    """Train this rank's part of a step; see `train_step`.
+
+    Args:
+        clashes: where the gradient conflicts of this step are recorded; None: they are not measured.
+    """
+    first, *others = mine.split(run.settings.micro_batch)
+    batch = _read(run, first, epoch)
+    with dropout_from(run.model.fusion, partial(_dropout_stream, run, epoch, mine.step)):
+        if clashes is not None:
+            _measure_clash(run, batch, clashes)
+        return train_step(
+            run.model,
+            method,
+            chain([batch], (_read(run, other, epoch) for other in others)) if others else batch,
+            mine.global_count,
+            run.optimizer,
+            run.collectives,
+            at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
+            autocast=run.settings.autocast,
+            clip_norm=run.settings.clip_norm,
+            accumulation=accumulation,
+            flags=flags,
+        )
+
+
+def _train_copy(
+    run: Run, first: int, passes: SplitPasses, trained_M: NDArray[np.int64], method: Method, epochs: int
+) -> tuple[SplitStatistics, SplitStatistics]:
+    """Train a copy of the model before epoch `first`; see `EpochStart.train_copy`.
+
+    Args:
+        passes: counts what is evaluated.
+        trained_M: counts the samples on which each encoder is trained.
+
+    Raises:
+        RunPreempted: a rank got the notice of a preemption. The run resumes before the epoch.
+    """
+    flags = SharedFlags(lambda: (run.preempted(),))
+    with undone(run.model, run.optimizer):
+        for epoch in range(first, min(first + epochs, run.settings.epochs)):
+            schedule = method.plan.plan(epoch, passes.score).schedule
+            _set_rates(run, method, epoch)
+            run.model.train()
+            for mine in rank_batches(schedule, run.collectives.world):
+                _step(run, method, epoch, mine, flags)
+                if flags.counts[0]:
+                    run.collectives.barrier()
+                    raise _preempted(first, 0)
+            _average_statistics(run)
+            trained_M += schedule.active_TBM.sum(axis=(0, 1))
+        return passes.afresh()
 
 
 def _stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started: float) -> None:
@@ -463,6 +518,8 @@ def _training_of_encoders(
     central_passes = (1 + BACKWARD) * int(schedule.counts_T.sum())
     central_passes += 0 if run.method.trains_heads else planned.evaluated * len(sample_M)
     cost_M = np.asarray([cost_m[m] for m in run.reader.modalities], dtype=np.float64)
+    if planned.trained_M:
+        encoded_M = encoded_M + np.asarray(planned.trained_M)
     passes_M = (1 + BACKWARD) * encoded_M + run.method.further_passes(epoch) * sample_M + planned.evaluated
     return {
         "train/multiply_adds": float(cost_M @ passes_M + central * central_passes),

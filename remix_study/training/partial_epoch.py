@@ -92,6 +92,7 @@ def pack_partial(
         "warnings": list(part.planned.warnings),
         "scored": part.planned.scored,
         "evaluated": part.planned.evaluated,
+        "trained_M": list(part.planned.trained_M),
     }
     return {
         "digest": digest,
@@ -117,7 +118,7 @@ def planned_of(content: Mapping[str, Any]) -> PlannedEpoch:
     """The planned epoch in a checkpoint."""
     planned = content["planned"]
     schedule = Schedule(array(planned["samples_TB"]), array(planned["active_TBM"]), array(planned["update_TB"]))
-    counts = planned["scored"], planned["evaluated"]
+    counts = planned["scored"], planned["evaluated"], tuple(planned.get("trained_M", ()))
     return PlannedEpoch(schedule, json.loads(planned["metrics"]), tuple(planned["warnings"]), *counts)
 
 

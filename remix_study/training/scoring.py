@@ -67,6 +67,10 @@ class SplitPasses:
         """Statistics of the control samples."""
         return self._statistics("control")
 
+    def afresh(self) -> tuple[SplitStatistics, SplitStatistics]:
+        """Statistics of the training and of the control samples, which are not shared: of a copy of the model."""
+        return self._pass("train", None)[1], self._pass("control", None)[1]
+
     def forget(self) -> None:
         """Forget all passes, after the model changed."""
         self._found.clear()

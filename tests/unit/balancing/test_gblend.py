@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from remix_study.balancing import FusedLoss, Terms, UnimodalLosses, Window
-from remix_study.balancing.gblend import GBlendLite
+from remix_study.balancing import FusedLoss, Method, Step, Terms, UnimodalLosses, Window
+from remix_study.balancing.gblend import GBlend, GBlendLite
 from remix_study.epoch import SplitStatistics
 from remix_study.models import ConcatFusion, MultimodalModel
+from remix_study.remix import ConstantPlan, Reassembly, everything_joint
 from tests.unit.balancing.linear import ROWS, batch_of, model_of, seen
 from tests.unit.balancing.passes import FixedPasses, start
 
@@ -163,3 +164,31 @@ def test_its_state_resumes_exactly() -> None:
     for rule in (one, other):
         rule.begin(start(4, model, lower))
     assert one.metrics() == other.metrics()
+
+
+@pytest.mark.parametrize("modalities", [("audio", "video"), THREE], ids=len)
+def test_copies_are_trained_with_each_loss_alone_and_judged_by_it(modalities: tuple[str, ...]) -> None:
+    """Each estimate is that of its own copy: what the copy does to other losses does not count."""
+    model = model_of(ConcatFusion, modalities)
+    losses = (*model.modalities, "fused")
+    plan = ConstantPlan(everything_joint(ROWS, len(modalities)), Reassembly("shuffled", (0, 1), ROWS), 0)
+    rule = GBlend(model.modalities, 4, 0.05, {k: Method(k, plan, (FusedLoss(),)) for k in losses}, window=Window(2))
+    training, control, *_ = drawn(9, model.modalities)
+    copies = {k: drawn(number, model.modalities)[2:] for number, k in enumerate(losses)}
+    asked = []
+
+    def train_copy(method: Method, epochs: int) -> tuple[SplitStatistics, SplitStatistics]:
+        asked.append((method.name, epochs))
+        return split_of(copies[method.name][0]), split_of(copies[method.name][1])
+
+    begun = start(6, model, FixedPasses(split_of(training), split_of(control)))
+    rule.begin(begun._replace(train_copy=train_copy))
+    assert asked == [(k, 4) for k in losses]
+    after = [{k: copies[k][split][k] for k in losses} for split in (0, 1)]
+    wished = formula([training, control, *after], 0.05)
+    batch = seen(model, batch_of(model), Step(6, 0, ROWS))
+    terms = UnimodalLosses(1.0, 1.0).loss(batch, FusedLoss().loss(batch, {}))
+    for k, term in rule.loss(batch, terms).items():
+        torch.testing.assert_close(term, terms[k] * wished[k])
+    assert rule.metrics()["method/gblend/weight_fused"] == pytest.approx(wished["fused"])
+    assert [epoch for epoch in range(12) if rule.due(epoch)] == [2, 6, 10]

@@ -36,12 +36,12 @@ def waits(name: str | None, active: np.ndarray | None = None) -> Counter[str]:
     """Where the host would wait for the device in a step, by operation."""
     model, batch = model_of(ConcatFusion), batch_of(model_of(ConcatFusion), active)
     teachers = dict(model_of(ConcatFusion).to(DEVICE).encoders.items())
+    plan = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
     facts = Facts(
         model.modalities, 0, 4, np.arange(ROWS), batch.labels_B.numpy(), CLASSES, CrossEntropy(),
-        lambda: model_of(ConcatFusion), unimodal_from=0, teachers=teachers,
+        lambda: model_of(ConcatFusion), lambda _: plan, unimodal_from=0, teachers=teachers,
     )  # fmt: skip
     rules = rules_of(Additions.model_validate({} if name is None else {name: _from_the_first_epoch(name)}), facts)
-    plan = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
     method = Method("m", plan, (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules))
     found = statistics(model, batch_of(model))
     for rule in method.epochs:

@@ -20,6 +20,7 @@ NAMES = list(Additions.model_fields)
 COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
 ACTING: dict[str, dict[str, Any]] = {
+    "gblend": {"every": 1},
     "gblend_lite": {"every": 1},
     "miles": {"threshold": 0.0},
     "relearning": {"every": 1},

@@ -28,6 +28,7 @@ Trained = Callable[..., dict[str, torch.Tensor]]
 RULE = "a rule of this test"
 # Settings with which a method acts in three epochs.
 ACTING: dict[str, dict[str, Any]] = {
+    "gblend": {"every": 1},
     "gblend_lite": {"every": 1},
     "relearning": {"every": 1},
     "miles": {"threshold": 0.0},
