@@ -1,8 +1,9 @@
 """Modality dropout: train on random subsets of the modalities (ModDrop, Neverova et al., TPAMI 2016, arXiv 1501.00102)
 
-Each modality of a sample is dropped with a probability, independently: its features are zero before the fusion, and the
-sample has no unimodal loss of it. If all would be dropped, one of them is kept at random, so that the other losses are
-those of M unimodal models, too. Features are not rescaled, neither in training nor in prediction.
+Each modality of a sample is dropped with a probability, independently: its features are replaced before the fusion, by
+default by zeros, and the sample has no unimodal loss of it. If all would be dropped, one of them is kept at random, so
+that the other losses are those of M unimodal models, too. Features are not rescaled, neither in training nor in
+prediction.
 
 Samples that train one modality keep it, so that nothing changes in unimodal batches.
 """

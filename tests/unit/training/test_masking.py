@@ -102,3 +102,21 @@ def test_a_unimodal_run_needs_no_replacements(recipe: Recipe, assembled: Assembl
     alone = recipe({"method": {"name": "unimodal", "modality": "audio"}, "masking": "mean_feature"})
     assert assembled(alone).model.masking is None
     assert isinstance(assembled(recipe({"masking": "mean_feature"}), "remix").model.masking, MeanFeature)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [{"name": "remix", "warmup": 1, "predictions": "dropout"}, {"name": "modality_dropout"}], ids=str
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_modalities_are_replaced_in_training_and_in_the_scoring_pass(
+    recipe: Recipe, assembled: Assembled, name: str, method: dict[str, Any]
+) -> None:
+    plain, masked = (
+        assembled(recipe({**SHORT, "method": method, "masking": mask}), mask) for mask in ("skip_encoder", name)
+    )
+    one, other = train(plain).history, train(masked).history
+    assert one[-1]["train/loss"] != other[-1]["train/loss"]
+    scores = [key for key in one[-1] if key.startswith("remix/score")]
+    if scores and name != "learned_token":  # which is zero until the end of the warm-up
+        assert any(one[-1][key] != other[-1][key] for key in scores)
