@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from remix_study.assemble import build_model, encoder_of
+from remix_study.assemble import build_model, encoder_of, modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig, UnimodalConfig, names_of, teachers_of
 from remix_study.errors import ConfigError, TrainingError
@@ -87,7 +87,12 @@ def untrained_teachers(config: RunConfig, store: ClipStore) -> dict[str, Encoder
     """Stand-ins for the teachers of a configuration, to measure what a run costs; empty if it needs none."""
     if teachers_of(config.method) is None:
         return {}
-    return {m: _frozen(encoder) for m, encoder in build_model(config, store).encoders.items()}
+    return {m: _untrained(config, store, m) for m in modalities_of(config, store)}
+
+
+def _untrained(config: RunConfig, store: ClipStore, modality: str) -> Encoder:
+    alone = config.model_copy(update={"method": UnimodalConfig(name="unimodal", modality=modality)})
+    return _frozen(build_model(alone, store).encoders[modality])
 
 
 def _problem(config: RunConfig, store: ClipStore, modality: str, folder: RunFolder) -> str | None:
