@@ -39,6 +39,8 @@ from remix_study.balancing.slots import Model
 from remix_study.balancing.umt import UMT
 from remix_study.config import balancing as b
 from remix_study.epoch import EpochPlan
+from remix_study.remix import ConstantPlan
+from remix_study.remix.valuation import ValuationPlan
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,23 @@ class Facts:
 
 def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
     """The rules of added methods (`remix_study.balancing.slots`), in the order in which they act."""
-    return tuple(_rule(getattr(added, name), facts) for name in added.names())
+    rules = (_rule(getattr(added, name), facts) for name in added.names())
+    return tuple(rule for rule in rules if rule is not None)
 
 
-def _rule(options: b.AnyOptions, facts: Facts) -> object:
+def plan_of(added: b.Additions, joint: ConstantPlan, facts: Facts) -> EpochPlan:
+    """The plan of the added method that has one, or that of joint training."""
+    if added.smv is not None:
+        smv = added.smv
+        samples = len(facts.labels_N)
+        return ValuationPlan(
+            smv.level, smv.strength, smv.begin, smv.end, facts.modalities, samples, joint.how, facts.seed
+        )  # fmt: skip
+    return joint
+
+
+def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
+    """The rule of an added method; None if it has a plan only."""
     modalities = facts.modalities
     match options:
         case b.UMTOptions(weight=weight):
@@ -100,6 +115,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object:
             return InfoReg(
                 modalities, strength, threshold, window=_window(options), unimodal_from=facts.unimodal_from
             )  # fmt: skip
+        case b.SMVOptions():
+            return None
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remix_study.added import Facts, rules_of
+from remix_study.added import Facts, plan_of, rules_of
 from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
 from remix_study.balancing.slots import RateRule
@@ -346,7 +346,7 @@ def _method(
     facts = Facts(
         modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
         partial(_plan_of, modalities, samples, replace(how, order="shuffled", accumulate=False), config.seed),
-        heads=not isinstance(method, c.JointConfig),
+        heads=c.trains_heads(config.method),
         unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
         teachers=teachers,
         autocast=config.precision == "bfloat16",
@@ -354,9 +354,11 @@ def _method(
     added = rules_of(method.added, facts)
     match method:
         case c.JointConfig():
-            return Method(config.method.name, joint, (FusedLoss(ce), *added), trains_heads=False)
+            plan = plan_of(method.added, joint, facts)
+            return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=False)
         case c.JointUnimodalConfig(weight=weight):
-            return Method(config.method.name, joint, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
+            plan = plan_of(method.added, joint, facts)
+            return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
         case c.RemixConfig():
             settings = RemixSettings(
                 warmup=method.warmup,
@@ -367,11 +369,11 @@ def _method(
                 joint_share=method.joint_share,
                 rescore_every=method.rescore_every,
             )
-            plan = RemixPlan(settings, modalities, labels_N, classes, config.seed)
+            remix = RemixPlan(settings, modalities, labels_N, classes, config.seed)
             if method.predictions == "dropout":
-                return Method("remix", plan, (FusedLoss(ce), *added), trains_heads=False)
+                return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
-            return Method("remix", plan, (*losses, *added))
+            return Method("remix", remix, (*losses, *added))
         case unreachable:
             assert_never(unreachable)
 

@@ -7,7 +7,7 @@ A method plans an epoch before it starts (`EpochPlan`), and the training loop ex
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,3 +141,19 @@ class EpochPlan(Protocol):
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class InformedPlan(EpochPlan, Protocol):
+    """A plan that needs statistics of the training samples before some epochs.
+
+    `needs`: further statistics of the pass, which is shared with the rules of the method.
+    """
+
+    needs: frozenset[Statistic]
+
+    def due(self, epoch: int) -> bool:
+        """Whether `inform` must be called before `plan` in this epoch."""
+        ...
+
+    def inform(self, found: SplitStatistics) -> None: ...

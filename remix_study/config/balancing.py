@@ -19,6 +19,7 @@ _UNIMODAL = "unimodal losses (joint_unimodal, remix)"
 _WHERE_SEVERAL_TRAIN = "in the warm-up and on multimodal batches"
 _COMBINES_LOSSES = "combines the gradients of the fused and of the unimodal losses"
 _ENCODERS_SHARE = "decides how much an encoder learns"
+_PLANS = "plans the epochs"
 
 
 class Options(Part):
@@ -36,6 +37,7 @@ class Options(Part):
     modalities: the only number of modalities that it takes, if not any.
     replaces_fused: it replaces the fused loss by another, as only one method of a run may.
     inside: it also works with a fusion inside the encoders, such as MMTM.
+    excludes_remix: it cannot be added to Remix, for the reason that `decides` says.
     """
 
     changes: ClassVar[str]
@@ -50,6 +52,7 @@ class Options(Part):
     modalities: ClassVar[int | None] = None
     replaces_fused: ClassVar[bool] = False
     inside: ClassVar[bool] = False
+    excludes_remix: ClassVar[bool] = False
 
 
 class Windowed(Options):
@@ -73,6 +76,24 @@ class ModalityDropoutOptions(Windowed):
     compares = True
 
     probability: float = Field(default=0.3, ge=0, le=1, description="of dropping a modality of a sample; 0: never")
+
+
+class SMVOptions(Windowed):
+    """SMV: copies of samples for the modalities that contribute less to them (Wei et al., CVPR 2024)."""
+
+    changes = "plan"
+    needs = "a pass over the training samples per epoch"
+    with_remix = "not with Remix, since each plans the epochs"
+    decides = _PLANS
+    excludes_remix = True
+
+    begin: int = Field(default=5, ge=0, description="the first epoch with copies, from 0. Published: 5")
+    level: Literal["sample", "modality"] = Field(
+        default="sample",
+        description="copies of a sample by the contributions of its own modalities, or of random samples by the mean "
+        "contributions",
+    )
+    strength: float = Field(default=1.0, ge=0, description="factor of the number of copies; 0: none. Published: 1")
 
 
 class OPMOptions(Windowed):
@@ -304,6 +325,7 @@ AnyOptions = (
     | InfoRegOptions
     | MILESOptions
     | GBlendOptions
+    | SMVOptions
 )
 
 
@@ -335,6 +357,7 @@ class Additions(Part):
     miles: Annotated[MILESOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    smv: Annotated[SMVOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

@@ -32,6 +32,7 @@ from remix_study.config.balancing import (
     PDMPOptions,
     PMROptions,
     RelearningOptions,
+    SMVOptions,
     UMTOptions,
     WithKey,
     options_of,
@@ -284,6 +285,12 @@ class InfoRegConfig(InfoRegOptions):
     name: Literal["inforeg"]
 
 
+class SMVConfig(SMVOptions):
+    """Joint training with SMV."""
+
+    name: Literal["smv"]
+
+
 class OGMConfig(OGMOptions):
     """Joint training with OGM."""
 
@@ -373,6 +380,7 @@ AddedConfig = (
     | InfoRegConfig
     | MILESConfig
     | GBlendConfig
+    | SMVConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
@@ -728,6 +736,12 @@ class RunConfig(Part):
                 problems.append((key, message))
             if options.whole_batch and self.micro_batch is not None:
                 message = f"`{name}` needs the whole batch at once, which `micro_batch` divides; leave one of them out"
+                problems.append((key, message))
+            if isinstance(method, RemixConfig) and options.excludes_remix:
+                message = (
+                    f"`{name}` and `remix` must not be combined, because each {options.decides}; use joint or "
+                    "joint_unimodal, or leave one of them out"
+                )
                 problems.append((key, message))
             if isinstance(method, RemixConfig) and method.accumulate:
                 message = (

@@ -38,13 +38,39 @@ from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import kl_from_uniform, score, score_range
 from remix_study.remix.share import FixedShare, ProgressShare
+from remix_study.remix.valuation import ValuationPlan
 from remix_study.world import World
 
 __all__ = [
-    "Argmin", "Assignment", "Band", "ConstantPlan", "Filter", "FixedShare", "Inverted", "Margin", "MaxShare",
-    "Permuted", "PlannedEpoch", "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan",
-    "RemixSettings", "Schedule", "ScoringPass", "Tempered", "World", "everything_joint", "kl_from_uniform",
-    "rank_batches", "reassemble", "score", "score_range",
+    "Argmin",
+    "Assignment",
+    "Band",
+    "ConstantPlan",
+    "Filter",
+    "FixedShare",
+    "Inverted",
+    "Margin",
+    "MaxShare",
+    "Permuted",
+    "PlannedEpoch",
+    "ProgressShare",
+    "Quantile",
+    "Random",
+    "RankBatch",
+    "Reassembly",
+    "RemixPlan",
+    "RemixSettings",
+    "Schedule",
+    "ScoringPass",
+    "Tempered",
+    "ValuationPlan",
+    "World",
+    "everything_joint",
+    "kl_from_uniform",
+    "rank_batches",
+    "reassemble",
+    "score",
+    "score_range",
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def reassemble(assignment: Assignment, how: Reassembly, draw: np.random.Generato
     key_N = draw.random(len(assignment.joint_N))
     groups = _groups(assignment, how.columns)
     if how.order == "mixed" and not how.accumulate:
-        return _mixed(groups, assignment.assigned_NM.shape[1], how, key_N, draw)
+        return _mixed(groups, how, key_N, draw)
     parts = [_cut(group, how, key_N[group.samples]) for group in groups]
     if how.accumulate and sum(part.steps > 0 for part in parts) > 1:
         return _accumulated(parts, [key_N[group.samples] for group in groups], how, draw)
@@ -145,7 +145,6 @@ def _sequence(steps_G: list[int], order: Order, most: int, draw: np.random.Gener
 
 def _mixed(
     groups: list[_Group],
-    modalities: int,
     how: Reassembly,
     key_N: NDArray[np.float64],
     draw: np.random.Generator,
@@ -159,6 +158,19 @@ def _mixed(
     group_n = np.repeat(np.arange(len(groups)), [len(group.samples) for group in groups])
     key_n = np.where(first, key_N[samples], again_GN[group_n, samples])
     active = np.concatenate([np.tile(group.active_M, (len(group.samples), 1)) for group in groups])
+    return mix(samples, active, key_n, how)
+
+
+def mix(samples: NDArray[np.int64], active: NDArray[np.bool_], key_n: NDArray[np.float64], how: Reassembly) -> Schedule:
+    """Batches of samples that train different modalities, in the order of one key per occurrence of a sample.
+
+    Args:
+        samples: the sample of each occurrence.
+        active: bool, the modalities that each occurrence trains; one row per occurrence.
+        key_n: a random number per occurrence.
+        how: how batches are formed.
+    """
+    modalities = active.shape[1]
     pool = _cut(_Group(np.arange(len(samples)), np.ones(modalities, np.bool_)), how, key_n).samples_TB
     full_TB = pool != NO_SAMPLE
     samples_TB = np.where(full_TB, samples[pool] if len(samples) else NO_SAMPLE, NO_SAMPLE)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import EpochStart, Method, Step
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import PlannedEpoch, SplitStatistics
+from remix_study.epoch import InformedPlan, PlannedEpoch, SplitStatistics
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -329,7 +329,11 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
                          run.settings.autocast, _stop_when_preempted(run, epoch),
                          heads=run.method.trains_heads)  # fmt: skip
     due = [rule for rule in run.method.epochs if rule.due(epoch)]
+    plan = run.method.plan
+    informed = plan if isinstance(plan, InformedPlan) and plan.due(epoch) else None
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
+    if informed is not None:
+        passes.wanted |= informed.needs
     trained_M = np.zeros(len(run.reader.modalities), np.int64)
     start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives),
                        partial(_train_copy, run, epoch, passes, trained_M))  # fmt: skip
@@ -337,7 +341,9 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
         if rule.changes_model:
             rule.begin(start)
             passes.forget()
-    planned = run.method.plan.plan(epoch, passes.score)
+    if informed is not None:
+        informed.inform(passes.train())
+    planned = plan.plan(epoch, passes.score)
     for rule in due:
         if not rule.changes_model:
             rule.begin(start)

@@ -35,6 +35,7 @@ METHODS = {
         "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}, "umt": {}, "miles": {}},
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
+    "smv": {"name": "smv", "begin": 1},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }
 
