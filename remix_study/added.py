@@ -34,6 +34,7 @@ from remix_study.balancing.miles import MILES
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
+from remix_study.balancing.reconboost import ReconBoost
 from remix_study.balancing.relearning import Relearning
 from remix_study.balancing.slots import Model
 from remix_study.balancing.umt import UMT
@@ -117,6 +118,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
             )  # fmt: skip
         case b.SMVOptions():
             return None
+        case b.ReconBoostOptions(base=base, strength=strength):
+            return ReconBoost(modalities, base, strength, window=_window(options))
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):

@@ -10,6 +10,7 @@ inforeg.py  InfoReg
 pdmp.py     PDMP
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
+reconboost.py ReconBoost's weights
 mmpareto.py MMPareto
 dgl.py      DGL
 pmr.py      PMR

@@ -203,6 +203,26 @@ class DGLOptions(Windowed):
     )
 
 
+class ReconBoostOptions(Windowed):
+    """ReconBoost's weights: unimodal losses weigh less where the others are right (Hua et al., ICML 2024)."""
+
+    changes = "losses"
+    needs = f"{_UNIMODAL}, a pass over the training samples per epoch"
+    with_remix = "in every batch, on the modalities in training"
+    on_unimodal_losses = True
+
+    base: float = Field(default=5.0, gt=0, description="w_1. Published: 5, 4 for AVE")
+    strength: float = Field(default=1.0, ge=0, description="w_2, at most `base`; 0: all samples weigh the same")
+
+    @model_validator(mode="after")
+    def _positive(self) -> "ReconBoostOptions":
+        if self.strength > self.base:
+            raise ValueError(
+                f"`strength` must be at most `base` ({self.base:g}), or losses are negative, but is {self.strength:g}"
+            )
+        return self
+
+
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
@@ -313,6 +333,7 @@ AnyOptions = (
     | RelearningOptions
     | PMROptions
     | DGLOptions
+    | ReconBoostOptions
     | MMParetoOptions
     | OGMOptions
     | OGMGEOptions
@@ -361,6 +382,7 @@ class Additions(Part):
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    reconboost: Annotated[ReconBoostOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None

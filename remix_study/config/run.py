@@ -31,6 +31,7 @@ from remix_study.config.balancing import (
     Options,
     PDMPOptions,
     PMROptions,
+    ReconBoostOptions,
     RelearningOptions,
     SMVOptions,
     UMTOptions,
@@ -321,6 +322,12 @@ class DGLConfig(DGLOptions):
     name: Literal["dgl"]
 
 
+class ReconBoostConfig(ReconBoostOptions):
+    """Joint training with unimodal losses and ReconBoost's weights."""
+
+    name: Literal["reconboost"]
+
+
 class MMParetoConfig(MMParetoOptions):
     """Joint training with unimodal losses and MMPareto."""
 
@@ -368,6 +375,7 @@ AddedConfig = (
     | RelearningConfig
     | PMRConfig
     | DGLConfig
+    | ReconBoostConfig
     | MMParetoConfig
     | OGMConfig
     | OGMGEConfig

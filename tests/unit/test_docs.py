@@ -32,7 +32,14 @@ METHODS = {
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {
         "name": "joint_unimodal",
-        "with": {"pmr": {}, "gblend_lite": {"every": 1}, "relearning": {"every": 1}, "umt": {}, "miles": {}},
+        "with": {
+            "pmr": {},
+            "gblend_lite": {"every": 1},
+            "relearning": {"every": 1},
+            "umt": {},
+            "miles": {},
+            "reconboost": {},
+        },
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "smv": {"name": "smv", "begin": 1},

@@ -29,6 +29,7 @@ ACTING: dict[str, dict[str, Any]] = {
     "smv": {"begin": 0, "end": 1},  # the weights of one rank and of two differ by rounding, and so may valuations
 }
 NEUTRAL: dict[str, dict[str, Any]] = {
+    "reconboost": {"base": 4.0, "strength": 0.0},  # 4 classes
     "modality_dropout": {"probability": 0.0},
     "opm": {"base": 0.0},
     "inforeg": {"strength": 0.0},
