@@ -11,6 +11,7 @@ import torch
 from remix_study.config.load import with_teachers
 from remix_study.config.run import RunConfig, teachers_of
 from remix_study.errors import ConfigError, TrainingError
+from remix_study.files.mirror import Mirror
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.run import launch, make_job, run_one
 from remix_study.launch.teachers import load_teachers, require_teachers
@@ -123,3 +124,17 @@ def test_a_teacher_that_changed_since_the_check_is_an_error(
     digests = {**require_teachers(config, small_store), "video": "0" * 12}
     with pytest.raises(TrainingError, match="teacher of video: it holds another run"):
         load_teachers(config, small_store, torch.device("cpu"), digests)
+
+
+def test_a_teacher_may_be_at_a_url(recipe: Recipe, small_store: ClipStore, alone: dict[str, str]) -> None:
+    there = {}
+    for m, folder in alone.items():
+        there[m] = f"memory://teachers-of-{Path(folder).parent.parent.name}/{m}"
+        Mirror(there[m], Path(folder)).push()
+    here, config = taught(recipe, alone), taught(recipe, there)
+    digests = require_teachers(config, small_store)
+    assert digests == require_teachers(here, small_store)
+    device = torch.device("cpu")
+    found, wanted = (load_teachers(each, small_store, device, digests) for each in (config, here))
+    for m in MODALITIES:
+        assert all(torch.equal(p, q) for p, q in zip(found[m].parameters(), wanted[m].parameters(), strict=True))

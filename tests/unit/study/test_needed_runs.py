@@ -5,13 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from remix_study.cli import terminal
 from remix_study.config.run import RunConfig, teachers_of
 from remix_study.config.study import StudyConfig
+from remix_study.errors import ConfigError
 from remix_study.launch.folder import RunFolder
+from remix_study.media.store import ClipStore
+from remix_study.report import search_data, sections
+from remix_study.report.tables import budget_table
 from remix_study.study import study as study_module
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.needed import needed_methods
+from remix_study.study.plan import make_plan
+from remix_study.study.preflight import require_study_fit
+from remix_study.study.status import best_run
 from remix_study.study.storage import study_folder
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Task
@@ -71,7 +80,7 @@ def test_teachers_are_the_runs_of_the_ceilings_with_the_same_seed_or_number(tmp_
     assert len(folders) == len(set(folders)) == 4 * (2 * 2 + 2)
 
 
-@pytest.mark.parametrize("life", [3, 9, 14])
+@pytest.mark.parametrize("life", [pytest.param(3, marks=pytest.mark.slow), 9, pytest.param(14, marks=pytest.mark.slow)])
 def test_a_study_with_needed_runs_that_is_killed_has_the_same_runs(tmp_path: Path, life: int) -> None:
     whole = run_small(tmp_path / "whole", study())
     killed = StoppingRunner(life=life)
@@ -146,3 +155,52 @@ def test_only_methods_that_learn_from_teachers_of_the_study_need_others(tmp_path
     needs = {"audio": "audio_alone", "video": "video_alone"}
     wanted: dict[str, dict[str, str]] = {name: {} for name in methods} | {"umt": needs, "added": needs}
     assert needed_methods(study(methods=methods), {}) == wanted
+
+
+def test_a_study_without_the_ceilings_is_refused_with_what_to_add(small_store: ClipStore) -> None:
+    methods = {name: METHODS[name] for name in ("umt", "joint", "video_alone")}
+    with pytest.raises(ConfigError) as caught:
+        require_study_fit(study(methods=methods), {}, small_store)
+    add = "audio_alone: {set: {method: {name: unimodal, modality: audio}}, ceiling_of: audio}"
+    said = f"`methods.umt` needs a run of each modality alone, and the study has none of audio; add to `methods`: {add}"
+    assert said in str(caught.value)
+    whole = study(methods={**methods, **yaml.safe_load(add)})
+    require_study_fit(whole, {}, small_store)
+
+
+def test_an_encoder_that_is_searched_cannot_imitate_teachers(small_store: ClipStore) -> None:
+    encoder = {"kind": "choice", "of": {"tiny": {"name": "tiny"}, "resnet": {"name": "resnet18", "width": 4}}}
+    with pytest.raises(ConfigError, match=r"`methods\.umt` needs the same encoder of audio in all its runs"):
+        require_study_fit(study(space={"model.encoder": encoder}), {}, small_store)
+
+
+def test_needed_runs_count_for_those_who_need_them(tmp_path: Path) -> None:
+    run_small(tmp_path, study(), StoppingRunner(seconds=3.0))
+    budgets = {b.method: b for b in search_data.budgets(ledger_of(tmp_path))}
+    assert {name: b.needs for name, b in budgets.items() if b.needs} == {"umt": ("audio_alone", "video_alone")}
+    assert budgets["umt"].total_s == pytest.approx(3.0 * 6)
+    assert budgets["umt"].needed_s == pytest.approx(2 * 3.0 * 6)
+    table = budget_table(tuple(budgets.values()), 2, 2)
+    assert table.header[-2:] == ("needs the runs of", "time with those runs")
+    assert [row[-2:] for row in table.rows] == [
+        ("audio_alone, video_alone", "54 s"), ("", "18 s"), ("", "18 s"), ("", "18 s"),
+    ]  # fmt: skip
+    said = sections._fairness(tuple(budgets.values()), 2, None)
+    assert "umt needs the runs of audio_alone and video_alone, which were trained once" in said
+    assert "54 s of running time, of which 18 s are its own" in said
+
+
+def test_the_plan_shows_what_comes_first(small_corpus: Path, tmp_path: Path) -> None:
+    found = make_plan(study(), {"corpus": str(small_corpus)}, tmp_path, timed=False)
+    assert {m.name: m.needs for m in found.methods if m.needs} == {"umt": ("audio_alone", "video_alone")}
+    (line,) = terminal._order(found)
+    assert "umt after audio_alone and video_alone, whose runs it needs; they are trained once" in line
+
+
+def test_the_best_configuration_names_the_runs_of_the_study_as_teachers(tmp_path: Path) -> None:
+    run_small(tmp_path, study())
+    folder = study_folder(tmp_path, "s")
+    named = teachers_of(best_run(folder, "umt").run.method)
+    ledger = read_ledger(folder)
+    chosen = {m: ledger.chosen(f"{m}_alone") for m in ("audio", "video")}
+    assert named == {m: trial.folders[0] for m, trial in chosen.items() if trial is not None}
