@@ -326,7 +326,8 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
             line = (folder / "history.jsonl").stat().st_size / len(result.history)
     finally:
         torch.set_num_threads(before)
-    longer = {split: len(store.rows(split)) / len(rows) for split, rows in run.rows.items()}
+    whole = split_rows(config, store)  # with the control split, which the corpus does not have
+    longer = {split: len(whole[split]) / len(rows) for split, rows in run.rows.items()}
     epochs = [_epoch_s(config, record, longer) for record in result.history]
     ordinary = epochs[-1]
     first = epochs[1] if warmup else ordinary  # the first epoch also includes one-time costs

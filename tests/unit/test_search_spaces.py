@@ -11,15 +11,25 @@ import torch
 
 from remix_study.assemble import assemble
 from remix_study.config.load import load_study
-from remix_study.config.run import AdamConfig, PermutedConfig, RandomConfig, RemixConfig, ResNet18Config, StepRateConfig
+from remix_study.config.run import (
+    AdamConfig,
+    Extensible,
+    PermutedConfig,
+    RandomConfig,
+    RemixConfig,
+    ResNet18Config,
+    StepRateConfig,
+    UnimodalConfig,
+)
 from remix_study.config.study import AshaConfig, StudyConfig
 from remix_study.fit import require_fit
+from remix_study.launch.teachers import untrained_teachers
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Part, Preset, VideoPreset
 from remix_study.media.publish import StoreContent, write_metadata
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
 from remix_study.statistics import seeds_for_sign_flip
-from remix_study.study.combinations import configs_of, planned
+from remix_study.study.combinations import components, configs_of, of_combinations, of_controls, planned
 from remix_study.study.outcomes import FEWEST_SEEDS
 from remix_study.study.search_space import configure, space_of
 from remix_study.study.study_file import check_study, read_study
@@ -167,7 +177,7 @@ def test_every_study_has_a_random_control_baselines_and_ceilings(path: Path) -> 
     ]
     assert random_controls
     assert all(study.methods[name].control_of for name in random_controls)
-    assert {"joint", "joint_unimodal", "unimodal", "remix"} == {run.method.name for run in runs.values()}
+    assert {"joint", "joint_unimodal", "unimodal", "remix"} <= {run.method.name for run in runs.values()}
     assert {m.ceiling_of for m in study.methods.values()} == {None, "audio", "video"}
     assert study.replicates >= 5
 
@@ -176,6 +186,22 @@ def test_some_study_uses_several_seeds_and_some_study_prunes() -> None:
     studies = [load_study(path) for path in FILES]
     assert any(study.seeds_per_trial > 1 for study in studies)
     assert any(isinstance(study.pruner, AshaConfig) for study in studies)
+
+
+@pytest.mark.parametrize("name", ["combinations", "combinations_small"])
+def test_every_combination_is_compared_with_both_parts_and_a_random_assignment(name: str) -> None:
+    study = load_study(FOLDER / f"{name}.yaml")
+    configs = configs_of(study)
+    whole = [each for each, config in configs.items() if len(components(config)) > 1
+             and study.methods[each].control_of is None]  # fmt: skip
+    parts, controls = of_combinations(study, configs), of_controls(study, configs)
+    for each in whole:
+        (added,) = components(configs[each]) - {"remix"}
+        assert {pair.lacks for pair in parts if pair.first == each} == {"remix", added}
+        (control,) = [pair.second for pair in controls if pair.first == each]
+        assert control == each.replace("remix", "permuted")
+        assert study.methods[control].space == study.methods[each].space
+    assert len(whole) == sum(not isinstance(config.method, Extensible | UnimodalConfig) for config in configs.values())
 
 
 def runs_of(study: StudyConfig) -> int:
@@ -221,7 +247,8 @@ def test_every_method_trains(
     remix = isinstance(given.method, RemixConfig)
     config = configure(study, name, first, 0, short | ({"method.warmup": 1} if remix else {}))
     require_fit(config, store)
-    result = train(assemble(config, store, Solo(), torch.device("cpu"), NullTracker(), tmp_path))
+    teachers = untrained_teachers(config, store)
+    result = train(assemble(config, store, Solo(), torch.device("cpu"), NullTracker(), tmp_path, teachers=teachers))
     assert len(result.history) == 2
     assert 0 <= result.summary[study.objective[0].metric] <= 1
     assert ("remix/entropy" in result.history[-1]) == remix

@@ -59,7 +59,7 @@ def test_the_plan_says_how_many_replicates_the_comparisons_need(planned: Planned
 
 @pytest.mark.slow
 def test_the_cost_is_estimated_from_trained_epochs(planned: Planned, tmp_path: Path) -> None:
-    plan = planned(config(trials=10), timed=True)
+    plan = planned(config(trials=10, base=config().base | {"control_fraction": 0.1}), timed=True)
     assert plan.seconds is not None
     assert plan.cost is not None
     for method in plan.methods:
