@@ -346,15 +346,16 @@ def studies_table(found: "Sequence[StudyStatus]") -> Fitted:
 
 
 def methods_table(found: "Sequence[tuple[Card, str]]") -> Fitted:
-    """The added methods with where they act under Remix, by what they change."""
+    """The added methods with where they act under Remix, below what they change."""
     table = Table()
-    for name in ("changes", "method", "with Remix", "options"):
-        table.add_column(name, no_wrap=name == "method")
+    for name in ("changes", "with Remix", "options"):
+        table.add_column(name, no_wrap=name == "changes")
     for changes in dict.fromkeys(card.changes for card, _ in found):
+        table.add_row(changes, "", "", style="bold")
         rows = [each for each in found if each[0].changes == changes]
-        for number, (card, where) in enumerate(rows):
+        for card, where in rows:
             own = {key: value for key, value in card.options.items() if key not in ("begin", "end")}
-            table.add_row("" if number else changes, card.name, where, _options(own), end_section=card is rows[-1][0])
+            table.add_row(f"  {card.name}", where, _options(own), end_section=card is rows[-1][0])
     return Fitted(table)
 
 
