@@ -32,6 +32,7 @@ AT_MOST: dict[str, float | None] = {
     "opm": 1.1,
     "inforeg": 1.1,
     "pdmp": 1.1,
+    "tcmax": 1.1,
     "reconboost": 1.1,
 }
 

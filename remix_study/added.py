@@ -37,6 +37,7 @@ from remix_study.balancing.pdmp import PDMP
 from remix_study.balancing.reconboost import ReconBoost
 from remix_study.balancing.relearning import Relearning
 from remix_study.balancing.slots import Model
+from remix_study.balancing.tcmax import TCMax
 from remix_study.balancing.umt import UMT
 from remix_study.config import balancing as b
 from remix_study.epoch import EpochPlan
@@ -120,6 +121,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
             return None
         case b.ReconBoostOptions(base=base, strength=strength):
             return ReconBoost(modalities, base, strength, window=_window(options))
+        case b.TCMaxOptions():
+            return TCMax(modalities, facts.classes, facts.cross_entropy, window=_window(options))
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):

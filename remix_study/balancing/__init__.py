@@ -11,6 +11,7 @@ pdmp.py     PDMP
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 reconboost.py ReconBoost's weights
+tcmax.py    TCMax
 mmpareto.py MMPareto
 dgl.py      DGL
 pmr.py      PMR

@@ -185,7 +185,10 @@ class Summing(Protocol):
     def acts(self, step: Step) -> bool: ...
 
     def sums_before(self, batch: StepBatch) -> torch.Tensor:
-        """Sums over the samples of the batch, (K,) float32; it runs without autograd. See `StepBatch.totals`."""
+        """Sums over the samples of the batch, (K,) float32 or float64; it runs without autograd.
+
+        A mask rule sees the batch before the masks, a loss rule after them. See `StepBatch.totals`.
+        """
         ...
 
 

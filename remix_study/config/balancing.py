@@ -29,6 +29,7 @@ class Options(Part):
     which it acts, or why it cannot be added to Remix.
 
     splits: it needs the part of each modality in the fused logits.
+    additive: the fused logits must be the sum of these parts, which they are not with decision fusion.
     on_unimodal_losses: it needs unimodal losses; as a method of its own, it is added to `joint_unimodal`.
     compares: it acts only where samples train several modalities.
     decides: what only one method of a run may do: "owns the plan", say.
@@ -44,6 +45,7 @@ class Options(Part):
     needs: ClassVar[str] = "nothing"
     with_remix: ClassVar[str]
     splits: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
     on_unimodal_losses: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     decides: ClassVar[str] = ""
@@ -223,6 +225,18 @@ class ReconBoostOptions(Windowed):
         return self
 
 
+class TCMaxOptions(Windowed):
+    """TCMax: the fused loss, normalised over all combinations of modalities in a batch (Yu et al., ICLR 2026)."""
+
+    changes = "losses"
+    needs = "concat or sum fusion, no micro-batches"
+    with_remix = "in every batch, over the samples that train the same modalities"
+    splits = True
+    additive = True
+    whole_batch = True
+    replaces_fused = True
+
+
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
@@ -334,6 +348,7 @@ AnyOptions = (
     | PMROptions
     | DGLOptions
     | ReconBoostOptions
+    | TCMaxOptions
     | MMParetoOptions
     | OGMOptions
     | OGMGEOptions
@@ -383,6 +398,7 @@ class Additions(Part):
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     reconboost: Annotated[ReconBoostOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    tcmax: Annotated[TCMaxOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None

@@ -34,6 +34,7 @@ from remix_study.config.balancing import (
     ReconBoostOptions,
     RelearningOptions,
     SMVOptions,
+    TCMaxOptions,
     UMTOptions,
     WithKey,
     options_of,
@@ -328,6 +329,12 @@ class ReconBoostConfig(ReconBoostOptions):
     name: Literal["reconboost"]
 
 
+class TCMaxConfig(TCMaxOptions):
+    """Joint training with TCMax."""
+
+    name: Literal["tcmax"]
+
+
 class MMParetoConfig(MMParetoOptions):
     """Joint training with unimodal losses and MMPareto."""
 
@@ -376,6 +383,7 @@ AddedConfig = (
     | PMRConfig
     | DGLConfig
     | ReconBoostConfig
+    | TCMaxConfig
     | MMParetoConfig
     | OGMConfig
     | OGMGEConfig

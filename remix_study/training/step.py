@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from remix_study.balancing import GradientRule, Mask, Method, Step, StepBatch, Terms
-from remix_study.balancing.slots import Summing
+from remix_study.balancing.slots import MaskRule, Summing
 from remix_study.errors import NotANumberError
 from remix_study.models import MultimodalModel, Outputs
 from remix_study.sample import Batch
@@ -115,12 +115,12 @@ def _forward(
         outputs = model(batch)
     seen = step_batch(model, batch, outputs, at)
     summing = [rule for rule in method.summing if rule.acts(at)]
-    if summing:
-        seen = replace(seen, totals=_totals(summing, seen, collectives))
+    seen = _with_totals([rule for rule in summing if isinstance(rule, MaskRule)], seen, collectives)
     for rule in method.masks:
         if rule.acts(at):
             seen = _masked(model, seen, rule.mask(seen), autocast)
-    return seen
+    # After the masks, so that sums for losses are of what trains.
+    return _with_totals([rule for rule in summing if not isinstance(rule, MaskRule)], seen, collectives)
 
 
 @torch.no_grad()
@@ -155,13 +155,16 @@ def _by_modality(model: MultimodalModel, active_BM: torch.Tensor) -> dict[str, t
 
 
 @torch.no_grad()
-def _totals(summing: Sequence[Summing], seen: StepBatch, collectives: Collectives) -> dict[str, torch.Tensor]:
-    """The sums over the global batch for which rules ask before they act."""
+def _with_totals(summing: Sequence[Summing], seen: StepBatch, collectives: Collectives) -> StepBatch:
+    """The batch with the sums over the global batch for which rules ask before they act."""
+    if not summing:
+        return seen
     sums = [rule.sums_before(seen) for rule in summing]
     together = torch.cat(sums)
     collectives.sum_(together)
     parts = torch.split(together, [len(each) for each in sums])
-    return {rule.name: part for rule, part in zip(summing, parts, strict=True)}
+    found = {rule.name: part for rule, part in zip(summing, parts, strict=True)}
+    return replace(seen, totals={**seen.totals, **found})
 
 
 def _masked(model: MultimodalModel, seen: StepBatch, mask: Mask, autocast: bool) -> StepBatch:
