@@ -25,6 +25,7 @@ AT_MOST: dict[str, float | None] = {
     "relearning": 1.1,
     "miles": 1.1,
     "gblend": 1.1,
+    "aug": 1.1,
     "pmr": 1.1,
     "gblend_lite": 1.1,
     "modality_dropout": 1.1,

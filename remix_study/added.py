@@ -26,6 +26,7 @@ from remix_study.balancing import (
     UnimodalLosses,
     Window,
 )
+from remix_study.balancing.aug import AUG
 from remix_study.balancing.dgl import DGL
 from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlend, GBlendLite
@@ -142,6 +143,11 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
                      for m in modalities}  # fmt: skip
             alone[FUSED] = Method(FUSED, facts.plan_of(modalities), (FusedLoss(facts.cross_entropy),))
             return GBlend(modalities, every, least, alone, window=_window(options))
+        case b.AUGOptions(every=every, threshold=threshold, weight=weight, residual=residual, fused_weight=fused):
+            return AUG(
+                modalities, every, threshold, weight, residual, fused, window=_window(options),
+                cross_entropy=facts.cross_entropy,
+            )  # fmt: skip
         case b.MILESOptions(threshold=threshold, factor=factor):
             return MILES(modalities, threshold, factor, window=_window(options))
         case b.OGMOptions(alpha=alpha):

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from remix_study.added import Facts, plan_of, rules_of
 from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
+from remix_study.balancing.acting import Window
+from remix_study.balancing.aug import checks
 from remix_study.balancing.slots import RateRule
 from remix_study.config import balancing as b
 from remix_study.config import fusion as f
@@ -206,7 +208,17 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
             f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
         )
         masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
-        return MultimodalModel(encoders, fusion, masking)
+        model = MultimodalModel(encoders, fusion, masking)
+        if further := heads_to_add(config):
+            model.prepare_heads(further)
+        return model
+
+
+def heads_to_add(config: c.RunConfig) -> int:
+    """The number of heads that a modality may get while it is trained."""
+    method = c.expanded(config.method)
+    options = None if isinstance(method, c.UnimodalConfig) else method.added.aug
+    return 0 if options is None else len(checks(Window(options.begin, options.end), options.every, config.epochs))
 
 
 def encoder_of(config: c.ModelConfig, modality: str, part: Part) -> c.EncoderConfig:

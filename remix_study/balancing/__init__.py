@@ -17,6 +17,7 @@ dgl.py      DGL
 pmr.py      PMR
 gblend.py   Gradient-Blending
 miles.py    MILES
+aug.py      AUG
 relearning.py  Diagnosing & Re-learning
 umt.py      UMT
 """

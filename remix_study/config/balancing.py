@@ -342,6 +342,31 @@ class GBlendOptions(_Blending):
     needs = "unimodal losses, the control split, M + 1 more models to train"
 
 
+class AUGOptions(Windowed):
+    """AUG: more heads for the modality that is behind, each learning what is left (Jiang et al., NeurIPS 2025)."""
+
+    changes = "heads and losses"
+    needs = _UNIMODAL
+    with_remix = "in every batch, on the heads of the modalities in training"
+    on_unimodal_losses = True
+
+    every: int = Field(
+        default=20, ge=1, description="epochs between two checks, the first as many after `begin`. Published: 20"
+    )
+    threshold: float = Field(
+        default=0.01, ge=0, description="how much further ahead the best modality must be. Published: 0.01"
+    )
+    weight: float = Field(default=1.0, ge=0, description="of the losses of the heads. Published: 1")
+    residual: float = Field(
+        default=0.5, ge=0, le=1,
+        description="how much less a head learns of what the heads before it know. Released: 0.5",
+    )  # fmt: skip
+    fused_weight: float = Field(
+        default=1.0, ge=0,
+        description="factor of the fused loss; 0 trains the modalities apart, as published, with decision fusion",
+    )  # fmt: skip
+
+
 AnyOptions = (
     UMTOptions
     | RelearningOptions
@@ -362,6 +387,7 @@ AnyOptions = (
     | MILESOptions
     | GBlendOptions
     | SMVOptions
+    | AUGOptions
 )
 
 
@@ -391,6 +417,7 @@ class Additions(Part):
     gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     relearning: Annotated[RelearningOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     miles: Annotated[MILESOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    aug: Annotated[AUGOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     smv: Annotated[SMVOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

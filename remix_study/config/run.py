@@ -17,6 +17,7 @@ from remix_study.config.balancing import (
     CONTROL_FRACTION,
     Additions,
     AGMOptions,
+    AUGOptions,
     DGLOptions,
     GBlendLiteOptions,
     GBlendOptions,
@@ -377,6 +378,12 @@ class GBlendConfig(GBlendOptions):
     name: Literal["gblend"]
 
 
+class AUGConfig(AUGOptions):
+    """Joint training with unimodal losses and AUG."""
+
+    name: Literal["aug"]
+
+
 AddedConfig = (
     UMTConfig
     | RelearningConfig
@@ -397,6 +404,7 @@ AddedConfig = (
     | MILESConfig
     | GBlendConfig
     | SMVConfig
+    | AUGConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
@@ -743,6 +751,12 @@ class RunConfig(Part):
                     ("joint", "joint_unimodal or remix") if joint else ("predictions: dropout", "`predictions: heads`")
                 )
                 message = f"`{name}` needs unimodal losses, which `{lacks}` does not have; use {helps}"
+                problems.append((key, message))
+            if isinstance(options, AUGOptions) and options.fused_weight == 0 and self.model.fusion.name != "decision":
+                message = (
+                    f"`aug` with `fused_weight: 0` leaves `model.fusion: {self.model.fusion.name}` without a loss; use "
+                    "decision, or a greater weight"
+                )
                 problems.append((key, message))
             if isinstance(options, DGLOptions) and options.alpha == 0 and isinstance(whole, JointConfig):
                 message = (

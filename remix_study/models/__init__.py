@@ -6,6 +6,7 @@
     attention.py             the same with a Transformer, whose blocks are in transformer.py
     inside.py                fusion inside the encoders: MMTM, CentralNet
     masking.py               the replacements of the features of inactive modalities
+    boosted.py               a unimodal head to which further heads are added
     late_fusion.py           MultimodalModel: encode, mask, fuse, and the unimodal heads
 
 If a batch holds only a modality's active rows, its encoder runs on those rows only. If the batch holds all rows, the

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from remix_study.modality import canonical_order
+from remix_study.models.boosted import BoostedHead
 from remix_study.models.encoder import Encoder, ImageEncoder
 from remix_study.models.fusion import Fusion, linear
 from remix_study.models.inside import InnerFusion, Rows
@@ -109,7 +110,7 @@ class MultimodalModel(nn.Module):
             head_logits[m] = self.classify(m, features[m])
         # The head of an inactive modality outputs its bias; detached, so that its gradient stays None.
         inactive = (
-            {m: self._head(m).bias.detach().expand(len(active_BM), -1) for m in features.keys() - head_logits}
+            {m: self._at_zero(m).expand(len(active_BM), -1) for m in features.keys() - head_logits}
             if self.fusion.uses_heads
             else {}
         )
@@ -131,6 +132,30 @@ class MultimodalModel(nn.Module):
         with _no_autocast(features_Bd):
             logits_BC: torch.Tensor = self._head(modality)(features_Bd)
         return logits_BC
+
+    def classify_each(self, modality: str, features_Bd: torch.Tensor) -> list[torch.Tensor]:
+        """The logits (B, C) of each head of a modality that is in use, whose sum `classify` returns."""
+        head = self._head(modality)
+        if not isinstance(head, BoostedHead):
+            return [self.classify(modality, features_Bd)]
+        with _no_autocast(features_Bd):
+            return head.each(features_Bd)
+
+    def prepare_heads(self, further: int) -> None:
+        """Make the unimodal heads such that `add_head` can be called `further` times for each modality."""
+        for m in self.modalities:
+            self.heads[m] = BoostedHead(self._head(m), further)
+
+    def add_head(self, modality: str) -> None:
+        """Take one more head of a modality into use.
+
+        Raises:
+            ValueError: none is left, or `prepare_heads` was not called.
+        """
+        head = self._head(modality)
+        if not isinstance(head, BoostedHead):
+            raise ValueError("call `prepare_heads` before heads are added")
+        head.grow()
 
     def mask(
         self, features: Mapping[str, torch.Tensor], active_BM: torch.Tensor, *, trains: Trained = "all"
@@ -347,6 +372,14 @@ class MultimodalModel(nn.Module):
     def _columns(self, kept: Collection[str], like: torch.Tensor) -> torch.Tensor:
         active_M = torch.tensor([m in kept for m in self.modalities], device=like.device)
         return active_M.expand(len(like), -1)
+
+    @torch.no_grad()
+    def _at_zero(self, modality: str) -> torch.Tensor:
+        """The logits (C,) of a modality's head for features of zeros."""
+        head = self._head(modality)
+        if not isinstance(head, BoostedHead):
+            return head.bias.detach()
+        return self.classify(modality, head.weight.new_zeros(1, self.widths[modality]))[0]
 
     def _head(self, modality: str) -> nn.Linear:
         head = self.heads[modality]

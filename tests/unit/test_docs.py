@@ -39,6 +39,7 @@ METHODS = {
             "umt": {},
             "miles": {},
             "reconboost": {},
+            "aug": {"every": 1},
         },
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},

@@ -76,6 +76,7 @@ def test_a_run_without_added_methods_keeps_its_digest() -> None:
         ({"name": "remix", "with": {"ogm_ge": {"apha": 1}}}, {}, "alpha"),
         ({"name": "ogm_ge", "begin": 5, "end": 5}, {}, "`end` must be greater than `begin` (5), but is 5"),
         ({"name": "joint", "with": ["agm", "agm"]}, {}, "`method.with`"),
+        ({"name": "aug", "fused_weight": 0}, {}, "`model.fusion: concat` without a loss; use decision"),
         ({"name": "joint", "with": ["agm", "ogm_ge"]}, {}, "ogm_ge and agm must not be combined"),
         ({"name": "joint_unimodal", "with": ["dgl", "mmpareto"]}, {}, "mmpareto and dgl must not be combined"),
         ({"name": "dgl", "alpha": 0}, {}, "`dgl` with `alpha: 0` leaves the encoders of `joint` without a loss"),

@@ -1,7 +1,8 @@
 """Laws of every method that can be added to joint training, unimodal losses or Remix"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, options_of
 from remix_study.config.run import RunConfig
+from remix_study.errors import StudyStopped
 from remix_study.training.loop import Run, train
 from remix_study.world import Collectives
 
@@ -20,6 +22,7 @@ NAMES = list(Additions.model_fields)
 COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
 ACTING: dict[str, dict[str, Any]] = {
+    "aug": {"every": 1, "threshold": 0.0},
     "gblend": {"every": 1},
     "gblend_lite": {"every": 1},
     "miles": {"threshold": 0.0},
@@ -41,6 +44,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "pmr": {"weight": 0.0},
     "gblend_lite": {"every": 99},
     "relearning": {"strength": 0.0},
+    "aug": {"threshold": 1e9},
     "miles": {"factor": 1.0},
 }
 # Two workers, so that the global batches of one rank are those of two.
@@ -60,7 +64,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def short(name: str) -> dict[str, Any]:
     """A short run in which a method acts. What is learned from the control split acts from the second epoch on."""
-    return SHORT | ({"epochs": 2, "control_fraction": 0.1} if options_of(name).reads_control else {})
+    control = {"control_fraction": 0.1} if options_of(name).reads_control else {}
+    return SHORT | control | ({"epochs": 2} if control or name == "aug" else {})
 
 
 def acting(name: str, **options: Any) -> dict[str, dict[str, Any]]:
@@ -69,7 +74,8 @@ def acting(name: str, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(other[name], p) for name, p in one.items())
+    """Whether all parameters are equal that both models have: `aug` adds heads."""
+    return all(torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,3 +160,26 @@ def test_a_window_beyond_the_epochs_is_said(
 ) -> None:
     assembled(recipe({**SHORT, "method": {"name": "ogm_ge", "begin": 5}}))
     assert "ogm_ge acts from epoch 5 on, so it never acts in 1 epochs" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["aug", "gblend", "gblend_lite", "miles", "pmr", "relearning"])
+def test_a_method_that_acts_between_epochs_resumes_exactly(recipe: Recipe, assembled: Assembled, name: str) -> None:
+    def stop(history: Sequence[Any]) -> None:
+        if len(history) == 2:
+            raise StudyStopped
+
+    method = {"name": "joint_unimodal", "with": acting(name)}
+    config = recipe({**short(name), "epochs": 4, "method": method, "optimizer": {"name": "adam"}})
+    whole, resumed = assembled(config, "whole"), assembled(config, "resumed")
+    expected = weights(whole)
+    with pytest.raises(StudyStopped):
+        train(replace(resumed, callback=stop))
+    again = assembled(config, "resumed")
+    assert equal(weights(again), expected)
+    histories = [
+        [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")}
+         for line in run.history_file.read_text().splitlines()]
+        for run in (whole, again)
+    ]  # fmt: skip
+    assert histories[0] == histories[1]
