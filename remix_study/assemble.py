@@ -22,6 +22,7 @@ from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
 from remix_study.balancing.acting import Window
 from remix_study.balancing.aug import checks
+from remix_study.balancing.greedy import Greedy
 from remix_study.balancing.slots import RateRule
 from remix_study.config import balancing as b
 from remix_study.config import fusion as f
@@ -321,8 +322,8 @@ def _fusion(config: f.FusionConfig, encoders: Mapping[str, Encoder], classes: in
             return PLAIN_FUSIONS[name](widths, classes)
         case f.AttentionConfig():
             return AttentionFusion(widths, classes, **config.model_dump(exclude={"name"}))
-        case f.MMTMConfig(ratio=ratio, gain=gain):
-            return MMTMFusion(staged, classes, ratio, gain)
+        case f.MMTMConfig(ratio=ratio, gain=gain, greedy=greedy):
+            return MMTMFusion(staged, classes, ratio, gain, holds=greedy is not None)
         case f.CentralNetConfig():
             return CentralNetFusion(staged, classes, {m: _height_and_width(parts[m]) for m in staged})
         case unreachable:
@@ -363,7 +364,7 @@ def _method(
         teachers=teachers,
         autocast=config.precision == "bfloat16",
     )  # fmt: skip
-    added = rules_of(method.added, facts)
+    added = (*rules_of(method.added, facts), *_greedy(config.model.fusion, modalities))
     match method:
         case c.JointConfig():
             plan = plan_of(method.added, joint, facts)
@@ -388,6 +389,15 @@ def _method(
             return Method("remix", remix, (*losses, *added))
         case unreachable:
             assert_never(unreachable)
+
+
+def _greedy(fusion: f.FusionConfig, modalities: tuple[str, ...]) -> tuple[Greedy, ...]:
+    """The rule of `model.fusion.greedy`, if it is set."""
+    match fusion:
+        case f.MMTMConfig(greedy=f.GreedyConfig(threshold=threshold, steps=steps)):
+            return (Greedy(modalities, threshold, steps),)
+        case _:
+            return ()
 
 
 def _plan_of(

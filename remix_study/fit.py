@@ -9,7 +9,7 @@ import torch
 from remix_study.assemble import default_encoder, encoder_of, has_stages, layout_of, modalities_of, split_rows, takes
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
-from remix_study.config.fusion import INSIDE, PUBLISHED
+from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
 from remix_study.config.problems import Problem
 from remix_study.config.yaml_source import dump
 from remix_study.datasets.control import classes_without_control
@@ -237,6 +237,10 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]
     fusion = config.model.fusion.name
     if fusion in INSIDE and not isinstance(config.method, c.UnimodalConfig):
         problems += _inside_problems(config, store)
+    greedy = isinstance(config.model.fusion, MMTMConfig) and config.model.fusion.greedy is not None
+    if greedy and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
+        said = f"`model.fusion.greedy` needs two modalities, but the corpus has {len(store.modalities)}; leave it out"
+        problems.append(("model.fusion.greedy", said))
     pairs = fusion in ("film", *PUBLISHED)
     if pairs and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
         said = f"`model.fusion: {fusion}` needs two modalities, but the corpus has {len(store.modalities)}"

@@ -8,6 +8,7 @@ modality_dropout.py  modality dropout
 opm.py      OPM
 inforeg.py  InfoReg
 pdmp.py     PDMP
+greedy.py   Greedy, an option of MMTM (`model.fusion.greedy`)
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 reconboost.py ReconBoost's weights

@@ -33,12 +33,20 @@ class AttentionConfig(Part):
         return self
 
 
+class GreedyConfig(Part):
+    """Greedy: rebalancing steps for the modality whose gates learn faster than its branch (Wu et al., ICML 2022)."""
+
+    threshold: float = Field(default=0.01, gt=0, description="difference of learning speeds, in decades")
+    steps: int = Field(default=5, ge=1, description="rebalancing steps, in which the gates are their running means")
+
+
 class MMTMConfig(Part):
     """MMTM: squeeze and excitation across modalities inside the encoders, then decision fusion."""
 
     name: Literal["mmtm"]
     ratio: float = Field(default=4.0, gt=0, description="the hidden layer has 2 / `ratio` times all channels")
     gain: float = Field(default=2.0, gt=0, description="factor of the gates: 2 in the paper, 1 in its code")
+    greedy: GreedyConfig | None = Field(default=None, description="balance the two modalities; `{}` for the defaults")
 
 
 class CentralNetConfig(Part):

@@ -41,7 +41,15 @@ from remix_study.config.balancing import (
     options_of,
     reading_control,
 )
-from remix_study.config.fusion import INSIDE, PUBLISHED, SELECTING_FUSIONS, SPLITTING_FUSIONS, FusionConfig, PlainFusion
+from remix_study.config.fusion import (
+    INSIDE,
+    PUBLISHED,
+    SELECTING_FUSIONS,
+    SPLITTING_FUSIONS,
+    FusionConfig,
+    MMTMConfig,
+    PlainFusion,
+)
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.problems import ContradictionError
@@ -695,6 +703,13 @@ class RunConfig(Part):
                         "out"
                     )
                     problems.append((f"method.{key}", message))
+        greedy = isinstance(self.model.fusion, MMTMConfig) and self.model.fusion.greedy is not None
+        if greedy and isinstance(self.method, RemixConfig) and self.method.accumulate:
+            message = (
+                "`model.fusion.greedy` needs the gradient of a whole step, which `method.accumulate` does not compute; "
+                "leave one of them out"
+            )
+            problems.append(("model.fusion.greedy", message))
         fusion = self.model.fusion.name
         if self.replaces and fusion in SELECTING_FUSIONS and not isinstance(self.method, UnimodalConfig):
             message = (

@@ -18,7 +18,7 @@ modalities. Maps are averaged over time, and over height and width to the smalle
 # B samples, F = B * T frames, M modalities, C channels, H height, W width, K classes
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -93,10 +93,10 @@ class Exchange(nn.Module):
 
     Args:
         channels: modality -> channels of its feature maps.
-        ratio, gain: see `MMTMFusion`.
+        ratio, gain, holds: see `MMTMFusion`.
     """
 
-    def __init__(self, channels: Mapping[str, int], ratio: float, gain: float) -> None:
+    def __init__(self, channels: Mapping[str, int], ratio: float, gain: float, holds: bool = False) -> None:
         super().__init__()
         self._modalities, self._gain = tuple(channels), gain
         total = sum(channels.values())
@@ -104,11 +104,21 @@ class Exchange(nn.Module):
         self.squeeze = _kaiming(total, hidden)
         self.excite = nn.ModuleDict({m: _kaiming(hidden, size) for m, size in channels.items()})
         self.means = nn.ModuleDict({m: RunningMean(size) for m, size in channels.items()})
+        if holds:
+            self.gates = nn.ModuleDict({m: RunningMean(size) for m, size in channels.items()})
 
     def forward(
-        self, maps: Mapping[str, torch.Tensor], rows: Mapping[str, Rows], active_BM: torch.Tensor
+        self,
+        maps: Mapping[str, torch.Tensor],
+        rows: Mapping[str, Rows],
+        active_BM: torch.Tensor,
+        held_M: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """M -> maps (F, C, H, W), scaled."""
+        """Scaled maps of each modality, m -> (F, C, H, W).
+
+        Args:
+            held_M: the modalities whose gates are held; None: there are no running means of gates.
+        """
         B = len(active_BM)
         squeezes = []
         for i, m in enumerate(self._modalities):
@@ -131,9 +141,23 @@ class Exchange(nn.Module):
         for m, maps_FCHW in maps.items():
             chosen = rows[m]
             gate_BC = self._gain * torch.sigmoid(self.excite[m](hidden_BE if chosen is None else hidden_BE[chosen]))
+            if held_M is not None and self.training:
+                several_B = active_BM.sum(dim=1) > 1
+                gate_BC = self._held(m, gate_BC, several_B if chosen is None else several_B[chosen], held_M)
             gate_FC = gate_BC.repeat_interleave(len(maps_FCHW) // len(gate_BC), dim=0)
             scaled[m] = maps_FCHW * gate_FC[:, :, None, None].to(maps_FCHW.dtype)
         return scaled
+
+    def _held(
+        self, modality: str, gate_BC: torch.Tensor, several_B: torch.Tensor, held_M: torch.Tensor
+    ) -> torch.Tensor:
+        """The gates, or their running mean where they are held: in samples that train several modalities."""
+        running = self.gates[modality]
+        assert isinstance(running, RunningMean)  # for the type checker
+        held_B = held_M[self._modalities.index(modality)] & several_B
+        found_BC = torch.where(held_B[:, None], running.mean_C, gate_BC)
+        running.update(gate_BC.detach(), several_B)
+        return found_BC
 
 
 def _kaiming(in_features: int, out_features: int) -> nn.Linear:
@@ -151,6 +175,10 @@ class MMTMFusion(InnerFusion, DecisionFusion):
         num_classes: K.
         ratio: the hidden layer has 2 / `ratio` times the channels of all modalities.
         gain: k, what the gates are multiplied by.
+        holds: whether gates have running means, by which `held_M` replaces them in training.
+
+    Attributes:
+        held_M: bool (M,), the modalities whose gates are held; None without `holds`.
 
     Raises:
         ValueError: the encoders have different numbers of stages.
@@ -159,12 +187,19 @@ class MMTMFusion(InnerFusion, DecisionFusion):
     splits = False
 
     def __init__(
-        self, encoders: Mapping[str, ImageEncoder], num_classes: int, ratio: float = 4.0, gain: float = 2.0
+        self,
+        encoders: Mapping[str, ImageEncoder],
+        num_classes: int,
+        ratio: float = 4.0,
+        gain: float = 2.0,
+        holds: bool = False,
     ) -> None:
         super().__init__({m: e.out_features for m, e in encoders.items()}, num_classes)
         self._stages = _stages(encoders)
         channels = [{m: encoders[m].channels[stage] for m in self.modalities} for stage in range(1, self._stages)]
-        self.exchanges = nn.ModuleList(Exchange(each, ratio, gain) for each in channels)
+        self.exchanges = nn.ModuleList(Exchange(each, ratio, gain, holds) for each in channels)
+        self.held_M: torch.Tensor | None
+        self.register_buffer("held_M", torch.zeros(len(self.modalities), dtype=torch.bool) if holds else None)
 
     def encode(
         self,
@@ -178,8 +213,15 @@ class MMTMFusion(InnerFusion, DecisionFusion):
             maps = {m: encoders[m].stage(stage, each) for m, each in maps.items()}
             if stage > 0:
                 with torch.autocast(active_BM.device.type, enabled=False):
-                    maps = self.exchanges[stage - 1](maps, rows, active_BM)
+                    maps = self.exchanges[stage - 1](maps, rows, active_BM, self.held_M)
         return {m: average(each, len(inputs[m])) for m, each in maps.items()}
+
+    def gate_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The parameters of a modality's gates, with those that the gates of all modalities share."""
+        for exchange in self.exchanges:
+            assert isinstance(exchange, Exchange)  # for the type checker
+            yield from exchange.squeeze.parameters()
+            yield from exchange.excite[modality].parameters()
 
 
 class CentralNetFusion(InnerFusion):

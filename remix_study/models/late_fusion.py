@@ -24,7 +24,7 @@ from remix_study.modality import canonical_order
 from remix_study.models.boosted import BoostedHead
 from remix_study.models.encoder import Encoder, ImageEncoder
 from remix_study.models.fusion import Fusion, linear
-from remix_study.models.inside import InnerFusion, Rows
+from remix_study.models.inside import InnerFusion, MMTMFusion, Rows
 from remix_study.models.masking import Masking
 from remix_study.sample import Batch
 
@@ -277,6 +277,24 @@ class MultimodalModel(nn.Module):
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The parameters of one modality's unimodal head."""
         return self.heads[modality].parameters()
+
+    def gate_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The parameters that a modality's gates inside its encoder depend on, with those that all gates share."""
+        if isinstance(self.fusion, MMTMFusion):
+            yield from self.fusion.gate_parameters(modality)
+
+    def hold_gates(self, held_M: torch.Tensor) -> None:
+        """Replace the gates of these modalities by their running means in training, until the next call.
+
+        Args:
+            held_M: bool (M,).
+
+        Raises:
+            ValueError: the model has no running means of gates.
+        """
+        if not isinstance(self.fusion, MMTMFusion) or self.fusion.held_M is None:
+            raise ValueError("the model must be built with running means of gates (`MMTMFusion(..., holds=True)`)")
+        self.fusion.held_M.copy_(held_M)
 
     def fusion_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the fusion, without those of the unimodal heads."""

@@ -78,7 +78,8 @@ def results(
     for name, method in METHODS.items():
         folder = tmp_path_factory.mktemp(name)
         evaluation = {"test": True, "probe": True, "clash_every": 1}
-        config = recipe({"method": method, "epochs": 4, "evaluation": evaluation})
+        fusion = {"name": "mmtm", "greedy": {}} if name == "random" else "concat"
+        config = recipe({"method": method, "epochs": 4, "evaluation": evaluation, "model.fusion": fusion})
         if name == "agm":
             config = config.model_copy(update={"control_fraction": 0.1})
         tracker = RecordingTracker()

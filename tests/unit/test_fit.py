@@ -145,6 +145,15 @@ def test_fusions_inside_the_encoders_need_stages(recipe: Recipe, small_store: Cl
     require_fit(recipe({"model.fusion": fusion}), small_store)
 
 
+def test_greedy_needs_two_modalities(recipe: Recipe, small_store: ClipStore) -> None:
+    fusion = {"name": "mmtm", "greedy": {}}
+    store = with_text(small_store, "image")
+    (line,) = problems(recipe({"model.fusion": fusion}), store)
+    assert "`model.fusion.greedy` needs two modalities, but the corpus has 3; leave it out" in line
+    require_fit(recipe({"model.fusion": "mmtm"}), store)
+    require_fit(recipe({"model.fusion": fusion}), small_store)
+
+
 def test_centralnet_needs_equal_encoders(recipe: Recipe, small_store: ClipStore) -> None:
     encoders = {"video": {"name": "resnet18", "width": 8}}
     (line,) = problems(recipe({"model.fusion": "centralnet", "model.encoders": encoders}), small_store)

@@ -50,6 +50,10 @@ def test_dotted_keys_reach_into_a_word() -> None:
             for fusion in ("film_published", "gated_published")
         ],
         ({"name": "mmtm", "ratio": 0}, {}, "`model.fusion.ratio` must be above 0"),
+        ({"name": "mmtm", "greedy": {"steps": 0}}, {}, "`model.fusion.greedy.steps` must be at least 1"),
+        ({"name": "centralnet", "greedy": {}}, {}, "`model.fusion.greedy` is not a known key"),
+        ({"name": "mmtm", "greedy": {}}, {"method": {"name": "remix", "order": "mixed", "accumulate": True}},
+         "`model.fusion.greedy` needs the gradient of a whole step"),
         *[
             (fusion, {"method": {"name": "remix", "with": ["mmpareto"]}},
              f"`mmpareto` needs features of each modality alone, which `model.fusion: {fusion}` mixes")

@@ -34,7 +34,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "name": "sgd", "learning_rate": 0.05, "momentum": 0.9}},
     "agm": {"method": {"name": "joint_unimodal", "with": ["agm", "inforeg"]}, "epochs": 3, "micro_batch": 9},
     "umt": {"method": {"name": "remix", "warmup": 1, "with": ["umt"]}, "epochs": 3, "micro_batch": 9},
-    "zero_feature": {**REMIX, "masking": "zero_feature", "epochs": 3, "model.fusion": "mmtm"},
+    "zero_feature": {**REMIX, "masking": "zero_feature", "epochs": 3,
+                     "model.fusion": {"name": "mmtm", "greedy": {"steps": 2}}},
     "mean_feature": {**REMIX, "masking": "mean_feature", "epochs": 3},
 }  # fmt: skip
 
