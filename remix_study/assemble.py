@@ -418,9 +418,11 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
     warmup = method.warmup if isinstance(method, c.RemixConfig) and not _trains_jointly(method) else config.epochs
     for name in method.added.names():
         options = getattr(method.added, name)
-        begin = options.begin if isinstance(options, b.Windowed) else 0
+        begin, end = (options.first, options.end) if isinstance(options, b.Windowed) else (0, None)
         if begin >= config.epochs:
             log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)
+        elif end is not None and begin >= end:
+            log.warning("%s acts from epoch %d on, but stops before epoch %d, so it never acts", name, begin, end)
         elif begin >= warmup and options.compares:
             log.warning(
                 "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "

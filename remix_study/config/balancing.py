@@ -63,6 +63,11 @@ class Windowed(Options):
     begin: int = Field(default=0, ge=0, description="the first epoch in which it acts, from 0")
     end: int | None = Field(default=None, ge=1, description="the epoch before which it stops; default: never")
 
+    @property
+    def first(self) -> int:
+        """The first epoch that it may change."""
+        return self.begin
+
     @model_validator(mode="after")
     def _ordered(self) -> "Windowed":
         if self.end is not None and self.end <= self.begin:
@@ -284,6 +289,10 @@ class GBlendLiteOptions(_Blending):
 
     needs = "unimodal losses, the control split"
 
+    @property
+    def first(self) -> int:
+        return self.begin + self.every
+
 
 class RelearningOptions(Windowed):
     """Diagnosing & Re-learning: encoders moved back towards their initial weights (Wei et al., ECCV 2024)."""
@@ -301,6 +310,10 @@ class RelearningOptions(Windowed):
     strength: float = Field(
         default=3.0, ge=0, description="of the difference of purities; 0 changes nothing. Published: 3"
     )
+
+    @property
+    def first(self) -> int:
+        return self.begin + self.every
 
 
 class UMTOptions(Windowed):
@@ -335,6 +348,10 @@ class MILESOptions(Windowed):
         default=0.5, gt=0, le=1, description="of its learning rate; 1 changes nothing. Published: 0.5"
     )
 
+    @property
+    def first(self) -> int:
+        return max(self.begin, 1)
+
 
 class GBlendOptions(_Blending):
     """Gradient-Blending: losses that generalise weigh more, from copies trained with each alone (Wang et al., 2020)."""
@@ -365,6 +382,10 @@ class AUGOptions(Windowed):
         default=1.0, ge=0,
         description="factor of the fused loss; 0 trains the modalities apart, as published, with decision fusion",
     )  # fmt: skip
+
+    @property
+    def first(self) -> int:
+        return self.begin + self.every
 
 
 AnyOptions = (

@@ -19,6 +19,7 @@ Assembled = Callable[..., Run]
 OnRanks = Callable[[int, Callable[[Collectives], Any]], list[Any]]
 
 NAMES = list(Additions.model_fields)
+SLOW = {"gblend": pytest.mark.slow}  # it trains copies
 COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
 ACTING: dict[str, dict[str, Any]] = {
@@ -78,7 +79,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NAMES])
 def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
     base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
     one, added = (
@@ -103,7 +104,7 @@ def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assemble
     assert equal(weights(assembled(recipe(neutral), "neutral")), weights(assembled(recipe(plain), "plain")))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NAMES])
 def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
     recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, name: str
 ) -> None:
@@ -155,11 +156,28 @@ def test_under_remix_mmpareto_acts_on_unimodal_batches(
     assert "never acts" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ({"name": "ogm_ge", "begin": 5}, "ogm_ge acts from epoch 5 on, so it never acts in 1 epochs"),
+        ({"name": "relearning"}, "relearning acts from epoch 20 on, so it never acts in 1 epochs"),
+        ({"name": "aug", "begin": 3, "every": 2}, "aug acts from epoch 5 on"),
+        ({"name": "gblend_lite"}, "gblend_lite acts from epoch 10 on"),
+        ({"name": "miles"}, "miles acts from epoch 1 on"),
+    ],
+)
 def test_a_window_beyond_the_epochs_is_said(
+    recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture, method: dict[str, Any], said: str
+) -> None:
+    assembled(recipe({**SHORT, "method": method}))
+    assert said in caplog.text
+
+
+def test_a_window_that_ends_before_the_method_acts_is_said(
     recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assembled(recipe({**SHORT, "method": {"name": "ogm_ge", "begin": 5}}))
-    assert "ogm_ge acts from epoch 5 on, so it never acts in 1 epochs" in caplog.text
+    assembled(recipe({**SHORT, "epochs": 40, "method": {"name": "relearning", "end": 15}}))
+    assert "relearning acts from epoch 20 on, but stops before epoch 15, so it never acts" in caplog.text
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ def test_a_copy_is_a_run_of_its_method_and_leaves_the_model_as_it_is(recipe: Rec
     assert history[1]["train/multiply_adds"] == plain_history[1]["train/multiply_adds"]
 
 
+@pytest.mark.slow
 def test_a_copy_ends_with_the_run(recipe: Recipe, assembled: Assembled) -> None:
     found = []
     for epochs in (2, 9):
