@@ -4,6 +4,7 @@
     bands                        a metric over epochs: mean and standard deviation over those runs
     methods_quantities           what the runs recorded of added methods
     parts                        where the time of one run went
+    costs                        time, work and memory of every method, relative to joint training
     accuracies, differences      test accuracy of every method, and paired differences from the reference
     heads, measured              unimodal heads, probes and balance of every method
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from remix_study.figures.quantities import Quantity, quantities
 from remix_study.modality import canonical_order
-from remix_study.statistics import Estimate
+from remix_study.statistics import Estimate, mean_over_seeds
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import Ledger, chosen_replicates
 from remix_study.study.outcomes import Paired
@@ -145,6 +146,72 @@ def parts(runs: Iterable[Runs]) -> tuple[Parts, ...]:
         for r in runs
         if r.summaries
     )
+
+
+class Cost(NamedTuple):
+    """What a method costs, as means over its replicates.
+
+    Attributes:
+        training: seconds of training and of preparing epochs, divided by those of the baseline; with its interval over
+            the seeds of both.
+        multiply_adds: of training, divided by those of the baseline.
+        inference: time of a prediction, divided by that of the baseline.
+        training_s, inference_s, peak_bytes: absolute, on a GPU only.
+    """
+
+    method: str
+    training: Estimate | None
+    multiply_adds: float | None
+    inference: Estimate | None
+    training_s: float | None
+    inference_s: float | None
+    peak_bytes: float | None
+
+
+_TIME, _WORK, _PREDICTION, _MEMORY = "time", "train/total_multiply_adds", "time/inference_s", "memory/peak_bytes"
+
+
+def baseline(result: StudyResult) -> str:
+    """The method whose cost is 1: joint training, or the reference if the study has none."""
+    joint = [c.name for c in result.others if c.family == ("joint",) and c.control_of is None]
+    return joint[0] if joint else result.reference
+
+
+def costs(result: StudyResult) -> tuple[Cost, ...]:
+    """The cost of every method relative to that of `baseline`; empty if the baseline has no replicate."""
+    seeds = {c.name: {n: _timed(summary) for n, summary in c.seeds.items()} for c in result.methods}
+    one = seeds.get(baseline(result))
+    if one is None:
+        return ()
+    found = []
+    for name, own in seeds.items():
+        mean = {key: float(np.mean(values)) if (values := [s[key] for s in own.values() if key in s]) else None
+                for key in (_TIME, _WORK, _PREDICTION, _MEMORY)}  # fmt: skip
+        on_gpu = mean[_MEMORY] is not None
+        work = _relative(own, one, _WORK)
+        found.append(
+            Cost(
+                name, _relative(own, one, _TIME), None if work is None else work.mean, _relative(own, one, _PREDICTION),
+                mean[_TIME] if on_gpu else None, mean[_PREDICTION] if on_gpu else None, mean[_MEMORY],
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _timed(summary: Mapping[str, float]) -> dict[str, float]:
+    """The summary of a run with the seconds of training and of preparing epochs as `time`."""
+    parts = ("time/total_train_s", "time/total_score_s")
+    whole = {_TIME: sum(summary[part] for part in parts)} if all(part in summary for part in parts) else {}
+    return {**summary, **whole}
+
+
+def _relative(
+    own: Mapping[int, Mapping[str, float]], one: Mapping[int, Mapping[str, float]], metric: str
+) -> Estimate | None:
+    """The ratio of a metric to that of the baseline, as the mean over the seeds of both."""
+    values = [own[n][metric] / one[n][metric] for n in sorted(own.keys() & one.keys())
+              if metric in own[n] and one[n].get(metric)]  # fmt: skip
+    return mean_over_seeds(np.asarray(values, dtype=np.float64)) if values else None
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------

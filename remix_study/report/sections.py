@@ -8,7 +8,7 @@
     did          what the added methods did over epochs, if the study has any
     people       Remix's assignments compared with human ratings, if the corpus has them
     search       search history, Pareto fronts, importances, hyperparameters
-    time         where the time went
+    time         where the time went, and what each method costs
     failures     failed runs and their reasons
     reproduce    commands, versions, the study file
 
@@ -31,6 +31,7 @@ from remix_study.report.tables import (
     budget_table,
     chosen_table,
     combinations_table,
+    cost_table,
     curves_table,
     differences_table,
     failures_table,
@@ -102,6 +103,8 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
             "heads.csv": heads_table(result),
             "balance.csv": balance_table(result),
         }
+        if costs := run_data.costs(result):
+            tables["cost.csv"] = cost_table(costs, run_data.baseline(result))
         if result.combinations:
             tables["combinations.csv"] = combinations_table(result)
     rated = human_ratings.agreements(ledger)
@@ -115,7 +118,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         *([did] if did is not None else []),
         *([_human_ratings(rated, style_of)] if rated else []),
         searched,
-        _time(budgets, runs),
+        _time(budgets, runs, result),
         _failures(failed),
         reproduce(ledger),
     )
@@ -411,10 +414,32 @@ def _search(ledger: Ledger, style_of: Styles) -> tuple[Section, dict[str, dict[s
 # --- time, failures, reproduction ------------------------------------------------------------------------------------
 
 
-def _time(budgets: Sequence[search_data.Budget], runs: Sequence[run_data.Runs]) -> Section:
+def _time(budgets: Sequence[search_data.Budget], runs: Sequence[run_data.Runs], result: StudyResult | None) -> Section:
     chart = search_charts.seconds(budgets, run_data.parts(runs))
     blocks: list[Block | None] = [chart or Note("No run has ended yet.")]
-    return section("time", "Time", "Time" if chart is None else chart.title, blocks)
+    costs = run_data.costs(result) if result is not None else ()
+    if result is not None and costs:
+        blocks += [cost_table(costs, run_data.baseline(result)), Note(_cost(costs, result))]
+    return section("time", "Time and cost", "Time and cost" if chart is None else chart.title, blocks)
+
+
+def _cost(found: Sequence[run_data.Cost], result: StudyResult) -> str:
+    """How predictions compare, and how to read the table of costs."""
+    whole = {c.name for c in result.others}
+    ratios = [c.inference.mean for c in found if c.inference is not None and c.method in whole]
+    said = (
+        "Training time includes scoring passes and what methods do before an epoch. Runs that share a machine slow "
+        "each other down, so times are comparable within the study only; multiply-adds do not depend on the machine, "
+        "and leave out heads and fusion."
+    )
+    if ratios:
+        said = (
+            f"With all modalities, a prediction takes {min(ratios):.2f} to {max(ratios):.2f} times as long as with "
+            f"{run_data.baseline(result)}. {said}"
+        )
+    if any(c.peak_bytes is not None for c in found):
+        return f"{said} Peak memory is that of tensors on the GPU of one worker."
+    return f"{said} Memory and absolute times are shown for runs on a GPU only."
 
 
 def _failures(found: Sequence[search_data.Failure]) -> Section:

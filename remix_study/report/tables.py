@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from remix_study.modality import canonical_order
-from remix_study.report.run_data import Band
+from remix_study.report.run_data import Band, Cost
 from remix_study.report.search_data import Budget, Failure, Work
 from remix_study.report.words import unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import Paired, Verdict
-from remix_study.units import cell_as_text, duration
+from remix_study.units import cell_as_text, duration, file_size
 
 
 class Table(NamedTuple):
@@ -298,6 +298,28 @@ def _digits(c: Method, metric: str) -> str:
     if found is None:
         return ""
     return _shown(found, 1.0, 1 if abs(found.mean) >= 10 else 2 if abs(found.mean) >= 1 else 3)
+
+
+def cost_table(found: Sequence[Cost], one: str) -> Table:
+    """What each method costs, divided by the cost of the method `one`; absolute times on a GPU only."""
+    header = (
+        "method", "training time", "multiply-adds of training", "prediction time", "training time, s",
+        "prediction time, ms per clip", "peak memory of training",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            c.method,
+            f"{_shown(c.training, 1.0, 2)} x" if c.training is not None else "",
+            f"{c.multiply_adds:.2f} x" if c.multiply_adds is not None else "",
+            f"{_shown(c.inference, 1.0, 2)} x" if c.inference is not None else "",
+            f"{c.training_s:.1f}" if c.training_s is not None else "",
+            f"{1000 * c.inference_s:.3f}" if c.inference_s is not None else "",
+            file_size(round(c.peak_bytes)) if c.peak_bytes is not None else "",
+        )
+        for c in found
+    )
+    title = f"Cost of a run of the chosen configuration, relative to {one}, ± half of the 95 % interval over seeds"
+    return Table(title, header, rows)
 
 
 def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table:

@@ -43,7 +43,7 @@ from remix_study.tracking.tracker import Tracker
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import LAST, STEP, Checkpoints
 from remix_study.training.copies import undone
-from remix_study.training.evaluate import Evaluation, evaluate
+from remix_study.training.evaluate import Evaluation, evaluate, inference_s
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.multiply_adds import BACKWARD, central_multiply_adds, forward_multiply_adds
@@ -352,7 +352,7 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
         if run.collectives.world.leads:
             log.warning("epoch %d: %s", epoch, warning)
     part = _part(run, epoch, planned)
-    part.score_s = _now(run) - started if planned.evaluated else 0.0
+    part.score_s = _now(run) - started if planned.evaluated or due else 0.0
     return part
 
 
@@ -590,6 +590,9 @@ def _save(run: Run, progress: Progress, better: bool) -> None:
 def _finish(run: Run, progress: Progress) -> RunResult:
     settings = run.settings
     started = _now(run)
+    memory = {}
+    if run.reader.device.type == "cuda":
+        memory["memory/peak_bytes"] = float(torch.cuda.max_memory_allocated(run.reader.device))
     if run.collectives.world.leads:
         run.checkpoints.finish(progress.best_epoch)
     run.collectives.barrier()
@@ -620,6 +623,8 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         for name in summed
         if all(f"train/{name}" in r for r in progress.history)  # not so if an older version began the run
     }
+    shapes = run.reader.sample_shapes()
+    times["time/inference_s"] = inference_s(run.model, shapes, run.reader.device, settings.autocast)
     times["time/evidence_s"] = _now(run) - started
     summary = {
         "best/epoch": float(progress.best_epoch),
@@ -631,6 +636,7 @@ def _finish(run: Run, progress: Progress) -> RunResult:
         **_sizes(run),
         **totals,
         **times,
+        **memory,
         **found.metrics,
     }
     return RunResult(progress.history, summary, found.predictions, found.predicted)

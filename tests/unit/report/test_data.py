@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from remix_study.report import run_data, search_data
+from remix_study.report.tables import cost_table
+from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import ReplicateRecord
 from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
@@ -291,3 +293,34 @@ def test_failures_with_the_same_reason_are_one_row(
         ("remix", "search", "not a number", "NaN", (1, 2), 1, "runs/a"),
         ("remix", "replicate", "lost worker", "killed", (0,), 0, outside),
     )
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_cost_is_relative_to_joint_training_per_seed_and_absolute_on_a_gpu_only() -> None:
+    def run(train: float, predict: float, **more: float) -> dict[str, float]:
+        times = {"time/total_train_s": train - 1, "time/total_score_s": 1.0, "time/inference_s": predict}
+        return {"test/accuracy": 0.5, **times, "train/total_multiply_adds": 10 * train, **more}
+
+    joint = Method("a", {}, {0: run(10, 0.5), 1: run(20, 0.25), 7: run(99, 9)}, None, None, None, family=("joint",))
+    remix = Method("b", {}, {0: run(15, 0.5), 1: run(50, 0.25)}, None, None, None, family=("remix",))
+    result = StudyResult("s", "q", "b", (remix, joint), {}, (), "")
+    assert run_data.baseline(result) == "a"
+    found, one = run_data.costs(result)
+    assert (found.method, one.method) == ("b", "a")
+    assert found.training is not None
+    assert found.inference is not None
+    assert (found.training.mean, found.multiply_adds, found.inference.mean) == pytest.approx((2.0, 2.0, 1.0))
+    assert found.training.low < 2 < found.training.high
+    assert (found.training_s, found.inference_s, found.peak_bytes) == (None, None, None)
+    assert cost_table([found], "a").without_empty_columns().header == (
+        "method", "training time", "multiply-adds of training", "prediction time",
+    )  # fmt: skip
+    on_gpu = {n: {**s, "memory/peak_bytes": 2e9} for n, s in remix.seeds.items()}
+    (there, _) = run_data.costs(result._replace(methods=(remix._replace(seeds=on_gpu), joint)))
+    assert (there.training_s, there.inference_s, there.peak_bytes) == pytest.approx((32.5, 0.375, 2e9))
+    assert cost_table([there], "a").rows[0][4:] == ("32.5", "375.000", "2.00 GB")
+    alone = result._replace(methods=(remix,))
+    assert run_data.baseline(alone) == "b"
+    assert run_data.costs(alone._replace(reference="gone")) == ()

@@ -184,7 +184,7 @@ def test_the_page_of_a_complete_study_is_self_contained(whole: Whole) -> None:
     assert files[0] == out / PAGE
     assert {f.relative_to(out).as_posix() for f in files if f.suffix == ".csv"} == {
         *(f"tables/{name}.csv" for name in ("budget", "work", "chosen", "trials", "failures", "importances", "curves")),
-        *(f"tables/{name}.csv" for name in ("methods", "differences", "sufficiency", "heads", "balance")),
+        *(f"tables/{name}.csv" for name in ("methods", "differences", "sufficiency", "heads", "balance", "cost")),
         "comparison.csv",
     }  # fmt: skip
     charts = {f.stem for f in files if f.parent.name == "figures"}
