@@ -23,7 +23,7 @@ from remix_study.media.presets import PRESETS, Preset
 from remix_study.media.shards import shard_name
 from remix_study.media.store import ClipStore
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.models import ConcatFusion, MultimodalModel, ResNet18, TinyEncoder
+from remix_study.models import ConcatFusion, Fusion, MultimodalModel, ResNet18, TinyEncoder
 from remix_study.remix import (
     Argmin,
     ConstantPlan,
@@ -93,7 +93,7 @@ class Trainer:
             clips = self.reader.read(part.samples_b, part.active_bM, read_inactive=self.zero_feature)
             train_step(
                 self.model, self.method, clips, part.global_count, self.optimizer, self.collectives,
-                autocast=False, clip_norm=None, at=Step(self.epochs, part.step, part.multimodal),
+                autocast=False, clip_norm=None, at=Step(self.epochs, part.step, part.multimodal, steps=part.steps),
             )  # fmt: skip
         self.collectives.barrier()
         self.epochs += 1
@@ -127,9 +127,10 @@ def trainer(
     zero_feature: bool = False,
     score: Callable[[Trainer, ScoreFunction], ScoringPass] = batched_scores,
     collectives: Collectives | None = None,
+    fusion: type[Fusion] = ConcatFusion,
 ) -> Trainer:
-    """Return a trainer with Adam as released, ResNet-18 encoders (tiny ones for tiny clips) and concat fusion."""
-    model = new_model(store)
+    """Return a trainer with Adam as released, and ResNet-18 encoders (tiny ones for tiny clips)."""
+    model = new_model(store, fusion)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-4)
@@ -137,12 +138,12 @@ def trainer(
     return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, score)
 
 
-def new_model(store: ClipStore) -> MultimodalModel:
+def new_model(store: ClipStore, fusion: type[Fusion] = ConcatFusion) -> MultimodalModel:
     """Return a model with its initial weights."""
     tiny = store.card["preset"] == "tiny"
     torch.manual_seed(0)
     encoders = {m: TinyEncoder(c) if tiny else ResNet18(c) for m, c in ((AUDIO, 1), (VIDEO, 3))}
-    return MultimodalModel(encoders, ConcatFusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
+    return MultimodalModel(encoders, fusion({m: e.out_features for m, e in encoders.items()}, CLASSES))
 
 
 def remix(store: ClipStore, batch: int) -> Method:

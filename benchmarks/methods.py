@@ -9,10 +9,12 @@ import torch
 
 from benchmarks.epochs import Scale, joint, new_model, noise_store, trainer
 from benchmarks.measure import Result, in_turns, median
-from remix_study.added import Facts, rules_of
+from remix_study.added import Facts, plan_of, rules_of
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses
 from remix_study.config.balancing import Additions, Windowed, options_of
 from remix_study.media.store import ClipStore
+from remix_study.models import ConcatFusion, EntropyFusion
+from remix_study.remix import ConstantPlan
 
 AT_MOST: dict[str, float | None] = {
     "umt": 1.4,
@@ -30,6 +32,7 @@ AT_MOST: dict[str, float | None] = {
     "gblend_lite": 1.1,
     "modality_dropout": 1.1,
     "smv": None,  # a plan only: its steps are those of joint training, but there are more of them
+    "mla": 1.3,
     "opm": 1.1,
     "inforeg": 1.1,
     "pdmp": 1.1,
@@ -44,7 +47,10 @@ def measure(quick: bool) -> Iterator[Result]:
         store = noise_store(Path(folder), scale.samples, scale.preset)
         methods = {"joint_unimodal": _method(store, scale.batch, [])}
         methods |= {name: _method(store, scale.batch, [name]) for name in Additions.model_fields}
-        trainers = [trainer(store, method, scale.batch) for method in methods.values()]
+        trainers = [
+            trainer(store, method, scale.batch, fusion=EntropyFusion if name == "mla" else ConcatFusion)
+            for name, method in methods.items()
+        ]
         rounds = in_turns([each.epoch for each in trainers], scale.rounds)
     for number, name in enumerate(methods):
         if number > 0:
@@ -61,4 +67,6 @@ def _method(store: ClipStore, batch: int, names: list[str]) -> Method:
     facts = Facts(store.modalities, 0, 1, store.rows("train"), store.labels_N, len(store.classes), CrossEntropy(),
                   lambda: new_model(store), lambda _: base.plan, teachers=teachers)  # fmt: skip
     rules = (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules_of(added, facts))
-    return replace(base, name="joint_unimodal", rules=rules, trains_heads=True)
+    assert isinstance(base.plan, ConstantPlan)
+    plan = plan_of(added, base.plan, facts)
+    return replace(base, name="joint_unimodal", plan=plan, rules=rules, trains_heads=True)

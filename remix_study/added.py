@@ -32,6 +32,7 @@ from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlend, GBlendLite
 from remix_study.balancing.inforeg import InfoReg
 from remix_study.balancing.miles import MILES
+from remix_study.balancing.mla import MLA
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
@@ -42,8 +43,7 @@ from remix_study.balancing.tcmax import TCMax
 from remix_study.balancing.umt import UMT
 from remix_study.config import balancing as b
 from remix_study.epoch import EpochPlan
-from remix_study.remix import ConstantPlan
-from remix_study.remix.valuation import ValuationPlan
+from remix_study.remix import AlternatePlan, ConstantPlan, ValuationPlan
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
 
 def plan_of(added: b.Additions, joint: ConstantPlan, facts: Facts) -> EpochPlan:
     """The plan of the added method that has one, or that of joint training."""
+    if added.mla is not None:
+        return AlternatePlan(joint)
     if added.smv is not None:
         smv = added.smv
         samples = len(facts.labels_N)
@@ -124,6 +126,8 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
             return ReconBoost(modalities, base, strength, window=_window(options))
         case b.TCMaxOptions():
             return TCMax(modalities, facts.classes, facts.cross_entropy, window=_window(options))
+        case b.MLAOptions(project_from=project_from):
+            return MLA(modalities, project_from, window=_window(options))
         case b.MMParetoOptions(gain=gain):
             return MMPareto(modalities, gain, window=_window(options))
         case b.PMROptions(weight=weight, momentum=momentum, coefficient=how):

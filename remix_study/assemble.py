@@ -38,6 +38,7 @@ from remix_study.models import (
     ConcatFusion,
     DecisionFusion,
     Encoder,
+    EntropyFusion,
     FiLMFusion,
     Fusion,
     GatedFusion,
@@ -205,9 +206,13 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
         alone = isinstance(config.method, c.UnimodalConfig)  # always active, so that nothing is masked
-        fusion = _fusion(
-            f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
-        )
+        fusion: Fusion
+        if c.shares_head(config.method):
+            fusion = EntropyFusion(widths, len(store.classes))
+        else:
+            fusion = _fusion(
+                f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
+            )
         masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
         model = MultimodalModel(encoders, fusion, masking)
         if further := heads_to_add(config):
@@ -220,6 +225,13 @@ def heads_to_add(config: c.RunConfig) -> int:
     method = c.expanded(config.method)
     options = None if isinstance(method, c.UnimodalConfig) else method.added.aug
     return 0 if options is None else len(checks(Window(options.begin, options.end), options.every, config.epochs))
+
+
+def widths_of(config: c.RunConfig, store: ClipStore) -> dict[str, int]:
+    """Modality -> size of its features."""
+    parts = store.preset.parts
+    with torch.device("meta"):  # without memory for weights
+        return {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]).out_features for m in store.modalities}
 
 
 def encoder_of(config: c.ModelConfig, modality: str, part: Part) -> c.EncoderConfig:
@@ -368,7 +380,7 @@ def _method(
     match method:
         case c.JointConfig():
             plan = plan_of(method.added, joint, facts)
-            return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=False)
+            return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=facts.heads)
         case c.JointUnimodalConfig(weight=weight):
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))

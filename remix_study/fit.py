@@ -6,7 +6,16 @@ modalities and preset.
 
 import torch
 
-from remix_study.assemble import default_encoder, encoder_of, has_stages, layout_of, modalities_of, split_rows, takes
+from remix_study.assemble import (
+    default_encoder,
+    encoder_of,
+    has_stages,
+    layout_of,
+    modalities_of,
+    split_rows,
+    takes,
+    widths_of,
+)
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
@@ -120,6 +129,17 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
     if pdmp is not None and pdmp.dominant is not None and pdmp.dominant not in have:
         key = "method.with.pdmp.dominant" if isinstance(method, c.Extensible) else "method.dominant"
         problems.append((key, f"`{key}` must be one of {', '.join(have)}, but is {pdmp.dominant}"))
+    if c.shares_head(method) and all(takes(encoder_of(config.model, m, store.preset.parts[m]), store.preset.parts[m])
+                                     for m in have):  # fmt: skip
+        widths = widths_of(config, store)
+        if len(set(widths.values())) > 1:
+            key = "method.with.mla" if isinstance(method, c.Extensible) else "method.name"
+            sizes = ", ".join(f"{width} ({m})" for m, width in widths.items())
+            said = (
+                f"`mla` has one head for all modalities, so their features must have the same size, but have {sizes}; "
+                "set the `width` of `model.encoders`"
+            )
+            problems.append((key, said))
     for key in ("warmup_weight", "weight"):
         weights = getattr(method, key, None)
         if isinstance(weights, dict) and sorted(weights) != sorted(have):

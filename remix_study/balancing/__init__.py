@@ -9,6 +9,7 @@ opm.py      OPM
 inforeg.py  InfoReg
 pdmp.py     PDMP
 greedy.py   Greedy, an option of MMTM (`model.fusion.greedy`)
+mla.py      the projection of MLA
 ogm.py      OGM and OGM-GE, and their control
 agm.py      AGM
 reconboost.py ReconBoost's weights

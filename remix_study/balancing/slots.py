@@ -96,13 +96,14 @@ class Step(NamedTuple):
     """A step of a run, equal on every rank.
 
     `multimodal`: the number of samples of the global batch that train several modalities. `samples`: the number of all
-    of its samples.
+    of its samples. `steps`: the number of steps of its epoch.
     """
 
     epoch: int
     number: int  # in its epoch, from 0
     multimodal: int = 0
     samples: int = 0
+    steps: int = 1
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}, step {self.number}"

@@ -85,6 +85,21 @@ class ModalityDropoutOptions(Windowed):
     probability: float = Field(default=0.3, ge=0, le=1, description="of dropping a modality of a sample; 0: never")
 
 
+class MLAOptions(Windowed):
+    """MLA: one modality per step, and a head that they share (Zhang et al., CVPR 2024)."""
+
+    changes = "plan"
+    needs = "encoders with features of the same size"
+    with_remix = "in every batch; the plan is that of Remix, and unimodal batches are projected"
+    decides = _PLANS
+
+    project_from: Literal["previous", "current"] = Field(
+        default="previous",
+        description="the features that the head should still fit: of the steps before, or also of the step itself, as "
+        "released",
+    )
+
+
 class SMVOptions(Windowed):
     """SMV: copies of samples for the modalities that contribute less to them (Wei et al., CVPR 2024)."""
 
@@ -409,6 +424,7 @@ AnyOptions = (
     | GBlendOptions
     | SMVOptions
     | AUGOptions
+    | MLAOptions
 )
 
 
@@ -442,6 +458,7 @@ class Additions(Part):
     pmr: Annotated[PMROptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     modality_dropout: Annotated[ModalityDropoutOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     smv: Annotated[SMVOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    mla: Annotated[MLAOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     opm: Annotated[OPMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None

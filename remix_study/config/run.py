@@ -23,6 +23,7 @@ from remix_study.config.balancing import (
     GBlendOptions,
     InfoRegOptions,
     MILESOptions,
+    MLAOptions,
     MMParetoOptions,
     ModalityDropoutOptions,
     OGMGEOptions,
@@ -296,6 +297,12 @@ class InfoRegConfig(InfoRegOptions):
     name: Literal["inforeg"]
 
 
+class MLAConfig(MLAOptions):
+    """MLA."""
+
+    name: Literal["mla"]
+
+
 class SMVConfig(SMVOptions):
     """Joint training with SMV."""
 
@@ -413,6 +420,7 @@ AddedConfig = (
     | GBlendConfig
     | SMVConfig
     | AUGConfig
+    | MLAConfig
 )
 MethodConfig = Annotated[
     JointConfig | JointUnimodalConfig | UnimodalConfig | RemixConfig | AddedConfig, Field(discriminator="name")
@@ -450,6 +458,16 @@ def expanded(method: MethodConfig) -> JointConfig | JointUnimodalConfig | Unimod
 
 def trains_heads(method: MethodConfig) -> bool:
     """Whether a method trains unimodal heads."""
+    return has_unimodal_losses(method) or shares_head(method)
+
+
+def shares_head(method: MethodConfig) -> bool:
+    """Whether all modalities have the same head, whatever the fusion of the model (MLA)."""
+    return "mla" in names_of(method)
+
+
+def has_unimodal_losses(method: MethodConfig) -> bool:
+    """Whether a method has unimodal losses beside the fused one."""
     whole = expanded(method)
     return not isinstance(whole, JointConfig) and not (
         isinstance(whole, RemixConfig) and whole.predictions == "dropout"
@@ -760,7 +778,10 @@ class RunConfig(Part):
                     "mixes inside the encoders; use a fusion after the encoders, such as concat"
                 )
                 problems.append((key, message))
-            if options.on_unimodal_losses and not trains_heads(method):
+            if options.splits and shares_head(method):
+                message = f"`{name}` needs the part of each modality in the fused logits, which `mla` does not have"
+                problems.append((key, f"{message}; leave one of them out"))
+            if options.on_unimodal_losses and not has_unimodal_losses(method):
                 joint = isinstance(whole, JointConfig)
                 lacks, helps = (
                     ("joint", "joint_unimodal or remix") if joint else ("predictions: dropout", "`predictions: heads`")

@@ -19,6 +19,7 @@ from remix_study.models.encoder import Encoder, ImageEncoder, Layout
 from remix_study.models.fusion import (
     ConcatFusion,
     DecisionFusion,
+    EntropyFusion,
     FiLMFusion,
     Fusion,
     GatedFusion,
@@ -41,6 +42,7 @@ __all__ = [
     "ConcatFusion",
     "DecisionFusion",
     "Encoder",
+    "EntropyFusion",
     "FiLMFusion",
     "Fusion",
     "GatedFusion",

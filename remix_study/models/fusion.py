@@ -50,6 +50,7 @@ class Fusion(nn.Module):
 
     uses_heads = False  # whether `forward` reads `head_logits`; if not, the model skips computing missing ones
     splits = False  # whether `split` is defined
+    shares_head = False  # whether all modalities have the same unimodal head
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
@@ -168,6 +169,30 @@ class DecisionFusion(Fusion):
 
     def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:  # noqa: ARG002 - required by Fusion
         yield from ()
+
+
+class EntropyFusion(DecisionFusion):
+    """The mean of the logits of a head that all modalities share, weighted by certainty (MLA, arXiv 2311.10707).
+
+    z = sum over the active m of w_m h_m, where w is the softmax over the active m of -H_m, and H_m the entropy of
+    softmax(h_m) in nats, for each sample. No gradient passes through w. If no modality is active, all count.
+    """
+
+    splits = False
+    shares_head = True
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+        active_BM: torch.Tensor,
+        head_logits: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        counted_BM = active_BM | ~active_BM.any(dim=1, keepdim=True)
+        logits_BMC = torch.stack([head_logits[m] for m in self.modalities], dim=1)
+        logs_BMC = logits_BMC.detach().log_softmax(dim=2)
+        entropy_BM = -(logs_BMC.exp() * logs_BMC).sum(dim=2)
+        weights_BM = (-entropy_BM).masked_fill(~counted_BM, -torch.inf).softmax(dim=1)
+        return (logits_BMC * weights_BM[:, :, None]).sum(dim=1)
 
 
 class FiLMFusion(Fusion):

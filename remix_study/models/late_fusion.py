@@ -72,8 +72,14 @@ class MultimodalModel(nn.Module):
         self.num_classes = fusion.num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.fusion = fusion
-        self.heads = nn.ModuleDict({m: linear(encoders[m].out_features, self.num_classes) for m in self.modalities})
         self.widths = {m: encoders[m].out_features for m in self.modalities}
+        if fusion.shares_head:
+            if len(set(self.widths.values())) > 1:
+                raise ValueError(f"{type(fusion).__name__} needs features of one size, but there are {self.widths}.")
+            shared = linear(next(iter(self.widths.values())), self.num_classes)
+            self.heads = nn.ModuleDict(dict.fromkeys(self.modalities, shared))
+        else:
+            self.heads = nn.ModuleDict({m: linear(width, self.num_classes) for m, width in self.widths.items()})
         self.masking: Masking | None
         self.register_module("masking", masking)  # after all others, whose order stays that of older checkpoints
         self._warned: set[str] = set()  # modalities whose encoder kept BatchNorm statistics in a batch of one sample

@@ -20,6 +20,7 @@ import warnings
 from typing import Any
 
 from remix_study.epoch import PlannedEpoch, Schedule, ScoringPass
+from remix_study.remix.alternate import AlternatePlan
 from remix_study.remix.assignment import Assignment, everything_joint
 from remix_study.remix.filtering import (
     Argmin,
@@ -42,35 +43,10 @@ from remix_study.remix.valuation import ValuationPlan
 from remix_study.world import World
 
 __all__ = [
-    "Argmin",
-    "Assignment",
-    "Band",
-    "ConstantPlan",
-    "Filter",
-    "FixedShare",
-    "Inverted",
-    "Margin",
-    "MaxShare",
-    "Permuted",
-    "PlannedEpoch",
-    "ProgressShare",
-    "Quantile",
-    "Random",
-    "RankBatch",
-    "Reassembly",
-    "RemixPlan",
-    "RemixSettings",
-    "Schedule",
-    "ScoringPass",
-    "Tempered",
-    "ValuationPlan",
-    "World",
-    "everything_joint",
-    "kl_from_uniform",
-    "rank_batches",
-    "reassemble",
-    "score",
-    "score_range",
+    "AlternatePlan", "Argmin", "Assignment", "Band", "ConstantPlan", "Filter", "FixedShare", "Inverted", "Margin",
+    "MaxShare", "Permuted", "PlannedEpoch", "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly",
+    "RemixPlan", "RemixSettings", "Schedule", "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint",
+    "kl_from_uniform", "rank_batches", "reassemble", "score", "score_range",
 ]  # fmt: skip
 
 

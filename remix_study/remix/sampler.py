@@ -21,7 +21,7 @@ class RankBatch(NamedTuple):
     """The samples of one rank in one step; `global_count` is the number of samples of the global batch.
 
     `multimodal`: the number of samples of the global batch that train several modalities. `update_b`: the update to
-    which each sample belongs (`Schedule.update_TB`).
+    which each sample belongs (`Schedule.update_TB`). `steps`: the number of steps of the epoch.
     """
 
     step: int
@@ -31,6 +31,7 @@ class RankBatch(NamedTuple):
     global_count: int
     multimodal: int
     update_b: NDArray[np.int64] | None = None
+    steps: int = 1
 
     @property
     def whole(self) -> int:
@@ -59,4 +60,4 @@ def rank_batches(schedule: Schedule, world: World, first_step: int = 0) -> Itera
         active_bM = schedule.active_TBM[step, world.rank :: world.size][held]
         update_b = None if schedule.update_TB is None else schedule.update_TB[step, world.rank :: world.size][held]
         counts = int(count_T[step]), int(multimodal_T[step])
-        yield RankBatch(step, mine[held], active_bM, trained_TM[step], *counts, update_b)
+        yield RankBatch(step, mine[held], active_bM, trained_TM[step], *counts, update_b, schedule.steps)

@@ -433,7 +433,7 @@ def _step(
             mine.global_count,
             run.optimizer,
             run.collectives,
-            at=Step(epoch, mine.step, mine.multimodal, mine.global_count),
+            at=Step(epoch, mine.step, mine.multimodal, mine.global_count, mine.steps),
             autocast=run.settings.autocast,
             clip_norm=run.settings.clip_norm,
             accumulation=accumulation,

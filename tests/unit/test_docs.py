@@ -44,6 +44,7 @@ METHODS = {
     },
     "agm": {"name": "remix", "warmup": 1, "with": ["agm"]},
     "smv": {"name": "smv", "begin": 1},
+    "mla": {"name": "mla"},
     "unimodal": {"name": "unimodal", "modality": "audio"},
 }
 

@@ -193,6 +193,25 @@ def test_a_configured_encoder_must_take_the_modality(recipe: Recipe, small_store
     )
 
 
+def test_the_dominant_modality_must_be_one_of_the_corpus(recipe: Recipe, small_store: ClipStore) -> None:
+    require_fit(recipe({"method": {"name": "pdmp", "dominant": "video"}}), small_store)
+    for method, key in (
+        ({"name": "pdmp", "dominant": "text"}, "method.dominant"),
+        ({"name": "remix", "warmup": 1, "with": {"pdmp": {"dominant": "text"}}}, "method.with.pdmp.dominant"),
+    ):
+        (line,) = problems(recipe({"method": method}), small_store)
+        assert f"`{key}` must be one of audio, video, but is text" in line
+
+
+def test_a_shared_head_needs_features_of_the_same_size(recipe: Recipe, small_store: ClipStore) -> None:
+    require_fit(recipe({"method": {"name": "mla"}}), small_store)
+    encoders = {"audio": {"name": "resnet18", "width": 8}}
+    (line,) = problems(recipe({"method": {"name": "mla"}, "model.encoders": encoders}), small_store)
+    assert "`mla` has one head for all modalities" in line
+    assert "have 64 (audio), " in line
+    assert "set the `width` of `model.encoders`" in line
+
+
 def test_a_transform_needs_a_modality_that_it_applies_to(
     recipe: Recipe, small_store: ClipStore, audio_store: ClipStore
 ) -> None:

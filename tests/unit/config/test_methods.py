@@ -83,6 +83,9 @@ def test_a_run_without_added_methods_keeps_its_digest() -> None:
         ({"name": "unimodal", "modality": "audio", "with": ["agm"]}, {}, "with"),
         ({"name": "joint", "with": ["agm"]}, {"model": {"fusion": "film"}}, "use concat, sum or decision"),
         ({"name": "joint", "with": ["mmpareto"]}, {}, "use joint_unimodal or remix"),
+        ({"name": "joint", "with": ["smv", "mla"]}, {}, "must not be combined, because each plans the epochs"),
+        ({"name": "joint", "with": ["mla", "ogm"]}, {}, "which `mla` does not have; leave one of them out"),
+        ({"name": "joint", "with": ["mla", "mmpareto"]}, {}, "use joint_unimodal or remix"),
         ({"name": "remix", "with": ["smv"]}, {}, "must not be combined, because each plans the epochs"),
         ({"name": "ogm"}, {"model": {"fusion": "gated"}}, "`ogm` needs the part of each modality"),
         (
