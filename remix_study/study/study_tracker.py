@@ -17,16 +17,18 @@ from pathlib import Path
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import redact
+from remix_study.figures.quantities import quantities
 from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
+from remix_study.mlflow_private import TAG_LENGTH
 from remix_study.patience import PATIENCE
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
 from remix_study.tracking.address import explain
 from remix_study.tracking.client import GONE, close_stale
 from remix_study.tracking.mlflow import send
-from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE
+from remix_study.tracking.review import MODALITIES, NOTE, QUANTITIES, SEARCHED, STAGE
 from remix_study.tracking.spool import Spool, SpoolTracker, end_unfinished_run, run_id_of
 from remix_study.tracking.syncer import Syncer
 from remix_study.tracking.tracker import RunInfo, finishing
@@ -98,7 +100,7 @@ class StudyTracker:
         answer = result.sentence if result is not None else "No method has a result yet."
         report = "The report is among the artifacts of the study's own run: `report/report.html`." if files else ""
         note = f"{study.question} {answer}\n\n{report}".strip()  # one paragraph, which MLflow shows in its list of runs
-        self.tracker.set_tags({NOTE: note, **_best_params(ledger)})
+        self.tracker.set_tags({NOTE: note, QUANTITIES: _quantities(ledger), **_best_params(ledger)})
         self.tracker.log_metrics(_final(result, ledger), self._step)
         self._step += 1
         self._mark_best(ledger)
@@ -297,6 +299,15 @@ def _best_params(ledger: Ledger) -> dict[str, str]:
         for method, trial in chosen.items()
         if trial is not None
     }
+
+
+def _quantities(ledger: Ledger) -> str:
+    """The metrics of added methods in the chosen trials, separated by commas."""
+    chosen = [trial for method in ledger.study.methods if (trial := ledger.chosen(method)) is not None]
+    records = (record for trial in chosen for folder in trial.folders for record in RunFolder(Path(folder)).history)
+    found = [quantity.metric for listed in quantities(records).values() for quantity in listed]
+    text = ",".join(found)
+    return text if len(text) <= TAG_LENGTH else text[:TAG_LENGTH].rpartition(",")[0]
 
 
 def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:

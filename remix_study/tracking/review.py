@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 # Tags of the study's own run that determine the view.
 STAGE, MODALITIES, SEARCHED = "remix_study.stage", "remix_study.modalities", "remix_study.searched"
+QUANTITIES = "remix_study.quantities"  # the metrics of added methods
 NOTE = "mlflow.note.content"
 _KEY = "remix-study"  # constant, so that an old link opens the current view
 _STUDIES = 20  # the newest studies are unfolded in the table
 _SEARCHED = 8  # largest number of hyperparameter columns
+_QUANTITIES = 40  # largest number of charts of added methods
 
 
 class Links(NamedTuple):
@@ -83,13 +85,15 @@ def store_view(client: "MlflowClient", experiment_id: str, params: Sequence[str]
         [experiment_id], f"tags.`{STAGE}` = 'study'", max_results=_STUDIES, order_by=["attributes.start_time DESC"]
     )
     modalities: Sequence[str] = (AUDIO, VIDEO)
+    quantities: Sequence[str] = ()
     if studies:
         tags = studies[0].data.tags
         modalities = tuple(filter(None, tags.get(MODALITIES, "").split(","))) or modalities
         params = tuple(filter(None, tags.get(SEARCHED, "").split(",")))[:_SEARCHED]
+        quantities = tuple(filter(None, tags.get(QUANTITIES, "").split(",")))[:_QUANTITIES]
         if NOTE in tags:
             client.set_experiment_tag(experiment_id, NOTE, tags[NOTE])
-    state = view_state(modalities, [run.info.run_id for run in studies], params)
+    state = view_state(modalities, [run.info.run_id for run in studies], params, quantities)
     client.set_experiment_tag(experiment_id, VIEW_TAG + _KEY, packed_view(state))
 
 
@@ -131,15 +135,18 @@ def links(host: str, experiment_id: str) -> Links:
     )
 
 
-def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequence[str]) -> Mapping[str, Any]:
+def view_state(
+    modalities: Sequence[str], parents: Sequence[str], params: Sequence[str], quantities: Sequence[str] = ()
+) -> Mapping[str, Any]:
     """Return the view state in the format of MLflow's JavaScript (3.17).
 
     Args:
         modalities: see `columns`, `bars` and `charts`.
         parents: ids of runs whose children are unfolded in a nested table.
         params: parameter columns.
+        quantities: metrics of added methods, drawn over epochs in a section of their own, if there are any.
     """
-    bar_section, line_section = "remix-study-bars", "remix-study-lines"
+    bar_section, line_section, did_section = "remix-study-bars", "remix-study-lines", "remix-study-did"
     return {
         "searchFilter": "",
         # Ordered by a metric, MLflow lists all child runs (parents last) and draws them in charts. Ordered by time, it
@@ -165,9 +172,11 @@ def view_state(modalities: Sequence[str], parents: Sequence[str], params: Sequen
         "compareRunCharts": [
             *(_bar(metric, bar_section, number) for number, metric in enumerate(bars(modalities))),
             *(_line(metric, line_section, number) for number, metric in enumerate(charts(modalities))),
+            *(_line(metric, did_section, number) for number, metric in enumerate(quantities)),
         ],
         "compareRunSections": [
             _section(line_section, "Over epochs: accuracy, balance and shares of the modalities"),
+            *([_section(did_section, "Over epochs: what the added methods did")] if quantities else []),
             _section(bar_section, "Final accuracy and sufficiency"),
         ],
         # As if a reader had reordered the sections. Otherwise MLflow sorts them by name among its generated ones.

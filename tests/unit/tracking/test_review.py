@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from remix_study.tracking import RunInfo
 from remix_study.tracking.mlflow import send
-from remix_study.tracking.review import MODALITIES, NOTE, SEARCHED, STAGE, links_of, share_view
+from remix_study.tracking.review import MODALITIES, NOTE, QUANTITIES, SEARCHED, STAGE, links_of, share_view
 from remix_study.tracking.spool import Spool, SpoolTracker, run_id_of
 
 
@@ -51,6 +51,18 @@ def test_the_tags_of_a_study_determine_the_view(
     assert ("BAR", "sufficiency/ratio/audio") in drawn
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+
+
+def test_what_added_methods_did_has_a_section_of_its_own(
+    uri: str, client: MlflowClient, experiment: str, study: SpoolTracker, tmp_path: Path
+) -> None:
+    study.set_tags({QUANTITIES: "method/ogm/ratio/audio,method/ogm/factor/audio"})
+    Spool(tmp_path / "tracking").append({"view": True})
+    send(uri, tmp_path)
+    state = view_of(client, experiment)
+    (section,) = [each["uuid"] for each in state["compareRunSections"] if "added methods" in each["name"]]
+    drawn = [chart["metricKey"] for chart in state["compareRunCharts"] if chart["metricSectionId"] == section]
+    assert drawn == ["method/ogm/ratio/audio", "method/ogm/factor/audio"]
 
 
 def test_links_contain_the_key_of_the_stored_view(uri: str, client: MlflowClient, experiment: str) -> None:
