@@ -9,14 +9,13 @@ modality gets half of the samples, because the cost of an epoch depends on the s
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from remix_study.balancing import EpochStart, FusedLoss, Method, Step, UnimodalLosses
+from remix_study.balancing import FusedLoss, Method, Step, UnimodalLosses
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import ScoreFunction, ScoringPass
 from remix_study.media.presets import PRESETS, Preset
@@ -35,7 +34,7 @@ from remix_study.remix import (
     rank_batches,
 )
 from remix_study.seeds import stream
-from remix_study.training.scoring import SplitPasses, scoring_pass
+from remix_study.training.scoring import scoring_pass
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo
 
@@ -85,7 +84,6 @@ class Trainer:
         """Train one more epoch: plan it, with a scoring pass if the plan needs one, then train every step."""
         self.collectives.barrier()
         started = time.perf_counter()
-        self._begin()
         planned = self.method.plan.plan(self.epochs, lambda score: self.score(self, score))
         scored = time.perf_counter()
         self.model.train()
@@ -98,17 +96,6 @@ class Trainer:
         self.collectives.barrier()
         self.epochs += 1
         return EpochTime(scored - started, time.perf_counter() - scored)
-
-    def _begin(self) -> None:
-        """Call the rules that act before the epoch. All samples are training and control samples."""
-        due = [rule for rule in self.method.epochs if rule.due(self.epochs)]
-        rows = dict.fromkeys(("train", "control"), np.arange(len(self.reader.store)))
-        passes = SplitPasses(self.model, self.reader, rows, self.collectives, SCORING_BATCH, autocast=False)
-        passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
-        for rule in due:
-            # Copies of the model are not trained: the benchmark compares steps.
-            rule.begin(EpochStart(self.epochs, self.model, self.optimizer, passes,
-                                  train_copy=lambda _method, _epochs: passes.afresh()))  # fmt: skip
 
 
 def batched_scores(trainer: Trainer, score: ScoreFunction) -> ScoringPass:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import campaign_files, coverage, decisions, epochs, overheads, run
+from benchmarks import campaign_files, coverage, decisions, epochs, memory, methods, overheads, run
 from benchmarks.measure import Result, in_turns
 from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
@@ -74,6 +74,39 @@ def test_an_epoch_trains_half_of_the_samples_with_each_modality(tmp_path: Path) 
     assert one.reader.rows_read == {"audio": 12, "video": 12}
     assert all(not torch.equal(before[name], p) for name, p in one.model.named_parameters())
     assert np.isclose(time.scoring_every(2), time.score_s / 2 + time.train_s)
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_step_is_exact() -> None:
+    held: list[torch.Tensor] = []
+
+    def prepare() -> None:
+        torch.zeros(10_000)  # released before the step
+        held.append(torch.zeros(1000))
+
+    def step() -> None:
+        two = torch.zeros(2000)
+        held.append(torch.zeros(500))
+        del two
+        held.append(torch.zeros(1500))
+
+    assert memory.peak_bytes(prepare, step) == 4 * (1000 + 2000 + 500)
+
+
+@pytest.mark.slow
+def test_costs_of_methods_are_rows_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods.main(["mmpareto", "inforeg", "smv", "--quick", "--json", str(tmp_path / "costs.json")])
+    costs = json.loads((tmp_path / "costs.json").read_text())
+    assert [cost["name"] for cost in costs] == ["mmpareto", "inforeg", "smv"]
+    assert all(cost["ratio"] > 0 for cost in costs)
+    pareto, inforeg, smv = costs
+    assert 0 < pareto["added_gradients"] <= 2
+    assert inforeg["added_gradients"] >= 1, "it keeps the weights at the beginning of the epoch"
+    assert smv["memory_ratio"] == 1, "its steps are those of joint training"
+    assert pareto["epoch_start_s"] is None
+    assert inforeg["epoch_start_s"] > 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == ["mmpareto", "inforeg", "smv"]
 
 
 @pytest.mark.slow
