@@ -14,7 +14,7 @@ gradient of joint training with unimodal losses, as with a higher learning rate.
 In a unimodal batch, the encoder in training has both losses, and the rule acts on it alone.
 """
 
-# M modalities
+# M modalities, P parameters of an encoder
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +25,7 @@ from remix_study.balancing.acting import StepMeans, Window
 from remix_study.balancing.slots import Step
 
 _LEAST = 1e-3  # of a weight, as in the released code
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def weights(square_0: torch.Tensor, square_1: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
@@ -58,17 +59,29 @@ class MMPareto:
     def combine(self, alone: Mapping[str, Mapping[torch.nn.Parameter, torch.Tensor]]) -> None:
         """Set the gradients of the encoders; see `CombineRule`."""
         for m, unimodal in alone.items():
-            pairs = [(p, p.grad, gradient) for p, gradient in unimodal.items() if p.grad is not None]
-            if not pairs:
+            trained = [p for p in unimodal if p.grad is not None]
+            if not trained:
                 continue
-            square_0 = torch.stack([g_0.square().sum() for _, g_0, _ in pairs]).sum()
-            square_1 = torch.stack([g_1.square().sum() for _, _, g_1 in pairs]).sum()
-            product = torch.stack([(g_0 * g_1).sum() for _, g_0, g_1 in pairs]).sum()
-            w_0, w_1 = weights(square_0, square_1, product)
-            cosine = product / (square_0 * square_1).sqrt().clamp(min=torch.finfo(product.dtype).tiny)
+            fused = [p.grad for p in trained if p.grad is not None]
+            pairs = list(zip(fused, (unimodal[p] for p in trained), strict=True))
+            # Of each parameter; few passes over the gradients, since they are the cost of this rule.
+            square_0_P = _stacked([_dot(g_0, g_0) for g_0, _ in pairs])
+            square_1_P = _stacked([_dot(g_1, g_1) for _, g_1 in pairs])
+            product_P = _stacked([_dot(g_0, g_1) for g_0, g_1 in pairs])
+            square_0, square_1, product = square_0_P.sum(), square_1_P.sum(), product_P.sum()
+            w_0, _ = weights(square_0, square_1, product)
+            cosine = product / (square_0 * square_1).sqrt().clamp(min=_TINY)
             self._means[m].add(torch.stack([cosine, w_0]))
-            for p, g_0, g_1 in pairs:
-                p.grad = _direction(g_0, g_1, w_0, w_1, self._gain)
+            # G / 2, then enlarged.
+            share = w_0.to(fused[0].dtype)
+            combined = [torch.lerp(g_1, g_0, share) for g_0, g_1 in pairs]
+            norm_P = _stacked(torch._foreach_norm(combined))
+            sum_P = (square_0_P + square_1_P + 2 * product_P).clamp(min=0).sqrt()
+            longer_P = (sum_P / (2 * norm_P).clamp(min=_TINY)).clamp(min=1.0)
+            factor_P = 2 * self._gain * torch.where(product > 0, 1.0, longer_P)
+            torch._foreach_mul_(combined, list(factor_P.to(share.dtype).unbind()))
+            for p, gradient in zip(trained, combined, strict=True):
+                p.grad = gradient
 
     def metrics(self) -> dict[str, float]:
         return {name: value for means in self._means.values() for name, value in means.take().items()}
@@ -81,8 +94,12 @@ class MMPareto:
             means.restore(state[m])
 
 
-def _direction(g_0: torch.Tensor, g_1: torch.Tensor, w_0: torch.Tensor, w_1: torch.Tensor, gain: float) -> torch.Tensor:
-    combined = 2 * w_0 * g_0 + 2 * w_1 * g_1
-    longer = (g_0 + g_1).norm() / combined.norm().clamp(min=torch.finfo(combined.dtype).tiny)
-    direction: torch.Tensor = combined * longer.clamp(min=1.0) * gain
-    return direction
+def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The inner product of two gradients, which need not be copied for it where their memory has the same order."""
+    order = sorted(range(one.ndim), key=one.stride, reverse=True)
+    return torch.dot(one.permute(order).flatten(), other.permute(order).flatten())
+
+
+def _stacked(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(P,) in float64, in which small differences of large squares are exact enough."""
+    return torch.stack(list(numbers)).double()

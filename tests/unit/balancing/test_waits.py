@@ -29,6 +29,7 @@ NEEDED = {
 }
 # Which modalities the samples train; whether the loss is finite.
 OF_EVERY_STEP = {"copy to the host": 1, "value": 1}
+WEIGHTED = CrossEntropy(class_weights=(1.0,) * CLASSES)
 AUDIO_ONLY = np.array([[True, False]] * ROWS)
 
 
@@ -38,11 +39,11 @@ def waits(name: str | None, active: np.ndarray | None = None) -> Counter[str]:
     teachers = dict(model_of(ConcatFusion).to(DEVICE).encoders.items())
     plan = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
     facts = Facts(
-        model.modalities, 0, 4, np.arange(ROWS), batch.labels_B.numpy(), CLASSES, CrossEntropy(),
+        model.modalities, 0, 4, np.arange(ROWS), batch.labels_B.numpy(), CLASSES, WEIGHTED,
         lambda: model_of(ConcatFusion), lambda _: plan, unimodal_from=0, teachers=teachers,
     )  # fmt: skip
-    rules = rules_of(Additions.model_validate({} if name is None else {name: _from_the_first_epoch(name)}), facts)
-    method = Method("m", plan, (FusedLoss(), UnimodalLosses(1.0, 1.0), *rules))
+    rules = rules_of(Additions.model_validate({} if name is None else {name: _acting(name)}), facts)
+    method = Method("m", plan, (FusedLoss(WEIGHTED), UnimodalLosses(1.0, 1.0, WEIGHTED), *rules))
     found = statistics(model, batch_of(model))
     for rule in method.epochs:
         if rule.due(2):
@@ -60,8 +61,11 @@ def waits(name: str | None, active: np.ndarray | None = None) -> Counter[str]:
     return waited.counts
 
 
-def _from_the_first_epoch(name: str) -> dict[str, int]:
-    return {"begin": 0} if issubclass(options_of(name), Windowed) else {}
+def _acting(name: str) -> dict[str, float]:
+    """Options with which a method acts in every step."""
+    return ({"begin": 0} if issubclass(options_of(name), Windowed) else {}) | (
+        {"execute": 1.0} if name == "opm" else {}
+    )
 
 
 def _moved(batch: Batch) -> Batch:
