@@ -12,12 +12,12 @@ import torch
 from remix_study.added import Facts, rules_of
 from remix_study.balancing import CrossEntropy, EpochStart, FusedLoss, Method, Step, UnimodalLosses
 from remix_study.config.balancing import Additions, Windowed, options_of
-from remix_study.models import ConcatFusion
+from remix_study.models import ConcatFusion, EntropyFusion, MultimodalModel
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint
 from remix_study.sample import Batch
 from remix_study.training.step import train_step
 from remix_study.world import Solo
-from tests.unit.balancing.linear import CLASSES, ROWS, batch_of, model_of
+from tests.unit.balancing.linear import CLASSES, ROWS, Projection, batch_of, model_of
 from tests.unit.balancing.passes import FixedPasses, statistics
 from tests.unit.balancing.without_values import DEVICE, Waits, without_values
 
@@ -35,7 +35,8 @@ AUDIO_ONLY = np.array([[True, False]] * ROWS)
 
 def waits(name: str | None, active: np.ndarray | None = None) -> Counter[str]:
     """Where the host would wait for the device in a step, by operation."""
-    model, batch = model_of(ConcatFusion), batch_of(model_of(ConcatFusion), active)
+    model = model_of(ConcatFusion) if name != "mla" else _with_one_head()
+    batch = batch_of(model, active)
     teachers = dict(model_of(ConcatFusion).to(DEVICE).encoders.items())
     plan = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
     facts = Facts(
@@ -59,6 +60,11 @@ def waits(name: str | None, active: np.ndarray | None = None) -> Counter[str]:
                     autocast=False, clip_norm=1.0,
                 )  # fmt: skip
     return waited.counts
+
+
+def _with_one_head() -> MultimodalModel:
+    widths = {"audio": 2, "video": 2}
+    return MultimodalModel({m: Projection(width) for m, width in widths.items()}, EntropyFusion(widths, CLASSES))
 
 
 def _acting(name: str) -> dict[str, float]:
