@@ -80,11 +80,15 @@ def planned(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pair]:
 
 
 def of_combinations(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pair]:
-    """Each combination with its parts, in the order of the study file."""
+    """Each combination with its parts, in the order of the study file.
+
+    A variant of the reference, such as Remix with another fusion, is also compared with its only part: joint training
+    with that fusion.
+    """
     ours = {name: components(config) for name, config in configs.items() if _is_candidate(study, name)}
     found = []
     for name, whole in ours.items():
-        if len(whole) < 2:
+        if len(whole) < (1 if _is_variant(study, configs, name) else 2):
             continue
         for lacking in _in_order(configs[name], whole):
             parts = [other for other, has in ours.items() if has == whole - {lacking}]
@@ -126,6 +130,14 @@ def _assigns_at_random(config: RunConfig) -> bool:
 def _is_of_base(path: str) -> bool:
     """Whether a key is an option of the way of training."""
     return is_in(path, ["method"]) and not is_in(path, ["method.with"])
+
+
+def _is_variant(study: StudyConfig, configs: Mapping[str, RunConfig], name: str) -> bool:
+    """Whether a method is of the family of the reference, but differs from it in settings apart from the method."""
+    reference = study.reference
+    if name == reference or reference not in configs or family_of(configs[name]) != family_of(configs[reference]):
+        return False
+    return any(not is_in(path, ["method"]) for path in _differences(study, configs, name, reference, ""))
 
 
 def _is_candidate(study: StudyConfig, name: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
+from remix_study.config.balancing import Additions
 from remix_study.config.load import load_study
 from remix_study.config.run import (
     AdamConfig,
@@ -200,6 +201,12 @@ def test_every_combination_is_compared_with_both_parts_and_a_random_assignment(n
         assert control == each.replace("remix", "permuted")
         assert study.methods[control].space == study.methods[each].space
     assert len(whole) >= 3
+
+
+def test_every_method_is_in_the_study_of_combinations() -> None:
+    configs = configs_of(load_study(FOLDER / "combinations.yaml")).values()
+    named = {name for config in configs for name in components(config)} - {"joint_unimodal", "remix"}
+    assert named == Additions.model_fields.keys() - {"ogm"}, "OGM-GE, which the paper combines, stands for both"
 
 
 def runs_of(study: StudyConfig) -> int:

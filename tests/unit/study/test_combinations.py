@@ -100,6 +100,14 @@ def test_searched_settings_may_differ_also_under_another_key() -> None:
     assert parts(found) == {"d": {"ogm_ge": "c", "remix": "b"}}
 
 
+def test_the_reference_with_other_settings_is_compared_with_joint_training_with_these() -> None:
+    other = {"model.fusion": "sum"}
+    found = study(a=method("joint"), b=method("joint") | other, c=method("remix"), d=method("remix") | other,
+                  e=method("remix", warmup=3))  # fmt: skip
+    assert parts(found) == {"d": {"remix": "b"}}
+    assert len(planned(found, configs_of(found))) == 5
+
+
 def test_controls_are_compared_with_what_they_control() -> None:
     found = study(
         b=method("ogm_ge"), c=method("remix"), d=method("remix", "ogm_ge"),
