@@ -142,6 +142,7 @@ def assemble(
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
+        _warn_of_idle_greedy(config)
         _warn_of_blocked_encoder(config, modalities)
     settings = LoopSettings(
         digest=config.digest(store.digest) if digest is None else digest,
@@ -440,6 +441,14 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
                 "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
                 "unimodal, so it never acts", name, begin, warmup,
             )  # fmt: skip
+
+
+def _warn_of_idle_greedy(config: c.RunConfig) -> None:
+    """Log a warning if no batch has samples that train both modalities, in which Greedy acts."""
+    method, fusion = config.method, config.model.fusion
+    greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
+    if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not _trains_jointly(method):
+        log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
 
 
 def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:

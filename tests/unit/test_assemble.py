@@ -179,6 +179,17 @@ def test_the_options_of_attention_are_used(recipe: Recipe, small_store: ClipStor
     assert (len(fusion.class_token_W), block.heads, block.dropout.probability) == (12, 3, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("method", "idle"),
+    [({"warmup": 0}, True), ({"warmup": 1}, False), ({"warmup": 0, "joint_share": 0.2}, False)],
+)
+def test_greedy_warns_if_it_never_acts(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture, method: dict[str, Any], idle: bool
+) -> None:
+    assembled(recipe({"model.fusion": {"name": "mmtm", "greedy": {}}, "method": {"name": "remix", **method}}))
+    assert ("greedy never acts" in caplog.text) == idle
+
+
 @pytest.mark.parametrize("fusion", ["film", "film_published", "gated_published"])
 def test_a_published_fusion_warns_with_remix_which_encoder_it_blocks(
     recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture, fusion: str
