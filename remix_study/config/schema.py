@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from remix_study.config.balancing import Additions
 from remix_study.config.fusion import words
 from remix_study.config.run import RunConfig
 from remix_study.config.study import OBJECTIVES, SETTLED, UNSEARCHED, StudyConfig
@@ -115,6 +116,10 @@ def _plain(schema: Schema) -> Schema:
         if name == "ModelConfig":
             fusion = definition["properties"]["fusion"]
             fusion["anyOf"].insert(0, {"enum": words()})
+        added = definition.get("properties", {}).get("with", {})
+        if "$ref" in added:  # or a list of names, with the default options
+            names = {"type": "array", "items": {"enum": list(Additions.model_fields)}, "uniqueItems": True}
+            added["anyOf"] = [{"$ref": added.pop("$ref")}, names]
     return schema
 
 
