@@ -31,8 +31,10 @@ from remix_study.balancing.dgl import DGL
 from remix_study.balancing.draws import SampleDraws
 from remix_study.balancing.gblend import GBlend, GBlendLite
 from remix_study.balancing.inforeg import InfoReg
+from remix_study.balancing.lfm import LFM
 from remix_study.balancing.miles import MILES
 from remix_study.balancing.mla import MLA
+from remix_study.balancing.mmcosine import MMCosine
 from remix_study.balancing.modality_dropout import ModalityDropout
 from remix_study.balancing.opm import OPM
 from remix_study.balancing.pdmp import PDMP
@@ -160,6 +162,10 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
             return OGM(modalities, alpha, noise=True, window=_window(options), seed=facts.seed)
         case b.OGMPlusOptions(factor=factor):
             return OGMPlus(modalities, factor, window=_window(options))
+        case b.LFMOptions():
+            return LFM(modalities, facts.epochs, window=_window(options))
+        case b.MMCosineOptions(scale=scale):
+            return MMCosine(modalities, scale)
         case b.AGMOptions(alpha=alpha):
             return AGM(modalities, alpha, window=_window(options))
         case b.DGLOptions(alpha=alpha):

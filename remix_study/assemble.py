@@ -36,6 +36,7 @@ from remix_study.models import (
     AttentionFusion,
     CentralNetFusion,
     ConcatFusion,
+    CosineFusion,
     DecisionFusion,
     Encoder,
     EntropyFusion,
@@ -214,6 +215,9 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
             fusion = _fusion(
                 f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
             )
+        fusion = _brought_fusion(config, widths, len(store.classes)) or _fusion(
+            f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
+        )
         masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
         model = MultimodalModel(encoders, fusion, masking)
         if further := heads_to_add(config):
@@ -325,6 +329,13 @@ def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[in
             return LearnedToken(widths)
         case _:
             raise AssertionError(name)  # the configuration accepts no other name
+
+
+def _brought_fusion(config: c.RunConfig, widths: Mapping[str, int], classes: int) -> Fusion | None:
+    """The fusion that an added method brings in the place of `model.fusion`."""
+    whole = c.expanded(config.method)
+    cosine = None if isinstance(whole, c.UnimodalConfig) else whole.added.mmcosine
+    return None if cosine is None else CosineFusion(widths, classes, cosine.scale)
 
 
 def _fusion(config: f.FusionConfig, encoders: Mapping[str, Encoder], classes: int, parts: Mapping[str, Part]) -> Fusion:

@@ -15,6 +15,8 @@ agm.py      AGM
 reconboost.py ReconBoost's weights
 tcmax.py    TCMax
 mmpareto.py MMPareto
+mmcosine.py MMCosine
+lfm.py      LFM
 dgl.py      DGL
 pmr.py      PMR
 gblend.py   Gradient-Blending

@@ -257,6 +257,29 @@ class TCMaxOptions(Windowed):
     replaces_fused = True
 
 
+class LFMOptions(Windowed):
+    """LFM: aligned predictions of the modalities first, labels later (Yang et al., NeurIPS 2024)."""
+
+    changes = "losses"
+    needs = _SPLIT
+    with_remix = _WHERE_SEVERAL_TRAIN
+    splits = True
+    compares = True
+
+
+class MMCosineOptions(Options):
+    """MMCosine: fused logits that are cosines, so that norms do not matter (Xu et al., ICASSP 2023)."""
+
+    changes = "fused head"
+    needs = "concat fusion"
+    with_remix = "in every batch"
+    splits = True
+
+    scale: float = Field(
+        default=10.0, gt=0, description="s, the factor of the cosines. Published: 10; tuned by others: 1 for AVE"
+    )
+
+
 class MMParetoOptions(Windowed):
     """MMPareto: the gradients of the fused and of the unimodal losses in one direction (Wei and Hu, ICML 2024)."""
 
@@ -410,6 +433,8 @@ AnyOptions = (
     | DGLOptions
     | ReconBoostOptions
     | TCMaxOptions
+    | LFMOptions
+    | MMCosineOptions
     | MMParetoOptions
     | OGMOptions
     | OGMGEOptions
@@ -450,6 +475,9 @@ def is_names(value: Any) -> bool:
 class Additions(Part):
     """The added methods, by name, with their options; or a list of their names."""
 
+    # In the order in which they act: a fused loss must be replaced before it is scaled.
+    dgl: Annotated[DGLOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    tcmax: Annotated[TCMaxOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     gblend: Annotated[GBlendOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     gblend_lite: Annotated[GBlendLiteOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     relearning: Annotated[RelearningOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
@@ -463,14 +491,14 @@ class Additions(Part):
     inforeg: Annotated[InfoRegOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     umt: Annotated[UMTOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     reconboost: Annotated[ReconBoostOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
-    tcmax: Annotated[TCMaxOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     mmpareto: Annotated[MMParetoOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     ogm: Annotated[OGMOptions | None, BeforeValidator(_switched_on)] = None
     ogm_ge: Annotated[OGMGEOptions | None, BeforeValidator(_switched_on)] = None
     ogm_plus: Annotated[OGMPlusOptions | None, BeforeValidator(_switched_on)] = None
     pdmp: Annotated[PDMPOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
     agm: Annotated[AGMOptions | None, BeforeValidator(_switched_on)] = None
-    dgl: Annotated[DGLOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    lfm: Annotated[LFMOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
+    mmcosine: Annotated[MMCosineOptions | None, BeforeValidator(_switched_on), Introduced(None)] = None
 
     @model_validator(mode="after")
     def _compatible(self) -> "Additions":

@@ -22,8 +22,10 @@ from remix_study.config.balancing import (
     GBlendLiteOptions,
     GBlendOptions,
     InfoRegOptions,
+    LFMOptions,
     MILESOptions,
     MLAOptions,
+    MMCosineOptions,
     MMParetoOptions,
     ModalityDropoutOptions,
     OGMGEOptions,
@@ -351,6 +353,18 @@ class TCMaxConfig(TCMaxOptions):
     name: Literal["tcmax"]
 
 
+class LFMConfig(LFMOptions):
+    """Joint training with LFM."""
+
+    name: Literal["lfm"]
+
+
+class MMCosineConfig(MMCosineOptions):
+    """Joint training with MMCosine."""
+
+    name: Literal["mmcosine"]
+
+
 class MMParetoConfig(MMParetoOptions):
     """Joint training with unimodal losses and MMPareto."""
 
@@ -406,6 +420,8 @@ AddedConfig = (
     | DGLConfig
     | ReconBoostConfig
     | TCMaxConfig
+    | LFMConfig
+    | MMCosineConfig
     | MMParetoConfig
     | OGMConfig
     | OGMGEConfig
@@ -781,6 +797,12 @@ class RunConfig(Part):
             if options.splits and shares_head(method):
                 message = f"`{name}` needs the part of each modality in the fused logits, which `mla` does not have"
                 problems.append((key, f"{message}; leave one of them out"))
+            if isinstance(options, MMCosineOptions) and self.model.fusion.name != "concat":
+                message = (
+                    f"`mmcosine` is a form of `model.fusion: concat`, but the fusion is {self.model.fusion.name}; use "
+                    "concat, or leave one of them out"
+                )
+                problems.append((key, message))
             if options.on_unimodal_losses and not has_unimodal_losses(method):
                 joint = isinstance(whole, JointConfig)
                 lacks, helps = (

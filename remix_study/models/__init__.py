@@ -18,6 +18,7 @@ from remix_study.models.attention import AttentionFusion
 from remix_study.models.encoder import Encoder, ImageEncoder, Layout
 from remix_study.models.fusion import (
     ConcatFusion,
+    CosineFusion,
     DecisionFusion,
     EntropyFusion,
     FiLMFusion,
@@ -40,6 +41,7 @@ __all__ = [
     "AttentionFusion",
     "CentralNetFusion",
     "ConcatFusion",
+    "CosineFusion",
     "DecisionFusion",
     "Encoder",
     "EntropyFusion",

@@ -3,6 +3,7 @@
     concat    z = W [f_1 .. f_M] + b
     sum       z = sum_m (W_m f_m + b_m)
     decision  z = mean over the active m of h_m, the logits of m's own head; no parameters of its own
+    cosine    z = s sum_m cos(f_m, W_m[c]) for class c
     film      z = W ((1 + g) * f_2 + t) + b  with (g, t) = F f_1 + c; two modalities
     gated     z = W sum_m 2 sigmoid(sum_{j != m} G_j f_j) * (V_m f_m) + b
 
@@ -195,6 +196,44 @@ class EntropyFusion(DecisionFusion):
         return (logits_BMC * weights_BM[:, :, None]).sum(dim=1)
 
 
+class CosineFusion(Fusion):
+    """z = s sum_m cos(f_m, W_m[c]) for class c, without biases (MMCosine). It splits into the cosines times s.
+
+    A feature of zero, such as that of an inactive modality, adds nothing.
+
+    Args:
+        scale: s, above 0.
+    """
+
+    splits = True
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int, scale: float) -> None:
+        super().__init__(widths, num_classes)
+        self.scale = scale
+        self.out = linear(sum(widths.values()), num_classes, bias=False)
+        ends = list(accumulate(widths[m] for m in self.modalities))
+        self._columns = {m: slice(end - widths[m], end) for m, end in zip(self.modalities, ends, strict=True)}
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        active_BM: torch.Tensor,  # noqa: ARG002 - inactive features are zero
+        head_logits: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        return _total(list(self.split(features, head_logits).values()))
+
+    def split(
+        self,
+        features: Mapping[str, torch.Tensor],
+        head_logits: Mapping[str, torch.Tensor],  # noqa: ARG002 - required by Fusion
+    ) -> dict[str, torch.Tensor]:
+        weights = {m: _unit(self.out.weight[:, self._columns[m]]) for m in self.modalities}
+        return {m: self.scale * nn.functional.linear(_unit(features[m]), weights[m]) for m in self.modalities}
+
+    def own_weights(self, modality: str) -> Iterator[tuple[torch.Tensor, slice]]:
+        yield self.out.weight, self._columns[modality]
+
+
 class FiLMFusion(Fusion):
     """Feature-wise linear modulation: the first modality (audio) conditions the second (video), residually.
 
@@ -294,6 +333,12 @@ class PublishedGatedFusion(Fusion):
         content: torch.Tensor = self.content(features[self.gated])
         logits_BC: torch.Tensor = self.out(torch.sigmoid(self.gate(features[self.gating])) * content)
         return logits_BC
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """The rows divided by their norms; a row of zeros stays as it is, where the derivative has no bound."""
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1.0)
 
 
 def _pair(fusion: str, modalities: tuple[str, ...]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ METHODS = {
     "remix": {"name": "remix", "warmup": 1},
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
     "joint": {"name": "joint"},
-    "ogm": {"name": "joint", "with": ["ogm", "tcmax"]},
+    "ogm": {"name": "joint", "with": ["ogm", "tcmax", "lfm", "mmcosine"]},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},
     "mmpareto": {"name": "mmpareto"},
     "between_epochs": {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, OGMGEOptions
+from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, OGMGEOptions, options_of
 from remix_study.config.load import parse_run, put
 from remix_study.config.run import RunConfig, expanded, names_of
 from remix_study.errors import ConfigError
@@ -33,10 +33,16 @@ def test_a_list_of_names_and_a_name_without_options_mean_the_defaults(name: str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_of_its_own_is_joint_training_with_it(name: str) -> None:
     base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
-    alone, added = parsed({"name": name, "begin": 2}).method, parsed({"name": base, "with": {name: {"begin": 2}}})
+    options = {"begin": 2} if "begin" in options_of(name).model_fields else {}
+    alone, added = parsed({"name": name, **options}).method, parsed({"name": base, "with": {name: options}})
     assert expanded(alone) == added.method
     assert names_of(alone) == (name,)
     assert expanded(added.method) is added.method
+
+
+def test_methods_that_replace_the_fused_loss_act_before_those_that_scale_it() -> None:
+    replacing = [name for name in NAMES if options_of(name).replaces_fused]
+    assert NAMES[: len(replacing)] == replacing
 
 
 def test_dotted_keys_reach_into_lists_and_names_without_options() -> None:
@@ -78,8 +84,11 @@ def test_a_run_without_added_methods_keeps_its_digest() -> None:
         ({"name": "joint", "with": ["agm", "agm"]}, {}, "`method.with`"),
         ({"name": "aug", "fused_weight": 0}, {}, "`model.fusion: concat` without a loss; use decision"),
         ({"name": "joint", "with": ["agm", "ogm_ge"]}, {}, "ogm_ge and agm must not be combined"),
-        ({"name": "joint_unimodal", "with": ["dgl", "mmpareto"]}, {}, "mmpareto and dgl must not be combined"),
+        ({"name": "joint_unimodal", "with": ["dgl", "mmpareto"]}, {}, "dgl and mmpareto must not be combined"),
         ({"name": "dgl", "alpha": 0}, {}, "`dgl` with `alpha: 0` leaves the encoders of `joint` without a loss"),
+        ({"name": "mmcosine"}, {"model": {"fusion": "sum"}}, "`mmcosine` is a form of `model.fusion: concat`"),
+        ({"name": "joint", "with": ["tcmax", "dgl"]}, {}, "dgl and tcmax must not be combined"),
+        ({"name": "lfm"}, {"model": {"fusion": "film"}}, "`lfm` needs the part of each modality"),
         ({"name": "unimodal", "modality": "audio", "with": ["agm"]}, {}, "with"),
         ({"name": "joint", "with": ["agm"]}, {"model": {"fusion": "film"}}, "use concat, sum or decision"),
         ({"name": "joint", "with": ["mmpareto"]}, {}, "use joint_unimodal or remix"),
