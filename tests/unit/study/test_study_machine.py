@@ -25,6 +25,11 @@ SPACE = {
     RATE: {"kind": "float", "low": 0.001, "high": 0.1, "log": True},
     "global_batch": {"kind": "int", "low": 16, "high": 64},
 }
+NEEDING: dict[str, Any] = {
+    "umt": {"set": {"method": {"name": "umt"}}},
+    **{f"{m}_alone": {"set": {"method": {"name": "unimodal", "modality": m}}, "ceiling_of": m}
+       for m in ("audio", "video")},
+}  # fmt: skip
 ENDED = ("complete", "pruned", "failed")
 Fails = Callable[[Task], bool]
 
@@ -198,5 +203,20 @@ class StudyMachine(RuleBasedStateMachine):
             shutil.rmtree(self.workspace)
 
 
+class NeedsMachine(StudyMachine):
+    """The same for a study of which one method needs the runs of two others, and whose trials are not reduced.
+
+    Fewer trials than before leave an interrupted trial as it is.
+    """
+
+    remove_a_trial = None  # type: ignore[assignment]  # leaves out a rule
+
+    @property
+    def study(self) -> StudyConfig:
+        return small(**self.plan, methods=NEEDING, reference="umt")
+
+
 TestStudyMachine = pytest.mark.slow(StudyMachine.TestCase)
 TestStudyMachine.settings = examples(10, stateful_step_count=8)
+TestNeedsMachine = pytest.mark.slow(NeedsMachine.TestCase)
+TestNeedsMachine.settings = examples(5, stateful_step_count=8)
