@@ -155,14 +155,15 @@ class Cost(NamedTuple):
         training: seconds of training and of preparing epochs, divided by those of the baseline; with its interval over
             the seeds of both.
         multiply_adds: of training, divided by those of the baseline.
-        inference: time of a prediction, divided by that of the baseline.
+        inference: time of a prediction, divided by that of the baseline; of the fastest replicate of each, since other
+            processes only make a pass slower.
         training_s, inference_s, peak_bytes: absolute, on a GPU only.
     """
 
     method: str
     training: Estimate | None
     multiply_adds: float | None
-    inference: Estimate | None
+    inference: float | None
     training_s: float | None
     inference_s: float | None
     peak_bytes: float | None
@@ -186,13 +187,17 @@ def costs(result: StudyResult) -> tuple[Cost, ...]:
     found = []
     for name, own in seeds.items():
         mean = {key: float(np.mean(values)) if (values := [s[key] for s in own.values() if key in s]) else None
-                for key in (_TIME, _WORK, _PREDICTION, _MEMORY)}  # fmt: skip
+                for key in (_TIME, _MEMORY)}  # fmt: skip
         on_gpu = mean[_MEMORY] is not None
         work = _relative(own, one, _WORK)
+        fastest = [
+            min((s[_PREDICTION] for s in each.values() if _PREDICTION in s), default=None) for each in (own, one)
+        ]
         found.append(
             Cost(
-                name, _relative(own, one, _TIME), None if work is None else work.mean, _relative(own, one, _PREDICTION),
-                mean[_TIME] if on_gpu else None, mean[_PREDICTION] if on_gpu else None, mean[_MEMORY],
+                name, _relative(own, one, _TIME), None if work is None else work.mean,
+                fastest[0] / fastest[1] if fastest[0] is not None and fastest[1] else None,
+                mean[_TIME] if on_gpu else None, fastest[0] if on_gpu else None, mean[_MEMORY],
             )
         )  # fmt: skip
     return tuple(found)

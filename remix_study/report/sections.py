@@ -426,7 +426,7 @@ def _time(budgets: Sequence[search_data.Budget], runs: Sequence[run_data.Runs], 
 def _cost(found: Sequence[run_data.Cost], result: StudyResult) -> str:
     """How predictions compare, and how to read the table of costs."""
     whole = {c.name for c in result.others}
-    ratios = [c.inference.mean for c in found if c.inference is not None and c.method in whole]
+    ratios = [c.inference for c in found if c.inference is not None and c.method in whole]
     said = (
         "Training time includes scoring passes and what methods do before an epoch. Runs that share a machine slow "
         "each other down, so times are comparable within the study only; multiply-adds do not depend on the machine, "
@@ -435,7 +435,7 @@ def _cost(found: Sequence[run_data.Cost], result: StudyResult) -> str:
     if ratios:
         said = (
             f"With all modalities, a prediction takes {min(ratios):.2f} to {max(ratios):.2f} times as long as with "
-            f"{run_data.baseline(result)}. {said}"
+            f"{run_data.baseline(result)}, in the fastest replicate of each. {said}"
         )
     if any(c.peak_bytes is not None for c in found):
         return f"{said} Peak memory is that of tensors on the GPU of one worker."

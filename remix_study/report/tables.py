@@ -311,7 +311,7 @@ def cost_table(found: Sequence[Cost], one: str) -> Table:
             c.method,
             f"{_shown(c.training, 1.0, 2)} x" if c.training is not None else "",
             f"{c.multiply_adds:.2f} x" if c.multiply_adds is not None else "",
-            f"{_shown(c.inference, 1.0, 2)} x" if c.inference is not None else "",
+            f"{c.inference:.2f} x" if c.inference is not None else "",
             f"{c.training_s:.1f}" if c.training_s is not None else "",
             f"{1000 * c.inference_s:.3f}" if c.inference_s is not None else "",
             file_size(round(c.peak_bytes)) if c.peak_bytes is not None else "",
