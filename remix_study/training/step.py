@@ -202,7 +202,7 @@ def _backward(
         terms = {name: term * trains_B for name, term in terms.items()}
     total = torch.stack([term.sum() for term in terms.values()]).sum()
     if alone is not None:
-        alone.backward(terms, count)
+        alone.backward(terms, seen.before or seen, count)
     elif accumulation is None:
         torch.autograd.backward(total / count)
     else:

@@ -12,7 +12,7 @@ from torch import nn
 
 from remix_study.balancing import FusedLoss, Method, MMPareto, Step, UnimodalLosses, Window
 from remix_study.balancing.mmpareto import weights
-from remix_study.models import ConcatFusion, DecisionFusion, Fusion, MultimodalModel, SumFusion
+from remix_study.models import ConcatFusion, DecisionFusion, Fusion, LearnedToken, MultimodalModel, SumFusion
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint
 from remix_study.sample import Batch
 from remix_study.training.step import train_step
@@ -127,6 +127,16 @@ def test_micro_batches_are_combined_as_one_batch() -> None:
     ]  # fmt: skip
     for name, gradient in trained(model, parts, MMPareto(model.modalities, 1.5, window=Window())).items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+def test_gradients_do_not_depend_on_how_the_encoders_are_differentiated(wanted: str) -> None:
+    """With replacements, losses may reach an encoder by other ways than its features."""
+    model, batch = conflicting(ConcatFusion, WANTED[wanted])
+    plain = trained(model, batch, MMPareto(model.modalities, 1.5, window=Window()))
+    model.masking = LearnedToken(model.widths)
+    for name, gradient in trained(model, batch, MMPareto(model.modalities, 1.5, window=Window())).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-5, atol=1e-7)
 
 
 def test_losses_without_gradient_give_numbers() -> None:
