@@ -442,6 +442,8 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
     warmup = method.warmup if isinstance(method, c.RemixConfig) and not _trains_jointly(method) else config.epochs
     for name in method.added.names():
         options = getattr(method.added, name)
+        if isinstance(options, b.MLAOptions):
+            continue  # its plan and its head act in all epochs
         begin, end = (options.first, options.end) if isinstance(options, b.Windowed) else (0, None)
         if begin >= config.epochs:
             log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)

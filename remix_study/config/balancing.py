@@ -191,6 +191,10 @@ class PDMPOptions(Windowed):
     boost: float = Field(default=2.0, ge=1, description="factor of the gradients of its encoder")
     others: float = Field(default=0.5, ge=0, le=1, description="factor of the gradients of all other encoders")
 
+    @property
+    def first(self) -> int:
+        return max(self.begin, 1) if self.dominant is None else self.begin
+
 
 class InfoRegOptions(Windowed):
     """InfoReg: encoders ahead are held back while they acquire information (Huang et al., CVPR 2025)."""

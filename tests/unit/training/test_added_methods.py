@@ -180,8 +180,19 @@ def test_a_window_that_ends_before_the_method_acts_is_said(
     assert "relearning acts from epoch 20 on, but stops before epoch 15, so it never acts" in caplog.text
 
 
+def test_a_ranking_within_the_model_and_a_plan_without_projection_are_not_idle(
+    recipe: Recipe, assembled: Assembled, caplog: pytest.LogCaptureFixture
+) -> None:
+    assembled(recipe({**SHORT, "method": {"name": "mla", "begin": 5}}))
+    assert "never acts" not in caplog.text
+    assembled(recipe({**SHORT, "method": {"name": "pdmp", "dominant": "audio"}}))
+    assert "never acts" not in caplog.text
+    assembled(recipe({**SHORT, "method": {"name": "pdmp"}}))
+    assert "pdmp acts from epoch 1 on, so it never acts in 1 epochs" in caplog.text
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aug", "gblend", "gblend_lite", "miles", "pmr", "relearning"])
+@pytest.mark.parametrize("name", ["aug", "gblend", "gblend_lite", "inforeg", "miles", "mla", "pmr", "relearning"])
 def test_a_method_that_acts_between_epochs_resumes_exactly(recipe: Recipe, assembled: Assembled, name: str) -> None:
     def stop(history: Sequence[Any]) -> None:
         if len(history) == 2:
