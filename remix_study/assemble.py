@@ -208,13 +208,6 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
         alone = isinstance(config.method, c.UnimodalConfig)  # always active, so that nothing is masked
-        fusion: Fusion
-        if c.shares_head(config.method):
-            fusion = EntropyFusion(widths, len(store.classes))
-        else:
-            fusion = _fusion(
-                f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
-            )
         fusion = _brought_fusion(config, widths, len(store.classes)) or _fusion(
             f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
         )
@@ -333,6 +326,8 @@ def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[in
 
 def _brought_fusion(config: c.RunConfig, widths: Mapping[str, int], classes: int) -> Fusion | None:
     """The fusion that an added method brings in the place of `model.fusion`."""
+    if c.shares_head(config.method):
+        return EntropyFusion(widths, classes)
     whole = c.expanded(config.method)
     cosine = None if isinstance(whole, c.UnimodalConfig) else whole.added.mmcosine
     return None if cosine is None else CosineFusion(widths, classes, cosine.scale)

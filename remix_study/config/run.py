@@ -797,6 +797,9 @@ class RunConfig(Part):
             if options.splits and shares_head(method):
                 message = f"`{name}` needs the part of each modality in the fused logits, which `mla` does not have"
                 problems.append((key, f"{message}; leave one of them out"))
+            if isinstance(options, MMCosineOptions) and whole.added.mla is not None:
+                message = "`mmcosine` and `mla` must not be combined, because each brings its fusion; keep one of them"
+                problems.append((key, message))
             if isinstance(options, MMCosineOptions) and self.model.fusion.name != "concat":
                 message = (
                     f"`mmcosine` is a form of `model.fusion: concat`, but the fusion is {self.model.fusion.name}; use "

@@ -105,6 +105,17 @@ def test_the_control_split_is_no_part_of_what_is_trained_on(
 
 
 @pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ({"name": "mmcosine"}, models.CosineFusion), ({"name": "mla"}, models.EntropyFusion),
+        ({"name": "remix", "warmup": 1, "with": ["mmcosine"]}, models.CosineFusion),
+    ],
+)  # fmt: skip
+def test_a_method_brings_its_fusion(recipe: Recipe, small_store: ClipStore, method: dict[str, Any], kind: type) -> None:
+    assert type(build_model(recipe({"method": method}), small_store).fusion) is kind
+
+
+@pytest.mark.parametrize(
     ("rate", "factors"),
     [
         ({"name": "constant"}, [1, 1, 1, 1]),
