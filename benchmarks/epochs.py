@@ -7,7 +7,7 @@ modality gets half of the samples, because the cost of an epoch depends on the s
 # N training samples
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +125,7 @@ def trainer(
     return Trainer(model, method, optimizer, reader, collectives or Solo(), batch, zero_feature, score)
 
 
-def new_model(store: ClipStore, fusion: type[Fusion] = ConcatFusion) -> MultimodalModel:
+def new_model(store: ClipStore, fusion: Callable[[Mapping[str, int], int], Fusion] = ConcatFusion) -> MultimodalModel:
     """Return a model with its initial weights."""
     tiny = store.card["preset"] == "tiny"
     torch.manual_seed(0)

@@ -14,8 +14,9 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import InformedPlan, ScoreFunction, ScoringPass, SplitStatistics
 from remix_study.media.store import ClipStore
 from remix_study.metrics import subsets
-from remix_study.models import ConcatFusion, EntropyFusion, MultimodalModel
+from remix_study.models import ConcatFusion, CosineFusion, EntropyFusion, Fusion, MultimodalModel
 from remix_study.remix import AlternatePlan, ConstantPlan, Reassembly, everything_joint
 from remix_study.sample import Batch
 from remix_study.training.step import train_step
@@ -52,7 +53,12 @@ AT_MOST_OTHERS = 1.1
 MEMORY_AT_MOST = {"mmpareto": 2.0}  # peak memory added to that of `joint_unimodal`, in gradients of the encoders
 # Options with which a method acts in every step.
 ACTING: Mapping[str, Mapping[str, Any]] = {"opm": {"execute": 1.0}, "aug": {"threshold": 0.0}}
-OWN_MODEL = ("aug", "mla")  # they change its heads
+# The fusions that methods bring.
+FUSIONS: Mapping[str, Callable[[Mapping[str, int], int], Fusion]] = {
+    "mla": EntropyFusion,
+    "mmcosine": partial(CosineFusion, scale=10.0),
+}
+OWN_MODEL = ("aug", *FUSIONS)  # `aug` adds heads
 EPOCH = 20  # a method that acts every 5, 10 or 20 epochs is due
 TRAINING, CONTROL = 6028, 670  # the 6698 training samples of CREMA-D, with a control split of a tenth
 
@@ -91,7 +97,7 @@ class Workbench:
     @classmethod
     def of(cls, store: ClipStore, batch: int, passes: "FixedPasses", name: str) -> "Workbench":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = new_model(store, EntropyFusion if name == "mla" else ConcatFusion)
+        model = new_model(store, FUSIONS.get(name, ConcatFusion))
         if name == "aug":
             model.prepare_heads(1)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
