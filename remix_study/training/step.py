@@ -163,7 +163,8 @@ def _with_totals(summing: Sequence[Summing], seen: StepBatch, collectives: Colle
     together = torch.cat(sums)
     collectives.sum_(together)
     parts = torch.split(together, [len(each) for each in sums])
-    found = {rule.name: part for rule, part in zip(summing, parts, strict=True)}
+    # In float64 together, if one of them is.
+    found = {rule.name: part.to(own.dtype) for rule, own, part in zip(summing, sums, parts, strict=True)}
     return replace(seen, totals={**seen.totals, **found})
 
 

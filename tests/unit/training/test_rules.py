@@ -292,3 +292,25 @@ def test_at_most_one_rule_combines_gradients() -> None:
 @pytest.fixture
 def a_model() -> Any:
     return model_of(ConcatFusion)
+
+
+class Adding(Silent):
+    """A loss rule that asks for a sum of one precision, and notes that of the total."""
+
+    def __init__(self, name: str, dtype: torch.dtype) -> None:
+        self.name, self._dtype, self.found = name, dtype, torch.bool
+
+    def sums_before(self, batch: StepBatch) -> torch.Tensor:
+        return torch.ones(1, dtype=self._dtype)
+
+    def loss(self, batch: StepBatch, terms: Terms) -> Terms:
+        self.found = batch.totals[self.name].dtype
+        return terms
+
+
+def test_sums_of_each_rule_keep_their_precision() -> None:
+    """Float64 sums of one rule would otherwise make the losses of others float64."""
+    model = model_of(ConcatFusion)
+    rules = (Adding("single", torch.float32), Adding("double", torch.float64))
+    a_step((FusedLoss(), *rules), model, batch_of(model))
+    assert [rule.found for rule in rules] == [torch.float32, torch.float64]
