@@ -12,7 +12,7 @@ from collections.abc import Sequence
 REQUIRED = (
     "torch", "torchaudio", "ray", "optuna", "greenlet", "mlflow", "decord2", "av", "numpy", "scipy", "scikit-learn",
     "pydantic", "pyyaml", "typer", "rich", "pyarrow", "matplotlib", "plotly", "jinja2", "cmaes", "pandas", "fsspec",
-    "sqlalchemy",
+    "sqlalchemy", "threadpoolctl",
 )  # fmt: skip
 INSTALL = (
     "Install the package's dependencies there (`pip install -c constraints.txt .`, in the image or in `setup_commands`)"

@@ -170,5 +170,6 @@ def test_settings_that_are_not_valid_any_more_are_not_called_equal(tmp_path: Pat
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_say_where_methods_are_not_given_alike(path: Path) -> None:
     assert [each.key for each in load_study(path).unequal] == {
-        "methods": ["model.fusion"], "cremad_ogm": ["optimizer.learning_rate"],
+        "fusions": ["model.fusion"], "backbones": ["model.fusion"], "sensitivity": ["rate"],
+        "cremad_ogm": ["optimizer.learning_rate"],
     }.get(path.stem, [])  # fmt: skip
