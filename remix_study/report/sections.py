@@ -107,12 +107,16 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
             tables["cost.csv"] = cost_table(costs, run_data.baseline(result))
         if result.combinations:
             tables["combinations.csv"] = combinations_table(result)
+    published = published_section(result, ledger.folder)
+    for block in () if published is None else published.blocks:
+        if isinstance(block, Table):
+            tables["published.csv"] = block
     rated = human_ratings.agreements(ledger)
     if rated:
         tables["people.csv"] = human_ratings.ratings_table(rated)
     sections = (
         _methods(ledger, result, budgets, style_of),
-        *([published] if (published := published_section(result, ledger.folder)) else []),
+        *([] if published is None else [published]),
         _modalities(result, names, style_of),
         trained,
         *([did] if did is not None else []),
