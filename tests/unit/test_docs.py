@@ -111,12 +111,14 @@ def _of_a_study(results: dict[str, RunResult]) -> set[str]:
     return {k for c in found.methods for seed in c.seeds.values() for k in seed if k.startswith("sufficiency/")}
 
 
+@pytest.mark.slow
 def test_every_logged_metric_is_listed(logged: set[str]) -> None:
     patterns = [entry.pattern for entry in listed()]
     unlisted = {name for name in logged if not any(pattern.fullmatch(name) for pattern in patterns)}
     assert not unlisted
 
 
+@pytest.mark.slow
 def test_every_listed_metric_is_logged(logged: set[str]) -> None:
     here = [entry for entry in listed() if entry.absent != "on a CPU"]
     unlogged = {entry.name for entry in here if not any(entry.pattern.fullmatch(name) for name in logged)}
@@ -128,6 +130,7 @@ def test_no_metric_is_listed_twice() -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_metrics_that_are_never_absent_are_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
     always = {entry.name: entry.pattern for entry in listed() if entry.absent == "never"}
     at_the_end = {
@@ -146,6 +149,7 @@ def test_metrics_that_are_never_absent_are_in_every_run_and_epoch(results: dict[
             assert not lacking(each_epoch, record), method
 
 
+@pytest.mark.slow
 def test_metrics_that_need_unimodal_heads_are_absent_for_joint(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["joint"].history for key in record} | set(results["joint"].summary)
     absent = [entry for entry in listed() if "`joint`" in entry.absent]
@@ -153,6 +157,7 @@ def test_metrics_that_need_unimodal_heads_are_absent_for_joint(results: dict[str
     assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
 
 
+@pytest.mark.slow
 def test_metrics_listed_as_absent_for_unimodal_are_absent(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["unimodal"].history for key in record} | set(results["unimodal"].summary)
     absent = [entry for entry in listed() if "`unimodal`" in entry.absent]
@@ -160,6 +165,7 @@ def test_metrics_listed_as_absent_for_unimodal_are_absent(results: dict[str, Run
     assert not [key for key in keys for entry in absent if entry.pattern.fullmatch(key)]
 
 
+@pytest.mark.slow
 def test_warm_up_and_random_log_no_metrics_of_scores(results: dict[str, RunResult]) -> None:
     assert {key for key in results["remix"].history[0] if key.startswith("remix/")} == {"remix/joint_share"}
     assert results["remix"].history[0]["remix/joint_share"] == 1.0

@@ -19,7 +19,6 @@ Assembled = Callable[..., Run]
 OnRanks = Callable[[int, Callable[[Collectives], Any]], list[Any]]
 
 NAMES = list(Additions.model_fields)
-SLOW = {"gblend": pytest.mark.slow}  # it trains copies
 COMPARING = [name for name in NAMES if options_of(name).compares]
 # Settings with which a method acts in a short run.
 ACTING: dict[str, dict[str, Any]] = {
@@ -79,7 +78,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled: Assembled, name: str) -> None:
     base = "joint_unimodal" if name in ON_UNIMODAL_LOSSES else "joint"
     one, added = (
@@ -97,6 +97,7 @@ def test_a_method_of_its_own_is_joint_training_with_it(recipe: Recipe, assembled
     assert {key.split("/")[1] for key in recorded if key.startswith("method/")} == {name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assembled, name: str) -> None:
     neutral = {**short(name), "method": {"name": "joint_unimodal", "with": acting(name, **NEUTRAL[name])}}
@@ -104,7 +105,8 @@ def test_its_neutral_setting_changes_nothing(recipe: Recipe, assembled: Assemble
     assert equal(weights(assembled(recipe(neutral), "neutral")), weights(assembled(recipe(plain), "plain")))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
     recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, name: str
 ) -> None:
@@ -125,6 +127,7 @@ def test_two_ranks_equal_one_and_micro_batches_equal_whole_batches(
             torch.testing.assert_close(found[key], expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARING)
 def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
     recipe: Recipe, assembled: Assembled, name: str, caplog: pytest.LogCaptureFixture
