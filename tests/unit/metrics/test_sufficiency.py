@@ -38,6 +38,7 @@ def test_undefined_ratios_are_none() -> None:
     assert chance_corrected(0.1, 0.1, 0.2) is None
 
 
+@pytest.mark.slow
 def test_importing_the_metrics_does_not_import_scikit_learn() -> None:
     """Each process of a trial imports them, and scikit-learn with scipy.stats takes more than a second."""
     script = "import sys, remix_study.metrics; assert not {'sklearn', 'scipy'} & set(sys.modules)"

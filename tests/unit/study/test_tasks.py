@@ -233,6 +233,7 @@ def test_on_a_cluster_the_number_of_runs_at_once_follows_its_nodes(monkeypatch: 
     assert searcher.suggest("four")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

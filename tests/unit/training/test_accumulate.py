@@ -77,6 +77,7 @@ def planned(run: Run, epoch: int = 0) -> Schedule:
     return run.method.plan.plan(epoch, lambda _: pytest.fail("needs no scores")).schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("fusion", ["concat", "decision"])
 def test_encoders_get_the_gradients_of_the_blocked_batches(
@@ -161,6 +162,7 @@ def test_nothing_of_an_encoder_changes_between_its_updates(
     assert {tuple(names) for names in changed} > {("fusion",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_trains_the_same(
     recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, ranks: int
@@ -261,6 +263,7 @@ def test_micro_batches_train_the_same(recipe: Recipe, without_batchnorm: Assembl
         torch.testing.assert_close(weights_of(run), whole, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blocks", "accumulated"])
 def test_micro_batches_train_the_same_on_ranks(
     recipe: Recipe, without_batchnorm: Assembled, run_on_ranks: OnRanks, name: str

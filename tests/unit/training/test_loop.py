@@ -184,6 +184,7 @@ def test_runs_are_reproducible_and_depend_on_the_seed(recipe: Recipe, assembled:
     assert histories[0] != histories[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
