@@ -292,6 +292,7 @@ def test_a_failed_submission_is_reported_in_one_message(bench: Bench, run_cli: R
     assert "`ray job submit` failed with exit status 1: RuntimeError: no room." in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code", "message"),
     [

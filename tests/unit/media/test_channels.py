@@ -67,6 +67,7 @@ def stage_of(path: Path, channel: Channel = "mix", decoder: DecoderName = "pyav"
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("suffix", CODECS)
 def test_channels_that_cancel_are_not_mixed_and_each_can_be_kept(

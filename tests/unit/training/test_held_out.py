@@ -71,6 +71,7 @@ def assert_equal_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
     assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
 
 
+@pytest.mark.slow
 @each_method
 def test_the_test_split_influences_only_test_metrics(
     recipe: Recipe, small_store: ClipStore, tmp_path: Path, method: dict[str, Any]
@@ -87,6 +88,7 @@ def test_the_test_split_influences_only_test_metrics(
     assert found.summary["test/cross_entropy"] != expected.summary["test/cross_entropy"]  # the poison works
 
 
+@pytest.mark.slow
 @each_method
 def test_the_validation_split_influences_neither_weights_nor_assignments(
     recipe: Recipe, small_store: ClipStore, tmp_path: Path, method: dict[str, Any]
