@@ -46,7 +46,7 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
         Published("ogm_ge", "69.14 ± 1.13", _ASGML),
         Published("ogm_ge", "62.47 ± 1.42", _ONE_FRAME),
         Published("ogm", "67.76", _BB),
-        Published("info_reg", "67.72 ± 0.83", _ASGML),
+        Published("inforeg", "67.72 ± 0.83", _ASGML),
         Published("miles", "61.05 ± 2.52", _ASGML),
         Published("opm", "68.75", _BB),
         Published("agm", "71.59", _BB),

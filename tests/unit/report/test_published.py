@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from remix_study.config.balancing import Additions
+from remix_study.datasets.protocols import PROTOCOLS
 from remix_study.errors import StudyError
 from remix_study.report.published import (
     FILE,
@@ -32,6 +34,12 @@ def test_every_method_is_followed_by_its_published_values() -> None:
         shown = [row[1] for row in rows if row[0] == method and row[2] != "this study"]
         assert shown == [p.accuracy for p in PUBLISHED["cremad"] if p.method == method]
     assert [row[2] for row in rows if row[0] == "remix"] == ["this study", "paper"]
+
+
+def test_published_values_are_of_methods_that_a_reproduction_can_run() -> None:
+    known = {"joint", "remix", *Additions.model_fields}
+    assert PUBLISHED.keys() == PROTOCOLS.keys()
+    assert not {p.method for values in PUBLISHED.values() for p in values} - known
 
 
 def test_missing_clips_and_changes_of_the_recipe_are_said() -> None:
