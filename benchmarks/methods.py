@@ -100,7 +100,7 @@ class Workbench:
         model = new_model(store, FUSIONS.get(name, ConcatFusion))
         if name == "aug":
             model.prepare_heads(1)
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack both arguments at once
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, weight_decay=1e-4)
         clips = ClipReader(store, device, channels_last=True).read(np.arange(batch), np.ones((batch, 2), np.bool_))
         return cls(store, model, optimizer, clips, passes, device)
@@ -208,7 +208,7 @@ def costs(names: Sequence[str], scale: Scale, quick: bool) -> list[Cost]:
         starts = {name: bench.begin(methods[name]) for name, bench in benches.items()}
         turns = _with_base_between(names)
         # In every round, `joint_unimodal` is measured several times, since all ratios depend on it.
-        rounds = in_turns([lambda name=name: benches[name].step(methods[name]) for name in turns], scale.rounds)  # type: ignore[misc]
+        rounds = in_turns([partial(benches[name].step, methods[name]) for name in turns], scale.rounds)
     base_s = [median([s for s, name in zip(times, turns, strict=True) if name == BASE]) for times in rounds]
     gradients = shared.gradient_bytes()
     found = []

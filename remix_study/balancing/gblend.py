@@ -59,6 +59,7 @@ class Blend:
         return epoch in self._window and (epoch - self._window.begin) % self._every == 0
 
     def begin(self, start: EpochStart) -> None:
+        """Begin or end an estimate; subclasses define how they make one."""
         raise NotImplementedError
 
     def loss(self, batch: StepBatch, terms: Terms) -> Terms:

@@ -22,7 +22,7 @@ it knows of a split is complete on every rank, and its random numbers depend on 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -321,9 +321,6 @@ class Teaching(Protocol):
         ...
 
 
-_Part = TypeVar("_Part")
-
-
 @dataclass(frozen=True)
 class Method:
     """A training method.
@@ -344,56 +341,56 @@ class Method:
     task: Task = "classification"
 
     def __post_init__(self) -> None:
-        if len(self._with(CombineRule)) > 1:  # type: ignore[type-abstract]
+        if len(self._with(CombineRule)) > 1:
             raise ValueError("a method must have at most one rule that combines gradients")
 
-    def _with(self, part: type[_Part]) -> tuple[_Part, ...]:
+    def _with(self, part: Any) -> tuple[Any, ...]:  # not `type[T]`, of which mypy takes no protocol
         return tuple(rule for rule in self.rules if isinstance(rule, part))
 
     @cached_property
     def losses(self) -> tuple[LossRule, ...]:
-        return self._with(LossRule)  # type: ignore[type-abstract]
+        return self._with(LossRule)
 
     @cached_property
     def masks(self) -> tuple[MaskRule, ...]:
-        return self._with(MaskRule)  # type: ignore[type-abstract]
+        return self._with(MaskRule)
 
     @cached_property
     def removing(self) -> tuple[Removing, ...]:
-        return tuple(rule for rule in self._with(Removing) if rule.removes)  # type: ignore[type-abstract]
+        return tuple(rule for rule in self._with(Removing) if rule.removes)
 
     @cached_property
     def summing(self) -> tuple[Summing, ...]:
-        return self._with(Summing)  # type: ignore[type-abstract]
+        return self._with(Summing)
 
     @cached_property
     def combine(self) -> CombineRule | None:
-        return next(iter(self._with(CombineRule)), None)  # type: ignore[type-abstract]
+        return next(iter(self._with(CombineRule)), None)
 
     @cached_property
     def gradients(self) -> tuple[GradientRule, ...]:
-        return self._with(GradientRule)  # type: ignore[type-abstract]
+        return self._with(GradientRule)
 
     @cached_property
     def epochs(self) -> tuple[EpochRule, ...]:
-        return self._with(EpochRule)  # type: ignore[type-abstract]
+        return self._with(EpochRule)
 
     @cached_property
     def recorded(self) -> tuple[Recorded, ...]:
         """The rules that have metrics and a state."""
-        return self._with(Recorded)  # type: ignore[type-abstract]
+        return self._with(Recorded)
 
     def rate_factors(self) -> dict[str, float]:
         """Modality -> the factor of its encoder's learning rate; 1 for those that are absent."""
         factors: dict[str, float] = {}
-        for rule in self._with(RateRule):  # type: ignore[type-abstract]
+        for rule in self._with(RateRule):
             for m, factor in rule.factors().items():
                 factors[m] = factors.get(m, 1.0) * factor
         return factors
 
     def further_passes(self, epoch: int) -> int:
         """Forward passes of encoders besides the model's, for each sample that trains a modality in this epoch."""
-        teaching = self._with(Teaching)  # type: ignore[type-abstract]
+        teaching = self._with(Teaching)
         return sum(rule.passes(epoch) for rule in teaching)
 
     def state(self) -> dict[str, dict[str, Any]]:
