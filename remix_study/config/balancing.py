@@ -1,8 +1,8 @@
 """Methods that are added to a way of training: `with` of joint, joint_unimodal and remix
 
 Each is also a method of its own (`method: {name: ogm_ge}`), which adds it to joint training. To add one, write its
-options here (and in `AnyOptions`), one field in `Additions`, its configuration as a method of its own in `run.py`, its
-rule in `remix_study/balancing`, and its case in `remix_study/added.py`.
+options here (and in `AnyOptions`), one field in `Additions`, its configuration as a method of its own in
+`added_methods.py`, its rule in `remix_study/balancing`, and its case in `remix_study/added.py`.
 """
 
 from collections.abc import Iterable

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from remix_study.config.added_methods import AddedConfig
 from remix_study.config.run import (
-    AddedConfig,
     RandomConfig,
     RemixConfig,
     RunConfig,
