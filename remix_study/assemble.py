@@ -1,7 +1,7 @@
 """Build the objects of a run from its configuration and its corpus
 
-This is the only module that maps every config class to the class it selects. `fit.py` checks a configuration against a
-corpus first; `assemble` assumes that this check passed.
+This module maps every config class to the class it selects; `added.py` and `planned.py` do so for methods. `fit.py`
+checks a configuration against a corpus first; `assemble` assumes that this check passed.
 """
 
 # N training samples, M modalities
@@ -59,28 +59,14 @@ from remix_study.models import (
     VectorEncoder,
     ZeroInput,
 )
+from remix_study.planned import remix_plan, trains_jointly
 from remix_study.remix import (
-    Argmin,
     Assignment,
-    Band,
     ConstantPlan,
-    Filter,
-    FixedShare,
-    Inverted,
-    Margin,
-    MaxShare,
-    Permuted,
-    ProgressShare,
-    Quantile,
-    Random,
     Reassembly,
-    RemixPlan,
-    RemixSettings,
-    Tempered,
     everything_joint,
 )
 from remix_study.remix.assignment import column_order
-from remix_study.remix.share import ShareRule
 from remix_study.seeds import DrawFrom, torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
@@ -392,16 +378,7 @@ def _method(
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
         case c.RemixConfig():
-            settings = RemixSettings(
-                warmup=method.warmup,
-                score=method.score,
-                filter=_filter(method.filter),
-                how=how,
-                share=_share(method.share, modalities),
-                joint_share=method.joint_share,
-                rescore_every=method.rescore_every,
-            )
-            remix = RemixPlan(settings, modalities, labels_N, classes, config.seed)
+            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed)
             if method.predictions == "dropout":
                 return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
@@ -434,7 +411,7 @@ def _warn_of_idle_methods(config: c.RunConfig) -> None:
     method = c.expanded(config.method)
     if isinstance(method, c.UnimodalConfig):
         return
-    warmup = method.warmup if isinstance(method, c.RemixConfig) and not _trains_jointly(method) else config.epochs
+    warmup = method.warmup if isinstance(method, c.RemixConfig) and not trains_jointly(method) else config.epochs
     for name in method.added.names():
         options = getattr(method.added, name)
         if isinstance(options, b.MLAOptions):
@@ -455,7 +432,7 @@ def _warn_of_idle_greedy(config: c.RunConfig) -> None:
     """Log a warning if no batch has samples that train both modalities, in which Greedy acts."""
     method, fusion = config.method, config.model.fusion
     greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
-    if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not _trains_jointly(method):
+    if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not trains_jointly(method):
         log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
 
 
@@ -472,55 +449,10 @@ def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -
         )  # fmt: skip
 
 
-def _trains_jointly(method: c.RemixConfig) -> bool:
-    """Whether samples may train several modalities after the warm-up."""
-    match method.filter:
-        case c.MarginConfig(close="joint") | c.QuantileConfig(otherwise="joint") | c.BandConfig(otherwise="joint"):
-            return True
-        case _:
-            return method.joint_share > 0
-
-
 def training_order(method: c.MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:
     """The order in which modalities train in an epoch; by default video before audio, as in the released code."""
     given = method.training_order if isinstance(method, c.RemixConfig) else None
     return tuple(reversed(modalities)) if given is None else given
-
-
-def _filter(config: c.FilterConfig) -> Filter:
-    match config:
-        case c.ArgminConfig():
-            return Argmin()
-        case c.InvertedConfig():
-            return Inverted()
-        case c.RandomConfig():
-            return Random()
-        case c.PermutedConfig():
-            return Permuted()
-        case c.TemperedConfig(temperature=temperature):
-            return Tempered(temperature)
-        case c.MarginConfig(threshold=threshold, close=close):
-            return Margin(threshold, close)
-        case c.QuantileConfig(fraction=fraction, otherwise=otherwise):
-            return Quantile(fraction, otherwise)
-        case c.MaxShareConfig(share=share):
-            return MaxShare(share)
-        case c.BandConfig(lower=lower, upper=upper, otherwise=otherwise):
-            return Band(lower, upper, otherwise)
-        case unreachable:
-            assert_never(unreachable)
-
-
-def _share(config: c.ShareConfig | None, modalities: tuple[str, ...]) -> ShareRule | None:
-    match config:
-        case None:
-            return None
-        case c.FixedShareConfig(parts=parts):
-            return FixedShare(tuple(parts.get(m, 0.0) for m in modalities))
-        case c.ProgressShareConfig(rate=rate, lowest=lowest):
-            return ProgressShare(rate, lowest)
-        case unreachable:
-            assert_never(unreachable)
 
 
 def _parameter_groups(model: MultimodalModel, method: Method) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from remix_study.assemble import (
     takes,
     widths_of,
 )
+from remix_study.config import assignment as a
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
@@ -153,9 +154,9 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"
             problems.append(("method.training_order", said))
-        if isinstance(method.share, c.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
+        if isinstance(method.share, a.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
             problems.append(("method.share.parts", f"`method.share.parts` must name {', '.join(have)} once each"))
-        if isinstance(method.share, c.ProgressShareConfig) and method.share.lowest * len(have) >= 1:
+        if isinstance(method.share, a.ProgressShareConfig) and method.share.lowest * len(have) >= 1:
             said = f"`method.share.lowest` must be below 1/{len(have)}, but is {method.share.lowest:g}"
             problems.append(("method.share.lowest", said))
         problems += _threshold_problems(method, len(store.classes), len(have))
@@ -166,13 +167,13 @@ def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) ->
     low, high = score_range(method.score, classes)
     span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
-        case c.MarginConfig(threshold=threshold) if threshold > high - low:
+        case a.MarginConfig(threshold=threshold) if threshold > high - low:
             said = f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"
             return [("method.filter.threshold", said)]
-        case c.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
+        case a.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
             said = f"`method.filter` must include possible scores, but [{lower:g}, {upper:g}] does not: {span}"
             return [("method.filter.upper" if upper <= low else "method.filter.lower", said)]
-        case c.MaxShareConfig(share=share) if share * modalities < 1:
+        case a.MaxShareConfig(share=share) if share * modalities < 1:
             said = f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"
             return [("method.filter.share", said)]
         case _:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from remix_study.config.added_methods import AddedConfig
+from remix_study.config.assignment import RandomConfig
 from remix_study.config.run import (
-    RandomConfig,
     RemixConfig,
     RunConfig,
     UnimodalConfig,

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
+from remix_study.config.assignment import PermutedConfig, RandomConfig
 from remix_study.config.balancing import Additions
 from remix_study.config.load import load_study
 from remix_study.config.run import (
     AdamConfig,
-    PermutedConfig,
-    RandomConfig,
     RemixConfig,
     ResNet18Config,
     StepRateConfig,

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import yaml
 
+from remix_study.config.assignment import MarginConfig
 from remix_study.config.load import load_run, load_study, parse_run, put, validate_study
 from remix_study.config.run import (
     AdamConfig,
     AugmentConfig,
     ConstantRateConfig,
-    MarginConfig,
     RemixConfig,
     RunConfig,
     StepRateConfig,

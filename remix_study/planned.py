@@ -1,0 +1,105 @@
+"""Build the plan of Remix from its configuration
+
+`assemble.py` builds everything else of a run.
+"""
+
+# N training samples, M modalities
+
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remix_study.config import assignment as a
+from remix_study.config.run import RemixConfig
+from remix_study.remix import (
+    Argmin,
+    Band,
+    Filter,
+    FixedShare,
+    Inverted,
+    Margin,
+    MaxShare,
+    Permuted,
+    ProgressShare,
+    Quantile,
+    Random,
+    Reassembly,
+    RemixPlan,
+    RemixSettings,
+    Tempered,
+)
+from remix_study.remix.share import ShareRule
+
+
+def remix_plan(
+    method: RemixConfig,
+    modalities: tuple[str, ...],
+    labels_N: NDArray[np.int64],
+    classes: int,
+    how: Reassembly,
+    seed: int,
+) -> RemixPlan:
+    """Return the plan of a run that trains with Remix.
+
+    Args:
+        modalities: names of the M columns.
+        labels_N: class of each training sample, in 0..classes-1.
+        how: how batches are formed.
+        seed: of the run.
+    """
+    settings = RemixSettings(
+        warmup=method.warmup,
+        score=method.score,
+        filter=_filter(method.filter),
+        how=how,
+        share=_share(method.share, modalities),
+        joint_share=method.joint_share,
+        rescore_every=method.rescore_every,
+    )
+    return RemixPlan(settings, modalities, labels_N, classes, seed)
+
+
+def trains_jointly(method: RemixConfig) -> bool:
+    """Whether samples may train several modalities after the warm-up."""
+    match method.filter:
+        case a.MarginConfig(close="joint") | a.QuantileConfig(otherwise="joint") | a.BandConfig(otherwise="joint"):
+            return True
+        case _:
+            return method.joint_share > 0
+
+
+def _filter(config: a.FilterConfig) -> Filter:
+    match config:
+        case a.ArgminConfig():
+            return Argmin()
+        case a.InvertedConfig():
+            return Inverted()
+        case a.RandomConfig():
+            return Random()
+        case a.PermutedConfig():
+            return Permuted()
+        case a.TemperedConfig(temperature=temperature):
+            return Tempered(temperature)
+        case a.MarginConfig(threshold=threshold, close=close):
+            return Margin(threshold, close)
+        case a.QuantileConfig(fraction=fraction, otherwise=otherwise):
+            return Quantile(fraction, otherwise)
+        case a.MaxShareConfig(share=share):
+            return MaxShare(share)
+        case a.BandConfig(lower=lower, upper=upper, otherwise=otherwise):
+            return Band(lower, upper, otherwise)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _share(config: a.ShareConfig | None, modalities: tuple[str, ...]) -> ShareRule | None:
+    match config:
+        case None:
+            return None
+        case a.FixedShareConfig(parts=parts):
+            return FixedShare(tuple(parts.get(m, 0.0) for m in modalities))
+        case a.ProgressShareConfig(rate=rate, lowest=lowest):
+            return ProgressShare(rate, lowest)
+        case unreachable:
+            assert_never(unreachable)
