@@ -32,8 +32,10 @@ MOST_CHECKED = 10_000  # labels of the choices of all methods
 # Common objectives; docs/metrics.md describes all metrics.
 OBJECTIVES = (
     "best/val_accuracy", "best/val_macro_f1", "best/val_cross_entropy", "best/val_balanced_accuracy",
-    "best/val_accuracy_late_sum", "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video",
-    "best/balance_accuracy_ratio", "best/balance_imbalance", "last/val_accuracy", "time/total_train_s",
+    "best/val_accuracy_late_sum", "best/val_accuracy_late_calibrated",
+    "best/val_accuracy_uni/audio", "best/val_accuracy_uni/video",
+    "best/balance_accuracy_ratio", "best/balance_imbalance", "last/val_accuracy",
+    "last/val_accuracy_late_calibrated", "time/total_train_s",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ The file in the run folder has one row per clip of the validation and test split
     split, id, group, label              of the clip; `group` is null if it has none
     predicted_fused                      class that the fused head predicts
     predicted_late_sum, predicted_<m>    if heads are trained: class from their sum, and from the head of modality m
+    predicted_late_calibrated            if it has one: class from the calibrated late product; cross-fitted for `val`
     predicted_best, predicted_last       class from the fused head of the best and of the last epoch; null for `val`
     log_p_fused, log_p_late_sum, ...     log-probabilities (nats) of the classes, in their order
 
@@ -87,7 +88,8 @@ class Correct(NamedTuple):
         ids: of the clips, sorted.
         group_C: the group of each clip, as integers; None if no clip has a group. A clip without one is a group of its
             own.
-        views: `fused`, `late_sum`, `best`, `last` or a modality -> whether each clip is predicted correctly, (C,).
+        views: `fused`, `late_sum`, `late_calibrated`, `best`, `last` or a modality -> whether each clip is predicted
+            correctly, (C,).
     """
 
     ids: tuple[str, ...]

@@ -16,10 +16,21 @@ PROBE_GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1)  # inverse strength of the L2 penalty,
 
 
 class ProbeResult(NamedTuple):
-    """Accuracy on the evaluation split, in [0, 1], and the `C` that was best on the validation split."""
+    """A linear probe, and its predictions.
+
+    Attributes:
+        accuracy: on the evaluation split, in [0, 1].
+        C: the inverse strength of the penalty that was best on the validation split.
+        classes_K: the classes of the training split, in ascending order.
+        val_logs_NK, eval_logs_NK: log-probabilities of these classes, in nats, on the validation and the evaluation
+            split.
+    """
 
     accuracy: float
     C: float
+    classes_K: NDArray[np.int64]
+    val_logs_NK: NDArray[np.float64]
+    eval_logs_NK: NDArray[np.float64]
 
 
 def sufficiency_ratio(accuracy_uni: float, accuracy_solo: float) -> float | None:
@@ -69,8 +80,10 @@ def linear_probe(
                 f"features must be finite, but the {name} split has NaN or infinity. The encoder has probably "
                 "diverged: lower the learning rate."
             )
-    if len(np.unique(train_labels_N)) == 1:  # LogisticRegression refuses a single class
-        return ProbeResult(float(np.mean(eval_labels_N == train_labels_N[0])), PROBE_GRID[0])
+    classes_K = np.unique(train_labels_N).astype(np.int64)
+    if len(classes_K) == 1:  # LogisticRegression refuses a single class
+        accuracy = float(np.mean(eval_labels_N == classes_K[0]))
+        return ProbeResult(accuracy, PROBE_GRID[0], classes_K, np.zeros((len(val_ND), 1)), np.zeros((len(eval_ND), 1)))
     # Imported here, because they import scipy.stats, too: a fifth of the start of each process of a trial.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -89,6 +102,9 @@ def linear_probe(
             probe.fit(train_ND, train_labels_N)
         val_accuracy = float(np.mean(probe.predict(val_ND) == val_labels_N))
         if best is None or val_accuracy > best[0]:
-            best = val_accuracy, ProbeResult(float(np.mean(probe.predict(eval_ND) == eval_labels_N)), C)
+            accuracy = float(np.mean(probe.predict(eval_ND) == eval_labels_N))
+            with np.errstate(divide="ignore"):  # the logarithm of 0
+                logs = probe.predict_log_proba(val_ND), probe.predict_log_proba(eval_ND)
+            best = val_accuracy, ProbeResult(accuracy, C, classes_K, *logs)
     assert best is not None  # the grid is not empty
     return best[1]

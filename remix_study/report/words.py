@@ -14,6 +14,7 @@ _KINDS = {
     "accuracy_only": ("accuracy, {m} alone", "%"),
     "accuracy_without": ("accuracy without {m}", "%"),
     "accuracy_late_sum": ("accuracy, late sum of heads", "%"),
+    "accuracy_late_calibrated": ("accuracy, calibrated late product", "%"),
     "accuracy_best": ("accuracy, best epoch", "%"),
     "accuracy_last": ("accuracy, last epoch", "%"),
     "balanced_accuracy": ("balanced accuracy", "%"),
@@ -21,6 +22,12 @@ _KINDS = {
     "macro_f1_uni": ("macro-F1 of the {m} head", "%"),
     "cross_entropy": ("cross-entropy", "nats"),
     "cross_entropy_uni": ("cross-entropy of the {m} head", "nats"),
+    "cross_entropy_late_sum": ("cross-entropy, late sum of heads", "nats"),
+    "cross_entropy_late_calibrated": ("cross-entropy, calibrated late product", "nats"),
+    "calibration_error": ("calibration error", "%"),
+    "calibration_error_uni": ("calibration error of the {m} head", "%"),
+    "calibration_error_late_sum": ("calibration error, late sum of heads", "%"),
+    "calibration_error_late_calibrated": ("calibration error, calibrated late product", "%"),
 }
 _NAMED = {
     "balance/accuracy_gap": ("accuracy gap of the heads", "points"),
@@ -37,6 +44,7 @@ _NAMED = {
     "sufficiency/probe_ratio": ("sufficiency of the {m} probe", "%"),
     "sufficiency/own_epoch_ratio": ("sufficiency of the {m} head, own best epoch", "%"),
     "sufficiency/ratio_above_chance": ("sufficiency of the {m} head above chance", "%"),
+    "late_calibrated/exponent": ("exponent of {m} in the calibrated late product", "1 in the late sum"),
     "remix/share": ("samples that train {m} alone", "%"),
     "remix/joint_share": ("samples that train all modalities", "%"),
     "remix/resting_share": ("samples that train nothing", "%"),

@@ -61,7 +61,11 @@ _EPOCH = (
     _Metric(r"balance/(imbalance|missing_drop)", "minimize", fusion=True),
     _Metric(r"balance/(shapley|utilisation)/[\w-]+", fusion=True),
 )
-_END = (_Metric(r"last/val_accuracy"), _Metric(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"))
+_END = (
+    _Metric(r"last/val_accuracy"),
+    _Metric(r"(best|last)/val_accuracy_late_calibrated", heads=True),
+    _Metric(r"time/(total_(train|score|evaluate)_s|evidence_s)", "minimize"),
+)
 
 
 def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Problem]:
@@ -336,9 +340,12 @@ def _unknown(metric: str) -> str:
 def _judged(metric: str, epoch: bool = False) -> _Metric | None:
     """The metric of this name, of a run's summary or of an epoch; None if there is none."""
     name = re.sub(r"^best/(val|balance)_", r"\1/", metric) if not epoch else metric
-    if name == metric and not epoch:
-        return next((each for each in _END if re.fullmatch(each.pattern, metric)), None)
-    return next((each for each in _EPOCH if re.fullmatch(each.pattern, name)), None)
+    known = () if epoch else _END
+    of_an_epoch = () if name == metric and not epoch else _EPOCH
+    return next(
+        (each for each in known if re.fullmatch(each.pattern, metric)),
+        next((each for each in of_an_epoch if re.fullmatch(each.pattern, name)), None),
+    )
 
 
 def _absent(at: Keys, metric: str, measured: _Metric, name: str, configs: Sequence[RunConfig]) -> Iterator[Problem]:
@@ -350,9 +357,13 @@ def _absent(at: Keys, metric: str, measured: _Metric, name: str, configs: Sequen
             lacks = "trains no unimodal heads; use joint_unimodal"
         elif measured.fusion and alone:
             lacks = "has one modality"
-        elif measured.heads and isinstance(config.method, UnimodalConfig):
+        elif "_uni/" in metric and isinstance(config.method, UnimodalConfig):
             wanted = re.sub(r".*_uni/", "", metric)
             lacks = None if wanted == config.method.modality else f"has only {config.method.modality}"
+        elif metric.endswith("/val_accuracy_late_calibrated"):
+            select = config.evaluation.select
+            other = f"{select}/val_accuracy_late_calibrated"
+            lacks = None if metric == other else f"has `evaluation.select: {select}`; use {other}"
         if lacks is not None:
             yield Problem(at, f" must be a metric of every method, but `{name}` does not have {metric}: it {lacks}",
                           kind=f"absent {name}")  # fmt: skip

@@ -22,7 +22,7 @@ from remix_study.models import MultimodalModel
 from remix_study.training.step import mixed_precision
 from remix_study.world import Collectives
 
-FUSED, LATE_SUM = "fused", "late_sum"
+FUSED, LATE_SUM, LATE_CALIBRATED = "fused", "late_sum", "late_calibrated"
 _TIMED_CLIPS, _TIMED_PASSES, _TIMED_S = 64, 3, 0.02
 
 

@@ -78,7 +78,7 @@ def results(
     found = {}
     for name, method in METHODS.items():
         folder = tmp_path_factory.mktemp(name)
-        evaluation = {"test": True, "probe": True, "clash_every": 1}
+        evaluation = {"test": True, "probe": True, "clash_every": 1, "select": "last" if name == "mla" else "best"}
         fusion = {"name": "mmtm", "greedy": {}} if name == "random" else "concat"
         config = recipe({"method": method, "epochs": 4, "evaluation": evaluation, "model.fusion": fusion})
         if name == "agm":

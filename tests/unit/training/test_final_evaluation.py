@@ -9,6 +9,7 @@ from remix_study import metrics
 from remix_study.config.run import RunConfig
 from remix_study.metrics import linear_probe
 from remix_study.sample import Batch
+from remix_study.seeds import stream
 from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
 from remix_study.training.final_evaluation import FinalEvaluation, Selection, evaluate_finished, sufficiency
@@ -145,14 +146,21 @@ def test_predictions_are_those_of_the_model_for_each_clip(run: Run, run_on_ranks
         )
 
     found = finished()
-    views = {"fused", "late_sum", "audio", "video"}
+    views = {"fused", "late_sum", "late_calibrated", "audio", "video"}
     assert {split: set(of) for split, of in found.predictions.items()} == {"val": views, "test": views}
     labels_N = run.reader.store.labels_N[run.rows["test"]]
-    for view, key in (("fused", "accuracy"), ("late_sum", "accuracy_late_sum"), ("audio", "accuracy_uni/audio")):
+    for view in views:
+        key = {"fused": "accuracy", "audio": "accuracy_uni/audio", "video": "accuracy_uni/video"}.get(
+            view, f"accuracy_{view}"
+        )
         logs_NC = found.predictions["test"][view]
         assert logs_NC.shape == (48, 4)
         np.testing.assert_allclose(np.exp(logs_NC).sum(axis=1), 1, rtol=1e-5)
         assert (logs_NC.argmax(axis=1) == labels_N).mean() == found.metrics[f"test/{key}"]
+        measured = key.replace("accuracy", "calibration_error")
+        assert metrics.calibration_error(logs_NC, labels_N) == found.metrics[f"test/{measured}"]
+        measured = key.replace("accuracy", "cross_entropy")
+        assert metrics.cross_entropy(logs_NC, labels_N) == pytest.approx(found.metrics[f"test/{measured}"])
     row = run.rows["val"][5]
     batch = run.reader.read(np.array([row]), np.ones((1, 2), np.bool_))
     with torch.no_grad():
@@ -162,6 +170,48 @@ def test_predictions_are_those_of_the_model_for_each_clip(run: Run, run_on_ranks
     many = finished(batch=48)
     np.testing.assert_allclose(many.predictions["test"]["video"], found.predictions["test"]["video"], atol=1e-5)
     assert set(finished(heads=False).predictions["test"]) == {"fused"}  # untrained heads predict nothing
+
+
+def test_the_late_product_is_fitted_on_validation_and_cross_fitted_there(run: Run) -> None:
+    settings: dict[str, Any] = {"batch": 20, "autocast": False, "probe": False, "ceilings": None, "heads": True}
+    finished = evaluate_finished(run.model, run.reader, run.rows, Solo(), best_of(run), test=True, seed=0, **settings)
+    labels = {split: run.reader.store.labels_N[run.rows[split]] for split in ("val", "test")}
+    logs = {split: np.stack([of["audio"], of["video"]], axis=1) for split, of in finished.predictions.items()}
+    fitted_M = metrics.fit_exponents(logs["val"], labels["val"])
+    assert [finished.metrics[f"late_calibrated/exponent/{m}"] for m in ("audio", "video")] == fitted_M.tolist()
+    product_NC = metrics.late_product(logs["test"], fitted_M)
+    np.testing.assert_allclose(finished.predictions["test"]["late_calibrated"], product_NC, atol=1e-5)
+    fold_N = metrics.two_folds(labels["val"], stream(0, "late_product"))
+    crossed_NC = metrics.cross_fitted(logs["val"], labels["val"], fold_N)
+    np.testing.assert_allclose(finished.predictions["val"]["late_calibrated"], crossed_NC, atol=1e-5)
+    accuracy = np.mean(crossed_NC.argmax(axis=1) == labels["val"])
+    assert finished.metrics["best/val_accuracy_late_calibrated"] == accuracy
+    # A trial has no test split, and the same value.
+    assert found(run, test=False, probe=False)["best/val_accuracy_late_calibrated"] == accuracy
+    at_last = found(run, test=False, probe=False, select="last")  # named after the epoch that is evaluated
+    assert "last/val_accuracy_late_calibrated" in at_last
+    assert "best/val_accuracy_late_calibrated" not in at_last
+
+
+def test_without_trained_heads_the_late_product_is_that_of_the_probes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = []
+
+    def recorded(*args: Any) -> Any:
+        probes.append(linear_probe(*args))
+        return probes[-1]
+
+    monkeypatch.setattr(metrics, "linear_probe", recorded)
+    numbers = found(run, heads=False)
+    labels_N = run.reader.store.labels_N[run.rows["test"]]
+    logs_NMC = np.stack([probe.eval_logs_NK for probe in probes], axis=1)  # the training split has all classes
+    exponents_M = np.array([numbers[f"late_calibrated/exponent/{m}"] for m in ("audio", "video")])
+    accuracy = np.mean(metrics.late_product(logs_NMC, exponents_M).argmax(axis=1) == labels_N)
+    assert numbers["test/accuracy_late_calibrated"] == accuracy
+    assert {"best/val_accuracy_late_calibrated", "test/calibration_error_late_calibrated"} <= numbers.keys()
+    assert not [name for name in numbers if "late_sum" in name or "_uni/" in name]
+    assert not [name for name in found(run, heads=False, probe=False) if "late" in name]
 
 
 def test_sufficiency_in_a_worked_example() -> None:
