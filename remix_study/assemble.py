@@ -62,8 +62,10 @@ from remix_study.models import (
 from remix_study.planned import remix_plan, trains_jointly
 from remix_study.remix import (
     Assignment,
+    ByCost,
     ConstantPlan,
     Reassembly,
+    RemixPlan,
     everything_joint,
 )
 from remix_study.remix.assignment import column_order
@@ -130,6 +132,7 @@ def assemble(
     if collectives.world.leads:
         _warn_of_idle_methods(config)
         _warn_of_idle_greedy(config)
+        _warn_of_idle_rule(config, method)
         _warn_of_blocked_encoder(config, modalities)
     settings = LoopSettings(
         digest=config.digest(store.digest) if digest is None else digest,
@@ -434,6 +437,21 @@ def _warn_of_idle_greedy(config: c.RunConfig) -> None:
     greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
     if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not trains_jointly(method):
         log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
+
+
+def _warn_of_idle_rule(config: c.RunConfig, method: Method) -> None:
+    """Log a warning if the run has fewer scoring passes than its filter rule needs."""
+    plan = method.plan
+    if not isinstance(plan, RemixPlan) or not isinstance(plan.settings.filter, ByCost):
+        return
+    passes = -(-(config.epochs - plan.settings.warmup) // plan.settings.rescore_every)
+    least = plan.settings.filter.rule.least
+    if passes < least:
+        log.warning(
+            "method.filter needs %d scoring passes before it assigns by its costs, but the run has %d, so that all "
+            "assignments are random; train more epochs, or lower rescore_every",
+            least, passes,
+        )  # fmt: skip
 
 
 def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:

@@ -18,14 +18,7 @@ ScoreFunction = Callable[[NDArray[np.floating[Any]], NDArray[np.int64]], NDArray
 """(probs_BMC, labels_B) -> scores_BM; higher means that the modality alone is more certain of the sample."""
 
 
-class ScoringPass(NamedTuple):
-    """Results of one evaluation of every modality alone on all training samples."""
-
-    scores_NM: NDArray[np.float64]
-    cross_entropy_NM: NDArray[np.float64]  # nats
-
-
-Statistic = Literal["fused", "probabilities", "subsets", "features"]
+Statistic = Literal["fused", "probabilities", "subsets", "subset_losses", "features"]
 """What a pass over a split finds in addition to `SplitStatistics.cross_entropy_NM`."""
 
 
@@ -43,6 +36,8 @@ class SplitStatistics:
             asked for.
         right: set of modalities -> bool (N,), whether the fused head is right if only these are active; None unless
             "subsets" was asked for.
+        subset_cross_entropy: set of modalities -> cross-entropy (N,) of the fused head if only these are active, in
+            nats; None unless "subset_losses" was asked for.
         features: modality -> float32 (N, d_m); None unless "features" was asked for.
     """
 
@@ -53,7 +48,19 @@ class SplitStatistics:
     fused_cross_entropy_N: NDArray[np.float64] | None = None
     log_probabilities_NMC: NDArray[np.float64] | None = None
     right: Mapping[frozenset[str], NDArray[np.bool_]] | None = None
+    subset_cross_entropy: Mapping[frozenset[str], NDArray[np.float64]] | None = None
     features: Mapping[str, NDArray[np.float32]] | None = None
+
+
+class ScoringPass(NamedTuple):
+    """Results of one evaluation of every modality alone on all training samples.
+
+    `statistics`: what the same pass found in addition; None if it was not a pass of the training loop.
+    """
+
+    scores_NM: NDArray[np.float64]
+    cross_entropy_NM: NDArray[np.float64]  # nats
+    statistics: SplitStatistics | None = None
 
 
 class Passes(Protocol):
@@ -157,3 +164,14 @@ class InformedPlan(EpochPlan, Protocol):
         ...
 
     def inform(self, found: SplitStatistics) -> None: ...
+
+
+@runtime_checkable
+class ScoredPlan(EpochPlan, Protocol):
+    """A plan that reads further statistics of its scoring passes (`ScoringPass.statistics`).
+
+    `scoring_needs`: these statistics.
+    """
+
+    @property
+    def scoring_needs(self) -> frozenset[Statistic]: ...

@@ -15,9 +15,13 @@ from remix_study.config.run import RemixConfig
 from remix_study.remix import (
     Argmin,
     Band,
+    ByCost,
+    Cartography,
+    CoalitionGain,
     Filter,
     FixedShare,
     Inverted,
+    LearningProgress,
     Margin,
     MaxShare,
     Permuted,
@@ -29,6 +33,7 @@ from remix_study.remix import (
     RemixSettings,
     Tempered,
 )
+from remix_study.remix.rules import CostRule
 from remix_study.remix.share import ShareRule
 
 
@@ -51,7 +56,7 @@ def remix_plan(
     settings = RemixSettings(
         warmup=method.warmup,
         score=method.score,
-        filter=_filter(method.filter),
+        filter=_filter(method.filter, labels_N),
         how=how,
         share=_share(method.share, modalities),
         joint_share=method.joint_share,
@@ -69,14 +74,14 @@ def trains_jointly(method: RemixConfig) -> bool:
             return method.joint_share > 0
 
 
-def _filter(config: a.FilterConfig) -> Filter:
+def _filter(config: a.FilterConfig, labels_N: NDArray[np.int64]) -> Filter:
     match config:
         case a.ArgminConfig():
             return Argmin()
         case a.InvertedConfig():
             return Inverted()
-        case a.RandomConfig():
-            return Random()
+        case a.RandomConfig(within=within):
+            return Random(labels_N if within == "class" else None)
         case a.PermutedConfig():
             return Permuted()
         case a.TemperedConfig(temperature=temperature):
@@ -89,6 +94,20 @@ def _filter(config: a.FilterConfig) -> Filter:
             return MaxShare(share)
         case a.BandConfig(lower=lower, upper=upper, otherwise=otherwise):
             return Band(lower, upper, otherwise)
+        case a.CostConfig(within=within, explore=explore):
+            return ByCost(_cost_rule(config), explore, labels_N if within == "class" else None)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _cost_rule(config: a.CostRuleConfig) -> CostRule:
+    match config:
+        case a.LearningProgressConfig(passes=passes, decay=decay):
+            return LearningProgress(passes, decay)
+        case a.CartographyConfig(passes=passes, penalty=penalty, still=still):
+            return Cartography(passes, penalty, still)
+        case a.CoalitionGainConfig(tau=tau):
+            return CoalitionGain(tau)
         case unreachable:
             assert_never(unreachable)
 

@@ -7,7 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from remix_study.config.identity import Introduced
 from remix_study.config.part import Modality, Part, kind_or
+
+Within = Literal["all", "class"]
+_WITHIN = "where the shares hold: over all samples, or also within each class (needs `share`)"
 
 
 class ArgminConfig(Part):
@@ -20,6 +24,7 @@ class InvertedConfig(Part):
 
 class RandomConfig(Part):
     rule: Literal["random"]
+    within: Annotated[Within, Introduced("all")] = Field(default="all", description=_WITHIN)
 
 
 class PermutedConfig(Part):
@@ -63,6 +68,48 @@ class BandConfig(Part):
         return self
 
 
+class CostConfig(Part):
+    """A rule that computes costs from several scoring passes."""
+
+    within: Within = Field(default="all", description=_WITHIN)
+    explore: float = Field(
+        default=0.0, ge=0, le=1, description="probability with which a sample is assigned at random instead"
+    )
+
+
+class LearningProgressConfig(CostConfig):
+    """Samples train the modality in which their loss falls most, compared with how much it varies."""
+
+    rule: Literal["learning_progress"]
+    passes: int = Field(default=5, ge=2, le=100, description="scoring passes that are compared")
+    decay: float = Field(default=0.5, ge=0, lt=1, description="of the moving average over scoring passes")
+    explore: float = Field(
+        default=0.3, ge=0, le=1, description="probability with which a sample is assigned at random instead"
+    )
+
+
+class CartographyConfig(CostConfig):
+    """Samples train the modality in which their probability of the true class varies most."""
+
+    rule: Literal["cartography"]
+    passes: int = Field(default=5, ge=2, le=100, description="scoring passes whose standard deviation is taken")
+    penalty: float = Field(
+        default=0.5, ge=0, description="cost of a sample that stays below chance and varies less than `still`"
+    )
+    still: float = Field(default=0.1, ge=0, le=0.5, description="standard deviation of a sample that hardly varies")
+
+
+class CoalitionGainConfig(CostConfig):
+    """Samples train the modality that corrects the fused head most where the other modalities alone are wrong."""
+
+    rule: Literal["coalition_gain"]
+    tau: float = Field(
+        default=0.1, ge=0, description="weight of how well the other modalities alone know the sample; decides ties"
+    )
+
+
+CostRuleConfig = LearningProgressConfig | CartographyConfig | CoalitionGainConfig
+
 FilterConfig = Annotated[
     ArgminConfig
     | InvertedConfig
@@ -72,7 +119,8 @@ FilterConfig = Annotated[
     | MarginConfig
     | QuantileConfig
     | MaxShareConfig
-    | BandConfig,
+    | BandConfig
+    | CostRuleConfig,
     Field(discriminator="rule"),
     kind_or("rule", "argmin"),
 ]

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remix_study.config.added_methods import AddedConfig
-from remix_study.config.assignment import ArgminConfig, FilterConfig, ShareConfig
+from remix_study.config.assignment import ArgminConfig, CostConfig, FilterConfig, RandomConfig, ShareConfig
 from remix_study.config.balancing import (
     CONTROL_FRACTION,
     Additions,
@@ -441,6 +441,14 @@ class RunConfig(Part):
                 f"but is {self.method.warmup}"
             )
             problems.append(("method.warmup", message))
+        if isinstance(self.method, RemixConfig) and self.method.share is None:
+            rule = self.method.filter
+            if isinstance(rule, RandomConfig | CostConfig) and rule.within == "class":
+                message = (
+                    "`method.filter.within: class` gives every class the shares of the whole, so it needs "
+                    "`method.share`, but there is none; set it, or use `within: all`"
+                )
+                problems.append(("method.filter.within", message))
         if isinstance(self.method, RemixConfig) and self.method.accumulate:
             if self.method.order != "mixed":
                 message = (

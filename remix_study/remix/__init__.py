@@ -35,6 +35,7 @@ from remix_study.remix.filtering import (
     Tempered,
 )
 from remix_study.remix.plan import ConstantPlan, RemixPlan, RemixSettings
+from remix_study.remix.rules import ByCost, Cartography, CoalitionGain, History, LearningProgress
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import kl_from_uniform, score, score_range
@@ -43,10 +44,11 @@ from remix_study.remix.valuation import ValuationPlan
 from remix_study.world import World
 
 __all__ = [
-    "AlternatePlan", "Argmin", "Assignment", "Band", "ConstantPlan", "Filter", "FixedShare", "Inverted", "Margin",
-    "MaxShare", "Permuted", "PlannedEpoch", "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly",
-    "RemixPlan", "RemixSettings", "Schedule", "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint",
-    "kl_from_uniform", "rank_batches", "reassemble", "score", "score_range",
+    "AlternatePlan", "Argmin", "Assignment", "Band", "ByCost", "Cartography", "CoalitionGain", "ConstantPlan", "Filter",
+    "FixedShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
+    "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan", "RemixSettings", "Schedule",
+    "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint", "kl_from_uniform", "rank_batches",
+    "reassemble", "score", "score_range",
 ]  # fmt: skip
 
 

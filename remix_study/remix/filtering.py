@@ -65,12 +65,18 @@ class Inverted:
 
 @dataclass(frozen=True)
 class Random:
-    """Control: assign uniformly at random."""
+    """Control: assign uniformly at random.
 
+    Args:
+        labels_N: with classes, every class has the target shares of the whole; None: classes do not matter.
+    """
+
+    labels_N: NDArray[np.int64] | None = None
     needs_scores = False
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
-        return _each_to_one(cheapest(-draw.gumbel(size=scores_NM.shape), shares_M, draw), scores_NM.shape[1])
+        chosen_N = cheapest_in_groups(-draw.gumbel(size=scores_NM.shape), shares_M, self.labels_N, draw)
+        return _each_to_one(chosen_N, scores_NM.shape[1])
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,40 @@ def cheapest(cost_NM: Scores, shares_M: Shares = None, draw: np.random.Generator
     finite_NM = np.where(np.isfinite(cost_NM), cost_NM, _beyond(cost_NM))
     chosen_N = _repair(finite_NM, chosen_N, target_counts(len(cost_NM), shares_M), key_N)
     return _improve(finite_NM, chosen_N, key_N)
+
+
+def cheapest_in_groups(
+    cost_NM: Scores, shares_M: Shares, group_N: NDArray[np.int64] | None, draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """As `cheapest`, but every group of samples has the target shares, to one sample; the total counts stay exact."""
+    if shares_M is None or group_N is None:
+        return cheapest(cost_NM, shares_M, draw)
+    _, place_N, size_G = np.unique(group_N, return_inverse=True, return_counts=True)
+    chosen_N = np.zeros(len(cost_NM), np.int64)
+    for group, count_M in enumerate(counts_of_groups(size_G, shares_M, draw)):
+        rows = np.flatnonzero(place_N == group)
+        chosen_N[rows] = cheapest(cost_NM[rows], count_M / len(rows), draw)
+    return chosen_N
+
+
+def counts_of_groups(
+    size_G: NDArray[np.int64], shares_M: NDArray[np.float64], draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return counts (G, M), each within 1 of its share.
+
+    A row sums to the size of its group, and a column to its `target_counts`. What rounding down leaves is a bipartite
+    graph with given degrees: each group in turn, in random order, gives its samples to the modalities that lack most
+    (Gale and Ryser, 1957).
+    """
+    exact_GM = size_G[:, None] * (shares_M / shares_M.sum())
+    count_GM: NDArray[np.int64] = np.floor(exact_GM + 1e-9).astype(np.int64)
+    lacks_M = target_counts(int(size_G.sum()), shares_M) - count_GM.sum(axis=0)
+    for group in draw.permutation(len(size_G)):
+        left = size_G[group] - count_GM[group].sum()
+        most = np.lexsort((count_GM[group] - exact_GM[group], -lacks_M))[:left]
+        count_GM[group, most] += 1
+        lacks_M[most] -= 1
+    return count_GM
 
 
 def target_counts(samples: int, shares_M: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -8,17 +8,18 @@ reassembles batches in every epoch. `ConstantPlan` keeps one assignment, for joi
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass
+from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass, Statistic
 from remix_study.errors import TrainingError
 from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
 from remix_study.remix.filtering import Filter, MaxShare
+from remix_study.remix.rules import ByCost, History
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import ScoreName, score
 from remix_study.remix.share import ShareRule
@@ -98,6 +99,14 @@ class RemixPlan:
         self._assignment: Assignment | None = None
         self._last_pass: ScoringPass | None = None
         self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
+        none_PNM = np.empty((0, len(labels_N), len(self._modalities)), np.float32)
+        self._history = History(self._modalities, labels_N, classes, none_PNM)
+
+    @property
+    def scoring_needs(self) -> frozenset[Statistic]:
+        """Further statistics that the rule reads in a scoring pass."""
+        rule = self.settings.filter
+        return rule.rule.needs if isinstance(rule, ByCost) else frozenset()
 
     @property
     def assignment(self) -> Assignment | None:
@@ -147,6 +156,7 @@ class RemixPlan:
             "scores_NM": None if self._last_pass is None else self._last_pass.scores_NM,
             "cross_entropy_NM": None if self._last_pass is None else self._last_pass.cross_entropy_NM,
             "shares_M": self._shares_M,
+            **({"losses_PNM": self._history.losses_PNM} if isinstance(self.settings.filter, ByCost) else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -154,6 +164,9 @@ class RemixPlan:
         self._assignment = None if assigned_NM is None else Assignment(assigned_NM, state["joint_N"])
         self._last_pass = None if scores_NM is None else ScoringPass(scores_NM, state["cross_entropy_NM"])
         self._shares_M = state["shares_M"]
+        # Statistics of the last pass are read in its own epoch only.
+        if "losses_PNM" in state:
+            self._history = replace(self._history, losses_PNM=state["losses_PNM"], found=None)
 
     def _needs_scoring(self) -> bool:
         share = self.settings.share
@@ -164,6 +177,8 @@ class RemixPlan:
         if self.settings.share is not None:
             self._shares_M = self.settings.share.next(scored.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
         self._last_pass = scored
+        if isinstance(self.settings.filter, ByCost):
+            self._history = self._history.after(scored, self.settings.filter.rule.passes)
 
     def _assign(self, epoch: int) -> Assignment:
         settings = self.settings
@@ -171,7 +186,11 @@ class RemixPlan:
         last = self._last_pass
         scores_NM = np.zeros((len(self._labels_N), len(columns))) if last is None else last.scores_NM
         shares_M = None if settings.share is None else self._shares_M[columns]
-        ordered = settings.filter(scores_NM[:, columns], shares_M, stream(self._seed, "filter", epoch))
+        rule = settings.filter
+        if isinstance(rule, ByCost):
+            known = rule.knows_enough(self._history)
+            rule, scores_NM = (rule, rule.rule.costs(self._history)) if known else (rule.at_random, scores_NM)
+        ordered = rule(scores_NM[:, columns], shares_M, stream(self._seed, "filter", epoch))
         assigned_NM = np.empty_like(ordered.assigned_NM)
         assigned_NM[:, columns] = ordered.assigned_NM
         joint_N = ordered.joint_N
@@ -209,6 +228,10 @@ class RemixPlan:
             metrics[f"remix/score_mean/{name}"] = float(scores_NM[:, m].mean())
             metrics |= {f"remix/score_q10/{name}": q10, f"remix/score_q50/{name}": q50, f"remix/score_q90/{name}": q90}
             metrics[f"remix/train_cross_entropy/{name}"] = float(self._last_pass.cross_entropy_NM[:, m].mean())
+        rule = self.settings.filter
+        if isinstance(rule, ByCost) and rule.knows_enough(self._history):
+            for what, value_M in rule.rule.metrics(self._history).items():
+                metrics |= {f"remix/{what}/{m}": float(v) for m, v in zip(self._modalities, value_M, strict=True)}
         return metrics
 
     def _warnings(self, assignment: Assignment) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import EpochStart, Method, Step
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import InformedPlan, PlannedEpoch, SplitStatistics
+from remix_study.epoch import InformedPlan, PlannedEpoch, ScoredPlan, SplitStatistics
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -334,6 +334,8 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
     if informed is not None:
         passes.wanted |= informed.needs
+    if isinstance(plan, ScoredPlan):
+        passes.wanted |= plan.scoring_needs
     trained_M = np.zeros(len(run.reader.modalities), np.int64)
     start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives),
                        partial(_train_copy, run, epoch, passes, trained_M))  # fmt: skip

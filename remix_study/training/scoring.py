@@ -57,7 +57,7 @@ class SplitPasses:
         """Score the training samples. A pass over them that is asked for later has the statistics of this one."""
         scores_NM, self._found["train"] = self._pass("train", score)
         assert scores_NM is not None
-        return ScoringPass(scores_NM, self._found["train"].cross_entropy_NM)
+        return ScoringPass(scores_NM, self._found["train"].cross_entropy_NM, self._found["train"])
 
     def train(self) -> SplitStatistics:
         """Statistics of the training samples."""
@@ -183,6 +183,8 @@ def _sizes(model: MultimodalModel, scored: bool, wanted: frozenset[Statistic]) -
         sizes["fused"] = 1
     if "subsets" in wanted:
         sizes["subsets"] = len(m_.subsets(modalities))
+    if "subset_losses" in wanted:
+        sizes["subset_losses"] = len(m_.subsets(modalities))
     if "features" in wanted:
         sizes |= {f"features/{m}": model.widths[m] for m in modalities}
     return sizes
@@ -192,7 +194,7 @@ def _fused_from(modalities: Sequence[str], wanted: frozenset[Statistic]) -> set[
     """The sets of modalities whose fused logits are wanted."""
     return {
         *({frozenset(modalities)} if "fused" in wanted else ()),
-        *(m_.subsets(modalities) if "subsets" in wanted else ()),
+        *(m_.subsets(modalities) if wanted & {"subsets", "subset_losses"} else ()),
     }
 
 
@@ -202,16 +204,23 @@ def _of_fusion(
     labels_B: torch.Tensor,
     wanted: frozenset[Statistic],
 ) -> dict[str, NDArray[np.float64]]:
-    """The cross-entropy of the fused head, and whether it is right with each set of modalities, if they are wanted."""
+    """Cross-entropies of the fused head, and whether it is right with each set of modalities, if they are wanted."""
     found: dict[str, NDArray[np.float64]] = {}
     if "fused" in wanted:
-        logs_BC = fused[frozenset(modalities)].log_softmax(dim=1)
-        lowest = float(np.log(SMALLEST_PROBABILITY))
-        found["fused"] = _columns(-logs_BC.gather(1, labels_B[:, None]).clamp(min=lowest))
+        found["fused"] = _columns(_cross_entropy(fused[frozenset(modalities)], labels_B))
+    if "subset_losses" in wanted:
+        losses = [_cross_entropy(fused[subset], labels_B) for subset in m_.subsets(modalities)]
+        found["subset_losses"] = _columns(torch.cat(losses, dim=1))
     if "subsets" in wanted:
         right = [fused[subset].argmax(dim=1) == labels_B for subset in m_.subsets(modalities)]
         found["subsets"] = _columns(torch.stack(right, dim=1))
     return found
+
+
+def _cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    """(B, 1), in nats, at most that of the smallest probability."""
+    lowest = float(np.log(SMALLEST_PROBABILITY))
+    return -logits_BC.log_softmax(dim=1).gather(1, labels_B[:, None]).clamp(min=lowest)
 
 
 def _columns(values_BK: torch.Tensor) -> NDArray[np.float64]:
@@ -234,7 +243,11 @@ def _statistics(
 ) -> SplitStatistics:
     samples, M = len(rows_N), len(model.modalities)
     logs = table.get("probabilities")
-    subsets = table.get("subsets")
+
+    def by_subset(name: str) -> dict[frozenset[str], NDArray[np.float64]] | None:
+        return {s: table[name][:, k] for k, s in enumerate(m_.subsets(model.modalities))} if name in table else None
+
+    right = by_subset("subsets")
     features = {m: table[f"features/{m}"].astype(np.float32) for m in model.modalities if f"features/{m}" in table}
     return SplitStatistics(
         rows_N=rows_N,
@@ -243,8 +256,7 @@ def _statistics(
         cross_entropy_NM=table["cross_entropy"],
         fused_cross_entropy_N=table["fused"][:, 0] if "fused" in table else None,
         log_probabilities_NMC=None if logs is None else logs.reshape(samples, M, model.num_classes),
-        right=None
-        if subsets is None
-        else {subset: subsets[:, s] > 0 for s, subset in enumerate(m_.subsets(model.modalities))},
+        right=None if right is None else {subset: found_N > 0 for subset, found_N in right.items()},
+        subset_cross_entropy=by_subset("subset_losses"),
         features=features or None,
     )

@@ -40,6 +40,9 @@ Recipe = Callable[..., RunConfig]
         ({"rule": "quantile", "fraction": 0.3, "otherwise": "rest"}, remix.Quantile(0.3, "rest")),
         ({"rule": "max_share", "share": 0.6}, remix.MaxShare(0.6)),
         ({"rule": "band", "lower": 0.1, "upper": 0.9}, remix.Band(0.1, 0.9, "joint")),
+        ({"rule": "learning_progress", "passes": 3}, remix.ByCost(remix.LearningProgress(3, 0.5), explore=0.3)),
+        ({"rule": "cartography", "still": 0.2}, remix.ByCost(remix.Cartography(5, 0.5, 0.2))),
+        ({"rule": "coalition_gain", "tau": 0.3, "explore": 0.1}, remix.ByCost(remix.CoalitionGain(0.3), explore=0.1)),
     ],
 )
 def test_every_rule_is_built_and_trains_an_epoch_plan(
@@ -48,6 +51,28 @@ def test_every_rule_is_built_and_trains_an_epoch_plan(
     plan = assembled(recipe({"method.filter": method})).method.plan
     assert isinstance(plan, remix.RemixPlan)
     assert plan.settings.filter == rule
+
+
+@pytest.mark.parametrize("rule", ["random", "cartography"])
+def test_a_rule_within_classes_knows_the_classes_of_the_training_samples(
+    recipe: Recipe, assembled: Callable[..., Run], rule: str
+) -> None:
+    share = {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.5}}
+    run = assembled(recipe({"method.filter": {"rule": rule, "within": "class"}, "method.share": share}))
+    assert isinstance(run.method.plan, remix.RemixPlan)
+    labels_N = vars(run.method.plan.settings.filter)["labels_N"]
+    np.testing.assert_array_equal(labels_N, run.reader.store.labels_N[run.rows["train"]])
+
+
+def test_a_run_with_too_few_scoring_passes_for_its_rule_warns(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "cartography"}}
+    for epochs, every in ((4, 1), (6, 2)):
+        assembled(recipe({"method": method | {"rescore_every": every}, "epochs": epochs}), f"enough{every}")
+    assert caplog.text == ""
+    assembled(recipe({"method": method | {"rescore_every": 2}, "epochs": 5}), "few")
+    assert "needs 3 scoring passes before it assigns by its costs, but the run has 2" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ PLACEHOLDERS = {"<modality>": "(audio|video)", "<class>": r"\d+", "<method>": "[
 METHODS = {
     "remix": {"name": "remix", "warmup": 1},
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
+    **{
+        rule: {"name": "remix", "warmup": 1, "filter": {"rule": rule} | options}
+        for rule, options in (("learning_progress", {"passes": 2}), ("cartography", {}), ("coalition_gain", {}))
+    },
     "joint": {"name": "joint"},
     "ogm": {"name": "joint", "with": ["ogm", "tcmax", "lfm", "mmcosine"]},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},

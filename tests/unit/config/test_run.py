@@ -108,6 +108,13 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
             {"method": {"name": "remix", "share": {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.6}}}},
             "`parts` must sum to 1, but sum to 1.1",
         ),
+        *[
+            (
+                {"method": {"name": "remix", "filter": {"rule": rule, "within": "class"}}},
+                "`method.filter.within: class` gives every class the shares of the whole, so it needs `method.share`",
+            )
+            for rule in ("random", "cartography")
+        ],
     ],
 )
 def test_contradictions_are_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
@@ -135,7 +142,8 @@ def test_several_contradictions_are_reported_together() -> None:
         for word, others in {
             "argmin": {}, "inverted": {}, "random": {}, "permuted": {}, "tempered": {"temperature": 0.5},
             "margin": {"threshold": 0.1}, "quantile": {"fraction": 0.3}, "max_share": {"share": 0.6},
-            "band": {"lower": 0.1, "upper": 0.9},
+            "band": {"lower": 0.1, "upper": 0.9}, "learning_progress": {"passes": 3, "explore": 0.1},
+            "cartography": {"penalty": 1.0}, "coalition_gain": {"tau": 0.2},
         }.items()
     ]
     + [

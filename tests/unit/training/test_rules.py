@@ -27,7 +27,7 @@ from tests.unit.balancing.linear import ROWS, batch_of, model_of, seen
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]
-EVERYTHING: frozenset[Statistic] = frozenset({"fused", "probabilities", "subsets", "features"})
+EVERYTHING: frozenset[Statistic] = frozenset({"fused", "probabilities", "subsets", "subset_losses", "features"})
 PLAN = ConstantPlan(everything_joint(ROWS, 2), Reassembly("blocks", (1, 0), ROWS), 0)
 
 
@@ -89,6 +89,8 @@ def test_statistics_of_a_pass_equal_a_loop_over_samples(
             active = torch.tensor([[m in subset for m in run.model.modalities]])
             fused = run.model.fuse(features, active)[0]
             assert right_N[n] == (int(fused.argmax()) == label)
+            lost = -fused.log_softmax(dim=0)[label].detach()
+            np.testing.assert_allclose(one.subset_cross_entropy[subset][n], lost, atol=1e-4)
         loss = float(-fused.log_softmax(dim=0)[label].detach())  # of the last subset, which has all modalities
         assert one.fused_cross_entropy_N[n] == pytest.approx(loss, abs=1e-4)
     np.testing.assert_array_equal(one.log_probabilities_NMC, other.log_probabilities_NMC)
