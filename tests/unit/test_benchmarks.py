@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import campaign_files, coverage, decisions, epochs, memory, methods, overheads, run
+from benchmarks import campaign_files, combinations, coverage, decisions, epochs, memory, methods, overheads, run
 from benchmarks.measure import Result, in_turns
 from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
@@ -163,3 +163,17 @@ def test_a_verdict_compares_the_result_with_its_bound(result: Result, verdict: s
 def test_mutated_study_files_are_refused_with_their_line_or_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert campaign_files.main(["--count", "10"]) == 0
     assert "10 mutated study files, seed 0" in capsys.readouterr().out
+
+
+def test_the_table_of_methods_is_sorted_by_accuracy_and_shows_the_combinations_of_each() -> None:
+    accuracy = {"remix": 93.6, "pmr": 93.3, "mla": 93.9, "remix_pmr": 94.0, "permuted_pmr": 94.4}
+    ahead = {"remix ahead by": "+0.3", "95 % interval": "-0.9 to +1.5", "wins": "5/10", "p (Holm)": "1.000"}
+    _, *rows = combinations.accuracies(
+        {name: {"test accuracy": str(value)} for name, value in accuracy.items()}, dict.fromkeys(("pmr", "mla"), ahead)
+    )
+    difference = ["+0.3 (-0.9 to +1.5)", "5/10", "1.000"]
+    assert rows == [
+        ["`mla`", "93.9", "", "", *difference],
+        ["`remix`", "93.6", "", "", "", "", ""],
+        ["`pmr`", "93.3", "94.0", "94.4", *difference],
+    ]
