@@ -69,6 +69,7 @@ from remix_study.remix import (
     everything_joint,
 )
 from remix_study.remix.assignment import column_order
+from remix_study.remix.course import Course
 from remix_study.seeds import DrawFrom, torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
@@ -98,6 +99,7 @@ def assemble(
     *,
     digest: str | None = None,
     teachers: Mapping[str, Encoder] | None = None,
+    course: Course | None = None,
     ceilings: Mapping[str, float] | None = None,
     callback: EpochCallback | None = None,
     at_most: int | None = None,
@@ -112,8 +114,9 @@ def assemble(
         device: where the model and the batches are.
         tracker: receives parameters, metrics and artifacts.
         folder: the run folder, for checkpoints and `history.jsonl`.
-        digest: of the run; by default that of `config` and `store`, without teachers.
+        digest: of the run; by default that of `config` and `store`, without the runs that it needs.
         teachers: modality -> frozen encoder, of a method that learns from teachers.
+        course: of the run that the filter rule of Remix replays, if it replays one.
         ceilings: modality -> accuracy of a unimodal run, in [0, 1].
         callback: called after every epoch.
         at_most: use at most this many clips of each split, to time a part of an epoch.
@@ -126,7 +129,7 @@ def assemble(
     rows = {split: _spread(rows_N, at_most) for split, rows_N in split_rows(config, store).items()}
     method = _method(
         config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes),
-        lambda: build_model(config, store), teachers or {},
+        lambda: build_model(config, store), teachers or {}, course,
     )  # fmt: skip
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
@@ -346,6 +349,7 @@ def _method(
     classes: int,
     initial: Callable[[], MultimodalModel],
     teachers: Mapping[str, Encoder],
+    course: Course | None,
 ) -> Method:
     method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
@@ -381,7 +385,7 @@ def _method(
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
         case c.RemixConfig():
-            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed)
+            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed, course)
             if method.predictions == "dropout":
                 return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))

@@ -33,6 +33,8 @@ from remix_study.remix import (
     RemixSettings,
     Tempered,
 )
+from remix_study.remix.course import Course
+from remix_study.remix.rotation import Rotation
 from remix_study.remix.rules import CostRule
 from remix_study.remix.share import ShareRule
 
@@ -44,6 +46,7 @@ def remix_plan(
     classes: int,
     how: Reassembly,
     seed: int,
+    course: Course | None = None,
 ) -> RemixPlan:
     """Return the plan of a run that trains with Remix.
 
@@ -52,6 +55,7 @@ def remix_plan(
         labels_N: class of each training sample, in 0..classes-1.
         how: how batches are formed.
         seed: of the run.
+        course: of the run that the filter rule replays, if it replays one.
     """
     settings = RemixSettings(
         warmup=method.warmup,
@@ -61,6 +65,7 @@ def remix_plan(
         share=_share(method.share, modalities),
         joint_share=method.joint_share,
         rescore_every=method.rescore_every,
+        course=_course(method, course),
     )
     return RemixPlan(settings, modalities, labels_N, classes, seed)
 
@@ -70,8 +75,17 @@ def trains_jointly(method: RemixConfig) -> bool:
     match method.filter:
         case a.MarginConfig(close="joint") | a.QuantileConfig(otherwise="joint") | a.BandConfig(otherwise="joint"):
             return True
+        case a.ReplayConfig():
+            return True  # if those of the other run may
         case _:
             return method.joint_share > 0
+
+
+def _course(method: RemixConfig, course: Course | None) -> Course | None:
+    if not isinstance(method.filter, a.ReplayConfig):
+        return None
+    assert course is not None, "`require_needed` has checked the run whose course is replayed"
+    return course.at_mean(method.warmup) if method.filter.rule == "random_at_mean_share_of" else course
 
 
 def _filter(config: a.FilterConfig, labels_N: NDArray[np.int64]) -> Filter:
@@ -82,8 +96,12 @@ def _filter(config: a.FilterConfig, labels_N: NDArray[np.int64]) -> Filter:
             return Inverted()
         case a.RandomConfig(within=within):
             return Random(labels_N if within == "class" else None)
-        case a.PermutedConfig():
-            return Permuted()
+        case a.ReplayConfig():
+            return Random()
+        case a.PermutedConfig(within=within):
+            return Permuted(labels_N if within == "class" else None)
+        case a.RotationConfig():
+            return Rotation()
         case a.TemperedConfig(temperature=temperature):
             return Tempered(temperature)
         case a.MarginConfig(threshold=threshold, close=close):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from remix_study.config.identity import Introduced
+from remix_study.config.identity import Elsewhere, Introduced
 from remix_study.config.part import Modality, Part, kind_or
 
 Within = Literal["all", "class"]
@@ -29,6 +29,30 @@ class RandomConfig(Part):
 
 class PermutedConfig(Part):
     rule: Literal["permuted"]
+    within: Annotated[Within, Introduced("all")] = Field(
+        default="all",
+        description="the samples over which the assignment of argmin is permuted: all, or those of each class, which "
+        "keeps the classes of each modality",
+    )
+
+
+class RotationConfig(Part):
+    """Samples take turns, so that each sees every modality in proportion to its share."""
+
+    rule: Literal["rotation"]
+
+
+class ReplayConfig(Part):
+    """As many samples of each modality as another run of Remix assigned, at random.
+
+    `random_at_share_of` has the numbers of each epoch, `random_at_mean_share_of` their mean over all epochs after the
+    warm-up.
+    """
+
+    rule: Literal["random_at_share_of", "random_at_mean_share_of"]
+    run: Annotated[str | None, Elsewhere()] = Field(
+        default=None, description="the complete run: its folder or URL; in a study, name a method instead"
+    )
 
 
 class TemperedConfig(Part):
@@ -115,6 +139,8 @@ FilterConfig = Annotated[
     | InvertedConfig
     | RandomConfig
     | PermutedConfig
+    | RotationConfig
+    | ReplayConfig
     | TemperedConfig
     | MarginConfig
     | QuantileConfig

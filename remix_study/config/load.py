@@ -8,7 +8,7 @@ import yaml
 
 from remix_study.config.balancing import is_names
 from remix_study.config.problems import Problem, parse, raise_problems, validate
-from remix_study.config.run import RunConfig, teachers_of
+from remix_study.config.run import REPLAYED, RunConfig, replayed_of, teachers_of
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError
@@ -86,14 +86,21 @@ def parse_run(content: Mapping[str, Any], name: str) -> RunConfig:
     return parse(RunConfig, YamlSource(name, dict(content)))
 
 
-def with_teachers(config: RunConfig, teachers: Mapping[str, str]) -> RunConfig:
-    """Return the same configuration with other teachers (modality -> run folder), if its method needs any."""
-    if teachers_of(config.method) is None:
-        return config
+def with_needed(config: RunConfig, places: Mapping[str, str]) -> RunConfig:
+    """Return the same configuration with other places of the runs that it needs.
+
+    Args:
+        places: modality -> run folder of its teacher, and `REPLAYED` -> run folder of the run that is replayed. A
+            configuration that needs no such runs ignores them.
+    """
     content = config.model_dump(mode="json")
     method = content["method"]
-    (method["with"]["umt"] if "with" in method else method)["teachers"] = dict(teachers)
-    return parse_run(content, "the run with its teachers")
+    teachers = {m: place for m, place in places.items() if m != REPLAYED}
+    if teachers and teachers_of(config.method) is not None:
+        (method["with"]["umt"] if "with" in method else method)["teachers"] = teachers
+    if REPLAYED in places and replayed_of(config.method) is not None:
+        method["filter"]["run"] = places[REPLAYED]
+    return parse_run(content, "the run with the runs that it needs")
 
 
 def load_study(path: Path) -> StudyConfig:

@@ -14,7 +14,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from remix_study.config.added_methods import AddedConfig
-from remix_study.config.assignment import ArgminConfig, CostConfig, FilterConfig, RandomConfig, ShareConfig
+from remix_study.config.assignment import (
+    ArgminConfig,
+    CostConfig,
+    FilterConfig,
+    RandomConfig,
+    ReplayConfig,
+    ShareConfig,
+)
 from remix_study.config.balancing import (
     CONTROL_FRACTION,
     Additions,
@@ -221,6 +228,15 @@ def teachers_of(method: MethodConfig) -> Literal["train"] | dict[Modality, str] 
     whole = expanded(method)
     options = None if isinstance(whole, UnimodalConfig) else whole.added.umt
     return None if options is None else options.teachers
+
+
+REPLAYED = "filter.run"
+"""Names the run that a filter rule replays, beside the modalities of teachers, among the runs that a run needs"""
+
+
+def replayed_of(method: MethodConfig) -> ReplayConfig | None:
+    """The filter rule that replays the shares of another run; None if the method has another one."""
+    return method.filter if isinstance(method, RemixConfig) and isinstance(method.filter, ReplayConfig) else None
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -449,6 +465,11 @@ class RunConfig(Part):
                     "`method.share`, but there is none; set it, or use `within: all`"
                 )
                 problems.append(("method.filter.within", message))
+        if isinstance(self.method, RemixConfig) and (replayed := replayed_of(self.method)) is not None:
+            for key in ("share", "joint_share"):
+                if getattr(self.method, key) != RemixConfig.model_fields[key].default:
+                    message = f"`method.{key}` has no effect with `filter: {replayed.rule}`, whose shares are those of "
+                    problems.append((f"method.{key}", f"{message}another run; leave it out"))
         if isinstance(self.method, RemixConfig) and self.method.accumulate:
             if self.method.order != "mixed":
                 message = (
@@ -576,16 +597,18 @@ class RunConfig(Part):
                 problems.append((key, message))
         return problems
 
-    def digest(self, data: str, teachers: Mapping[str, str] = MappingProxyType({})) -> str:
+    def digest(self, data: str, needed: Mapping[str, str] = MappingProxyType({})) -> str:
         """Return 12 hex digits that two runs share if and only if they are the same run.
 
         They cover the configuration, the semantics of this version (config/identity.py), `data`, the digest of the
-        clip store, and `teachers`, modality -> digest of the run that is its teacher; neither where the run is tracked
-        nor the paths of its corpus and its teachers.
+        clip store, and `needed`, the digests of the runs that it needs: of the teacher of each modality, and of the run
+        that it replays (`REPLAYED`). Neither where the run is tracked nor the paths of its corpus and of those runs.
         """
         content = identity(self, exclude={"tracking", "corpus"})
-        if teachers:
-            content["teachers"] = dict(teachers)
+        if teachers := {m: digest for m, digest in needed.items() if m != REPLAYED}:
+            content["teachers"] = teachers
+        if REPLAYED in needed:
+            content["replayed"] = needed[REPLAYED]
         return hashlib.sha256(f"{data} {json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -1,8 +1,8 @@
 """StudyConfig: the configuration of a study"""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
@@ -109,8 +109,26 @@ def _plain(value: Any) -> str:
 Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(discriminator="kind")]
 
 
+ReplayRule = Literal["random_at_share_of", "random_at_mean_share_of"]
+# What a method has and its control lacks, if the control does not say it itself.
+_ISOLATES: Mapping[ReplayRule, str] = {
+    "random_at_share_of": "choosing samples, at the same shares in every epoch",
+    "random_at_mean_share_of": "choosing samples and changing the shares over the epochs, at the same mean shares",
+}
+
+
+class Replay(NamedTuple):
+    """What a method replays: the shares of `method`, of each epoch or their mean."""
+
+    rule: ReplayRule
+    method: str
+
+
 class MethodSpace(Part):
-    """One method: its changes to the base configuration, and its search space."""
+    """One method: its changes to the base configuration, and its search space.
+
+    A method that replays another one has its configuration and no search of its own.
+    """
 
     set: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Dimension] = Field(default_factory=dict, max_length=MOST_DIMENSIONS)
@@ -123,6 +141,20 @@ class MethodSpace(Part):
     control_of: str | None = Field(
         default=None, description="what the reference has and this control lacks, for the report"
     )
+    random_at_share_of: Annotated[str | None, Introduced(None)] = Field(
+        default=None,
+        description="control: in each epoch as many samples of each modality as this method, with the same "
+        "configuration and seed, but at random",
+    )
+    random_at_mean_share_of: Annotated[str | None, Introduced(None)] = Field(
+        default=None, description="the same with the mean number over all epochs after the warm-up"
+    )
+
+    @property
+    def replay(self) -> Replay | None:
+        """The method whose shares this one replays; None if it replays none."""
+        named = {rule: getattr(self, rule) for rule in get_args(ReplayRule)}
+        return next((Replay(rule, method) for rule, method in named.items() if method is not None), None)
 
 
 class Objective(Part):
@@ -282,9 +314,50 @@ class StudyConfig(Part):
             problems.append(("pruner", message))
         if self.tolerance and not several:
             problems.append(("tolerance", "`tolerance` needs several objectives, but there is one; leave it out"))
+        problems += [problem for name in self.methods for problem in self._problems_of_replay(name)]
         if problems:
             raise ContradictionError(problems)
         return self
+
+    def _problems_of_replay(self, name: str) -> Iterator[tuple[str, str]]:
+        method = self.methods[name]
+        replay = method.replay
+        if replay is None:
+            return
+        at = f"methods.{name}.{replay.rule}"
+        others = {"random_at_mean_share_of", "set", "space", "first", "ceiling_of"} - {replay.rule}
+        for key in sorted(others & method.model_fields_set):
+            if getattr(method, key):
+                said = (
+                    f"`{at}` has no effect with `{key}`: the configuration is that of `{replay.method}`; leave one out"
+                )
+                yield f"methods.{name}.{key}", said
+        if replay.method not in self.methods:
+            candidates = [other for other, each in self.methods.items() if each.replay is None]
+            near = closest_match(replay.method, candidates)
+            said = f"`{at}` must be one of {', '.join(candidates)}, but is {replay.method}"
+            yield at, said + (f"; did you mean `{near}`?" if near else "")
+        elif replay.method == name:
+            yield at, f"`{at}` must be another method, but is the method itself"
+        elif (again := self.methods[replay.method].replay) is not None:
+            said = f"`{at}` must be a method with shares of its own, but `{replay.method}` replays those of"
+            yield at, f"{said} `{again.method}`"
+        elif name == self.reference:
+            yield at, f"`{at}` must not be set for the `reference`, which is `{name}`; choose another reference"
+
+    def searched(self, method: str) -> str:
+        """The method whose trials choose the configuration of `method`: itself, or the one that it replays."""
+        replay = self.methods[method].replay
+        return method if replay is None else replay.method
+
+    def trials_of(self, method: str) -> int:
+        """The number of trials that a method gets; none if it replays another."""
+        return self.trials if self.searched(method) == method else 0
+
+    def control_of(self, method: str) -> str | None:
+        """What a method is a control of; None if it is none."""
+        found = self.methods[method]
+        return found.control_of or (None if found.replay is None else _ISOLATES[found.replay.rule])
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import torch
 
 from remix_study import ray_private
 from remix_study.assemble import modalities_of
-from remix_study.config.load import parse_run, with_teachers
+from remix_study.config.load import parse_run, with_needed
 from remix_study.config.run import RunConfig, names_of, teachers_of
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, RunPreempted, TrackingError, cause_of
@@ -27,10 +27,11 @@ from remix_study.files.mirror import url_of
 from remix_study.files.urls import corpus_at, shown
 from remix_study.fit import require_fit
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.needed import require_needed
 from remix_study.launch.nodes import code_for_workers, on_cluster, require_identical_nodes
+from remix_study.launch.other_run import named_runs
 from remix_study.launch.preemption import node_is_draining, own_node
 from remix_study.launch.ray_init import join_or_start, on_loopback, ray_resources
-from remix_study.launch.teachers import require_teachers
 from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
@@ -73,24 +74,23 @@ def make_job(
     data: str,
     workspace: Path,
     name: str | None = None,
-    teachers: Mapping[str, str] = MappingProxyType({}),
+    needed: Mapping[str, str] = MappingProxyType({}),
 ) -> Job:
     """Return the job that trains `config`.
 
     Args:
         data: the digest of the clip store.
         name: of the run folder below `runs/`. Default: method, seed and digest.
-        teachers: modality -> digest of the run that is its teacher, of those that `config` names.
+        needed: the digests of the runs that `config` names, as `require_needed` returns them.
 
     Raises:
         ConfigError: `name` is not a name as names.py defines it.
     """
     if name is not None and not is_name(name):
         raise ConfigError(f"`--name`{name_problem(name)}.")
-    digest = config.digest(data, teachers)
-    named = teachers_of(config.method)
-    if isinstance(named, dict):  # workers have another working directory
-        config = with_teachers(config, {m: corpus_at(place) for m, place in named.items()})
+    digest = config.digest(data, needed)
+    if named := named_runs(config):  # workers have another working directory
+        config = with_needed(config, {what: corpus_at(place) for what, place in named.items()})
     name = name or f"{'-'.join(names_of(config.method))}-seed{config.seed}-{digest}"
     folder = RunFolder(workspace / "runs" / name)
     return Job(
@@ -102,7 +102,7 @@ def make_job(
         experiment=config.tracking.experiment,
         url=url_of(folder.path),
         log_model=config.tracking.model,
-        teachers=dict(teachers),
+        needed=dict(needed),
         code=code_for_workers(),
     )
 
@@ -133,12 +133,12 @@ def run_one(
     if uri is not None:
         require_lasting_database(uri, workspace)
         check_tracking(uri)
-    teachers = require_teachers(config, store)
+    needed = require_needed(config, store)
     alone = _unimodal_jobs(config, store, workspace)
     if teachers_of(config.method) == "train":
-        config = with_teachers(config, {m: place_of(job) for m, job in alone.items()})
-        teachers = {m: job.digest for m, job in alone.items()}
-    job = make_job(config, store.digest, workspace, name, teachers)
+        config = with_needed(config, {m: place_of(job) for m, job in alone.items()})
+        needed |= {m: job.digest for m, job in alone.items()}
+    job = make_job(config, store.digest, workspace, name, needed)
     trained = {m: _announce_and_launch(job, on_start) for m, job in alone.items()}
     return _announce_and_launch(replace(job, ceilings=_ceilings(config, trained)), on_start)
 

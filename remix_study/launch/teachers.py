@@ -4,9 +4,7 @@ A teacher is named by its modality and its run folder, or the folder's URL. Its 
 the digest of every run that learns from it.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 
@@ -14,20 +12,14 @@ from remix_study.assemble import build_model, encoder_of, modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.run import RunConfig, UnimodalConfig, names_of, teachers_of
 from remix_study.errors import ConfigError, TrainingError
-from remix_study.files.urls import is_url, path_of, shown
+from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS, RunFolder
-from remix_study.launch.working_copy import working_copy
+from remix_study.launch.other_run import incomplete, mismatch, opened, recorded_config
 from remix_study.media.store import ClipStore
 from remix_study.models import Encoder
 from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 
 _REMEDY = "Name the folder of a complete run with `method: {name: unimodal}`, or use `teachers: train`."
-
-
-def digest_of(place: str) -> str:
-    """The digest of the run in a folder or at a URL; empty if there is no run."""
-    with _opened(place, checkpoints=False) as folder:
-        return folder.digest
 
 
 def require_teachers(config: RunConfig, store: ClipStore) -> dict[str, str]:
@@ -45,7 +37,7 @@ def require_teachers(config: RunConfig, store: ClipStore) -> dict[str, str]:
         return {}
     digests, problems = {}, []
     for m, place in named.items():
-        with _opened(place, checkpoints=False) as folder:
+        with opened(place, checkpoints=False) as folder:
             digests[m] = folder.digest
             problem = _problem(config, store, m, folder)
         if problem is not None:
@@ -71,7 +63,7 @@ def load_teachers(
     named = teachers_of(config.method)
     found = {}
     for m, place in named.items() if isinstance(named, dict) else ():
-        with _opened(place, checkpoints=True) as folder:
+        with opened(place, checkpoints=True) as folder:
             problem = _problem(config, store, m, folder)
             if problem is None and folder.digest != digests[m]:
                 problem = f"it holds another run (digest {folder.digest}, not {digests[m]})"
@@ -97,25 +89,19 @@ def _untrained(config: RunConfig, store: ClipStore, modality: str) -> Encoder:
 
 def _problem(config: RunConfig, store: ClipStore, modality: str, folder: RunFolder) -> str | None:
     """Why a run cannot be the teacher of a modality; None if it can."""
-    content = folder.config()
-    if not content:
-        return "it is not a run folder"
-    try:
-        teacher = parse_run(content, "it")
-    except ConfigError as error:
-        return f"its configuration is not valid in this version ({' '.join(str(error).split())})"
+    teacher = recorded_config(folder)
+    if isinstance(teacher, str):
+        return teacher
     if not isinstance(teacher.method, UnimodalConfig):
         return f"it was trained with {'+'.join(names_of(teacher.method))}, not with one modality alone"
     if teacher.method.modality != modality:
         return f"it was trained on {teacher.method.modality}"
-    if teacher.digest(store.digest) != folder.digest:
-        return f"it was trained on another corpus than {store.path}, or with a version that gives other results"
+    if (problem := mismatch(teacher, store, folder)) is not None:
+        return problem
     own, its = (encoder_of(each.model, modality, store.preset.parts[modality]) for each in (config, teacher))
     if own != its:
         return f"its encoder is {its.model_dump()}, but that of this run is {own.model_dump()}"
-    if folder.result() is None:
-        return "its run is not complete; rerun its command to complete it"
-    return None
+    return incomplete(folder)
 
 
 def _encoder(folder: RunFolder, store: ClipStore, modality: str) -> Encoder:
@@ -135,13 +121,3 @@ def _encoder(folder: RunFolder, store: ClipStore, modality: str) -> Encoder:
 def _frozen(encoder: torch.nn.Module) -> Encoder:
     assert isinstance(encoder, Encoder)
     return encoder.eval().requires_grad_(False)
-
-
-@contextmanager
-def _opened(place: str, *, checkpoints: bool) -> Iterator[RunFolder]:
-    """A run folder, or a copy of that at a URL."""
-    url = place if is_url(place) else None
-    local = Path(place.rstrip("/").rpartition("/")[2]) if url is not None else path_of(place)
-    with working_copy(local, url) as copy:
-        copy.pull(checkpoints=checkpoints)
-        yield RunFolder(copy.folder)

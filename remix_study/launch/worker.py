@@ -27,11 +27,11 @@ from remix_study.errors import RunPreempted, RunPruned, StudyStopped, TrainingEr
 from remix_study.files.urls import is_url, shown
 from remix_study.launch.decisions import write_decisions
 from remix_study.launch.folder import RunFolder
+from remix_study.launch.needed import load_needed
 from remix_study.launch.nodes import require_code
 from remix_study.launch.predictions import write_predictions
 from remix_study.launch.preemption import preemption_notice
 from remix_study.launch.run_figures import run_figures
-from remix_study.launch.teachers import load_teachers
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
@@ -64,7 +64,7 @@ class Job:
         params: further MLflow parameters; of a trial, its hyperparameters.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker; None: one if Ray has GPUs and `config.device` allows one.
-        teachers: modality -> digest of the run that is its teacher, of those that `config` names.
+        needed: the digests of the runs that `config` names, as `require_needed` returns them.
         code: digest of the code that its workers must run; None: not checked.
     """
 
@@ -86,7 +86,7 @@ class Job:
     params: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     cpus: float = 1
     gpus: float | None = None
-    teachers: Mapping[str, str] = field(default_factory=dict)
+    needed: Mapping[str, str] = field(default_factory=dict)
     code: str | None = None
 
     def to_json(self) -> str:
@@ -141,9 +141,10 @@ def _work(job: Job, callback: EpochCallback | None, copy: WorkingCopy, preempted
             if leads:
                 tracker.start(_info(job, store), folder.mlflow_run_id())
             with finishing(tracker):
+                needed = load_needed(config, store, device, job.needed)
                 run = assemble(
                     config, store, collectives, device, tracker, folder.path, digest=job.digest,
-                    teachers=load_teachers(config, store, device, job.teachers), ceilings=job.ceilings,
+                    teachers=needed.teachers, course=needed.course, ceilings=job.ceilings,
                     callback=callback, preempted=preempted,
                 )  # fmt: skip
                 result = train(run)

@@ -22,6 +22,7 @@ from typing import Any
 from remix_study.epoch import PlannedEpoch, Schedule, ScoringPass
 from remix_study.remix.alternate import AlternatePlan
 from remix_study.remix.assignment import Assignment, everything_joint
+from remix_study.remix.course import Course, read_course
 from remix_study.remix.filtering import (
     Argmin,
     Band,
@@ -35,6 +36,7 @@ from remix_study.remix.filtering import (
     Tempered,
 )
 from remix_study.remix.plan import ConstantPlan, RemixPlan, RemixSettings
+from remix_study.remix.rotation import Rotation
 from remix_study.remix.rules import ByCost, Cartography, CoalitionGain, History, LearningProgress
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.remix.schedule import Reassembly, reassemble
@@ -44,11 +46,11 @@ from remix_study.remix.valuation import ValuationPlan
 from remix_study.world import World
 
 __all__ = [
-    "AlternatePlan", "Argmin", "Assignment", "Band", "ByCost", "Cartography", "CoalitionGain", "ConstantPlan", "Filter",
-    "FixedShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
-    "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan", "RemixSettings", "Schedule",
-    "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint", "kl_from_uniform", "rank_batches",
-    "reassemble", "score", "score_range",
+    "AlternatePlan", "Argmin", "Assignment", "Band", "ByCost", "Cartography", "CoalitionGain", "ConstantPlan", "Course",
+    "Filter", "FixedShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
+    "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan", "RemixSettings", "Rotation",
+    "Schedule", "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint", "kl_from_uniform",
+    "rank_batches", "read_course", "reassemble", "score", "score_range",
 ]  # fmt: skip
 
 

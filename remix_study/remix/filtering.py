@@ -11,7 +11,8 @@ Rules (YAML name: assignment)
     band        only modalities whose score is in [lower, upper]
     tempered    random with probability proportional to exp(-score / temperature): argmin at 0, uniform at infinity
     random      control: uniformly random
-    permuted    control: the argmin assignment, randomly permuted over samples
+    permuted    control: the argmin assignment, randomly permuted over samples, or over those of each class
+    rotation    control: samples take turns, so that each sees every modality in proportion (rotation.py)
     inverted    control: the modality with the highest score
 """
 
@@ -81,13 +82,24 @@ class Random:
 
 @dataclass(frozen=True)
 class Permuted:
-    """Control: the argmin assignment, randomly permuted over samples."""
+    """Control: the argmin assignment, randomly permuted over samples.
 
+    Args:
+        labels_N: class of each sample, to permute over the samples of each class only: each modality then trains as
+            many samples of each class as with argmin. None: over all samples.
+    """
+
+    labels_N: NDArray[np.int64] | None = None
     needs_scores = True
 
     def __call__(self, scores_NM: Scores, shares_M: Shares, draw: np.random.Generator) -> Assignment:
         chosen_N = cheapest(scores_NM, shares_M, draw)
-        return _each_to_one(draw.permutation(chosen_N), scores_NM.shape[1])
+        if self.labels_N is None:
+            return _each_to_one(draw.permutation(chosen_N), scores_NM.shape[1])
+        permuted_N = np.empty_like(chosen_N)
+        shuffled = np.lexsort((draw.random(len(chosen_N)), self.labels_N))
+        permuted_N[np.argsort(self.labels_N, kind="stable")] = chosen_N[shuffled]
+        return _each_to_one(permuted_N, scores_NM.shape[1])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass, Statistic
 from remix_study.errors import TrainingError
 from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
+from remix_study.remix.course import Course
 from remix_study.remix.filtering import Filter, MaxShare
+from remix_study.remix.rotation import Rotation
 from remix_study.remix.rules import ByCost, History
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import ScoreName, score
@@ -62,6 +64,8 @@ class RemixSettings:
         share: rule for the share of samples per modality; None: no constraint.
         joint_share: fraction of the samples, in [0, 1), drawn at random to train jointly after the warm-up.
         rescore_every: epochs between two assignments.
+        course: of another run, to assign as many samples as it did, at random; `filter`, `share` and `joint_share` have
+            no effect then.
     """
 
     warmup: int
@@ -71,6 +75,7 @@ class RemixSettings:
     share: ShareRule | None = None
     joint_share: float = 0.0
     rescore_every: int = 1
+    course: Course | None = None
 
 
 class RemixPlan:
@@ -101,6 +106,8 @@ class RemixPlan:
         self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
         none_PNM = np.empty((0, len(labels_N), len(self._modalities)), np.float32)
         self._history = History(self._modalities, labels_N, classes, none_PNM)
+        rotates = isinstance(settings.filter, Rotation)
+        self._seen_NM = np.zeros((len(labels_N), len(self._modalities)), np.int64) if rotates else None
 
     @property
     def scoring_needs(self) -> frozenset[Statistic]:
@@ -132,7 +139,7 @@ class RemixPlan:
             return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
         metrics: dict[str, float] = {}
         scored = False
-        if after_warmup % settings.rescore_every == 0 or self._assignment is None:
+        if after_warmup % settings.rescore_every == 0 or self._assignment is None or self._numbers_change(epoch):
             before = self._assignment
             scored = self._needs_scoring()
             if scored:
@@ -157,6 +164,7 @@ class RemixPlan:
             "cross_entropy_NM": None if self._last_pass is None else self._last_pass.cross_entropy_NM,
             "shares_M": self._shares_M,
             **({"losses_PNM": self._history.losses_PNM} if isinstance(self.settings.filter, ByCost) else {}),
+            **({} if self._seen_NM is None else {"seen_NM": self._seen_NM}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -167,9 +175,15 @@ class RemixPlan:
         # Statistics of the last pass are read in its own epoch only.
         if "losses_PNM" in state:
             self._history = replace(self._history, losses_PNM=state["losses_PNM"], found=None)
+        self._seen_NM = state.get("seen_NM")  # checkpoints of earlier versions lack it
+
+    def _numbers_change(self, epoch: int) -> bool:
+        return self.settings.course is not None and self.settings.course.changes(epoch)
 
     def _needs_scoring(self) -> bool:
         share = self.settings.share
+        if self.settings.course is not None:
+            return False
         return self.settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
     def _update_scores(self, scored: ScoringPass) -> None:
@@ -182,11 +196,13 @@ class RemixPlan:
 
     def _assign(self, epoch: int) -> Assignment:
         settings = self.settings
+        if settings.course is not None:
+            return settings.course.draw(epoch, stream(self._seed, "filter", epoch))
         columns = list(settings.how.columns)
         last = self._last_pass
         scores_NM = np.zeros((len(self._labels_N), len(columns))) if last is None else last.scores_NM
         shares_M = None if settings.share is None else self._shares_M[columns]
-        rule = settings.filter
+        rule = settings.filter if self._seen_NM is None else Rotation(self._seen_NM[:, columns])
         if isinstance(rule, ByCost):
             known = rule.knows_enough(self._history)
             rule, scores_NM = (rule, rule.rule.costs(self._history)) if known else (rule.at_random, scores_NM)
@@ -198,6 +214,8 @@ class RemixPlan:
             drawn_N = stream(self._seed, "joint", epoch).random(len(joint_N)) < settings.joint_share
             joint_N = joint_N | drawn_N
             assigned_NM &= ~drawn_N[:, None]
+        if self._seen_NM is not None:
+            self._seen_NM = self._seen_NM + assigned_NM
         return Assignment(assigned_NM, joint_N)
 
     def _reassemble(self, assignment: Assignment, epoch: int) -> Schedule:

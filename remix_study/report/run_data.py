@@ -49,12 +49,15 @@ def runs_of(ledger: Ledger, method: str) -> Runs | None:
     """Read the run folders of a method's complete replicates, or of its chosen trial if there are none.
 
     Returns:
-        None if no trial is complete. Missing folders are skipped.
+        None if no trial is complete, or if the method replays another one and has no replicate. Missing folders are
+        skipped.
     """
     chosen = ledger.chosen(method)
     if chosen is None:
         return None
     replicates = [r.folder for r in chosen_replicates(ledger, method) if r.state == "complete"]
+    if not replicates and ledger.study.searched(method) != method:  # the chosen trial is of another method
+        return None
     source: Literal["replicates", "search"] = "replicates" if replicates else "search"
     folders = [Path(folder) for folder in replicates or chosen.folders]
     read = [_read(folder) for folder in folders]

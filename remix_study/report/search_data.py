@@ -45,6 +45,7 @@ class Budget(NamedTuple):
 
     `failed` counts failed trials that were not retried, `retried` the others. Seconds are running time, summed over all
     seeds and all starts. `needs`: the methods whose runs it needs, which were trained once and took `needed_s` seconds.
+    `replays`: the method that it replays, and whose configuration it has; None if it has a search of its own.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Budget(NamedTuple):
     final_s: float
     needs: tuple[str, ...] = ()
     needed_s: float = 0.0
+    replays: str | None = None
 
     @property
     def trials(self) -> int:
@@ -91,6 +93,7 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
                 search_s=sum(t.seconds for t in trials),
                 replicate_s=sum(r.seconds for r in records if r.stage == REPLICATE),
                 final_s=sum(r.seconds for r in records if r.stage == FINAL),
+                replays=None if ledger.study.trials_of(name) else ledger.study.searched(name),
             )
         )
     needs, own_s = needed_methods(ledger.study, {}), {b.method: b.total_s for b in found}

@@ -178,7 +178,7 @@ def _confidence(result: StudyResult | None) -> str:
 
 def _state(ledger: Ledger, budgets: Sequence[search_data.Budget], at_work: bool) -> str:
     study = ledger.study
-    trials, wanted = sum(min(b.trials, study.trials) for b in budgets), study.trials * len(budgets)
+    trials, wanted = sum(min(b.trials, study.trials) for b in budgets), sum(map(study.trials_of, study.methods))
     replicates, needed = sum(min(b.replicates, study.replicates) for b in budgets), study.replicates * len(budgets)
     said = f"{trials} of {plural(wanted, 'trial')} and {replicates} of {plural(needed, 'replicate')} finished"
     if trials >= wanted and replicates >= needed:
@@ -214,17 +214,19 @@ def _methods(
 
 def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: StudyResult | None) -> str:
     """Whether all methods were given the same."""
-    counts = {b.trials for b in budgets}
+    counts = {b.trials for b in budgets if b.replays is None}
     if len(counts) == 1:
         said = f"Every method had {plural(counts.pop(), 'trial')}."
     else:
-        short = [f"{b.method} {b.trials}" for b in budgets if b.trials < max(counts)]
+        short = [f"{b.method} {b.trials}" for b in budgets if b.replays is None and b.trials < max(counts)]
         said = (
             f"Budgets are not equal yet: {max(counts)} of {planned} trials for the leading methods, but only "
             f"{listed(short)}."
         )
     said = f"{said} Failed and pruned trials count. A trial that was retried after a failure counts once."
     for b in budgets:
+        if b.replays is not None:
+            said = f"{said} {b.method} has no trials of its own: it has the configuration of {b.replays}."
         if b.needs:
             said = (
                 f"{said} {b.method} needs the runs of {listed([*b.needs])}, which were trained once and count for it, "

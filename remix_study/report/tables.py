@@ -331,7 +331,8 @@ def budget_table(found: Sequence[Budget], trials: int, replicates: int) -> Table
     needed = any(b.needs for b in found)  # by one of the methods
     rows = tuple(
         (
-            b.method, f"{b.trials}/{trials}", *map(str, (b.complete, b.pruned, b.failed, b.retried, b.running)),
+            b.method, f"{b.trials}/{trials}" if b.replays is None else f"as {b.replays}",
+            *map(str, (b.complete, b.pruned, b.failed, b.retried, b.running)),
             f"{b.replicates}/{replicates}", duration(b.search_s), duration(b.replicate_s),
             duration(b.final_s) if b.final_s else "",
             *((", ".join(b.needs), duration(b.total_s + b.needed_s)) if needed else ()),
@@ -368,8 +369,10 @@ def chosen_table(ledger: Ledger) -> Table:
     """The chosen configuration of each method, with the validation results of its trial."""
     rows = []
     for name in ledger.study.methods:
-        chosen = ledger.chosen(name)
-        if chosen is not None:
+        chosen, searched = ledger.chosen(name), ledger.study.searched(name)
+        if chosen is not None and searched != name:
+            rows.append((name, "", *[""] * len(ledger.study.metrics), f"as {searched}"))
+        elif chosen is not None:
             # Unimodal ceilings have the first objective only.
             values = [unit_of(m).shown(v, 2) for m, v in zip(ledger.study.metrics, chosen.values, strict=False)]
             values += [""] * (len(ledger.study.metrics) - len(values))

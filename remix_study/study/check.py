@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remix_study.config.problems import Problem, closest_match
-from remix_study.config.run import RemixConfig, RunConfig, UnimodalConfig, trains_heads
+from remix_study.config.run import RemixConfig, RunConfig, UnimodalConfig, replayed_of, trains_heads
 from remix_study.config.study import (
     OBJECTIVES,
     SETTLED,
@@ -90,6 +90,7 @@ def study_problems(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iter
         yield from _first_points(name, study.methods[name], space)
         yield from _sampler(study, name, space)
     yield from _ceilings(study, configs)
+    yield from _replays(study, configs)
     yield from _objectives(study, configs)
     yield from _pruner(study, configs)
     yield from _resources(study, configs)
@@ -230,8 +231,9 @@ def _sampler(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> I
 
 def _unequal(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[Problem]:
     """Keys in which methods differ and which `unequal` does not declare, and declared keys in which they do not."""
-    first = {name: runs[0] for name, runs in configs.items() if runs}
-    found = unequal_keys(first, spaces)
+    searched = [name for name in study.methods if study.searched(name) == name]  # others are equal by construction
+    first = {name: configs[name][0] for name in searched if configs.get(name)}
+    found = unequal_keys(first, {name: spaces[name] for name in first})
     declared = [each.key for each in study.unequal]
     for path, difference in found.items():
         if not is_in(path, declared):
@@ -240,7 +242,7 @@ def _unequal(study: StudyConfig, spaces: Spaces, configs: Configs) -> Iterator[P
                 f"`space`, or declare the difference: `unequal: [{{key: {path}, reason: ...}}]`"
             )
             yield Problem(_where_differs(study, path), said, kind=f"unequal {path}")
-    if len(first) < len(study.methods):
+    if len(first) < len(searched):
         return  # some method cannot be checked, so it may be the one that differs
     for number, key in enumerate(declared):
         if not any(is_in(path, [key]) for path in found):
@@ -291,6 +293,26 @@ def _ceilings(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
                     f"{_method_in_words(config)}"
                 )
                 yield Problem((*at, "ceiling_of"), said, kind="ceiling")
+
+
+def _replays(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
+    """Methods that replay one without shares, and runs that replay nothing."""
+    for name, method in study.methods.items():
+        replay = method.replay
+        for config in configs.get(study.searched(name), ()):
+            if replay is not None and not isinstance(config.method, RemixConfig):
+                said = (
+                    f" must be a method that assigns samples to modalities (`name: remix`), but `{replay.method}` "
+                    f"trains {_method_in_words(config)}"
+                )
+                yield Problem(("methods", name, replay.rule), said, kind="no shares")
+            rule = replayed_of(config.method)
+            if replay is None and rule is not None and rule.run is None:
+                said = (
+                    f" replays no run: name its folder in `method.filter.run`, or write `{rule.rule}: METHOD` as the "
+                    "only key of the method, to replay another method of the study"
+                )
+                yield Problem(("methods", name), said, kind="no run")
 
 
 def _method_in_words(config: RunConfig) -> str:

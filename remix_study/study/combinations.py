@@ -24,7 +24,7 @@ from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import corners
 from remix_study.study.fairness import APART, is_in, leaves_of
-from remix_study.study.search_space import configure, space_of
+from remix_study.study.search_space import chosen_space, configure
 
 
 class Pair(NamedTuple):
@@ -46,9 +46,9 @@ class Pair(NamedTuple):
 def configs_of(study: StudyConfig) -> dict[str, RunConfig]:
     """A run of each method whose configuration is valid; that of an older version may no longer be."""
     found = {}
-    for name, method in study.methods.items():
+    for name in study.methods:
         with suppress(ConfigError):
-            found[name] = configure(study, name, next(corners(space_of(study, method))), study.seed, {})
+            found[name] = configure(study, name, next(corners(chosen_space(study, name))), study.seed, {})
     return found
 
 
@@ -101,12 +101,18 @@ def of_combinations(study: StudyConfig, configs: Mapping[str, RunConfig]) -> lis
 def of_controls(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pair]:
     """Each control with the method that it is a control of, unless that is the reference.
 
-    It is the method of the same family that agrees with the control in what is added and in all settings apart from
-    those of the way of training, of which it shares the most; without one, it is the reference.
+    It is the method that it replays. Of any other control, it is the method of the same family that agrees with it in
+    what is added and in all settings apart from those of the way of training, of which it shares the most; without one,
+    it is the reference.
     """
     found = []
     for name, method in study.methods.items():
-        if method.control_of is None or name not in configs or name == study.reference:
+        lacks = study.control_of(name)
+        if lacks is None or name not in configs or name == study.reference:
+            continue
+        if method.replay is not None:
+            if method.replay.method != study.reference:
+                found.append(Pair(method.replay.method, name, lacks, control=True))
             continue
         differing = {
             other: list(_differences(study, configs, name, other, ""))
@@ -119,7 +125,7 @@ def of_controls(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pa
         groups = {other: {path.split(".")[1] for path in differing[other]} - unused for other in alike}
         closest = min(alike, key=lambda other: (len(groups[other]), other != study.reference), default=study.reference)
         if closest != study.reference:
-            found.append(Pair(closest, name, method.control_of, control=True))
+            found.append(Pair(closest, name, lacks, control=True))
     return found
 
 
@@ -142,7 +148,7 @@ def _is_variant(study: StudyConfig, configs: Mapping[str, RunConfig], name: str)
 
 def _is_candidate(study: StudyConfig, name: str) -> bool:
     method = study.methods[name]
-    return method.ceiling_of is None and (method.control_of is None or name == study.reference)
+    return method.ceiling_of is None and (study.control_of(name) is None or name == study.reference)
 
 
 def _in_order(config: RunConfig, whole: frozenset[str]) -> list[str]:
@@ -158,7 +164,7 @@ def _differences(
     apart = [*APART, f"method.with.{lacking}"]
     bases = [family_of(configs[name])[0] for name in (first, second)]
     for name in (first, second):
-        apart += [_in_full(configs[name], path) for path in space_of(study, study.methods[name])]
+        apart += [_in_full(configs[name], path) for path in chosen_space(study, name)]
     for path in sorted(given[0].keys() | given[1].keys()):
         if is_in(path, apart) or (_is_of_base(path) and bases[0] != bases[1]):
             continue

@@ -15,7 +15,7 @@ def recorded_state(ledger: Ledger) -> StudyState:
     study = ledger.study
     methods = {
         method: MethodState(
-            study.trials,
+            study.trials_of(method),
             ended_trials(ledger.trials.get(method, ())),
             sum(trial.state == "running" for trial in ledger.trials.get(method, ())),
             study.replicates,

@@ -108,8 +108,11 @@ class Ledger(NamedTuple):
     replicates: dict[str, tuple[ReplicateRecord, ...]]
 
     def chosen(self, method: str) -> TrialRecord | None:
-        """The trial whose hyperparameters are replicated; None if none is complete."""
-        return choose(self.study, self.trials.get(method, ()))
+        """The trial whose hyperparameters are replicated; None if none is complete.
+
+        Of a method that replays another one, it is the trial of that one.
+        """
+        return choose(self.study, self.trials.get(self.study.searched(method), ()))
 
 
 def read_ledger(folder: Path, *, intermediate: bool = False) -> Ledger:

@@ -18,7 +18,7 @@ import torch
 import remix_study
 from remix_study.assemble import assemble, split_rows
 from remix_study.config.load import parse_run
-from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.run import RemixConfig, RunConfig, replayed_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.files.mirror import url_of
@@ -280,23 +280,23 @@ def _require_reachable(config: StudyConfig, run: RunConfig, workspace: Path, fol
 def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost | None) -> MethodPlan:
     config = ledger.study
     trials = ledger.trials.get(method, ())
-    ended = ended_trials(trials)
+    ended, searched = (ended_trials(ledger.trials.get(name, ())) for name in (method, config.searched(method)))
     replicated = len(complete_replicates(ledger, method))
     unfinished = [t for t in trials if t.state in ("running", "stopped")]
-    points = list(config.methods[method].first)
+    points, wanted = list(config.methods[method].first), config.trials_of(method)
     if config.sampler == "grid":
         points += [point for point in grid(space_of(config, config.methods[method])) if point not in points]
     return MethodPlan(
         name=method,
         space=tuple(effective_space(config, method)),
-        points=tuple(points[: config.trials]),
-        trials=config.trials,
-        trials_left=max(0, config.trials - ended),
+        points=tuple(points[:wanted]),
+        trials=wanted,
+        trials_left=max(0, wanted - ended),
         resumed=tuple(f"{method}-search-{t.number}" for t in unfinished),
         ended=ended,
         replicates=config.replicates,
         replicates_left=config.replicates - replicated,
-        replicates_again=replicated if ended < config.trials else 0,
+        replicates_again=replicated if searched < config.trials else 0,
         example=example,
         cost=cost,
     )
@@ -304,7 +304,7 @@ def _method_plan(ledger: Ledger, method: str, example: RunConfig, cost: RunCost 
 
 def _first_point(config: StudyConfig, method: str) -> Mapping[str, Any]:
     """The first known-good hyperparameters, or none."""
-    first = config.methods[method].first
+    first = config.methods[config.searched(method)].first
     return first[0] if first else {}
 
 
@@ -364,6 +364,8 @@ def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
     content["epochs"] = min(3, config.epochs)
     content["evaluation"] |= {"probe": True, "test": False, "ceilings": "none"}
     content["rate"] = {"name": "constant"}
+    if replayed_of(config.method) is not None:  # of a run that does not exist yet; any numbers cost the same
+        content["method"]["filter"] = {"rule": "random"}
     warmup = config.method.warmup if isinstance(config.method, RemixConfig) else 0
     if warmup:
         content["method"]["warmup"] = min(2, warmup, content["epochs"] - 1)

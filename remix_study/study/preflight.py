@@ -14,16 +14,16 @@ from remix_study.errors import StoreError, TrackingError
 from remix_study.files.disk import storage_errors
 from remix_study.files.mirror import url_of
 from remix_study.fit import fit_problems
+from remix_study.launch.needed import require_needed
 from remix_study.launch.nodes import on_cluster, require_identical_nodes, require_submitted_code
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
-from remix_study.launch.teachers import require_teachers
 from remix_study.media.store import ClipStore
 from remix_study.study.needed import needed_methods
 from remix_study.study.placement import Needs
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import fetch_study
-from remix_study.study.search_space import configure, space_of, study_control
+from remix_study.study.search_space import configure, study_control
 from remix_study.study.storage import check_storage, require_driver, study_folder
 from remix_study.study.study_file import check_study, in_study, params_to_check
 from remix_study.tracking.address import check as check_tracking
@@ -75,12 +75,13 @@ def require_study_fit(study: StudyConfig, settings: Mapping[str, Any], store: Cl
     found: list[Problem] = []
     control = study_control(study)
     configs: dict[str, list[RunConfig]] = {name: [] for name in study.methods}
-    for name, method in study.methods.items():
-        for at, params in params_to_check(study, name, space_of(study, method)):
+    for name in study.methods:
+        for at, params in params_to_check(study, name):
             config = configure(study, name, params, study.seed, settings, control)
-            found += [in_study(each, study, name, params, at) for each in fit_problems(config, store)]
+            found += [in_study(each, study, study.searched(name), params, at) for each in fit_problems(config, store)]
             configs[name].append(config)
-            require_teachers(config, store)
+            if study.methods[name].replay is None:  # its run does not exist yet
+                require_needed(config, store)
     found += _problems_of_needs(study, settings, store, configs)
     if found:
         once = {(each.keys, each.kind): each for each in reversed(found)}
@@ -92,7 +93,8 @@ def _problems_of_needs(
 ) -> Iterator[Problem]:
     """Why the runs that methods need cannot be runs of the study."""
     for name, needs in needed_methods(study, settings).items():
-        if not any(teachers_of(config.method) == "train" for config in configs[name]):
+        trained = any(teachers_of(config.method) == "train" for config in configs[name])
+        if not trained or study.methods[name].replay is not None:
             continue
         at: Keys = ("methods", name)
         missing = [m for m in store.modalities if m not in needs]

@@ -11,7 +11,7 @@ from remix_study.errors import StudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.worker import Job
 from remix_study.study.budget import Rates, Used
-from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, has_diverged, summed
+from remix_study.study.ledger import FINAL, REPLICATE, SEARCH, TrialRecord, has_diverged, summed
 from remix_study.study.needed import needed_methods
 from remix_study.study.replicates import Replicates
 from remix_study.study.scheduler import MethodState, StudyState
@@ -67,10 +67,11 @@ class StudyProgress:
         """
         self._searching, self._replicates = False, {}
         self._searches = {name: self._searches[name] for name in (*self._needs[method].values(), method)}
-        for name, search in self._searches.items():
-            best = search.best()
+        for name in self._searches:
+            best = self._best(name)
             if best is None:
-                whose = "its trials" if name == method else f"the trials of `{name}`, which it needs,"
+                own = self._config.searched(name) == method
+                whose = "its trials" if own else f"the trials of `{self._config.searched(name)}`, which it needs,"
                 raise StudyError(f"Cannot retrain `{method}`: none of {whose} is complete. Resume the study first.")
             self._tasks.require_retrainable(name, best.params)
             self._replicates[name] = self._open_replicates(name, FINAL, seeds, best.params)
@@ -88,11 +89,15 @@ class StudyProgress:
 
     def _choose(self, method: str) -> bool:
         """Choose the hyperparameters to replicate of a method. Returns whether any of its trials is complete."""
-        best = self._searches[method].best()
+        best = self._best(method)
         if best is None:
             return False
         self._replicates[method] = self._open_replicates(method, REPLICATE, self._config.replicates, best.params)
         return True
+
+    def _best(self, method: str) -> TrialRecord | None:
+        """The trial whose hyperparameters a method has; None if none is complete."""
+        return self._searches[self._config.searched(method)].best()
 
     def _open_replicates(self, method: str, stage: str, wanted: int, params: Params) -> Replicates:
         def folder_of(number: int) -> Path:
@@ -101,7 +106,7 @@ class StudyProgress:
 
         def needs_of(number: int) -> dict[str, str]:
             needed = self._needed_replicates(method, number)
-            return {self._needs[method][m]: self._relative(job) for m, job in needed.items()}
+            return {self._needs[method][what]: self._relative(job) for what, job in needed.items()}
 
         replicates = Replicates(self._searches[method], stage, wanted, params, folder_of, needs_of)
         replicates.resume()
@@ -110,12 +115,12 @@ class StudyProgress:
         return replicates
 
     def _needed_replicates(self, method: str, number: int) -> dict[str, Job]:
-        """The runs that a replicate needs, by modality: the replicates with the same number."""
-        needed = {m: self._replicates[other] for m, other in self._needs[method].items()}
-        return {
-            m: self._tasks.replicate_job(of.stage, self._needs[method][m], number, of.params)
-            for m, of in needed.items()
-        }
+        """The runs that a replicate needs, by what for: the replicates with the same number."""
+        found = {}
+        for what, other in self._needs[method].items():
+            of, needed = self._replicates[other], self._needed_replicates(other, number)
+            found[what] = self._tasks.replicate_job(of.stage, other, number, of.params, needed)
+        return found
 
     def _needed_trials(self, method: str) -> list[dict[str, Job]]:
         """For each seed of a trial, the runs that its run needs, by modality: those of the chosen trials."""
@@ -145,11 +150,11 @@ class StudyProgress:
 
     def _method_state(self, method: str) -> MethodState:
         search, replicates = self._searches[method], self._replicates.get(method)
-        counts = self._config.trials, search.ended, search.running
+        counts = self._config.trials_of(method), search.ended, search.running
         needs = tuple(self._needs[method].values())
         if replicates is None:
             # Replicates of an earlier start, before it was extended: they stay if the choice does.
-            best = search.best()
+            best = self._best(method)
             kept = 0 if best is None else sum(note["params"] == best.params for note in self._noted[method])
             return MethodState(*counts, self._config.replicates, kept, needs=needs)
         return MethodState(

@@ -85,7 +85,7 @@ def compare(
             params=best.get(name, {}),
             seeds={n: {**s, **_sufficiency(s, ceilings)} for n, s in each.summaries.items()},
             ceiling_of=study.methods[name].ceiling_of,
-            control_of=study.methods[name].control_of,
+            control_of=study.control_of(name),
             ahead=ahead.get(name),
             other_epoch=there if (there := ahead_there.get(name)) is not None and there.seeds else None,
             estimates=_estimates(each, trained_alone),
@@ -180,6 +180,10 @@ def require_every_method(result: StudyResult | None, ledger: Ledger) -> StudyRes
 
 def _why_missing(ledger: Ledger, name: str) -> tuple[str, str]:
     """Return a remedy, and why a method has no complete replicate."""
+    searched = ledger.study.searched(name)
+    if searched != name and ledger.chosen(name) is None:
+        remedy, why = _why_missing(ledger, searched)
+        return remedy, f"`{searched}`, whose shares it replays, has no complete trial: {why}"
     records: Sequence[TrialRecord | ReplicateRecord] = chosen_replicates(ledger, name)
     what = "replicates"
     if ledger.chosen(name) is None:
@@ -197,12 +201,12 @@ def _why_missing(ledger: Ledger, name: str) -> tuple[str, str]:
 def _unequal(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[str]:
     """Differences between the methods as text: keys of the configuration with their reason, and numbers of trials."""
     study = ledger.study
-    spaces = {name: space_of(study, method) for name, method in study.methods.items()}
+    spaces = {name: space_of(study, method) for name, method in study.methods.items() if method.replay is None}
     found = []
-    for path, difference in unequal_keys(configs, spaces).items():
+    for path, difference in unequal_keys({n: c for n, c in configs.items() if n in spaces}, spaces).items():
         reasons = [each.reason for each in study.unequal if is_in(path, [each.key])]
         found.append(f"{path} is {difference.replace('`', '')}" + (f" ({reasons[0]})" if reasons else ""))
-    ended = {name: ended_trials(ledger.trials.get(name, ())) for name in study.methods}
+    ended = {name: ended_trials(ledger.trials.get(name, ())) for name in spaces}
     if len({min(number, study.trials) for number in ended.values()}) > 1:
         found.append(f"trials: {', '.join(f'{number} for {name}' for name, number in ended.items())}")
     return found

@@ -92,6 +92,8 @@ class Search:
 
     def _known_params(self) -> list[Params]:
         """Hyperparameters that are tried first: the known-good ones, then the grid, if any, in random order."""
+        if self._config.trials_of(self._method) == 0:  # it replays another method
+            return []
         first = list(self._config.methods[self._method].first)
         if self._config.sampler == "grid":
             combinations = grid(space_of(self._config, self._config.methods[self._method]))

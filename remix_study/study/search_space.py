@@ -38,8 +38,13 @@ _WITH_CONTROL = ("method", "control_fraction")  # the keys on which the control 
 
 
 def space_of(study: StudyConfig, method: MethodSpace) -> dict[str, Dimension]:
-    """The dimensions that `method` searches: those of all methods, then its own."""
-    return {**study.space, **method.space}
+    """The dimensions that `method` searches: those of all methods, then its own; none if it replays another method."""
+    return {**study.space, **method.space} if method.replay is None else {}
+
+
+def chosen_space(study: StudyConfig, name: str) -> dict[str, Dimension]:
+    """The dimensions of a method's chosen hyperparameters: those that it searches, or the method that it replays."""
+    return space_of(study, study.methods[study.searched(name)])
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> Params:
@@ -151,7 +156,7 @@ def run_content(
     study: StudyConfig, name: str, params: Mapping[str, Any], seed: int, settings: Mapping[str, Any], control: float
 ) -> dict[str, Any]:
     """What `configure` validates. `control`: what `study_control` returns for the study."""
-    method = study.methods[name]
+    method, replay = study.methods[study.searched(name)], study.methods[name].replay
     space = space_of(study, method)
     content = copy.deepcopy(study.base)
     chosen = {path: value_of(space[path], value) for path, value in params.items()}
@@ -159,10 +164,20 @@ def run_content(
         # Groups of keys before the keys in them, so that the order in the file does not matter.
         for path in sorted(changes, key=lambda path: path.count(".")):
             put(content, path, copy.deepcopy(changes[path]))
+    if replay is not None:
+        _set_replay(content, replay.rule)
     content["seed"] = seed
     if control and content.get("control_fraction") is None:
         content["control_fraction"] = control
     return content
+
+
+def _set_replay(content: dict[str, Any], rule: str) -> None:
+    """Let a run of Remix replay the shares of another run, instead of the options that decide its own."""
+    method = content.get("method")
+    if isinstance(method, dict) and method.get("name") == "remix":
+        decided = ("filter", "share", "joint_share")
+        content["method"] = {**{k: v for k, v in method.items() if k not in decided}, "filter": {"rule": rule}}
 
 
 def study_control(study: StudyConfig) -> float:

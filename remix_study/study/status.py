@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remix_study.config.load import with_teachers
+from remix_study.config.load import with_needed
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import RunPreempted, StudyError
@@ -225,10 +225,10 @@ def failures(ledger: Ledger) -> list[str]:
 
 def _progress(ledger: Ledger, method: str) -> MethodProgress:
     study, trials = ledger.study, ledger.trials.get(method, ())
-    best = ledger.chosen(method)
+    best = ledger.chosen(method) if study.trials_of(method) else None
     return MethodProgress(
         name=method,
-        trials=study.trials,
+        trials=study.trials_of(method),
         complete=_count(trials, "complete"),
         pruned=_count(trials, "pruned"),
         failed=sum(t.state == "failed" and not t.retried for t in trials),
@@ -353,9 +353,9 @@ def best_run(folder: Path, method: str | None) -> Best:
     last = {"evaluation.test": True, "evaluation.probe": True}
     run = configure(ledger.study, name, found.params, ledger.study.seed, last)
     if needs := needed_methods(ledger.study, {})[name]:
-        chosen = {m: ledger.chosen(other) for m, other in needs.items()}
-        folders = {m: Path(trial.folders[0]) for m, trial in chosen.items() if trial is not None}
-        run = with_teachers(run, {m: url_of(path) or str(path) for m, path in folders.items()})
+        chosen = {what: ledger.chosen(other) for what, other in needs.items()}
+        folders = {what: Path(trial.folders[0]) for what, trial in chosen.items() if trial is not None}
+        run = with_needed(run, {what: url_of(path) or str(path) for what, path in folders.items()})
     return Best(name, run, found.values, found.number, found.params)
 
 

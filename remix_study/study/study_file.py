@@ -15,7 +15,7 @@ from remix_study.config.yaml_source import Keys, YamlSource, dotted, read
 from remix_study.errors import ConfigError
 from remix_study.study.check import conditions, study_problems, written_at
 from remix_study.study.dimensions import corners, count_of
-from remix_study.study.search_space import grid, run_content, space_of, study_control
+from remix_study.study.search_space import chosen_space, grid, run_content, space_of, study_control
 
 
 def read_study(path: Path, settings: Mapping[str, Any]) -> StudyConfig:
@@ -62,7 +62,7 @@ def _validate_methods(
 ) -> tuple[dict[str, list[RunConfig]], list[Problem]]:
     """The valid runs of each method at the corners of its space, and all problems. `among`: names of the methods."""
     names = list(study.methods if among is None else among)
-    spaces = {name: space_of(study, study.methods[name]) for name in names}
+    spaces = {name: space_of(study, study.methods[name]) for name in names}  # of the trials
     configs: dict[str, list[RunConfig]] = {name: [] for name in names}
     found: list[Problem] = []
     labels = sum(len(d.of) for space in spaces.values() for d in space.values() if isinstance(d, ChoiceDimension))
@@ -75,7 +75,7 @@ def _validate_methods(
     control = study_control(study)
     for name in names:
         invalid_condition = any(True for _ in conditions(study, name, spaces[name]))
-        for at, params in params_to_check(study, name, spaces[name]):
+        for at, params in params_to_check(study, name):
             try:
                 content = run_content(study, name, params, study.seed, settings, control)
             except ConfigError as error:  # `study_problems` reports an unknown label in `first`
@@ -85,7 +85,7 @@ def _validate_methods(
             config, problems = validate(RunConfig, YamlSource("", content))
             # A key that is missing because of an invalid condition is not a problem of its own.
             found += [
-                in_study(each, study, name, params, at)
+                in_study(each, study, study.searched(name), params, at)
                 for each in problems
                 if not (each.kind == "missing" and invalid_condition and dotted(each.keys) in spaces[name])
             ]
@@ -96,22 +96,21 @@ def _validate_methods(
     return configs, list({(each.keys, each.kind or each.message): each for each in reversed(found)}.values())[::-1]
 
 
-def params_to_check(
-    study: StudyConfig, name: str, space: Mapping[str, Dimension]
-) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+def params_to_check(study: StudyConfig, name: str) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """The hyperparameters of a method with which its configuration is checked, each with its keys in the study file.
 
     First those of `first`, then the corners of the space, which have no keys of their own.
     """
-    for number, params in enumerate(study.methods[name].first):
+    searched, space = study.searched(name), chosen_space(study, name)
+    for number, params in enumerate(study.methods[searched].first):
         if all(path in space for path in params):
-            yield ("methods", name, "first", number), params
+            yield ("methods", searched, "first", number), params
     for params in corners(space):
         yield (), params
 
 
 def _grid_problems(study: StudyConfig, name: str, space: Mapping[str, Dimension]) -> list[Problem]:
-    if study.sampler != "grid":
+    if study.sampler != "grid" or not study.trials_of(name):
         return []
     unlisted = [path for path, dimension in space.items() if count_of(dimension) is None]
     if unlisted:
@@ -223,7 +222,7 @@ def _remaining_problems(
     study, more = validate_study(source)
     if study is None:
         return more + _remaining_problems(source, more, settings, damaged)
-    sound = [name for name in study.methods if name not in damaged]
+    sound = [name for name in study.methods if damaged.isdisjoint({name, study.searched(name)})]
     return [each for each in _validate_methods(study, settings, sound)[1] if not _is_of(each, damaged)]
 
 

@@ -303,7 +303,8 @@ def _best_params(ledger: Ledger) -> dict[str, str]:
 
 def _quantities(ledger: Ledger) -> str:
     """The metrics of added methods in the chosen trials, separated by commas."""
-    chosen = [trial for method in ledger.study.methods if (trial := ledger.chosen(method)) is not None]
+    searched = dict.fromkeys(map(ledger.study.searched, ledger.study.methods))
+    chosen = [trial for method in searched if (trial := ledger.chosen(method)) is not None]
     records = (record for trial in chosen for folder in trial.folders for record in RunFolder(Path(folder)).history)
     found = [quantity.metric for listed in quantities(records).values() for quantity in listed]
     text = ",".join(found)
@@ -314,7 +315,7 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
     found = {
         f"best/{method}": trial.values[0]
         for method in ledger.study.methods
-        if (trial := ledger.chosen(method)) is not None
+        if ledger.study.searched(method) == method and (trial := ledger.chosen(method)) is not None
     }
     for method in result.methods if result is not None else ():
         name, spread, mean = method.name, method.spread("test/accuracy"), method.estimate("test/accuracy")

@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import Any
 
 from remix_study.config.balancing import reading_control
-from remix_study.config.load import with_teachers
-from remix_study.config.run import names_of, teachers_of
+from remix_study.config.load import with_needed
+from remix_study.config.run import REPLAYED, names_of, replayed_of, teachers_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
+from remix_study.launch.other_run import digest_of, named_runs
 from remix_study.launch.run import make_job, place_of
-from remix_study.launch.teachers import digest_of
 from remix_study.launch.worker import Job
 from remix_study.study.ledger import FINAL, SEARCH
 from remix_study.study.pruning import PruningCallback, pruning_callback
@@ -22,7 +22,7 @@ from remix_study.study.search_space import Params, configure
 from remix_study.study.storage import optuna_name, study_folder
 from remix_study.study.tasks import Task
 
-Needed = Mapping[str, Job]  # modality -> the run that is its teacher; empty for a run without teachers
+Needed = Mapping[str, Job]  # what for (study/needed.py) -> the run; empty for a run that needs none
 NOTHING: Needed = MappingProxyType({})
 
 
@@ -108,13 +108,12 @@ class TaskFactory:
         trial = f"{method}-{stage}-{number}"
         several = stage == SEARCH and self.config.seeds_per_trial > 1
         name = f"{trial}-seed{seed - self.config.seed}" if several else trial
-        teachers, digests = teachers_of(config.method), {}
-        if teachers == "train":
-            config = with_teachers(config, {m: place_of(run) for m, run in needed.items()})
-            digests = {m: run.digest for m, run in needed.items()}
-        elif isinstance(teachers, dict):  # trained outside the study
-            digests = {m: digest_of(place) for m, place in teachers.items()}
-        job = make_job(config, self.corpus_digest, self.workspace, teachers=digests)
+        digests = {what: digest_of(place) for what, place in named_runs(config).items()}  # trained outside the study
+        trains, replays = teachers_of(config.method) == "train", replayed_of(config.method) is not None
+        needed = {what: run for what, run in needed.items() if (replays if what == REPLAYED else trains)}
+        config = with_needed(config, {what: place_of(run) for what, run in needed.items()})
+        digests |= {what: run.digest for what, run in needed.items()}
+        job = make_job(config, self.corpus_digest, self.workspace, needed=digests)
         folder = study_folder(self.workspace, self.config.name) / "runs" / f"{name}-{job.digest}"
         first = final and number == 0  # only the first replicate logs its figures and its model
         return replace(

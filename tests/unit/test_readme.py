@@ -118,7 +118,7 @@ def test_every_configuration_loads(tmp_path: Path) -> None:
         (tmp_path / "study.yaml").write_text(block.text)
         assert len(read_study(tmp_path / "study.yaml", {}).methods) > 1
     runs = [parse_run(yaml.safe_load(block.text), block.section) for block in found if block not in studies]
-    assert (len(studies), len(runs)) == (3, 1)
+    assert (len(studies), len(runs)) == (4, 1)
     assert all(config.method.name == "remix" for config in runs)
 
 

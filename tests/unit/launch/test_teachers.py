@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from remix_study.config.load import with_teachers
+from remix_study.config.load import with_needed
 from remix_study.config.run import RunConfig, teachers_of
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.mirror import Mirror
@@ -48,7 +48,7 @@ def test_teachers_are_trained_first_and_once_also_as_ceilings(recipe: Recipe, tm
     assert isinstance(named, dict)
     assert [RunFolder(Path(named[m])).result() is not None for m in MODALITIES] == [True, True]
     # The same run by the folders of its teachers: it is complete, so nothing is trained.
-    again = run_one(with_teachers(both, named), tmp_path, "one", on_start=lambda name, _: started.append(name))
+    again = run_one(with_needed(both, named), tmp_path, "one", on_start=lambda name, _: started.append(name))
     assert again == summary
 
 

@@ -55,6 +55,25 @@ def scores_and_shares(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.
     return scores_NM, (weight_M + (weight_M.sum() == 0)) / (weight_M + (weight_M.sum() == 0)).sum()
 
 
+@property_test
+@given(scores(), st.integers(1, 4), st.integers(0, 2**16))
+def test_permuting_within_classes_keeps_the_classes_of_each_modality(
+    scores_NM: NDArray[np.float64], classes: int, seed: int
+) -> None:
+    labels_N = np.random.default_rng(seed).integers(0, classes, len(scores_NM))
+    argmin, permuted = (rule(scores_NM, None, generator(seed)) for rule in (Argmin(), Permuted(labels_N)))
+    for one, other in zip(argmin.assigned_NM.T, permuted.assigned_NM.T, strict=True):
+        np.testing.assert_array_equal(
+            np.bincount(labels_N[one], minlength=4), np.bincount(labels_N[other], minlength=4)
+        )
+
+
+def test_permuting_within_a_class_reaches_every_sample_of_it() -> None:
+    scores_NM, labels_N = np.eye(2)[[0, 1, 1, 1, 0, 0]], np.asarray([0, 0, 0, 1, 1, 1])
+    drawn = [Permuted(labels_N)(scores_NM, None, generator(seed)).assigned_NM[:, 0] for seed in range(800)]
+    np.testing.assert_allclose(np.mean(drawn, axis=0), [2 / 3] * 3 + [1 / 3] * 3, atol=0.07)
+
+
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 

@@ -69,7 +69,7 @@ def require_needed_runs(workspace: Path, tasks: list[Task]) -> None:
                 assert Path(place) == Path(wanted)
                 folder = RunFolder(Path(place))
                 assert folder.result() is not None
-                assert folder.digest == job.teachers[m]
+                assert folder.digest == job.needed[m]
 
 
 def test_teachers_are_the_runs_of_the_ceilings_with_the_same_seed_or_number(tmp_path: Path) -> None:
