@@ -191,7 +191,10 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
         run.model.load_state_dict(selected["model"])
         rows = run.rows["val"][:2]
         example = run.reader.read(rows, np.ones((len(rows), len(run.model.modalities)), np.bool_))
-        tracker.log_model(run.model, example)
+        exponents = None
+        if run.method.trains_heads:  # without, they are those of probes, which the model does not have
+            exponents = {m: result.summary[f"late_calibrated/exponent/{m}"] for m in run.model.modalities}
+        tracker.log_model(run.model, example, exponents)
 
 
 def _info(job: Job, store: ClipStore) -> RunInfo:

@@ -200,12 +200,12 @@ class SpoolTracker:
         """Record a file of the study or run that is outside `tracking/`. It is read when it is sent."""
         self._tell({"artifact": name, "from": os.path.relpath(path, self._folder)})
 
-    def log_model(self, model: "nn.Module", example: "Batch") -> None:
+    def log_model(self, model: "nn.Module", example: "Batch", exponents: Mapping[str, float] | None = None) -> None:
         """Save the model for `mlflow.pytorch.load_model("models:/ID")`. If that fails, log a warning."""
         from remix_study.tracking.model import save_model
 
         try:
-            save_model(model, example, self._folder / MODEL)
+            save_model(model, example, self._folder / MODEL, exponents)
         except Exception as error:  # pickling calls code of the model; a run must not fail at its very end
             _log.warning("Cannot save the model of %s for MLflow: %s", self._run_folder, error)
         else:

@@ -66,12 +66,13 @@ class Tracker(Protocol):
 
     def log_figure(self, figure: "Figure", name: str) -> None: ...
 
-    def log_model(self, model: "nn.Module", example: "Batch") -> None:
+    def log_model(self, model: "nn.Module", example: "Batch", exponents: Mapping[str, float] | None = None) -> None:
         """Record the model.
 
         Args:
             model: `model(batch).logits_BC` must be the class logits.
             example: a batch with all rows of every modality.
+            exponents: modality -> exponent in the calibrated late product, if its unimodal heads are trained.
         """
         ...
 
@@ -98,7 +99,7 @@ class NullTracker:
 
     def log_figure(self, figure: "Figure", name: str) -> None: ...
 
-    def log_model(self, model: "nn.Module", example: "Batch") -> None: ...
+    def log_model(self, model: "nn.Module", example: "Batch", exponents: Mapping[str, float] | None = None) -> None: ...
 
     def finish(self, status: Status, reason: str | None = None) -> None: ...
 
@@ -135,7 +136,12 @@ class RecordingTracker:
     def log_figure(self, figure: "Figure", name: str) -> None:
         self.figures[name] = figure
 
-    def log_model(self, model: "nn.Module", example: "Batch") -> None:  # noqa: ARG002 - protocol
+    def log_model(
+        self,
+        model: "nn.Module",
+        example: "Batch",  # noqa: ARG002 - protocol
+        exponents: Mapping[str, float] | None = None,  # noqa: ARG002 - protocol
+    ) -> None:
         self.models.append(model)
 
     def finish(self, status: Status, reason: str | None = None) -> None:

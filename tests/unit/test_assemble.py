@@ -17,10 +17,12 @@ from remix_study.config.run import EncoderConfig, RunConfig
 from remix_study.fit import require_fit
 from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPreset, Preset, VideoPreset
 from remix_study.media.store import ClipStore
+from remix_study.metrics import late_product
 from remix_study.models.transformer import Block
 from remix_study.sample import Batch
 from remix_study.tracking.model import save_model
 from remix_study.tracking.tracker import NullTracker
+from remix_study.training.evaluate import evaluate
 from remix_study.training.loop import Run
 from remix_study.world import Solo
 from tests.unit.stores import changed, with_text
@@ -199,11 +201,17 @@ def test_a_logged_model_has_its_fusion(
     run = assembled(recipe({"model.fusion": fusion}))
     batch = run.reader.read(run.rows["val"][:5], np.ones((5, 2), np.bool_))
     run.model(batch)  # in training mode, so that running means are not those of a new model
-    save_model(run.model, batch, tmp_path / "model")
+    save_model(run.model, batch, tmp_path / "model", {"audio": 0.5, "video": 1.5})
     loaded = mlflow.pytorch.load_model(str(tmp_path / "model"))
     with torch.no_grad():
         expected = run.model.eval()(batch).logits_BC
         torch.testing.assert_close(loaded(*(batch.inputs[m] for m in run.model.modalities)), expected)
+        product_BC = loaded(*(batch.inputs[m] for m in run.model.modalities), view="late_calibrated").numpy()
+    rows = run.rows["val"][:5]
+    found = evaluate(run.model, run.reader, rows, Solo(), batch=5, autocast=False, keep=True).log_probabilities
+    assert found is not None
+    wanted = late_product(np.stack([found["audio"], found["video"]], axis=1), np.array([0.5, 1.5]))
+    np.testing.assert_allclose(product_BC, wanted, atol=1e-5)
 
 
 def test_the_options_of_attention_are_used(recipe: Recipe, small_store: ClipStore) -> None:

@@ -1,5 +1,6 @@
 """README.md and docs/: code runs, configurations load, commands exist, links have targets"""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from mlflow import MlflowClient
 
 from remix_study.cli.main import app
 from remix_study.config.load import parse_run
@@ -87,12 +89,19 @@ def test_the_python_of_the_page_on_clips_runs(folder: Path) -> None:
 def test_the_commands_of_the_page_on_runs_train(folder: Path) -> None:
     lines = [words[1:] for words in shell_commands(RUNS) if words[:2] == ["remix-study", "train"]]
     assert len(lines) == 3
-    short = ["--set", "epochs=3", "--set", "evaluation.ceilings=none", "--set", "tracking.model=false"]
+    short = ["--set", "epochs=3", "--set", "evaluation.ceilings=none"]
     for words in lines:
         assert "test/accuracy" in remix_study([*words, *short], folder)
     methods = {path.name.split("-seed")[0] for path in (folder / "workspace" / "runs").iterdir()}
     assert methods == {"remix", "joint_unimodal"}
-    assert (folder / "workspace" / "mlflow.db").exists()
+    client = MlflowClient(f"sqlite:///{folder / 'workspace' / 'mlflow.db'}")
+    (run, *_) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (block,) = blocks_in("python", RUNS)
+    script = block.text.replace("models:/m-0123...", run.data.tags["model_uri"])
+    (folder / "predict.py").write_text(f"{script}\nprint(logits.shape == logs.shape, logs.exp().sum(dim=1).tolist())\n")
+    agrees, sums = run_python([str(folder / "predict.py")], folder).split(maxsplit=1)
+    assert agrees == "True"
+    assert json.loads(sums) == pytest.approx([1.0] * 80, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,19 +139,28 @@ def test_sufficiency_on_validation_is_of_the_selected_epoch(recipe: Recipe) -> N
         assert runs._ceilings(config, trained) == {"audio": expected, "video": expected}
 
 
-@pytest.mark.parametrize("select", ["best", "last"])
+@pytest.mark.parametrize(("select", "method"), [("best", {"name": "remix", "warmup": 1}), ("last", {"name": "joint"})])
 def test_the_model_of_the_selected_epoch_is_logged(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str, method: dict[str, Any]
 ) -> None:
     logged: list[dict[str, torch.Tensor]] = []
+    given: list[Mapping[str, float] | None] = []
     add = Progress.add
 
     class Recorder(NullTracker):
-        def log_model(self, model: nn.Module, example: Batch) -> None:
+        def log_model(self, model: nn.Module, example: Batch, exponents: Mapping[str, float] | None = None) -> None:
             logged.append({name: value.clone() for name, value in model.state_dict().items()})
+            given.append(exponents)
 
     monkeypatch.setattr(worker, "_tracker", lambda job, folder: Recorder())
-    config = recipe({"epochs": 4, "optimizer.learning_rate": 0.02, "evaluation": {"select": select, "probe": False}})
+    config = recipe(
+        {
+            "method": method,
+            "epochs": 4,
+            "optimizer.learning_rate": 0.02,
+            "evaluation": {"select": select, "probe": True},
+        }
+    )
     job = replace(make_job(config, "data", tmp_path, "one"), tracking_uri="http://host:1", log_model=True)
     accuracies = iter([0.3, 0.9, 0.5, 0.4])  # of four epochs, so that the last one is not the best
     monkeypatch.setattr(Progress, "add", lambda self, record: add(self, record | {"val/accuracy": next(accuracies)}))
@@ -158,6 +168,8 @@ def test_the_model_of_the_selected_epoch_is_logged(
     assert summary["best/epoch"] == 1
     expected = torch.load(tmp_path / "runs/one/checkpoints" / f"{select}.pt", weights_only=True)["model"]
     assert all(torch.equal(logged[0][name], value) for name, value in expected.items())
+    exponents = {m: summary[f"late_calibrated/exponent/{m}"] for m in ("audio", "video")}
+    assert given == [exponents if method["name"] == "remix" else None]  # those of joint are of probes
 
 
 @pytest.mark.slow

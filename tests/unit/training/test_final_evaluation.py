@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from remix_study.config.run import RunConfig
 from remix_study.metrics import linear_probe
 from remix_study.sample import Batch
 from remix_study.seeds import stream
+from remix_study.tracking.model import FusedLogits
 from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
 from remix_study.training.final_evaluation import FinalEvaluation, Selection, evaluate_finished, sufficiency
@@ -191,6 +193,37 @@ def test_the_late_product_is_fitted_on_validation_and_cross_fitted_there(run: Ru
     at_last = found(run, test=False, probe=False, select="last")  # named after the epoch that is evaluated
     assert "last/val_accuracy_late_calibrated" in at_last
     assert "best/val_accuracy_late_calibrated" not in at_last
+
+
+def test_a_saved_model_predicts_the_late_product_with_one_pass_of_each_encoder(run: Run) -> None:
+    settings: dict[str, Any] = {"batch": 20, "autocast": False, "probe": False, "ceilings": None, "heads": True}
+    finished = evaluate_finished(run.model, run.reader, run.rows, Solo(), best_of(run), test=True, seed=0, **settings)
+    exponents = {m: finished.metrics[f"late_calibrated/exponent/{m}"] for m in ("audio", "video")}
+    saved = pickle.loads(pickle.dumps(FusedLogits(run.model.eval(), run.model.modalities, exponents)))
+    passes: list[int] = []
+    for encoder in saved.model.encoders.values():
+        encoder.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    rows = run.rows["test"]
+    batch = run.reader.read(rows, np.ones((len(rows), 2), np.bool_))
+    with torch.no_grad():
+        logs_BC = saved(batch.inputs["audio"], batch.inputs["video"], view="late_calibrated")
+        assert passes == [48, 48]
+        alone_BC = saved(None, batch.inputs["video"], view="late_calibrated")
+    np.testing.assert_allclose(logs_BC, finished.predictions["test"]["late_calibrated"], atol=1e-5)
+    video_BC = torch.from_numpy(finished.predictions["test"]["video"])
+    torch.testing.assert_close(alone_BC, (exponents["video"] * video_BC).log_softmax(dim=1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="must be fused or late_calibrated, but is late"):
+        saved(batch.inputs["audio"], batch.inputs["video"], view="late")
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_model_without_exponents_refuses_the_late_product(run: Run, older: bool) -> None:
+    saved = FusedLogits(run.model, run.model.modalities)
+    if older:
+        del saved.exponents  # as an earlier version pickled it
+    batch = run.reader.read(run.rows["val"][:2], np.ones((2, 2), np.bool_))
+    with pytest.raises(ValueError, match="`view` must be fused, because this model has no exponents"):
+        saved(batch.inputs["audio"], batch.inputs["video"], view="late_calibrated")
 
 
 def test_without_trained_heads_the_late_product_is_that_of_the_probes(
