@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.epochs import CLASSES, Scale, new_model, noise_store
 from benchmarks.measure import Result, in_turns, median
@@ -129,7 +130,7 @@ class Workbench:
             rule.begin(start)
         if not isinstance(method.plan, InformedPlan) or not method.plan.due(EPOCH):
             return self._now() - started if due else None
-        method.plan.inform(self.passes.train())
+        method.plan.inform(self.passes)
         method.plan.plan(EPOCH, _no_scores)
         return self._now() - started
 
@@ -178,6 +179,9 @@ class FixedPasses:
 
     def control(self) -> SplitStatistics:
         return self.control_split
+
+    def agreed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values
 
 
 def measure(quick: bool) -> Iterator[Result]:

@@ -74,6 +74,13 @@ class Passes(Protocol):
         """Statistics of the control samples, which are held out from the training split for decisions in training."""
         ...
 
+    def agreed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rank 0's values, on every rank; every rank must call it.
+
+        It is for computations whose result may depend on the processor.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -134,6 +141,7 @@ class PlannedEpoch:
     scored: bool = False  # whether the plan asked for the scoring pass
     evaluated: int = 0  # samples that passes before the epoch evaluated, filled in by the training loop
     trained_M: tuple[int, ...] = ()  # samples on which copies of the encoders were trained before it, likewise
+    observed_at: tuple[int, ...] = ()  # numbers of trained steps after which an `ObservingPlan` sees the control split
 
 
 class EpochPlan(Protocol):
@@ -152,18 +160,41 @@ class EpochPlan(Protocol):
 
 @runtime_checkable
 class InformedPlan(EpochPlan, Protocol):
-    """A plan that needs statistics of the training samples before some epochs.
+    """A plan that needs statistics of the training or the control samples before some epochs."""
 
-    `needs`: further statistics of the pass, which is shared with the rules of the method.
-    """
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        """Further statistics of the passes, which are shared with the rules of the method."""
+        ...
 
-    needs: frozenset[Statistic]
+    @property
+    def needs_of_control(self) -> frozenset[Statistic]:
+        """Further statistics of the pass over the control samples only."""
+        ...
 
     def due(self, epoch: int) -> bool:
         """Whether `inform` must be called before `plan` in this epoch."""
         ...
 
-    def inform(self, found: SplitStatistics) -> None: ...
+    def inform(self, passes: Passes) -> None:
+        """Take the passes of an epoch, which may be read until `plan` returns.
+
+        It is called before the rules of the method that change the weights. What is read afterwards is of the changed
+        weights.
+        """
+        ...
+
+
+@runtime_checkable
+class ObservingPlan(EpochPlan, Protocol):
+    """A plan that sees the control samples after some steps of an epoch (`PlannedEpoch.observed_at`)."""
+
+    @property
+    def observes(self) -> frozenset[Statistic]:
+        """Further statistics of these passes."""
+        ...
+
+    def observe(self, found: SplitStatistics) -> None: ...
 
 
 @runtime_checkable

@@ -156,8 +156,9 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
             problems.append(("method.training_order", said))
         if isinstance(method.share, a.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
             problems.append(("method.share.parts", f"`method.share.parts` must name {', '.join(have)} once each"))
-        if isinstance(method.share, a.ProgressShareConfig) and method.share.lowest * len(have) >= 1:
-            said = f"`method.share.lowest` must be below 1/{len(have)}, but is {method.share.lowest:g}"
+        lowest = getattr(method.share, "lowest", None)
+        if lowest is not None and lowest * len(have) >= 1:
+            said = f"`method.share.lowest` must be below 1/{len(have)}, but is {lowest:g}"
             problems.append(("method.share.lowest", said))
         problems += _threshold_problems(method, len(store.classes), len(have))
     return problems
@@ -176,6 +177,14 @@ def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) ->
         case a.MaxShareConfig(share=share) if share * modalities < 1:
             said = f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"
             return [("method.filter.share", said)]
+        case a.MaxShareConfig(share=share) if (
+            share * modalities <= 1 + 1e-9 and method.share is not None and method.share.reads_control
+        ):
+            said = (
+                f"`method.share` has no effect with `filter: {{rule: max_share, share: {share:g}}}`, which gives every "
+                "modality the same number of samples; use a greater `filter.share`, or another filter such as random"
+            )
+            return [("method.share", said)]
         case _:
             return []
 

@@ -14,12 +14,16 @@ from remix_study.config import assignment as a
 from remix_study.config.run import RemixConfig
 from remix_study.remix import (
     Argmin,
+    ArgminShare,
     Band,
+    BlockGainShare,
     ByCost,
+    CalibratedProgressShare,
     Cartography,
     CoalitionGain,
     Filter,
     FixedShare,
+    HeldOutProgressShare,
     Inverted,
     LearningProgress,
     Margin,
@@ -138,5 +142,13 @@ def _share(config: a.ShareConfig | None, modalities: tuple[str, ...]) -> ShareRu
             return FixedShare(tuple(parts.get(m, 0.0) for m in modalities))
         case a.ProgressShareConfig(rate=rate, lowest=lowest):
             return ProgressShare(rate, lowest)
+        case a.CalibratedProgressShareConfig(rate=rate, calibration=calibration, lowest=least):
+            return CalibratedProgressShare(rate, calibration, least)
+        case a.HeldOutProgressShareConfig(rate=rate, lowest=least):
+            return HeldOutProgressShare(rate, least)
+        case a.ArgminShareConfig():
+            return ArgminShare()
+        case a.BlockGainShareConfig(rate=rate, lowest=least):
+            return BlockGainShare(rate, least)
         case unreachable:
             assert_never(unreachable)

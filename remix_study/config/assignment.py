@@ -3,7 +3,8 @@
 To add a rule, add its class, one line in the union below it, and its case in `remix_study/planned.py`.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -152,7 +153,16 @@ FilterConfig = Annotated[
 ]
 
 
-class FixedShareConfig(Part):
+class SharePart(Part):
+    """The options of a share rule.
+
+    reads_control: it reads the control samples, which are held out from the training split.
+    """
+
+    reads_control: ClassVar[bool] = False
+
+
+class FixedShareConfig(SharePart):
     """The fraction of the samples that is assigned to each modality; the fractions sum to 1."""
 
     kind: Literal["fixed"]
@@ -166,7 +176,7 @@ class FixedShareConfig(Part):
         return self
 
 
-class ProgressShareConfig(Part):
+class ProgressShareConfig(SharePart):
     """Fractions that follow each modality's learning progress."""
 
     kind: Literal["progress"]
@@ -174,4 +184,75 @@ class ProgressShareConfig(Part):
     lowest: float = Field(default=0.2, ge=0, lt=0.5)
 
 
-ShareConfig = Annotated[FixedShareConfig | ProgressShareConfig, Field(discriminator="kind")]
+_Rate = Annotated[float, Field(gt=0, le=5, description="how far the fractions move at once")]
+_Lowest = Annotated[
+    float | None, Field(ge=0, lt=0.5, description="of all fractions; default: 0.4 / number of modalities")
+]
+
+
+class CalibratedProgressShareConfig(SharePart):
+    """Fractions that follow learning progress and the exponents of the calibrated late product."""
+
+    reads_control = True
+
+    kind: Literal["calibrated_progress"]
+    rate: _Rate = 0.5
+    calibration: float = Field(default=0.5, ge=0, le=5, description="how far the exponents move them at once; 0: never")
+    lowest: _Lowest = None
+
+
+class HeldOutProgressShareConfig(SharePart):
+    """Fractions that follow each modality's learning progress on the control split."""
+
+    reads_control = True
+
+    kind: Literal["held_out_progress"]
+    rate: _Rate = 0.5
+    lowest: _Lowest = None
+
+
+class ArgminShareConfig(SharePart):
+    """The fractions that `argmin` would give; with `filter: {rule: random}`, only its choice of samples is missing."""
+
+    kind: Literal["by_score"]
+
+
+class BlockGainShareConfig(SharePart):
+    """Fractions that follow how much each modality's block of batches lowers the fused loss on the control split."""
+
+    reads_control = True
+
+    kind: Literal["block_gain"]
+    rate: _Rate = 0.5
+    lowest: _Lowest = None
+
+
+ShareConfig = Annotated[
+    FixedShareConfig
+    | ProgressShareConfig
+    | CalibratedProgressShareConfig
+    | HeldOutProgressShareConfig
+    | ArgminShareConfig
+    | BlockGainShareConfig,
+    Field(discriminator="kind"),
+]
+
+READING_CONTROL = tuple(
+    get_args(share.model_fields["kind"].annotation)[0]
+    for share in get_args(get_args(ShareConfig)[0])
+    if share.reads_control
+)
+"""The kinds of shares that read the control split."""
+
+
+def shares_reading_control(content: Any) -> list[str]:
+    """The shares in a part of a configuration, which may be invalid, that read the control split while training."""
+    found: list[str] = []
+    if isinstance(content, Mapping):
+        share = content.get("share")
+        if isinstance(share, Mapping) and share.get("kind") in READING_CONTROL:
+            found.append(f"`share: {{kind: {share['kind']}}}`")
+    if isinstance(content, Mapping | list | tuple):
+        for inner in content.values() if isinstance(content, Mapping) else content:
+            found += [name for name in shares_reading_control(inner) if name not in found]
+    return found

@@ -16,11 +16,14 @@ from pydantic import AfterValidator, Field, model_validator
 from remix_study.config.added_methods import AddedConfig
 from remix_study.config.assignment import (
     ArgminConfig,
+    ArgminShareConfig,
+    BlockGainShareConfig,
     CostConfig,
     FilterConfig,
     RandomConfig,
     ReplayConfig,
     ShareConfig,
+    shares_reading_control,
 )
 from remix_study.config.balancing import (
     CONTROL_FRACTION,
@@ -365,6 +368,27 @@ class TrackingConfig(Part):
     model: bool = Field(default=True, description="log the best model")
 
 
+_AS_ARGMIN = ("argmin", "permuted", "max_share", "margin")  # filter rules that assign as many samples as argmin
+
+
+def _problems_of_share(method: RemixConfig) -> list[tuple[str, str]]:
+    """The problems of a share with the filter and the order of batches, by key."""
+    share, rule = method.share, method.filter.rule
+    if isinstance(share, BlockGainShareConfig) and method.order != "blocks":
+        message = (
+            "`method.share: {kind: block_gain}` needs `order: blocks`, in which each modality has one block of batches "
+            f"that can be judged, but `method.order` is {method.order}"
+        )
+        return [("method.order", message)]
+    if isinstance(share, ArgminShareConfig) and rule in _AS_ARGMIN:
+        message = (
+            f"`method.share: {{kind: by_score}}` has no effect with the filter `{rule}`, which gives each modality "
+            "these shares anyway; use `filter: {rule: random}`, or leave the share out"
+        )
+        return [("method.share", message)]
+    return []
+
+
 class RunConfig(Part):
     """One run: the training of a model with a method on a corpus."""
 
@@ -416,7 +440,13 @@ class RunConfig(Part):
         """The fraction of the training split that is its control split, in [0, 0.5]."""
         if self.control_fraction is not None:
             return self.control_fraction
-        return CONTROL_FRACTION if reading_control(names_of(self.method)) else 0.0
+        return CONTROL_FRACTION if self.reading_control else 0.0
+
+    @property
+    def reading_control(self) -> list[str]:
+        """What of the run reads the control split while it trains: added methods and shares."""
+        shares = shares_reading_control(self.method.model_dump()) if isinstance(self.method, RemixConfig) else []
+        return [*reading_control(names_of(self.method)), *shares]
 
     @property
     def replaces(self) -> bool:
@@ -426,7 +456,7 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         problems: list[tuple[str, str]] = []
-        reading = reading_control(names_of(self.method))
+        reading = self.reading_control
         if reading and not self.control:
             message = (
                 f"`control_fraction` must be above 0, because {' and '.join(reading)} "
@@ -483,6 +513,8 @@ class RunConfig(Part):
                     "moves every encoder in every step"
                 )
                 problems.append(("method.accumulate", message))
+        if isinstance(self.method, RemixConfig):
+            problems += _problems_of_share(self.method)
         if isinstance(self.method, RemixConfig) and self.method.predictions == "dropout":
             fields = RemixConfig.model_fields
             for key in ("warmup_weight", "weight"):

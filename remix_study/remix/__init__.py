@@ -41,16 +41,27 @@ from remix_study.remix.rules import ByCost, Cartography, CoalitionGain, History,
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import kl_from_uniform, score, score_range
-from remix_study.remix.share import FixedShare, ProgressShare
+from remix_study.remix.share import (
+    ArgminShare,
+    BlockGainShare,
+    CalibratedProgressShare,
+    FixedShare,
+    HeldOutProgressShare,
+    ProgressShare,
+    ShareInputs,
+    ShareRule,
+    ShareStep,
+)
 from remix_study.remix.valuation import ValuationPlan
 from remix_study.world import World
 
 __all__ = [
-    "AlternatePlan", "Argmin", "Assignment", "Band", "ByCost", "Cartography", "CoalitionGain", "ConstantPlan", "Course",
-    "Filter", "FixedShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
+    "AlternatePlan", "Argmin", "ArgminShare", "Assignment", "Band", "BlockGainShare", "ByCost",
+    "CalibratedProgressShare", "Cartography", "CoalitionGain", "ConstantPlan", "Course", "Filter", "FixedShare",
+    "HeldOutProgressShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
     "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan", "RemixSettings", "Rotation",
-    "Schedule", "ScoringPass", "Tempered", "ValuationPlan", "World", "everything_joint", "kl_from_uniform",
-    "rank_batches", "read_course", "reassemble", "score", "score_range",
+    "Schedule", "ScoringPass", "ShareInputs", "ShareRule", "ShareStep", "Tempered", "ValuationPlan", "World",
+    "everything_joint", "kl_from_uniform", "rank_batches", "read_course", "reassemble", "score", "score_range",
 ]  # fmt: skip
 
 

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.epoch import PlannedEpoch, Schedule, ScoreFunction, ScoringPass, Statistic
+from remix_study.epoch import Passes, PlannedEpoch, Schedule, ScoreFunction, ScoringPass, SplitStatistics, Statistic
 from remix_study.errors import TrainingError
 from remix_study.remix.assignment import Assignment, everything_joint, mean_margin
+from remix_study.remix.blocks import BlockLosses
 from remix_study.remix.course import Course
 from remix_study.remix.filtering import Filter, MaxShare
 from remix_study.remix.rotation import Rotation
 from remix_study.remix.rules import ByCost, History
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import ScoreName, score
-from remix_study.remix.share import ShareRule
+from remix_study.remix.share import LOSS, ShareInputs, ShareRule
 from remix_study.seeds import stream
 
 
@@ -85,6 +86,9 @@ class RemixPlan:
     (`settings.how.columns`). All random numbers are derived from (seed, epoch), so all ranks compute the same plan, and
     so does a resumed run.
 
+    A share that reads the control samples needs `inform` before `plan`, where `due` says so; one that reads the loss
+    after each block also needs `observe` (`PlannedEpoch.observed_at`).
+
     Args:
         settings: see `RemixSettings`.
         modalities: names of the M columns.
@@ -108,6 +112,22 @@ class RemixPlan:
         self._history = History(self._modalities, labels_N, classes, none_PNM)
         rotates = isinstance(settings.filter, Rotation)
         self._seen_NM = np.zeros((len(labels_N), len(self._modalities)), np.int64) if rotates else None
+        self._kept: dict[str, NDArray[np.float64]] = {}  # of the share rule
+        self._block_losses = BlockLosses(settings.how.columns)
+        self._passes: Passes | None = None  # of the epoch that is planned next
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset()
+
+    @property
+    def needs_of_control(self) -> frozenset[Statistic]:
+        share = self.settings.share
+        return frozenset() if share is None or share.of_control is None else share.of_control
+
+    @property
+    def observes(self) -> frozenset[Statistic]:
+        return frozenset(("fused",))
 
     @property
     def scoring_needs(self) -> frozenset[Statistic]:
@@ -131,8 +151,23 @@ class RemixPlan:
         warnings.warn("`RemixPlan.look` is now `last_scoring_pass`", DeprecationWarning, stacklevel=2)
         return self._last_pass
 
+    def due(self, epoch: int) -> bool:
+        share, after_warmup = self.settings.share, epoch - self.settings.warmup
+        if share is None or share.of_control is None or after_warmup < 0:
+            return False
+        return share.after_blocks or after_warmup % self.settings.rescore_every == 0 or self._assignment is None
+
+    def inform(self, passes: Passes) -> None:
+        self._passes = passes
+        if self._watches():
+            self._block_losses.finish(_fused_loss(passes.control()))
+
+    def observe(self, found: SplitStatistics) -> None:
+        self._block_losses.observe(_fused_loss(found))
+
     def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch:
         settings = self.settings
+        passes, self._passes = self._passes, None
         after_warmup = epoch - settings.warmup
         if after_warmup < 0:
             warmup = everything_joint(len(self._labels_N), len(self._modalities))
@@ -143,18 +178,21 @@ class RemixPlan:
             before = self._assignment
             scored = self._needs_scoring()
             if scored:
-                self._update_scores(run_scoring_pass(partial(score, settings.score)))
+                self._last_pass = run_scoring_pass(partial(score, settings.score))
+                if isinstance(settings.filter, ByCost):
+                    self._history = self._history.after(self._last_pass, settings.filter.rule.passes)
                 metrics |= self._score_metrics()
-            elif settings.share is not None:
-                self._shares_M = settings.share.next(None, None, self._shares_M)
+            metrics |= self._update_shares(epoch, self._last_pass if scored else None, passes)
             self._assignment = self._assign(epoch)
             if before is not None:
                 metrics["remix/churn"] = self._assignment.churn(before)
         assignment = self._assignment
         schedule = self._reassemble(assignment, epoch)
-        return PlannedEpoch(
-            schedule, metrics | self._assignment_metrics(assignment), self._warnings(assignment), scored
-        )
+        metrics |= self._assignment_metrics(assignment)
+        observed_at: tuple[int, ...] = ()
+        if self._watches() and passes is not None:
+            observed_at = self._block_losses.begin(_fused_loss(passes.control()), schedule)
+        return PlannedEpoch(schedule, metrics, self._warnings(assignment), scored, observed_at=observed_at)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -165,6 +203,9 @@ class RemixPlan:
             "shares_M": self._shares_M,
             **({"losses_PNM": self._history.losses_PNM} if isinstance(self.settings.filter, ByCost) else {}),
             **({} if self._seen_NM is None else {"seen_NM": self._seen_NM}),
+            "kept": list(self._kept),
+            **{f"share/{name}": value for name, value in self._kept.items()},
+            **{f"block_losses/{name}": value for name, value in self._block_losses.state().items() if self._watches()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -176,9 +217,16 @@ class RemixPlan:
         if "losses_PNM" in state:
             self._history = replace(self._history, losses_PNM=state["losses_PNM"], found=None)
         self._seen_NM = state.get("seen_NM")  # checkpoints of earlier versions lack it
+        self._kept = _part_of(state, "share/")
+        if "kept" not in state and self._last_pass is not None:  # saved by a version that kept this loss only
+            self._kept = {LOSS: self._last_pass.cross_entropy_NM.mean(axis=0)}
+        self._block_losses.restore(_part_of(state, "block_losses/"))
 
     def _numbers_change(self, epoch: int) -> bool:
         return self.settings.course is not None and self.settings.course.changes(epoch)
+
+    def _watches(self) -> bool:
+        return self.settings.share is not None and self.settings.share.after_blocks
 
     def _needs_scoring(self) -> bool:
         share = self.settings.share
@@ -186,13 +234,23 @@ class RemixPlan:
             return False
         return self.settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
-    def _update_scores(self, scored: ScoringPass) -> None:
-        before_M = None if self._last_pass is None else self._last_pass.cross_entropy_NM.mean(axis=0)
-        if self.settings.share is not None:
-            self._shares_M = self.settings.share.next(scored.cross_entropy_NM.mean(axis=0), before_M, self._shares_M)
-        self._last_pass = scored
-        if isinstance(self.settings.filter, ByCost):
-            self._history = self._history.after(scored, self.settings.filter.rule.passes)
+    def _update_shares(self, epoch: int, scored: ScoringPass | None, passes: Passes | None) -> dict[str, float]:
+        """Set the shares of the next assignment; return what the rule read, as metrics."""
+        if self.settings.share is None:
+            return {}
+        seen = ShareInputs(
+            epoch, self._shares_M, self._kept, self.settings.how.columns, scored,
+            self._block_losses.take() if self._watches() else None,
+        )  # fmt: skip
+        step = self.settings.share.next(seen if passes is None else replace(seen, control=passes.control))
+        # An exponent is fitted, so its last digits may depend on the processor; those of other shares do not.
+        self._shares_M = step.shares_M if passes is None else passes.agreed(step.shares_M)
+        self._kept = dict(step.kept)
+        return {
+            f"remix/{name}/{m}": float(value)
+            for name, value_M in step.read.items()
+            for m, value in zip(self._modalities, value_M, strict=True)
+        }
 
     def _assign(self, epoch: int) -> Assignment:
         settings = self.settings
@@ -267,6 +325,16 @@ class RemixPlan:
             for name, count in zip(self._modalities, count_M, strict=True)
             if count < settings.how.batch and assignment.joint_share() < 1.0
         )
+
+
+def _fused_loss(found: SplitStatistics) -> float:
+    """The mean cross-entropy of the fused head, in nats."""
+    assert found.fused_cross_entropy_N is not None
+    return float(found.fused_cross_entropy_N.mean())
+
+
+def _part_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _require_steps(schedule: Schedule, epoch: int) -> Schedule:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass, SplitStatistics, Statistic
+from remix_study.epoch import Passes, PlannedEpoch, ScoreFunction, ScoringPass, Statistic
 from remix_study.remix.assignment import everything_joint
 from remix_study.remix.plan import ConstantPlan
 from remix_study.remix.schedule import Reassembly, mix
@@ -48,6 +48,7 @@ class ValuationPlan:
     """
 
     needs: frozenset[Statistic] = frozenset({"subsets"})
+    needs_of_control: frozenset[Statistic] = frozenset()
 
     def __init__(
         self,
@@ -63,18 +64,19 @@ class ValuationPlan:
         self._level, self._strength, self._begin, self._end = level, strength, begin, end
         self._modalities, self._samples, self._how, self._seed = tuple(modalities), samples, how, seed
         self._joint = ConstantPlan(everything_joint(samples, len(self._modalities)), how, seed)
-        self._found: SplitStatistics | None = None  # of the epoch that is planned next
+        self._passes: Passes | None = None  # of the epoch that is planned next
 
     def due(self, epoch: int) -> bool:
         return self._begin <= epoch and (self._end is None or epoch < self._end)
 
-    def inform(self, found: SplitStatistics) -> None:
-        self._found = found
+    def inform(self, passes: Passes) -> None:
+        self._passes = passes
 
     def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch:
-        found, self._found = self._found, None
-        if found is None:
+        passes, self._passes = self._passes, None
+        if passes is None:
             return self._joint.plan(epoch, run_scoring_pass)
+        found = passes.train()
         assert found.right is not None
         value_NM = values(found.right, self._modalities)
         draw = stream(self._seed, "smv", epoch)

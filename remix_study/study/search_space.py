@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from remix_study.config.assignment import shares_reading_control
 from remix_study.config.balancing import CONTROL_FRACTION, reading_control
 from remix_study.config.load import parse_run, put
 from remix_study.config.run import RunConfig
@@ -191,28 +192,29 @@ def study_control(study: StudyConfig) -> float:
 def _own_control(study: StudyConfig, method: MethodSpace) -> float:
     """The fraction of one method; 0 also where its settings are invalid, which is reported elsewhere."""
     content: dict[str, Any] = {key: copy.deepcopy(study.base[key]) for key in _WITH_CONTROL if key in study.base}
-    names: set[str] = set()
+    readers: list[str] = []
     with suppress(ConfigError):
         for path in sorted(method.set, key=lambda path: path.count(".")):
             if path.partition(".")[0] in _WITH_CONTROL:
                 put(content, path, copy.deepcopy(method.set[path]))
-        names |= _names(content.get("method"))
+        readers += _readers(content.get("method"))
         for path, dimension in space_of(study, method).items():
-            if path in ("method", "method.name") or path.startswith("method.with"):
+            if path in ("method", "method.name") or path.startswith(("method.with", "method.share")):
                 for value in labels_of(dimension).values() if isinstance(dimension, ChoiceDimension) else [0]:
                     changed = copy.deepcopy(content)
                     put(changed, path, value)
-                    names |= _names(changed.get("method"))
+                    readers += _readers(changed.get("method"))
     fraction = content.get("control_fraction")
     if fraction is not None:
         valid = isinstance(fraction, int | float) and not isinstance(fraction, bool) and 0 <= fraction <= 0.5
         return float(fraction) if valid else 0.0
-    return CONTROL_FRACTION if reading_control(names) else 0.0
+    return CONTROL_FRACTION if readers else 0.0
 
 
-def _names(method: Any) -> set[str]:
-    """The name of a method in a configuration that may be invalid, and those of the methods that are added to it."""
+def _readers(method: Any) -> list[str]:
+    """What of a method reads the control split while it trains, in a configuration that may be invalid."""
     if not isinstance(method, Mapping):
-        return set()
+        return []
     added = method.get("with")
-    return {str(method.get("name")), *(map(str, added) if isinstance(added, Mapping | list) else ())}
+    names = [str(method.get("name")), *(map(str, added) if isinstance(added, Mapping | list) else ())]
+    return [*reading_control(names), *shares_reading_control(method)]

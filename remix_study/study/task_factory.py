@@ -6,9 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from remix_study.config.balancing import reading_control
 from remix_study.config.load import with_needed
-from remix_study.config.run import REPLAYED, names_of, replayed_of, teachers_of
+from remix_study.config.run import REPLAYED, replayed_of, teachers_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of
@@ -78,7 +77,7 @@ class TaskFactory:
         Raises:
             StudyError: it reads the control clips while it trains, so it cannot train on them.
         """
-        reading = reading_control(names_of(configure(self.config, method, params, 0, self.settings).method))
+        reading = configure(self.config, method, params, 0, self.settings).reading_control
         if self.with_control and reading:
             raise StudyError(
                 f"Cannot retrain `{method}` with its control clips, because {' and '.join(reading)} "

@@ -1,4 +1,4 @@
-"""Train copies of a model before an epoch, and leave the model as it is"""
+"""Changes of a model that are undone: by a copy that is trained before an epoch, and for a pass within an epoch"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from remix_study.world import Collectives
 
 
 @contextmanager
@@ -29,3 +31,21 @@ def undone(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
+
+
+@contextmanager
+def averaged(model: nn.Module, collectives: Collectives) -> Iterator[None]:
+    """Average BatchNorm's running statistics over ranks, within a block.
+
+    Ranks update them from their own batches, and average them after the epoch. Every rank must enter the block.
+    """
+    buffers = [b for b in model.buffers() if b.is_floating_point()] if collectives.world.size > 1 else []
+    before = [buffer.clone() for buffer in buffers]
+    for buffer in buffers:
+        collectives.sum_(buffer)
+        buffer.div_(collectives.world.size)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)

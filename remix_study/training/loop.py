@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from remix_study.augment import Augmentation, Draws
 from remix_study.balancing import EpochStart, Method, Step
 from remix_study.datasets.clips import ClipReader
-from remix_study.epoch import InformedPlan, PlannedEpoch, ScoredPlan, SplitStatistics
+from remix_study.epoch import InformedPlan, ObservingPlan, PlannedEpoch, ScoredPlan, SplitStatistics
 from remix_study.errors import NotANumberError, RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -42,13 +42,13 @@ from remix_study.seeds import device_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training.accumulate import Accumulation
 from remix_study.training.checkpoint import LAST, STEP, Checkpoints
-from remix_study.training.copies import undone
+from remix_study.training.copies import averaged, undone
 from remix_study.training.evaluate import Evaluation, evaluate, inference_s
 from remix_study.training.final_evaluation import Predictions, Selection, evaluate_finished
 from remix_study.training.learning_rate import RateFactor
 from remix_study.training.multiply_adds import BACKWARD, central_multiply_adds, forward_multiply_adds
 from remix_study.training.partial_epoch import PartialEpoch, fits, pack_partial, planned_of, restore_partial
-from remix_study.training.scoring import SplitPasses
+from remix_study.training.scoring import SplitPasses, split_pass
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import SharedFlags, train_step
 from remix_study.world import Collectives
@@ -334,35 +334,30 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
     passes.wanted = frozenset(chain.from_iterable(rule.needs for rule in due))
     if informed is not None:
         passes.wanted |= informed.needs
+        passes.wanted_of_control = informed.needs_of_control
     if isinstance(plan, ScoredPlan):
         passes.wanted |= plan.scoring_needs
     trained_M = np.zeros(len(run.reader.modalities), np.int64)
-    start = EpochStart(epoch, run.model, run.optimizer, passes, partial(_of_the_first_rank, run.collectives),
+    start = EpochStart(epoch, run.model, run.optimizer, passes, passes.agreed,
                        partial(_train_copy, run, epoch, passes, trained_M))  # fmt: skip
+    if informed is not None:
+        informed.inform(passes)
     for rule in due:
         if rule.changes_model:
             rule.begin(start)
             passes.forget()
-    if informed is not None:
-        informed.inform(passes.train())
     planned = plan.plan(epoch, passes.score)
     for rule in due:
         if not rule.changes_model:
             rule.begin(start)
-    planned = replace(planned, evaluated=passes.evaluated, trained_M=tuple(trained_M.tolist()))
+    within = len(planned.observed_at) * len(run.rows["control"]) if planned.observed_at else 0
+    planned = replace(planned, evaluated=passes.evaluated + within, trained_M=tuple(trained_M.tolist()))
     for warning in planned.warnings:
         if run.collectives.world.leads:
             log.warning("epoch %d: %s", epoch, warning)
     part = _part(run, epoch, planned)
     part.score_s = _now(run) - started if planned.evaluated or due else 0.0
     return part
-
-
-def _of_the_first_rank(collectives: Collectives, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank 0's values, on every rank."""
-    shared = torch.from_numpy(values if collectives.world.leads else np.zeros_like(values)).clone()
-    collectives.sum_(shared)
-    return shared.numpy()
 
 
 def _part(run: Run, epoch: int, planned: PlannedEpoch) -> PartialEpoch:
@@ -386,6 +381,8 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     run.model.train()
     flags = SharedFlags(lambda: (run.preempted(), not check.passed))
     for mine in rank_batches(schedule, run.collectives.world, part.step):
+        if mine.step in part.planned.observed_at:  # a resumed run begins before it, too: no step is observed twice
+            started = _observe(run, part, started)
         if part.accumulation is not None:
             part.accumulation.begin(mine)
         measured = run.settings.clash_every and mine.step % run.settings.clash_every == 0
@@ -398,6 +395,36 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     part.record = _record_of_training(part, rate, run.method)
     _stop_if_preempted(run, part, flags, started)
     part.train_s += _now(run) - started
+
+
+def _observe(run: Run, part: PartialEpoch, started: float) -> float:
+    """Let the plan see the control samples within an epoch; return `started`, later by the time that this takes.
+
+    Args:
+        started: as in `_stop_if_preempted`.
+
+    Raises:
+        RunPreempted: the only rank got the notice of a preemption; the epoch so far is saved.
+    """
+    plan, paused = run.method.plan, _now(run)
+    assert isinstance(plan, ObservingPlan)
+
+    def between_batches() -> None:
+        if run.collectives.world.size == 1 and run.preempted():
+            part.train_s += paused - started
+            _save_part(run, part)
+            raise _preempted(part.epoch, part.saved)
+
+    with averaged(run.model, run.collectives):
+        _, found = split_pass(
+            run.model, run.reader, run.rows["control"], run.collectives, None, plan.observes,
+            batch=run.settings.evaluation_batch, autocast=run.settings.autocast, between_batches=between_batches,
+            heads=run.method.trains_heads,
+        )  # fmt: skip
+    plan.observe(found)
+    taken_s = _now(run) - paused
+    part.score_s += taken_s
+    return started + taken_s
 
 
 def _set_rates(run: Run, method: Method, epoch: int) -> float:

@@ -31,7 +31,7 @@ class PartialEpoch:
         accumulation: gradients of incomplete updates, if the schedule has `update_TB`.
         step: number of steps so far.
         clashes: `MEASURE/MODALITY` -> cosines so far.
-        score_s: duration of the scoring pass, in seconds; 0 without one.
+        score_s: duration of the passes before and within the epoch, in seconds; 0 without one.
         train_s: duration of the steps before the last resume, in seconds.
         saved: the step of its checkpoint; 0 without one.
         intact: whether the clip store was found intact on all ranks, so that steps trained on it may be saved.
@@ -93,6 +93,7 @@ def pack_partial(
         "scored": part.planned.scored,
         "evaluated": part.planned.evaluated,
         "trained_M": list(part.planned.trained_M),
+        "observed_at": list(part.planned.observed_at),
     }
     return {
         "digest": digest,
@@ -118,7 +119,10 @@ def planned_of(content: Mapping[str, Any]) -> PlannedEpoch:
     """The planned epoch in a checkpoint."""
     planned = content["planned"]
     schedule = Schedule(array(planned["samples_TB"]), array(planned["active_TBM"]), array(planned["update_TB"]))
-    counts = planned["scored"], planned["evaluated"], tuple(planned.get("trained_M", ()))
+    counts = (
+        planned["scored"], planned["evaluated"], tuple(planned.get("trained_M", ())),
+        tuple(planned.get("observed_at", ())),
+    )  # fmt: skip
     return PlannedEpoch(schedule, json.loads(planned["metrics"]), tuple(planned["warnings"]), *counts)
 
 

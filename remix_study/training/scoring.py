@@ -32,6 +32,7 @@ class SplitPasses:
 
     Attributes:
         wanted: the further statistics that anyone asks for.
+        wanted_of_control: those that are asked for of the control samples only.
         evaluated: number of samples that passes have evaluated.
     """
 
@@ -48,6 +49,7 @@ class SplitPasses:
         heads: bool = True,
     ) -> None:
         self.wanted: frozenset[Statistic] = frozenset()
+        self.wanted_of_control: frozenset[Statistic] = frozenset()
         self.evaluated = 0
         self._model, self._reader, self._rows, self._collectives = model, reader, rows, collectives
         self._batch, self._autocast, self._between_batches, self._heads = batch, autocast, between_batches, heads
@@ -67,6 +69,12 @@ class SplitPasses:
         """Statistics of the control samples."""
         return self._statistics("control")
 
+    def agreed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rank 0's values, on every rank."""
+        shared = torch.from_numpy(values if self._collectives.world.leads else np.zeros_like(values)).clone()
+        self._collectives.sum_(shared)
+        return shared.numpy()
+
     def afresh(self) -> tuple[SplitStatistics, SplitStatistics]:
         """Statistics of the training and of the control samples, which are not shared: of a copy of the model."""
         return self._pass("train", None)[1], self._pass("control", None)[1]
@@ -83,8 +91,9 @@ class SplitPasses:
     def _pass(self, split: str, score: ScoreFunction | None) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
         rows_N = self._rows[split]
         self.evaluated += len(rows_N)
+        wanted = self.wanted | self.wanted_of_control if split == "control" else self.wanted
         return split_pass(
-            self._model, self._reader, rows_N, self._collectives, score, self.wanted, batch=self._batch,
+            self._model, self._reader, rows_N, self._collectives, score, wanted, batch=self._batch,
             autocast=self._autocast, between_batches=self._between_batches, heads=self._heads,
         )  # fmt: skip
 

@@ -30,6 +30,8 @@ METHODS = {
         rule: {"name": "remix", "warmup": 1, "filter": {"rule": rule} | options}
         for rule, options in (("learning_progress", {"passes": 2}), ("cartography", {}), ("coalition_gain", {}))
     },
+    "calibrated": {"name": "remix", "warmup": 1, "share": {"kind": "calibrated_progress"}},
+    "held_out": {"name": "remix", "warmup": 1, "share": {"kind": "held_out_progress"}},
     "joint": {"name": "joint"},
     "ogm": {"name": "joint", "with": ["ogm", "tcmax", "lfm", "mmcosine"]},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},

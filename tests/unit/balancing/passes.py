@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from remix_study import metrics as m_
 from remix_study.balancing import EpochStart
@@ -28,6 +29,9 @@ class FixedPasses:
     def control(self) -> SplitStatistics:
         assert self.control_split is not None, "the rule must not read the control samples"
         return self.control_split
+
+    def agreed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values
 
 
 @torch.no_grad()

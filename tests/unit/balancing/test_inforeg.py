@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from remix_study.balancing import EpochStart, Step, Window
 from remix_study.balancing.inforeg import InfoReg, window_is_open
@@ -28,6 +29,9 @@ class NoPasses:
 
     def control(self) -> SplitStatistics:
         raise AssertionError("needs no pass")
+
+    def agreed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values
 
 
 class APass(NoPasses):

@@ -2,12 +2,15 @@
 
 # N training samples, M modalities, C classes
 
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from remix_study.epoch import NO_SAMPLE, PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.errors import TrainingError
@@ -24,6 +27,7 @@ from remix_study.remix import (
     Reassembly,
     RemixPlan,
     RemixSettings,
+    ShareInputs,
     Tempered,
     everything_joint,
 )
@@ -54,6 +58,12 @@ class FakeScorer:
         # Modalities learn at different rates, which change, so that shares that follow progress differ between epochs.
         factor_M = rng.uniform(0.2, 1.0, self._shape[1]) / (1 + self.epoch)
         return ScoringPass(score(probs_NMC, labels_N), -np.log(np.clip(true_NM, 1e-9, 1)) * factor_M)
+
+
+def followed(now_M: NDArray[np.float64], before_M: NDArray[np.float64], shares_M: Any) -> NDArray[np.float64]:
+    """Return the next shares of `ProgressShare`, given the losses of this and of the last scoring pass."""
+    scored = ScoringPass(now_M[None], now_M[None])
+    return ProgressShare().next(ShareInputs(1, shares_M, {"loss_M": before_M}, scored=scored)).shares_M
 
 
 def build(settings_: RemixSettings, seed: int = 0, modalities: tuple[str, ...] = ("audio", "video")) -> RemixPlan:
@@ -146,7 +156,7 @@ def test_a_progress_share_follows_the_losses() -> None:
     before, now = (
         np.asarray([result.metrics[f"remix/train_cross_entropy/{m}"] for m in ("audio", "video")]) for result in planned
     )
-    expected_M = ProgressShare().next(now, before, np.asarray([0.5, 0.5]))
+    expected_M = followed(now, before, np.asarray([0.5, 0.5]))
     assert planned[0].metrics["remix/share/audio"] == 0.5
     assert planned[1].metrics["remix/share/audio"] == pytest.approx(expected_M[0], abs=1 / SAMPLES)
 
@@ -246,7 +256,7 @@ def test_later_epochs_do_not_change_a_saved_state() -> None:
     plan, scorer = build(replace(SETTINGS, share=ProgressShare())), FakeScorer()
     run(plan, scorer, range(4))
     state = plan.state()
-    before = {name: value.copy() for name, value in state.items()}
+    before = deepcopy(state)
     run(plan, scorer, range(4, 8))
     for name, value in before.items():
         np.testing.assert_array_equal(state[name], value)
@@ -306,7 +316,7 @@ def test_a_progress_share_compares_the_losses_of_successive_scoring_passes() -> 
         found = ScoringPass(scores_NM, np.tile(loss_M, (SAMPLES, 1)))
         metrics = plan.plan(epoch, lambda _, found=found: found).metrics  # type: ignore[misc]  # mypy infers no type of a lambda with a default
         if epoch > 0:
-            shares_M = ProgressShare().next(loss_M, losses[epoch - 1], shares_M)
+            shares_M = followed(loss_M, losses[epoch - 1], shares_M)
             assert abs(shares_M[0] - 0.5) > 0.1  # the example shows a change
         assert metrics["remix/share/audio"] == pytest.approx(shares_M[0], abs=1 / SAMPLES)
 
@@ -336,3 +346,14 @@ def test_a_modality_warns_exactly_if_it_has_less_than_a_batch_of_its_own(count: 
     warned = [name for name in ("audio", "video") if any(f"samples train {name} alone" in w for w in planned.warnings)]
     few = {"video": count, "audio": SAMPLES - count}
     assert warned == [name for name in ("audio", "video") if few[name] < REASSEMBLY.batch]
+
+
+def test_a_progress_share_resumes_from_a_checkpoint_of_an_older_version() -> None:
+    """It had the last scoring pass, but not what the share rule kept."""
+    settings_ = replace(SETTINGS, share=ProgressShare())
+    whole = run(build(settings_), FakeScorer(), range(6))
+    first, second = build(settings_), build(settings_)
+    run(first, FakeScorer(), range(4))
+    second.restore({key: value for key, value in first.state().items() if not key.startswith(("kept", "share/"))})
+    for one, other in zip(run(second, FakeScorer(), range(4, 6)), whole[4:], strict=True):
+        assert_same(one, other)

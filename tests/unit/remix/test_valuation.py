@@ -16,6 +16,7 @@ from remix_study.epoch import NO_SAMPLE, PlannedEpoch, SplitStatistics
 from remix_study.metrics import subsets
 from remix_study.remix import ConstantPlan, Reassembly, ValuationPlan, everything_joint
 from remix_study.remix.valuation import Level, values
+from tests.unit.balancing.passes import FixedPasses
 
 SAMPLES, BATCH = 40, 8
 TWO, THREE = ("audio", "video"), ("audio", "text", "video")
@@ -38,7 +39,7 @@ def planned(
     rows = np.arange(SAMPLES)
     shape = (SAMPLES, len(modalities))
     if plan.due(epoch):
-        plan.inform(SplitStatistics(rows, rows, np.ones(shape, np.bool_), np.zeros(shape), right=right))
+        plan.inform(FixedPasses(SplitStatistics(rows, rows, np.ones(shape, np.bool_), np.zeros(shape), right=right)))
     return plan.plan(epoch, never)
 
 

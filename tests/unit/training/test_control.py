@@ -11,6 +11,7 @@ import torch
 
 from remix_study.assemble import assemble
 from remix_study.balancing import EpochStart, StepBatch, Terms
+from remix_study.config.assignment import READING_CONTROL
 from remix_study.config.balancing import Additions, options_of
 from remix_study.config.run import RunConfig
 from remix_study.epoch import Statistic
@@ -33,7 +34,7 @@ ACTING: dict[str, dict[str, Any]] = {
     "relearning": {"every": 1},
     "miles": {"threshold": 0.0},
 }
-READERS = [name for name in Additions.model_fields if options_of(name).reads_control]
+READERS = [*(name for name in Additions.model_fields if options_of(name).reads_control), *READING_CONTROL]
 
 
 class ControlLoss:
@@ -74,7 +75,11 @@ def trained(recipe: Recipe, small_store: ClipStore, tmp_path: Path) -> Trained:
         name: str, folder: str, store: ClipStore = small_store, *, control: int | None = None,
         callback: Callable[[Sequence[Record]], None] | None = None,
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        added = {} if name == RULE else {"method.with": {name: ACTING.get(name, {})}}
+        added: dict[str, Any]
+        if name in READING_CONTROL:
+            added = {"method.share": {"kind": name}, "method.filter": {"rule": "random"}}
+        else:
+            added = {} if name == RULE else {"method.with": {name: ACTING.get(name, {})}}
         config = recipe({"epochs": 3, "control_fraction": 0.2, **added})
         (tmp_path / folder).mkdir(exist_ok=True)
         run: Run = assemble(
