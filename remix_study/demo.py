@@ -18,10 +18,6 @@ from remix_study.study.study import StudyRun
 Progress = Callable[[int, int], None]
 
 
-# Lower than the corpus's default, at which all methods reach 99 % once their learning rates are tuned.
-DEMO_VIDEO_SNR_DB = (-11.0, -1.0)
-
-
 def run_demo(
     study: StudyConfig,
     spec: SyntheticSpec,

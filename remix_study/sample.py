@@ -9,7 +9,9 @@ from typing import NewType
 import torch
 
 SampleId = NewType("SampleId", str)
-Truth = bool | int | float | str
+Fact = bool | int | float | str
+Truth = Fact | Mapping[str, Fact]
+"""A further fact about a clip, or one fact by modality"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Clip:
 
     `paths`: the file of each modality; audio and video may have the same file. `start`, `end`: seconds within the
     file (None: from the beginning, to the end). `group`: clips of one group, such as an actor, must be in one split.
-    `truth`: further facts about a clip, such as whether its audio was muted.
+    `truth`: further facts about a clip, such as whether its audio was muted, or `{"informative": {"audio": false}}`.
     """
 
     id: SampleId

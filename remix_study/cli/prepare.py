@@ -32,6 +32,9 @@ Root = Annotated[str, typer.Option(help="Folder or URL (s3://...) of the corpus'
 Lists = Annotated[Path | None, typer.Option(help="Folder of the published lists; default: --root.")]
 PresetName = Annotated[str, typer.Option(help="Format of stored clips, such as ogm or fbank1024+3x224.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random splits.")]
+# None: the recipe's, or the default
+_Range = tuple[float, float] | None
+_Fraction = float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,27 +109,50 @@ def _synthetic(
     val: Annotated[int, typer.Option(help="Number of validation clips.")] = 500,
     test: Annotated[int, typer.Option(help="Number of test clips.")] = 1000,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 8,
-    audio_snr: Annotated[tuple[float, float], typer.Option(help="Range of the audio signal-to-noise ratio, dB.")] = (
-        0.0,
-        15.0,
-    ),
-    video_snr: Annotated[tuple[float, float], typer.Option(help="Range of the video signal-to-noise ratio, dB.")] = (
-        -8.0,
-        2.0,
-    ),
-    muted: Annotated[float, typer.Option(help="Fraction of clips whose audio is only noise.")] = 0.15,
+    recipe: Annotated[
+        str | None, typer.Option(help="Dials of an experiment: demo, muted, blind, xor or three.")
+    ] = None,
+    audio_snr: Annotated[
+        _Range, typer.Option(help="Range of the audio signal-to-noise ratio, dB.", show_default="0 15")
+    ] = None,
+    video_snr: Annotated[
+        _Range, typer.Option(help="Range of the video signal-to-noise ratio, dB.", show_default="-8 2")
+    ] = None,
+    muted: Annotated[
+        _Fraction, typer.Option(help="Fraction of clips whose audio is only noise.", show_default="0.15")
+    ] = None,
+    blind: Annotated[
+        _Fraction, typer.Option(help="Fraction of clips whose video is only noise.", show_default="0")
+    ] = None,
+    sensor: Annotated[
+        bool | None, typer.Option("--sensor/--no-sensor", help="Render a third modality, four sensors.")
+    ] = None,
+    sensor_snr: Annotated[
+        _Range, typer.Option(help="Range of the sensors' signal-to-noise ratio, dB.", show_default="-6 6")
+    ] = None,
+    sensor_off: Annotated[
+        _Fraction, typer.Option(help="Fraction of clips whose sensors are only noise.", show_default="0")
+    ] = None,
+    interaction: Annotated[
+        str | None, typer.Option(help="xor: half of the classes need all modalities; or none.", show_default="none")
+    ] = None,
+    label_noise: Annotated[
+        _Fraction, typer.Option(help="Fraction of training clips with the label of another class.", show_default="0")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed; the same seed renders the same bytes.")] = 0,
     preset: PresetName = "tiny",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a store built with other settings.")] = False,
 ) -> None:
-    """Synthetic corpus: render clips with known classes, and decode them."""
+    """Synthetic corpus: render clips with known classes, and decode them. Dials that are given replace the recipe's."""
     from remix_study.datasets.corpus import prepare_synthetic
-    from remix_study.datasets.synthetic import SyntheticSpec
+    from remix_study.datasets.synthetic import spec_of
 
-    spec = SyntheticSpec(
-        train=train, val=val, test=test, classes=classes, audio_snr_db=audio_snr, video_snr_db=video_snr, muted=muted,
-        seed=seed,
-    )  # fmt: skip
+    dials = {
+        "audio_snr_db": audio_snr, "video_snr_db": video_snr, "muted": muted, "blind": blind, "sensor": sensor,
+        "sensor_snr_db": sensor_snr, "sensor_off": sensor_off, "interaction": interaction, "label_noise": label_noise,
+    }  # fmt: skip
+    given = {name: value for name, value in dials.items() if value is not None}
+    spec = spec_of(recipe, train=train, val=val, test=test, classes=classes, seed=seed, **given)
     with terminal.bars(err) as bar:
         store = prepare_synthetic(
             out_,

@@ -53,14 +53,14 @@ def demo(
 ) -> None:
     """Render synthetic clips, search hyperparameters for every method, and compare the best ones over several seeds."""
     with terminal.busy(err, "starting"):
-        from remix_study.datasets.synthetic import SyntheticSpec
-        from remix_study.demo import DEMO_VIDEO_SNR_DB, demo_study, run_demo
+        from remix_study.datasets.synthetic import spec_of
+        from remix_study.demo import demo_study, run_demo
         from remix_study.study.ledger import read_ledger
         from remix_study.study.results import require_every_method
         from remix_study.study.storage import study_folder
     with reading(workspace):
         config = demo_study(study, trials, seeds)
-    spec = SyntheticSpec(train=train, val=val, test=test, video_snr_db=DEMO_VIDEO_SNR_DB)
+    spec = spec_of("demo", train=train, val=val, test=test)
     with terminal.bars(err) as bar, terminal.live_study(err, study_folder(workspace.resolve(), config.name)) as watch:
         result, folder = run_demo(config, spec, workspace, watch, bar("rendering clips"), bar("decoding clips"))
     show(result, folder, workspace)

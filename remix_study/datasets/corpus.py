@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from remix_study.datasets.manifest import read_manifest, row_of_clip, write_manifest
-from remix_study.datasets.synthetic import SyntheticSpec, render
+from remix_study.datasets.oracle import oracle
+from remix_study.datasets.synthetic import FPS, SENSOR, SENSORS, STEPS, SyntheticSpec, card_facts, render
 from remix_study.errors import ManifestError, StoreError
 from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.files.urls import is_url, path_of
@@ -28,10 +29,11 @@ from remix_study.media.build import build_store
 from remix_study.media.derive import derive_store
 from remix_study.media.integrity import Damage
 from remix_study.media.plan import Progress, manifest_digest, rows_digest
-from remix_study.media.presets import Channel, Preset, preset_named, with_channel
+from remix_study.media.presets import Channel, FeaturePreset, Preset, VideoPreset, preset_named, with_channel
 from remix_study.media.remote_store import local_copy
 from remix_study.media.source import Source
 from remix_study.media.store import SMALL_BYTES, ClipStore, damage_of, store_folder, store_manifest
+from remix_study.media.video import middle_frames
 from remix_study.sample import Clip, SampleId
 from remix_study.units import cell_as_text
 
@@ -196,6 +198,8 @@ def prepare_synthetic(
 ) -> ClipStore:
     """Render the synthetic corpus and build its store. An interrupted call resumes when it is repeated.
 
+    The card of a new store states the accuracy of an oracle on the test clips (datasets/oracle.py).
+
     Args:
         on_render, on_decode: called as `on_render(done, total)` with numbers of clips.
         options: passed to `build_store`.
@@ -204,9 +208,23 @@ def prepare_synthetic(
         ConfigError: `preset` is not the name of a preset.
         StoreError: `out` cannot be written, or holds another corpus.
     """
-    wanted = preset_named(preset)  # before the rendering, so that a misspelt name raises at once
+    wanted = _with_sensors(preset_named(preset), spec)  # first, so that a misspelt name raises at once
     manifest = render(out, spec, progress=on_render)
-    return prepare_corpus(manifest, preset=wanted, name="synthetic", progress=on_decode, **options)
+    is_new = options.get("replace") or not (out / "store" / "manifest.json").exists()
+    card = {**card_facts(spec), "oracle": _oracle_facts(spec, wanted)} if is_new else {}
+    return prepare_corpus(manifest, preset=wanted, name="synthetic", card=card, progress=on_decode, **options)
+
+
+def _with_sensors(preset: Preset, spec: SyntheticSpec) -> Preset:
+    if not spec.sensor:
+        return preset
+    sensors = FeaturePreset("sequence", (STEPS, SENSORS))
+    return Preset(f"{preset.name}+{SENSOR}", {**preset.parts, SENSOR: sensors})
+
+
+def _oracle_facts(spec: SyntheticSpec, preset: Preset) -> dict[str, Any]:
+    frames = {min(part.frames, FPS) for part in preset.parts.values() if isinstance(part, VideoPreset)}
+    return oracle(spec, preset.modalities, *(middle_frames(0, FPS, count) for count in frames)).plain()
 
 
 def open_corpus(where: Path | str, *, verify: bool = False, fetching: Progress | None = None) -> ClipStore:

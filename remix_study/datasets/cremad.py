@@ -71,7 +71,7 @@ from remix_study.media.images import is_image
 from remix_study.media.presets import PRESETS, FeaturePreset, Preset
 from remix_study.media.source import Source
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.sample import Clip, SampleId, Truth
+from remix_study.sample import Clip, Fact, SampleId, Truth
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 COUNTS: Mapping[str, int] = {emotion: 1087 if emotion == "NEU" else 1271 for emotion in EMOTIONS}
@@ -287,10 +287,10 @@ class Cremad:
         return find_list(names, self.source, self._layout.others, self.lists)
 
     @cached_property
-    def _demographics(self) -> dict[str, dict[str, Truth]]:
+    def _demographics(self) -> dict[str, dict[str, Fact]]:
         """For each actor, `sex` (`female`, `male`) and `age` in years, as far as known."""
         table = self._find("VideoDemographics.csv")
-        about: dict[str, dict[str, Truth]] = {}
+        about: dict[str, dict[str, Fact]] = {}
         for row in [] if table is None else table.rows():
             known = about.setdefault(row.get("ActorID", ""), {})
             if sex := row.get("Sex", ""):
@@ -301,7 +301,7 @@ class Cremad:
 
     def _truths(
         self, present: Sequence[str], notes: list[str]
-    ) -> tuple[dict[str, dict[str, Truth]], dict[str, dict[str, Truth]]]:
+    ) -> tuple[dict[str, dict[str, Truth]], dict[str, dict[str, Fact]]]:
         """The `truth` of each clip, and the demographics of each actor."""
         about = self._demographics
         unknown = sorted({_parsed(each).actor for each in present}.difference(about))
@@ -584,7 +584,7 @@ def _differences(there: Iterable[str]) -> list[str]:
 
 
 def _actors_in_words(
-    clips: Sequence[Clip], folds: Sequence[Mapping[SampleId, str]], about: Mapping[str, Mapping[str, Truth]]
+    clips: Sequence[Clip], folds: Sequence[Mapping[SampleId, str]], about: Mapping[str, Mapping[str, Fact]]
 ) -> str:
     """The numbers of actors in each split, or in the test part of each fold, for the card."""
     parts = {split: [clip for clip in clips if clip.split == split] for split in SPLITS}

@@ -164,10 +164,14 @@ def _check_optional(row: Mapping[str, Any], problems: list[str]) -> None:
             problems.append(f"`{key}` must be seconds, 0 or more, but is {value!r}")
     if start is not None and end is not None and _is_number(start) and _is_number(end) and start >= end:
         problems.append(f"`start` must be before `end`, but {start} is not before {end}")
-    if truth is not None and not (
-        isinstance(truth, dict) and all(isinstance(value, str | bool) or _is_number(value) for value in truth.values())
-    ):
-        problems.append("`truth` must be an object of finite numbers, strings and booleans")
+    if truth is not None and not (isinstance(truth, dict) and all(map(_is_fact, truth.values()))):
+        problems.append("`truth` must be an object of finite numbers, strings and booleans, or of objects of these")
+
+
+def _is_fact(value: object, *, nested: bool = False) -> bool:
+    if isinstance(value, dict) and not nested:
+        return all(_is_fact(each, nested=True) for each in value.values())
+    return isinstance(value, str | bool) or _is_number(value)
 
 
 def _is_number(value: object) -> bool:

@@ -6,7 +6,8 @@ The file in the run folder has one row per training sample, as of the last epoch
     score_<m>        separability of the prediction from modality m alone, at the last scoring pass (unit: method.score)
     trains_<m>       whether the sample is assigned to batches of modality m alone
     trains_all       whether the sample is assigned to batches of all modalities
-    others           numeric facts about the clip in the clip store (`truth`), such as `human_audio` or `muted`
+    others           numeric facts about the clip in the clip store (`truth`), such as `human_audio` or `muted`, and
+                     those by modality as one column each, such as `informative_audio`
 """
 
 # N training samples, M modalities
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from remix_study.files.disk import write_atomically
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
+from remix_study.sample import Fact, Truth
 
 DECISIONS = "decisions.parquet"
 
@@ -68,10 +70,21 @@ def decisions(
         columns |= {f"score_{m}": plan.last_scoring_pass.scores_NM[:, i] for i, m in enumerate(modalities)}
     columns |= {f"trains_{m}": assignment.assigned_NM[:, i] for i, m in enumerate(modalities)}
     columns["trains_all"] = assignment.joint_N
-    facts = [store.truth[row] for row in rows_N]
+    facts = [flat_facts(store.truth[row]) for row in rows_N]
     for key in sorted({key for fact in facts for key in fact if _is_number(fact[key])} - columns.keys()):
         columns[key] = np.array([_number(fact, key) for fact in facts])
     return columns
+
+
+def flat_facts(facts: Mapping[str, Truth]) -> dict[str, Fact]:
+    """Return facts with one key for each modality of a fact: `informative_audio`."""
+    flat: dict[str, Fact] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}_{m}": each for m, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _is_number(value: object) -> bool:

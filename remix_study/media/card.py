@@ -107,8 +107,12 @@ def _kept(part: Part) -> str:
 def markdown(card: Mapping[str, Any]) -> str:
     """The card as a Markdown page."""
     lines = [f"# {card.get('corpus', card['name'])}", ""]
-    titles = {"licence": "Licence", "citation": "Citation", "split": "Split", "fold": "Fold"}
+    titles = {"licence": "Licence", "citation": "Citation", "split": "Split", "fold": "Fold", "recipe": "Recipe"}
     lines += [f"- **{title}**: {card[key]}" for key, title in titles.items() if card.get(key)]
+    if dials := card.get("dials"):
+        lines.append(f"- **Dials**: {', '.join(f'{name} {_dial(value)}' for name, value in dials.items())}")
+    if oracle := card.get("oracle"):
+        lines.append(f"- **Oracle**: {_oracle(oracle)}")
     lines += [
         f"- **Clips**: {card['clips']} of {card['classes']} classes; the largest class has {card['imbalance']:g} times "
         "as many as the smallest",
@@ -130,6 +134,18 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines += ["```python", "from remix_study.datasets.corpus import open_corpus", "", 'store = open_corpus("FOLDER")']
     lines += ["```", ""]
     return "\n".join(lines)
+
+
+def _dial(value: Any) -> str:
+    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value)
+
+
+def _oracle(oracle: Mapping[str, Any]) -> str:
+    parts = [f"{m} {100 * accuracy:.1f} %" for m, accuracy in oracle["accuracy"].items()]
+    return (
+        f"{', '.join(parts)} of {oracle['clips']} test clips. It knows how clips are rendered, the noise of each clip, "
+        "and which modalities are only noise (`remix_study/datasets/oracle.py`)"
+    )
 
 
 def _left_out(card: Mapping[str, Any]) -> str:

@@ -103,6 +103,8 @@ prepare manifest missing.csv --check
 prepare manifest missing.csv --check --decoder vlc
 prepare cremad --root missing --check --split mine
 prepare synthetic --out c --preset huge
+prepare synthetic --out c --recipe noisy
+prepare synthetic --out c --recipe xor --classes 2 --blind 0.9
 submit s.yaml
 submit s.yaml --cluster missing.yaml --workspace s3://bucket/w
 """

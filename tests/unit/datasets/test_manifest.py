@@ -27,7 +27,8 @@ def problems(folder: Path, *rows: Any) -> str:
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
 names = st.from_regex(r"[a-z0-9 äöü_-]{1,8}\.mp4", fullmatch=True)
 seconds = st.floats(0, 1e4, allow_nan=False)
-truths = st.dictionaries(words, st.booleans() | st.integers(-(2**53), 2**53) | seconds | words, max_size=3)
+facts = st.booleans() | st.integers(-(2**53), 2**53) | seconds | words
+truths = st.dictionaries(words, facts | st.dictionaries(words, facts, max_size=2), max_size=3)
 
 
 @st.composite
@@ -109,7 +110,9 @@ def test_texts_can_contain_unicode_line_separators(tmp_path: Path) -> None:
 
 
 def test_truth_must_be_finite(tmp_path: Path) -> None:
-    assert "`truth` must be an object of finite numbers" in problems(tmp_path, '{"id": "a", "truth": {"x": 1e999}}')
+    for value in ("1e999", '{"audio": 1e999}', '{"audio": {"left": true}}'):
+        said = problems(tmp_path, f'{{"id": "a", "truth": {{"x": {value}}}}}')
+        assert "`truth` must be an object of finite numbers" in said
 
 
 def test_paths_within_the_folder_are_made_relative(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from remix_study.config.run import RunConfig
-from remix_study.launch.decisions import DECISIONS, decisions, write_decisions
+from remix_study.launch.decisions import DECISIONS, decisions, flat_facts, write_decisions
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
+from remix_study.sample import Truth
 from remix_study.training.loop import Run, train
 
 
@@ -45,3 +46,8 @@ def test_score_columns_are_missing_if_the_filter_uses_none(
     assert columns is not None
     assert not any(name.startswith("score_") for name in columns)
     assert {"trains_audio", "trains_video", "trains_all"} <= columns.keys()
+
+
+def test_facts_by_modality_are_a_column_each() -> None:
+    facts: dict[str, Truth] = {"muted": True, "informative": {"audio": False, "video": True}}
+    assert flat_facts(facts) == {"muted": True, "informative_audio": False, "informative_video": True}
