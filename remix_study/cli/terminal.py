@@ -404,16 +404,29 @@ def summary_table(summary: Mapping[str, float]) -> Fitted:
 
 
 def comparison(result: "StudyResult") -> Group:
-    """The comparison as tables that fit 80 columns: accuracies, sufficiency of each modality, and combinations."""
-    from remix_study.report.tables import accuracy_table, combinations_table, groups, sufficiency_table
+    """The comparison as tables that fit 80 columns: accuracies, sufficiency, combinations and gains."""
+    from remix_study.report.tables import (
+        accuracy_table,
+        combinations_table,
+        details_table,
+        gain_table,
+        groups,
+        sufficiency_table,
+    )
 
     by_family = [len(group) for group in groups(result)]
-    tables = [_drawn(each, result.reference, by_family) for each in (accuracy_table(result), sufficiency_table(result))]
-    if result.combinations:
-        whole = combinations_table(result)
-        kept = [whole.header.index(name) for name in ("method", "minus", "difference", "95 % interval", "p (Holm)")]
-        head, *rows = [tuple(row[n] for n in kept) for row in (whole.header, *whole.rows)]
-        tables.append(_drawn(whole._replace(header=head, rows=tuple(rows))))
+    tables = [
+        _drawn(each(result), result.reference, by_family) for each in (accuracy_table, details_table, sufficiency_table)
+    ]
+    numbers = ("difference", "95 % interval", "p (Holm)")
+    for whole, kept in (
+        (combinations_table(result), ("method", "minus", *numbers)),
+        (gain_table(result), ("method", "part", *numbers)),
+    ):
+        if whole.rows:
+            places = [whole.header.index(name) for name in kept]
+            head, *rows = [tuple(row[n] for n in places) for row in (whole.header, *whole.rows)]
+            tables.append(_drawn(whole._replace(header=head, rows=tuple(rows))))
     return Group(*tables)
 
 

@@ -121,6 +121,56 @@ def read_correct(folder: Path) -> Correct | None:
     return Correct(ids, _group_numbers(table["group"].to_pylist()), views)
 
 
+class Logs(NamedTuple):
+    """What a run predicts for the clips of one split.
+
+    Attributes:
+        ids: of the clips, sorted.
+        group_C: as of `Correct`.
+        labels_N: the class of each clip, in 0..C-1.
+        logs_NC: log-probabilities in nats.
+    """
+
+    ids: tuple[str, ...]
+    group_C: NDArray[np.int64] | None
+    labels_N: NDArray[np.int64]
+    logs_NC: NDArray[np.float32]
+
+
+def read_logs(folder: Path, view: str = "fused") -> dict[str, Logs] | None:
+    """Split -> log-probabilities of a view in the file of a run folder; None if there is no such file or view.
+
+    Classes are in the order of their names, so that they are the same for runs on different stores.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet
+
+    path, column = folder / PREDICTIONS, f"log_p_{view}"
+    if not path.exists():
+        return None
+    try:
+        table = pyarrow.parquet.read_table(path, columns=["split", "id", "group", "label", column])
+    except (pa.ArrowInvalid, OSError):  # cut off by a full disk, being replaced, or of a version without this column
+        return None
+    classes = json.loads((table.schema.metadata or {}).get(b"classes", b"[]"))
+    order_C = np.argsort(classes, kind="stable")
+    index = {classes[number]: place for place, number in enumerate(order_C)}
+    found = {}
+    for split in pc.unique(table["split"]).to_pylist():
+        rows = table.filter(pc.equal(table["split"], split)).sort_by("id").combine_chunks()
+        labels, flat = rows["label"].to_pylist(), rows[column].combine_chunks().flatten().to_numpy()
+        if not set(labels) <= index.keys() or len(flat) != len(labels) * len(classes):
+            return None
+        found[split] = Logs(
+            tuple(rows["id"].to_pylist()),
+            _group_numbers(rows["group"].to_pylist()),
+            np.asarray([index[label] for label in labels], dtype=np.int64),
+            flat.reshape(len(labels), -1)[:, order_C],
+        )
+    return found
+
+
 def _group_numbers(groups: Sequence[str | None]) -> NDArray[np.int64] | None:
     if all(group is None for group in groups):
         return None

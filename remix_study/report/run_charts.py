@@ -4,6 +4,7 @@ Every function takes numbers (run_data.py) and returns a chart, or None if there
 """
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ from remix_study.figures.chart import (
     Area,
     Axis,
     Chart,
+    Dash,
     Key,
     Line,
     Mark,
@@ -30,6 +32,7 @@ from remix_study.report.tables import over
 from remix_study.report.words import Unit, plural, unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
+from remix_study.study.gain import CALIBRATED, LATE_SUM
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired
 from remix_study.study.sentences import compared_with, headline, interval_text, judgement, p_text
 from remix_study.units import listed
@@ -63,6 +66,16 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
                 error=_error(row.mean, unit.scale), labels=(said,), method=row.method,
             )
         )  # fmt: skip
+    legend: list[Key] = []
+    lines: tuple[tuple[str, str, Dash], ...] = (
+        ("late sum", LATE_SUM, "dot"),
+        ("calibrated late product", CALIBRATED, "dash"),
+    )
+    for words, metric, dash in lines:
+        bar = None if result.bar is None else result.bar.networks.estimate(metric)
+        if bar is not None:
+            marks.insert(0, Rule(unit.scale * bar.mean, INK, dash))
+            legend.append(Key(f"separate networks, {words}", INK, None, dash))
     panel = Panel(
         "", Axis(unit.label), Axis("", categories=tuple(row.method for row in found)), tuple(marks), wide=True
     )
@@ -71,7 +84,7 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
         f"markers: one seed; large markers: mean with its 95 % interval{over(result)}. Sorted by mean; unimodal "
         "methods are last."
     )
-    return Chart("accuracy", headline(result), caption, (panel,))
+    return Chart("accuracy", headline(result), caption, (panel,), tuple(legend))
 
 
 def differences(found: Sequence[run_data.Difference], result: StudyResult, style_of: Styles) -> Chart | None:
@@ -131,6 +144,83 @@ def combinations(result: StudyResult, style_of: Styles) -> Chart | None:
         f"Holm correction for {compared_with(result)}. Colours are those of the first method."
     )
     return Chart("combinations", _combined(result), caption, (panel,))
+
+
+_FEW_PANELS = 8
+
+
+def gains(result: StudyResult, style_of: Styles) -> Chart | None:
+    """The parts of each gain: a panel for each method, a row for each part."""
+    told = [each for each in result.gains if each.whole.seeds > 1]
+    shown = sorted(told, key=lambda each: each.method != result.reference)[:_FEW_PANELS]
+    panels = []
+    for each in shown:
+        style = style_of[each.method]
+        rows = {f"{each.method} over\n{each.baseline}": each.whole}
+        rows |= {_two_lines(part.name): part.ahead for part in each.parts if part.ahead.seeds > 1}
+        marks: list[Mark] = [Rule(0.0, INK, "solid")]
+        marks += [_difference(row, each.method, ahead, style) for row, ahead in rows.items()]
+        title = each.method if len(shown) > 1 else ""
+        panels.append(
+            Panel(title, Axis("points"), Axis("", categories=tuple(rows)), tuple(marks), wide=len(shown) == 1)
+        )
+    if not panels:
+        return None
+    caption = (
+        f"First row: test accuracy of the method minus that of the baseline. Other rows: its parts, which sum to it. "
+        f"Means with 95 % intervals{over(result)}. Filled markers: significant (p < 0.05) after Holm correction (first "
+        f"row: for {compared_with(result)}; parts: for all parts); hollow: not significant, or no verdict (fewer than "
+        f"{FEWEST_SEEDS} seeds)."
+    )
+    if len(told) > len(shown):
+        caption += f" {len(shown)} of {len(told)} methods; tables/gains.csv has all."
+    return Chart("gains", gains_title(result), caption, tuple(panels))
+
+
+def _two_lines(name: str) -> str:
+    """A long name on two lines, which leave room for the plot on a phone."""
+    return "\n".join(textwrap.wrap(name, max(18, len(name) // 2 + 4)))
+
+
+def gains_title(result: StudyResult) -> str:
+    """The title: the largest significant part of the gain of the reference, or of the first method that has one."""
+    told = sorted(result.gains, key=lambda each: each.method != result.reference)
+    first = told[0]
+    clear = [part for part in first.parts if part.ahead.verdict in ("ahead", "behind")]
+    said = f"{first.method} over {first.baseline}: {first.whole.mean:+.1f} points"
+    if not clear:
+        return said
+    largest = max(clear, key=lambda part: abs(part.ahead.mean))
+    return f"{said}, of which {largest.ahead.mean:+.1f} by {largest.name}"
+
+
+def separate_networks(result: StudyResult, style_of: Styles) -> Chart | None:
+    """Every method minus separately trained unimodal networks: as they are, and with calibrated late products."""
+    bar = result.bar
+    if bar is None:
+        return None
+    panels = []
+    for title, found in (("fused head minus their late sum", bar.late_sum),
+                         ("calibrated late products of both", bar.late_calibrated)):  # fmt: skip
+        rows = sorted((name for name, a in found.items() if a.seeds > 1), key=lambda name: -found[name].mean)
+        marks: list[Mark] = [Rule(0.0, INK, "solid")]
+        marks += [_difference(name, name, found[name], style_of[name]) for name in rows]
+        if rows:
+            panels.append(Panel(title, Axis("difference (points)"), Axis("", categories=tuple(rows)), tuple(marks)))
+    if not panels:
+        return None
+    better = [name for name, a in bar.late_sum.items() if a.verdict == "ahead"]
+    caption = (
+        "Test accuracy of each method minus that of unimodal networks that were trained separately and are added "
+        f"without further training, with 95 % intervals{over(result)}; the method is better right of 0. Filled "
+        f"markers: significant (p < 0.05) after Holm correction for {plural(bar.comparisons, 'comparison')} with these "
+        "networks; hollow: not significant, or no verdict."
+    )
+    methods = plural(len(bar.late_sum), "method")
+    return Chart(
+        "separate", f"{len(better)} of {methods} significantly better than separately trained networks", caption,
+        tuple(panels),
+    )  # fmt: skip
 
 
 def _combined(result: StudyResult) -> str:

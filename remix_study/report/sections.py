@@ -3,6 +3,7 @@
     answer       the question, and the answer in one sentence
     methods      test accuracy, significance and budget of every method
     published    published values of the same protocol, if the study repeats one
+    gains        parts of the gain over joint training; fusion and calibration
     modalities   sufficiency and balance
     training     learning curves, imbalance, assignments, gradient directions and scores over epochs
     did          what the added methods did over epochs, if the study has any
@@ -28,16 +29,21 @@ from remix_study.report.tables import (
     BALANCE,
     Table,
     balance_table,
+    bar_table,
     budget_table,
+    calibration_table,
     chosen_table,
     combinations_table,
     cost_table,
+    cross_entropy_table,
     curves_table,
     differences_table,
     failures_table,
+    gain_table,
     heads_table,
     importances_table,
     methods_table,
+    readouts_table,
     sufficiency_table,
     trials_table,
     work_table,
@@ -48,7 +54,7 @@ from remix_study.study.comparison import StudyResult
 from remix_study.study.importance import evaluator_name, importances, why_unknown
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
-from remix_study.study.sentences import compared_with, headline
+from remix_study.study.sentences import compared_with, headline, missing_networks
 from remix_study.units import duration, listed
 
 _FAILURES_SHOWN = 60
@@ -105,8 +111,15 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
         }
         if costs := run_data.costs(result):
             tables["cost.csv"] = cost_table(costs, run_data.baseline(result))
-        if result.combinations:
-            tables["combinations.csv"] = combinations_table(result)
+        more = {
+            "combinations.csv": combinations_table(result),
+            "separate.csv": bar_table(result),
+            "gains.csv": gain_table(result),
+            "readouts.csv": readouts_table(result),
+            "calibration.csv": calibration_table(result),
+            "cross_entropy.csv": cross_entropy_table(result),
+        }
+        tables |= {name: table for name, table in more.items() if table.rows}
     published = published_section(result, ledger.folder)
     for block in () if published is None else published.blocks:
         if isinstance(block, Table):
@@ -117,6 +130,7 @@ def make_report(ledger: Ledger, result: StudyResult | None, at_work: bool) -> Re
     sections = (
         _methods(ledger, result, budgets, style_of),
         *([] if published is None else [published]),
+        *([] if result is None else _gains(result, style_of)),
         _modalities(result, names, style_of),
         trained,
         *([did] if did is not None else []),
@@ -200,6 +214,9 @@ def _methods(
             differences_table(result),
             run_charts.combinations(result, style_of),
             combinations_table(result),
+            run_charts.separate_networks(result, style_of),
+            bar_table(result),
+            *([Note(_separate_note(result))] if result.bar is not None else []),
         ]
     else:
         blocks.append(Note("No method has a complete replicate yet, so there is nothing to compare."))
@@ -240,6 +257,51 @@ def _fairness(budgets: Sequence[search_data.Budget], planned: int, result: Study
         f"{said} Methods differ in `method` only: epochs, encoders, batches, data, evaluation and the search of all "
         "other hyperparameters are the same."
     )
+
+
+# --- gains -----------------------------------------------------------------------------------------------------------
+
+
+def _gains(result: StudyResult, style_of: Styles) -> list[Section]:
+    """What the gains consist of, and what other predictions of the same networks gain; empty without either."""
+    missing = [f"{each.method}: {'; '.join(each.missing)}." for each in result.gains if each.missing]
+    blocks: list[Block | None] = [run_charts.gains(result, style_of), gain_table(result)]
+    if result.gains:
+        blocks.append(Note(_GAINS.format(parts=plural(sum(len(each.parts) for each in result.gains), "part"))))
+    if missing:
+        blocks.append(Note(f"Not measured apart, with what a study needs for it. {' '.join(missing)}"))
+    if result.readouts:
+        blocks += [
+            readouts_table(result), Note(_READOUTS.format(tests=plural(len(result.readouts), "difference"))),
+            calibration_table(result), cross_entropy_table(result),
+        ]  # fmt: skip
+    title = run_charts.gains_title(result) if result.gains else "Fusion and calibration"
+    found = section("gains", "Gains", title, blocks)
+    return [found] if found.blocks else []
+
+
+_GAINS = (
+    "The parts of a gain sum to it, if all methods have the same replicates. Parts of training are differences of "
+    "calibrated late products, which combine the heads of all methods alike. Fusion: fused head minus late sum, of the "
+    "method minus of the baseline; calibration: late sum minus calibrated late product, likewise. Both are positive if "
+    "the baseline would gain more than the method from a calibrated late product, which needs no training. p-values "
+    "are Holm-adjusted for {parts}, apart from the other comparisons of this report."
+)
+_READOUTS = (
+    "The calibrated late product multiplies the predictions of the unimodal heads, each raised to an exponent that is "
+    "fitted on the validation split after training. p-values are Holm-adjusted for {tests} of this table."
+)
+
+
+def _separate_note(result: StudyResult) -> str:
+    """What the separately trained networks are, and the replicates that could not be combined."""
+    assert result.bar is not None
+    said = (
+        "Separate networks: the unimodal ceilings with the same seed, whose log-probabilities are added for each clip. "
+        "They need no further training, so joint training should beat them. p-values are Holm-adjusted for the "
+        f"{plural(result.bar.comparisons, 'comparison')} with them, apart from the other comparisons of this report."
+    )
+    return f"{said} Not combined: {missing_networks(result.bar)}." if result.bar.missing else said
 
 
 # --- every modality --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from remix_study.report.search_data import Budget, Failure, Work
 from remix_study.report.words import unit_of
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
+from remix_study.study.gain import CALIBRATED, LATE_SUM
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import Paired, Verdict
 from remix_study.units import cell_as_text, duration, file_size
@@ -37,55 +38,136 @@ class Table(NamedTuple):
 
 def comparison_table(result: StudyResult) -> Table:
     """Accuracy and sufficiency in one table, one row per method, all numbers in percent."""
-    one, two = accuracy_table(result), sufficiency_table(result)
-    families = [family_text(c) for c in _ordered(result)]
-    rows = ((*first, *second[1:], family) for first, second, family in zip(one.rows, two.rows, families, strict=True))
-    return Table(result.question, (*one.header, *two.header[1:], "family"), tuple(rows))
+    tables = [accuracy_table(result), _without_losses(details_table(result)), sufficiency_table(result)]
+    header = [name for table in tables for name in table.header[1:]]
+    empty = tuple("" for _ in tables[-1].header)  # separately trained networks have no encoder of their own
+    columns = [(*table.rows, *[empty] * (len(_rows(result)) - len(table.rows))) for table in tables]
+    rows = tuple(
+        (rows[0][0], *(cell for row in rows for cell in row[1:]), family_text(c))
+        for c, rows in zip(_rows(result), zip(*columns, strict=True), strict=True)
+    )
+    return Table(result.question, ("method", *header, "family"), rows)
+
+
+def _without_losses(details: Table) -> Table:
+    kept = details.header.index("fused head")
+    return Table(details.title, details.header[:kept], tuple(row[:kept] for row in details.rows))
 
 
 def accuracy_table(result: StudyResult) -> Table:
-    """Test accuracy of every method, by family, in the order of `groups`."""
-    other, title = _other_epoch(result)
-    header = ("method", "accuracy", "balanced", title, f"{result.reference} ahead by", "wins", "time")
+    """Test accuracy of every method, by family, in the order of `groups`; separately trained networks last."""
+    header = (
+        "method", "accuracy", "late sum", "calibrated late product", f"{result.reference} ahead by", "wins", "time",
+    )  # fmt: skip
     slowest = _slowest(result)
     rows = (
         (
-            c.name,
+            _named(result, c),
             _percent(c, "test/accuracy") + _star(result, c) + _diverged(c),
-            _mean(c, "test/balanced_accuracy"),
-            _mean(c, other),
+            _mean(c, LATE_SUM),
+            _mean(c, CALIBRATED),
             _ahead(c.ahead, result),
             _wins(c.ahead),
             _relative(c, slowest),
         )
-        for c in _ordered(result)
+        for c in _rows(result)
     )
     title = f"Test accuracy in %, ± half of the 95 % interval{over(result)}{_unequal(result)}"
     return Table(title, header, tuple(rows))
 
 
+def details_table(result: StudyResult) -> Table:
+    """Accuracies that the table of accuracies leaves out, and the cross-entropy of each prediction."""
+    other, title = _other_epoch(result)
+    losses = {"fused head": "", "late sum": "_late_sum", "calibrated": "_late_calibrated"}
+    rows = tuple(
+        (
+            c.name, _mean(c, "test/balanced_accuracy"), _mean(c, other),
+            *(_plain_mean(c, f"test/cross_entropy{suffix}", 1, 3) for suffix in losses.values()),
+        )
+        for c in _rows(result)
+    )  # fmt: skip
+    said = (
+        f"Balanced accuracy and accuracy of the {title} in %; cross-entropy of the fused head, the late sum and the "
+        "calibrated late product in nats"
+    )
+    return Table(said, ("method", "balanced", title, *losses), rows)
+
+
+def _rows(result: StudyResult) -> list[Method]:
+    """The methods in their order, and the separately trained networks."""
+    return [*_ordered(result), *([result.bar.networks] if result.bar is not None else [])]
+
+
+def _named(result: StudyResult, c: Method) -> str:
+    """The name of a method; of separately trained networks, with the seeds that could be combined if not all could."""
+    if result.bar is None or c is not result.bar.networks or not result.bar.missing:
+        return c.name
+    return f"{c.name} ({len(c.seeds)} of {len(c.seeds) + len(result.bar.missing)} seeds)"
+
+
 def sufficiency_table(result: StudyResult) -> Table:
     """Accuracy of a linear probe on each encoder, and its ratio to the accuracy of that modality alone."""
     modalities = _modalities(result)
-    late = any(c.estimate("test/accuracy_late_sum") is not None for c in result.methods)
-    header = (
-        "method",
-        *(name for m in modalities for name in (f"{m} probe", f"{m} sufficiency")),
-        *(["late sum"] if late else []),
-    )
+    header = ("method", *(name for m in modalities for name in (f"{m} probe", f"{m} sufficiency")))
     rows = (
-        (
-            c.name,
-            *_by_modality(c, modalities, "probe/accuracy", "sufficiency/probe_ratio"),
-            *([_mean(c, "test/accuracy_late_sum")] if late else []),
-        )
-        for c in _ordered(result)
+        (c.name, *_by_modality(c, modalities, "probe/accuracy", "sufficiency/probe_ratio")) for c in _ordered(result)
     )
     title = (
         "Linear probe accuracy in %, sufficiency (its ratio to the modality alone) in %, ± half of the 95 % interval "
         "over seeds"
     )
     return Table(title, header, tuple(rows))
+
+
+def calibration_table(result: StudyResult) -> Table:
+    """Calibration error of each prediction, and the exponents of the calibrated late product."""
+    prefix = "late_calibrated/exponent/"
+    exponents = {f"exponent of {m}": f"{prefix}{m}" for m in _with_exponents(result)}
+    title = (
+        "Fusion and calibration: expected calibration error in % on the test split, and exponents of the calibrated "
+        "late product; means over seeds"
+    )
+    return _of_predictions(result, title, "test/calibration_error", 100, 1, exponents)
+
+
+def cross_entropy_table(result: StudyResult) -> Table:
+    """Cross-entropy of each prediction."""
+    title = "Fusion and calibration: cross-entropy in nats on the test split; means over seeds"
+    return _of_predictions(result, title, "test/cross_entropy", 1, 3, {})
+
+
+def _of_predictions(
+    result: StudyResult, title: str, metric: str, scale: float, places: int, more: Mapping[str, str]
+) -> Table:
+    """A metric of the fused head, of the late predictions and of each head, and metrics `more` with two digits.
+
+    Unimodal ceilings, and methods without late predictions, are left out.
+    """
+    late = {"late sum": f"{metric}_late_sum", "calibrated late product": f"{metric}_late_calibrated"}
+    heads = {f"{m} head": f"{metric}_uni/{m}" for m in _with_exponents(result)}
+    shown = {"fused head": metric, **late, **heads}
+    rows = tuple(
+        (
+            c.name,
+            *(_plain_mean(c, key, scale, places) for key in shown.values()),
+            *(_plain_mean(c, key, 1, 2) for key in more.values()),
+        )
+        for c in _rows(result)
+        if c.ceiling_of is None and any(c.estimate(key) is not None for key in late.values())
+    )
+    return Table(title, ("method", *shown, *more), rows)
+
+
+def _with_exponents(result: StudyResult) -> tuple[str, ...]:
+    prefix = "late_calibrated/exponent/"
+    keys = {key for c in _rows(result) for summary in c.seeds.values() for key in summary}
+    return canonical_order({key.removeprefix(prefix) for key in keys if key.startswith(prefix)})
+
+
+def _plain_mean(c: Method, metric: str, scale: float, places: int) -> str:
+    found = c.estimate(metric)
+    return "" if found is None else f"{scale * found.mean:.{places}f}"
 
 
 def heads_table(result: StudyResult) -> Table:
@@ -121,27 +203,31 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
     other, title = _other_epoch(result)
     failed = any(c.failed for c in result.methods)
     header = (
-        "method", "family", "role", "trials", "seeds", "test accuracy", "95 % interval", "std over seeds",
-        "balanced accuracy", "macro-F1", title, *(["failures as 0"] if failed else []), "training time",
+        "method", "test accuracy", "late sum", "calibrated late product", "95 % interval", "balanced accuracy",
+        "macro-F1", title, "std over seeds", "seeds", *(["failures as 0"] if failed else []), "training time", "trials",
+        "role", "family",
     )  # fmt: skip
     rows = []
-    for c in _ordered(result):
-        spread, worst = c.spread("test/accuracy", 100), c.worst_accuracy()
+    for c in _rows(result):
+        spread, worst = c.spread("test/accuracy", 100), c.worst_accuracy() if c.seeds else None
+        networks = result.bar is not None and c is result.bar.networks
         rows.append(
             (
                 c.name,
-                family_text(c),
-                "reference" if c.name == name else _role(c),
-                str(searched.get(c.name, 0)),
-                f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
                 _mean(c, "test/accuracy") + _diverged(c),
+                _mean(c, LATE_SUM),
+                _mean(c, CALIBRATED),
                 _interval(c.estimate("test/accuracy")),
-                f"{spread.std:.1f}" if spread is not None and len(c.seeds) > 1 else "",
                 _mean(c, "test/balanced_accuracy"),
                 _mean(c, "test/macro_f1"),
                 _mean(c, other),
-                *(["" if worst is None else f"{100 * worst:.1f}"] if failed else []),
+                f"{spread.std:.1f}" if spread is not None and len(c.seeds) > 1 else "",
+                f"{len(c.seeds)} of {len(c.seeds) + len(c.failed)}" if c.failed else str(len(c.seeds)),
+                *(["" if worst is None or networks else f"{100 * worst:.1f}"] if failed else []),
                 _relative(c, slowest),
+                "" if networks else str(searched.get(c.name, 0)),
+                "reference" if c.name == name else "bar" if networks else _role(c),
+                family_text(c),
             )
         )
     return Table(f"Test accuracy and macro-F1 in %, means over seeds{_unequal(result)}", header, tuple(rows))
@@ -179,25 +265,69 @@ def differences_table(result: StudyResult) -> Table:
 
 def combinations_table(result: StudyResult) -> Table:
     """Combinations of methods minus each of their parts, and minus their controls, with the tests."""
-    header = (
-        "method", "minus", "which lacks", "difference", "95 % interval", "wins", "p", "p (Holm)", "p (sign flip)",
-        "verdict",
-    )  # fmt: skip
     rows = [
-        (
-            each.name, part.name, part.lacks, f"{part.ahead.mean:+.1f}",
-            f"{part.ahead.low:+.1f} to {part.ahead.high:+.1f}{_seeds_only(result, part.ahead)}"
-            if math.isfinite(part.ahead.low) else "",
-            _wins(part.ahead), _p(part.ahead.p), _p(part.ahead.p_holm),
-            _p(part.ahead.sign_flip) if part.ahead.seeds > 1 else "", _VERDICTS[part.ahead.verdict],
-        )
+        (each.name, part.name, part.lacks, *_tested(result, part.ahead))
         for each in result.combinations for part in (*each.parts, *each.controls)
     ]  # fmt: skip
     title = (
         "Combinations minus their parts, and methods minus their controls: test accuracy in percentage points, "
         f"intervals{over(result)}"
     )
-    return Table(title, header, tuple(rows))
+    return Table(title, ("method", "minus", "which lacks", *_TESTS), tuple(rows))
+
+
+FUSED_MINUS_SUM, BOTH_CALIBRATED = "fused head - late sum", "calibrated late products"
+_TESTS = ("difference", "95 % interval", "wins", "p", "p (Holm)", "p (sign flip)", "verdict")
+
+
+def _tested(result: StudyResult, a: Paired) -> tuple[str, ...]:
+    """The cells of `_TESTS`."""
+    if a.seeds == 0:
+        return ("",) * len(_TESTS)
+    return (
+        f"{a.mean:+.1f}",
+        f"{a.low:+.1f} to {a.high:+.1f}{_seeds_only(result, a)}" if math.isfinite(a.low) else "",
+        _wins(a), _p(a.p), _p(a.p_holm), _p(a.sign_flip) if a.seeds > 1 else "", _VERDICTS[a.verdict],
+    )  # fmt: skip
+
+
+def bar_table(result: StudyResult) -> Table:
+    """Every method minus the separately trained networks, with the tests."""
+    bar = result.bar
+    kinds = {} if bar is None else {FUSED_MINUS_SUM: bar.late_sum, BOTH_CALIBRATED: bar.late_calibrated}
+    rows = tuple(
+        (c.name, compared, *_tested(result, found[c.name]))
+        for c in _ordered(result)
+        for compared, found in kinds.items()
+        if c.name in found
+    )
+    title = (
+        "Methods minus separately trained unimodal networks: test accuracy in percentage points, intervals"
+        f"{over(result)}"
+    )
+    return Table(title, ("method", "compared", *_TESTS), rows)
+
+
+def readouts_table(result: StudyResult) -> Table:
+    """What each method gains from the late sum of its heads, and from its calibration, with the tests."""
+    rows = tuple((each.method, each.step, *_tested(result, each.ahead)) for each in result.readouts)
+    title = (
+        "Other predictions of the same networks: what the late sum of the unimodal heads, and its calibration, gain in "
+        f"test accuracy, in percentage points, intervals{over(result)}"
+    )
+    return Table(title, ("method", "step", *_TESTS), rows)
+
+
+def gain_table(result: StudyResult) -> Table:
+    """The parts of each gain, which sum to it, with the tests."""
+    rows: list[tuple[str, ...]] = []
+    for each in result.gains:
+        whole = _tested(result, each.whole._replace(p_holm=None))
+        rows.append((each.method, "whole gain", *whole[:-1], "", each.baseline, "fused heads"))
+        rows += [(each.method, part.name, *_tested(result, part.ahead), each.baseline, part.measured)
+                 for part in each.parts]  # fmt: skip
+    title = f"Gains over joint training in parts: test accuracy in percentage points, intervals{over(result)}"
+    return Table(title, ("method", "part", *_TESTS, "over", "measured"), tuple(rows))
 
 
 def _seeds_only(result: StudyResult, a: Paired) -> str:

@@ -92,7 +92,7 @@ def of_combinations(study: StudyConfig, configs: Mapping[str, RunConfig]) -> lis
             continue
         for lacking in _in_order(configs[name], whole):
             parts = [other for other, has in ours.items() if has == whole - {lacking}]
-            agreeing = (other for other in parts if not any(_differences(study, configs, name, other, lacking)))
+            agreeing = (other for other in parts if not any(differing_keys(study, configs, name, other, lacking)))
             if (part := next(agreeing, None)) is not None:
                 found.append(Pair(name, part, lacking))
     return found
@@ -115,7 +115,7 @@ def of_controls(study: StudyConfig, configs: Mapping[str, RunConfig]) -> list[Pa
                 found.append(Pair(method.replay.method, name, lacks, control=True))
             continue
         differing = {
-            other: list(_differences(study, configs, name, other, ""))
+            other: list(differing_keys(study, configs, name, other, ""))
             for other, config in configs.items()
             if _is_candidate(study, other) and family_of(config) == family_of(configs[name])
         }
@@ -143,7 +143,7 @@ def _is_variant(study: StudyConfig, configs: Mapping[str, RunConfig], name: str)
     reference = study.reference
     if name == reference or reference not in configs or family_of(configs[name]) != family_of(configs[reference]):
         return False
-    return any(not is_in(path, ["method"]) for path in _differences(study, configs, name, reference, ""))
+    return any(not is_in(path, ["method"]) for path in differing_keys(study, configs, name, reference, ""))
 
 
 def _is_candidate(study: StudyConfig, name: str) -> bool:
@@ -156,7 +156,7 @@ def _in_order(config: RunConfig, whole: frozenset[str]) -> list[str]:
     return [name for name in reversed(family_of(config)) if name in whole]
 
 
-def _differences(
+def differing_keys(
     study: StudyConfig, configs: Mapping[str, RunConfig], first: str, second: str, lacking: str
 ) -> Iterator[str]:
     """The keys in which two methods differ, without those of a component that the second lacks, and searched ones."""

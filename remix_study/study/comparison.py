@@ -126,6 +126,71 @@ class Combination(NamedTuple):
     controls: tuple[Part, ...] = ()
 
 
+class Bar(NamedTuple):
+    """Separately trained unimodal networks, combined without further training (study/separate.py).
+
+    Attributes:
+        networks: the combination as a method that has a late sum and a calibrated late product, but no fused head.
+        missing: number -> why the replicate could not be combined.
+        late_sum: method -> its fused head minus their late sum.
+        late_calibrated: method -> its calibrated late product minus theirs.
+    """
+
+    networks: Method
+    missing: Mapping[int, str]
+    late_sum: Mapping[str, Paired]
+    late_calibrated: Mapping[str, Paired]
+
+    @property
+    def comparisons(self) -> int:
+        return len(self.late_sum) + len(self.late_calibrated)
+
+
+class Readout(NamedTuple):
+    """What a method gains from another combination of its unimodal heads.
+
+    Attributes:
+        method: its name.
+        step: `late sum - fused head` or `calibrated - late sum`.
+        ahead: the difference in test accuracy.
+    """
+
+    method: str
+    step: str
+    ahead: Paired
+
+
+class GainPart(NamedTuple):
+    """A part of the gain of a method over its baseline.
+
+    Attributes:
+        name: what it is the effect of, such as `share`; several names joined if the study does not separate them.
+        measured: the methods and predictions whose difference it is.
+        ahead: the part, in points of test accuracy.
+    """
+
+    name: str
+    measured: str
+    ahead: Paired
+
+
+class Gain(NamedTuple):
+    """The gain of a method over its baseline, in parts that sum to it.
+
+    Attributes:
+        method, baseline: their names.
+        whole: test accuracy of the method minus that of the baseline, both with the fused head.
+        parts: in the order in which they are added to the baseline.
+        missing: parts that the study does not separate, each with what would measure it.
+    """
+
+    method: str
+    baseline: str
+    whole: Paired
+    parts: tuple[GainPart, ...]
+    missing: tuple[str, ...]
+
+
 class IncompleteStudyError(StudyError):
     """A study that has ended, but without a result of each of its methods.
 
@@ -157,6 +222,9 @@ class StudyResult(NamedTuple):
             [0, 1]; None without predictions.
         unequal: differences in settings between the methods, with the reasons.
         unchecked: methods whose settings are not valid in this version, so that they cannot be compared.
+        bar: separately trained unimodal networks; None without a ceiling of each modality.
+        readouts: what methods with unimodal heads gain from other predictions than those of the fused head.
+        gains: the gains of the reference and of methods that assign samples to modalities, in parts.
         extensions: how the plan changed after test results had been shown, one sentence each.
         without_predictions: compared replicates without readable predictions, such as `joint 0, 3`.
         other_clips: replicates that predict other test clips than the reference, which are compared over seeds only.
@@ -182,6 +250,9 @@ class StudyResult(NamedTuple):
     retried: Mapping[str, int] = {}
     unchecked: tuple[str, ...] = ()
     combinations: tuple[Combination, ...] = ()
+    bar: Bar | None = None
+    readouts: tuple[Readout, ...] = ()
+    gains: tuple[Gain, ...] = ()
 
     @property
     def others(self) -> tuple[Method, ...]:

@@ -10,21 +10,23 @@ Does not import torch, so that the report and the terminal show results quickly.
 # S seeds, C test clips
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from remix_study import statistics
 from remix_study.launch.predictions import Correct
-from remix_study.statistics import Estimate, crossed_mean, mean_over_seeds
+from remix_study.statistics import Estimate, crossed_mean, holm, mean_over_seeds
 
 FEWEST_SEEDS = 5  # for a verdict
 Verdict = Literal["ahead", "open", "behind", "unknown"]
+K = TypeVar("K")
 _UNI = "test/accuracy_uni/"
 _VIEWS = {
     "test/accuracy": "fused",
     "test/accuracy_late_sum": "late_sum",
+    "test/accuracy_late_calibrated": "late_calibrated",
     "test/accuracy_best": "best",
     "test/accuracy_last": "last",
 }  # metric -> view of the predictions
@@ -49,6 +51,9 @@ class Replicated(NamedTuple):
 class Paired(NamedTuple):
     """Test accuracy of the reference minus that of a method, in percentage points, over the seeds that both have.
 
+    Other contrasts of accuracies (`contrast`) have the same fields: the reference then stands for the terms with
+    sign 1.
+
     Attributes:
         mean, std: of the differences; `std` is the sample standard deviation over seeds (0 for one).
         low, high: 95 % confidence interval of the mean; infinite for fewer than two seeds.
@@ -58,7 +63,7 @@ class Paired(NamedTuple):
         groups: groups of test clips; None without groups.
         p: two-sided, in [0, 1]; None without an interval over clips, or if the methods agree on every clip in every
             seed.
-        p_holm: `p` adjusted for the planned comparisons; None if `p` is, and for a unimodal ceiling, which is not
+        p_holm: `p` adjusted for the comparisons of its family; None if `p` is, and for a unimodal ceiling, which is not
             counted.
         sign_flip: exact p of the sign-flip test over seeds; None for no seed.
         with_failures: `mean` over all replicates, if one that failed predicts no clip correctly; None if none failed.
@@ -106,21 +111,40 @@ def paired(reference: Replicated, other: Replicated, metric: str = "test/accurac
 
     All their predictions must be of the same clips.
     """
-    shared = [n for n in sorted(set(reference.summaries) & set(other.summaries))
-              if metric in reference.summaries[n] and metric in other.summaries[n]]  # fmt: skip
-    difference_S = 100 * np.asarray(
-        [reference.summaries[n][metric] - other.summaries[n][metric] for n in shared], dtype=np.float64
-    )
+    found = contrast([Term(1, reference, metric), Term(-1, other, metric)])
+    return found._replace(with_failures=_with_failures(reference, other, metric))
+
+
+class Term(NamedTuple):
+    """`sign` times an accuracy on the test split of a method."""
+
+    sign: Literal[1, -1]
+    method: Replicated
+    metric: str
+
+
+def contrast(terms: Sequence[Term]) -> Paired:
+    """The sum of accuracies with signs, over the seeds that have all of them, in percentage points.
+
+    The signs sum to 0. All predictions must be of the same clips.
+    """
+    shared = [n for n in sorted(set.intersection(*(set(t.method.summaries) for t in terms)))
+              if all(t.metric in t.method.summaries[n] for t in terms)]  # fmt: skip
     if not shared:
-        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0, with_failures=_with_failures(reference, other, metric))
-    first_SC, second_SC = outcomes(reference, metric, shared), outcomes(other, metric, shared)
+        return Paired(0.0, 0.0, -np.inf, np.inf, 0, 0)
+    difference_S = 100 * np.asarray(
+        [sum(t.sign * t.method.summaries[n][t.metric] for t in terms) for n in shared], dtype=np.float64
+    )
+    outcomes_SC = [outcomes(t.method, t.metric, shared) for t in terms]
+    known_SC = [each for each in outcomes_SC if each is not None]
     estimate, clips, groups = mean_over_seeds(difference_S), None, None
-    if first_SC is not None and second_SC is not None:
-        group_C = reference.correct[shared[0]].group_C
-        estimate = crossed_mean(100.0 * first_SC - 100.0 * second_SC, group_C)
-        if len(shared) > 1 and not (first_SC != second_SC).any():  # no difference, rather than an unknown one
+    if len(known_SC) == len(terms):
+        group_C = terms[0].method.correct[shared[0]].group_C
+        value_SC = sum((t.sign * 100.0 * each for t, each in zip(terms, known_SC, strict=True)), np.zeros(1))
+        estimate = crossed_mean(value_SC, group_C)
+        if len(shared) > 1 and not value_SC.any():  # no difference, rather than an unknown one
             estimate = estimate._replace(low=0.0, high=0.0)
-        clips = first_SC.shape[1]
+        clips = value_SC.shape[1]
         groups = None if group_C is None else len(np.unique(group_C))
     return Paired(
         mean=float(difference_S.mean()),
@@ -133,8 +157,22 @@ def paired(reference: Replicated, other: Replicated, metric: str = "test/accurac
         groups=groups,
         p=estimate.p,
         sign_flip=statistics.sign_flip_p(difference_S),
-        with_failures=_with_failures(reference, other, metric),
     )
+
+
+def adjusted(found: Mapping[K, Paired], planned: int) -> dict[K, Paired]:
+    """The comparisons of a family with Holm's adjusted p values.
+
+    A comparison without a p counts as one with p = 1, so that a method that has failed or is not complete yet does not
+    make the others significant.
+
+    Args:
+        found: the comparisons of the family that were made.
+        planned: the number of comparisons in the family.
+    """
+    tested = {key: each.p for key, each in found.items() if each.p is not None}
+    p_holm = dict(zip(tested, holm([*tested.values(), *[1.0] * (planned - len(tested))]), strict=False))
+    return {key: each._replace(p_holm=p_holm.get(key)) for key, each in found.items()}
 
 
 def _with_failures(reference: Replicated, other: Replicated, metric: str) -> float | None:

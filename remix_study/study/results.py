@@ -8,6 +8,7 @@ Does not import torch, so that the report and the terminal show results quickly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,13 @@ import numpy as np
 
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
-from remix_study.errors import StudyError
+from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.predictions import Correct, read_correct
-from remix_study.statistics import Estimate, holm, sampling_error
+from remix_study.statistics import Estimate, sampling_error
 from remix_study.study.combinations import Pair, configs_of, family_of, of_combinations, of_controls, planned
-from remix_study.study.comparison import Ceiling, Combination, IncompleteStudyError, Method, Part, StudyResult
+from remix_study.study.comparison import Bar, Ceiling, Combination, IncompleteStudyError, Method, Part, StudyResult
 from remix_study.study.fairness import is_in, unequal_keys
+from remix_study.study.gain import CALIBRATED, FUSED, LATE_SUM, gains, readouts
 from remix_study.study.ledger import (
     REPLICATE,
     SEARCH,
@@ -30,12 +32,14 @@ from remix_study.study.ledger import (
     chosen_replicates,
     ended_trials,
 )
-from remix_study.study.outcomes import Paired, Replicated, outcomes, over_clips, paired, ratio
-from remix_study.study.search_space import space_of
+from remix_study.study.outcomes import Paired, Replicated, Term, adjusted, contrast, outcomes, over_clips, paired, ratio
+from remix_study.study.search_space import chosen_space, configure, space_of
 from remix_study.study.sentences import sentence
+from remix_study.study.separate import SEPARATE, Separate, modalities_of, separate_networks
 from remix_study.study.shown import extensions
 
 _CORRECT = "correct the cause"
+_TIMES = ("time/total_train_s", "time/total_score_s")
 _METHODS_NAMED = 3
 
 
@@ -49,6 +53,7 @@ def compare(
     unequal: Sequence[str] = (),
     unchecked: Sequence[str] = (),
     extensions: Sequence[str] = (),
+    separate: Separate | None = None,
 ) -> StudyResult:
     """Compare the methods of a study. A method without a complete replicate is left out and named in the sentence.
 
@@ -60,11 +65,14 @@ def compare(
         unequal: differences in settings between the methods, with the reasons.
         unchecked: methods whose settings are not valid in this version, so that they cannot be compared.
         extensions: how the plan changed after test results had been shown, one sentence each.
+        separate: the combination of the unimodal ceilings; None without a ceiling of each modality.
 
     Raises:
         StudyError: no method has a complete replicate.
     """
-    replicates, other_clips = _same_clips(study, replicates)
+    networks = {} if separate is None else {SEPARATE: separate.replicated}
+    replicates, other_clips = _same_clips(study, {**replicates, **networks})
+    combined = replicates.pop(SEPARATE, None)
     seen = {name: replicates[name] for name in study.methods if name in replicates and replicates[name].summaries}
     if not seen:
         raise StudyError(
@@ -102,6 +110,8 @@ def compare(
         len(pairs), study.replicates, failed,
         {name: len(each.retried) for name, each in replicates.items() if each.retried}, tuple(unchecked),
         tuple(_combinations(study, configs, seen, tests)),
+        None if separate is None or combined is None else _bar(study, seen, separate, combined),
+        readouts(study, seen), gains(study, _chosen(study, best), seen),
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 
@@ -153,7 +163,19 @@ def result_of(ledger: Ledger) -> StudyResult | None:
         unequal=_unequal(ledger, configs),
         unchecked=[name for name in ledger.study.methods if name not in configs],
         extensions=extensions(ledger.folder, ledger.study),
+        separate=separate_networks(ledger, modalities_of(replicates)),
     )
+
+
+def _chosen(study: StudyConfig, best: Mapping[str, Mapping[str, Any]]) -> dict[str, RunConfig]:
+    """Method -> its chosen configuration, of those that are valid in this version."""
+    found = {}
+    for name, params in best.items():
+        space = chosen_space(study, name)
+        with suppress(ConfigError, KeyError):  # a choice may have had other labels in an earlier version
+            known = {path: value for path, value in params.items() if path in space}
+            found[name] = configure(study, name, known, study.seed, {})
+    return found
 
 
 def require_every_method(result: StudyResult | None, ledger: Ledger) -> StudyResult:
@@ -304,19 +326,13 @@ def _sampling(replicates: Replicated) -> tuple[int | None, float | None]:
 
 
 def _tests(pairs: Sequence[Pair], replicates: Mapping[str, Replicated], metric: str) -> dict[tuple[str, str], Paired]:
-    """The first minus the second method of each planned pair, in both directions; p-values are adjusted for all pairs.
-
-    A comparison without a p counts as one with p = 1, so that a method that has failed or is not complete yet does not
-    make the others significant.
-    """
+    """The first minus the second method of each planned pair, in both directions; with Holm's correction."""
     found = {
         (pair.first, pair.second): paired(replicates[pair.first], replicates[pair.second], metric)
         for pair in pairs
         if pair.first in replicates and pair.second in replicates
     }
-    tested = {pair: each.p for pair, each in found.items() if each.p is not None}
-    adjusted = dict(zip(tested, holm([*tested.values(), *[1.0] * (len(pairs) - len(tested))]), strict=False))
-    found = {pair: each._replace(p_holm=adjusted.get(pair)) for pair, each in found.items()}
+    found = adjusted(found, len(pairs))
     turned = {
         (second, first): paired(replicates[second], replicates[first], metric)._replace(p_holm=each.p_holm)
         for (first, second), each in found.items()
@@ -335,6 +351,37 @@ def _ahead(
         for name, each in replicates.items()
         if name != study.reference
     }
+
+
+def _bar(study: StudyConfig, seen: Mapping[str, Replicated], separate: Separate, networks: Replicated) -> Bar:
+    """The separately trained networks, and each method minus them, with and without calibration."""
+    others = [name for name, each in study.methods.items() if each.ceiling_of is None]
+    pairs = {"late_sum": (FUSED, LATE_SUM), "late_calibrated": (CALIBRATED, CALIBRATED)}
+    found = {
+        (view, name): contrast([Term(1, seen[name], own), Term(-1, networks, theirs)])
+        for view, (own, theirs) in pairs.items()
+        for name in others
+        if name in seen and any(own in summary for summary in seen[name].summaries.values())
+    }
+    without = sum(name in seen and ("late_calibrated", name) not in found for name in others)
+    tests = adjusted(found, 2 * len(others) - without)
+    late_sum, calibrated = (
+        {name: ahead for (of, name), ahead in tests.items() if of == view} for view in pairs
+    )  # fmt: skip
+    seeds = {n: {**summary, **_time_of(n, separate, seen)} for n, summary in networks.summaries.items()}
+    row = Method(
+        SEPARATE, {}, seeds, None, None, late_sum.get(study.reference),
+        estimates=_estimates(networks, {}), failed=tuple(separate.missing),
+    )  # fmt: skip
+    return Bar(row, separate.missing, late_sum, calibrated)
+
+
+def _time_of(number: int, separate: Separate, seen: Mapping[str, Replicated]) -> dict[str, float]:
+    """The time of training all networks of a replicate, if it was recorded."""
+    summaries = [each.summaries.get(number, {}) for name in separate.ceilings.values() if (each := seen.get(name))]
+    if len(summaries) < len(separate.ceilings) or not all(_TIMES[0] in summary for summary in summaries):
+        return {}
+    return {key: sum(summary.get(key, 0.0) for summary in summaries) for key in _TIMES}
 
 
 def _combinations(

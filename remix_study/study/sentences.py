@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from remix_study.statistics import FEWEST_GROUPS
-from remix_study.study.comparison import Combination, Method, Part, StudyResult
+from remix_study.study.comparison import Bar, Combination, Method, Part, StudyResult
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
 from remix_study.units import listed
 
 MOST_IN_FULL = 6  # comparisons that are told with all their numbers; tables have those of all
+_MOST_NUMBERS = 8  # of replicates
 # What a verdict says about the reference, before the name of another method.
 VERDICTS: Mapping[Verdict, str] = {
     "ahead": "ahead of", "open": "no significant difference from", "behind": "behind", "unknown": "no verdict on",
@@ -38,7 +39,7 @@ def sentence(result: StudyResult, missing: Sequence[str]) -> str:
     if name in missing:
         return _joined(f"{name} has no complete replicate yet, so no method can be compared with it.", *more)
     compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
-    more = [*combinations(result), *more]
+    more = [*combinations(result), *separate_networks(result), *gain(result), *more]
     if not compared:
         if missing:
             return _joined(f"No method can be compared with {name} yet.", *more)
@@ -73,6 +74,75 @@ def combinations(result: StudyResult) -> list[str]:
     if quiet:
         said.append(f"no significant difference from their controls: {listed(quiet)}")
     return [*found, *([f"Controls: {'; '.join(said)}."] if said else [])]
+
+
+def separate_networks(result: StudyResult) -> list[str]:
+    """How the methods compare with separately trained unimodal networks, as one sentence; empty without such."""
+    bar = result.bar
+    if bar is None:
+        return []
+    said = [
+        f"{which}: {_grouped(found)}"
+        for which, found in (
+            ("Compared with the late sum of separately trained unimodal networks", bar.late_sum),
+            ("calibrated late products of both", bar.late_calibrated),
+        )
+        if any(ahead.seeds > 1 for ahead in found.values())
+    ]
+    return [f"{'; '.join(said)}."] if said else []
+
+
+def missing_networks(bar: Bar) -> str:
+    """Why replicates of separately trained networks are missing: `audio_alone failed (replicates 0 and 3)`."""
+    why: dict[str, list[str]] = {}
+    for number, reason in bar.missing.items():
+        why.setdefault(reason, []).append(str(number))
+    said = []
+    for reason, numbers in why.items():
+        more = [f"{len(numbers) - _MOST_NUMBERS} more"] if len(numbers) > _MOST_NUMBERS else []
+        shown = listed([*numbers[:_MOST_NUMBERS], *more])
+        said.append(f"{reason} (replicate{'s' if len(numbers) > 1 else ''} {shown})")
+    return "; ".join(said)
+
+
+def _grouped(found: Mapping[str, Paired]) -> str:
+    """`ahead: a (+1.2 points); no significant difference: b`"""
+    words: Mapping[Verdict, str] = {
+        "ahead": "ahead", "open": "no significant difference", "behind": "behind", "unknown": "no verdict",
+    }  # fmt: skip
+    groups = {verdict: [f"{name} ({a.mean:+.1f} points)" for name, a in found.items()
+                        if a.seeds > 1 and a.verdict == verdict] for verdict in words}  # fmt: skip
+    return ", ".join(
+        f"{words[verdict]}: {listed(names) if len(names) <= MOST_IN_FULL else f'{len(names)} methods'}"
+        for verdict, names in groups.items() if names
+    )  # fmt: skip
+
+
+def gain(result: StudyResult) -> list[str]:
+    """What the gain of the reference consists of, or of the first method that has one, as one sentence."""
+    told = [each for each in result.gains if each.whole.seeds > 1]
+    found = next((each for each in told if each.method == result.reference), told[0] if told else None)
+    if found is None:
+        return []
+    parts = [part for part in found.parts if part.ahead.seeds]
+    numbers = [f"{part.name} {part.ahead.mean:+.1f} ({_range(part.ahead)})" for part in parts]
+    said = (
+        f"Of the {found.whole.mean:+.1f} points of {found.method} over {found.baseline}, with 95 % intervals: "
+        f"{', '.join(numbers)}"
+    )
+    verdicts = {part.ahead.verdict for part in parts}
+    clear = [part.name for part in parts if part.ahead.verdict in ("ahead", "behind")]
+    if verdicts <= {"unknown"}:
+        said += "; no verdict"
+    else:
+        said += f"; significant: {listed(clear) if clear else 'none'}"
+    if found.missing:
+        said += f". Not measured apart: {listed([each.partition(':')[0] for each in found.missing])}"
+    return [f"{said}."]
+
+
+def _range(ahead: Paired) -> str:
+    return f"{ahead.low:+.1f} to {ahead.high:+.1f}" if ahead.low > float("-inf") else "no interval"
 
 
 def judgement(combination: Combination) -> str:
@@ -127,6 +197,8 @@ def cautions(result: StudyResult) -> list[str]:
         *_diverged(result), *_replicates(result), *_training_clips(result), *_clips(result), *_other_epoch(result),
         *result.extensions,
     ]  # fmt: skip
+    if result.bar is not None and result.bar.missing:
+        found.append(f"The separately trained networks are incomplete: {missing_networks(result.bar)}.")
     if result.unequal:
         found.append(f"The settings of the methods differ: {'; '.join(result.unequal)}.")
     if result.unchecked:

@@ -25,6 +25,7 @@ from remix_study.mlflow_private import TAG_LENGTH
 from remix_study.patience import PATIENCE
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
+from remix_study.study.outcomes import Paired
 from remix_study.tracking.address import explain
 from remix_study.tracking.client import GONE, close_stale
 from remix_study.tracking.mlflow import send
@@ -317,7 +318,9 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
         for method in ledger.study.methods
         if ledger.study.searched(method) == method and (trial := ledger.chosen(method)) is not None
     }
-    for method in result.methods if result is not None else ():
+    if result is None:
+        return found
+    for method in result.methods:
         name, spread, mean = method.name, method.spread("test/accuracy"), method.estimate("test/accuracy")
         if spread is None or mean is None:
             continue
@@ -328,7 +331,35 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
             found |= _interval("ahead_points", name, method.ahead.low, method.ahead.high)
             if method.ahead.p_holm is not None:
                 found[f"ahead_p_holm/{name}"] = method.ahead.p_holm
+    return found | _of_late_predictions(result)
+
+
+def _of_late_predictions(result: StudyResult) -> dict[str, float]:
+    """Late sums and calibrated late products, the comparisons with separately trained networks, and parts of gains."""
+    found: dict[str, float] = {}
+    bar = result.bar
+    for method in (*result.methods, *([] if bar is None else [bar.networks])):
+        name = method.name.replace(" ", "_")
+        for view in ("late_sum", "late_calibrated"):
+            if (mean := method.estimate(f"test/accuracy_{view}")) is not None:
+                found[f"test_accuracy_{view}_mean/{name}"] = mean.mean
+                found |= _interval(f"test_accuracy_{view}", name, mean.low, mean.high)
+    if bar is not None:
+        for key, of_methods in (("separate", bar.late_sum), ("separate_calibrated", bar.late_calibrated)):
+            for name, ahead in of_methods.items():
+                found |= _difference(f"ahead_of_{key}", name, ahead)
+    for gain in result.gains:
+        for part in gain.parts:
+            found |= _difference("gain", f"{gain.method}/{part.name.replace(' ', '_').replace(',', '')}", part.ahead)
     return found
+
+
+def _difference(what: str, name: str, ahead: Paired) -> dict[str, float]:
+    """A difference in points with its interval, and its adjusted p; empty without a common seed."""
+    if not ahead.seeds:
+        return {}
+    found = {f"{what}_points/{name}": ahead.mean, **_interval(f"{what}_points", name, ahead.low, ahead.high)}
+    return found if ahead.p_holm is None else {**found, f"{what}_p_holm/{name}": ahead.p_holm}
 
 
 def _interval(metric: str, name: str, low: float, high: float) -> dict[str, float]:

@@ -76,6 +76,9 @@ def listed() -> list[Listed]:
     return [Listed(name, row[-1].strip()) for row in cells for name in re.findall(r"`([^`]+)`", row[0])]
 
 
+needs_runs = pytest.mark.slow  # a run of every method is trained for these tests
+
+
 @pytest.fixture(scope="module")
 def results(
     small_store: ClipStore, recipe: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
@@ -118,6 +121,7 @@ def _of_a_study(results: dict[str, RunResult]) -> set[str]:
 
 
 @pytest.mark.slow
+@needs_runs
 def test_every_logged_metric_is_listed(logged: set[str]) -> None:
     patterns = [entry.pattern for entry in listed()]
     unlisted = {name for name in logged if not any(pattern.fullmatch(name) for pattern in patterns)}
@@ -125,6 +129,7 @@ def test_every_logged_metric_is_listed(logged: set[str]) -> None:
 
 
 @pytest.mark.slow
+@needs_runs
 def test_every_listed_metric_is_logged(logged: set[str]) -> None:
     here = [entry for entry in listed() if entry.absent != "on a CPU"]
     unlogged = {entry.name for entry in here if not any(entry.pattern.fullmatch(name) for name in logged)}
@@ -137,6 +142,7 @@ def test_no_metric_is_listed_twice() -> None:
 
 
 @pytest.mark.slow
+@needs_runs
 def test_metrics_that_are_never_absent_are_in_every_run_and_epoch(results: dict[str, RunResult]) -> None:
     always = {entry.name: entry.pattern for entry in listed() if entry.absent == "never"}
     at_the_end = {
@@ -156,6 +162,7 @@ def test_metrics_that_are_never_absent_are_in_every_run_and_epoch(results: dict[
 
 
 @pytest.mark.slow
+@needs_runs
 def test_metrics_that_need_unimodal_heads_are_absent_for_joint(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["joint"].history for key in record} | set(results["joint"].summary)
     absent = [entry for entry in listed() if "`joint`" in entry.absent]
@@ -164,6 +171,7 @@ def test_metrics_that_need_unimodal_heads_are_absent_for_joint(results: dict[str
 
 
 @pytest.mark.slow
+@needs_runs
 def test_metrics_listed_as_absent_for_unimodal_are_absent(results: dict[str, RunResult]) -> None:
     keys = {key for record in results["unimodal"].history for key in record} | set(results["unimodal"].summary)
     absent = [entry for entry in listed() if "`unimodal`" in entry.absent]
@@ -172,6 +180,7 @@ def test_metrics_listed_as_absent_for_unimodal_are_absent(results: dict[str, Run
 
 
 @pytest.mark.slow
+@needs_runs
 def test_warm_up_and_random_log_no_metrics_of_scores(results: dict[str, RunResult]) -> None:
     assert {key for key in results["remix"].history[0] if key.startswith("remix/")} == {"remix/joint_share"}
     assert results["remix"].history[0]["remix/joint_share"] == 1.0

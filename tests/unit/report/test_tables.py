@@ -15,6 +15,7 @@ from remix_study.report.tables import (
     combinations_table,
     comparison_table,
     curves_table,
+    details_table,
     differences_table,
     failures_table,
     groups,
@@ -44,7 +45,8 @@ def result() -> StudyResult:
         for n, a in ((0, 0.90), (1, 0.80))
     }
     remix = {
-        n: summary(a, 5, audio=0.7, video=0.6) | {"test/accuracy_late_sum": a, "test/balanced_accuracy": 0.81}
+        n: summary(a, 5, audio=0.7, video=0.6)
+        | {"test/accuracy_late_sum": a, "test/accuracy_late_calibrated": a + 0.015, "test/balanced_accuracy": 0.81}
         for n, a in ((0, 0.92), (1, 0.84))
     }
     alone = {0: summary(0.95, 2, audio=0.8)}
@@ -69,12 +71,15 @@ def result() -> StudyResult:
 
 def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     table = accuracy_table(result)
-    assert table.header == ("method", "accuracy", "balanced", "last epoch", "remix ahead by", "wins", "time")
+    assert table.header == (
+        "method", "accuracy", "late sum", "calibrated late product", "remix ahead by", "wins", "time",
+    )  # fmt: skip
     assert table.rows == (
-        ("remix", "88.0 ± 8.0", "81.0", "", "", "", "0.50x"),
-        ("joint", "85.0 ± 63.5", "", "70.0", "+3.0 ± 12.7", "2/2", "1.00x"),  # t(0.975, 1) = 12.7
+        ("remix", "88.0 ± 8.0", "88.0", "89.5", "", "", "0.50x"),
+        ("joint", "85.0 ± 63.5", "", "", "+3.0 ± 12.7", "2/2", "1.00x"),  # t(0.975, 1) = 12.7
         ("audio_alone", "95.0", "", "", "-3.0", "0/1", "0.20x"),  # one seed has no interval
     )
+    assert [row[1:3] for row in details_table(result).rows] == [("81.0", ""), ("", "70.0"), ("", "")]
 
 
 def test_methods_are_sorted_by_family_with_controls_and_ceilings_last() -> None:
@@ -91,7 +96,7 @@ def test_methods_are_sorted_by_family_with_controls_and_ceilings_last() -> None:
         for name, accuracy, family, alone, control in rows
     )
     result = StudyResult("s", "q", "remix", methods, {}, (), "")
-    found = [(row[0], row[1]) for row in methods_table(result, {}).rows]
+    found = [(row[0], row[-1]) for row in methods_table(result, {}).rows]
     assert found == [
         ("ogm_ge", "joint + ogm_ge"), ("joint", "joint"), ("remix", "remix"), ("both", "remix + ogm_ge"),
         ("random", "remix"), ("audio", "unimodal"),
@@ -114,34 +119,32 @@ def test_combinations_have_a_row_for_each_part_and_control() -> None:
 
 def test_unknown_sufficiency_is_an_empty_cell(result: StudyResult) -> None:
     table = sufficiency_table(result)
-    assert table.header == (
-        "method", "audio probe", "audio sufficiency", "video probe", "video sufficiency", "late sum",
-    )  # fmt: skip
+    assert table.header == ("method", "audio probe", "audio sufficiency", "video probe", "video sufficiency")
     assert table.rows == (
-        ("remix", "70.0 ± 0.0", "87.5 ± 2.5", "60.0 ± 0.0", "", "88.0"),
-        ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", "", ""),
-        ("audio_alone", "80.0", "", "", "", ""),
+        ("remix", "70.0 ± 0.0", "87.5 ± 2.5", "60.0 ± 0.0", ""),
+        ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", ""),
+        ("audio_alone", "80.0", "", "", ""),
     )
 
 
 def test_columns_without_any_cell_are_not_shown(result: StudyResult) -> None:
     table = sufficiency_table(result)
     shown = table.without_empty_columns()
-    assert shown.header == ("method", "audio probe", "audio sufficiency", "video probe", "late sum")
-    assert shown.rows[1] == ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0", "")
+    assert shown.header == ("method", "audio probe", "audio sufficiency", "video probe")
+    assert shown.rows[1] == ("joint", "50.0 ± 0.0", "", "60.0 ± 0.0")
     assert table._replace(rows=()).without_empty_columns().header == table.header
 
 
 def test_the_comparison_joins_both_tables(result: StudyResult) -> None:
     table = comparison_table(result)
     assert table.title == "does it help?"
-    assert len(table.header) == 7 + 5 + 1
-    assert all(len(row) == 13 for row in table.rows)
+    assert len(table.header) == 7 + 2 + 4 + 1
+    assert all(len(row) == 14 for row in table.rows)
     rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert tuple(map(tuple, rows)) == (table.header, *table.rows)
     markdown = to_markdown(table).splitlines()
     assert markdown[0] == "| " + " | ".join(table.header) + " |"
-    assert markdown[1].count("---") == 13
+    assert markdown[1].count("---") == 14
     assert len(markdown) == 5
 
 
@@ -157,7 +160,7 @@ def test_the_methods_table_has_the_statistics_of_every_method(result: StudyResul
     assert by_name["joint"] == {
         "method": "joint", "family": "", "role": "other", "trials": "7", "seeds": "2", "test accuracy": "85.0",
         "95 % interval": "21.5 to 100.0", "std over seeds": "7.1", "balanced accuracy": "", "macro-F1": "",
-        "last epoch": "70.0", "training time": "1.00x",
+        "last epoch": "70.0", "training time": "1.00x", "late sum": "", "calibrated late product": "",
     }  # fmt: skip
     assert (by_name["remix"]["role"], by_name["audio_alone"]["role"]) == ("reference", "audio alone")
 
@@ -189,9 +192,9 @@ def test_replicates_that_failed_are_counted_and_the_worst_case_is_shown(result: 
 
 
 def test_the_column_of_the_other_epoch_follows_the_selected_one(result: StudyResult) -> None:
-    table = accuracy_table(result._replace(select="last"))
-    assert table.header[3] == "best epoch"
-    assert [row[3] for row in table.rows] == ["", "85.0", ""]
+    table = details_table(result._replace(select="last"))
+    assert table.header[2] == "best epoch"
+    assert [row[2] for row in table.rows] == ["", "85.0", ""]
 
 
 def test_replicates_without_times_or_accuracy_leave_cells_empty() -> None:
