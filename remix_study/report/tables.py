@@ -253,7 +253,7 @@ def differences_table(result: StudyResult) -> Table:
                 _wins(a),
                 _p(a.p),
                 _p(a.p_holm),
-                f"{_p(a.sign_flip)} (smallest {_p(a.smallest_sign_flip)})" if a.seeds > 1 else "",
+                _p(a.sign_flip) if a.seeds > 1 else "",
                 "" if c.ceiling_of else _VERDICTS[a.verdict],
                 "" if there is None else f"{there.mean:+.1f}",
                 "" if there is None or c.ceiling_of else _VERDICTS[there.verdict],

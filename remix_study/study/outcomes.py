@@ -97,11 +97,6 @@ class Paired(NamedTuple):
         return self.verdict == "open" and self._alone != "open"
 
     @property
-    def smallest_sign_flip(self) -> float:
-        """The smallest value that `sign_flip` can take for so many seeds."""
-        return statistics.smallest_sign_flip_p(self.seeds)
-
-    @property
     def _alone(self) -> Verdict:
         return "ahead" if self.low > 0 else "behind" if self.high < 0 else "open"
 

@@ -7,7 +7,8 @@ from remix_study.study.comparison import Bar, Combination, Method, Part, StudyRe
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
 from remix_study.units import listed
 
-MOST_IN_FULL = 6  # comparisons that are told with all their numbers; tables have those of all
+MOST_IN_FULL = 6  # names that a title lists
+_MOST_TOLD = 8  # comparisons that are told with all their numbers; of more, the tables have these
 _MOST_NUMBERS = 8  # of replicates
 # What a verdict says about the reference, before the name of another method.
 VERDICTS: Mapping[Verdict, str] = {
@@ -31,49 +32,80 @@ def _named(names: Sequence[str]) -> str:
 
 
 def sentence(result: StudyResult, missing: Sequence[str]) -> str:
-    """The comparison as text. `missing`: methods without a complete replicate."""
+    """The comparison as text, in paragraphs. `missing`: methods without a complete replicate."""
     name = result.reference
     more = cautions(result)
     if missing:
         more.append(f"Not compared, because they have no complete replicate: {', '.join(missing)}.")
+    last = " ".join(more)
     if name in missing:
-        return _joined(f"{name} has no complete replicate yet, so no method can be compared with it.", *more)
+        return _paragraphs(f"{name} has no complete replicate yet, so no method can be compared with it.", last)
     compared = [(c, c.ahead) for c in result.others if c.ahead is not None]
-    more = [*combinations(result), *separate_networks(result), *gain(result), *more]
+    further = [*combinations(result), *separate_networks(result), *gain(result), last]
     if not compared:
         if missing:
-            return _joined(f"No method can be compared with {name} yet.", *more)
-        return _joined(f"{name} is the only method of this study: it is compared with none.", *more)
+            return _paragraphs(f"No method can be compared with {name} yet.", *further)
+        return _paragraphs(f"{name} is the only method of this study: it is compared with none.", *further)
     seeds = max(ahead.seeds for _, ahead in compared)
     if seeds == 0:
-        return _joined(f"No method has a complete replicate with the same number as one of {name}.", *more)
+        return _paragraphs(f"No method has a complete replicate with the same number as one of {name}.", *further)
     if seeds == 1:
-        return _joined(f"One replicate is too few for a comparison: use at least {FEWEST_SEEDS}.", *more)
+        return _paragraphs(f"One replicate is too few for a comparison: use at least {FEWEST_SEEDS}.", *further)
     said = "; ".join(_findings(result, compared))
     clips = "" if result.clips is None else f", {result.clips} clips"
-    return _joined(f"On the held-out test set ({seeds} seeds{clips}): {said}.", *more)
+    return _paragraphs(f"On the held-out test set ({seeds} seeds{clips}): {said}.", *further)
+
+
+def _paragraphs(*paragraphs: str) -> str:
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _told_briefly(result: StudyResult) -> bool:
+    """Whether there are too many comparisons to tell all their numbers."""
+    further = sum(len(each.parts) + len(each.controls) for each in result.combinations)
+    return sum(c.ahead is not None for c in result.others) + further > _MOST_TOLD
 
 
 def combinations(result: StudyResult) -> list[str]:
     """Whether combinations add something to their parts, and what their controls show, as a sentence each."""
     whole = [each for each in result.combinations if each.parts]
     controls = [(each.name, part) for each in result.combinations for part in each.controls]
+    brief = _told_briefly(result)
     found = []
-    if 0 < len(whole) <= MOST_IN_FULL:
+    if whole and not brief:
         found.append(f"Combinations: {'; '.join(map(_combination, whole))}.")
     elif whole:
         groups: dict[str, list[str]] = {}
         for each in whole:
-            groups.setdefault(judgement(each), []).append(each.name)
+            groups.setdefault(judgement(each), []).append(_with_clear_parts(each))
         said = [f"{group}: {listed(names)}" for group, names in groups.items()]
         found.append(f"Of {len(whole)} combinations, {'; '.join(said)}.")
-    said = [_controlled(name, part) for name, part in controls
-            if len(controls) <= MOST_IN_FULL or part.ahead.verdict in ("ahead", "behind")]  # fmt: skip
-    quiet = [name for name, part in controls
-             if len(controls) > MOST_IN_FULL and part.ahead.verdict not in ("ahead", "behind")]  # fmt: skip
-    if quiet:
-        said.append(f"no significant difference from their controls: {listed(quiet)}")
-    return [*found, *([f"Controls: {'; '.join(said)}."] if said else [])]
+    if controls and not brief:
+        found.append(f"Controls: {'; '.join(_controlled(name, part) for name, part in controls)}.")
+    elif controls:
+        found.append(f"Controls: {'; '.join(_controls_briefly(controls))}.")
+    return found
+
+
+def _with_clear_parts(combination: Combination) -> str:
+    """`remix_ogm_ge (ogm_ge +3.7 points)`: the combination with the parts from which it differs significantly."""
+    clear = [part for part in combination.parts if part.ahead.verdict in ("ahead", "behind")]
+    if not clear:
+        return combination.name
+    return f"{combination.name} ({', '.join(f'{part.name} {part.ahead.mean:+.1f} points' for part in clear)})"
+
+
+def _controls_briefly(controls: Sequence[tuple[str, Part]]) -> list[str]:
+    """The controls that differ in full, and the others in one clause for each thing that they lack."""
+    said, quiet = [], dict[str, list[str]]()
+    for name, part in controls:
+        if part.ahead.verdict in ("ahead", "behind"):
+            said.append(_controlled(name, part))
+        else:
+            quiet.setdefault(part.lacks, []).append(f"{name} ({part.ahead.mean:+.1f} points)")
+    for lacks, names in quiet.items():
+        said.append(f"no evidence that {lacks} helps {listed(names)}")
+    return said
 
 
 def separate_networks(result: StudyResult) -> list[str]:
@@ -296,27 +328,28 @@ def _other_epoch(result: StudyResult) -> list[str]:
     return [f"With the weights of the {other} epoch instead: {result.reference}: {'; '.join(changed)}."]
 
 
-def _joined(*sentences: str) -> str:
-    return " ".join(sentences)
-
-
 def _findings(result: StudyResult, compared: Sequence[tuple[Method, Paired]]) -> list[str]:
-    """The comparison of the reference with each method, as clauses; of many methods, those in short that do not differ.
+    """The comparison of the reference with each method, as clauses; of many methods, one clause for each verdict.
 
     Controls of other methods than the reference lead to no conclusion about it.
     """
     name = result.reference
     own = {part.name for each in result.combinations for part in each.controls}
     compared = [(c._replace(control_of=None) if c.name in own else c, ahead) for c, ahead in compared]
-    short = [
-        (c, ahead) for c, ahead in compared
-        if len(compared) > MOST_IN_FULL and ahead.verdict == "open" and not ahead.corrected_away and not c.control_of
-    ]  # fmt: skip
-    said = [_finding(name, c, ahead) for c, ahead in compared if (c, ahead) not in short]
-    if short:
-        named = listed([f"{c.name} ({ahead.mean:+.1f} points)" for c, ahead in short])
-        said.append(f"no significant difference between {name} and {named}")
-    return said
+    if not _told_briefly(result):
+        return [_finding(name, c, ahead) for c, ahead in compared]
+    in_full = [(c, ahead) for c, ahead in compared if c.control_of or ahead.seeds == 0]
+    words: Mapping[Verdict, str] = {
+        "ahead": f"{name} beats", "open": f"no significant difference between {name} and",
+        "behind": f"{name} loses to", "unknown": f"no verdict on {name} and",
+    }  # fmt: skip
+    said = []
+    for verdict, start in words.items():
+        group = [(c, ahead) for c, ahead in compared if ahead.verdict == verdict and (c, ahead) not in in_full]
+        numbers = [f"{c.name} ({ahead.mean:+.1f} points)" for c, ahead in sorted(group, key=lambda each: -each[1].mean)]
+        if numbers:
+            said.append(f"{start} {listed(numbers)}")
+    return [*said, *(_finding(name, c, ahead) for c, ahead in in_full)]
 
 
 def _finding(name: str, c: Method, ahead: Paired) -> str:
