@@ -59,7 +59,7 @@ from remix_study.models import (
     VectorEncoder,
     ZeroInput,
 )
-from remix_study.planned import remix_plan, trains_jointly
+from remix_study.planned import cross_fit, remix_plan, trains_jointly
 from remix_study.remix import (
     Assignment,
     ByCost,
@@ -385,11 +385,14 @@ def _method(
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
         case c.RemixConfig():
-            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed, course)
+            apart = config.model.fusion.name in f.INSIDE
+            fitted = cross_fit(method, modalities, labels_N, how, config.seed, ce, apart=apart)
+            reference = None if fitted is None else fitted.losses
+            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed, course, reference)
             if method.predictions == "dropout":
                 return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
             losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
-            return Method("remix", remix, (*losses, *added))
+            return Method("remix", remix, (*losses, *(() if fitted is None else (fitted,)), *added))
         case unreachable:
             assert_never(unreachable)
 

@@ -5,22 +5,28 @@
 
 # N training samples, M modalities
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from remix_study.balancing import CrossEntropy, Method, UnimodalLosses
+from remix_study.balancing.cross_fit import CrossFit, halves_of
 from remix_study.config import assignment as a
 from remix_study.config.run import RemixConfig
 from remix_study.remix import (
     Argmin,
     ArgminShare,
+    Assignment,
     Band,
     BlockGainShare,
     ByCost,
     CalibratedProgressShare,
     Cartography,
     CoalitionGain,
+    ConstantPlan,
     Filter,
     FixedShare,
     HeldOutProgressShare,
@@ -33,6 +39,7 @@ from remix_study.remix import (
     Quantile,
     Random,
     Reassembly,
+    ReducibleLoss,
     RemixPlan,
     RemixSettings,
     Tempered,
@@ -51,6 +58,7 @@ def remix_plan(
     how: Reassembly,
     seed: int,
     course: Course | None = None,
+    reference: Callable[[], NDArray[np.float32]] | None = None,
 ) -> RemixPlan:
     """Return the plan of a run that trains with Remix.
 
@@ -60,11 +68,12 @@ def remix_plan(
         how: how batches are formed.
         seed: of the run.
         course: of the run that the filter rule replays, if it replays one.
+        reference: returns the losses (N, M) of models that were not trained on the samples, for a rule that needs them.
     """
     settings = RemixSettings(
         warmup=method.warmup,
         score=method.score,
-        filter=_filter(method.filter, labels_N),
+        filter=_filter(method.filter, labels_N, reference),
         how=how,
         share=_share(method.share, modalities),
         joint_share=method.joint_share,
@@ -92,7 +101,39 @@ def _course(method: RemixConfig, course: Course | None) -> Course | None:
     return course.at_mean(method.warmup) if method.filter.rule == "random_at_mean_share_of" else course
 
 
-def _filter(config: a.FilterConfig, labels_N: NDArray[np.int64]) -> Filter:
+def cross_fit(
+    method: RemixConfig,
+    modalities: tuple[str, ...],
+    labels_N: NDArray[np.int64],
+    how: Reassembly,
+    seed: int,
+    cross_entropy: CrossEntropy,
+    *,
+    apart: bool,
+) -> CrossFit | None:
+    """Return what finds the losses that the filter rule compares with; None if it compares with none.
+
+    Args:
+        cross_entropy: of the training losses.
+        apart: whether the modalities need batches of their own, because the fusion mixes them inside the encoders.
+    """
+    if not isinstance(method.filter, a.ReducibleLossConfig):
+        return None
+    N, M = len(labels_N), len(modalities)
+    how = replace(how, order="shuffled", accumulate=False, incomplete="keep")
+    half_N = halves_of(labels_N, seed)
+    halves = []
+    for half in range(2):
+        mine_N = half_N == half
+        alone = Assignment(mine_N[:, None] & np.full((N, M), apart), mine_N & (not apart))
+        trained = Method(f"half {half}", ConstantPlan(alone, how, seed), (UnimodalLosses(1.0, 1.0, cross_entropy),))
+        halves.append((trained, np.flatnonzero(~mine_N)))
+    return CrossFit(modalities, N, halves, method.filter.reference_epochs)
+
+
+def _filter(
+    config: a.FilterConfig, labels_N: NDArray[np.int64], reference: Callable[[], NDArray[np.float32]] | None
+) -> Filter:
     match config:
         case a.ArgminConfig():
             return Argmin()
@@ -117,12 +158,12 @@ def _filter(config: a.FilterConfig, labels_N: NDArray[np.int64]) -> Filter:
         case a.BandConfig(lower=lower, upper=upper, otherwise=otherwise):
             return Band(lower, upper, otherwise)
         case a.CostConfig(within=within, explore=explore):
-            return ByCost(_cost_rule(config), explore, labels_N if within == "class" else None)
+            return ByCost(_cost_rule(config, reference), explore, labels_N if within == "class" else None)
         case unreachable:
             assert_never(unreachable)
 
 
-def _cost_rule(config: a.CostRuleConfig) -> CostRule:
+def _cost_rule(config: a.CostRuleConfig, reference: Callable[[], NDArray[np.float32]] | None) -> CostRule:
     match config:
         case a.LearningProgressConfig(passes=passes, decay=decay):
             return LearningProgress(passes, decay)
@@ -130,6 +171,10 @@ def _cost_rule(config: a.CostRuleConfig) -> CostRule:
             return Cartography(passes, penalty, still)
         case a.CoalitionGainConfig(tau=tau):
             return CoalitionGain(tau)
+        case a.ReducibleLossConfig():
+            if reference is None:
+                raise ValueError("`reducible_loss` needs the losses of models that were not trained on the samples")
+            return ReducibleLoss(reference)
         case unreachable:
             assert_never(unreachable)
 

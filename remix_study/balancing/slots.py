@@ -154,6 +154,10 @@ def _no_copies(method: "Method", epochs: int) -> tuple[SplitStatistics, SplitSta
     raise NotImplementedError("only the training loop trains copies of a model")
 
 
+def _no_losses_of_copies(method: "Method", epochs: int, samples: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    raise NotImplementedError("only the training loop trains copies of a model")
+
+
 class EpochStart(NamedTuple):
     """The beginning of an epoch.
 
@@ -163,6 +167,9 @@ class EpochStart(NamedTuple):
     `train_copy`: trains a copy of the model with another method for a number of epochs, at most to the end of the run,
     with the learning rates of these epochs and a new state of the optimizer. It returns the copy's statistics of the
     training and of the control samples, and leaves the model and the optimizer as they are.
+
+    `copy_losses`: does the same, and evaluates the copy after each epoch on the training samples at the given
+    positions only. It returns their cross-entropies (n, M) of each modality alone, in nats, of every epoch.
     """
 
     epoch: int
@@ -171,6 +178,7 @@ class EpochStart(NamedTuple):
     passes: Passes
     agreed: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda values: values
     train_copy: "Callable[[Method, int], tuple[SplitStatistics, SplitStatistics]]" = _no_copies
+    copy_losses: "Callable[[Method, int, NDArray[np.int64]], list[NDArray[np.float64]]]" = _no_losses_of_copies
 
 
 @runtime_checkable

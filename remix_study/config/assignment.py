@@ -133,7 +133,19 @@ class CoalitionGainConfig(CostConfig):
     )
 
 
-CostRuleConfig = LearningProgressConfig | CartographyConfig | CoalitionGainConfig
+class ReducibleLossConfig(CostConfig):
+    """Samples train the modality in which their loss is furthest above that of a model that did not train on them."""
+
+    rule: Literal["reducible_loss"]
+    reference_epochs: int = Field(
+        default=10,
+        ge=1,
+        description="epochs of these models, one of each half of the training split, before the first epoch; the best "
+        "is used",
+    )
+
+
+CostRuleConfig = LearningProgressConfig | CartographyConfig | CoalitionGainConfig | ReducibleLossConfig
 
 FilterConfig = Annotated[
     ArgminConfig

@@ -21,6 +21,7 @@ from remix_study.config.assignment import (
     CostConfig,
     FilterConfig,
     RandomConfig,
+    ReducibleLossConfig,
     ReplayConfig,
     ShareConfig,
     shares_reading_control,
@@ -516,6 +517,12 @@ class RunConfig(Part):
         if isinstance(self.method, RemixConfig):
             problems += _problems_of_share(self.method)
         if isinstance(self.method, RemixConfig) and self.method.predictions == "dropout":
+            if isinstance(self.method.filter, ReducibleLossConfig):
+                message = (
+                    "`method.filter.rule: reducible_loss` compares the losses of unimodal heads, which `predictions: "
+                    "dropout` does not have; use `predictions: heads`"
+                )
+                problems.append(("method.filter.rule", message))
             fields = RemixConfig.model_fields
             for key in ("warmup_weight", "weight"):
                 if getattr(self.method, key) != fields[key].default:

@@ -37,7 +37,7 @@ from remix_study.remix.filtering import (
 )
 from remix_study.remix.plan import ConstantPlan, RemixPlan, RemixSettings
 from remix_study.remix.rotation import Rotation
-from remix_study.remix.rules import ByCost, Cartography, CoalitionGain, History, LearningProgress
+from remix_study.remix.rules import ByCost, Cartography, CoalitionGain, History, LearningProgress, ReducibleLoss
 from remix_study.remix.sampler import RankBatch, rank_batches
 from remix_study.remix.schedule import Reassembly, reassemble
 from remix_study.remix.separability import kl_from_uniform, score, score_range
@@ -59,9 +59,9 @@ __all__ = [
     "AlternatePlan", "Argmin", "ArgminShare", "Assignment", "Band", "BlockGainShare", "ByCost",
     "CalibratedProgressShare", "Cartography", "CoalitionGain", "ConstantPlan", "Course", "Filter", "FixedShare",
     "HeldOutProgressShare", "History", "Inverted", "LearningProgress", "Margin", "MaxShare", "Permuted", "PlannedEpoch",
-    "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "RemixPlan", "RemixSettings", "Rotation",
-    "Schedule", "ScoringPass", "ShareInputs", "ShareRule", "ShareStep", "Tempered", "ValuationPlan", "World",
-    "everything_joint", "kl_from_uniform", "rank_batches", "read_course", "reassemble", "score", "score_range",
+    "ProgressShare", "Quantile", "Random", "RankBatch", "Reassembly", "ReducibleLoss", "RemixPlan", "RemixSettings",
+    "Rotation", "Schedule", "ScoringPass", "ShareInputs", "ShareRule", "ShareStep", "Tempered", "ValuationPlan",
+    "World", "everything_joint", "kl_from_uniform", "rank_batches", "read_course", "reassemble", "score", "score_range",
 ]  # fmt: skip
 
 

@@ -14,6 +14,8 @@ Rules (YAML name: cost)
                         z_all(y), z_-m(y): the fused head's probability of the true class with all modalities, and with
                         all but m (in the spirit of Wei et al., CVPR 2024, arXiv 2309.06255, with probabilities
                         instead of right or wrong)
+    reducible_loss      -(l_m - r_m), r_m: the loss of a model of modality m that was not trained on the sample
+                        (RHO-LOSS: Mindermann et al., ICML 2022, arXiv 2206.07137)
 
 None beat a random assignment at the same shares in independent measurements (docs/evidence.md). They are here so that
 the question can be asked again, at equal shares and class balance.
@@ -21,6 +23,7 @@ the question can be asked again, at equal shares and class balance.
 
 # N training samples, M modalities, C classes, P scoring passes (the oldest first)
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -214,6 +217,28 @@ class CoalitionGain:
         loss, right = found.subset_cross_entropy, found.right
         gains = [(loss[every - {m}] - loss[every]) * ~right[every - {m}] for m in history.modalities]
         return np.stack(gains, axis=1)
+
+
+@dataclass(frozen=True)
+class ReducibleLoss:
+    """Assign samples to the modality in which most can still be learnt.
+
+    That is where their loss is above that of a model which was not trained on them. A sample that tells nothing has a
+    high loss with both, and a sample that is mastered has a low loss.
+
+    Args:
+        reference: returns these losses r_m, (N, M) in nats.
+    """
+
+    reference: Callable[[], NDArray[np.float32]]
+    passes = least = 1
+    needs = frozenset[Statistic]()
+
+    def costs(self, history: History) -> Scores:
+        return np.asarray(self.reference() - history.losses_PNM[-1], dtype=np.float64)
+
+    def metrics(self, history: History) -> dict[str, NDArray[np.float64]]:
+        return {"reducible_loss": -self.costs(history).mean(axis=0)}
 
 
 def ranks_within(cost_NM: Scores, labels_N: NDArray[np.int64]) -> Scores:

@@ -17,6 +17,7 @@ import torch
 
 import remix_study
 from remix_study.assemble import assemble, split_rows
+from remix_study.config.assignment import ReducibleLossConfig
 from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig, replayed_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
@@ -332,6 +333,7 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
     ordinary = epochs[-1]
     first = epochs[1] if warmup else ordinary  # the first epoch also includes one-time costs
     training = warmup * first + (config.epochs - warmup) * ordinary
+    training += _before_s(config, len(epochs), result.history[0]["time/score_s"]) * longer["train"] / config.workers
     evidence = result.summary["time/evidence_s"] * longer["train"]
     return RunCost(
         epoch_s=statistics.fmean([first] * warmup + [ordinary] * (config.epochs - warmup)),
@@ -377,6 +379,19 @@ def _epoch_s(config: RunConfig, record: Mapping[str, float], longer: Mapping[str
     every = config.method.rescore_every if isinstance(config.method, RemixConfig) else 1
     work = record["time/train_s"] + record["time/score_s"] / every
     return (work * longer["train"] + record["time/evaluate_s"] * longer["val"]) / config.workers
+
+
+def _before_s(config: RunConfig, timed: int, score_s: float) -> float:
+    """Seconds of the models that `reducible_loss` trains before the first epoch; 0 for any other rule.
+
+    Args:
+        timed: epochs of the timed run.
+        score_s: seconds before its first epoch, which has no other pass, or one that is shorter than these models.
+    """
+    if not isinstance(config.method, RemixConfig) or not isinstance(config.method.filter, ReducibleLossConfig):
+        return 0.0
+    wanted = config.method.filter.reference_epochs
+    return score_s * min(wanted, config.epochs) / min(wanted, timed)
 
 
 def _existing(folder: Path) -> Path:

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -339,7 +339,8 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
         passes.wanted |= plan.scoring_needs
     trained_M = np.zeros(len(run.reader.modalities), np.int64)
     start = EpochStart(epoch, run.model, run.optimizer, passes, passes.agreed,
-                       partial(_train_copy, run, epoch, passes, trained_M))  # fmt: skip
+                       partial(_train_copy, run, epoch, passes, trained_M),
+                       partial(_copy_losses, run, epoch, passes, trained_M))  # fmt: skip
     if informed is not None:
         informed.inform(passes)
     for rule in due:
@@ -482,20 +483,44 @@ def _train_copy(
     Raises:
         RunPreempted: a rank got the notice of a preemption. The run resumes before the epoch.
     """
-    flags = SharedFlags(lambda: (run.preempted(),))
     with undone(run.model, run.optimizer):
-        for epoch in range(first, min(first + epochs, run.settings.epochs)):
-            schedule = method.plan.plan(epoch, passes.score).schedule
-            _set_rates(run, method, epoch)
-            run.model.train()
-            for mine in rank_batches(schedule, run.collectives.world):
-                _step(run, method, epoch, mine, flags)
-                if flags.counts[0]:
-                    run.collectives.barrier()
-                    raise _preempted(first, 0)
-            _average_statistics(run)
-            trained_M += schedule.active_TBM.sum(axis=(0, 1))
+        for _ in _epochs_of_copy(run, first, passes, trained_M, method, epochs):
+            pass
         return passes.afresh()
+
+
+def _copy_losses(
+    run: Run,
+    first: int,
+    passes: SplitPasses,
+    trained_M: NDArray[np.int64],
+    method: Method,
+    epochs: int,
+    samples: NDArray[np.int64],
+) -> list[NDArray[np.float64]]:
+    """As `_train_copy`; see `EpochStart.copy_losses`."""
+    with undone(run.model, run.optimizer):
+        copied = _epochs_of_copy(run, first, passes, trained_M, method, epochs)
+        return [passes.losses_afresh(samples) for _ in copied]
+
+
+def _epochs_of_copy(
+    run: Run, first: int, passes: SplitPasses, trained_M: NDArray[np.int64], method: Method, epochs: int
+) -> Iterator[None]:
+    """Train the epochs of a copy, and stop after each."""
+    flags = SharedFlags(lambda: (run.preempted(),))
+    for epoch in range(first, min(first + epochs, run.settings.epochs)):
+        schedule = method.plan.plan(epoch, passes.score).schedule
+        _set_rates(run, method, epoch)
+        run.model.train()
+        for mine in rank_batches(schedule, run.collectives.world):
+            _step(run, method, epoch, mine, flags)
+            if flags.counts[0]:
+                run.collectives.barrier()
+                raise _preempted(first, 0)
+        _average_statistics(run)
+        trained_M += schedule.active_TBM.sum(axis=(0, 1))
+        yield
 
 
 def _stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started: float) -> None:

@@ -79,6 +79,10 @@ class SplitPasses:
         """Statistics of the training and of the control samples, which are not shared: of a copy of the model."""
         return self._pass("train", None)[1], self._pass("control", None)[1]
 
+    def losses_afresh(self, samples: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cross-entropies (n, M) of the training samples at these positions, which are not shared: of a copy."""
+        return self._pass_over(self._rows["train"][samples], None, frozenset())[1].cross_entropy_NM
+
     def forget(self) -> None:
         """Forget all passes, after the model changed."""
         self._found.clear()
@@ -89,9 +93,13 @@ class SplitPasses:
         return self._found[split]
 
     def _pass(self, split: str, score: ScoreFunction | None) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
-        rows_N = self._rows[split]
-        self.evaluated += len(rows_N)
         wanted = self.wanted | self.wanted_of_control if split == "control" else self.wanted
+        return self._pass_over(self._rows[split], score, wanted)
+
+    def _pass_over(
+        self, rows_N: NDArray[np.int64], score: ScoreFunction | None, wanted: frozenset[Statistic]
+    ) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
+        self.evaluated += len(rows_N)
         return split_pass(
             self._model, self._reader, rows_N, self._collectives, score, wanted, batch=self._batch,
             autocast=self._autocast, between_batches=self._between_batches, heads=self._heads,

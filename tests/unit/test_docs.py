@@ -28,7 +28,12 @@ METHODS = {
     "random": {"name": "remix", "warmup": 1, "filter": {"rule": "random"}},
     **{
         rule: {"name": "remix", "warmup": 1, "filter": {"rule": rule} | options}
-        for rule, options in (("learning_progress", {"passes": 2}), ("cartography", {}), ("coalition_gain", {}))
+        for rule, options in (
+            ("learning_progress", {"passes": 2}),
+            ("cartography", {}),
+            ("coalition_gain", {}),
+            ("reducible_loss", {"reference_epochs": 1}),
+        )
     },
     "calibrated": {"name": "remix", "warmup": 1, "share": {"kind": "calibrated_progress"}},
     "held_out": {"name": "remix", "warmup": 1, "share": {"kind": "held_out_progress"}},

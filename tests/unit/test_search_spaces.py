@@ -182,7 +182,7 @@ def test_every_study_has_a_random_control_baselines_and_ceilings(path: Path) -> 
         if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig | PermutedConfig)
     ]
     assert random_controls
-    assert all(study.methods[name].control_of for name in random_controls)
+    assert all(study.methods[name].control_of or name == study.reference for name in random_controls)
     assert {"joint", "joint_unimodal", "unimodal", "remix"} <= {run.method.name for run in runs.values()}
     assert {m.ceiling_of for m in study.methods.values()} == {None, "audio", "video"}
     assert study.replicates >= 5

@@ -108,6 +108,10 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
             {"method": {"name": "remix", "share": {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.6}}}},
             "`parts` must sum to 1, but sum to 1.1",
         ),
+        (
+            {"method": {"name": "remix", "predictions": "dropout", "filter": {"rule": "reducible_loss"}}},
+            "reducible_loss` compares the losses of unimodal heads, which `predictions: dropout` does not have",
+        ),
         *[
             (
                 {"method": {"name": "remix", "filter": {"rule": rule, "within": "class"}}},
@@ -144,6 +148,7 @@ def test_several_contradictions_are_reported_together() -> None:
             "margin": {"threshold": 0.1}, "quantile": {"fraction": 0.3}, "max_share": {"share": 0.6},
             "band": {"lower": 0.1, "upper": 0.9}, "learning_progress": {"passes": 3, "explore": 0.1},
             "cartography": {"penalty": 1.0}, "coalition_gain": {"tau": 0.2},
+            "reducible_loss": {"reference_epochs": 3},
         }.items()
     ]
     + [

@@ -22,6 +22,7 @@ from remix_study.remix.rules import (
     CostRule,
     History,
     LearningProgress,
+    ReducibleLoss,
     ranks_within,
 )
 from tests.examples import examples
@@ -109,6 +110,15 @@ def test_coalition_gain_equals_a_loop_over_samples(modalities: int) -> None:
             assert found_NM[i, c] == pytest.approx(-gain - 0.3 * sum(known_by) / len(known_by))
 
 
+def test_reducible_loss_equals_a_loop_over_samples() -> None:
+    known, reference_NM = history(modalities=3), np.random.default_rng(1).random((40, 3)).astype(np.float32)
+    rule = ReducibleLoss(lambda: reference_NM)
+    for i in range(40):
+        for m in range(3):
+            assert rule.costs(known)[i, m] == pytest.approx(-(known.losses_PNM[-1, i, m] - reference_NM[i, m]))
+    np.testing.assert_allclose(rule.metrics(known)["reducible_loss"], -rule.costs(known).mean(axis=0))
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=20))
 @examples(50)
 def test_ranks_are_those_of_a_loop_also_with_ties(rows: list[tuple[int, int]]) -> None:
@@ -127,7 +137,8 @@ def test_costs_follow_a_permutation_of_the_modalities(rule: CostRule) -> None:
         np.testing.assert_allclose(rule.metrics(turned)[name], value_M[[2, 0, 1]])
 
 
-def test_a_clip_whose_loss_never_falls_has_no_priority() -> None:
+@pytest.mark.parametrize("name", ["learning_progress", "reducible_loss"])
+def test_a_clip_whose_loss_never_falls_has_no_priority(name: str) -> None:
     """A muted clip: its audio stays at chance, its video is learnt. Its higher loss alone would send it to audio."""
     draw = np.random.default_rng(0)
     losses_PNM = np.empty((5, 40, 2), np.float32)
@@ -136,9 +147,12 @@ def test_a_clip_whose_loss_never_falls_has_no_priority() -> None:
     losses_PNM[:, :, 1] = np.linspace(1.0, 0.5, 5)[:, None]  # alike for all
     known = History(NAMES[:2], np.arange(40) % CLASSES, CLASSES, losses_PNM)
     share_M = np.asarray([0.5, 0.5])
-    by_progress = ByCost(LearningProgress())(LearningProgress().costs(known), share_M, np.random.default_rng(1))
-    assert by_progress.assigned_NM[:20, 1].all()
-    assert by_progress.assigned_NM[20:, 0].all()
+    reference_NM = np.full((40, 2), 0.1, np.float32)  # of a model that has learnt all clips that can be learnt
+    reference_NM[:20, 0] = math.log(CLASSES)
+    rule = LearningProgress() if name == "learning_progress" else ReducibleLoss(lambda: reference_NM)
+    made = ByCost(rule)(rule.costs(known), share_M, np.random.default_rng(1))
+    assert made.assigned_NM[:20, 1].all()
+    assert made.assigned_NM[20:, 0].all()
     by_loss_N = cheapest(-losses_PNM[-1].astype(float), share_M)
     assert (by_loss_N[:20] == 0).all()
 
