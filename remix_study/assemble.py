@@ -136,6 +136,7 @@ def assemble(
         _warn_of_idle_methods(config)
         _warn_of_idle_greedy(config)
         _warn_of_idle_rule(config, method)
+        _warn_of_idle_share(config)
         _warn_of_blocked_encoder(config, modalities)
     settings = LoopSettings(
         digest=config.digest(store.digest) if digest is None else digest,
@@ -444,6 +445,19 @@ def _warn_of_idle_greedy(config: c.RunConfig) -> None:
     greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
     if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not trains_jointly(method):
         log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
+
+
+def _warn_of_idle_share(config: c.RunConfig) -> None:
+    """Log a warning if a share follows a drop between two assignments, but the run has only one."""
+    method = config.method
+    if not isinstance(method, c.RemixConfig) or method.share is None or not method.share.follows_drops:
+        return
+    if config.epochs - method.warmup <= method.rescore_every:
+        log.warning(
+            "method.share: %s never moves, because it compares two assignments, and the run has only one; train more "
+            "epochs, or lower rescore_every",
+            method.share.kind,
+        )  # fmt: skip
 
 
 def _warn_of_idle_rule(config: c.RunConfig, method: Method) -> None:

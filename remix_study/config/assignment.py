@@ -169,9 +169,11 @@ class SharePart(Part):
     """The options of a share rule.
 
     reads_control: it reads the control samples, which are held out from the training split.
+    follows_drops: it follows only how much a loss fell since the assignment before.
     """
 
     reads_control: ClassVar[bool] = False
+    follows_drops: ClassVar[bool] = False
 
 
 class FixedShareConfig(SharePart):
@@ -190,6 +192,8 @@ class FixedShareConfig(SharePart):
 
 class ProgressShareConfig(SharePart):
     """Fractions that follow each modality's learning progress."""
+
+    follows_drops = True
 
     kind: Literal["progress"]
     rate: float = Field(default=0.5, gt=0, le=5)
@@ -217,6 +221,7 @@ class HeldOutProgressShareConfig(SharePart):
     """Fractions that follow each modality's learning progress on the control split."""
 
     reads_control = True
+    follows_drops = True
 
     kind: Literal["held_out_progress"]
     rate: _Rate = 0.5
@@ -233,6 +238,7 @@ class BlockGainShareConfig(SharePart):
     """Fractions that follow how much each modality's block of batches lowers the fused loss on the control split."""
 
     reads_control = True
+    follows_drops = True
 
     kind: Literal["block_gain"]
     rate: _Rate = 0.5

@@ -358,11 +358,15 @@ def _training(
     )  # fmt: skip
     shares = {m: run_data.bands(runs, f"remix/share/{m}") for m in names}
     rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
+    # What controllers of the shares read; without the losses that scoring passes show for every share.
+    read = of(*(f"remix/{what}/{m}" for what in ("share_gain", "exponent", "control_cross_entropy") for m in names))
     assignment = run_charts.over_epochs(
         "assignment", run_charts.shares_title(shares, run_data.bands(runs, "remix/joint_share")),
         "Shares of the training samples that train one modality alone, all modalities together, or nothing, and the "
-        f"share that was reassigned since the last scoring pass. The warm-up trains jointly. {source}",
-        [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn")],
+        "share that was reassigned since the last scoring pass; and what controllers of the shares read. The warm-up "
+        f"trains jointly. {source}",
+        [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn"),
+         *read],
         style_of,
     )  # fmt: skip
     c1 = {m: of(f"clash/c1/{m}")[0][1] for m in names}

@@ -77,6 +77,20 @@ def test_a_run_with_too_few_scoring_passes_for_its_rule_warns(
     assert "needs 3 scoring passes before it assigns by its costs, but the run has 2" in caplog.text
 
 
+@pytest.mark.parametrize(("kind", "idle"), [
+    ("progress", True), ("held_out_progress", True), ("block_gain", True), ("calibrated_progress", False),
+    ("by_score", False),
+])  # fmt: skip
+def test_a_share_that_follows_a_drop_warns_if_there_is_one_assignment(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture, kind: str, idle: bool
+) -> None:
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "share": {"kind": kind}}
+    assembled(recipe({"method": method | {"rescore_every": 2}, "epochs": 4}), "several")
+    assert "never moves" not in caplog.text
+    assembled(recipe({"method": method | {"rescore_every": 2}, "epochs": 3}), "one")
+    assert ("never moves" in caplog.text) == idle
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind", "settings"),
     [

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from remix_study.config.assignment import READING_CONTROL
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.datasets.manifest import read_manifest, write_manifest
@@ -96,6 +97,13 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
             {"share": {"kind": "fixed", "parts": {"audio": 1.0}}},
             "`method.share.parts` must name audio, video once each",
         ),
+        *[
+            (
+                {"share": {"kind": kind}, "filter": {"rule": "max_share", "share": 0.5}},
+                "`method.share` has no effect with `filter: {rule: max_share, share: 0.5}`",
+            )
+            for kind in READING_CONTROL
+        ],
     ],
 )
 def test_options_outside_the_range_of_scores_and_modalities_raise(

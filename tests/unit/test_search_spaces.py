@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
-from remix_study.config.assignment import PermutedConfig, RandomConfig
+from remix_study.config.assignment import ArgminShareConfig, FixedShareConfig, PermutedConfig, RandomConfig
 from remix_study.config.balancing import Additions
 from remix_study.config.load import load_study
 from remix_study.config.run import (
@@ -179,7 +179,9 @@ def test_every_study_has_a_random_control_baselines_and_ceilings(path: Path) -> 
     random_controls = [
         name
         for name, run in runs.items()
-        if isinstance(run.method, RemixConfig) and isinstance(run.method.filter, RandomConfig | PermutedConfig)
+        if isinstance(run.method, RemixConfig)
+        and isinstance(run.method.filter, RandomConfig | PermutedConfig)
+        and (run.method.share is None or isinstance(run.method.share, FixedShareConfig | ArgminShareConfig))
     ]
     assert random_controls
     assert all(study.methods[name].control_of or name == study.reference for name in random_controls)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.config.assignment import MarginConfig
+from remix_study.config.assignment import READING_CONTROL, MarginConfig
 from remix_study.config.load import load_run, load_study, parse_run, put, validate_study
 from remix_study.config.run import (
     AdamConfig,
@@ -119,6 +119,33 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
             )
             for rule in ("random", "cartography")
         ],
+        *[
+            (
+                {"method": {"name": "remix", "share": {"kind": "by_score"}, "filter": {"rule": rule, **options}}},
+                f"`method.share: {{kind: by_score}}` has no effect with the filter `{rule}`, which gives each modality",
+            )
+            for rule, options in {
+                "argmin": {},
+                "permuted": {},
+                "max_share": {"share": 0.6},
+                "margin": {"threshold": 0.1},
+            }.items()
+        ],
+        *[
+            (
+                {"method": {"name": "remix", "share": {"kind": "block_gain"}, "order": order}},
+                f"`method.share: {{kind: block_gain}}` needs `order: blocks`, in which each modality has one block of "
+                f"batches that can be judged, but `method.order` is {order}",
+            )
+            for order in ("alternate", "shuffled", "proportional", "mixed")
+        ],
+        *[
+            (
+                {"method": {"name": "remix", "share": {"kind": kind}}, "control_fraction": 0},
+                f"`control_fraction` must be above 0, because `share: {{kind: {kind}}}` reads the control split while",
+            )
+            for kind in READING_CONTROL
+        ],
     ],
 )
 def test_contradictions_are_refused_with_a_remedy(changes: dict[str, Any], wanted: str) -> None:
@@ -154,6 +181,9 @@ def test_several_contradictions_are_reported_together() -> None:
     + [
         ("method.share", "kind", "fixed", {"parts": {"audio": 0.4, "video": 0.6}}),
         ("method.share", "kind", "progress", {}),
+        ("method.share", "kind", "calibrated_progress", {"rate": 0.3, "calibration": 0.0, "lowest": 0.1}),
+        ("method.share", "kind", "held_out_progress", {"rate": 0.3, "lowest": None}),
+        ("method.share", "kind", "block_gain", {"rate": 0.3, "lowest": 0.0}),
         ("model.encoder", "name", "tiny", {}),
         ("model.encoder", "name", "resnet18", {"width": 8}),
         ("model.encoder", "name", "vector", {"hidden": 8, "width": 4}),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from remix_study.assemble import split_rows
+from remix_study.config.assignment import READING_CONTROL
 from remix_study.config.balancing import AGMOptions
 from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
@@ -24,6 +25,7 @@ from remix_study.study.study_file import check_study
 from tests.studies import Conduct, Runner, config, write_no_report
 
 Recipe = Callable[..., RunConfig]
+REMIX = {"method": {"name": "remix", "warmup": 1}}
 READER = {"set": {"method": {"name": "joint", "with": ["agm"]}}}
 
 
@@ -47,6 +49,9 @@ def test_a_run_has_a_control_split_if_its_method_reads_it(recipe: Recipe) -> Non
     assert recipe({"method.with": ["agm"]}).control == 0.1
     assert recipe({"method.with": ["agm"], "control_fraction": 0.3}).control == 0.3
     assert recipe({"control_fraction": 0.3}).control == 0.3
+    for kind in ("progress", "by_score", "calibrated_progress", "held_out_progress", "block_gain"):
+        share = {"method.share": {"kind": kind}, "method.filter": {"rule": "random"}}
+        assert recipe(share).control == (0.1 if kind in READING_CONTROL else 0)
     with pytest.raises(ConfigError, match="must be above 0, because agm reads the control split while training, but"):
         recipe({"method": {"name": "agm"}, "control_fraction": 0})
 
@@ -75,13 +80,18 @@ def test_a_ceiling_trains_on_the_same_clips(recipe: Recipe, small_store: ClipSto
          {}, 0.1),
         ({"some": {"set": {"method": {"name": "joint"}},
                    "space": {"method.with": {"kind": "choice", "of": {"no": {}, "yes": {"agm": {}}}}}}}, {}, 0.1),
+        ({"share": {"set": {"method.share": {"kind": "held_out_progress"}}}}, REMIX, 0.1),
+        ({"share": {"set": {"method.share": {"kind": "progress"}}}}, REMIX, None),
+        ({"some": {"space": {"method.share": {"kind": "choice", "of": {"no": None, "yes": {"kind": "block_gain"}}}}}},
+         REMIX, 0.1),
     ],
 )  # fmt: skip
 def test_all_methods_of_a_study_have_the_same_fraction(
     methods: dict[str, Any], base: dict[str, Any], expected: float | None
 ) -> None:
     made = study(methods, base={"corpus": "c", "epochs": 3, **base})
-    params = {"method": "b"} if "space" in methods.get("some", {}) and "method" in methods["some"]["space"] else {}
+    searched = methods.get("some", {}).get("space", {})
+    params = {path: label for path, label in (("method", "b"), ("method.share", "yes")) if path in searched}
     found = {name: configure(made, name, params if name == "some" else {}, 0, {}) for name in made.methods}
     assert {run.control_fraction for run in found.values()} == {expected}
     check_study(made, {})

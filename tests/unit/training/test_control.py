@@ -91,7 +91,7 @@ def trained(recipe: Recipe, small_store: ClipStore, tmp_path: Path) -> Trained:
         content = run.checkpoints.load(LAST)
         assert content is not None
         weights: dict[str, torch.Tensor] = content["model"]
-        return weights
+        return {**weights, "shares": content["plan"]["shares_M"]}
 
     return make
 
