@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import campaign_files, combinations, coverage, decisions, epochs, memory, methods, overheads, run
+from benchmarks import (
+    campaign_files,
+    combinations,
+    coverage,
+    decisions,
+    epochs,
+    memory,
+    methods,
+    overheads,
+    run,
+    shares,
+)
 from benchmarks.measure import Result, in_turns
 from benchmarks.overheads.__main__ import main as measure_overheads
 from benchmarks.simulation.costs import Costs, read
@@ -177,3 +188,10 @@ def test_the_table_of_methods_is_sorted_by_accuracy_and_shows_the_combinations_o
         ["`remix`", "93.6", "", "", "", "", ""],
         ["`pmr`", "93.3", "94.0", "94.4", *difference],
     ]
+
+
+@pytest.mark.slow
+def test_every_controller_of_shares_is_measured() -> None:
+    found = list(shares.measure(quick=True))
+    assert [any(f"with {name} " in result.name for result in found) for name in shares.RULES] == [True] * 5
+    assert all(result.measured is not None and result.measured > 0 for result in found)
