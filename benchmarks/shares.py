@@ -1,9 +1,9 @@
 """(h) What a controller of the shares adds to an epoch of Remix with random samples, fixed shares and a scoring pass
 
 The control split is a tenth of the training split, on which an epoch then does not train: 670 of CREMA-D's 6698
-training clips. A pass over it costs a forward pass of both encoders, as the scoring pass does for all other clips. A training
-step costs three forward passes of one encoder, so that the pass adds 2/9 to 3 + 2: 4 %. `block_gain` takes a pass for
-each modality, and no scoring pass.
+training clips. A pass over it costs a forward pass of both encoders, as the scoring pass does for all other clips. A
+training step costs three forward passes of one encoder, so that the pass adds 2/9 to 3 + 2: 4 %. `block_gain` takes a
+pass for each modality, and no scoring pass.
 
 All controllers read the same model. `python -m benchmarks.run shares` takes about a minute of two idle cores.
 """
