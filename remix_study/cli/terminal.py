@@ -322,7 +322,10 @@ def _cost(found: "Plan") -> str:
 def retrained_table(runs: "pd.DataFrame") -> Fitted:
     """The runs of `retrain`, with mean and standard deviation."""
     heads = {name: f"{name.rpartition('/')[2]} head" for name in runs.columns if name.startswith("test/accuracy_uni/")}
-    known = {"best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum", **heads}
+    known = {
+        "best/val_accuracy": "validation", "test/accuracy": "test", "test/accuracy_late_sum": "late sum",
+        "test/accuracy_late_calibrated": "late product", **heads,
+    }  # fmt: skip
     shown = [name for name in known if name in runs.columns]
     title = "Accuracy in %: best epoch on validation, all others on the test set"
     table = Table(title=title, title_justify="left", title_style="")

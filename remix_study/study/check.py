@@ -387,8 +387,9 @@ def _absent(at: Keys, metric: str, measured: _Metric, name: str, configs: Sequen
             other = f"{select}/val_accuracy_late_calibrated"
             lacks = None if metric == other else f"has `evaluation.select: {select}`; use {other}"
         if lacks is not None:
+            same_for_all = "evaluation.select" in lacks  # methods may not differ in it, so one sentence is enough
             yield Problem(at, f" must be a metric of every method, but `{name}` does not have {metric}: it {lacks}",
-                          kind=f"absent {name}")  # fmt: skip
+                          kind=f"absent {'in this epoch' if same_for_all else name}")  # fmt: skip
 
 
 def _pruner(study: StudyConfig, configs: Configs) -> Iterator[Problem]:

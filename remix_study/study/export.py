@@ -144,6 +144,11 @@ def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
             except (pa.ArrowInvalid, OSError) as error:
                 _log.warning("Leaving out %s, which cannot be read: %s", path, str(error).splitlines()[0])
                 continue
+            for place, column in enumerate(table.schema):
+                if pa.types.is_fixed_size_list(column.type):
+                    # Methods without a view have null there, which Arrow cannot read as a fixed-size list (#35692).
+                    of_any_size = pa.field(column.name, pa.list_(column.type.value_type))
+                    table = table.set_column(place, of_any_size, table[column.name].cast(of_any_size.type))
             named = {"method": row["method"], "stage": row["stage"], "number": row["number"]}
             for place, (key, value) in enumerate(named.items()):
                 table = table.add_column(place, key, pa.array([value] * len(table)))

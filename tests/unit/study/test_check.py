@@ -87,7 +87,7 @@ def test_a_valid_study_has_no_problem(changes: dict[str, Any]) -> None:
         ({"objective": "best/val_accuracy_uni/audio"}, "`joint` does not have best/val_accuracy_uni/audio: it trains no unimodal heads"),
         ({"objective": "best/val_accuracy_uni/video"}, "`audio` does not have best/val_accuracy_uni/video: it has only audio"),
         ({"objective": "best/val_accuracy_late_calibrated"}, "`joint` does not have best/val_accuracy_late_calibrated: it trains no unimodal heads; use joint_unimodal"),
-        ({"objective": "last/val_accuracy_late_calibrated"}, "`audio` does not have last/val_accuracy_late_calibrated: it has `evaluation.select: best`; use best/val_accuracy_late_calibrated"),
+        ({"objective": "last/val_accuracy_late_calibrated"}, "`both` does not have last/val_accuracy_late_calibrated: it has `evaluation.select: best`; use best/val_accuracy_late_calibrated"),
         ({"pruner": {"name": "asha", "metric": "val/accuracy_late_calibrated"}}, "`pruner.metric` must be a validation metric of every epoch"),
         ({"objective": "best/val_accuracy_late_sum"}, "`audio` does not have best/val_accuracy_late_sum: it has one modality"),
         # the pruner

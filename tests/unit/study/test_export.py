@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from remix_study.study.export import export
+from remix_study.launch.predictions import PREDICTIONS
+from remix_study.study.export import export, of_replicates
 from remix_study.study.storage import study_folder
 from tests.faults import KINDS, at_every_operation
 from tests.small_studies import quick_studies, run_small, small
@@ -32,6 +35,21 @@ def test_trials_and_epochs_are_exported_as_parquet_and_csv(tmp_path: Path) -> No
     ]
     assert pd.read_csv(written[1])["seconds"].tolist() == trials["seconds"].tolist()
     assert len(pd.read_csv(written[3])) == len(pd.read_parquet(written[2])) == 18
+
+
+def test_predictions_of_methods_with_other_views_can_be_read(tmp_path: Path) -> None:
+    views = {"joint": ("fused",), "remix": ("fused", "late_calibrated")}
+    rows = []
+    for method, of_method in views.items():
+        (tmp_path / method).mkdir()
+        logs = pa.FixedSizeListArray.from_arrays(pa.array([-0.1, -2.0, -0.3, -1.0], pa.float32()), 2)
+        table = pa.table({"id": ["a", "b"], **{f"log_p_{view}": logs for view in of_method}})
+        pyarrow.parquet.write_table(table, tmp_path / method / PREDICTIONS)
+        rows.append({"folders": [str(tmp_path / method)], "stage": "replicate", "method": method, "number": 0})
+    pyarrow.parquet.write_table(of_replicates(rows, PREDICTIONS), tmp_path / "all.parquet")
+    found = pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pydict()
+    assert found["log_p_late_calibrated"] == [None, None, *found["log_p_fused"][2:]]
+    assert found["method"] == ["joint", "joint", "remix", "remix"]
 
 
 @pytest.mark.slow
