@@ -11,6 +11,8 @@
     overheads             cost of one trial for the components that all trials share
     simulated_study       which component saturates first with 1,000 workers
 
+`python -m benchmarks.evidence` measures no speed: it runs the studies whose tables docs/evidence.md shows.
+
 Most results are ratios of two quantities that are measured in turns within one run, so that other work on the machine
 affects both alike. Absolute times depend more on the machine than on this code; only `studies` and (f) report some.
 

@@ -1,0 +1,106 @@
+"""The studies and tables of benchmarks/evidence.py"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import evidence
+from remix_study.config.study import StudyConfig
+from remix_study.config.yaml_source import dump
+from remix_study.datasets.synthetic import RECIPES
+from remix_study.launch.predictions import Correct
+from remix_study.study.outcomes import Replicated
+from remix_study.study.search_space import space_of
+from remix_study.study.study_file import read_study
+
+
+def written(content: object, folder: Path) -> StudyConfig:
+    path = folder / "study.yaml"
+    path.write_text(dump(content))
+    return read_study(path, {})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_selection_searches_joint_unimodal_as_hard_as_any_method(recipe: str, tmp_path: Path) -> None:
+    study = written(evidence.selection(recipe, Path("corpus")), tmp_path)
+    spaces = {name: set(space_of(study, method)) for name, method in study.methods.items() if method.replay is None}
+    assert {"optimizer.learning_rate", "loss.label_smoothing", "method.weight"} == spaces["joint_unimodal"]
+    assert all(space <= spaces["joint_unimodal"] for space in spaces.values())
+    assert study.replicates == 10
+    ceilings = {method.ceiling_of for method in study.methods.values()} - {None}
+    assert ceilings == {"audio", "video"} | ({"sensor"} if recipe == "three" else set())
+
+
+def test_the_confirmation_repeats_what_was_chosen_with_other_seeds(tmp_path: Path) -> None:
+    content = evidence.selection("muted", Path("corpus"), evidence.LARGE, "resnet18")
+    chosen = {
+        name: {"optimizer.learning_rate": 1e-3 * (1 + n), "loss.label_smoothing": 0.0}
+        for n, name in enumerate(name for name, method in content["methods"].items() if "set" in method)
+    }
+    chosen["joint_unimodal"]["method.weight"] = 2.5
+    study = written(evidence.confirmation(content, chosen, "resnet18"), tmp_path)
+    assert study.name == "evidence-muted-resnet18-confirmation"
+    assert study.seed != content["seed"]
+    assert study.replicates == content["replicates"] == 4
+    assert not any(space_of(study, method) for method in study.methods.values())
+    assert study.methods["joint_unimodal"].set["method.weight"] == 2.5
+    assert [each.key for each in study.unequal] == ["optimizer.learning_rate"]
+
+
+def replicates(accuracy: float, late: float | None = None, calibrated: float | None = None) -> Replicated:
+    """Ten seeds of fifty clips."""
+    views = {"fused": accuracy, "late_sum": late, "late_calibrated": calibrated}
+    summaries, correct = {}, {}
+    for number in range(10):
+        draw = np.random.default_rng(number)
+        right = {view: draw.permutation(50) < 50 * each for view, each in views.items() if each is not None}
+        metrics = {
+            "fused": "test/accuracy",
+            **{view: f"test/accuracy_{view}" for view in ("late_sum", "late_calibrated")},
+        }
+        summaries[number] = {metrics[view]: float(hit.mean()) for view, hit in right.items()}
+        correct[number] = Correct(tuple(map(str, range(50))), None, right)
+    return Replicated(summaries, correct)
+
+
+FOUND = {
+    "joint": replicates(0.6, calibrated=0.7),
+    "joint_unimodal": replicates(0.8, 0.8, 0.8),
+    "random": replicates(0.82, 0.82, 0.82),
+    "share_progress": replicates(0.9, 0.9, 0.9),
+}
+
+
+def test_tables_show_every_view_and_negative_differences_too() -> None:
+    text = evidence.tables(FOUND)
+    rows = {line.split(" | ")[0].strip("| `"): line for line in text.splitlines()[2:9]}
+    assert rows["joint"].startswith("| `joint` | 10 | 60.00 (")
+    assert rows["joint"].split(" | ")[3] == ""
+    after = text.split("Difference from `joint_unimodal`")[1]
+    assert "| `joint` | -20.00 (" in after
+    assert ", 0/10, p < 0.001" in after
+    assert "| `share_progress` | +10.00 (" in after
+    assert ", 10/10, p " in after
+    assert text.count("Difference from `") == 2
+
+
+def test_p_values_are_adjusted_for_all_methods_and_views() -> None:
+    pairs = evidence.differences(FOUND, "joint_unimodal")
+    assert len(pairs) == 8
+    smallest = min(pairs.values(), key=lambda pair: pair.p or 1)
+    assert smallest.p is not None
+    assert smallest.p_holm == pytest.approx(8 * smallest.p)
+
+
+def test_a_candidate_passes_a_recipe_if_it_is_ahead_of_both_references() -> None:
+    text = evidence.candidates({"demo": FOUND, "xor": {**FOUND, "share_progress": replicates(0.9, 0.9, 0.81)}})
+    assert "| `share_progress` | 10/10, 10/10 | 10/10, 0/10 | 1 of 2 |" in text
+    assert "| `joint` | 0/10, 0/10 | 0/10, 0/10 | 0 of 2 |" in text
+
+
+def test_tables_without_results_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evidence.main(["--tables", "--recipe", "xor", "--folder", str(tmp_path)]) == 1
+    assert "has no results of xor. Run them first." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evidence.main(["--recipe", "nope"])
