@@ -26,6 +26,7 @@ from remix_study.balancing import (
     UnimodalLosses,
     Window,
 )
+from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.aug import AUG
 from remix_study.balancing.dgl import DGL
 from remix_study.balancing.draws import SampleDraws
@@ -66,6 +67,7 @@ class Facts:
         unimodal_from: the first epoch that may have unimodal batches; None: there are none.
         teachers: modality -> frozen encoder, for a method that learns from teachers.
         autocast: whether encoders compute in bfloat16.
+        targets: decides which samples abstain in their unimodal losses; None: none does.
     """
 
     modalities: tuple[str, ...]
@@ -81,6 +83,7 @@ class Facts:
     unimodal_from: int | None = None
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     autocast: bool = False
+    targets: Abstain | None = None
 
 
 def rules_of(added: b.Additions, facts: Facts) -> tuple[object, ...]:
@@ -145,14 +148,14 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
                 initial=facts.initial,
             )  # fmt: skip
         case b.GBlendOptions(every=every, least=least):
-            alone = {m: Method(m, facts.plan_of((m,)), (UnimodalLosses(1.0, 1.0, facts.cross_entropy),))
-                     for m in modalities}  # fmt: skip
+            losses = UnimodalLosses(1.0, 1.0, facts.cross_entropy, facts.targets)
+            alone = {m: Method(m, facts.plan_of((m,)), (losses,)) for m in modalities}
             alone[FUSED] = Method(FUSED, facts.plan_of(modalities), (FusedLoss(facts.cross_entropy),))
             return GBlend(modalities, every, least, alone, window=_window(options))
         case b.AUGOptions(every=every, threshold=threshold, weight=weight, residual=residual, fused_weight=fused):
             return AUG(
                 modalities, every, threshold, weight, residual, fused, window=_window(options),
-                cross_entropy=facts.cross_entropy,
+                cross_entropy=facts.cross_entropy, targets=facts.targets,
             )  # fmt: skip
         case b.MILESOptions(threshold=threshold, factor=factor):
             return MILES(modalities, threshold, factor, window=_window(options))
@@ -169,7 +172,7 @@ def _rule(options: b.AnyOptions, facts: Facts) -> object | None:
         case b.AGMOptions(alpha=alpha):
             return AGM(modalities, alpha, window=_window(options))
         case b.DGLOptions(alpha=alpha):
-            return DGL(modalities, alpha, facts.cross_entropy, window=_window(options))
+            return DGL(modalities, alpha, facts.cross_entropy, window=_window(options), targets=facts.targets)
         case unreachable:
             assert_never(unreachable)
 

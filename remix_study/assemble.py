@@ -20,16 +20,20 @@ from numpy.typing import NDArray
 from remix_study.added import Facts, plan_of, rules_of
 from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
+from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.acting import Window
 from remix_study.balancing.aug import checks
 from remix_study.balancing.greedy import Greedy
+from remix_study.balancing.losses import AloneLoss
 from remix_study.balancing.slots import RateRule
+from remix_study.balancing.uninformative import DETECTORS
 from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
 from remix_study.datasets.clips import ClipReader, input_shape
 from remix_study.datasets.control import divide_training
+from remix_study.datasets.truth import informative_NM
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.models import (
@@ -130,6 +134,7 @@ def assemble(
     method = _method(
         config, modalities, rows["train"], store.labels_N[rows["train"]], len(store.classes),
         lambda: build_model(config, store), teachers or {}, course,
+        None if config.targets is None else informative_NM(store, rows["train"], modalities),
     )  # fmt: skip
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
     if collectives.world.leads:
@@ -351,6 +356,7 @@ def _method(
     initial: Callable[[], MultimodalModel],
     teachers: Mapping[str, Encoder],
     course: Course | None,
+    informative_NM: NDArray[np.bool_] | None,
 ) -> Method:
     method = c.expanded(config.method)
     samples, M = len(labels_N), len(modalities)
@@ -366,9 +372,12 @@ def _method(
     joint = ConstantPlan(everything_joint(samples, M), how, config.seed)
     weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
     ce = CrossEntropy(config.loss.label_smoothing, weights)
+    abstain = _abstain(config, modalities, rows_N, classes, informative_NM)
+    targets = () if abstain is None else (abstain,)
     if isinstance(method, c.UnimodalConfig):
         alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
-        return Method("unimodal", ConstantPlan(alone, how, config.seed), (FusedLoss(ce),))
+        rule = FusedLoss(ce) if abstain is None else AloneLoss(method.modality, ce, abstain)
+        return Method("unimodal", ConstantPlan(alone, how, config.seed), (rule, *targets))
     facts = Facts(
         modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
         partial(_plan_of, modalities, samples, replace(how, order="shuffled", accumulate=False), config.seed),
@@ -376,15 +385,17 @@ def _method(
         unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
         teachers=teachers,
         autocast=config.precision == "bfloat16",
+        targets=abstain,
     )  # fmt: skip
-    added = (*rules_of(method.added, facts), *_greedy(config.model.fusion, modalities))
+    added = (*targets, *rules_of(method.added, facts), *_greedy(config.model.fusion, modalities))
     match method:
         case c.JointConfig():
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=facts.heads)
         case c.JointUnimodalConfig(weight=weight):
             plan = plan_of(method.added, joint, facts)
-            return Method(config.method.name, plan, (FusedLoss(ce), UnimodalLosses(weight, weight, ce), *added))
+            losses = (FusedLoss(ce), UnimodalLosses(weight, weight, ce, abstain))
+            return Method(config.method.name, plan, (*losses, *added))
         case c.RemixConfig():
             apart = config.model.fusion.name in f.INSIDE
             fitted = cross_fit(method, modalities, labels_N, how, config.seed, ce, apart=apart)
@@ -392,10 +403,26 @@ def _method(
             remix = remix_plan(method, modalities, labels_N, classes, how, config.seed, course, reference)
             if method.predictions == "dropout":
                 return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
-            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce))
+            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce, abstain))
             return Method("remix", remix, (*losses, *(() if fitted is None else (fitted,)), *added))
         case unreachable:
             assert_never(unreachable)
+
+
+def _abstain(
+    config: c.RunConfig,
+    modalities: tuple[str, ...],
+    rows_N: NDArray[np.int64],
+    classes: int,
+    informative_NM: NDArray[np.bool_] | None,
+) -> Abstain | None:
+    """The rule of abstaining targets, if there are any."""
+    if config.targets is None:
+        return None
+    of, weight, begin, every = (getattr(config.targets, key) for key in ("of", "weight", "begin", "every"))
+    detector = None if of == "truth" else DETECTORS[of](classes)
+    truth_NM = None if informative_NM is None else ~informative_NM
+    return Abstain(modalities, rows_N, weight, truth_NM, detector, begin=begin, every=every)
 
 
 def _greedy(fusion: f.FusionConfig, modalities: tuple[str, ...]) -> tuple[Greedy, ...]:

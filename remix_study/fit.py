@@ -4,6 +4,8 @@ What a configuration says on its own is checked by `config/`. The checks here ne
 modalities and preset.
 """
 
+from typing import get_args
+
 import torch
 
 from remix_study.assemble import (
@@ -21,8 +23,10 @@ from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
 from remix_study.config.problems import Problem
+from remix_study.config.targets import Judge
 from remix_study.config.yaml_source import dump
 from remix_study.datasets.control import classes_without_control
+from remix_study.datasets.truth import informative_NM
 from remix_study.errors import ConfigError
 from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
@@ -50,7 +54,7 @@ def fit_problems(config: c.RunConfig, store: ClipStore) -> list[Problem]:
     """All problems of `config` with `store` and this machine; those of the store alone have no keys."""
     found = [
         *_store_problems(store), *_split_problems(config, store), *_method_problems(config, store),
-        *_model_problems(config, store), *_augment_problems(config, store),
+        *_model_problems(config, store), *_augment_problems(config, store), *_target_problems(config, store),
     ]  # fmt: skip
     if config.device == "cuda" and not torch.cuda.is_available():
         found.append(("device", "`device: cuda` needs a GPU, but torch finds none; use `auto` or `cpu`"))
@@ -235,6 +239,20 @@ def _mask_problems(augment: c.AugmentConfig, part: AudioPreset) -> list[KeyedPro
         for name, most, there, of in masks
         if most >= there
     ]
+
+
+def _target_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
+    if config.targets is None or config.targets.of != "truth":
+        return []
+    modalities = [m for m in modalities_of(config, store) if m in store.modalities]
+    if "train" not in store.splits or informative_NM(store, store.rows("train"), modalities) is not None:
+        return []
+    detectors = [judge for judge in get_args(Judge) if judge != "truth"]
+    said = (
+        "`targets.of: truth` needs a corpus that says which clips are informative, as those of `prepare synthetic` do; "
+        f"use a detector: {' or '.join(detectors)}"
+    )
+    return [("targets.of", said)]
 
 
 def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:

@@ -2,6 +2,8 @@
 
 slots.py    `Method`: an epoch plan and rules, and what a rule may define
 losses.py   the loss rules of joint, joint_unimodal, unimodal and Remix
+abstain.py  abstaining targets of the unimodal losses
+uninformative.py  detectors of uninformative samples, for abstaining targets
 acting.py   the steps and samples in which a rule acts, and means over the steps in which it acted
 draws.py    random numbers of samples
 modality_dropout.py  modality dropout

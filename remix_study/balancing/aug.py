@@ -14,6 +14,8 @@ first term is the unimodal loss of joint training, of Remix, or of whatever AUG 
 
 In the paper, no loss is shared by the modalities, and each has its own step. Since their parameters are disjoint,
 these steps are one step with the sum of the losses; `fused_weight` 0 drops the fused loss.
+
+With abstaining targets, each CE of a sample that is judged uninformative in m has the uniform target, and p[y] is 0.
 """
 
 # N training samples, B samples of a micro-batch, M modalities, C classes
@@ -24,8 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.acting import Window
-from remix_study.balancing.losses import FUSED, CrossEntropy
+from remix_study.balancing.losses import FUSED, CrossEntropy, unimodal_loss
 from remix_study.balancing.slots import EpochStart, StepBatch, Terms
 from remix_study.epoch import Statistic
 
@@ -42,6 +45,7 @@ class AUG:
         fused_weight: factor of the fused loss.
         window: epochs in which the rule acts.
         cross_entropy: of the training losses.
+        targets: decides which samples abstain; None: none does.
     """
 
     name = "aug"
@@ -59,11 +63,12 @@ class AUG:
         *,
         window: Window,
         cross_entropy: CrossEntropy,
+        targets: Abstain | None = None,
     ) -> None:
         self._modalities = tuple(modalities)
         self._every, self._threshold, self._window = every, threshold, window
         self._weight, self._residual, self._fused_weight = weight, residual, fused_weight
-        self._cross_entropy = cross_entropy
+        self._cross_entropy, self._targets = cross_entropy, targets
         self._heads: dict[str, int] = {}  # in use in the steps since the last metrics
         self._found: dict[str, float] = {}
 
@@ -90,8 +95,14 @@ class AUG:
                 continue
             previous_BC = torch.stack(before).sum(dim=0)
             known_B = previous_BC.detach().float().softmax(dim=1).gather(1, batch.labels_B[:, None]).squeeze(1)
-            loss_B = self._cross_entropy(previous_BC, batch.labels_B)
-            loss_B = loss_B + (1 - self._residual * known_B) * self._cross_entropy(last_BC, batch.labels_B)
+            abstains_B = None if self._targets is None else self._targets.abstains(m, batch)
+            if abstains_B is not None:
+                known_B = known_B * ~abstains_B
+            before_B, last_B = (
+                unimodal_loss(m, logits_BC, batch, self._cross_entropy, self._targets)
+                for logits_BC in (previous_BC, last_BC)
+            )
+            loss_B = before_B + (1 - self._residual * known_B) * last_B
             found[f"aug/{m}"] = self._weight * loss_B * rows_B
         return found
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 import torch
 
+from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.acting import Noting, Window
-from remix_study.balancing.losses import FUSED, CrossEntropy
+from remix_study.balancing.losses import FUSED, CrossEntropy, unimodal_loss
 from remix_study.balancing.slots import Step, StepBatch, Terms
 
 
@@ -32,14 +33,24 @@ class DGL(Noting):
         alpha: weight of the losses of the encoders. Published: 4 to 5 for CREMA-D, 2 to 3 for Kinetics-Sounds.
         cross_entropy: of all losses.
         window: epochs in which the rule acts.
+        targets: decides which samples abstain in the losses of the encoders; None: none does.
     """
 
     name = "dgl"
 
-    def __init__(self, modalities: Sequence[str], alpha: float, cross_entropy: CrossEntropy, *, window: Window) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        alpha: float,
+        cross_entropy: CrossEntropy,
+        *,
+        window: Window,
+        targets: Abstain | None = None,
+    ) -> None:
         super().__init__([f"cross_entropy/{m}" for m in modalities])
         self._modalities = tuple(modalities)
         self._alpha, self._cross_entropy, self._window = alpha, cross_entropy, window
+        self._targets = targets
 
     def acts(self, step: Step) -> bool:
         return step.epoch in self._window
@@ -58,7 +69,7 @@ class DGL(Noting):
                 only_BM[:, column] = batch.active[m]
                 own = {n: feature_Bd if n == m else feature_Bd.detach() for n, feature_Bd in features.items()}
                 alone_BC = model.fuse(own, only_BM, trains="encoders")
-                loss_B = self._cross_entropy(alone_BC, batch.labels_B)
+                loss_B = unimodal_loss(m, alone_BC, batch, self._cross_entropy, self._targets)
                 terms[f"dgl/{m}"] = self._alpha * loss_B * batch.active[m]
                 loss_BM[:, column] = loss_B.detach()
         self._note(loss_BM, batch.active_BM)

@@ -6,6 +6,7 @@ unimodal         CE(h_m), which is CE(z) of a model with one modality and decisi
 Remix            CE(z) + sum_m alpha_m CE(h_m) for a multimodal sample, CE(z) + gamma_m CE(h_m) for one trained by m
 
 CE is the cross-entropy, optionally with class weights and label smoothing (`CrossEntropy`), the same in every term.
+Abstaining targets (`remix_study.balancing.abstain`) change CE(h_m) for some samples.
 """
 
 # B samples, M modalities, C classes
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.slots import StepBatch, Terms
 
 FUSED = "fused"
@@ -42,6 +44,16 @@ class CrossEntropy:
         return functional.cross_entropy(
             logits_BC, labels_B, weight=weight_C, label_smoothing=self.label_smoothing, reduction="none"
         )
+
+    def to_uniform(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with the uniform distribution in the place of the label, (B,); at least ln C.
+
+        Label smoothing has no effect on it. With class weights, the weight is that of the sample's class.
+        """
+        loss_B = -logits_BC.float().log_softmax(dim=1).mean(dim=1)
+        if self.class_weights is None:
+            return loss_B
+        return loss_B * _on_device(self.class_weights, loss_B.device)[labels_B]
 
 
 @lru_cache(maxsize=16)  # copied once: the host would wait for the GPU in every loss term
@@ -70,27 +82,58 @@ class FusedLoss:
 
 
 @dataclass(frozen=True)
+class AloneLoss:
+    """CE(h_m) of the only modality of a model, whose fused head is the unimodal head; under the name `fused`."""
+
+    modality: str
+    cross_entropy: CrossEntropy = CrossEntropy()
+    targets: Abstain | None = None
+
+    def loss(self, batch: StepBatch, terms: Terms) -> Terms:
+        logits_BC = batch.outputs.logits_BC
+        return terms | {FUSED: unimodal_loss(self.modality, logits_BC, batch, self.cross_entropy, self.targets)}
+
+
+@dataclass(frozen=True)
 class UnimodalLosses:
     """Weighted CE(h_m) of the samples in which m is active.
 
     The weight is `together` for samples with several active modalities, else `alone`; either is one number, or one of
     each modality. A head whose modality is not active has no term, so its gradient stays None, as in the released code.
+    With abstaining `targets`, the target of a sample that is judged uninformative in m is uniform.
     """
 
     together: float | Mapping[str, float]
     alone: float | Mapping[str, float]
     cross_entropy: CrossEntropy = CrossEntropy()
+    targets: Abstain | None = None
 
     def loss(self, batch: StepBatch, terms: Terms) -> Terms:
         active = batch.active
         together_B = batch.active_BM.sum(dim=1) > 1
         return terms | {
-            m: self.cross_entropy(logits_BC, batch.labels_B)
+            m: unimodal_loss(m, logits_BC, batch, self.cross_entropy, self.targets)
             * torch.where(together_B, _of(m, self.together), _of(m, self.alone))
             * active[m]
             for m, logits_BC in batch.outputs.head_logits.items()
             if m in active
         }
+
+
+def unimodal_loss(
+    modality: str, logits_BC: torch.Tensor, batch: StepBatch, cross_entropy: CrossEntropy, targets: Abstain | None
+) -> torch.Tensor:
+    """The cross-entropy of each sample, (B,), with its label, or with the uniform target if it should abstain.
+
+    Args:
+        logits_BC: predictions from `modality` alone.
+        targets: decides which samples abstain; None: none does.
+    """
+    loss_B = cross_entropy(logits_BC, batch.labels_B)
+    abstains_B = None if targets is None else targets.abstains(modality, batch)
+    if targets is None or abstains_B is None:
+        return loss_B
+    return torch.where(abstains_B, targets.weight * cross_entropy.to_uniform(logits_BC, batch.labels_B), loss_B)
 
 
 def _of(modality: str, weights: float | Mapping[str, float]) -> float:

@@ -49,6 +49,7 @@ from remix_study.config.fusion import (
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.problems import ContradictionError
+from remix_study.config.targets import AbstainConfig, targets_reading_control
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
 
@@ -227,6 +228,11 @@ def has_unimodal_losses(method: MethodConfig) -> bool:
     )
 
 
+def has_heads_to_abstain(method: MethodConfig) -> bool:
+    """Whether a method has a loss of each modality alone: of its unimodal head, or the encoders' own loss of DGL."""
+    return has_unimodal_losses(method) or "dgl" in names_of(method)
+
+
 def teachers_of(method: MethodConfig) -> Literal["train"] | dict[Modality, str] | None:
     """The teachers that a method is given: modality -> run folder, or `train`; None if it needs none."""
     whole = expanded(method)
@@ -399,6 +405,10 @@ class RunConfig(Part):
     optimizer: OptimizerConfig = AdamConfig()
     rate: RateConfig = StepRateConfig()
     loss: Annotated[LossConfig, Introduced({"label_smoothing": 0.0, "class_weights": "none"})] = LossConfig()
+    targets: Annotated[AbstainConfig | None, Introduced(None)] = Field(
+        default=None,
+        description="let heads abstain on samples that are judged uninformative; default: every target is the label",
+    )
     epochs: int = Field(default=60, ge=1)
     global_batch: int = Field(default=64, ge=1)
     micro_batch: Annotated[int | None, Introduced(None)] = Field(
@@ -445,9 +455,10 @@ class RunConfig(Part):
 
     @property
     def reading_control(self) -> list[str]:
-        """What of the run reads the control split while it trains: added methods and shares."""
+        """What of the run reads the control split while it trains: added methods, shares and targets."""
         shares = shares_reading_control(self.method.model_dump()) if isinstance(self.method, RemixConfig) else []
-        return [*reading_control(names_of(self.method)), *shares]
+        targets = [] if self.targets is None else targets_reading_control({"targets": self.targets.model_dump()})
+        return [*reading_control(names_of(self.method)), *shares, *targets]
 
     @property
     def replaces(self) -> bool:
@@ -557,6 +568,13 @@ class RunConfig(Part):
                 )
                 problems.append(("method.predictions" if headless else "method.weight", message))
         problems += self._problems_of_additions()
+        if self.targets is not None and not has_heads_to_abstain(self.method):
+            lacks = "predictions: dropout" if isinstance(self.method, RemixConfig) else self.method.name
+            message = (
+                f"`targets` needs unimodal losses, which `{lacks}` does not have; use joint_unimodal, or remix with "
+                "`predictions: heads`"
+            )
+            problems.append(("targets", message))
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
                 f"`rate.warmup` must be below `epochs` ({self.epochs}), because the full rate is reached after it, "

@@ -1,13 +1,15 @@
 """Metrics of added methods over epochs, `method/NAME/QUANTITY/PART`: what a method did
 
 `PART` is a modality or another part of the model, and absent for a quantity of the whole model. A method lists first
-what it measures, and last what it does: its last quantity is the one that a title names.
+what it measures, and last what it does: its last quantity is the one that a title names. The metrics of abstaining
+targets, `targets/QUANTITY/PART`, are those of a method `targets`, which names how many samples abstain.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 _PREFIX = "method/"
+_TARGETS, _ABSTAINING = "targets", "uninformative"
 _UNITS = {"cross_entropy": ("cross-entropy", "nats")}
 
 
@@ -38,7 +40,8 @@ def quantity_of(metric: str) -> Quantity | None:
     """The quantity that a metric is; None for a metric that is not of an added method."""
     method, _, rest = metric.removeprefix(_PREFIX).partition("/")
     name, _, part = rest.partition("/")
-    return Quantity(metric, method, name, part) if metric.startswith(_PREFIX) and name else None
+    known = metric.startswith((_PREFIX, f"{_TARGETS}/"))
+    return Quantity(metric, method, name, part) if known and name else None
 
 
 def quantities(records: Iterable[Mapping[str, float]]) -> dict[str, list[Quantity]]:
@@ -50,6 +53,8 @@ def quantities(records: Iterable[Mapping[str, float]]) -> dict[str, list[Quantit
             found.setdefault(quantity.method, []).append(quantity)
     for method, listed in found.items():
         order = list(dict.fromkeys(quantity.name for quantity in listed))
+        if method == _TARGETS and _ABSTAINING in order:  # precision and recall are absent in some epochs
+            order = [*(name for name in order if name != _ABSTAINING), _ABSTAINING]
         found[method] = sorted(listed, key=lambda quantity: order.index(quantity.name))
     return found
 

@@ -298,7 +298,7 @@ def draw_score_histograms(data: ScoreHistograms, unit: str = "bits from uniform"
 
 
 def what_methods_did(history: History, modalities: Sequence[str]) -> WhatMethodsDid:
-    """The quantities of added methods over epochs, from `method/...`.
+    """The quantities of added methods and of abstaining targets over epochs, from `method/...` and `targets/...`.
 
     Raises:
         ValueError: no epoch has any.

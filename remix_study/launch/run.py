@@ -222,9 +222,10 @@ def _report_failure(job: Job, folder: RunFolder, error: RemixStudyError) -> None
 
 
 def unimodal_config(config: RunConfig, modality: str) -> RunConfig:
-    """Return the same configuration with method `unimodal`: its accuracy is the modality's ceiling."""
+    """Return the same configuration with method `unimodal` and the labels as targets: its accuracy is the ceiling."""
     content = config.model_dump(mode="json")
     content["method"] = {"name": "unimodal", "modality": modality}
+    content["targets"] = None
     content["evaluation"] |= {"ceilings": "none", "probe": False, "clash_every": 0}
     if config.control:  # the ceiling trains on the same samples
         content["control_fraction"] = config.control

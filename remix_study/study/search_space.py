@@ -19,6 +19,7 @@ from remix_study.config.study import (
     MethodSpace,
     StudyConfig,
 )
+from remix_study.config.targets import targets_reading_control
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import (
     MOST_COMBINATIONS,
@@ -35,7 +36,8 @@ Params = dict[str, str | int | float | bool | None]
 """Hyperparameters of a trial: dotted path of the run configuration -> value; of a choice, its label."""
 
 
-_WITH_CONTROL = ("method", "control_fraction")  # the keys on which the control split depends
+_WITH_CONTROL = ("method", "targets", "control_fraction")  # the keys on which the control split depends
+_READERS = ("method", "method.name", "targets", "targets.of")  # searched keys that may select what reads it
 
 
 def space_of(study: StudyConfig, method: MethodSpace) -> dict[str, Dimension]:
@@ -197,13 +199,13 @@ def _own_control(study: StudyConfig, method: MethodSpace) -> float:
         for path in sorted(method.set, key=lambda path: path.count(".")):
             if path.partition(".")[0] in _WITH_CONTROL:
                 put(content, path, copy.deepcopy(method.set[path]))
-        readers += _readers(content.get("method"))
+        readers += _readers(content)
         for path, dimension in space_of(study, method).items():
-            if path in ("method", "method.name") or path.startswith(("method.with", "method.share")):
+            if path in _READERS or path.startswith(("method.with", "method.share")):
                 for value in labels_of(dimension).values() if isinstance(dimension, ChoiceDimension) else [0]:
                     changed = copy.deepcopy(content)
                     put(changed, path, value)
-                    readers += _readers(changed.get("method"))
+                    readers += _readers(changed)
     fraction = content.get("control_fraction")
     if fraction is not None:
         valid = isinstance(fraction, int | float) and not isinstance(fraction, bool) and 0 <= fraction <= 0.5
@@ -211,10 +213,12 @@ def _own_control(study: StudyConfig, method: MethodSpace) -> float:
     return CONTROL_FRACTION if readers else 0.0
 
 
-def _readers(method: Any) -> list[str]:
-    """What of a method reads the control split while it trains, in a configuration that may be invalid."""
+def _readers(content: Mapping[str, Any]) -> list[str]:
+    """What reads the control split while training, in a configuration that may be invalid."""
+    targets = targets_reading_control(content)
+    method = content.get("method")
     if not isinstance(method, Mapping):
-        return []
+        return targets
     added = method.get("with")
     names = [str(method.get("name")), *(map(str, added) if isinstance(added, Mapping | list) else ())]
-    return [*reading_control(names), *shares_reading_control(method)]
+    return [*reading_control(names), *shares_reading_control(method), *targets]

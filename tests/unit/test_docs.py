@@ -1,7 +1,7 @@
 """docs/metrics.md lists exactly the metrics that runs log"""
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
+from remix_study.balancing import uninformative
 from remix_study.config.balancing import cards
 from remix_study.config.load import load_study
 from remix_study.config.run import RunConfig
+from remix_study.config.targets import AbstainConfig
 from remix_study.launch.teachers import untrained_teachers
 from remix_study.media.store import ClipStore
 from remix_study.study.outcomes import Replicated
@@ -57,6 +59,7 @@ METHODS = {
     "smv": {"name": "smv", "begin": 1},
     "mla": {"name": "mla"},
     "unimodal": {"name": "unimodal", "modality": "audio"},
+    "abstain": {"name": "joint_unimodal"},
 }
 
 
@@ -85,8 +88,19 @@ needs_runs = pytest.mark.slow  # a run of every method is trained for these test
 
 
 @pytest.fixture(scope="module")
+def eager_detectors() -> Iterator[None]:
+    """Let detectors judge some samples also in a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uninformative, "SEPARATION", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
 def results(
-    small_store: ClipStore, recipe: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+    small_store: ClipStore,
+    recipe: Callable[..., RunConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+    eager_detectors: None,
 ) -> dict[str, RunResult]:
     """Results of several methods with all metrics enabled. A result contains every logged metric."""
     found = {}
@@ -97,6 +111,8 @@ def results(
         config = recipe({"method": method, "epochs": 4, "evaluation": evaluation, "model.fusion": fusion})
         if name == "agm":
             config = config.model_copy(update={"control_fraction": 0.1})
+        if name == "abstain":
+            config = config.model_copy(update={"targets": AbstainConfig(of="history", begin=0)})
         tracker = RecordingTracker()
         ceilings = None if name == "unimodal" else {"audio": 0.9, "video": 0.9}
         teachers = untrained_teachers(config, small_store)

@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mean_feature": {**REMIX, "masking": "mean_feature", "epochs": 3},
     "calibrated": {**REMIX, "method.share": {"kind": "calibrated_progress"}, "control_fraction": 0.2, "epochs": 3},
     "block_gain": {**REMIX, "method.share": {"kind": "block_gain"}, "method.order": "blocks", "control_fraction": 0.2},
+    "abstain": {**REMIX, "targets": {"of": "held_out", "begin": 0, "every": 2}, "epochs": 3},
 }  # fmt: skip
 
 
