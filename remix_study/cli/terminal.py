@@ -407,7 +407,9 @@ def summary_table(summary: Mapping[str, float]) -> Fitted:
 
 
 def comparison(result: "StudyResult") -> Group:
-    """The comparison as tables that fit 80 columns: accuracies, sufficiency, combinations and gains."""
+    """The comparison as tables that fit 80 columns: accuracies, sufficiency, combinations, and the gain of the
+    sentence.
+    """
     from remix_study.report.tables import (
         accuracy_table,
         combinations_table,
@@ -416,15 +418,17 @@ def comparison(result: "StudyResult") -> Group:
         groups,
         sufficiency_table,
     )
+    from remix_study.study.sentences import gain_told
 
     by_family = [len(group) for group in groups(result)]
     tables = [
         _drawn(each(result), result.reference, by_family) for each in (accuracy_table, details_table, sufficiency_table)
     ]
     numbers = ("difference", "95 % interval", "p (Holm)")
+    told = result._replace(gains=(gain,) if (gain := gain_told(result)) is not None else ())
     for whole, kept in (
         (combinations_table(result), ("method", "minus", *numbers)),
-        (gain_table(result), ("method", "part", *numbers)),
+        (gain_table(told), ("method", "part", *numbers)),
     ):
         if whole.rows:
             places = [whole.header.index(name) for name in kept]

@@ -65,7 +65,7 @@ def accuracy_table(result: StudyResult) -> Table:
             _named(result, c),
             _percent(c, "test/accuracy") + _star(result, c) + _diverged(c),
             _mean(c, LATE_SUM),
-            _mean(c, CALIBRATED),
+            _calibrated(c),
             _ahead(c.ahead, result),
             _wins(c.ahead),
             _relative(c, slowest),
@@ -216,7 +216,7 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 c.name,
                 _mean(c, "test/accuracy") + _diverged(c),
                 _mean(c, LATE_SUM),
-                _mean(c, CALIBRATED),
+                _calibrated(c),
                 _interval(c.estimate("test/accuracy")),
                 _mean(c, "test/balanced_accuracy"),
                 _mean(c, "test/macro_f1"),
@@ -631,6 +631,12 @@ def _percent(c: Method, metric: str) -> str:
 def _mean(c: Method, metric: str) -> str:
     found = c.estimate(metric)
     return "" if found is None else f"{100 * found.mean:.1f}"
+
+
+def _calibrated(c: Method) -> str:
+    """The accuracy of the calibrated late product; marked if probes take the place of unimodal heads."""
+    probes = c.ceiling_of is None and c.estimate(LATE_SUM) is None and c.estimate(CALIBRATED) is not None
+    return _mean(c, CALIBRATED) + (" (probes)" if probes else "")
 
 
 def _shown(found: Estimate, scale: float, places: int) -> str:

@@ -162,6 +162,8 @@ def _of_training(
             missing.append(f"{stage.part}: {needs}")
             continue
         measured = f"{stage.method} - {before}, {_VIEWS[view]}"
+        if view == CALIBRATED and not _has(seen[before], LATE_SUM):
+            measured += f" (of {before} from probes, which are trained afterwards)"
         parts.append(GainPart(listed(pending), measured, paired(seen[stage.method], seen[before], view)))
         before, pending = stage.method, []
     return parts, missing

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from remix_study.statistics import FEWEST_GROUPS
-from remix_study.study.comparison import Bar, Combination, Method, Part, StudyResult
+from remix_study.study.comparison import Bar, Combination, Gain, Method, Part, StudyResult
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired, Verdict
 from remix_study.units import listed
 
@@ -152,8 +152,7 @@ def _grouped(found: Mapping[str, Paired]) -> str:
 
 def gain(result: StudyResult) -> list[str]:
     """What the gain of the reference consists of, or of the first method that has one, as one sentence."""
-    told = [each for each in result.gains if each.whole.seeds > 1]
-    found = next((each for each in told if each.method == result.reference), told[0] if told else None)
+    found = gain_told(result)
     if found is None:
         return []
     parts = [part for part in found.parts if part.ahead.seeds]
@@ -171,6 +170,12 @@ def gain(result: StudyResult) -> list[str]:
     if found.missing:
         said += f". Not measured apart: {listed([each.partition(':')[0] for each in found.missing])}"
     return [f"{said}."]
+
+
+def gain_told(result: StudyResult) -> Gain | None:
+    """The gain that the sentence tells; None if there is none of at least two seeds."""
+    told = [each for each in result.gains if each.whole.seeds > 1]
+    return next((each for each in told if each.method == result.reference), told[0] if told else None)
 
 
 def _range(ahead: Paired) -> str:

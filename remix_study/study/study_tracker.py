@@ -331,10 +331,10 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
             found |= _interval("ahead_points", name, method.ahead.low, method.ahead.high)
             if method.ahead.p_holm is not None:
                 found[f"ahead_p_holm/{name}"] = method.ahead.p_holm
-    return found | _of_late_predictions(result)
+    return found | late_metrics(result)
 
 
-def _of_late_predictions(result: StudyResult) -> dict[str, float]:
+def late_metrics(result: StudyResult) -> dict[str, float]:
     """Late sums and calibrated late products, the comparisons with separately trained networks, and parts of gains."""
     found: dict[str, float] = {}
     bar = result.bar

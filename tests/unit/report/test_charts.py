@@ -29,7 +29,7 @@ from remix_study.report import run_charts, run_data, search_charts, search_data,
 from remix_study.report.blocks import Note
 from remix_study.report.styles import Styles, method_keys, styles
 from remix_study.statistics import Estimate
-from remix_study.study.comparison import Combination, Part, StudyResult
+from remix_study.study.comparison import Bar, Combination, Gain, GainPart, Method, Part, StudyResult
 from remix_study.study.outcomes import Paired
 from tests.unit.report.conftest import MakeStudy
 
@@ -144,6 +144,42 @@ def test_combinations_have_a_row_for_each_part_in_the_style_of_the_whole(style_o
     chart = run_charts.combinations(result._replace(combinations=(Combination("remix", parts[:1]),)), style_of)
     assert chart is not None
     assert chart.title == "1 of 1 combination significantly better than each part"
+
+
+def test_a_gain_has_a_row_for_the_whole_and_each_part(style_of: Styles) -> None:
+    whole = Paired(2.0, 1.0, 1.0, 3.0, 5, 5, 99, None, 0.001, 0.002)
+    open_ = whole._replace(mean=0.2, low=-0.5, p_holm=0.5)
+    parts = (GainPart("one modality per sample", "", open_), GainPart("fusion", "", whole._replace(mean=1.8)))
+    gain = Gain("remix", "joint", whole, parts, ())
+    chart = run_charts.gains(RESULT._replace(gains=(gain,)), style_of)
+    assert chart is not None
+    assert chart.title == "remix over joint: +2.0 points, of which +1.8 by fusion"
+    assert chart.panels[0].y.categories == ("remix over\njoint", "one modality per\nsample", "fusion")
+    assert [point.hollow for point in points(chart)] == [False, True, False]
+    many = run_charts.gains(RESULT._replace(gains=(gain,) * 11), style_of)
+    assert many is not None
+    assert len(many.panels) == 8
+    assert many.caption.endswith("8 of 11 methods; tables/gains.csv has all.")
+    assert run_charts.gains(RESULT, style_of) is None
+    none = RESULT._replace(gains=(gain._replace(whole=whole._replace(seeds=1)),))
+    assert run_charts.gains(none, style_of) is None
+
+
+def test_separate_networks_are_lines_across_accuracies_and_a_chart_of_differences(style_of: Styles) -> None:
+    better = Paired(2.0, 1.0, 1.0, 3.0, 5, 5, 99, None, 0.001, 0.002)
+    networks = Method("separate networks", {}, {0: {"test/accuracy_late_sum": 0.7}}, None, None, None)
+    bar = Bar(networks, {}, {"joint": better._replace(mean=-1.0, low=-2.0, high=-0.5), "remix": better}, {})
+    result = RESULT._replace(bar=bar)
+    chart = run_charts.separate_networks(result, style_of)
+    assert chart is not None
+    assert chart.title == "1 of 2 methods significantly better than separately trained networks"
+    assert [panel.y.categories for panel in chart.panels] == [("remix", "joint")]
+    row = run_data.Accuracies("remix", (0,), (0.8,), mean(0.8, 0.1), None)
+    accuracies = run_charts.accuracies([row], result, style_of)
+    assert accuracies is not None
+    assert accuracies.panels[0].marks[0] == Rule(70.0, INK, "dot")
+    assert [key.name for key in accuracies.legend] == ["separate networks, late sum"]
+    assert run_charts.separate_networks(RESULT, style_of) is None
 
 
 def test_what_a_method_did_is_a_chart_whose_title_names_its_last_quantity(style_of: Styles) -> None:

@@ -82,6 +82,12 @@ def test_accuracy_is_best_first_with_ceilings_last(result: StudyResult) -> None:
     assert [row[1:3] for row in details_table(result).rows] == [("81.0", ""), ("", "70.0"), ("", "")]
 
 
+def test_a_late_product_of_probes_is_marked() -> None:
+    probed = Method("joint", {}, {0: {"test/accuracy": 0.5, "test/accuracy_late_calibrated": 0.75}}, None, None, None)
+    result = StudyResult("s", "q", "joint", (probed, probed._replace(name="audio", ceiling_of="audio")), {}, (), "")
+    assert [row[3] for row in accuracy_table(result).rows] == ["75.0 (probes)", "75.0"]
+
+
 def test_methods_are_sorted_by_family_with_controls_and_ceilings_last() -> None:
     rows = [
         ("random", 0.99, ("remix",), None, "choosing"),

@@ -14,6 +14,7 @@ from remix_study.study.comparison import Gain, StudyResult
 from remix_study.study.gain import CALIBRATED, FUSED, LATE_SUM, baseline_of
 from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
+from remix_study.study.study_tracker import late_metrics
 
 VIEWS = {"fused": FUSED, "late_sum": LATE_SUM, "late_calibrated": CALIBRATED}
 CLIPS, SEEDS = 150, 6
@@ -80,6 +81,10 @@ def test_the_parts_sum_to_the_gain_and_are_adjusted_for_all_of_them() -> None:
     ps = [part.ahead.p for part in only.parts if part.ahead.p is not None]
     lowest = min(range(len(ps)), key=ps.__getitem__)
     assert only.parts[lowest].ahead.p_holm == pytest.approx(min(1, len(ps) * ps[lowest]))
+    logged = late_metrics(found)
+    assert logged["gain_points/remix/choice_of_samples"] == only.parts[2].ahead.mean
+    assert logged["gain_p_holm/remix/fusion"] == only.parts[4].ahead.p_holm
+    assert "test_accuracy_late_calibrated_low/random" in logged
     rows = gain_table(found).rows
     assert [row[1] for row in rows] == ["whole gain", *parts(only)]
     told = found.sentence[found.sentence.index("Of the ") :]

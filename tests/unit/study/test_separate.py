@@ -19,6 +19,7 @@ from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from remix_study.study.separate import SEPARATE, Separate, modalities_of, separate_networks
+from remix_study.study.study_tracker import late_metrics
 
 CLASSES = ("a", "b", "c")
 METHODS = {"remix": {}, "joint": {}, "a1": {"ceiling_of": "audio"}, "v1": {"ceiling_of": "video"}}
@@ -186,7 +187,12 @@ def test_every_method_is_compared_with_the_networks_in_a_family_of_its_own() -> 
     assert (found.comparisons, joint.p_holm) == (1, joint.p)
     said = r"separately trained unimodal networks: ahead: remix \(\+.*\), behind: joint \(-.*; calibrated late products"
     assert re.search(said, found.sentence)
-    row = accuracy_table(found).rows[-1]
+    logged = late_metrics(found)
+    assert logged["test_accuracy_late_sum_mean/separate_networks"] == pytest.approx(0.7, abs=0.05)
+    assert logged["ahead_of_separate_calibrated_points/remix"] == bar.late_calibrated["remix"].mean
+    rows = {row[0]: row for row in accuracy_table(found).rows}
+    assert (rows["joint"][2], rows["joint"][3]) == ("", "")
+    row = rows[SEPARATE]
     assert (row[0], row[1], row[2]) == (SEPARATE, "", row[3])
     assert row[4].startswith("+")
     assert [r[:2] for r in bar_table(found).rows] == [
