@@ -31,6 +31,7 @@ from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.part import Part as KeyGroup
+from remix_study.config.schedule import EachNotNegative
 from remix_study.datasets.clips import ClipReader, input_shape
 from remix_study.datasets.control import divide_training
 from remix_study.datasets.truth import informative_NM
@@ -63,7 +64,7 @@ from remix_study.models import (
     VectorEncoder,
     ZeroInput,
 )
-from remix_study.planned import cross_fit, remix_plan, trains_jointly
+from remix_study.planned import cross_fit, loss_weights, rate_factors, remix_plan, scheduled, trains_jointly
 from remix_study.remix import (
     Assignment,
     ByCost,
@@ -136,7 +137,7 @@ def assemble(
         lambda: build_model(config, store), teachers or {}, course,
         None if config.targets is None else informative_NM(store, rows["train"], modalities),
     )  # fmt: skip
-    optimizer = _optimizer(config.optimizer, _parameter_groups(model, method))
+    optimizer = _optimizer(config.optimizer, _parameter_groups(model, method, config.learning_rate_factor))
     if collectives.world.leads:
         _warn_of_idle_methods(config)
         _warn_of_idle_greedy(config)
@@ -165,7 +166,7 @@ def assemble(
         method=method,
         model=model,
         optimizer=optimizer,
-        rate=_rate(config.rate, config.epochs),
+        rate=_rate(config),
         reader=ClipReader(store, device, channels_last=config.channels_last, modalities=modalities),
         rows=rows,
         augmentation=_augmentation(config.augment),
@@ -175,6 +176,8 @@ def assemble(
         history_file=folder / "history.jsonl",
         callback=callback,
         preempted=preempted,
+        encoder_rates=_encoder_rates(config),
+        scheduled=scheduled(config),
     )
 
 
@@ -392,18 +395,20 @@ def _method(
         case c.JointConfig():
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=facts.heads)
-        case c.JointUnimodalConfig(weight=weight):
+        case c.JointUnimodalConfig():
             plan = plan_of(method.added, joint, facts)
-            losses = (FusedLoss(ce), UnimodalLosses(weight, weight, ce, abstain))
+            losses = (FusedLoss(ce), UnimodalLosses(*loss_weights(method, config.epochs), ce, abstain))
             return Method(config.method.name, plan, (*losses, *added))
         case c.RemixConfig():
             apart = config.model.fusion.name in f.INSIDE
             fitted = cross_fit(method, modalities, labels_N, how, config.seed, ce, apart=apart)
             reference = None if fitted is None else fitted.losses
-            remix = remix_plan(method, modalities, labels_N, classes, how, config.seed, course, reference)
+            remix = remix_plan(
+                method, modalities, labels_N, classes, how, config.seed, config.epochs, course, reference
+            )
             if method.predictions == "dropout":
                 return Method("remix", remix, (FusedLoss(ce), *added), trains_heads=False)
-            losses = (FusedLoss(ce), UnimodalLosses(method.warmup_weight, method.weight, ce, abstain))
+            losses = (FusedLoss(ce), UnimodalLosses(*loss_weights(method, config.epochs), ce, abstain))
             return Method("remix", remix, (*losses, *(() if fitted is None else (fitted,)), *added))
         case unreachable:
             assert_never(unreachable)
@@ -521,9 +526,9 @@ def training_order(method: c.MethodConfig, modalities: tuple[str, ...]) -> tuple
     return tuple(reversed(modalities)) if given is None else given
 
 
-def _parameter_groups(model: MultimodalModel, method: Method) -> list[dict[str, Any]]:
+def _parameter_groups(model: MultimodalModel, method: Method, factors: EachNotNegative = 1.0) -> list[dict[str, Any]]:
     """All parameters; one group per encoder, named by its modality, only if their learning rates differ."""
-    if not any(isinstance(rule, RateRule) for rule in method.rules):
+    if not isinstance(factors, dict) and not any(isinstance(rule, RateRule) for rule in method.rules):
         return [{"params": list(model.parameters())}]
     groups = [{"params": list(model.encoder_parameters(m)), "modality": m} for m in model.modalities]
     encoders = {p for group in groups for p in group["params"]}
@@ -554,7 +559,25 @@ def _augmentation(config: c.AugmentConfig) -> Augmentation:
     )
 
 
-def _rate(config: c.RateConfig, epochs: int) -> rates.RateFactor:
+def _rate(config: c.RunConfig) -> rates.RateFactor:
+    """The factor of the learning rate of all parameters."""
+    follows, factors = _rate_of(config.rate, config.epochs), rate_factors(config)
+    if isinstance(factors, Mapping) or factors == 1:
+        return follows
+    if not callable(factors):
+        return lambda epoch: follows(epoch) * factors
+    return lambda epoch: follows(epoch) * (1.0 if isinstance(now := factors(epoch), Mapping) else now)
+
+
+def _encoder_rates(config: c.RunConfig) -> Callable[[int], Mapping[str, float]]:
+    """A function of the epoch: modality -> a further factor of the learning rate of its encoder."""
+    factors = rate_factors(config)
+    if callable(factors):
+        return lambda epoch: now if isinstance(now := factors(epoch), Mapping) else {}
+    return lambda epoch: factors if isinstance(factors, Mapping) else {}  # noqa: ARG005 - a function of the epoch
+
+
+def _rate_of(config: c.RateConfig, epochs: int) -> rates.RateFactor:
     match config:
         case c.ConstantRateConfig():
             return rates.constant()

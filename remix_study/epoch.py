@@ -199,10 +199,8 @@ class ObservingPlan(EpochPlan, Protocol):
 
 @runtime_checkable
 class ScoredPlan(EpochPlan, Protocol):
-    """A plan that reads further statistics of its scoring passes (`ScoringPass.statistics`).
+    """A plan that reads further statistics of its scoring passes (`ScoringPass.statistics`)."""
 
-    `scoring_needs`: these statistics.
-    """
-
-    @property
-    def scoring_needs(self) -> frozenset[Statistic]: ...
+    def scoring_needs(self, epoch: int) -> frozenset[Statistic]:
+        """The statistics that it reads in a scoring pass before this epoch."""
+        ...

@@ -4,6 +4,7 @@ What a configuration says on its own is checked by `config/`. The checks here ne
 modalities and preset.
 """
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -22,7 +23,9 @@ from remix_study.config import assignment as a
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
-from remix_study.config.problems import Problem
+from remix_study.config.phases import SMPConfig
+from remix_study.config.problems import Problem, steps_of
+from remix_study.config.schedule import ends_of, positions, schedules_in, value_at
 from remix_study.config.targets import Judge
 from remix_study.config.yaml_source import dump
 from remix_study.datasets.control import classes_without_control
@@ -32,6 +35,7 @@ from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.modality import canonical_order
 from remix_study.names import is_modality, name_problem
+from remix_study.planned import leaves_joint, trains_jointly
 from remix_study.remix import score_range
 
 KeyedProblem = tuple[str, str]
@@ -58,9 +62,7 @@ def fit_problems(config: c.RunConfig, store: ClipStore) -> list[Problem]:
     ]  # fmt: skip
     if config.device == "cuda" and not torch.cuda.is_available():
         found.append(("device", "`device: cuda` needs a GPU, but torch finds none; use `auto` or `cpu`"))
-    return [
-        Problem(tuple(path.split(".")) if path else (), said, complete=True, kind=path or said) for path, said in found
-    ]
+    return [Problem(steps_of(path) if path else (), said, complete=True, kind=path or said) for path, said in found]
 
 
 def _store_problems(store: ClipStore) -> list[KeyedProblem]:
@@ -145,6 +147,10 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
                 "set the `width` of `model.encoders`"
             )
             problems.append((key, said))
+    factors = config.learning_rate_factor
+    if isinstance(factors, dict) and sorted(factors) != sorted(have):
+        said = f"`learning_rate_factor` must name {', '.join(have)} once each"
+        problems.append(("learning_rate_factor", said))
     for key in ("warmup_weight", "weight"):
         weights = getattr(method, key, None)
         if isinstance(weights, dict) and sorted(weights) != sorted(have):
@@ -158,34 +164,90 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"
             problems.append(("method.training_order", said))
-        if isinstance(method.share, a.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
-            problems.append(("method.share.parts", f"`method.share.parts` must name {', '.join(have)} once each"))
-        lowest = getattr(method.share, "lowest", None)
-        if lowest is not None and lowest * len(have) >= 1:
-            said = f"`method.share.lowest` must be below 1/{len(have)}, but is {lowest:g}"
-            problems.append(("method.share.lowest", said))
-        problems += _threshold_problems(method, len(store.classes), len(have))
+        problems += _assignment_problems(method, store, have)
+        problems += _phase_problems(method, store)
     return problems
+
+
+def _phase_problems(method: c.RemixConfig, store: ClipStore) -> list[KeyedProblem]:
+    have = store.modalities
+    if any(path.startswith("warmup_weight") for path, _ in schedules_in(method)) and not trains_jointly(method):
+        said = (
+            "`method.warmup_weight` must be a number, because no sample trains several modalities after the warm-up, "
+            "when a schedule begins"
+        )
+        return [("method.warmup_weight", said)]
+    if isinstance(method.phases, SMPConfig):
+        if method.phases.order is not None and sorted(method.phases.order) != sorted(have):
+            said = f"`method.phases.order` must name {', '.join(have)} once each"
+            return [("method.phases.order", said)]
+        return []
+    problems: list[KeyedProblem] = []
+    for number, phase in enumerate(method.phases or ()):
+        key = f"method.phases.{number}"
+        strange = [m for m in phase.only or () if m not in have]
+        if strange:
+            said = f"`only` of phase {number + 1} names {strange[0]}, but the corpus has {', '.join(have)}"
+            problems.append((f"{key}.only", said))
+        for name in ("warmup_weight", "weight"):
+            weights = getattr(phase, name)
+            if isinstance(weights, dict) and sorted(weights) != sorted(have):
+                said = f"`{name}` of phase {number + 1} must name {', '.join(have)} once each"
+                problems.append((f"{key}.{name}", said))
+        if phase.warmup_weight is not None and not leaves_joint(method, phase):
+            said = f"`warmup_weight` has no effect in phase {number + 1}, in which no sample trains several modalities"
+            problems.append((f"{key}.warmup_weight", f"{said}; leave it out"))
+        if len(phase.only or ()) > 1 and leaves_joint(method, phase.model_copy(update={"only": None})):
+            said = (
+                f"`only` of phase {number + 1} names several modalities, but the filter or `joint_share` lets samples "
+                "train all modalities together; use another filter, `otherwise: rest` or `joint_share: 0`"
+            )
+            problems.append((f"{key}.only", said))
+        own = {name: value for name in ("filter", "share") if (value := getattr(phase, name)) is not None}
+        if own:
+            without = {"filter": a.ArgminConfig(), "share": None}
+            found = _assignment_problems(method.model_copy(update=without | own), store, phase.only or have)
+            at = f"method.phases[{number}]"
+            problems += [(path.replace("method", key, 1), said.replace("`method.", f"`{at}.")) for path, said in found]
+    return problems
+
+
+def _assignment_problems(method: c.RemixConfig, store: ClipStore, have: Sequence[str]) -> list[KeyedProblem]:
+    """Problems of the filter and the share of a method, or of one of its phases, with the modalities `have`."""
+    problems: list[KeyedProblem] = []
+    if isinstance(method.share, a.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
+        problems.append(("method.share", f"`method.share` must name {', '.join(have)} once each"))
+    lowest = getattr(method.share, "lowest", None)
+    if lowest is not None and lowest * len(have) >= 1:
+        said = f"`method.share.lowest` must be below 1/{len(have)}, but is {lowest:g}"
+        problems.append(("method.share.lowest", said))
+    return problems + _threshold_problems(method, len(store.classes), len(have))
 
 
 def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[KeyedProblem]:
     low, high = score_range(method.score, classes)
     span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
-        case a.MarginConfig(threshold=threshold) if threshold > high - low:
-            said = f"`method.filter.threshold` must be at most {high - low:.3g}, but is {threshold:g}: {span}"
+        case a.MarginConfig(threshold=threshold) if (most := max(ends_of(threshold))) > high - low:
+            said = f"`method.filter.threshold` must be at most {high - low:.3g}, but is {most:g}: {span}"
             return [("method.filter.threshold", said)]
-        case a.BandConfig(lower=lower, upper=upper) if upper <= low or lower >= high:
-            said = f"`method.filter` must include possible scores, but [{lower:g}, {upper:g}] does not: {span}"
-            return [("method.filter.upper" if upper <= low else "method.filter.lower", said)]
-        case a.MaxShareConfig(share=share) if share * modalities < 1:
-            said = f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {share:g}"
+        case a.BandConfig(lower=lower, upper=upper):
+            for at in positions(lower, upper):
+                least, most = value_at(lower, at), value_at(upper, at)
+                if most <= low or least >= high:
+                    said = f"`method.filter` must include possible scores, but [{least:g}, {most:g}] does not: {span}"
+                    return [("method.filter.upper" if most <= low else "method.filter.lower", said)]
+            return []
+        case a.MaxShareConfig(share=share) if (least := min(ends_of(share))) * modalities < 1:
+            said = f"`method.filter.share` must be at least 1/{modalities}, so that all samples fit, but is {least:g}"
             return [("method.filter.share", said)]
         case a.MaxShareConfig(share=share) if (
-            share * modalities <= 1 + 1e-9 and method.share is not None and method.share.reads_control
+            (most := max(ends_of(share))) * modalities <= 1 + 1e-9
+            and method.share is not None
+            and method.share.reads_control
         ):
             said = (
-                f"`method.share` has no effect with `filter: {{rule: max_share, share: {share:g}}}`, which gives every "
+                f"`method.share` has no effect with `filter: {{rule: max_share, share: {most:g}}}`, which gives every "
                 "modality the same number of samples; use a greater `filter.share`, or another filter such as random"
             )
             return [("method.share", said)]

@@ -11,7 +11,7 @@ Abstaining targets (`remix_study.balancing.abstain`) change CE(h_m) for some sam
 
 # B samples, M modalities, C classes
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,6 +24,11 @@ from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.slots import StepBatch, Terms
 
 FUSED = "fused"
+
+Weights = float | Mapping[str, float]
+"""One number, or one of each modality"""
+WeightsAt = Weights | Callable[[int], Weights]
+"""Weights, constant or as a function of the epoch"""
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,24 @@ class UnimodalLosses:
     """Weighted CE(h_m) of the samples in which m is active.
 
     The weight is `together` for samples with several active modalities, else `alone`; either is one number, or one of
-    each modality. A head whose modality is not active has no term, so its gradient stays None, as in the released code.
+    each modality, or a function that returns these for an epoch. A head whose modality is not active has no term, so
+    its gradient stays None, as in the released code.
     With abstaining `targets`, the target of a sample that is judged uninformative in m is uniform.
     """
 
-    together: float | Mapping[str, float]
-    alone: float | Mapping[str, float]
+    together: WeightsAt
+    alone: WeightsAt
     cross_entropy: CrossEntropy = CrossEntropy()
     targets: Abstain | None = None
 
     def loss(self, batch: StepBatch, terms: Terms) -> Terms:
         active = batch.active
         together_B = batch.active_BM.sum(dim=1) > 1
+        together = self.together(batch.at.epoch) if callable(self.together) else self.together
+        alone = self.alone(batch.at.epoch) if callable(self.alone) else self.alone
         return terms | {
             m: unimodal_loss(m, logits_BC, batch, self.cross_entropy, self.targets)
-            * torch.where(together_B, _of(m, self.together), _of(m, self.alone))
+            * torch.where(together_B, _of(m, together), _of(m, alone))
             * active[m]
             for m, logits_BC in batch.outputs.head_logits.items()
             if m in active
@@ -136,5 +144,5 @@ def unimodal_loss(
     return torch.where(abstains_B, targets.weight * cross_entropy.to_uniform(logits_BC, batch.labels_B), loss_B)
 
 
-def _of(modality: str, weights: float | Mapping[str, float]) -> float:
+def _of(modality: str, weights: Weights) -> float:
     return weights[modality] if isinstance(weights, Mapping) else weights

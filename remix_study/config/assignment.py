@@ -6,10 +6,19 @@ To add a rule, add its class, one line in the union below it, and its case in `r
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from remix_study.config.identity import Elsewhere, Introduced
 from remix_study.config.part import Modality, Part, kind_or
+from remix_study.config.schedule import (
+    AboveZeroToOne,
+    NotNegative,
+    Number,
+    ShareOrRest,
+    Temperature,
+    positions,
+    value_at,
+)
 
 Within = Literal["all", "class"]
 _WITHIN = "where the shares hold: over all samples, or also within each class (needs `share`)"
@@ -58,38 +67,38 @@ class ReplayConfig(Part):
 
 class TemperedConfig(Part):
     rule: Literal["tempered"]
-    temperature: float = Field(
-        ge=0, allow_inf_nan=True, description="in the unit of the score; 0 is argmin, .inf is random"
-    )
+    temperature: Temperature = Field(description="in the unit of the score; 0 is argmin, .inf is random")
 
 
 class MarginConfig(Part):
     rule: Literal["margin"]
-    threshold: float = Field(ge=0, description="in the unit of the score")
+    threshold: NotNegative = Field(description="in the unit of the score")
     close: Literal["joint", "each"] = "joint"
 
 
 class QuantileConfig(Part):
     rule: Literal["quantile"]
-    fraction: float = Field(gt=0, le=1)
+    fraction: AboveZeroToOne
     otherwise: Literal["joint", "rest"] = "joint"
 
 
 class MaxShareConfig(Part):
     rule: Literal["max_share"]
-    share: float = Field(gt=0, le=1)
+    share: AboveZeroToOne
 
 
 class BandConfig(Part):
     rule: Literal["band"]
-    lower: float = Field(description="in the unit of the score")
-    upper: float = Field(description="in the unit of the score")
+    lower: Number = Field(description="in the unit of the score")
+    upper: Number = Field(description="in the unit of the score")
     otherwise: Literal["joint", "rest"] = "joint"
 
     @model_validator(mode="after")
     def _ordered(self) -> "BandConfig":
-        if self.lower >= self.upper:
-            raise ValueError(f"`lower` must be below `upper`, but {self.lower} is not below {self.upper}")
+        for position in positions(self.lower, self.upper):
+            lower, upper = value_at(self.lower, position), value_at(self.upper, position)
+            if lower >= upper:
+                raise ValueError(f"`lower` must be below `upper`, but {lower:g} is not below {upper:g}")
         return self
 
 
@@ -177,17 +186,33 @@ class SharePart(Part):
 
 
 class FixedShareConfig(SharePart):
-    """The fraction of the samples that is assigned to each modality; the fractions sum to 1."""
+    """The fraction of the samples that is assigned to each modality; the fractions sum to 1.
+
+    `share: {audio: 0.2, video: 0.8}` is short for `{kind: fixed, parts: {audio: 0.2, video: 0.8}}`.
+    """
 
     kind: Literal["fixed"]
-    parts: dict[Modality, Annotated[float, Field(ge=0, le=1)]]
+    parts: dict[Modality, ShareOrRest] = Field(description="modality -> its fraction; one may be `rest`")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "FixedShareConfig":
-        total = sum(self.parts.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"`parts` must sum to 1, but sum to {total:g}")
+        values = [part for part in self.parts.values() if part != "rest"]
+        rests = len(self.parts) - len(values)
+        if rests > 1:
+            raise ValueError("only one of its parts may be `rest`")
+        for position in positions(*values):
+            total = sum(value_at(part, position) for part in values)
+            at = "" if len(positions(*values)) == 1 else f" at position {position:g} of the schedules"
+            if rests and total > 1 + 1e-6:
+                raise ValueError(f"its parts must leave at least 0 for `rest`, but sum to {total:g}{at}")
+            if not rests and abs(total - 1) > 1e-6:
+                raise ValueError(f"its parts must sum to 1, but sum to {total:g}{at}")
         return self
+
+    def at(self, position: float) -> dict[str, float]:
+        """Modality -> its fraction, at a position of the schedules (`config/schedule.py`)."""
+        found = {m: value_at(part, position) for m, part in self.parts.items() if part != "rest"}
+        return {m: found[m] if m in found else max(0.0, 1.0 - sum(found.values())) for m in self.parts}
 
 
 class ProgressShareConfig(SharePart):
@@ -245,20 +270,26 @@ class BlockGainShareConfig(SharePart):
     lowest: _Lowest = None
 
 
-ShareConfig = Annotated[
+def _fixed(value: Any) -> Any:
+    """`{audio: 0.2, video: 0.8}` is a fixed share."""
+    if not isinstance(value, Mapping) or "kind" in value or value.keys() & _OPTIONS:
+        return value
+    return {"kind": "fixed", "parts": dict(value)}
+
+
+_Shares = (
     FixedShareConfig
     | ProgressShareConfig
     | CalibratedProgressShareConfig
     | HeldOutProgressShareConfig
     | ArgminShareConfig
-    | BlockGainShareConfig,
-    Field(discriminator="kind"),
-]
+    | BlockGainShareConfig
+)
+_OPTIONS = {key for each in get_args(_Shares) for key in each.model_fields}  # no modality has such a name
+ShareConfig = Annotated[_Shares, Field(discriminator="kind"), BeforeValidator(_fixed)]
 
 READING_CONTROL = tuple(
-    get_args(share.model_fields["kind"].annotation)[0]
-    for share in get_args(get_args(ShareConfig)[0])
-    if share.reads_control
+    get_args(share.model_fields["kind"].annotation)[0] for share in get_args(_Shares) if share.reads_control
 )
 """The kinds of shares that read the control split."""
 

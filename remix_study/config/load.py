@@ -125,8 +125,8 @@ def validate_study(source: YamlSource) -> tuple[StudyConfig | None, list[Problem
     return study, problems
 
 
-def put(content: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set the value at `a.b.c` in nested dictionaries; groups that are missing are created.
+def put(content: Any, dotted: str, value: Any) -> None:
+    """Set the value at `a.b.c` in nested dictionaries and lists; groups that are missing are created.
 
     Raises:
         ConfigError: `a` or `a.b` is a value, not a group of keys.
@@ -134,15 +134,28 @@ def put(content: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     before = ""
     for parent in parents:
-        inner = content.setdefault(parent, {})
+        inner = (
+            content[_place(content, parent, dotted)] if isinstance(content, list) else content.setdefault(parent, {})
+        )
         if parent == "with" and is_names(inner):
             inner = content[parent] = {name: {} for name in inner}
         if before == "with" and inner is None:  # `ogm_ge:` without options
             inner = content[parent] = {}
         if parent == "fusion" and isinstance(inner, str):  # `fusion: attention`
             inner = content[parent] = {"name": inner}
+        if parent == "phases" and isinstance(inner, str):  # `phases: smp`
+            inner = content[parent] = {"preset": inner}
         before = parent
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict | list):
             raise ConfigError(f"Cannot set `{dotted}`: `{parent}` is {inner!r}, not a group of keys.")
         content = inner
-    content[last] = value
+    if isinstance(content, list):
+        content[_place(content, last, dotted)] = value
+    else:
+        content[last] = value
+
+
+def _place(content: list[Any], step: str, dotted: str) -> int:
+    if not step.isdecimal() or int(step) >= len(content):
+        raise ConfigError(f"Cannot set `{dotted}`: `{step}` must be a place in a list of {len(content)}, from 0.")
+    return int(step)

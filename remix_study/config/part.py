@@ -18,6 +18,11 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
+    @classmethod
+    def claims(cls, value: Any) -> bool:  # noqa: ARG003 - for groups that may stand in place of another value
+        """Whether a value in a union can only be meant as this group of keys."""
+        return False
+
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, content: Any) -> Any:
@@ -43,9 +48,18 @@ def _fitting(kind: Any, value: Any) -> Any:
         case origin if origin in (list, tuple) and isinstance(value, list | tuple):
             return [_fitting(arguments[0], inner) for inner in value]
         case origin if origin in (Union, UnionType):
+            if any(_claims(each, value) for each in arguments):
+                return value
             members = [each for each in arguments if _resembles(each, value)]
             return _fitting(members[0], value) if len(members) == 1 else value
     return value
+
+
+def _claims(kind: Any, value: Any) -> bool:
+    """Whether this member of a union is a group of keys that the value can only be meant for."""
+    if get_origin(kind) is Annotated:
+        return _claims(get_args(kind)[0], value)
+    return isinstance(kind, type) and issubclass(kind, Part) and kind.claims(value)
 
 
 def _resembles(kind: Any, value: Any) -> bool:

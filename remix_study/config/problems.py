@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from remix_study.config.yaml_source import Keys, YamlSource, dotted, dump, load
@@ -113,7 +113,7 @@ def closest_match(word: Any, known: Iterable[str]) -> str | None:
 
 def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) -> list[Problem]:
     location: Keys = found["loc"]
-    keys = _without_implied_indices(_keys(model, location), content)
+    keys = _as_written(_keys(model, location), content)
     kind, given = found["type"], found.get("input")
     given = given.value if isinstance(given, Misfit) else given
     context = found.get("ctx", {})
@@ -138,7 +138,7 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
             return [_no_such_word(keys, given, expected)]
         case "value_error" if isinstance(found["ctx"]["error"], ContradictionError):
             return [
-                Problem(_without_implied_indices((*keys, *key.split(".")), content), sentence, complete=True, kind=key)
+                Problem(_as_written((*keys, *steps_of(key)), content), sentence, complete=True, kind=key)
                 for key, sentence in found["ctx"]["error"].problems
             ]
         case "string_pattern_mismatch":  # all patterns are of names
@@ -150,6 +150,11 @@ def _problems(model: type[BaseModel], found: Any, content: Mapping[str, Any]) ->
             plain = isinstance(given, str | int | float | bool | None)
             message += f" (is {redact(repr(given))})" if plain else ""
             return [Problem(keys, f": {message}" if keys else message, kind=kind)]
+
+
+def steps_of(key: str) -> Keys:
+    """The steps of a dotted key; a number is the position in a list."""
+    return tuple(int(step) if step.isdecimal() else step for step in key.split("."))
 
 
 def _must(kind: str, context: Mapping[str, Any], given: Any) -> str | None:
@@ -272,12 +277,18 @@ def _is_branch(step: str | int) -> bool:
     return isinstance(step, str) and step.startswith(tuple(_BRANCH_OF.values()))
 
 
-def _without_implied_indices(keys: Keys, content: Mapping[str, Any]) -> Keys:
-    """`keys` without the index of a list of one item that is written without its list: `objective: {metric: ...}`."""
+def _as_written(keys: Keys, content: Mapping[str, Any]) -> Keys:
+    """`keys` as they are written, where a short form leaves one out.
+
+    It is the index of a list of one item that is written without its list, as in `objective: {metric: ...}`; or a group
+    that is written as its only key, as in `share: {audio: 0.5, video: 0.5}`.
+    """
     at: Any = content
     found: list[str | int] = []
-    for key in keys:
+    for key, following in zip(keys, (*keys, None)[1:], strict=True):
         if isinstance(key, int) and not isinstance(at, list | tuple):
+            continue
+        if isinstance(at, Mapping) and key not in at and following in at:
             continue
         found.append(key)
         at = _value_at(at, (key,))
@@ -343,8 +354,11 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
             ]
             if step in tags:
                 return member, False
-        elif get_origin(member) is Annotated and (inner := _enter(member, step)) is not None:
-            return inner
+        elif get_origin(member) is Annotated:
+            if any(isinstance(each, Tag) and each.tag == step for each in get_args(member)):
+                return get_args(member)[0], False
+            if (inner := _enter(member, step)) is not None:
+                return inner
     return None
 
 

@@ -48,7 +48,9 @@ from remix_study.config.fusion import (
 )
 from remix_study.config.identity import Introduced, identity
 from remix_study.config.part import Modality, Part, kind_or
+from remix_study.config.phases import PhaseConfig, PhasesKey, SMPConfig
 from remix_study.config.problems import ContradictionError
+from remix_study.config.schedule import BelowOne, EachNotNegative, ends_of
 from remix_study.config.targets import AbstainConfig, targets_reading_control
 from remix_study.config.yaml_source import dump
 from remix_study.credentials import holds_password
@@ -119,21 +121,17 @@ class JointConfig(Extensible):
     name: Literal["joint"]
 
 
-_Weight = Annotated[float, Field(ge=0)]
-LossWeights = _Weight | dict[Modality, _Weight]
-"""The weight of the unimodal losses: one of all modalities, or one of each."""
-
-
-def each_of(weights: LossWeights) -> list[float]:
-    """All weights that are given."""
-    return list(weights.values()) if isinstance(weights, dict) else [weights]
+def each_of(weights: EachNotNegative) -> list[float]:
+    """All weights that are given; of a schedule, both ends."""
+    given = weights.values() if isinstance(weights, dict) else [weights]
+    return [value for each in given for value in ends_of(each)]
 
 
 class JointUnimodalConfig(Extensible):
     """Joint training with additional unimodal losses: L = CE(z) + sum_m weight_m CE(h_m)."""
 
     name: Literal["joint_unimodal"]
-    weight: LossWeights = Field(default=1.0, description="a number, or one of each modality")
+    weight: EachNotNegative = Field(default=1.0, description="a number, or one of each modality; or a schedule")
 
 
 class UnimodalConfig(Part):
@@ -164,16 +162,78 @@ class RemixConfig(Extensible):
         default=False,
         description="with `order: mixed`: update each encoder with the batches that `blocks` would give it",
     )
-    joint_share: float = Field(default=0.0, ge=0, lt=1)
+    joint_share: BelowOne = Field(
+        default=0.0, description="fraction of the samples that train all modalities after the warm-up; or a schedule"
+    )
     rescore_every: int = Field(default=1, ge=1, description="epochs")
-    warmup_weight: LossWeights = Field(
+    warmup_weight: EachNotNegative = Field(
         default=0.5,
-        description="alpha and beta, the unimodal losses of multimodal samples: a number, or one of each modality",
+        description="alpha and beta, the unimodal losses of multimodal samples: a number, or one of each modality; or "
+        "a schedule",
     )
-    weight: LossWeights = Field(
+    weight: EachNotNegative = Field(
         default=1.0,
-        description="gamma, the unimodal loss of a unimodal batch: a number, or one of each modality",
+        description="gamma, the unimodal loss of a unimodal batch: a number, or one of each modality; or a schedule",
     )
+    phases: Annotated[PhasesKey, Introduced(None)] = Field(
+        default=None,
+        description="phases after the warm-up, in their order; or a preset: `smp` (the weakest modality alone, then "
+        "the next, then all), `paper` (none)",
+    )
+
+
+def problems_of_phases(method: RemixConfig) -> list[tuple[str, str]]:
+    """Keys that phases leave without effect, and phases that need others: keys to change, and sentences."""
+    problems: list[tuple[str, str]] = []
+    if isinstance(method.phases, SMPConfig):
+        if method.phases.order is None and method.warmup == 0:
+            message = (
+                "`method.phases: smp` ranks the modalities at the end of the warm-up, but `method.warmup` is 0; set "
+                "`method.phases.order`, or a warm-up"
+            )
+            problems.append(("method.phases", message))
+        used = dict.fromkeys(("filter", "share", "joint_share"), False)
+    else:
+        phases = method.phases or (PhaseConfig(),)
+        assigning = [each for each in phases if not each.joint and len(each.only or ("", "")) > 1]
+        used = {key: any(getattr(each, key) is None for each in assigning) for key in ("filter", "share")}
+        if isinstance(method.filter, ReplayConfig):
+            used = {}
+            problems += [
+                (f"method.phases.{number}.{key}", f"`{key}` of phase {number + 1} has no effect with `filter: "
+                 f"{method.filter.rule}`, whose shares are those of another run; leave it out")
+                for number, phase in enumerate(phases)
+                for key in ("joint", "only", "filter", "share", "joint_share")
+                if getattr(phase, key)
+            ]  # fmt: skip
+        problems += [
+            (f"method.phases.{number}.filter", f"`filter` of phase {number + 1} must not be {phase.filter.rule}, which "
+             "needs other runs or models; set it as `method.filter`, and other filters in the other phases")
+            for number, phase in enumerate(phases)
+            if isinstance(phase.filter, ReplayConfig | ReducibleLossConfig)
+        ]  # fmt: skip
+        used["joint_share"] = any(each.joint_share is None and each.only is None for each in assigning)
+        shares = [("method.share", method.share)]
+        shares += [(f"method.phases.{number}.share", phase.share) for number, phase in enumerate(phases)]
+        problems += [
+            (key, "`share: {kind: block_gain}` compares the blocks of all epochs, so that it must not be combined with "
+             "`method.phases`; use held_out_progress")
+            for key, share in shares
+            if method.phases is not None and isinstance(share, BlockGainShareConfig)
+        ]  # fmt: skip
+        if method.predictions == "dropout":
+            problems += [
+                (f"method.phases.{number}.{key}", f"`{key}` of phase {number + 1} weighs unimodal losses, which "
+                 "`predictions: dropout` does not have; leave it out")
+                for number, phase in enumerate(phases)
+                for key in ("warmup_weight", "weight")
+                if getattr(phase, key) is not None
+            ]  # fmt: skip
+    for key, needed in used.items():
+        if not needed and getattr(method, key) != RemixConfig.model_fields[key].default:
+            message = f"`method.{key}` has no effect, because no phase of `method.phases` uses it; leave it out"
+            problems.append((f"method.{key}", message))
+    return problems
 
 
 MethodConfig = Annotated[
@@ -404,6 +464,11 @@ class RunConfig(Part):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = AdamConfig()
     rate: RateConfig = StepRateConfig()
+    learning_rate_factor: Annotated[EachNotNegative, Introduced(1.0)] = Field(
+        default=1.0,
+        description="multiplies the learning rate that `rate` gives: of all parameters, or of the encoder of each "
+        "modality; or a schedule",
+    )
     loss: Annotated[LossConfig, Introduced({"label_smoothing": 0.0, "class_weights": "none"})] = LossConfig()
     targets: Annotated[AbstainConfig | None, Introduced(None)] = Field(
         default=None,
@@ -560,7 +625,9 @@ class RunConfig(Part):
         if isinstance(self.method, RemixConfig) and published:
             headless = self.method.predictions == "dropout"
             remedy = "`method.predictions: heads`" if headless else "`method.weight` above 0"
-            if headless or 0 in each_of(self.method.weight):
+            phases = self.method.phases if isinstance(self.method.phases, tuple) else ()
+            weights = [self.method.weight, *(phase.weight for phase in phases if phase.weight is not None)]
+            if headless or any(0 in each_of(each) for each in weights):
                 message = (
                     f"`model.fusion: {fusion}` needs unimodal losses with Remix, because the fused loss of a unimodal "
                     f"batch may reach its encoder by a bias only; use {remedy}, `masking: mean_feature` or "
@@ -575,6 +642,7 @@ class RunConfig(Part):
                 "`predictions: heads`"
             )
             problems.append(("targets", message))
+        problems += problems_of_phases(self.method) if isinstance(self.method, RemixConfig) else []
         if isinstance(self.rate, CosineRateConfig) and self.rate.warmup >= self.epochs:
             message = (
                 f"`rate.warmup` must be below `epochs` ({self.epochs}), because the full rate is reached after it, "

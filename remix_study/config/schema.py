@@ -14,6 +14,7 @@ from typing import Any
 
 from remix_study.config.balancing import Additions
 from remix_study.config.fusion import words
+from remix_study.config.phases import PRESETS
 from remix_study.config.run import RunConfig
 from remix_study.config.study import OBJECTIVES, SETTLED, UNSEARCHED, StudyConfig
 from remix_study.errors import ConfigError
@@ -107,10 +108,15 @@ _METRIC: Schema = {
 
 
 def _plain(schema: Schema) -> Schema:
-    """Pydantic's schema without titles, which only repeat the keys, and with `name` required for Remix."""
-    schema = _without_titles(schema)
+    """Pydantic's schema with short forms, without titles, which only repeat the keys, and with `name` for Remix."""
+    schema = _without_titles(_renamed(schema))
     definitions = schema["$defs"]
     for name, definition in definitions.items():
+        keys = definition.get("properties", {})
+        if "share" in keys and "#/$defs/FixedShareConfig" in json.dumps(keys["share"]):  # `{audio: 0.2, video: 0.8}`
+            keys["share"]["anyOf"].insert(0, copy.deepcopy(definitions["FixedShareConfig"]["properties"]["parts"]))
+        if "phases" in keys:
+            keys["phases"]["anyOf"].insert(0, {"enum": list(PRESETS)})
         if name == "RemixConfig":  # `name` has a default only in Python: in YAML it selects the type of the method
             definition["required"] = ["name"]
         if name == "ModelConfig":
@@ -121,6 +127,18 @@ def _plain(schema: Schema) -> Schema:
             names = {"type": "array", "items": {"enum": list(Additions.model_fields)}, "uniqueItems": True}
             added["anyOf"] = [{"$ref": added.pop("$ref")}, names]
     return schema
+
+
+def _renamed(schema: Schema) -> Schema:
+    """The schema with the title of each kind of schedule as its name, in place of the one that pydantic makes up."""
+    text = json.dumps(schema)
+    for name, definition in schema["$defs"].items():
+        if name.startswith("Schedule_"):
+            text = text.replace(f'"{name}"', f'"{definition["title"]}"').replace(
+                f'/{name}"', f'/{definition["title"]}"'
+            )
+    renamed: Schema = json.loads(text)
+    return renamed
 
 
 def _without_titles(schema: Any, inside: str = "") -> Any:
@@ -188,9 +206,17 @@ def _options(schema: Schema, parts: Schema) -> list[Schema]:
 
 
 def _open_patterns() -> list[str]:
-    """Patterns of paths that contain the name of a modality: `model.encoders.audio.width`."""
+    """Patterns of paths with the name of a modality (`model.encoders.audio.width`) or a place in a list of groups.
+
+    Places count from 0: `method.phases.0.until`.
+    """
     _, parts = _partial_run()
-    return sorted(
+    lists = [
+        f"^{re.escape(path)}\\.\\d+(\\.[^.]+)*$"
+        for path, schemas in _paths().items()
+        if not _is_settled(path) and any("$ref" in o.get("items", {}) for s in schemas for o in _options(s, parts))
+    ]
+    return lists + sorted(
         f"^{re.escape(path)}\\.[^.]+(\\.[^.]+)*$"
         for path, schemas in _paths().items()
         if not _is_settled(path) and any("patternProperties" in o for s in schemas for o in _options(s, parts))

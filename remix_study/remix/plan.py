@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class RemixSettings:
         rescore_every: epochs between two assignments.
         course: of another run, to assign as many samples as it did, at random; `filter`, `share` and `joint_share` have
             no effect then.
+        joint: all samples train all modalities, as in the warm-up.
+        only: the modalities that train, if not all.
     """
 
     warmup: int
@@ -77,6 +79,32 @@ class RemixSettings:
     joint_share: float = 0.0
     rescore_every: int = 1
     course: Course | None = None
+    joint: bool = False
+    only: tuple[str, ...] | None = None
+
+
+class Timetable(Protocol):
+    """Settings that change over the epochs after the warm-up. They depend on the epoch only, and on `order`.
+
+    `order`: all modalities, weakest first, if it `ranks` them; else empty.
+    """
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it needs the order of the modalities, which the first scoring pass finds."""
+        ...
+
+    def at(self, epoch: int, order: tuple[str, ...]) -> RemixSettings:
+        """The settings of an epoch after the warm-up."""
+        ...
+
+    def begins(self, epoch: int) -> bool:
+        """Whether a phase begins with this epoch, so that samples are assigned again."""
+        ...
+
+    def planned(self, epoch: int, order: tuple[str, ...]) -> dict[str, float]:
+        """The values that change, as metrics of an epoch after the warm-up."""
+        ...
 
 
 class RemixPlan:
@@ -95,12 +123,24 @@ class RemixPlan:
         labels_N: class of each training sample, in 0..classes-1.
         classes: number of classes.
         seed: seed of the run.
+        timetable: how the settings change over the epochs; None: they do not.
+
+    Attributes:
+        settings: those of the current epoch.
     """
 
     def __init__(
-        self, settings: RemixSettings, modalities: Sequence[str], labels_N: NDArray[np.int64], classes: int, seed: int
+        self,
+        settings: RemixSettings,
+        modalities: Sequence[str],
+        labels_N: NDArray[np.int64],
+        classes: int,
+        seed: int,
+        timetable: Timetable | None = None,
     ) -> None:
         self.settings = settings
+        self._timetable = timetable
+        self._order: tuple[str, ...] = ()  # of the timetable
         self._modalities = tuple(modalities)
         self._labels_N = labels_N
         self._classes = classes
@@ -129,9 +169,9 @@ class RemixPlan:
     def observes(self) -> frozenset[Statistic]:
         return frozenset(("fused",))
 
-    @property
-    def scoring_needs(self) -> frozenset[Statistic]:
-        """Further statistics that the rule reads in a scoring pass."""
+    def scoring_needs(self, epoch: int) -> frozenset[Statistic]:
+        """Further statistics that the rule reads in a scoring pass before this epoch."""
+        self._enter(epoch)
         rule = self.settings.filter
         return rule.rule.needs if isinstance(rule, ByCost) else frozenset()
 
@@ -152,10 +192,11 @@ class RemixPlan:
         return self._last_pass
 
     def due(self, epoch: int) -> bool:
+        self._enter(epoch)
         share, after_warmup = self.settings.share, epoch - self.settings.warmup
         if share is None or share.of_control is None or after_warmup < 0:
             return False
-        return share.after_blocks or after_warmup % self.settings.rescore_every == 0 or self._assignment is None
+        return share.after_blocks or self._assigns(epoch)
 
     def inform(self, passes: Passes) -> None:
         self._passes = passes
@@ -166,27 +207,29 @@ class RemixPlan:
         self._block_losses.observe(_fused_loss(found))
 
     def plan(self, epoch: int, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> PlannedEpoch:
-        settings = self.settings
         passes, self._passes = self._passes, None
-        after_warmup = epoch - settings.warmup
+        after_warmup = epoch - self.settings.warmup
         if after_warmup < 0:
             warmup = everything_joint(len(self._labels_N), len(self._modalities))
             return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
-        metrics: dict[str, float] = {}
-        scored = False
-        if after_warmup % settings.rescore_every == 0 or self._assignment is None or self._numbers_change(epoch):
+        scored = self._rank(run_scoring_pass)
+        metrics = self._enter(epoch)
+        if self._other_share(epoch):
+            self._kept = {}  # of another rule
+        if self._assigns(epoch):
             before = self._assignment
-            scored = self._needs_scoring()
-            if scored:
-                self._last_pass = run_scoring_pass(partial(score, settings.score))
-                if isinstance(settings.filter, ByCost):
-                    self._history = self._history.after(self._last_pass, settings.filter.rule.passes)
+            if self._needs_scoring():
+                scored = True
+                self._last_pass = run_scoring_pass(partial(score, self.settings.score))
+                if isinstance(self.settings.filter, ByCost):
+                    self._history = self._history.after(self._last_pass, self.settings.filter.rule.passes)
                 metrics |= self._score_metrics()
             metrics |= self._update_shares(epoch, self._last_pass if scored else None, passes)
             self._assignment = self._assign(epoch)
             if before is not None:
                 metrics["remix/churn"] = self._assignment.churn(before)
         assignment = self._assignment
+        assert assignment is not None  # else the epoch would assign samples
         schedule = self._reassemble(assignment, epoch)
         metrics |= self._assignment_metrics(assignment)
         observed_at: tuple[int, ...] = ()
@@ -195,17 +238,19 @@ class RemixPlan:
         return PlannedEpoch(schedule, metrics, self._warnings(assignment), scored, observed_at=observed_at)
 
     def state(self) -> dict[str, Any]:
+        keeps = isinstance(self.settings.filter, ByCost) or len(self._history.losses_PNM)  # also for a later phase
         return {
             "assigned_NM": None if self._assignment is None else self._assignment.assigned_NM,
             "joint_N": None if self._assignment is None else self._assignment.joint_N,
             "scores_NM": None if self._last_pass is None else self._last_pass.scores_NM,
             "cross_entropy_NM": None if self._last_pass is None else self._last_pass.cross_entropy_NM,
             "shares_M": self._shares_M,
-            **({"losses_PNM": self._history.losses_PNM} if isinstance(self.settings.filter, ByCost) else {}),
+            **({"losses_PNM": self._history.losses_PNM} if keeps else {}),
             **({} if self._seen_NM is None else {"seen_NM": self._seen_NM}),
             "kept": list(self._kept),
             **{f"share/{name}": value for name, value in self._kept.items()},
             **{f"block_losses/{name}": value for name, value in self._block_losses.state().items() if self._watches()},
+            **({"order_M": np.asarray([self._modalities.index(m) for m in self._order])} if self._order else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -217,10 +262,45 @@ class RemixPlan:
         if "losses_PNM" in state:
             self._history = replace(self._history, losses_PNM=state["losses_PNM"], found=None)
         self._seen_NM = state.get("seen_NM")  # checkpoints of earlier versions lack it
+        self._order = tuple(self._modalities[m] for m in state.get("order_M", ()))
         self._kept = _part_of(state, "share/")
         if "kept" not in state and self._last_pass is not None:  # saved by a version that kept this loss only
             self._kept = {LOSS: self._last_pass.cross_entropy_NM.mean(axis=0)}
         self._block_losses.restore(_part_of(state, "block_losses/"))
+
+    def _rank(self, run_scoring_pass: Callable[[ScoreFunction], ScoringPass]) -> bool:
+        """Find the order of the modalities, if the timetable needs it; return whether this took the scoring pass.
+
+        The weakest has the highest mean training cross-entropy; of equal ones, the first in training order.
+        """
+        if self._timetable is None or not self._timetable.ranks or self._order:
+            return False
+        self._last_pass = run_scoring_pass(partial(score, self.settings.score))
+        loss_M = self._last_pass.cross_entropy_NM.mean(axis=0)
+        columns = sorted(self.settings.how.columns, key=lambda m: -loss_M[m])
+        self._order = tuple(self._modalities[m] for m in columns)
+        return True
+
+    def _enter(self, epoch: int) -> dict[str, float]:
+        """Set the settings of an epoch; return what the timetable planned, as metrics."""
+        if self._timetable is None or epoch < self.settings.warmup:
+            return {}
+        self.settings = self._timetable.at(epoch, self._order)
+        if isinstance(self.settings.filter, Rotation) and self._seen_NM is None:
+            self._seen_NM = np.zeros((len(self._labels_N), len(self._modalities)), np.int64)
+        return self._timetable.planned(epoch, self._order)
+
+    def _other_share(self, epoch: int) -> bool:
+        """Whether the share follows another rule than in the epoch before."""
+        if self._timetable is None or epoch == self.settings.warmup or not self._timetable.begins(epoch):
+            return False
+        return type(self._timetable.at(epoch - 1, self._order).share) is not type(self.settings.share)
+
+    def _assigns(self, epoch: int) -> bool:
+        """Whether samples are assigned before this epoch, which is after the warm-up."""
+        due = (epoch - self.settings.warmup) % self.settings.rescore_every == 0
+        begins = self._timetable is not None and self._timetable.begins(epoch)
+        return due or self._assignment is None or begins or self._numbers_change(epoch)
 
     def _numbers_change(self, epoch: int) -> bool:
         return self.settings.course is not None and self.settings.course.changes(epoch)
@@ -229,8 +309,8 @@ class RemixPlan:
         return self.settings.share is not None and self.settings.share.after_blocks
 
     def _needs_scoring(self) -> bool:
-        share = self.settings.share
-        if self.settings.course is not None:
+        share, only = self.settings.share, self.settings.only
+        if self.settings.course is not None or self.settings.joint or (only is not None and len(only) == 1):
             return False
         return self.settings.filter.needs_scores or (share is not None and share.needs_scoring)
 
@@ -256,16 +336,25 @@ class RemixPlan:
         settings = self.settings
         if settings.course is not None:
             return settings.course.draw(epoch, stream(self._seed, "filter", epoch))
-        columns = list(settings.how.columns)
+        samples = len(self._labels_N)
+        if settings.joint:
+            return everything_joint(samples, len(self._modalities))
+        only = self._modalities if settings.only is None else settings.only
+        columns = [m for m in settings.how.columns if self._modalities[m] in only]
+        assigned_NM = np.zeros((samples, len(self._modalities)), np.bool_)
+        if len(columns) == 1:
+            assigned_NM[:, columns] = True
+            return Assignment(assigned_NM, np.zeros(samples, np.bool_))
         last = self._last_pass
-        scores_NM = np.zeros((len(self._labels_N), len(columns))) if last is None else last.scores_NM
+        scores_NM = np.zeros(assigned_NM.shape) if last is None else last.scores_NM
         shares_M = None if settings.share is None else self._shares_M[columns]
-        rule = settings.filter if self._seen_NM is None else Rotation(self._seen_NM[:, columns])
+        rule = settings.filter
+        if isinstance(rule, Rotation) and self._seen_NM is not None:
+            rule = Rotation(self._seen_NM[:, columns])
         if isinstance(rule, ByCost):
             known = rule.knows_enough(self._history)
             rule, scores_NM = (rule, rule.rule.costs(self._history)) if known else (rule.at_random, scores_NM)
         ordered = rule(scores_NM[:, columns], shares_M, stream(self._seed, "filter", epoch))
-        assigned_NM = np.empty_like(ordered.assigned_NM)
         assigned_NM[:, columns] = ordered.assigned_NM
         joint_N = ordered.joint_N
         if settings.joint_share > 0:
@@ -323,7 +412,9 @@ class RemixPlan:
             f"only {count} of {len(self._labels_N)} samples train {name} alone, less than one batch of "
             f"{settings.how.batch}; {helps} a modality from starving"
             for name, count in zip(self._modalities, count_M, strict=True)
-            if count < settings.how.batch and assignment.joint_share() < 1.0
+            if count < settings.how.batch
+            and assignment.joint_share() < 1.0
+            and (settings.only is None or name in settings.only)
         )
 
 

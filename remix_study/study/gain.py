@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from remix_study.config.assignment import ArgminConfig, FixedShareConfig, PermutedConfig, RandomConfig
 from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.schedule import schedules_in
 from remix_study.config.study import Replay, ReplayRule, StudyConfig
 from remix_study.study.combinations import differing_keys, family_of
 from remix_study.study.comparison import Gain, GainPart, Readout
@@ -235,11 +236,13 @@ def _differs_in_assignment(study: StudyConfig, configs: Mapping[str, RunConfig],
 
 def _constant_share(method: RemixConfig) -> Shares | None:
     """The shares of a method that are the same in all epochs and known before training; None if they are not."""
+    if method.phases is not None:
+        return None
     if method.share is None:
         return EQUAL if isinstance(method.filter, RandomConfig) else None
-    if not isinstance(method.share, FixedShareConfig):
+    if not isinstance(method.share, FixedShareConfig) or any(schedules_in(method.share)):
         return None
-    parts = method.share.parts
+    parts = method.share.at(0.0)
     return EQUAL if max(parts.values()) - min(parts.values()) < _ROUNDING else parts
 
 

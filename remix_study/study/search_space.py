@@ -179,8 +179,13 @@ def _set_replay(content: dict[str, Any], rule: str) -> None:
     """Let a run of Remix replay the shares of another run, instead of the options that decide its own."""
     method = content.get("method")
     if isinstance(method, dict) and method.get("name") == "remix":
-        decided = ("filter", "share", "joint_share")
+        decided = ("filter", "share", "joint_share", "phases")
         content["method"] = {**{k: v for k, v in method.items() if k not in decided}, "filter": {"rule": rule}}
+        phases = method.get("phases")
+        if isinstance(phases, list) and all(isinstance(phase, dict) for phase in phases):
+            kept = [{k: v for k, v in phase.items() if k in ("until", "warmup_weight", "weight")} for phase in phases]
+            if any(len(phase) > ("until" in phase) for phase in kept):  # the loss weights of phases stay
+                content["method"]["phases"] = kept
 
 
 def study_control(study: StudyConfig) -> float:

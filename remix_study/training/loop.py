@@ -104,6 +104,9 @@ class Run:
     history_file: Path
     callback: EpochCallback | None = None  # called on rank 0 only
     preempted: Callable[[], bool] = lambda: False  # whether this rank's node or process is about to be preempted
+    # Of an epoch: modality -> a factor of its encoder's learning rate; and the values of schedules, as metrics.
+    encoder_rates: Callable[[int], Mapping[str, float]] = lambda _: {}
+    scheduled: Callable[[int], Mapping[str, float]] = lambda _: {}
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def _record_of_epoch(
     return {
         **(part.record or {}),
         **planned.metrics,
+        **run.scheduled(part.epoch),
         **found.metrics("val", run.method.trains_heads),
         **_training_of_encoders(run, part.epoch, planned, cost_m, central),
         "train/steps": float(planned.schedule.steps),
@@ -336,7 +340,7 @@ def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
         passes.wanted |= informed.needs
         passes.wanted_of_control = informed.needs_of_control
     if isinstance(plan, ScoredPlan):
-        passes.wanted |= plan.scoring_needs
+        passes.wanted |= plan.scoring_needs(epoch)
     trained_M = np.zeros(len(run.reader.modalities), np.int64)
     start = EpochStart(epoch, run.model, run.optimizer, passes, passes.agreed,
                        partial(_train_copy, run, epoch, passes, trained_M),
@@ -431,9 +435,10 @@ def _observe(run: Run, part: PartialEpoch, started: float) -> float:
 def _set_rates(run: Run, method: Method, epoch: int) -> float:
     """Set the learning rates of an epoch; return that of parameters without a factor."""
     rate = run.settings.learning_rate * run.rate(epoch)
-    factors = method.rate_factors()
+    factors, scheduled = method.rate_factors(), run.encoder_rates(epoch)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate * factors.get(group.get("modality", ""), 1.0)
+        m = group.get("modality", "")
+        group["lr"] = rate * factors.get(m, 1.0) * scheduled.get(m, 1.0)
     return rate
 
 

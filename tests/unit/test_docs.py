@@ -23,7 +23,9 @@ from remix_study.training.loop import RunResult, train
 from remix_study.world import Solo
 
 ROOT = Path(__file__).parents[2]
-PLACEHOLDERS = {"<modality>": "(audio|video)", "<class>": r"\d+", "<method>": "[a-z_]+"}
+PLACEHOLDERS = {"<modality>": "(audio|video)", "<class>": r"\d+", "<method>": "[a-z_]+", "<key>": "[a-z_]+"}
+_FALLING = {"from": 0.2, "to": 0.1}
+_EACH = {"audio": _FALLING, "video": 1.0}
 # Together they log every metric. `random` never runs a scoring pass.
 METHODS = {
     "remix": {"name": "remix", "warmup": 1},
@@ -39,6 +41,15 @@ METHODS = {
     },
     "calibrated": {"name": "remix", "warmup": 1, "share": {"kind": "calibrated_progress"}},
     "held_out": {"name": "remix", "warmup": 1, "share": {"kind": "held_out_progress"}},
+    "scheduled": {
+        "name": "remix",
+        "warmup": 1,
+        "filter": {"rule": "margin", "threshold": _FALLING},
+        "joint_share": _FALLING,
+        "weight": _FALLING,
+        "warmup_weight": _FALLING,
+    },
+    "smp": {"name": "remix", "warmup": 1, "phases": "smp", "weight": _EACH, "warmup_weight": _EACH},
     "joint": {"name": "joint"},
     "ogm": {"name": "joint", "with": ["ogm", "tcmax", "lfm", "mmcosine"]},
     "opm": {"name": "joint", "with": {"opm": {"begin": 0}, "modality_dropout": {}, "inforeg": {}}},
@@ -113,6 +124,8 @@ def results(
             config = config.model_copy(update={"control_fraction": 0.1})
         if name == "abstain":
             config = config.model_copy(update={"targets": AbstainConfig(of="history", begin=0)})
+        if factor := {"scheduled": _FALLING, "smp": _EACH}.get(name):
+            config = recipe({**config.model_dump(mode="json"), "learning_rate_factor": factor})
         tracker = RecordingTracker()
         ceilings = None if name == "unimodal" else {"audio": 0.9, "video": 0.9}
         teachers = untrained_teachers(config, small_store)

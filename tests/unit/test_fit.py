@@ -95,7 +95,7 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
         ({"weight": {"audio": 1.0, "vdeo": 1.0}}, "`method.weight` must name audio, video once each"),
         (
             {"share": {"kind": "fixed", "parts": {"audio": 1.0}}},
-            "`method.share.parts` must name audio, video once each",
+            "`method.share` must name audio, video once each",
         ),
         *[
             (

@@ -46,11 +46,11 @@ def cross_entropies(logits_BC: torch.Tensor) -> list[float]:
     return [math.log(sum(map(math.exp, row))) - row[label] for row, label in rows]
 
 
-def terms_of(rule: LossRule, outputs: Made, active: dict[str, torch.Tensor]) -> Terms:
+def terms_of(rule: LossRule, outputs: Made, active: dict[str, torch.Tensor], epoch: int = 0) -> Terms:
     model = MultimodalModel({m: TinyEncoder(1) for m in BOTH}, ConcatFusion(dict.fromkeys(BOTH, 64), 3))
     active_BM = torch.stack([active.get(m, torch.zeros(4, dtype=torch.bool)) for m in BOTH | active], dim=1)
     unused = torch.arange(4)
-    return rule.loss(StepBatch(model, outputs, LABELS, active_BM, active, active_BM, unused, {}, Step(0, 0)), {})
+    return rule.loss(StepBatch(model, outputs, LABELS, active_BM, active, active_BM, unused, {}, Step(epoch, 0)), {})
 
 
 def test_the_fused_loss_is_the_cross_entropy_of_each_sample(outputs: Made) -> None:
@@ -75,6 +75,14 @@ def test_each_modality_may_have_a_weight_of_its_own(outputs: Made) -> None:
     )
     assert torch.equal(found["audio"], audio["audio"])
     assert torch.equal(found["video"], video["video"])
+
+
+def test_weights_may_be_functions_of_the_epoch(outputs: Made) -> None:
+    rule = UnimodalLosses(lambda epoch: 0.5 + epoch, lambda epoch: {"audio": 2.0 + epoch, "video": 3.0})
+    for epoch in (0, 4):
+        found = terms_of(rule, outputs, BOTH, epoch)
+        same = UnimodalLosses(0.5 + epoch, {"audio": 2.0 + epoch, "video": 3.0})
+        assert all(torch.equal(found[m], term) for m, term in terms_of(same, outputs, BOTH).items())
 
 
 def test_a_head_that_did_not_run_has_no_term(outputs: Made) -> None:

@@ -106,7 +106,7 @@ def test_an_unknown_key_without_a_similar_one_gets_the_list_of_known_keys() -> N
         ({"method": {"name": "remix", "filter": {"rule": "band", "lower": 1, "upper": 1}}}, "`lower` must be below"),
         (
             {"method": {"name": "remix", "share": {"kind": "fixed", "parts": {"audio": 0.5, "video": 0.6}}}},
-            "`parts` must sum to 1, but sum to 1.1",
+            "its parts must sum to 1, but sum to 1.1",
         ),
         (
             {"method": {"name": "remix", "predictions": "dropout", "filter": {"rule": "reducible_loss"}}},

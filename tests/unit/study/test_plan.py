@@ -169,5 +169,5 @@ def test_what_only_the_corpus_reveals_names_method_and_line(small_corpus: Path, 
     assert [line.removeprefix(f"  - {path}:").split(", but")[0] for line in lines] == [
         "12: `methods.wide.space.method.filter.threshold`: `method.filter.threshold` must be at most 2",
         "15: `methods.taste.set.method.modality`: `method.modality` must be one of audio, video",
-        "17: `methods.remix.set.method.share.parts`: `method.share.parts` must name audio, video once each",
+        "17: `methods.remix.set.method.share`: `method.share` must name audio, video once each",
     ]

@@ -28,6 +28,9 @@ REMIX = {**EVERY_STATE, "epochs": 4, "evaluation.clash_every": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "remix": REMIX,
     "accumulated": {**REMIX, "method.order": "mixed", "method.accumulate": True, "micro_batch": 9},
+    "scheduled": {"epochs": 4, "learning_rate_factor": {"audio": {"from": 1, "to": 0.1}, "video": 1}, "method": {
+        "name": "remix", "warmup": 1, "filter": {"rule": "tempered", "temperature": {"from": 3, "to": 0}},
+        "weight": {"from": 1, "to": 0}, "phases": [{"until": 0.5, "share": {"audio": 0.3, "video": "rest"}}, {}]}},
     "joint": {"method": {"name": "joint"}, "epochs": 3, "precision": "bfloat16",
               "model.fusion": {"name": "attention", "dropout": 0.3}},
     "unimodal": {"method": {"name": "unimodal", "modality": "audio"}, "epochs": 3, "optimizer": {
