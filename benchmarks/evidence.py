@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from benchmarks.combinations import markdown
 from remix_study.api import Study
 from remix_study.config.yaml_source import dump
@@ -44,6 +46,7 @@ VIEWS = {
 }
 REFERENCES = ("joint_unimodal", "random")
 SHARES = ("progress", "calibrated_progress", "held_out_progress", "by_score", "block_gain")
+JUDGES = ("truth", "history")  # the upper bound, and the detector that came close to it
 LARGE_RECIPES = ("demo", "muted")
 
 
@@ -88,6 +91,11 @@ def methods(recipe: str, warmup: int) -> dict[str, dict[str, Any]]:
     }
     for kind in SHARES:
         found[f"share_{kind}"] = {"set": {"method": {**random, "share": {"kind": kind}}}}
+    for judge in JUDGES:
+        for name in ("joint_unimodal", "random"):
+            method = {**found[name], "set": {**found[name]["set"], "targets": {"of": judge}}}
+            method.pop("control_of", None)
+            found[f"{name}_abstain_{judge}"] = method
     for m in spec_of(recipe).modalities:
         found[f"{m}_alone"] = {"set": {"method": {"name": "unimodal", "modality": m}}, "ceiling_of": m}
     return found
@@ -124,6 +132,7 @@ def selection(recipe: str, corpus: Path, scale: Scale = FULL, encoder: Encoder =
             "loss.label_smoothing": {"kind": "choice", "of": [0.0, 0.1]},
         },
         "methods": every,
+        "unequal": [{"key": "targets", "reason": "whether heads abstain is one of the questions"}],
         "reference": "joint_unimodal",
         "objective": "last/val_accuracy",
         "trials": scale.trials,
@@ -154,7 +163,8 @@ def confirmation(
         "name": study_name(recipe, encoder, "confirmation"),
         "question": f"On the recipe {recipe}, do the same configurations win with seeds on which nothing was decided?",
         "methods": every,
-        "unequal": [
+        "unequal": selected["unequal"]
+        + [
             {"key": key, "reason": f"chosen for each method by {selected['name']}"}
             for key in sorted({key for values in chosen.values() for key in values} - {"method.weight"})
             if len({values[key] for values in chosen.values()}) > 1
@@ -278,7 +288,7 @@ def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     mean, low, high = (100 * each for each in estimate[:3])
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})" if low > -1000 else f"{mean:.2f}"
+    return f"{mean:.2f}" if np.isinf(low) else f"{mean:.2f} ({max(0.0, low):.2f} to {min(100.0, high):.2f})"
 
 
 def differences(found: Mapping[str, Replicated], reference: str) -> dict[tuple[str, str], Paired]:
@@ -301,9 +311,13 @@ def _differences(found: Mapping[str, Replicated], reference: str) -> list[list[s
 def _difference(pair: Paired | None) -> str:
     if pair is None:
         return ""
-    interval = f" ({pair.low:+.2f} to {pair.high:+.2f})" if pair.low > -1000 else ""
+    interval = "" if np.isinf(pair.low) else f" ({_signed(pair.low)} to {_signed(pair.high)})"
     p = "" if pair.p_holm is None else f", p {pair.p_holm:.3f}" if pair.p_holm >= 0.001 else ", p < 0.001"
-    return f"{pair.mean:+.2f}{interval}, {pair.wins}/{pair.seeds}{p}"
+    return f"{_signed(pair.mean)}{interval}, {pair.wins}/{pair.seeds}{p}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def candidates(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:

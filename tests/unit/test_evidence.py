@@ -45,7 +45,7 @@ def test_the_confirmation_repeats_what_was_chosen_with_other_seeds(tmp_path: Pat
     assert study.replicates == content["replicates"] == 4
     assert not any(space_of(study, method) for method in study.methods.values())
     assert study.methods["joint_unimodal"].set["method.weight"] == 2.5
-    assert [each.key for each in study.unequal] == ["optimizer.learning_rate"]
+    assert [each.key for each in study.unequal] == ["targets", "optimizer.learning_rate"]
 
 
 def replicates(accuracy: float, late: float | None = None, calibrated: float | None = None) -> Replicated:
