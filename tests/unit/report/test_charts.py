@@ -287,6 +287,21 @@ def test_gradient_directions_are_named_by_the_lowest_mean() -> None:
     assert run_charts.directions_title({"audio": []}) == "Directions of gradients"
 
 
+def test_what_controllers_of_shares_read_is_drawn_beside_the_shares(style_of: Styles) -> None:
+    read = {"remix/share_gain/audio": 0.1, "remix/exponent/audio": 0.9, "remix/control_cross_entropy/audio": 1.2}
+    record = {"val/accuracy": 0.5, "remix/share/audio": 0.4}
+    runs = [run_data.Runs("remix", "replicates", ([record, record | read],), (), "kl"),
+            run_data.Runs("joint", "replicates", ([record],), (), None)]  # fmt: skip
+    found, curves = sections._training(runs, ("audio",), style_of)
+    (chart,) = [block for block in found.blocks if isinstance(block, Chart) and block.key == "assignment"]
+    assert [panel.y.title for panel in chart.panels][-3:] == [
+        "drop of the loss that the share of audio follows (nats)",
+        "exponent of audio on the control split (1 in the late sum)",
+        "control cross-entropy of the audio head (nats)",
+    ]
+    assert {name: [band.method for band in curves[name]] for name in read} == dict.fromkeys(read, ["remix"])
+
+
 @pytest.mark.parametrize("measured", [False, True])
 def test_a_remix_study_shows_gradient_directions_or_says_how_to_measure_them(measured: bool, style_of: Styles) -> None:
     record = {"val/accuracy": 0.5, "remix/share/audio": 0.4, "balance/imbalance": 0.1}
