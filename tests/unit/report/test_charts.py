@@ -299,7 +299,7 @@ def test_what_controllers_of_shares_read_is_drawn_beside_the_shares(style_of: St
         "exponent of audio on the control split (1 in the late sum)",
         "control cross-entropy of the audio head (nats)",
     ]
-    assert {name: [band.method for band in curves[name]] for name in read} == dict.fromkeys(read, ["remix"])
+    assert {name: [band.method for band in curves[name]] for name in read} == {name: ["remix"] for name in read}
 
 
 @pytest.mark.parametrize("measured", [False, True])
