@@ -121,6 +121,16 @@ def test_costs_of_methods_are_rows_of_a_table(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+def test_quick_rules_are_timed(tmp_path: Path) -> None:
+    run.main(["rules", "--quick", "--json", str(tmp_path / "bench.json")])
+    results = json.loads((tmp_path / "bench.json").read_text())["results"]
+    assert [result["name"].split()[3] for result in results] == [
+        "learning_progress", "cartography", "coalition_gain", "reducible_loss",
+    ]  # fmt: skip
+    assert all(result["measured"] > 1 for result in results)
+
+
+@pytest.mark.slow
 def test_quick_preparing_measures_cores_loops_and_memory(tmp_path: Path) -> None:
     run.main(["preparing", "--quick", "--json", str(tmp_path / "bench.json")])
     results = json.loads((tmp_path / "bench.json").read_text())["results"]

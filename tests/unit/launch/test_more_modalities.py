@@ -48,6 +48,23 @@ def test_three_modalities_of_features_are_trained_with_remix(recipe: Recipe, tmp
         assert all(share > 0 for share in shares)
 
 
+@pytest.mark.parametrize("rule", [{"rule": "coalition_gain"}, {"rule": "reducible_loss", "reference_epochs": 2}])
+def test_rules_that_read_scoring_passes_take_three_modalities(
+    rule: dict[str, str | int], recipe: Recipe, tmp_path: Path
+) -> None:
+    names = ("audio", "video", "text")
+    prepare(mosei_at(mosei.write_pickle(tmp_path / "a.pkl"), tmp_path / "work"), tmp_path / "corpus", workers=1)
+    share = {"kind": "fixed", "parts": {"audio": 0.25, "video": 0.25, "text": 0.5}}
+    method = {"name": "remix", "warmup": 1, "share": share, "filter": {**rule, "within": "class"}}
+    config = recipe({"corpus": str(tmp_path / "corpus"), "method": method, "epochs": 4, "global_batch": 16})
+    summary = run_one(config, tmp_path, "one")
+    assert 0 <= summary["best/val_accuracy"] <= 1
+    last = history(tmp_path)[-1]
+    for m in names:
+        assert last[f"remix/share/{m}"] == pytest.approx(share["parts"][m], abs=0.02)  # type: ignore[index]
+        assert f"remix/{rule['rule']}/{m}" in last
+
+
 def test_each_of_three_modalities_has_a_unimodal_ceiling(recipe: Recipe, tmp_path: Path) -> None:
     prepare(mosei_at(mosei.write_splits(tmp_path / "given"), tmp_path), tmp_path / "corpus", workers=1)
     changes = {"corpus": str(tmp_path / "corpus"), "evaluation": {"ceilings": "train", "test": True, "probe": False}}

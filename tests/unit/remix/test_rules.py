@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from remix_study.epoch import ScoringPass, SplitStatistics
 from remix_study.metrics import subsets
-from remix_study.remix import FixedShare, Random, Reassembly, RemixPlan, RemixSettings
+from remix_study.remix import (
+    ArgminShare,
+    FixedShare,
+    ProgressShare,
+    Random,
+    Reassembly,
+    RemixPlan,
+    RemixSettings,
+    ShareRule,
+)
 from remix_study.remix.filtering import cheapest, counts_of_groups, target_counts
 from remix_study.remix.rules import (
     ByCost,
@@ -213,10 +222,10 @@ def test_within_a_class_the_lowest_costs_are_taken() -> None:
         assert difference[taken].max() < difference[~taken].min()
 
 
-def build(rule: CostRule, every: int = 1) -> RemixPlan:
+def build(rule: CostRule, every: int = 1, share: ShareRule = FixedShare((0.3, 0.7))) -> RemixPlan:  # noqa: B008 - frozen
     settings = RemixSettings(
         warmup=1, score="kl", filter=ByCost(rule, 0.2, np.arange(40) % CLASSES), how=Reassembly("blocks", (1, 0), 8),
-        share=FixedShare((0.3, 0.7)), rescore_every=every,
+        share=share, rescore_every=every,
     )  # fmt: skip
     return RemixPlan(settings, ("audio", "video"), np.arange(40) % CLASSES, CLASSES, seed=3)
 
@@ -228,14 +237,17 @@ def scored(epoch: int) -> ScoringPass:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_plan_keeps_the_latest_passes_and_resumes_exactly(rule: CostRule, every: int) -> None:
-    whole, stopped = build(rule, every), build(rule, every)
+@pytest.mark.parametrize(
+    ("every", "share"),
+    [(1, FixedShare((0.3, 0.7))), (2, FixedShare((0.3, 0.7))), (1, ProgressShare()), (1, ArgminShare())],
+)
+def test_a_plan_keeps_the_latest_passes_and_resumes_exactly(rule: CostRule, every: int, share: ShareRule) -> None:
+    whole, stopped = build(rule, every, share), build(rule, every, share)
     planned = [whole.plan(epoch, lambda _, e=epoch: scored(e)) for epoch in range(14)]  # type: ignore[misc]  # mypy infers no type of a lambda with a default
     assert whole.state()["losses_PNM"].shape == (rule.passes, 40, 2)
     for epoch in range(7):
         stopped.plan(epoch, lambda _, e=epoch: scored(e))  # type: ignore[misc]
-    resumed = build(rule, every)
+    resumed = build(rule, every, share)
     resumed.restore(stopped.state())
     for epoch in range(7, 14):
         again = resumed.plan(epoch, lambda _, e=epoch: scored(e))  # type: ignore[misc]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from remix_study.config.run import RunConfig
 from remix_study.config.study import MethodSpace, StudyConfig
 from remix_study.errors import ConfigError, StudyError, TrackingError
+from remix_study.study import plan as plan_module
 from remix_study.study import study as study_module
 from remix_study.study.plan import Plan, make_plan
 from remix_study.study.preflight import check_before_start
@@ -55,6 +57,15 @@ def test_the_plan_says_how_many_replicates_the_comparisons_need(planned: Planned
     methods = {**study.methods, **dict.fromkeys(("b", "c", "d"), MethodSpace.model_validate(joint))}
     four = planned(study.model_copy(update={"methods": methods}))
     assert (four.comparisons, four.replicates_for_sign_flip) == (4, 8), "2 / 2^8 <= 0.05 / 4"
+
+
+@pytest.mark.parametrize(("wanted", "expected_s"), [(1, 6.0), (2, 6.0), (10, 20.0), (99, 40.0)])
+def test_the_cost_of_a_run_has_the_models_of_its_rule(wanted: int, expected_s: float) -> None:
+    """Three epochs were timed, of twenty; before the first of them, the models of both halves took 6 s."""
+    rule = {"rule": "reducible_loss", "reference_epochs": wanted}
+    content = {"corpus": "c", "epochs": 20, "method": {"name": "remix", "filter": rule}}
+    assert plan_module._before_s(RunConfig.model_validate(content), 3, 6.0) == expected_s
+    assert plan_module._before_s(RunConfig.model_validate(content | {"method": {"name": "remix"}}), 3, 6.0) == 0
 
 
 @pytest.mark.slow

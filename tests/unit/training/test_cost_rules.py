@@ -11,6 +11,8 @@ import torch
 
 from remix_study.config.run import RunConfig
 from remix_study.errors import RunPreempted
+from remix_study.remix import RemixPlan
+from remix_study.remix.filtering import target_counts
 from remix_study.training.loop import Run, train
 
 Recipe = Callable[..., RunConfig]
@@ -70,3 +72,18 @@ def test_ranks_keep_the_same_history_and_assign_alike(
     assert one["losses_PNM"].dtype == np.float32
     for name in ("losses_PNM", "assigned_NM"):
         np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["progress", "by_score", "calibrated_progress", "held_out_progress", "block_gain"])
+def test_a_rule_fills_the_shares_of_every_controller(kind: str, recipe: Recipe, assembled: Assembled) -> None:
+    changes = remix("coalition_gain", within="class")
+    changes["method"] |= {"share": {"kind": kind}}
+    run = assembled(recipe(changes | {"control_fraction": 0.2}))
+    last = train(run).history[-1]
+    plan = run.method.plan
+    assert isinstance(plan, RemixPlan)
+    assert plan.assignment is not None
+    counts = plan.assignment.assigned_NM.sum(axis=0)
+    np.testing.assert_array_equal(counts, target_counts(len(run.rows["train"]), plan.state()["shares_M"]))
+    assert last["remix/share/audio"] + last["remix/share/video"] == pytest.approx(1)
