@@ -15,7 +15,7 @@ from remix_study.launch.other_run import incomplete, mismatch, opened, recorded_
 from remix_study.media.store import ClipStore
 from remix_study.remix.course import Course, read_course
 
-_REMEDY = "Name the folder of a complete run with `method: {name: remix}` that has the same epochs and warm-up."
+_REMEDY = "Name the folder of a complete run of Remix with the same training clips, epochs and warm-up."
 
 
 def require_replayed(config: RunConfig, store: ClipStore) -> dict[str, str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from remix_study.assemble import assemble
 from remix_study.config.run import REPLAYED, RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.mirror import Mirror
@@ -16,6 +18,9 @@ from remix_study.launch.needed import require_needed
 from remix_study.launch.replayed import load_course
 from remix_study.launch.run import launch, make_job, run_one
 from remix_study.media.store import ClipStore
+from remix_study.tracking.tracker import NullTracker
+from remix_study.training.loop import train
+from remix_study.world import Collectives, Solo
 
 Recipe = Callable[..., RunConfig]
 EPOCHS, WARMUP = 4, 1
@@ -83,6 +88,25 @@ def test_a_replay_that_is_stopped_resumes_with_the_same_numbers_and_weights(
     assert {k: v for k, v in resumed.items() if "time/" not in k} == {
         k: v for k, v in whole.items() if "time/" not in k
     }
+
+
+@pytest.mark.slow
+def test_two_ranks_replay_the_same_numbers_as_one(
+    recipe: Recipe, small_store: ClipStore, tmp_path: Path, other: str, run_on_ranks: Callable[..., list[Any]]
+) -> None:
+    config = replaying(recipe, other)
+    course = load_course(config, small_store, require_needed(config, small_store))
+
+    def work(collectives: Collectives) -> list[dict[str, float]]:
+        folder = tmp_path / f"of-{collectives.world.size}"
+        folder.mkdir(exist_ok=True)
+        run = assemble(
+            config, small_store, collectives, torch.device("cpu"), NullTracker(), folder, course=course
+        )  # fmt: skip
+        return [{k: v for k, v in record.items() if k.startswith(COUNTED)} for record in train(run).history]
+
+    one, other_rank = run_on_ranks(2, work)
+    assert one == other_rank == work(Solo()) == counted(Path(other))
 
 
 def test_the_digest_is_of_the_replayed_run_and_not_of_its_folder(recipe: Recipe) -> None:

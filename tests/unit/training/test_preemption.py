@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "umt": {"method": {"name": "remix", "warmup": 1, "with": ["umt"]}, "epochs": 3, "micro_batch": 9},
     "zero_feature": {**REMIX, "masking": "zero_feature", "epochs": 3,
                      "model.fusion": {"name": "mmtm", "greedy": {"steps": 2}}},
+    "rotation": {**REMIX, "method.filter": {"rule": "rotation"}, "epochs": 3},
     "mean_feature": {**REMIX, "masking": "mean_feature", "epochs": 3},
     "calibrated": {**REMIX, "method.share": {"kind": "calibrated_progress"}, "control_fraction": 0.2, "epochs": 3},
     "block_gain": {**REMIX, "method.share": {"kind": "block_gain"}, "method.order": "blocks", "control_fraction": 0.2},
