@@ -112,8 +112,8 @@ Dimension = Annotated[FloatDimension | IntDimension | ChoiceDimension, Field(dis
 ReplayRule = Literal["random_at_share_of", "random_at_mean_share_of"]
 # What a method has and its control lacks, if the control does not say it itself.
 _ISOLATES: Mapping[ReplayRule, str] = {
-    "random_at_share_of": "choosing samples, at the same shares in every epoch",
-    "random_at_mean_share_of": "choosing samples and changing the shares over the epochs, at the same mean shares",
+    "random_at_share_of": "choosing samples at the same shares",
+    "random_at_mean_share_of": "choosing samples and changing shares at the same mean",
 }
 
 
