@@ -217,7 +217,8 @@ def best(
     write_atomically(path, best.run.to_yaml())
     objectives = study_status(folder).objectives
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(objectives, best.values, strict=False))
-    say(f"{best.method}, trial {best.number}: {values} (validation)")
+    replays = "" if best.searched == best.method else f", whose configuration {best.method} has"
+    say(f"{best.searched}, trial {best.number}{replays}: {values} (validation)")
     for key, value in best.params.items():
         say(f"  {key}: {value}")
     say(f"Train it with: {own_command('train', path, workspace=workspace)}")

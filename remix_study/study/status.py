@@ -330,6 +330,7 @@ class Best(NamedTuple):
         values: its objectives, on validation.
         number: of the trial.
         params: its hyperparameters.
+        searched: the method whose trial it is; another one if `method` replays it.
     """
 
     method: str
@@ -337,6 +338,7 @@ class Best(NamedTuple):
     values: tuple[float, ...]
     number: int
     params: dict[str, Any]
+    searched: str
 
 
 def best_run(folder: Path, method: str | None) -> Best:
@@ -349,14 +351,15 @@ def best_run(folder: Path, method: str | None) -> Best:
     name = method_of(ledger.study, method)
     found = ledger.chosen(name)
     if found is None:
-        raise StudyError(f"Cannot choose the best trial of `{name}`: none is complete. Resume the study first.")
+        searched = ledger.study.searched(name)
+        raise StudyError(f"Cannot choose the best trial of `{searched}`: none is complete. Resume the study first.")
     last = {"evaluation.test": True, "evaluation.probe": True}
     run = configure(ledger.study, name, found.params, ledger.study.seed, last)
     if needs := needed_methods(ledger.study, {})[name]:
         chosen = {what: ledger.chosen(other) for what, other in needs.items()}
         folders = {what: Path(trial.folders[0]) for what, trial in chosen.items() if trial is not None}
         run = with_needed(run, {what: url_of(path) or str(path) for what, path in folders.items()})
-    return Best(name, run, found.values, found.number, found.params)
+    return Best(name, run, found.values, found.number, found.params, ledger.study.searched(name))
 
 
 def _state(folder: Path, driver: str | None, complete: bool) -> str:

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from remix_study.config.run import RemixConfig
+from remix_study.planned import remix_plan
 from remix_study.remix import Course, Margin, ProgressShare, Quantile, RemixPlan, RemixSettings, read_course
 from remix_study.remix.filtering import Band, Filter, Tempered
 from tests.examples import examples
-from tests.unit.remix.test_plan import REASSEMBLY, SAMPLES, SETTINGS, FakeScorer, build, run
+from tests.unit.remix.test_plan import CLASSES, LABELS, REASSEMBLY, SAMPLES, SETTINGS, FakeScorer, build, run
 
 RULES: tuple[Filter, ...] = (
     Tempered(1.0), Margin(0.4), Margin(0.4, "each"), Quantile(0.3, "rest"), Band(0.1, 0.8, "rest"), Band(0.1, 0.8)
@@ -73,7 +75,7 @@ def test_the_mean_course_is_constant_and_within_one_sample_of_the_mean(
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_replay_has_the_numbers_of_every_epoch_and_redraws_when_the_other_run_does(rule: Filter, every: int) -> None:
     other = build(replace(SETTINGS, rescore_every=every, filter=rule, share=ProgressShare(), joint_share=0.2))
     scorer, history = FakeScorer(), []
@@ -91,6 +93,31 @@ def test_a_replay_has_the_numbers_of_every_epoch_and_redraws_when_the_other_run_
             wanted = {k: v for k, v in history[epoch].items() if "share" in k and "class" not in k}
             assert {k: planned.metrics[k] for k in wanted} == wanted
     assert unused.calls == []
+
+
+def test_phases_of_another_run_are_replayed_without_having_them() -> None:
+    """Phases in which a modality trains alone, all train jointly, and samples rest."""
+    phases = [
+        {"until": 0.3, "share": {"audio": 0.2, "video": 0.8}, "joint_share": 0.1},
+        {"until": 0.5, "only": ["video"]},
+        {"until": 0.8, "filter": {"rule": "quantile", "fraction": 0.3, "otherwise": "rest"}},
+        {"joint": True},
+    ]
+    modalities, counts, history = ("audio", "video"), [], []
+    given = {"name": "remix", "warmup": 2, "rescore_every": 2, "phases": phases}
+    other = remix_plan(RemixConfig.model_validate(given), modalities, LABELS, CLASSES, REASSEMBLY, 0, 12)
+    scorer = FakeScorer()
+    for epoch in range(12):
+        history.append(dict(run(other, scorer, range(epoch, epoch + 1))[0].metrics))
+        counts.append([] if other.assignment is None else counts_of(other))
+    assert len({tuple(each) for each in counts}) >= 5
+    given |= {"phases": None, "filter": {"rule": "random_at_share_of", "run": "other"}}
+    course = read_course(history, modalities, SAMPLES)
+    method = RemixConfig.model_validate(given)
+    replay = remix_plan(method, modalities, LABELS, CLASSES, REASSEMBLY, 1, 12, course)
+    for epoch in range(12):
+        run(replay, scorer, range(epoch, epoch + 1))
+        assert ([] if replay.assignment is None else counts_of(replay)) == counts[epoch]
 
 
 def test_a_replay_that_resumes_assigns_the_same_samples() -> None:

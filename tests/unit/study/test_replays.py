@@ -25,6 +25,7 @@ from remix_study.study.needed import needed_methods
 from remix_study.study.plan import make_plan
 from remix_study.study.question import question_of
 from remix_study.study.results import require_every_method, result_of
+from remix_study.study.search_space import configure
 from remix_study.study.status import best_run, study_status
 from remix_study.study.storage import study_folder
 from remix_study.study.study import StudyRun
@@ -94,9 +95,7 @@ def test_a_control_has_no_trials_and_replays_the_replicate_with_its_seed(tmp_pat
     assert len(digests) == 4 * 2
 
 
-@pytest.mark.parametrize(
-    "life", [4, 5, 7, pytest.param(6, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("life", [5, *(pytest.param(life, marks=pytest.mark.slow) for life in (4, 6, 7, 9))])
 def test_a_study_with_controls_that_is_killed_has_the_same_runs(tmp_path: Path, life: int) -> None:
     whole = run_small(tmp_path / "whole", study())
     killed = StoppingRunner(life=life)
@@ -109,6 +108,7 @@ def test_a_study_with_controls_that_is_killed_has_the_same_runs(tmp_path: Path, 
     assert len(killed.ran + again.ran) == len(whole.ran)
 
 
+@pytest.mark.slow
 def test_another_choice_of_the_replayed_method_trains_its_controls_again(tmp_path: Path) -> None:
     def summary(task: Task, run: RunConfig) -> dict[str, float]:
         return {"best/val_accuracy": 0.1 * task.number + run.optimizer.learning_rate, "test/accuracy": 0.5}
@@ -142,6 +142,7 @@ def test_without_a_complete_trial_of_the_replayed_method_the_result_says_so(tmp_
     assert "mean" in {task.method for task in run_small(tmp_path, study(), retry_failed=True).ran}
 
 
+@pytest.mark.slow
 def test_retraining_a_control_retrains_what_it_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_small(tmp_path, study())
     runner: Runner = StoppingRunner()
@@ -150,6 +151,15 @@ def test_retraining_a_control_retrains_what_it_replays(tmp_path: Path, monkeypat
     assert sorted(found) == [0, 1]
     names = [task.name for task in runner.ran]
     assert names == [f"{method}-final-{number}" for number in (0, 1) for method in ("tuned", "course")]
+
+
+def test_a_control_has_the_loss_weights_of_phases_but_not_their_shares() -> None:
+    phases = [{"until": 0.5, "share": {"audio": 0.3, "video": 0.7}, "weight": 0.5}, {"joint": True}]
+    tuned = {**METHODS["tuned"], "set": {"method": {"name": "remix", "warmup": 1, "phases": phases}}}
+    config = configure(study(methods={**METHODS, "tuned": tuned}), "course", {}, 0, {})
+    assert isinstance(config.method, RemixConfig)
+    kept = config.method.model_dump(mode="json")["phases"]
+    assert kept == [{"until": 0.5, "weight": 0.5}, {}]
 
 
 def test_a_control_needs_what_the_replayed_method_needs(tmp_path: Path) -> None:
@@ -202,6 +212,7 @@ def test_controls_are_compared_with_what_they_replay() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_result_has_all_methods_and_no_difference_in_settings(tmp_path: Path) -> None:
     run_small(tmp_path, study(replicates=5))
     result = result_of(ledger_of(tmp_path))
@@ -210,6 +221,7 @@ def test_the_result_has_all_methods_and_no_difference_in_settings(tmp_path: Path
     assert result.unequal == ()
 
 
+@pytest.mark.slow
 def test_the_best_configuration_of_a_control_names_the_run_of_the_study(tmp_path: Path) -> None:
     run_small(tmp_path, study())
     found = best_run(study_folder(tmp_path, "s"), "mean")
@@ -217,6 +229,7 @@ def test_the_best_configuration_of_a_control_names_the_run_of_the_study(tmp_path
     assert rule is not None
     assert chosen is not None
     assert rule.run == chosen.folders[0]
+    assert (found.method, found.searched) == ("mean", "tuned")
 
 
 def test_the_plan_starts_a_control_after_what_it_replays(small_corpus: Path, tmp_path: Path) -> None:
@@ -295,6 +308,7 @@ def test_the_reference_replays_no_method() -> None:
         study(reference="course")
 
 
+@pytest.mark.slow
 def test_a_recorded_study_is_read_again(tmp_path: Path) -> None:
     run_small(tmp_path, study())
     assert load_study(study_folder(tmp_path, "s") / "study.yaml").trials_of("course") == 0
