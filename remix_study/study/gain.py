@@ -11,7 +11,8 @@ the effect of it:
     choice of samples               the method
 
 Parts that a method cannot have are left out: one with constant shares has no course, one that assigns at random has no
-choice. If the study lacks a method of the chain, the parts on both sides of it are measured together.
+choice. If the study lacks a method of the chain, the parts on both sides of it are measured together; all of them
+together are `training`.
 
 These differences are of calibrated late products, which combine the unimodal heads of all methods in the same way. Two
 more parts lead from there to the fused heads, whose difference is the gain. For a method a and the baseline b:
@@ -38,7 +39,7 @@ from remix_study.units import listed
 FUSED, LATE_SUM, CALIBRATED = "test/accuracy", "test/accuracy_late_sum", "test/accuracy_late_calibrated"
 _VIEWS = {FUSED: "fused head", LATE_SUM: "late sum", CALIBRATED: "calibrated late product"}
 ONE_MODALITY, SHARE, COURSE, CHOICE = "one modality per sample", "share", "course of the share", "choice of samples"
-FUSION, CALIBRATION = "fusion", "calibration"
+TRAINING, FUSION, CALIBRATION = "training", "fusion", "calibration"
 LATE_MINUS_FUSED, CALIBRATED_MINUS_LATE = "late sum - fused head", "calibrated - late sum"
 _OF_ASSIGNMENT = ("method.filter", "method.share", "method.score")
 _ROUNDING = 1e-6
@@ -165,7 +166,8 @@ def _of_training(
         measured = f"{stage.method} - {before}, {_VIEWS[view]}"
         if view == CALIBRATED and not _has(seen[before], LATE_SUM):
             measured += f" (of {before} from probes, which are trained afterwards)"
-        parts.append(GainPart(listed(pending), measured, paired(seen[stage.method], seen[before], view)))
+        name_of_part = TRAINING if len(pending) == len(stages) > 1 else listed(pending)
+        parts.append(GainPart(name_of_part, measured, paired(seen[stage.method], seen[before], view)))
         before, pending = stage.method, []
     return parts, missing
 
@@ -174,7 +176,7 @@ def _chain(study: StudyConfig, configs: Mapping[str, RunConfig], name: str) -> l
     """The parts of training that a method can have, in order; the last ends at the method itself."""
     method = configs[name].method
     if not isinstance(method, RemixConfig):
-        return [_Stage("training", name)]
+        return [_Stage(TRAINING, name)]
     constant = _constant_share(method)
     controls = [other for other in configs if other != name and _differs_in_assignment(study, configs, name, other)]
     mean = _replay(study, "random_at_mean_share_of", name) or _random(configs, controls, constant)

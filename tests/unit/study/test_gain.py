@@ -97,7 +97,7 @@ def test_the_parts_sum_to_the_gain_and_are_adjusted_for_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("method", "controls", "expected"),
     [
-        (remix(), {}, ["one modality per sample, share, course of the share and choice of samples"]),
+        (remix(), {}, ["training"]),
         (remix(), {"random": RANDOM}, ["one modality per sample", "share, course of the share and choice of samples"]),
         (remix(share=FIXED), {"random": RANDOM}, ["one modality per sample", "share and choice of samples"]),
         (remix(share=FIXED), {"fixed": remix("random", share=FIXED)},
@@ -112,8 +112,8 @@ def test_the_parts_sum_to_the_gain_and_are_adjusted_for_all_of_them() -> None:
         (remix(joint_share=0.2), {"each": {"random_at_share_of": "remix"}, "permuted": PERMUTED},
          ["one modality per sample, share and course of the share", "choice of samples"]),
         # Not the same shares, or not the same settings: no step of the chain.
-        (remix(share=FIXED), {"permuted": PERMUTED}, ["one modality per sample, share and choice of samples"]),
-        (remix(warmup=3, share=FIXED), {"r": RANDOM}, ["one modality per sample, share and choice of samples"]),
+        (remix(share=FIXED), {"permuted": PERMUTED}, ["training"]),
+        (remix(warmup=3, share=FIXED), {"r": RANDOM}, ["training"]),
     ],
 )  # fmt: skip
 def test_a_study_splits_what_its_methods_allow(
