@@ -209,7 +209,8 @@ class ConfiguredTimetable:
             alone = settings.only or ()
             found |= {f"schedule/share/{m}": float(m in alone) for m in self.modalities}
         elif isinstance(share, a.FixedShareConfig) and (now.number or any(schedules_in(share))):
-            found |= {f"schedule/share/{m}": part for m, part in share.at(now.position("share")).items()}
+            parts = share.at(now.position("share"))  # of the samples that are not joint
+            found |= {f"schedule/share/{m}": part * (1 - settings.joint_share) for m, part in parts.items()}
         if now.number:
             found["schedule/phase"] = float(now.number)
         return found | {f"schedule/order/{m}": float(place) for place, m in enumerate(order, 1)}
@@ -236,7 +237,7 @@ def _weights_at(method: JointUnimodalConfig | RemixConfig, key: str, epochs: int
     return at if _varies(method, key) else at(0)
 
 
-_ANY_ORDER = ("",)  # no preset sets weights
+_ANY_ORDER = ("any",)  # no preset sets weights
 
 
 def _varies(method: JointUnimodalConfig | RemixConfig, key: str) -> bool:

@@ -70,3 +70,10 @@ def did(means: Mapping[Quantity, float]) -> str:
     values = [f"{mean:.3g}{unit}" + (f" for {quantity.part}" if quantity.part else "")
               for quantity, mean in means.items() if quantity.name == last.name]  # fmt: skip
     return f"{last.words} {', '.join(values)}"
+
+
+def planned_values(records: Iterable[Mapping[str, float]]) -> list[str]:
+    """The metrics of schedules, without those of the shares, in their order."""
+    others = ("schedule/share/", "schedule/joint_share", "schedule/phase", "schedule/order/")
+    metrics = dict.fromkeys(metric for record in records for metric in record)
+    return [metric for metric in metrics if metric.startswith("schedule/") and not metric.startswith(others)]

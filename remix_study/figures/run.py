@@ -24,7 +24,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from remix_study.figures.quantities import did, quantities
+from remix_study.figures.quantities import did, planned_values, quantities
 from remix_study.modality import canonical_order
 
 History = Sequence[Mapping[str, float]]  # one record of metrics per epoch, names of docs/metrics.md
@@ -49,7 +49,10 @@ class LearningCurves(NamedTuple):
 
 
 class AssignmentOverEpochs(NamedTuple):
-    """Shares in [0, 1] of all samples: `shares[m]` trains m alone; all shares, `joint` and `untrained` sum to 1."""
+    """Shares in [0, 1] of all samples: `shares[m]` trains m alone; all shares, `joint` and `untrained` sum to 1.
+
+    `planned`: for each modality, the sum of the planned shares up to it; empty if nothing was planned.
+    """
 
     epochs: list[int]
     shares: dict[str, list[float]]
@@ -58,6 +61,7 @@ class AssignmentOverEpochs(NamedTuple):
     churn: Curve | None
     warmup_epochs: int
     title: str
+    planned: tuple[Curve, ...] = ()
 
 
 class ScoreHistograms(NamedTuple):
@@ -161,7 +165,9 @@ def draw_learning_curves(data: LearningCurves) -> Figure:
 
 
 def assignment(history: History, modalities: Sequence[str], warmup_epochs: int = 0) -> AssignmentOverEpochs:
-    """Shares over epochs, from `remix/share/*`, `remix/joint_share` and `remix/churn`, without the warm-up.
+    """Shares over epochs, from `remix/share/*`, `remix/joint_share`, `remix/churn` and `schedule/share/*`.
+
+    The warm-up is left out.
 
     Raises:
         ValueError: no epoch has an assignment.
@@ -183,7 +189,21 @@ def assignment(history: History, modalities: Sequence[str], warmup_epochs: int =
     title = f"Remix: {least} trains {_percent(last[least])} of the samples in the last epoch"
     title += "".join(f", {m} {_percent(share)}" for m, share in last.items() if m != least)
     churn = curve(history, "remix/churn", "churn")
-    return AssignmentOverEpochs([epoch for epoch, _ in records], own, joint, untrained, churn, warmup_epochs, title)
+    epochs = [epoch for epoch, _ in records]
+    return AssignmentOverEpochs(
+        epochs, own, joint, untrained, churn, warmup_epochs, title, _planned(records, modalities)
+    )
+
+
+def _planned(records: Sequence[tuple[int, Mapping[str, float]]], modalities: Sequence[str]) -> tuple[Curve, ...]:
+    """For each modality, the sum of the planned shares up to it, in the epochs that have a plan."""
+    keys = [f"schedule/share/{m}" for m in modalities]
+    sums = [(epoch, np.cumsum([record[key] for key in keys])) for epoch, record in records
+            if all(key in record for key in keys)]  # fmt: skip
+    if not sums:
+        return ()
+    epochs = [epoch for epoch, _ in sums]
+    return tuple(Curve(m, epochs, [float(each[n]) for _, each in sums]) for n, m in enumerate(modalities))
 
 
 def draw_assignment(data: AssignmentOverEpochs) -> Figure:
@@ -198,6 +218,10 @@ def draw_assignment(data: AssignmentOverEpochs) -> Figure:
                 data.epochs, shares, bottom=floor, width=1.0, color=tint, edgecolor="white", linewidth=0.6, label=name
             )
         floor = floor + np.asarray(shares)
+    for number, line in enumerate(data.planned):
+        edges = [edge for epoch in line.epochs for edge in (epoch - 0.5, epoch + 0.5, epoch + 0.5)]
+        heights = [height for value in line.values for height in (value, value, math.nan)]
+        axes.plot(edges, heights, color=_INK, linewidth=1.2, label="planned" if number == 0 else None)
     if data.warmup_epochs:
         axes.axvspan(-0.5, data.warmup_epochs - 0.5, color="#F3F3F3", zorder=0)
         axes.text(
@@ -315,6 +339,25 @@ def what_methods_did(history: History, modalities: Sequence[str]) -> WhatMethods
     if not panels:
         raise ValueError("the figure needs `method/...`, but no epoch has it: no added method has acted yet")
     return WhatMethodsDid(panels, tuple(modalities), f"{'; '.join(said)} (means over epochs)")
+
+
+def schedules(history: History, modalities: Sequence[str]) -> WhatMethodsDid:
+    """What schedules planned over epochs, from `schedule/...`, without the shares, which `assignment` has.
+
+    Raises:
+        ValueError: no epoch has any.
+    """
+    panels: dict[str, dict[str, Curve]] = {}
+    for metric in planned_values(history):
+        name, _, part = metric.removeprefix("schedule/").rpartition("/")
+        if part not in modalities:
+            name, part = f"{name}/{part}".removeprefix("/"), ""
+        if (line := curve(history, metric, part)) is not None:
+            panels.setdefault(name, {})[part] = line
+    if not panels:
+        raise ValueError("the figure needs `schedule/...`, but no epoch has it: the run has no schedules")
+    found = [QuantityOverEpochs(name.replace("/", " ").replace("_", " "), parts) for name, parts in panels.items()]
+    return WhatMethodsDid(found, tuple(modalities), f"Planned over epochs: {', '.join(each.label for each in found)}")
 
 
 def draw_what_methods_did(data: WhatMethodsDid) -> Figure:

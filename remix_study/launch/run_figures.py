@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from remix_study.config.run import RemixConfig, RunConfig
 from remix_study.figures import run as f
-from remix_study.figures.quantities import quantities
+from remix_study.figures.quantities import planned_values, quantities
 from remix_study.remix import RemixPlan
 from remix_study.training.loop import Run, RunResult
 
@@ -21,13 +21,16 @@ UNITS = {
 def run_figures(config: RunConfig, run: Run, result: RunResult) -> dict[str, Figure]:
     """Return the run's figures by artifact name.
 
-    These are the learning curves; what added methods did, if they acted; and, for Remix, the assignment over epochs and
-    histograms of the scores of the last scoring pass, over all samples and per class.
+    These are the learning curves; what added methods did, if they acted; what schedules planned, if there are any; and,
+    for Remix, the assignment over epochs and histograms of the scores of the last scoring pass, over all samples and
+    per class.
     """
     modalities = run.model.modalities
     found = {"figures/learning_curves.png": f.draw_learning_curves(f.learning_curves(result.history, modalities))}
     if quantities(result.history):
         found["figures/what_methods_did.png"] = f.draw_what_methods_did(f.what_methods_did(result.history, modalities))
+    if planned_values(result.history):
+        found["figures/schedules.png"] = f.draw_what_methods_did(f.schedules(result.history, modalities))
     if not isinstance(config.method, RemixConfig):
         return found
     over_epochs = f.assignment(result.history, modalities, config.method.warmup)

@@ -339,9 +339,14 @@ def _least_balanced(found: Sequence[run_data.Measured]) -> str:
 
 def over_epochs(
     key: str, title: str, caption: str, metrics: Sequence[tuple[str, Sequence[run_data.Band]]], style_of: Styles,
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None, planned: Mapping[str, Sequence[run_data.Band]] | None = None,
 ) -> Chart | None:  # fmt: skip
-    """A panel per metric, a line per method. `units`: metric -> unit, for metrics whose unit depends on the run."""
+    """A panel per metric, a line per method.
+
+    Args:
+        units: metric -> unit, for metrics whose unit depends on the run.
+        planned: metric -> what was planned for it, as thin lines.
+    """
     panels, names = [], set()
     for metric, bands in metrics:
         if not bands:
@@ -352,6 +357,9 @@ def over_epochs(
         for band in bands:
             marks += _band(band, style_of[band.method], unit)
             names.add(band.method)
+        for band in (planned or {}).get(metric, ()):
+            name, mean = f"{band.method}, planned", tuple(unit.scale * value for value in band.mean)
+            marks.append(Line(band.epochs, mean, INK, "dot", None, 1.2, name=name, method=band.method))
         panels.append(Panel("", _EPOCH, Axis(label), tuple(marks)))
     return Chart(key, title, caption, tuple(panels), method_keys(names, style_of, lines=True)) if panels else None
 

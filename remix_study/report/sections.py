@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from remix_study.figures.chart import Chart
+from remix_study.figures.quantities import planned_values
 from remix_study.report import human_ratings, run_charts, run_data, search_charts, search_data
 from remix_study.report.blocks import Block, Note, Section, section
 from remix_study.report.published import published_section
@@ -360,14 +361,22 @@ def _training(
     rest = [(metric, bands) for metric, bands in of("remix/resting_share") if _ever(bands)]
     # What controllers of the shares read; without the losses that scoring passes show for every share.
     read = of(*(f"remix/{what}/{m}" for what in ("share_gain", "exponent", "control_cross_entropy") for m in names))
+    plans = {metric: dict(of(metric.replace("remix/", "schedule/", 1))) for metric in
+             (*(f"remix/share/{m}" for m in names), "remix/joint_share")}  # fmt: skip
+    planned = {metric: bands for metric, found in plans.items() for bands in found.values() if bands}
     assignment = run_charts.over_epochs(
         "assignment", run_charts.shares_title(shares, run_data.bands(runs, "remix/joint_share")),
         "Shares of the training samples that train one modality alone, all modalities together, or nothing, and the "
         "share that was reassigned since the last scoring pass; and what controllers of the shares read. The warm-up "
-        f"trains jointly. {source}",
+        f"trains jointly. {'Thin dotted lines: planned by schedules and phases. ' if planned else ''}{source}",
         [*of(*(f"remix/share/{m}" for m in names), "remix/joint_share"), *rest, *of("remix/entropy", "remix/churn"),
          *read],
-        style_of,
+        style_of, planned=planned,
+    )  # fmt: skip
+    scheduled = [key for r in runs for history in r.histories for key in planned_values(history)]
+    schedules = run_charts.over_epochs(
+        "schedules", "Schedules", f"What schedules and phases planned; docs/metrics.md defines it. {source}",
+        of(*dict.fromkeys(scheduled)), style_of,
     )  # fmt: skip
     c1 = {m: of(f"clash/c1/{m}")[0][1] for m in names}
     clashes = [*((f"clash/c1/{m}", bands) for m, bands in c1.items()), *of(*(f"clash/c2/{m}" for m in names))]
@@ -384,7 +393,7 @@ def _training(
     more = of("remix/margin", *(f"remix/train_cross_entropy/{m}" for m in names))
     scores = run_charts.scores(quantiles, more, unit, style_of)
     remixed = any(shares.values())
-    blocks: list[Block | None] = [learning, balance, assignment if remixed else None, directions, scores]
+    blocks: list[Block | None] = [learning, balance, assignment if remixed else None, schedules, directions, scores]
     if remixed and directions is None:
         blocks.append(
             Note(

@@ -104,6 +104,8 @@ def unit_of(metric: str) -> Unit:
     if (quantity := quantity_of(metric)) is not None:
         of = f" of {quantity.part}" if quantity.part else ""
         return Unit(f"{quantity.words}{of}", quantity.unit, 1.0)
+    if metric.startswith("schedule/"):
+        return Unit(f"planned {metric.removeprefix('schedule/').replace('/', ' ').replace('_', ' ')}", "", 1.0)
     return Unit(metric, "s" if metric.startswith("time/") else "", 1.0)
 
 

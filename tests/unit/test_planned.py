@@ -112,6 +112,15 @@ def test_a_constant_method_has_no_course() -> None:
     assert scheduled(a_run({"name": "remix"}))(3) == {}
 
 
+def test_weights_follow_their_schedules_beside_a_preset() -> None:
+    method = a_run({"name": "remix", "warmup": 2, "phases": "smp", "weight": {"from": 1, "to": 0}}).method
+    assert isinstance(method, RemixConfig)
+    together, alone = loss_weights(method, EPOCHS)
+    assert together == 0.5
+    assert callable(alone)
+    assert [alone(epoch) for epoch in range(EPOCHS)] == pytest.approx([1, 1, *np.linspace(1, 0, 10)])
+
+
 def test_weights_and_rates_follow_the_epochs_after_the_warm_up() -> None:
     method = {"name": "remix", "warmup": 2, "phases": PHASES, "weight": {"from": 1, "to": 0}}
     config = a_run(method, learning_rate_factor={"audio": {"from": 1, "to": 0.1, "shape": "step"}, "video": 1})

@@ -16,6 +16,7 @@ from remix_study.figures.run import (
     draw_score_histograms,
     draw_what_methods_did,
     learning_curves,
+    schedules,
     score_histograms,
     what_methods_did,
 )
@@ -82,6 +83,27 @@ def test_shares_of_the_assignment_add_up_to_one() -> None:
     assert totals == pytest.approx([1.0, 1.0])
     assert data.title == "Remix: audio trains 25 % of the samples in the last epoch, video 75 %"
     assert "warm-up" in words(draw_assignment(data))
+
+
+def test_planned_shares_are_drawn_beside_those_that_happened() -> None:
+    plan = {"schedule/share/audio": 0.25, "schedule/share/video": 0.5, "schedule/joint_share": 0.25}
+    history = [*HISTORY, {**HISTORY[-1], "epoch": len(HISTORY), **plan}]
+    data = assignment(history, MODALITIES, warmup_epochs=1)
+    assert [(line.name, line.epochs, line.values) for line in data.planned] == [
+        ("audio", [len(HISTORY)], [0.25]), ("video", [len(HISTORY)], [0.75]),
+    ]  # fmt: skip
+    assert png(draw_assignment(data)) != png(draw_assignment(data._replace(planned=())))
+    assert assignment(HISTORY, MODALITIES).planned == ()
+
+
+def test_schedules_have_a_panel_each_and_a_line_for_each_modality() -> None:
+    history = [{"schedule/weight/audio": 1.0 - e / 4, "schedule/weight/video": 1.0, "schedule/filter/threshold": e,
+                "schedule/share/audio": 0.5, "schedule/phase": 1.0} for e in range(4)]  # fmt: skip
+    data = schedules(history, MODALITIES)
+    assert {panel.label: list(panel.parts) for panel in data.panels} == {
+        "weight": ["audio", "video"], "filter threshold": [""],
+    }  # fmt: skip
+    assert data.panels[0].parts["audio"].values == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_every_score_is_counted_once() -> None:

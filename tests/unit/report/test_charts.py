@@ -247,6 +247,19 @@ def test_bands_are_drawn_for_more_than_one_run(style_of: Styles) -> None:
     assert run_charts.over_epochs("k", "t", "c", [("val/accuracy", [])], style_of) is None
 
 
+def test_what_was_planned_is_a_thin_line_beside_what_happened(style_of: Styles) -> None:
+    happened = run_data.Band("remix", (0, 1), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6), 1)
+    planned = {"remix/share/audio": [happened._replace(mean=(0.4, 0.4))]}
+    chart = run_charts.over_epochs("k", "t", "c", [("remix/share/audio", [happened])], style_of, planned=planned)
+    assert chart is not None
+    line, thin = chart.panels[0].marks
+    assert isinstance(line, Line)
+    assert isinstance(thin, Line)
+    assert thin.y == pytest.approx((40, 40))
+    assert thin.width < line.width
+    assert thin.name == "remix, planned"
+
+
 def test_scores_show_median_and_quantiles(style_of: Styles) -> None:
     def band(*means: float) -> list[run_data.Band]:
         return [run_data.Band("remix", tuple(range(len(means))), means, means, means, 2)]
