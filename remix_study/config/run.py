@@ -440,20 +440,24 @@ _AS_ARGMIN = ("argmin", "permuted", "max_share", "margin")  # filter rules that 
 
 def _problems_of_share(method: RemixConfig) -> list[tuple[str, str]]:
     """The problems of a share with the filter and the order of batches, by key."""
-    share, rule = method.share, method.filter.rule
-    if isinstance(share, BlockGainShareConfig) and method.order != "blocks":
+    if isinstance(method.share, BlockGainShareConfig) and method.order != "blocks":
         message = (
             "`method.share: {kind: block_gain}` needs `order: blocks`, in which each modality has one block of batches "
             f"that can be judged, but `method.order` is {method.order}"
         )
         return [("method.order", message)]
-    if isinstance(share, ArgminShareConfig) and rule in _AS_ARGMIN:
-        message = (
-            f"`method.share: {{kind: by_score}}` has no effect with the filter `{rule}`, which gives each modality "
-            "these shares anyway; use `filter: {rule: random}`, or leave the share out"
-        )
-        return [("method.share", message)]
-    return []
+    problems: dict[str, str] = {}
+    phases = method.phases if isinstance(method.phases, tuple) else (PhaseConfig(),)
+    for number, phase in enumerate(phases):
+        share, rule = phase.share or method.share, (phase.filter or method.filter).rule
+        alone = phase.joint or (phase.only is not None and len(phase.only) == 1)
+        if isinstance(share, ArgminShareConfig) and rule in _AS_ARGMIN and not alone:
+            key = "method.share" if phase.share is None else f"method.phases.{number}.share"
+            problems[key] = (
+                f"`{key}: {{kind: by_score}}` has no effect with the filter `{rule}`, which gives each modality these "
+                "shares anyway; use `filter: {rule: random}`, or leave the share out"
+            )
+    return list(problems.items())
 
 
 class RunConfig(Part):

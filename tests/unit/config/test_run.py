@@ -413,3 +413,12 @@ def test_studies_from_different_files_may_be_equal(tmp_path: Path) -> None:
 def test_a_logarithmic_dimension_must_be_above_zero() -> None:
     with pytest.raises(ValueError, match="nor be 0 on a log scale"):
         FloatDimension(kind="float", low=0, high=1, log=True)
+
+
+def test_shares_of_argmin_are_refused_in_the_phases_in_which_they_change_nothing() -> None:
+    phases = [{"until": 0.5, "share": {"kind": "by_score"}, "filter": {"rule": "random"}},
+              {"share": {"kind": "by_score"}}]  # fmt: skip
+    method = {"name": "remix", "warmup": 1, "phases": phases}
+    (line,) = [each for each in problems(plain(method=method)) if "by_score" in each]
+    assert "`method.phases.1.share: {kind: by_score}` has no effect with the filter `argmin`" in line
+    parse_run(plain(method=method | {"phases": [*phases[:1], {"joint": True}]}), "run.yaml")

@@ -49,3 +49,17 @@ def test_passes_are_counted(recipe: Recipe, assembled: Callable[..., Run], kind:
         trained = {m: (1 + BACKWARD) * record[f"train/samples/{m}"] for m in cost_m}
         assert record["train/multiply_adds"] == sum(cost_m[m] * (trained[m] + evaluated) for m in cost_m)
         assert record["time/score_s"] > 0
+
+
+@pytest.mark.slow
+def test_a_phase_with_another_controller_begins_with_the_last_shares_and_compares_nothing(
+    recipe: Recipe, assembled: Callable[..., Run]
+) -> None:
+    phases = [{"until": 0.5, "share": {"kind": "calibrated_progress"}}, {"share": {"kind": "held_out_progress"}}]
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "phases": phases}
+    run = assembled(recipe({"method": method, "epochs": 5}))
+    assert len(run.rows["control"]) > 0
+    history = train(run).history
+    assert ["remix/exponent/audio" in record for record in history] == [False, True, True, False, False]
+    assert ["remix/share_gain/audio" in record for record in history] == [False, False, True, False, True]
+    assert history[3]["remix/share/audio"] == history[2]["remix/share/audio"]
