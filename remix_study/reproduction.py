@@ -25,6 +25,7 @@ from remix_study.study.comparison import StudyResult
 from remix_study.study.listener import StudyListener
 from remix_study.study.search_space import configure
 from remix_study.study.study import StudyRun
+from remix_study.study.study_file import check_study
 
 _ALWAYS = ("joint", "joint_unimodal", "remix")
 _CEILINGS = ("audio_alone", "video_alone")
@@ -40,20 +41,25 @@ def reproduction_study(
         methods: names of added methods; each is run alone and, if it can be, with Remix.
         seeds: replicates of each method.
         ceilings: also train each modality alone.
-        changes: `key=value` each, applied to the released recipe.
+        changes: `key=value` each, applied to the released recipe. A key of `method` changes the methods that set it.
 
     Raises:
-        ConfigError: an unknown method, or a change that is not valid.
+        ConfigError: an unknown method, a change that is not valid, or a recipe that is not valid with the changes.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"The protocol must be one of {', '.join(PROTOCOLS)}, but is {protocol}.")
     recipe = load_study(shipped("cremad_ogm.yaml"))
     base: dict[str, Any] = {**recipe.base, "tracking": {"experiment": f"remix-reproduce-{protocol}"}}
+    in_base: dict[str, Any] = {}
+    in_methods: dict[str, Any] = {}
     for change in changes:
         key, found, value = change.partition("=")
         if not found:
-            raise ConfigError(f"Cannot apply `--set {change}`: it has no `=`. For example: --set epochs=2")
-        put(base, key.strip(), load(value))
+            raise ConfigError(f"Cannot apply `--set {change}`: it has no `=`. For example: --set epochs=30")
+        of_methods = key.strip().startswith("method.")
+        (in_methods if of_methods else in_base)[key.strip()] = load(value)
+    for key, value in in_base.items():
+        put(base, key, value)
     chosen = {name: recipe.methods[name] for name in (*_ALWAYS, *(_CEILINGS if ceilings else ()))}
     remix = recipe.methods["remix"].set["method"]
     for name in methods:
@@ -65,6 +71,12 @@ def reproduction_study(
         combined = MethodSpace(set={"method": {**remix, "with": [name]}})
         if _valid(recipe, f"remix_{name}", combined):
             chosen[f"remix_{name}"] = combined
+    for key, value in in_methods.items():
+        setting = [method.set for method in chosen.values() if key.split(".")[1] in method.set["method"]]
+        if not setting:
+            raise ConfigError(f"Cannot apply `--set {key}`: no method of this recipe sets it.")
+        for settings in setting:
+            put(settings, key, value)
     content = recipe.model_dump() | {
         "name": f"reproduce_{protocol}",
         "question": f"On {PROTOCOLS[protocol].corpus}, does the released recipe of Data Remixing beat joint training?",
@@ -73,7 +85,9 @@ def reproduction_study(
         "unequal": [],
         "replicates": seeds,
     }
-    return StudyConfig.model_validate(content)
+    study = StudyConfig.model_validate(content)
+    check_study(study, {"corpus": "corpus"})  # before clips are decoded
+    return study
 
 
 def _valid(recipe: StudyConfig, name: str, method: MethodSpace) -> bool:

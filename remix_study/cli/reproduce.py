@@ -22,7 +22,7 @@ def reproduce(
     ceilings: Annotated[bool, typer.Option("--ceilings", help="Also train each modality alone.")] = False,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change the recipe, e.g. epochs=2; repeatable. The report says so."),
+        typer.Option("--set", help="Change the recipe, e.g. epochs=30; repeatable. The report says so."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Format of stored clips; default: that of the protocol.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check clips and lists; train nothing.")] = False,

@@ -44,3 +44,23 @@ def test_unknown_names_are_one_sentence(arguments: tuple[str, list[str]], said: 
 def test_a_change_without_a_value_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="it has no `=`"):
         reproduction_study("cremad", [], 1, ceilings=False, changes=["epochs"])
+
+
+def test_a_change_of_a_method_applies_to_all_that_set_it() -> None:
+    study = reproduction_study("cremad", ["ogm_ge"], 1, ceilings=False, changes=["epochs=6", "method.warmup=2"])
+    warmups = {name: method.set["method"].get("warmup") for name, method in study.methods.items()}
+    assert warmups == {"joint": None, "joint_unimodal": None, "remix": 2, "ogm_ge": None, "remix_ogm_ge": 2}
+    again = reproduction_study("cremad", [], 1, ceilings=False)
+    assert again.methods["remix"].set["method"]["warmup"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["epochs=6"], "`method.warmup` must be below `epochs`"),
+        (["method.alpha=1"], "no method of this recipe sets it"),
+    ],
+)
+def test_a_recipe_that_is_not_valid_is_refused_before_clips_are_decoded(changes: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        reproduction_study("cremad", [], 1, ceilings=False, changes=changes)
