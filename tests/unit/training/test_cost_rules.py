@@ -57,6 +57,22 @@ def test_a_run_resumes_exactly_within_an_epoch(rule: str, recipe: Recipe, assemb
 
 
 @pytest.mark.slow
+def test_a_run_that_is_preempted_before_its_first_epoch_trains_the_halves_again(
+    recipe: Recipe, assembled: Assembled
+) -> None:
+    config = recipe(remix("reducible_loss") | {"epochs": 3})
+    whole = assembled(config, "whole")
+    train(whole)
+    notices = chain(repeat(False, 8), repeat(True))
+    with pytest.raises(RunPreempted, match="epoch 0, step 0"):
+        train(replace(assembled(config, "stopped"), preempted=lambda: next(notices)))
+    resumed = assembled(config, "stopped")
+    train(resumed)
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[name])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_ranks_keep_the_same_history_and_assign_alike(
     rule: str, recipe: Recipe, assembled: Assembled, run_on_ranks: Callable[..., list[Any]]
