@@ -23,7 +23,12 @@ def accuracies(methods: Mapping[str, Row], differences: Mapping[str, Row]) -> li
     """
     head = ["method", "alone", "with Remix", "with random assignment", "`remix` minus method alone", "wins", "p (Holm)"]
     alone = sorted(
-        (name for name in methods if not name.startswith((f"{REFERENCE}_", f"{CONTROL}_"))),
+        (
+            name
+            for name, row in methods.items()
+            if row["test accuracy"]  # which separately trained networks do not have
+            and not name.startswith((f"{REFERENCE}_", f"{CONTROL}_"))
+        ),
         key=lambda name: -float(methods[name]["test accuracy"]),
     )
     return [head, *(_accuracy_row(name, methods, differences.get(name)) for name in alone)]

@@ -73,6 +73,10 @@ def test_the_demo_and_its_rerun(tmp_path: Path) -> None:
     report = folder / "report"
     assert f"Report: {report / 'report.html'}" in first.stdout
     rows = list(csv.DictReader((report / "comparison.csv").open()))
+    networks = rows.pop()
+    assert (networks["method"], networks["accuracy"]) == ("separate networks", "")
+    assert 0 < float(networks["late sum"]) <= 100
+    assert 0 < float(networks["calibrated late product"]) <= 100
     assert {row["method"] for row in rows} == {"joint", "remix", "audio_alone", "video_alone"}
     for row in rows:
         assert row["method"] in first.stdout
