@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_every_configuration_loads(tmp_path: Path) -> None:
         (tmp_path / "study.yaml").write_text(block.text)
         assert len(read_study(tmp_path / "study.yaml", {}).methods) > 1
     runs = [parse_run(yaml.safe_load(block.text), block.section) for block in found if block not in studies]
-    assert (len(studies), len(runs)) == (4, 1)
+    assert (len(studies), len(runs)) == (4, 3)
     assert all(config.method.name == "remix" for config in runs)
 
 
@@ -140,6 +141,9 @@ def test_every_command_exists(page: Path) -> None:
                 parse_command(words)
             case "make":
                 assert words[0] in targets
+            case "python":
+                assert words[0] == "-m"
+                assert find_spec(words[1]) is not None
             case _:
                 assert tool in OTHER_TOOLS
 
