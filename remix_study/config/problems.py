@@ -344,6 +344,9 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
     if get_origin(at) in (dict, list, tuple):
         members = [each for each in get_args(at) if each is not Ellipsis]
         return members[-1], True
+    for member in get_args(at):  # before the others, which may contain anything
+        if get_origin(member) is Annotated and any(isinstance(e, Tag) and e.tag == step for e in get_args(member)):
+            return get_args(member)[0], False
     for member in get_args(at):
         if isinstance(member, type) and issubclass(member, BaseModel):
             tags = [
@@ -354,11 +357,8 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
             ]
             if step in tags:
                 return member, False
-        elif get_origin(member) is Annotated:
-            if any(isinstance(each, Tag) and each.tag == step for each in get_args(member)):
-                return get_args(member)[0], False
-            if (inner := _enter(member, step)) is not None:
-                return inner
+        elif get_origin(member) is Annotated and (inner := _enter(member, step)) is not None:
+            return inner
     return None
 
 

@@ -128,6 +128,7 @@ def test_schedules_and_phases_survive_a_dump(method: dict[str, Any]) -> None:
          ["5: `method.phases[0]`: `weight` has no effect with `joint: true`, with which all samples train all "
           "modalities; leave one of them out",
           "6: `method.phases[1].share`: its parts must sum to 1, but sum to 1.1"]),
+        ("phases: {preset: smp, aloen: 1}", ["4: `method.phases.aloen` is not a known key; did you mean `alone`?"]),
         ("phases: []", ["4: `method.phases`: must name at least one phase; leave it out, or use `paper` for none"]),
         ("warmup: 0\nphases: smp",
          ["5: `method.phases: smp` ranks the modalities at the end of the warm-up, but `method.warmup` is 0; set "
