@@ -119,7 +119,8 @@ def selection(recipe: str, corpus: Path, scale: Scale = FULL, encoder: Encoder =
         "question": f"On the recipe {recipe}, which ways of training and of combining the heads win?",
         "base": {
             "corpus": str(corpus),
-            "model": {"encoder": {"name": encoder, **width}, "fusion": "concat"},
+            # The logits of `concat` are a sum over the modalities, which cannot express an interaction.
+            "model": {"encoder": {"name": encoder, **width}, "fusion": "gated" if recipe == "xor" else "concat"},
             "optimizer": {"name": "adam", "learning_rate": 1e-3, "weight_decay": 1e-4},
             "rate": {"name": "step", "every": 0.67, "factor": 0.1},
             "epochs": scale.epochs,

@@ -188,7 +188,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "demo": _HARD,
         "muted": {**_HARD, "muted": 0.3},
         "blind": {**_HARD, "blind": 0.25},
-        "xor": {"interaction": "xor"},
+        "xor": {"interaction": "xor", "video_snr_db": (0.0, 8.0)},  # more noise hides the interaction of 1,000 clips
         "three": {**_HARD, "sensor": True, "sensor_off": 0.15},
     }
 )

@@ -235,7 +235,7 @@ def test_label_noise_that_leaves_a_class_without_training_clips_raises(tmp_path:
 @pytest.mark.parametrize("sensor", [False, True])
 @pytest.mark.parametrize("classes", [4, 7, 8])
 def test_no_proper_subset_of_the_modalities_tells_the_classes_of_a_pair_apart(classes: int, sensor: bool) -> None:
-    spec = SyntheticSpec(train=4000, classes=classes, sensor=sensor, interaction="xor")
+    spec = SyntheticSpec(train=1600, classes=classes, sensor=sensor, interaction="xor")
     assert list(spec.pairs) == {4: [2], 7: [5], 8: [4, 6]}[classes]
     shown = np.array([list(truth["shown"].values()) for truth in truths(spec, spec.train)])
     label_N = np.arange(spec.train) % classes
