@@ -449,13 +449,20 @@ def _problems_of_share(method: RemixConfig) -> list[tuple[str, str]]:
     problems: dict[str, str] = {}
     phases = method.phases if isinstance(method.phases, tuple) else (PhaseConfig(),)
     for number, phase in enumerate(phases):
-        share, rule = phase.share or method.share, (phase.filter or method.filter).rule
+        share, filter_ = phase.share or method.share, phase.filter or method.filter
+        rule = filter_.rule
         alone = phase.joint or (phase.only is not None and len(phase.only) == 1)
         if isinstance(share, ArgminShareConfig) and rule in _AS_ARGMIN and not alone:
             key = "method.share" if phase.share is None else f"method.phases.{number}.share"
             problems[key] = (
                 f"`{key}: {{kind: by_score}}` has no effect with the filter `{rule}`, which gives each modality these "
                 "shares anyway; use `filter: {rule: random}`, or leave the share out"
+            )
+        if isinstance(filter_, RandomConfig | CostConfig) and filter_.within == "class" and share is None and not alone:
+            at = "method" if phase.filter is None else f"method.phases.{number}"
+            problems[f"{at}.filter.within"] = (
+                f"`{at}.filter.within: class` gives every class the shares of the whole, so it needs `{at}.share`, but "
+                "there is none; set it, or use `within: all`"
             )
     return list(problems.items())
 
@@ -568,14 +575,6 @@ class RunConfig(Part):
                 f"but is {self.method.warmup}"
             )
             problems.append(("method.warmup", message))
-        if isinstance(self.method, RemixConfig) and self.method.share is None:
-            rule = self.method.filter
-            if isinstance(rule, RandomConfig | CostConfig) and rule.within == "class":
-                message = (
-                    "`method.filter.within: class` gives every class the shares of the whole, so it needs "
-                    "`method.share`, but there is none; set it, or use `within: all`"
-                )
-                problems.append(("method.filter.within", message))
         if isinstance(self.method, RemixConfig) and (replayed := replayed_of(self.method)) is not None:
             for key in ("share", "joint_share"):
                 if getattr(self.method, key) != RemixConfig.model_fields[key].default:

@@ -129,6 +129,9 @@ def test_schedules_and_phases_survive_a_dump(method: dict[str, Any]) -> None:
           "modalities; leave one of them out",
           "6: `method.phases[1].share`: its parts must sum to 1, but sum to 1.1"]),
         ("phases: {preset: smp, aloen: 1}", ["4: `method.phases.aloen` is not a known key; did you mean `alone`?"]),
+        ("phases:\n  - {until: 0.5, filter: {rule: random, within: class}}\n  - {joint: true}",
+         ["5: `method.phases.0.filter.within: class` gives every class the shares of the whole, so it needs "
+          "`method.phases.0.share`, but there is none; set it, or use `within: all`"]),
         ("phases: []", ["4: `method.phases`: must name at least one phase; leave it out, or use `paper` for none"]),
         ("warmup: 0\nphases: smp",
          ["5: `method.phases: smp` ranks the modalities at the end of the warm-up, but `method.warmup` is 0; set "
