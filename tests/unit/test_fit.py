@@ -97,6 +97,15 @@ def test_smallest_batch_is_at_most_the_training_split(recipe: Recipe, small_stor
             {"share": {"kind": "fixed", "parts": {"audio": 1.0}}},
             "`method.share` must name audio, video once each",
         ),
+        ({"filter": {"rule": "margin", "threshold": {"from": 0, "to": 3}}}, "must be at most 2, but is 3"),
+        (
+            {"phases": [{"until": 0.5, "filter": {"rule": "margin", "threshold": 3}}, {}]},
+            "`method.phases[0].filter.threshold` must be at most 2, but is 3",
+        ),
+        ({"phases": [{"until": 0.5, "only": ["text"]}, {}]}, "`only` of phase 1 names text, but the corpus has"),
+        ({"phases": {"preset": "smp", "order": ["audio"]}}, "`method.phases.order` must name audio, video once each"),
+        ({"warmup_weight": {"from": 1, "to": 0}}, "no sample trains several modalities after the warm-up"),
+        ({"phases": [{"until": 0.5, "warmup_weight": 1}, {}]}, "`warmup_weight` has no effect in phase 1"),
         *[
             (
                 {"share": {"kind": kind}, "filter": {"rule": "max_share", "share": 0.5}},
