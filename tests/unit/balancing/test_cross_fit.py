@@ -85,6 +85,7 @@ def cross_fit_of(run: Run) -> CrossFit:
     return rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["concat", "mmtm"])
 def test_no_model_trains_on_the_samples_that_it_is_evaluated_on(
     recipe: Recipe, assembled: Assembled, fusion: str

@@ -114,6 +114,7 @@ def test_an_operation_without_a_deterministic_kernel_is_reported_with_the_remedy
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_ceilings_are_trained_once_and_bound_sufficiency(recipe: Recipe, tmp_path: Path) -> None:
     config = recipe({"evaluation": {"ceilings": "train", "probe": False, "test": True}})
     started: list[str] = []

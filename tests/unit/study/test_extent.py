@@ -60,6 +60,7 @@ def test_run_plan_and_status_report_the_same_runs_and_hours(
         assert found.used.cpu_hours > 0
 
 
+@pytest.mark.slow
 def test_warnings_of_the_timed_epochs_are_not_shown_as_the_studys(
     small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

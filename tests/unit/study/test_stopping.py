@@ -95,6 +95,7 @@ print("to the end")
         ("shut down", 0, "to the end"),
     ],
 )
+@pytest.mark.slow
 def test_after_sigterm_a_study_ends_with_its_ray_unless_it_shut_that_down(
     tmp_path: Path, how: str, status: int, last: str
 ) -> None:
