@@ -183,7 +183,8 @@ def status_view(found: "StudyStatus") -> Group:
         if best:
             best[0] += f" (trial {m.best_number})"
         early = (str(m.pruned),) if pruned else ()
-        table.add_row(m.name, f"{m.ended}/{m.trials}", *early, str(m.failed), f"{m.replicated}/{m.replicates}", *best)
+        searched = f"{m.ended}/{m.trials}" if m.trials else "none"  # a control with the configuration of its method
+        table.add_row(m.name, searched, *early, str(m.failed), f"{m.replicated}/{m.replicates}", *best)
     lines = [f"[dim]failed:[/dim] {escape(failure)}" for failure in found.failures[-_FAILURES_SHOWN:]]
     if len(found.failures) > _FAILURES_SHOWN:
         lines.insert(0, f"[dim]failed:[/dim] {len(found.failures)} runs; the most recent:")

@@ -80,6 +80,8 @@ def test_a_complete_study(conduct: Conduct, tmp_path: Path) -> None:
         assert (method.best, method.best_number, method.best_params) == (best.values, best.number, best.params)
     assert found.running == ()
     json.dumps(found.plain())
+    control = found.methods[0]._replace(name="control", trials=0, complete=0, best=None)
+    assert re.search(r"control +│ +none +│", view_of(found._replace(methods=(control,))))
 
 
 def test_a_running_study_counts_its_runs_and_names_active_ones(conduct: Conduct, tmp_path: Path) -> None:
