@@ -331,7 +331,16 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
             found |= _interval("ahead_points", name, method.ahead.low, method.ahead.high)
             if method.ahead.p_holm is not None:
                 found[f"ahead_p_holm/{name}"] = method.ahead.p_holm
-    return found | late_metrics(result)
+    return found | combination_metrics(result) | late_metrics(result)
+
+
+def combination_metrics(result: StudyResult) -> dict[str, float]:
+    """Combinations minus their parts, and methods minus their controls."""
+    found: dict[str, float] = {}
+    for each in result.combinations:
+        for part in (*each.parts, *each.controls):
+            found |= _difference("minus_part", f"{each.name}/{part.name}", part.ahead)
+    return found
 
 
 def late_metrics(result: StudyResult) -> dict[str, float]:

@@ -20,6 +20,7 @@ from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.outcomes import Paired, Replicated
 from remix_study.study.results import compare, result_of
 from remix_study.study.sentences import combinations, headline, interval_text, judgement, p_text
+from remix_study.study.study_tracker import combination_metrics
 
 
 def study(**methods: dict[str, Any]) -> StudyConfig:
@@ -494,6 +495,17 @@ def combined(**accuracies: float) -> StudyResult:
     made = made.model_copy(update={"base": {"corpus": "c"}, "replicates": 6})
     everything = {name: predicted(clips(accuracy, seed=n)) for n, (name, accuracy) in enumerate(accuracies.items())}
     return compare(made, {"remix": predicted(clips(0.7, seed=9)), **everything}, {}, [])
+
+
+def test_what_a_combination_adds_to_each_part_is_logged() -> None:
+    found = combined(alone=0.5, both=0.9, control=0.8)
+    (each,) = found.combinations
+    logged = combination_metrics(found)
+    for part in (*each.parts, *each.controls):
+        of = f"both/{part.name}"
+        shown = [logged[f"minus_part_{what}/{of}"] for what in ("points", "points_low", "points_high", "p_holm")]
+        assert shown == [part.ahead.mean, part.ahead.low, part.ahead.high, part.ahead.p_holm]
+    assert len(logged) == 4 * 3
 
 
 @pytest.mark.parametrize(
