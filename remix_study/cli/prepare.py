@@ -110,7 +110,7 @@ def _synthetic(
     test: Annotated[int, typer.Option(help="Number of test clips.")] = 1000,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 8,
     recipe: Annotated[
-        str | None, typer.Option(help="Dials of an experiment: demo, muted, blind, xor or three.")
+        str | None, typer.Option(help="Settings for an experiment: demo, muted, blind, xor or three.")
     ] = None,
     audio_snr: Annotated[
         _Range, typer.Option(help="Range of the audio signal-to-noise ratio, dB.", show_default="0 15")
@@ -143,7 +143,7 @@ def _synthetic(
     preset: PresetName = "tiny",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a store built with other settings.")] = False,
 ) -> None:
-    """Synthetic corpus: render clips with known classes, and decode them. Dials that are given replace the recipe's."""
+    """Synthetic corpus: render clips with known classes, and decode them. Options override those of --recipe."""
     from remix_study.datasets.corpus import prepare_synthetic
     from remix_study.datasets.synthetic import spec_of
 

@@ -130,7 +130,7 @@ class CartographyConfig(CostConfig):
     penalty: float = Field(
         default=0.5, ge=0, description="cost of a sample that stays below chance and varies less than `still`"
     )
-    still: float = Field(default=0.1, ge=0, le=0.5, description="standard deviation of a sample that hardly varies")
+    still: float = Field(default=0.1, ge=0, le=0.5, description="standard deviation below which a sample hardly varies")
 
 
 class CoalitionGainConfig(CostConfig):
@@ -138,7 +138,7 @@ class CoalitionGainConfig(CostConfig):
 
     rule: Literal["coalition_gain"]
     tau: float = Field(
-        default=0.1, ge=0, description="weight of how well the other modalities alone know the sample; decides ties"
+        default=0.1, ge=0, description="weight of the probabilities that the other modalities alone give; decides ties"
     )
 
 
@@ -149,8 +149,8 @@ class ReducibleLossConfig(CostConfig):
     reference_epochs: int = Field(
         default=10,
         ge=1,
-        description="epochs of these models, one of each half of the training split, before the first epoch; the best "
-        "is used",
+        description="epochs for which these models, one for each half of the training split, are trained first; "
+        "the best epoch is used",
     )
 
 
@@ -225,9 +225,9 @@ class ProgressShareConfig(SharePart):
     lowest: float = Field(default=0.2, ge=0, lt=0.5)
 
 
-_Rate = Annotated[float, Field(gt=0, le=5, description="how far the fractions move at once")]
+_Rate = Annotated[float, Field(gt=0, le=5, description="how far the shares move at each assignment")]
 _Lowest = Annotated[
-    float | None, Field(ge=0, lt=0.5, description="of all fractions; default: 0.4 / number of modalities")
+    float | None, Field(ge=0, lt=0.5, description="lowest share of a modality; default: 0.4 / number of modalities")
 ]
 
 
@@ -238,7 +238,9 @@ class CalibratedProgressShareConfig(SharePart):
 
     kind: Literal["calibrated_progress"]
     rate: _Rate = 0.5
-    calibration: float = Field(default=0.5, ge=0, le=5, description="how far the exponents move them at once; 0: never")
+    calibration: float = Field(
+        default=0.5, ge=0, le=5, description="how far the exponents move the shares; 0: not at all"
+    )
     lowest: _Lowest = None
 
 

@@ -35,7 +35,7 @@ class PhaseConfig(Part):
 
     until: float | None = Field(
         default=None, gt=0, le=1,
-        description="where it ends, as a fraction of the epochs after the warm-up; the last phase has none",
+        description="where the phase ends, as a fraction of the epochs after the warm-up; not for the last phase",
     )  # fmt: skip
     joint: bool = Field(default=False, description="all samples train all modalities")
     only: tuple[Modality, ...] | None = Field(default=None, description="the modalities that train; default: all")

@@ -1,7 +1,7 @@
 """Schedules: numbers of a configuration that change over the epochs
 
-`{from: 0.8, to: 0.3, shape: cosine, begin: 0.2, end: 0.8}` may be written in place of some numbers (docs/runs.md lists
-them). Its value depends on the epoch only, so a resumed run needs no state for it.
+`{from: 0.8, to: 0.3, shape: cosine, begin: 0.2, end: 0.8}` may be written in place of some numbers (docs/algorithm.md
+lists them). Its value depends on the epoch only, so a resumed run needs no state for it.
 """
 
 import math

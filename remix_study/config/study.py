@@ -143,11 +143,11 @@ class MethodSpace(Part):
     )
     random_at_share_of: Annotated[str | None, Introduced(None)] = Field(
         default=None,
-        description="control: in each epoch as many samples of each modality as this method, with the same "
-        "configuration and seed, but at random",
+        description="control: assigns random samples, in each epoch as many to each modality as this method, with its "
+        "configuration and seed",
     )
     random_at_mean_share_of: Annotated[str | None, Introduced(None)] = Field(
-        default=None, description="the same with the mean number over all epochs after the warm-up"
+        default=None, description="as `random_at_share_of`, with the mean number over all epochs after the warm-up"
     )
 
     @property

@@ -1,6 +1,6 @@
-"""Targets of the unimodal losses: the labels, or for samples that are judged uninformative the uniform distribution
+"""Targets of the unimodal losses: labels, or the uniform distribution for samples that are judged uninformative
 
-To add a detector, write it in `remix_study/balancing/uninformative.py`, and its name here.
+To add a detector, write it in `remix_study/balancing/uninformative.py`, and add its name here.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ class AbstainConfig(Part):
 
     kind: Literal["abstain"] = "abstain"
     of: Judge = Field(
-        description="truth: known of a rendered corpus; or a detector: history reads passes over the training samples, "
+        description="truth: what a rendered corpus says; or a detector: history reads the training samples, "
         "held_out also the control split"
     )
     weight: float = Field(default=1.0, ge=0, description="factor of these losses")
-    begin: int = Field(default=1, ge=0, description="the first epoch before which a detector judges, from 0")
+    begin: int = Field(default=1, ge=0, description="the first epoch that a detector judges for, counted from 0")
     every: int = Field(default=1, ge=1, description="epochs between two judgements of a detector")
 
     @model_validator(mode="after")

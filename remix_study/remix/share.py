@@ -158,8 +158,8 @@ class CalibratedProgressShare:
              + calibration * log clip(w_m, 0.2, 5);  then softmax;  then at least `lowest` (None: 0.4 / M)
 
     w_m are the exponents of the calibrated late product (`remix_study.metrics.late_product`), fitted on the control
-    samples. The first scoring pass has no progress term. It is `calprog` of docs/evidence.md, measured with rate and
-    calibration 0.5, and lowest 0.2 for two and 0.133 for three modalities. `calibration=0` is `ProgressShare`.
+    samples. The first scoring pass has no progress term. docs/evidence.md measures it with rate and calibration 0.5,
+    and lowest 0.2 for two and 0.133 for three modalities. `calibration=0` is `ProgressShare`.
     """
 
     rate: float = 0.5

@@ -270,7 +270,7 @@ def _gains(result: StudyResult, style_of: Styles) -> list[Section]:
     if result.gains:
         blocks.append(Note(_GAINS.format(parts=plural(sum(len(each.parts) for each in result.gains), "part"))))
     if missing:
-        blocks.append(Note(f"Not measured apart, with what a study needs for it. {' '.join(missing)}"))
+        blocks.append(Note(f"Not measured separately, with what a study needs for it. {' '.join(missing)}"))
     if result.readouts:
         blocks += [
             readouts_table(result), Note(_READOUTS.format(tests=plural(len(result.readouts), "difference"))),

@@ -168,7 +168,7 @@ def gain(result: StudyResult) -> list[str]:
     else:
         said += f"; significant: {listed(clear) if clear else 'none'}"
     if found.missing:
-        said += f". Not measured apart: {listed([each.partition(':')[0] for each in found.missing])}"
+        said += f". Not measured separately: {listed([each.partition(':')[0] for each in found.missing])}"
     return [f"{said}."]
 
 

@@ -91,7 +91,7 @@ def test_the_parts_sum_to_the_gain_and_are_adjusted_for_all_of_them() -> None:
     assert told.startswith(
         f"Of the {only.whole.mean:+.1f} points of remix over heads, with 95 % intervals: one modality"
     )
-    assert "Not measured apart: share." in told
+    assert "Not measured separately: share." in told
 
 
 @pytest.mark.parametrize(
