@@ -1,4 +1,4 @@
-"""Abstaining targets: a head learns to say "I do not know" where its modality knows nothing
+"""Abstaining targets: a unimodal head learns the uniform distribution where its modality is uninformative
 
 u_im     whether sample i is judged uninformative in modality m
 q        the uniform distribution over the C classes
@@ -37,7 +37,7 @@ class Abstain:
         modalities: the modalities of the model, in its order.
         rows_N: row numbers of the training samples in the clip store.
         weight: factor of the loss of a judged sample, at least 0.
-        truth_NM: whether each training sample is uninformative in each modality; None if nobody knows.
+        truth_NM: whether each training sample is uninformative in each modality; None if it is not known.
         detector: judges the samples; None: `truth_NM` is the judgement.
         begin: the first epoch before which the detector judges.
         every: epochs between two judgements.

@@ -14,9 +14,9 @@ learns.
 
 history    these samples, by h. The mean counts early passes, when nothing was memorised.
 held_out   the groups are those of the control samples, by g, and with their threshold the training samples are judged,
-           by h. Nobody trains on control samples, so that their groups do not come from memory.
+           by h. No head trains on control samples, so memorisation does not affect their groups.
 
-A judged sample trains the head no longer with its label, so that its later g does not come from memory.
+A judged sample no longer trains the head with its label, so memorisation does not affect its later g.
 """
 
 # N training samples, M modalities, C classes

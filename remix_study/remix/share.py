@@ -1,7 +1,8 @@
 """Share rules: how many samples each modality gets
 
-How many matters more than which ones (docs/evidence.md). `FixedShare` keeps given shares, `ArgminShare` counts what
-argmin would assign, and the others are controllers: they raise the share of a modality whose samples help more.
+The number of samples matters more than which ones they are (docs/evidence.md). `FixedShare` keeps given shares,
+`ArgminShare` counts what argmin would assign, and the others are controllers: they raise the share of a modality whose
+samples help more.
 
     s_m        share of modality m, in [0, 1]; the shares sum to 1 and start at 1 / M
     L_m        mean cross-entropy of the predictions from m alone, in nats
