@@ -80,6 +80,7 @@ def _moved(batch: Batch) -> Batch:
     return replace(batch, inputs=inputs, **rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", Additions.model_fields)
 def test_a_step_waits_for_the_device_only_where_its_method_needs_it(name: str) -> None:
     assert waits(name) - Counter(OF_EVERY_STEP) == NEEDED.get(name, {})

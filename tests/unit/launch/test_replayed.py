@@ -52,6 +52,7 @@ def counted(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in record.items() if key.startswith(COUNTED)} for record in history]
 
 
+@pytest.mark.slow
 def test_a_run_trains_as_many_samples_as_the_run_that_it_replays(recipe: Recipe, tmp_path: Path, other: str) -> None:
     run_one(replaying(recipe, other), tmp_path, "replay")
     assert counted(tmp_path / "runs" / "replay") == counted(Path(other))

@@ -140,6 +140,7 @@ def test_sufficiency_on_validation_is_of_the_selected_epoch(recipe: Recipe) -> N
         assert runs._ceilings(config, trained) == {"audio": expected, "video": expected}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("select", "method"), [("best", {"name": "remix", "warmup": 1}), ("last", {"name": "joint"})])
 def test_the_model_of_the_selected_epoch_is_logged(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str, method: dict[str, Any]

@@ -57,6 +57,7 @@ def lived(search: Search, storage: BaseStorage) -> Iterator[None]:
             yield
 
 
+@pytest.mark.slow
 def test_the_cache_agrees_with_the_storage_after_every_change(storage: BaseStorage, tmp_path: Path) -> None:
     study = config(trials=40, pruner={"name": "asha", "grace": 1})
     search = searched(storage, tmp_path, study)
@@ -85,6 +86,7 @@ def test_a_suggestion_does_not_read_running_trials(tmp_path: Path, monkeypatch: 
     assert read == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_the_best_trial_is_kept_up_to_date(storage: BaseStorage, tmp_path: Path, objectives: int) -> None:
     objective = [{"metric": "best/val_accuracy"}, {"metric": "time/total_train_s", "direction": "minimize"}]

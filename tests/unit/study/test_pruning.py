@@ -148,6 +148,7 @@ def test_a_stop_ends_a_run_that_has_epochs_left(tmp_path: Path) -> None:
     run(epochs(0.1, 0.2, 0.3))  # no epoch is left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
 def test_no_run_ends_before_its_grace(study: optuna.Study, tmp_path: Path, name: str) -> None:
     pruner = {"name": name, "grace": 3, **({"startup": 1} if name == "median" else {"reduction": 2})}

@@ -230,6 +230,7 @@ def test_retrain_without_a_complete_trial_is_an_error(conduct: Conduct, retrain:
         retrain(Runner(), "joint", 1)
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_in_sqlite_which_is_the_default_and_in_a_journal(conduct: Conduct, tmp_path: Path) -> None:
     """A killed study is resumed, too. The other tests use a journal, which opens faster."""
     sentences = set()

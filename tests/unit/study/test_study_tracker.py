@@ -261,6 +261,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     event.remove(Engine, "before_cursor_execute", shorten)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_what_a_locked_database_did_not_take_is_sent_at_the_next_start(

@@ -169,6 +169,7 @@ def test_a_run_folder_that_was_deleted_and_created_again_is_another_run(
     assert len(runs_of(client, experiment)) == 2
 
 
+@pytest.mark.slow
 def test_an_emptied_server_is_sent_everything_again(
     uri: str, info: Make, tmp_path: Path, experiment: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -127,6 +127,7 @@ def test_an_accumulated_update_equals_that_of_the_blocked_batch(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_nothing_of_an_encoder_changes_between_its_updates(
     recipe: Recipe, assembled: Assembled, monkeypatch: pytest.MonkeyPatch, optimizer: str
@@ -192,6 +193,7 @@ METHODS: dict[str, Settings] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_updates_and_samples_of_each_encoder_are_counted(recipe: Recipe, assembled: Assembled, name: str) -> None:
     """Adam counts its own steps."""

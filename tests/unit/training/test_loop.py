@@ -88,7 +88,11 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
             (moment, {})
             for moment in ("before tracking", "mid-epoch", "while saving the best", "while saving the last")
         ],
-        ("mid-epoch", {"method.order": "mixed", "method.accumulate": True, "micro_batch": 9}),
+        pytest.param(
+            "mid-epoch",
+            {"method.order": "mixed", "method.accumulate": True, "micro_batch": 9},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["before tracking", "mid-epoch", "while saving the best", "while saving the last", "accumulated"],
 )
@@ -340,6 +344,7 @@ def assert_same_inputs(one: Inputs, other: Inputs) -> None:
 AUGMENT = {"augment": HARD["augment"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "seen"),
     [
