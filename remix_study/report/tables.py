@@ -226,7 +226,7 @@ def methods_table(result: StudyResult, searched: Mapping[str, int]) -> Table:
                 *(["" if worst is None or networks else f"{100 * worst:.1f}"] if failed else []),
                 _relative(c, slowest),
                 "" if networks else str(searched.get(c.name, 0)),
-                "reference" if c.name == name else "bar" if networks else _role(c),
+                "reference" if c.name == name else "sum of ceilings" if networks else _role(c),
                 family_text(c),
             )
         )
