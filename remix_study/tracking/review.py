@@ -45,7 +45,6 @@ def columns(modalities: Sequence[str]) -> tuple[str, ...]:
     return (
         "best/val_accuracy",
         "test/accuracy",
-        "test/accuracy_late_calibrated",
         *(f"best/val_accuracy_uni/{m}" for m in modalities),
         "balance/accuracy_gap",
         "balance/imbalance",
@@ -59,7 +58,6 @@ def bars(modalities: Sequence[str]) -> tuple[str, ...]:
     return (
         "best/val_accuracy",
         "test/accuracy",
-        "test/accuracy_late_calibrated",
         *(f"sufficiency/ratio/{m}" for m in modalities),
         *(f"sufficiency/probe_ratio/{m}" for m in modalities),
     )
