@@ -71,7 +71,11 @@ class History:
         self._sum_NM: NDArray[np.float64] | None = None
         self._passes = 0
 
-    def judge(self, train: SplitStatistics, control: SplitStatistics | None) -> NDArray[np.bool_]:  # noqa: ARG002
+    def judge(
+        self,
+        train: SplitStatistics,
+        control: SplitStatistics | None,  # noqa: ARG002 - required by Detector
+    ) -> NDArray[np.bool_]:
         h_NM = self._mean(train)
         return h_NM <= np.asarray([highest(h_N, self._classes) for h_N in h_NM.T])
 

@@ -21,6 +21,7 @@ import numpy as np
 from remix_study.launch.predictions import Correct, Logs, read_logs
 from remix_study.modality import canonical_order
 from remix_study.study.ledger import Ledger, ReplicateRecord, chosen_replicates
+from remix_study.study.needed import ceilings_of
 from remix_study.study.outcomes import Replicated
 
 SEPARATE = "separate networks"  # the name of the row; no method can have it, because of the space
@@ -44,7 +45,7 @@ class Separate(NamedTuple):
 
 def separate_networks(ledger: Ledger, modalities: Sequence[str]) -> Separate | None:
     """Combine the unimodal ceilings of a study; None if it has no ceiling of some modality, or one modality only."""
-    ceilings = {each.ceiling_of: name for name, each in ledger.study.methods.items() if each.ceiling_of is not None}
+    ceilings = ceilings_of(ledger.study)
     if len(modalities) < 2 or not set(modalities) <= ceilings.keys():
         return None
     used = {m: ceilings[m] for m in canonical_order(modalities)}

@@ -130,7 +130,7 @@ def test_all_heads_of_aug_abstain_in_full() -> None:
 
 
 class Listed:
-    """A detector that judges what it is told, and counts how often it is asked."""
+    """A detector with given results, which counts its calls."""
 
     needs: frozenset[Statistic] = frozenset(("probabilities",))
 

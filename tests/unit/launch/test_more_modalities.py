@@ -54,14 +54,15 @@ def test_rules_that_read_scoring_passes_take_three_modalities(
 ) -> None:
     names = ("audio", "video", "text")
     prepare(mosei_at(mosei.write_pickle(tmp_path / "a.pkl"), tmp_path / "work"), tmp_path / "corpus", workers=1)
-    share = {"kind": "fixed", "parts": {"audio": 0.25, "video": 0.25, "text": 0.5}}
+    parts = {"audio": 0.25, "video": 0.25, "text": 0.5}
+    share = {"kind": "fixed", "parts": parts}
     method = {"name": "remix", "warmup": 1, "share": share, "filter": {**rule, "within": "class"}}
     config = recipe({"corpus": str(tmp_path / "corpus"), "method": method, "epochs": 4, "global_batch": 16})
     summary = run_one(config, tmp_path, "one")
     assert 0 <= summary["best/val_accuracy"] <= 1
     last = history(tmp_path)[-1]
     for m in names:
-        assert last[f"remix/share/{m}"] == pytest.approx(share["parts"][m], abs=0.02)  # type: ignore[index]
+        assert last[f"remix/share/{m}"] == pytest.approx(parts[m], abs=0.02)
         assert f"remix/{rule['rule']}/{m}" in last
 
 

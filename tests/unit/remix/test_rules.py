@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from remix_study.epoch import ScoringPass, SplitStatistics
+from remix_study.epoch import PlannedEpoch, ScoringPass, SplitStatistics
 from remix_study.metrics import subsets
 from remix_study.remix import (
     ArgminShare,
@@ -222,7 +222,7 @@ def test_within_a_class_the_lowest_costs_are_taken() -> None:
         assert difference[taken].max() < difference[~taken].min()
 
 
-def build(rule: CostRule, every: int = 1, share: ShareRule = FixedShare((0.3, 0.7))) -> RemixPlan:  # noqa: B008 - frozen
+def build(rule: CostRule, every: int = 1, share: ShareRule = FixedShare((0.3, 0.7))) -> RemixPlan:  # noqa: B008 - the default is frozen
     settings = RemixSettings(
         warmup=1, score="kl", filter=ByCost(rule, 0.2, np.arange(40) % CLASSES), how=Reassembly("blocks", (1, 0), 8),
         share=share, rescore_every=every,
@@ -236,6 +236,10 @@ def scored(epoch: int) -> ScoringPass:
     return ScoringPass(losses_NM, losses_NM, known.found)
 
 
+def planned_at(plan: RemixPlan, epoch: int) -> PlannedEpoch:
+    return plan.plan(epoch, lambda _: scored(epoch))
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize(
     ("every", "share"),
@@ -243,14 +247,14 @@ def scored(epoch: int) -> ScoringPass:
 )
 def test_a_plan_keeps_the_latest_passes_and_resumes_exactly(rule: CostRule, every: int, share: ShareRule) -> None:
     whole, stopped = build(rule, every, share), build(rule, every, share)
-    planned = [whole.plan(epoch, lambda _, e=epoch: scored(e)) for epoch in range(14)]  # type: ignore[misc]  # mypy infers no type of a lambda with a default
+    planned = [planned_at(whole, epoch) for epoch in range(14)]
     assert whole.state()["losses_PNM"].shape == (rule.passes, 40, 2)
     for epoch in range(7):
-        stopped.plan(epoch, lambda _, e=epoch: scored(e))  # type: ignore[misc]
+        planned_at(stopped, epoch)
     resumed = build(rule, every, share)
     resumed.restore(stopped.state())
     for epoch in range(7, 14):
-        again = resumed.plan(epoch, lambda _, e=epoch: scored(e))  # type: ignore[misc]
+        again = planned_at(resumed, epoch)
         np.testing.assert_array_equal(again.schedule.samples_TB, planned[epoch].schedule.samples_TB)
         assert again.metrics == planned[epoch].metrics
 
@@ -263,7 +267,7 @@ def test_a_rule_assigns_at_random_until_it_has_its_passes(rule: CostRule) -> Non
     same = []
     for epoch in range(1, 8):
         for each in (plan, at_random):
-            each.plan(epoch, lambda _, e=epoch: scored(e))  # type: ignore[misc]
+            planned_at(each, epoch)
         assert plan.assignment is not None
         assert at_random.assignment is not None
         same.append(bool((plan.assignment.assigned_NM == at_random.assignment.assigned_NM).all()))
@@ -281,6 +285,6 @@ def test_a_checkpoint_without_a_history_is_restored() -> None:
 
 def test_the_course_of_a_metric_is_that_of_its_rule() -> None:
     plan = build(LearningProgress())
-    found = [plan.plan(epoch, lambda _, e=epoch: scored(e)).metrics for epoch in range(8)]  # type: ignore[misc]
+    found = [planned_at(plan, epoch).metrics for epoch in range(8)]
     named = ["remix/learning_progress/audio" in metrics for metrics in found]
     assert named == [False] * 4 + [True] * 4

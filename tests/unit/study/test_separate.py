@@ -152,6 +152,12 @@ def test_a_study_without_a_ceiling_of_each_modality_has_no_such_row() -> None:
     assert separate_networks(ledger(study()), ()) is None
 
 
+def test_of_several_ceilings_of_a_modality_the_first_counts_as_for_teachers() -> None:
+    found = separate_networks(ledger(study(methods={**METHODS, "a2": {"ceiling_of": "audio"}})), ("audio", "video"))
+    assert found is not None
+    assert found.ceilings == {"audio": "a1", "video": "v1"}
+
+
 def test_predictions_of_an_earlier_version_are_not_read(tmp_path: Path) -> None:
     write(tmp_path / "a", pair(tmp_path, 0)[0], LABELS)
     assert read_logs(tmp_path / "a", "late_sum") is None
