@@ -45,6 +45,7 @@ def columns(modalities: Sequence[str]) -> tuple[str, ...]:
     return (
         "best/val_accuracy",
         "test/accuracy",
+        "test/accuracy_late_calibrated",
         *(f"best/val_accuracy_uni/{m}" for m in modalities),
         "balance/accuracy_gap",
         "balance/imbalance",
@@ -58,6 +59,7 @@ def bars(modalities: Sequence[str]) -> tuple[str, ...]:
     return (
         "best/val_accuracy",
         "test/accuracy",
+        "test/accuracy_late_calibrated",
         *(f"sufficiency/ratio/{m}" for m in modalities),
         *(f"sufficiency/probe_ratio/{m}" for m in modalities),
     )
