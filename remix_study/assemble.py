@@ -64,7 +64,15 @@ from remix_study.models import (
     VectorEncoder,
     ZeroInput,
 )
-from remix_study.planned import cross_fit, loss_weights, rate_factors, remix_plan, scheduled, trains_jointly
+from remix_study.planned import (
+    abstaining_weight,
+    cross_fit,
+    loss_weights,
+    rate_factors,
+    remix_plan,
+    scheduled,
+    trains_jointly,
+)
 from remix_study.remix import (
     Assignment,
     ByCost,
@@ -424,10 +432,10 @@ def _abstain(
     """The rule of abstaining targets, if there are any."""
     if config.targets is None:
         return None
-    of, weight, begin, every = (getattr(config.targets, key) for key in ("of", "weight", "begin", "every"))
+    of, begin, every = config.targets.of, config.targets.begin, config.targets.every
     detector = None if of == "truth" else DETECTORS[of](classes)
     truth_NM = None if informative_NM is None else ~informative_NM
-    return Abstain(modalities, rows_N, weight, truth_NM, detector, begin=begin, every=every)
+    return Abstain(modalities, rows_N, abstaining_weight(config), truth_NM, detector, begin=begin, every=every)
 
 
 def _greedy(fusion: f.FusionConfig, modalities: tuple[str, ...]) -> tuple[Greedy, ...]:

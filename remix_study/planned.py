@@ -261,6 +261,14 @@ def rate_factors(config: RunConfig) -> WeightsAt:
     return _each_at(factor, 0.0)
 
 
+def abstaining_weight(config: RunConfig) -> float | Callable[[int], float]:
+    """`targets.weight`; a function of the epoch if it changes."""
+    weight, first = 0.0 if config.targets is None else config.targets.weight, first_epoch(config)
+    if isinstance(weight, Schedule):
+        return lambda epoch: value_at(weight, position_of(epoch, first, config.epochs))
+    return weight
+
+
 def first_epoch(config: RunConfig) -> int:
     """The first epoch after the warm-up, in which schedules begin."""
     return config.method.warmup if isinstance(config.method, RemixConfig) else 0
@@ -269,7 +277,10 @@ def first_epoch(config: RunConfig) -> int:
 def scheduled(config: RunConfig) -> Callable[[int], dict[str, float]]:
     """The values of schedules that no plan follows, as metrics of an epoch: loss weights and learning rates."""
     method = expanded(config.method)
-    followed: dict[str, WeightsAt] = {"learning_rate_factor": rate_factors(config)}
+    followed: dict[str, WeightsAt] = {
+        "learning_rate_factor": rate_factors(config),
+        "targets/weight": abstaining_weight(config),
+    }
     if isinstance(method, JointUnimodalConfig | RemixConfig):
         together, alone = loss_weights(method, config.epochs)
         followed |= (
@@ -383,19 +394,22 @@ def _filter(
         case a.BandConfig(lower=lower, upper=upper, otherwise=otherwise):
             return Band(at(lower), at(upper), otherwise)
         case a.CostConfig(within=within, explore=explore):
-            return ByCost(_cost_rule(config, reference), explore, labels_N if within == "class" else None)
+            return ByCost(_cost_rule(config, reference, position), at(explore), labels_N if within == "class" else None)
         case unreachable:
             assert_never(unreachable)
 
 
-def _cost_rule(config: a.CostRuleConfig, reference: Callable[[], NDArray[np.float32]] | None) -> CostRule:
+def _cost_rule(
+    config: a.CostRuleConfig, reference: Callable[[], NDArray[np.float32]] | None, position: float
+) -> CostRule:
+    at = partial(value_at, position=position)
     match config:
         case a.LearningProgressConfig(passes=passes, decay=decay):
             return LearningProgress(passes, decay)
         case a.CartographyConfig(passes=passes, penalty=penalty, still=still):
-            return Cartography(passes, penalty, still)
+            return Cartography(passes, at(penalty), at(still))
         case a.CoalitionGainConfig(tau=tau):
-            return CoalitionGain(tau)
+            return CoalitionGain(at(tau))
         case a.ReducibleLossConfig():
             if reference is None:
                 raise ValueError("`reducible_loss` needs the losses of models that were not trained on the samples")

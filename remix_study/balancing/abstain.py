@@ -18,7 +18,7 @@ samples and, for some detectors, over the control samples. All ranks judge alike
 
 # N training samples, R rows of the clip store, M modalities, C classes, B samples of a micro-batch
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Abstain:
     Args:
         modalities: the modalities of the model, in its order.
         rows_N: row numbers of the training samples in the clip store.
-        weight: factor of the loss of a judged sample, at least 0.
+        weight: factor of the loss of a judged sample, at least 0; a number, or a function of the epoch.
         truth_NM: whether each training sample is uninformative in each modality; None if it is not known.
         detector: judges the samples; None: `truth_NM` is the judgement.
         begin: the first epoch before which the detector judges.
@@ -50,7 +50,7 @@ class Abstain:
         self,
         modalities: Sequence[str],
         rows_N: NDArray[np.int64],
-        weight: float,
+        weight: float | Callable[[int], float],
         truth_NM: NDArray[np.bool_] | None = None,
         detector: Detector | None = None,
         *,
@@ -92,10 +92,9 @@ class Abstain:
         self._judged_RM = self._judged_RM.to(batch.samples_B.device)  # copied in the first step only
         return self._judged_RM[batch.samples_B, column]
 
-    @property
-    def weight(self) -> float:
+    def weight(self, epoch: int) -> float:
         """The factor of the loss of a judged sample."""
-        return self._weight
+        return self._weight(epoch) if callable(self._weight) else self._weight
 
     def metrics(self) -> dict[str, float]:
         """The share of the training samples that is judged, and its precision and recall if the truth is known."""

@@ -141,7 +141,8 @@ def unimodal_loss(
     abstains_B = None if targets is None else targets.abstains(modality, batch)
     if targets is None or abstains_B is None:
         return loss_B
-    return torch.where(abstains_B, targets.weight * cross_entropy.to_uniform(logits_BC, batch.labels_B), loss_B)
+    weight = targets.weight(batch.at.epoch)
+    return torch.where(abstains_B, weight * cross_entropy.to_uniform(logits_BC, batch.labels_B), loss_B)
 
 
 def _of(modality: str, weights: Weights) -> float:

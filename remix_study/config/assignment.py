@@ -12,10 +12,12 @@ from remix_study.config.identity import Elsewhere, Introduced
 from remix_study.config.part import Modality, Part, kind_or
 from remix_study.config.schedule import (
     AboveZeroToOne,
+    Deviation,
     NotNegative,
     Number,
     ShareOrRest,
     Temperature,
+    ZeroToOne,
     positions,
     value_at,
 )
@@ -106,9 +108,7 @@ class CostConfig(Part):
     """A rule that computes costs from several scoring passes."""
 
     within: Within = Field(default="all", description=_WITHIN)
-    explore: float = Field(
-        default=0.0, ge=0, le=1, description="probability with which a sample is assigned at random instead"
-    )
+    explore: ZeroToOne = Field(default=0.0, description="probability with which a sample is assigned at random instead")
 
 
 class LearningProgressConfig(CostConfig):
@@ -117,9 +117,7 @@ class LearningProgressConfig(CostConfig):
     rule: Literal["learning_progress"]
     passes: int = Field(default=5, ge=2, le=100, description="scoring passes that are compared")
     decay: float = Field(default=0.5, ge=0, lt=1, description="of the moving average over scoring passes")
-    explore: float = Field(
-        default=0.3, ge=0, le=1, description="probability with which a sample is assigned at random instead"
-    )
+    explore: ZeroToOne = Field(default=0.3, description="probability with which a sample is assigned at random instead")
 
 
 class CartographyConfig(CostConfig):
@@ -127,18 +125,18 @@ class CartographyConfig(CostConfig):
 
     rule: Literal["cartography"]
     passes: int = Field(default=5, ge=2, le=100, description="scoring passes whose standard deviation is taken")
-    penalty: float = Field(
-        default=0.5, ge=0, description="cost of a sample that stays below chance and varies less than `still`"
+    penalty: NotNegative = Field(
+        default=0.5, description="cost of a sample that stays below chance and varies less than `still`"
     )
-    still: float = Field(default=0.1, ge=0, le=0.5, description="standard deviation below which a sample hardly varies")
+    still: Deviation = Field(default=0.1, description="standard deviation below which a sample hardly varies")
 
 
 class CoalitionGainConfig(CostConfig):
     """Samples train the modality that corrects the fused head most where the other modalities alone are wrong."""
 
     rule: Literal["coalition_gain"]
-    tau: float = Field(
-        default=0.1, ge=0, description="weight of the probabilities that the other modalities alone give; decides ties"
+    tau: NotNegative = Field(
+        default=0.1, description="weight of the probabilities that the other modalities alone give; decides ties"
     )
 
 

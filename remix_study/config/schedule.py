@@ -72,6 +72,7 @@ _NotNegative = Annotated[float, Field(ge=0)]
 _Part = Annotated[float, Field(gt=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Deviation = Annotated[float, Field(ge=0, le=0.5)]  # of numbers in [0, 1]
 
 # A number, or a schedule whose ends have the same bounds; a constant temperature may also be infinite.
 Temperature = Annotated[
@@ -90,6 +91,12 @@ AboveZeroToOne = Annotated[
 ]  # fmt: skip
 BelowOne = Annotated[
     Annotated[_BelowOne, Tag("number")] | Annotated[Schedule[_BelowOne], Tag("schedule")], Discriminator(_kind)
+]
+ZeroToOne = Annotated[
+    Annotated[_Share, Tag("number")] | Annotated[Schedule[_Share], Tag("schedule")], Discriminator(_kind)
+]  # fmt: skip
+Deviation = Annotated[
+    Annotated[_Deviation, Tag("number")] | Annotated[Schedule[_Deviation], Tag("schedule")], Discriminator(_kind)
 ]
 ShareOrRest = Annotated[
     Annotated[_Share, Tag("number")]

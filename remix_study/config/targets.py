@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from remix_study.config.part import Part
+from remix_study.config.schedule import NotNegative
 
 Judge = Literal["truth", "history", "held_out"]
 READING_CONTROL: tuple[Judge, ...] = ("held_out",)
@@ -22,7 +23,7 @@ class AbstainConfig(Part):
         description="truth: what a rendered corpus says; or a detector: history reads the training samples, "
         "held_out also the control split"
     )
-    weight: float = Field(default=1.0, ge=0, description="factor of these losses")
+    weight: NotNegative = Field(default=1.0, description="factor of these losses")
     begin: int = Field(default=1, ge=0, description="the first epoch that a detector judges for, counted from 0")
     every: int = Field(default=1, ge=1, description="epochs between two judgements of a detector")
 

@@ -123,7 +123,8 @@ def results(
         if name == "agm":
             config = config.model_copy(update={"control_fraction": 0.1})
         if name == "abstain":
-            config = config.model_copy(update={"targets": AbstainConfig(of="history", begin=0)})
+            targets = AbstainConfig.model_validate({"of": "history", "begin": 0, "weight": {"from": 1, "to": 0.5}})
+            config = config.model_copy(update={"targets": targets})
         if factor := {"scheduled": _FALLING, "smp": _EACH}.get(name):
             config = recipe({**config.model_dump(mode="json"), "learning_rate_factor": factor})
         tracker = RecordingTracker()

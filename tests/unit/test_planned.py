@@ -10,8 +10,8 @@ import pytest
 from remix_study.config.load import parse_run
 from remix_study.config.run import RemixConfig, RunConfig
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
-from remix_study.planned import loss_weights, rate_factors, remix_plan, scheduled
-from remix_study.remix import Reassembly, RemixPlan
+from remix_study.planned import abstaining_weight, loss_weights, rate_factors, remix_plan, scheduled
+from remix_study.remix import ByCost, Cartography, CoalitionGain, Reassembly, RemixPlan
 
 SAMPLES, CLASSES, EPOCHS = 60, 3, 12
 PHASES = [
@@ -27,6 +27,7 @@ COURSES: dict[str, dict[str, Any]] = {
     "joint": {"joint_share": {"from": 0.9, "to": 0.0}, "filter": {"rule": "random"}},
     "rules": {"phases": [{"until": 0.4, "filter": {"rule": "learning_progress", "passes": 2}},
                          {"until": 0.7, "filter": {"rule": "rotation"}}, {"filter": {"rule": "learning_progress"}}]},
+    "costs": {"filter": {"rule": "cartography", "still": {"from": 0.4, "to": 0}, "explore": {"from": 1, "to": 0}}},
     "progress": {"phases": [{"until": 0.5, "share": {"kind": "progress"}}, {"share": {"audio": 0.3, "video": 0.7}}]},
 }  # fmt: skip
 
@@ -110,6 +111,47 @@ def test_a_constant_method_has_no_course() -> None:
     found = planned(a_plan(share={"audio": 0.2, "video": 0.8}), Scorer())
     assert not any(key.startswith("schedule/") for each in found for key in each.metrics)
     assert scheduled(a_run({"name": "remix"}))(3) == {}
+
+
+SOON = {"to": 0, "end": 0.1}  # the last value is reached in the second epoch after the warm-up
+
+
+@pytest.mark.parametrize(
+    ("rule", "first", "last"),
+    [
+        (
+            {"rule": "cartography", "still": {"from": 0.4} | SOON, "penalty": {"from": 2} | SOON},
+            ByCost(Cartography(penalty=2, still=0.4)),
+            ByCost(Cartography(penalty=0, still=0)),
+        ),
+        (
+            {"rule": "coalition_gain", "tau": {"from": 0.2} | SOON, "explore": {"from": 1} | SOON},
+            ByCost(CoalitionGain(0.2), explore=1),
+            ByCost(CoalitionGain(0)),
+        ),
+    ],
+    ids=["cartography", "coalition_gain"],
+)
+def test_the_numbers_of_a_cost_rule_follow_their_schedules(rule: dict[str, Any], first: ByCost, last: ByCost) -> None:
+    plan, scorer = a_plan(filter=rule), Scorer()
+    planned(plan, scorer, 0, 3)
+    assert plan.settings.filter == first
+    (second,) = planned(plan, scorer, 3, 4)
+    assert plan.settings.filter == last
+    for key in rule.keys() - {"rule"}:
+        assert second.metrics[f"schedule/filter/{key}"] == 0
+
+
+@pytest.mark.parametrize(("method", "first"), [("joint_unimodal", 0), ({"name": "remix", "warmup": 2}, 2)])
+def test_the_weight_of_abstaining_targets_follows_its_schedule(method: Any, first: int) -> None:
+    method = method if isinstance(method, dict) else {"name": method}
+    config = a_run(method, targets={"of": "history", "weight": {"from": 1, "to": 0.2}})
+    weight = abstaining_weight(config)
+    assert callable(weight)
+    wanted = [1.0] * first + list(np.linspace(1, 0.2, EPOCHS - first))
+    assert [weight(epoch) for epoch in range(EPOCHS)] == pytest.approx(wanted)
+    assert scheduled(config)(EPOCHS - 1) == {"schedule/targets/weight": 0.2}
+    assert abstaining_weight(a_run(method, targets={"of": "history", "weight": 0.3})) == 0.3
 
 
 def test_weights_follow_their_schedules_beside_a_preset() -> None:

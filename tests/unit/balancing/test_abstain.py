@@ -2,7 +2,7 @@
 
 # B samples of a batch, M modalities, C classes
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ def truth(modalities: int = 2) -> np.ndarray:
     return uninformative_NM
 
 
-def abstain(modalities: tuple[str, ...] = ("audio", "video"), weight: float = 1.0, **options: Any) -> Abstain:
+def abstain(
+    modalities: tuple[str, ...] = ("audio", "video"), weight: float | Callable[[int], float] = 1.0, **options: Any
+) -> Abstain:
     return Abstain(modalities, np.arange(ROWS), weight, truth(len(modalities)), **options)
 
 
@@ -51,6 +53,16 @@ def test_a_judged_sample_has_a_uniform_target(modalities: tuple[str, ...], ce: C
         expected_B = expected_B * torch.tensor(ce.class_weights)[of.labels_B]
     judged_B = torch.from_numpy(truth()[:, 0])
     torch.testing.assert_close(after["audio"], torch.where(judged_B, expected_B, plain["audio"]))
+
+
+def test_the_weight_is_that_of_the_epoch() -> None:
+    model = model_of(ConcatFusion)
+    of = seen(model, batch_of(model))
+    targets = abstain(weight={AT.epoch: 0.3}.__getitem__)
+    changing, constant = (
+        UnimodalLosses(1.0, 1.0, targets=each).loss(of, {}) for each in (targets, abstain(weight=0.3))
+    )
+    assert torch.equal(changing["audio"], constant["audio"])
 
 
 def test_only_the_head_and_the_encoder_of_the_judged_modality_learn_otherwise() -> None:

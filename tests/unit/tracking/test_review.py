@@ -45,7 +45,11 @@ def test_the_tags_of_a_study_determine_the_view(
     assert {"params.`method.name`", "params.`point.rate`", "tags.`remix_study.state`", "tags.`failure_cause`"} <= set(
         shown
     )
-    assert {"metrics.`best/val_accuracy`", "metrics.`test/accuracy_late_calibrated`", "metrics.`sufficiency/ratio/text`"} <= set(shown)
+    assert {
+        "metrics.`best/val_accuracy`",
+        "metrics.`test/accuracy_late_calibrated`",
+        "metrics.`sufficiency/ratio/text`",
+    } <= set(shown)
     drawn = {(chart["type"], chart["metricKey"]) for chart in state["compareRunCharts"]}
     assert {("LINE", "val/accuracy_uni/audio"), ("LINE", "remix/share/text"), ("LINE", "balance/imbalance")} <= drawn
     assert ("BAR", "sufficiency/ratio/audio") in drawn
