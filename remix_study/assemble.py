@@ -30,6 +30,16 @@ from remix_study.balancing.uninformative import DETECTORS
 from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
+from remix_study.config.method import (
+    JointConfig,
+    JointUnimodalConfig,
+    MethodConfig,
+    RemixConfig,
+    UnimodalConfig,
+    expanded,
+    shares_head,
+    trains_heads,
+)
 from remix_study.config.part import Part as KeyGroup
 from remix_study.config.schedule import EachNotNegative
 from remix_study.datasets.clips import ClipReader, input_shape
@@ -206,7 +216,7 @@ def _spread(rows: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
 
 def modalities_of(config: c.RunConfig, store: ClipStore) -> tuple[str, ...]:
     """The modalities of a run, in the order of its M axis: all of the corpus, or the one of a unimodal run."""
-    return (config.method.modality,) if isinstance(config.method, c.UnimodalConfig) else store.modalities
+    return (config.method.modality,) if isinstance(config.method, UnimodalConfig) else store.modalities
 
 
 def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
@@ -216,7 +226,7 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
         parts = store.preset.parts
         encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
         widths = {m: encoder.out_features for m, encoder in encoders.items()}
-        alone = isinstance(config.method, c.UnimodalConfig)  # always active, so that nothing is masked
+        alone = isinstance(config.method, UnimodalConfig)  # always active, so that nothing is masked
         fusion = _brought_fusion(config, widths, len(store.classes)) or _fusion(
             f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
         )
@@ -229,8 +239,8 @@ def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
 
 def heads_to_add(config: c.RunConfig) -> int:
     """The number of heads that a modality may get while it is trained."""
-    method = c.expanded(config.method)
-    options = None if isinstance(method, c.UnimodalConfig) else method.added.aug
+    method = expanded(config.method)
+    options = None if isinstance(method, UnimodalConfig) else method.added.aug
     return 0 if options is None else len(checks(Window(options.begin, options.end), options.every, config.epochs))
 
 
@@ -335,10 +345,10 @@ def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[in
 
 def _brought_fusion(config: c.RunConfig, widths: Mapping[str, int], classes: int) -> Fusion | None:
     """The fusion that an added method brings in the place of `model.fusion`."""
-    if c.shares_head(config.method):
+    if shares_head(config.method):
         return EntropyFusion(widths, classes)
-    whole = c.expanded(config.method)
-    cosine = None if isinstance(whole, c.UnimodalConfig) else whole.added.mmcosine
+    whole = expanded(config.method)
+    cosine = None if isinstance(whole, UnimodalConfig) else whole.added.mmcosine
     return None if cosine is None else CosineFusion(widths, classes, cosine.scale)
 
 
@@ -369,45 +379,45 @@ def _method(
     course: Course | None,
     informative_NM: NDArray[np.bool_] | None,
 ) -> Method:
-    method = c.expanded(config.method)
+    method = expanded(config.method)
     samples, M = len(labels_N), len(modalities)
     order = training_order(method, modalities)
     how = Reassembly(
-        order=method.order if isinstance(method, c.RemixConfig) else "shuffled",
+        order=method.order if isinstance(method, RemixConfig) else "shuffled",
         columns=tuple(column_order(modalities, order)),
         batch=config.global_batch,
         incomplete=config.incomplete,
         smallest=config.smallest,
-        accumulate=isinstance(method, c.RemixConfig) and method.accumulate,
+        accumulate=isinstance(method, RemixConfig) and method.accumulate,
     )
     joint = ConstantPlan(everything_joint(samples, M), how, config.seed)
     weights = balanced_weights(labels_N, classes) if config.loss.class_weights == "balanced" else None
     ce = CrossEntropy(config.loss.label_smoothing, weights)
     abstain = _abstain(config, modalities, rows_N, classes, informative_NM)
     targets = () if abstain is None else (abstain,)
-    if isinstance(method, c.UnimodalConfig):
+    if isinstance(method, UnimodalConfig):
         alone = Assignment(np.ones((samples, 1), np.bool_), np.zeros(samples, np.bool_))
         rule = FusedLoss(ce) if abstain is None else AloneLoss(method.modality, ce, abstain)
         return Method("unimodal", ConstantPlan(alone, how, config.seed), (rule, *targets))
     facts = Facts(
         modalities, config.seed, config.epochs, rows_N, labels_N, classes, ce, initial,
         partial(_plan_of, modalities, samples, replace(how, order="shuffled", accumulate=False), config.seed),
-        heads=c.trains_heads(config.method),
-        unimodal_from=method.warmup if isinstance(method, c.RemixConfig) else None,
+        heads=trains_heads(config.method),
+        unimodal_from=method.warmup if isinstance(method, RemixConfig) else None,
         teachers=teachers,
         autocast=config.precision == "bfloat16",
         targets=abstain,
     )  # fmt: skip
     added = (*targets, *rules_of(method.added, facts), *_greedy(config.model.fusion, modalities))
     match method:
-        case c.JointConfig():
+        case JointConfig():
             plan = plan_of(method.added, joint, facts)
             return Method(config.method.name, plan, (FusedLoss(ce), *added), trains_heads=facts.heads)
-        case c.JointUnimodalConfig():
+        case JointUnimodalConfig():
             plan = plan_of(method.added, joint, facts)
             losses = (FusedLoss(ce), UnimodalLosses(*loss_weights(method, config.epochs), ce, abstain))
             return Method(config.method.name, plan, (*losses, *added))
-        case c.RemixConfig():
+        case RemixConfig():
             apart = config.model.fusion.name in f.INSIDE
             fitted = cross_fit(method, modalities, labels_N, how, config.seed, ce, apart=apart)
             reference = None if fitted is None else fitted.losses
@@ -459,10 +469,10 @@ def _plan_of(
 
 def _warn_of_idle_methods(config: c.RunConfig) -> None:
     """Log a warning for each added method that never acts."""
-    method = c.expanded(config.method)
-    if isinstance(method, c.UnimodalConfig):
+    method = expanded(config.method)
+    if isinstance(method, UnimodalConfig):
         return
-    warmup = method.warmup if isinstance(method, c.RemixConfig) and not trains_jointly(method) else config.epochs
+    warmup = method.warmup if isinstance(method, RemixConfig) and not trains_jointly(method) else config.epochs
     for name in method.added.names():
         options = getattr(method.added, name)
         if isinstance(options, b.MLAOptions):
@@ -483,14 +493,14 @@ def _warn_of_idle_greedy(config: c.RunConfig) -> None:
     """Log a warning if no batch has samples that train both modalities, in which Greedy acts."""
     method, fusion = config.method, config.model.fusion
     greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
-    if greedy and isinstance(method, c.RemixConfig) and method.warmup == 0 and not trains_jointly(method):
+    if greedy and isinstance(method, RemixConfig) and method.warmup == 0 and not trains_jointly(method):
         log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
 
 
 def _warn_of_idle_share(config: c.RunConfig) -> None:
     """Log a warning if a share follows a drop between two assignments, but the run has only one."""
     method = config.method
-    if not isinstance(method, c.RemixConfig) or method.share is None or not method.share.follows_drops:
+    if not isinstance(method, RemixConfig) or method.share is None or not method.share.follows_drops:
         return
     if config.epochs - method.warmup <= method.rescore_every:
         log.warning(
@@ -518,7 +528,7 @@ def _warn_of_idle_rule(config: c.RunConfig, method: Method) -> None:
 def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:
     """Log a warning if the fused loss of a unimodal batch reaches its encoder by a bias of the fusion only."""
     fusion = config.model.fusion.name
-    if fusion in f.PUBLISHED and isinstance(config.method, c.RemixConfig) and not config.replaces:
+    if fusion in f.PUBLISHED and isinstance(config.method, RemixConfig) and not config.replaces:
         blocked = modalities[f.PUBLISHED[fusion]]
         log.warning(
             "with model.fusion: %s, the fused loss of a batch of %s alone reaches the encoder only through a bias, "
@@ -528,9 +538,9 @@ def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -
         )  # fmt: skip
 
 
-def training_order(method: c.MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:
+def training_order(method: MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:
     """The order in which modalities train in an epoch; by default video before audio, as in the released code."""
-    given = method.training_order if isinstance(method, c.RemixConfig) else None
+    given = method.training_order if isinstance(method, RemixConfig) else None
     return tuple(reversed(modalities)) if given is None else given
 
 

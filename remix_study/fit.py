@@ -23,6 +23,15 @@ from remix_study.config import assignment as a
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
 from remix_study.config.fusion import INSIDE, PUBLISHED, MMTMConfig
+from remix_study.config.method import (
+    Extensible,
+    RemixConfig,
+    UnimodalConfig,
+    expanded,
+    shares_head,
+    teachers_of,
+    trains_heads,
+)
 from remix_study.config.phases import SMPConfig
 from remix_study.config.problems import Problem, steps_of
 from remix_study.config.schedule import ends_of, positions, schedules_in, value_at
@@ -111,13 +120,13 @@ def _control_problem(config: c.RunConfig, store: ClipStore) -> str:
 def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]:
     method = config.method
     have = store.modalities
-    if isinstance(method, c.UnimodalConfig):
+    if isinstance(method, UnimodalConfig):
         said = f"`method.modality` must be one of {', '.join(have)}, but is {method.modality}"
         return [] if method.modality in have else [("method.modality", said)]
     problems: list[KeyedProblem] = []
-    whole = c.expanded(method)
-    if not c.trains_heads(method) and config.evaluation.ceilings != "none":
-        what = "predictions: dropout" if isinstance(method, c.RemixConfig) else method.name
+    whole = expanded(method)
+    if not trains_heads(method) and config.evaluation.ceilings != "none":
+        what = "predictions: dropout" if isinstance(method, RemixConfig) else method.name
         said = (
             f"`evaluation.ceilings` needs unimodal heads, which `{what}` does not train; use `joint_unimodal`, or "
             "leave it out"
@@ -126,21 +135,21 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
     if len(have) < 2:
         said = f"`{method.name}` needs at least two modalities, but the corpus has only {', '.join(have)}"
         problems.append(("method.name", said))
-    for name in () if isinstance(whole, c.UnimodalConfig) else whole.added.names():
+    for name in () if isinstance(whole, UnimodalConfig) else whole.added.names():
         wanted = options_of(name).modalities
         if wanted is not None and wanted != len(have):
-            key = f"method.with.{name}" if isinstance(method, c.Extensible) else "method.name"
+            key = f"method.with.{name}" if isinstance(method, Extensible) else "method.name"
             said = f"`{name}` is for {wanted} modalities, but the corpus has {len(have)}: {', '.join(have)}"
             problems.append((key, said))
-    pdmp = None if isinstance(whole, c.UnimodalConfig) else whole.added.pdmp
+    pdmp = None if isinstance(whole, UnimodalConfig) else whole.added.pdmp
     if pdmp is not None and pdmp.dominant is not None and pdmp.dominant not in have:
-        key = "method.with.pdmp.dominant" if isinstance(method, c.Extensible) else "method.dominant"
+        key = "method.with.pdmp.dominant" if isinstance(method, Extensible) else "method.dominant"
         problems.append((key, f"`{key}` must be one of {', '.join(have)}, but is {pdmp.dominant}"))
-    if c.shares_head(method) and all(takes(encoder_of(config.model, m, store.preset.parts[m]), store.preset.parts[m])
+    if shares_head(method) and all(takes(encoder_of(config.model, m, store.preset.parts[m]), store.preset.parts[m])
                                      for m in have):  # fmt: skip
         widths = widths_of(config, store)
         if len(set(widths.values())) > 1:
-            key = "method.with.mla" if isinstance(method, c.Extensible) else "method.name"
+            key = "method.with.mla" if isinstance(method, Extensible) else "method.name"
             sizes = ", ".join(f"{width} ({m})" for m, width in widths.items())
             said = (
                 f"`mla` has one head for all modalities, so their features must have the same size, but have {sizes}; "
@@ -155,12 +164,12 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
         weights = getattr(method, key, None)
         if isinstance(weights, dict) and sorted(weights) != sorted(have):
             problems.append((f"method.{key}", f"`method.{key}` must name {', '.join(have)} once each"))
-    teachers = c.teachers_of(method)
+    teachers = teachers_of(method)
     if isinstance(teachers, dict) and sorted(teachers) != sorted(have):
-        key = "method.with.umt.teachers" if isinstance(method, c.Extensible) else "method.teachers"
+        key = "method.with.umt.teachers" if isinstance(method, Extensible) else "method.teachers"
         said = f"`{key}` must name a run for each of {', '.join(have)}, but names {', '.join(teachers) or 'none'}"
         problems.append((key, said))
-    if isinstance(method, c.RemixConfig):
+    if isinstance(method, RemixConfig):
         if method.training_order is not None and sorted(method.training_order) != sorted(have):
             said = f"`method.training_order` must name {', '.join(have)} once each"
             problems.append(("method.training_order", said))
@@ -169,7 +178,7 @@ def _method_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem
     return problems
 
 
-def _phase_problems(method: c.RemixConfig, store: ClipStore) -> list[KeyedProblem]:
+def _phase_problems(method: RemixConfig, store: ClipStore) -> list[KeyedProblem]:
     have = store.modalities
     if any(path.startswith("warmup_weight") for path, _ in schedules_in(method)) and not trains_jointly(method):
         said = (
@@ -212,7 +221,7 @@ def _phase_problems(method: c.RemixConfig, store: ClipStore) -> list[KeyedProble
     return problems
 
 
-def _assignment_problems(method: c.RemixConfig, store: ClipStore, have: Sequence[str]) -> list[KeyedProblem]:
+def _assignment_problems(method: RemixConfig, store: ClipStore, have: Sequence[str]) -> list[KeyedProblem]:
     """Problems of the filter and the share of a method, or of one of its phases, with the modalities `have`."""
     problems: list[KeyedProblem] = []
     if isinstance(method.share, a.FixedShareConfig) and sorted(method.share.parts) != sorted(have):
@@ -224,7 +233,7 @@ def _assignment_problems(method: c.RemixConfig, store: ClipStore, have: Sequence
     return problems + _threshold_problems(method, len(store.classes), len(have))
 
 
-def _threshold_problems(method: c.RemixConfig, classes: int, modalities: int) -> list[KeyedProblem]:
+def _threshold_problems(method: RemixConfig, classes: int, modalities: int) -> list[KeyedProblem]:
     low, high = score_range(method.score, classes)
     span = f"the score `{method.score}` is in [{low:.3g}, {high:.3g}] for {classes} classes"
     match method.filter:
@@ -345,14 +354,14 @@ def _model_problems(config: c.RunConfig, store: ClipStore) -> list[KeyedProblem]
             if m not in store.modalities
         ]
     fusion = config.model.fusion.name
-    if fusion in INSIDE and not isinstance(config.method, c.UnimodalConfig):
+    if fusion in INSIDE and not isinstance(config.method, UnimodalConfig):
         problems += _inside_problems(config, store)
     greedy = isinstance(config.model.fusion, MMTMConfig) and config.model.fusion.greedy is not None
-    if greedy and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
+    if greedy and len(store.modalities) != 2 and not isinstance(config.method, UnimodalConfig):
         said = f"`model.fusion.greedy` needs two modalities, but the corpus has {len(store.modalities)}; leave it out"
         problems.append(("model.fusion.greedy", said))
     pairs = fusion in ("film", *PUBLISHED)
-    if pairs and len(store.modalities) != 2 and not isinstance(config.method, c.UnimodalConfig):
+    if pairs and len(store.modalities) != 2 and not isinstance(config.method, UnimodalConfig):
         said = f"`model.fusion: {fusion}` needs two modalities, but the corpus has {len(store.modalities)}"
         problems.append(("model.fusion", said))
     return problems

@@ -17,8 +17,9 @@ from remix_study.balancing import CrossEntropy, Method, UnimodalLosses
 from remix_study.balancing.cross_fit import CrossFit, halves_of
 from remix_study.balancing.losses import Weights, WeightsAt
 from remix_study.config import assignment as a
+from remix_study.config.method import JointUnimodalConfig, RemixConfig, expanded
 from remix_study.config.phases import PhaseConfig, SMPConfig, spans
-from remix_study.config.run import JointUnimodalConfig, RemixConfig, RunConfig, expanded
+from remix_study.config.run import RunConfig
 from remix_study.config.schedule import (
     EachNotNegative,
     Schedule,

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import yaml
 
 from remix_study.config.balancing import is_names
+from remix_study.config.method import REPLAYED, replayed_of, teachers_of
 from remix_study.config.problems import Problem, parse, raise_problems, validate
-from remix_study.config.run import REPLAYED, RunConfig, replayed_of, teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import YamlSource, load, read
 from remix_study.errors import ConfigError

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from remix_study.config.load import parse_run
-from remix_study.config.run import REPLAYED, RunConfig, replayed_of, teachers_of
+from remix_study.config.method import REPLAYED, replayed_of, teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError
 from remix_study.files.urls import is_url, path_of
 from remix_study.launch.folder import RunFolder

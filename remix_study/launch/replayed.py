@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from remix_study.assemble import modalities_of, split_rows
 from remix_study.config.assignment import ReplayConfig
-from remix_study.config.run import REPLAYED, RemixConfig, RunConfig, names_of, replayed_of
+from remix_study.config.method import REPLAYED, RemixConfig, names_of, replayed_of
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.urls import shown
 from remix_study.launch.folder import RunFolder

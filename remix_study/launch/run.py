@@ -20,7 +20,8 @@ import torch
 from remix_study import ray_private
 from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run, with_needed
-from remix_study.config.run import RunConfig, names_of, teachers_of
+from remix_study.config.method import names_of, teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError, RemixStudyError, RunPreempted, TrackingError, cause_of
 from remix_study.files.mirror import url_of

@@ -4,7 +4,8 @@
 
 from matplotlib.figure import Figure
 
-from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.method import RemixConfig
+from remix_study.config.run import RunConfig
 from remix_study.figures import run as f
 from remix_study.figures.quantities import planned_values, quantities
 from remix_study.remix import RemixPlan

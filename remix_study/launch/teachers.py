@@ -10,7 +10,8 @@ import torch
 
 from remix_study.assemble import build_model, encoder_of, modalities_of
 from remix_study.config.load import parse_run
-from remix_study.config.run import RunConfig, UnimodalConfig, names_of, teachers_of
+from remix_study.config.method import UnimodalConfig, names_of, teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.urls import shown
 from remix_study.launch.folder import CHECKPOINTS, RunFolder

@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from remix_study.assemble import assemble
-from remix_study.config.run import RunConfig, names_of
+from remix_study.config.method import names_of
+from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import RunPreempted, RunPruned, StudyStopped, TrainingError
 from remix_study.files.urls import is_url, shown

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remix_study.config.method import RemixConfig, UnimodalConfig, replayed_of, trains_heads
 from remix_study.config.problems import Problem, closest_match
-from remix_study.config.run import RemixConfig, RunConfig, UnimodalConfig, replayed_of, trains_heads
+from remix_study.config.run import RunConfig
 from remix_study.config.study import (
     OBJECTIVES,
     SETTLED,

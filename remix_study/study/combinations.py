@@ -12,14 +12,8 @@ from typing import Any, NamedTuple
 
 from remix_study.config.added_methods import AddedConfig
 from remix_study.config.assignment import RandomConfig
-from remix_study.config.run import (
-    RemixConfig,
-    RunConfig,
-    UnimodalConfig,
-    base_of,
-    expanded,
-    names_of,
-)
+from remix_study.config.method import RemixConfig, UnimodalConfig, base_of, expanded, names_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import corners

@@ -27,7 +27,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from remix_study.config.assignment import ArgminConfig, FixedShareConfig, PermutedConfig, RandomConfig
-from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.method import RemixConfig
+from remix_study.config.run import RunConfig
 from remix_study.config.schedule import schedules_in
 from remix_study.config.study import Replay, ReplayRule, StudyConfig
 from remix_study.study.combinations import differing_keys, family_of

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from remix_study.config.run import REPLAYED, MethodConfig, teachers_of
+from remix_study.config.method import REPLAYED, MethodConfig, teachers_of
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import corners

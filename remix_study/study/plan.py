@@ -19,7 +19,8 @@ import remix_study
 from remix_study.assemble import assemble, split_rows
 from remix_study.config.assignment import ReducibleLossConfig
 from remix_study.config.load import parse_run
-from remix_study.config.run import RemixConfig, RunConfig, replayed_of
+from remix_study.config.method import RemixConfig, replayed_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.datasets.corpus import open_corpus
 from remix_study.files.mirror import url_of

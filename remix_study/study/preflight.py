@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from remix_study.assemble import encoder_of
+from remix_study.config.method import teachers_of
 from remix_study.config.problems import Problem, raise_problems
-from remix_study.config.run import RunConfig, teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import Keys, dump
 from remix_study.datasets.corpus import open_corpus

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from remix_study.config.load import with_needed
-from remix_study.config.run import REPLAYED, replayed_of, teachers_of
+from remix_study.config.method import REPLAYED, replayed_of, teachers_of
 from remix_study.config.study import NoPrunerConfig, StudyConfig
 from remix_study.errors import StudyError
 from remix_study.files.mirror import url_of

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from remix_study.config.load import parse_run
-from remix_study.config.run import RemixConfig, RunConfig
+from remix_study.config.method import RemixConfig
+from remix_study.config.run import RunConfig
 from remix_study.epoch import PlannedEpoch, ScoreFunction, ScoringPass
 from remix_study.planned import abstaining_weight, loss_weights, rate_factors, remix_plan, scheduled
 from remix_study.remix import ByCost, Cartography, CoalitionGain, Reassembly, RemixPlan

@@ -13,12 +13,8 @@ from remix_study.assemble import assemble
 from remix_study.config.assignment import ArgminShareConfig, FixedShareConfig, PermutedConfig, RandomConfig
 from remix_study.config.balancing import Additions
 from remix_study.config.load import load_study
-from remix_study.config.run import (
-    AdamConfig,
-    RemixConfig,
-    ResNet18Config,
-    StepRateConfig,
-)
+from remix_study.config.method import RemixConfig
+from remix_study.config.run import AdamConfig, ResNet18Config, StepRateConfig
 from remix_study.config.study import AshaConfig, StudyConfig
 from remix_study.fit import require_fit
 from remix_study.launch.teachers import untrained_teachers

@@ -6,7 +6,8 @@ import pytest
 
 from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, OGMGEOptions, options_of
 from remix_study.config.load import parse_run, put
-from remix_study.config.run import RunConfig, expanded, names_of
+from remix_study.config.method import expanded, names_of
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError
 
 NAMES = list(Additions.model_fields)

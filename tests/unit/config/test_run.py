@@ -7,11 +7,11 @@ import yaml
 
 from remix_study.config.assignment import READING_CONTROL, MarginConfig
 from remix_study.config.load import load_run, load_study, parse_run, put, validate_study
+from remix_study.config.method import RemixConfig
 from remix_study.config.run import (
     AdamConfig,
     AugmentConfig,
     ConstantRateConfig,
-    RemixConfig,
     RunConfig,
     StepRateConfig,
     TinyEncoderConfig,

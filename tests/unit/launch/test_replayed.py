@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from remix_study.assemble import assemble
-from remix_study.config.run import REPLAYED, RunConfig
+from remix_study.config.method import REPLAYED
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.mirror import Mirror
 from remix_study.launch.folder import RunFolder

@@ -11,6 +11,7 @@ from torch import nn
 
 from remix_study.config import run as c
 from remix_study.config.load import load_run
+from remix_study.config.method import UnimodalConfig
 from remix_study.config.run import RunConfig
 from remix_study.datasets.corpus import prepare_corpus
 from remix_study.errors import RemixStudyError, TrainingError
@@ -52,7 +53,7 @@ def test_a_job_has_absolute_paths_and_survives_json(
 def test_a_unimodal_config_differs_in_method_and_evaluation_only(recipe: Recipe) -> None:
     run = recipe({"evaluation": {"ceilings": "train", "probe": True, "clash_every": 3, "batch": 7}, "seed": 4})
     unimodal = unimodal_config(run, "video")
-    assert unimodal.method == c.UnimodalConfig(name="unimodal", modality="video")
+    assert unimodal.method == UnimodalConfig(name="unimodal", modality="video")
     assert unimodal.evaluation == c.EvaluationConfig(batch=7, probe=False)
     assert unimodal.model_copy(update={"method": run.method, "evaluation": run.evaluation}) == run
 

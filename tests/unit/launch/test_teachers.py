@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from remix_study.config.load import with_needed
-from remix_study.config.run import RunConfig, teachers_of
+from remix_study.config.method import teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.mirror import Mirror
 from remix_study.launch.folder import RunFolder

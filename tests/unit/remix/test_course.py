@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from remix_study.config.run import RemixConfig
+from remix_study.config.method import RemixConfig
 from remix_study.planned import remix_plan
 from remix_study.remix import Course, Margin, ProgressShare, Quantile, RemixPlan, RemixSettings, read_course
 from remix_study.remix.filtering import Band, Filter, Tempered

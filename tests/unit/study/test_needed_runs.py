@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from remix_study.cli import terminal
-from remix_study.config.run import RunConfig, teachers_of
+from remix_study.config.method import teachers_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.launch.folder import RunFolder

@@ -9,7 +9,8 @@ import yaml
 
 from remix_study.cli import terminal
 from remix_study.config.load import load_study
-from remix_study.config.run import REPLAYED, RemixConfig, RunConfig, replayed_of
+from remix_study.config.method import REPLAYED, RemixConfig, replayed_of
+from remix_study.config.run import RunConfig
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
 from remix_study.launch.folder import RunFolder

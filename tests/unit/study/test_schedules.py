@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from remix_study.config.run import RemixConfig
+from remix_study.config.method import RemixConfig
 from remix_study.config.schedule import Schedule
 from remix_study.config.study import StudyConfig
 from remix_study.study.search_space import configure

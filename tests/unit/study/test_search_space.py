@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.config.assignment import MarginConfig
-from remix_study.config.run import RemixConfig
+from remix_study.config.method import RemixConfig
 from remix_study.errors import ConfigError
 from remix_study.study.dimensions import all_values, count_of
 from remix_study.study.search_space import (

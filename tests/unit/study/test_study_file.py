@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from remix_study.config.run import RemixConfig
+from remix_study.config.method import RemixConfig
 from remix_study.errors import ConfigError
 from remix_study.study.study_file import check_study, read_study
 from tests.unit.study.small_spaces import BASE, REMIX, conditional, study
