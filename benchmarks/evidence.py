@@ -96,6 +96,9 @@ def methods(recipe: str, warmup: int) -> dict[str, dict[str, Any]]:
             method = {**found[name], "set": {**found[name]["set"], "targets": {"of": judge}}}
             method.pop("control_of", None)
             found[f"{name}_abstain_{judge}"] = method
+    # What the earlier measurements favour, together: a controller with random samples, and the detector.
+    both = {**found["share_calibrated_progress"]["set"], "targets": {"of": "history"}}
+    found["share_calibrated_progress_abstain_history"] = {"set": both}
     for m in spec_of(recipe).modalities:
         found[f"{m}_alone"] = {"set": {"method": {"name": "unimodal", "modality": m}}, "ceiling_of": m}
     return found

@@ -359,7 +359,8 @@ def _enter(at: Any, step: str | int) -> tuple[Any, bool] | None:
                 return member, False
         elif get_origin(member) is Annotated and (inner := _enter(member, step)) is not None:
             return inner
-    return None
+    groups = [each for each in get_args(at) if isinstance(each, type) and issubclass(each, BaseModel)]
+    return _enter(groups[0], step) if len(groups) == 1 else None  # a group of keys, or null
 
 
 def moved(problem: Problem, keys: Keys, near: str | None) -> Problem:

@@ -104,3 +104,11 @@ def test_the_truth_needs_a_corpus_that_tells_it(recipe: Recipe, small_store: Cli
             ConfigError, match=r"needs a corpus that says which clips are informative.*history or held_out"
         ):
             require_fit(truth, store)
+
+
+def test_a_problem_of_a_schedule_names_the_key_as_it_is_written(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError) as raised:
+        recipe({"targets": {"of": "historyy", "weight": {"from": -1}}})
+    assert "`targets.weight.from` must be at least 0, but is -1" in str(raised.value)
+    assert "`targets.weight.to` is missing" in str(raised.value)
+    assert "`targets.of` must be one of truth, history, held_out, but is 'historyy'" in str(raised.value)
