@@ -9,6 +9,8 @@ from remix_study.units import listed
 
 MOST_IN_FULL = 6  # names that a title lists
 _MOST_TOLD = 8  # comparisons that are told with all their numbers; of more, the tables have these
+_MOST_LISTED = 12  # methods without a clear difference that are named; more are counted
+_MOST_CLEAR = 3  # controls with a clear difference that are told with all their numbers
 _MOST_NUMBERS = 8  # of replicates
 # What a verdict says about the reference, before the name of another method.
 VERDICTS: Mapping[Verdict, str] = {
@@ -28,7 +30,7 @@ def headline(result: StudyResult) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    return " and ".join(names) if len(names) <= MOST_IN_FULL else f"{len(names)} methods"
+    return listed(names) if len(names) <= MOST_IN_FULL else f"{len(names)} methods"
 
 
 def sentence(result: StudyResult, missing: Sequence[str]) -> str:
@@ -96,16 +98,25 @@ def _with_clear_parts(combination: Combination) -> str:
 
 
 def _controls_briefly(controls: Sequence[tuple[str, Part]]) -> list[str]:
-    """The controls that differ in full, and the others in one clause for each thing that they lack."""
-    said, quiet = [], dict[str, list[str]]()
-    for name, part in controls:
-        if part.ahead.verdict in ("ahead", "behind"):
-            said.append(_controlled(name, part))
-        else:
-            quiet.setdefault(part.lacks, []).append(f"{name} ({part.ahead.mean:+.1f} points)")
-    for lacks, names in quiet.items():
-        said.append(f"no evidence that {lacks} helps {listed(names)}")
-    return said
+    """One clause for each thing that controls lack, and what it does; if few are clear, these in full."""
+    clear = [(name, part) for name, part in controls if part.ahead.verdict in ("ahead", "behind")]
+    said = [_controlled(name, part) for name, part in clear] if len(clear) <= _MOST_CLEAR else []
+    words: Mapping[Verdict, str] = {"ahead": "{} helps", "behind": "{} hurts", "open": "no evidence that {} helps"}
+    groups: dict[str, list[tuple[str, Paired]]] = {}
+    for verdict in words:
+        for name, part in controls:
+            same = part.ahead.verdict == verdict or (verdict == "open" and part.ahead.verdict == "unknown")
+            if same and (verdict == "open" or len(clear) > _MOST_CLEAR):
+                groups.setdefault(words[verdict].format(part.lacks), []).append((name, part.ahead))
+    return [*said, *(f"{start} {_with_numbers(found)}" for start, found in groups.items())]
+
+
+def _with_numbers(found: Sequence[tuple[str, Paired]]) -> str:
+    """`a (+1.2 points) and b (-0.1 points)`, or of many `20 methods (-0.1 to +1.2 points)`."""
+    if len(found) <= _MOST_LISTED:
+        return listed([f"{name} ({ahead.mean:+.1f} points)" for name, ahead in found])
+    means = [ahead.mean for _, ahead in found]
+    return f"{len(found)} methods ({min(means):+.1f} to {max(means):+.1f} points)"
 
 
 def separate_networks(result: StudyResult) -> list[str]:
@@ -351,9 +362,9 @@ def _findings(result: StudyResult, compared: Sequence[tuple[Method, Paired]]) ->
     said = []
     for verdict, start in words.items():
         group = [(c, ahead) for c, ahead in compared if ahead.verdict == verdict and (c, ahead) not in in_full]
-        numbers = [f"{c.name} ({ahead.mean:+.1f} points)" for c, ahead in sorted(group, key=lambda each: -each[1].mean)]
-        if numbers:
-            said.append(f"{start} {listed(numbers)}")
+        if group:
+            ordered = sorted(group, key=lambda each: -each[1].mean)
+            said.append(f"{start} {_with_numbers([(c.name, ahead) for c, ahead in ordered])}")
     return [*said, *(_finding(name, c, ahead) for c, ahead in in_full)]
 
 

@@ -15,7 +15,7 @@ from remix_study.launch.predictions import Correct
 from remix_study.metrics import sufficiency_gap
 from remix_study.report.tables import accuracy_table
 from remix_study.statistics import crossed_mean, holm, sign_flip_p
-from remix_study.study.comparison import StudyResult
+from remix_study.study.comparison import Combination, Part, StudyResult
 from remix_study.study.ledger import Ledger, ReplicateRecord, TrialRecord
 from remix_study.study.outcomes import Paired, Replicated
 from remix_study.study.results import compare, result_of
@@ -579,3 +579,22 @@ def test_many_comparisons_are_told_in_short() -> None:
         "and w."
     )
     assert controls == "Controls: no evidence that choosing samples helps v (+0.0 points) and w (+0.0 points)."
+
+
+def test_of_very_many_methods_those_without_a_clear_difference_are_counted() -> None:
+    names = [f"m{n}" for n in range(13)]
+    found = result(predicted(clips(0.8)), None, far=predicted(clips(0.5)), **{n: predicted(clips(0.8)) for n in names})
+    said = (
+        "remix beats far (+31.0 points); no significant difference between remix and 13 methods (+0.0 to +0.0 points)"
+    )
+    assert said in found.sentence
+    behind = ahead_of(result(predicted(clips(0.5)), None, near=predicted(clips(0.8))), "near")
+    differences = (ahead_of(found, "far"), behind, behind, behind, ahead_of(found, "m0"))
+    controlled = tuple(
+        Combination(f"c{n}", (), (Part("p", "choosing samples", each),)) for n, each in enumerate(differences)
+    )
+    (controls,) = combinations(found._replace(combinations=controlled))
+    assert controls == (
+        "Controls: choosing samples helps c0 (+31.0 points); choosing samples hurts c1 (-31.0 points), c2 (-31.0 "
+        "points) and c3 (-31.0 points); no evidence that choosing samples helps c4 (+0.0 points)."
+    )
