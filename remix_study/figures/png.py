@@ -4,6 +4,7 @@ Figures are created without pyplot, since a report may be written in a thread.
 """
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple, assert_never
@@ -29,6 +30,8 @@ _SYMBOLS = {
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _HATCHES = {"": "", "/": "//", "x": "xx", ".": ".."}
 _DPI = 110
+_WIDTH = 10.0  # inches, as the next three
+_LEGEND_ROW, _LEGEND_KEY, _LETTER = 0.24, 0.6, 0.085  # a row of the legend; a key without its name; a letter of a name
 _COLUMNS = 6  # of the grid; a wide panel spans all, others two or three
 
 
@@ -71,7 +74,11 @@ def draw(chart: Chart) -> Figure:
         heights[row] = max(heights[row], _height(panel))
         column += taken
     title = textwrap.fill(chart.title, 92)
-    figure = Figure(figsize=(10.0, sum(heights) + 0.6 + 0.25 * title.count("\n")), dpi=_DPI, layout="constrained")
+    keys = _keys_per_row(chart.legend)
+    height = (
+        sum(heights) + 0.6 + 0.25 * title.count("\n") + _LEGEND_ROW * max(0, math.ceil(len(chart.legend) / keys) - 1)
+    )
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_PAGE[INK])
     grid = figure.add_gridspec(len(heights), _COLUMNS, height_ratios=heights)
     for panel, (row, column, taken) in zip(chart.panels, places, strict=True):
@@ -79,10 +86,15 @@ def draw(chart: Chart) -> Figure:
     if chart.legend:
         handles = [_handle(key) for key in chart.legend]
         figure.legend(
-            handles, [key.name for key in chart.legend], loc="outside lower center", ncols=min(5, len(handles)),
+            handles, [key.name for key in chart.legend], loc="outside lower center", ncols=keys,
             frameon=False, fontsize=10,
         )  # fmt: skip
     return figure
+
+
+def _keys_per_row(legend: Sequence[Key]) -> int:
+    longest = max((len(key.name) for key in legend), default=1)
+    return max(1, min(5, len(legend), int(_WIDTH / (_LEGEND_KEY + _LETTER * longest))))
 
 
 def _height(panel: Panel) -> float:

@@ -473,3 +473,19 @@ def test_the_plain_picture_lacks_only_the_title() -> None:
     sizes = [tuple(int.from_bytes(png[i : i + 4]) for i in (16, 20)) for png in (titled, plain)]
     assert abs(sizes[0][0] - sizes[1][0]) <= 1
     assert 20 < sizes[0][1] - sizes[1][1] < 120
+
+
+@pytest.mark.parametrize("letters", [5, 24])
+def test_the_legend_of_many_methods_leaves_room_for_the_panels(letters: int) -> None:
+    panel = Panel("", Axis("epoch"), Axis("accuracy"), (Line((0, 1), (0.1, 0.9), "#0072B2"),))
+    legend = tuple(Key(f"{n:0{letters}}", "#0072B2", "circle") for n in range(70))
+    figure = draw(CHART._replace(panels=(panel, panel), legend=legend))
+    figure.draw_without_rendering()
+    inches = figure.dpi_scale_trans.inverted()
+    drawn = figure.legends[0].get_window_extent().transformed(inches)
+    assert drawn.x0 >= 0
+    assert drawn.x1 <= figure.get_figwidth()
+    for axes in figure.axes:
+        place = axes.get_window_extent().transformed(inches)
+        assert place.height > 1.5
+        assert place.y0 > drawn.y1
