@@ -81,7 +81,8 @@ def combinations(result: StudyResult) -> list[str]:
         for each in whole:
             groups.setdefault(judgement(each), []).append(_with_clear_parts(each))
         said = [f"{group}: {listed(names)}" for group, names in groups.items()]
-        found.append(f"Of {len(whole)} combinations, {'; '.join(said)}.")
+        many = "combination" if len(whole) == 1 else "combinations"
+        found.append(f"Of {len(whole)} {many}, {'; '.join(said)}.")
     if controls and not brief:
         found.append(f"Controls: {'; '.join(_controlled(name, part) for name, part in controls)}.")
     elif controls:
