@@ -97,7 +97,7 @@ from remix_study.seeds import DrawFrom, torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
 from remix_study.training.checkpoint import Checkpoints
-from remix_study.training.loop import EpochCallback, LoopSettings, Run
+from remix_study.training.run import EpochCallback, LoopSettings, Run
 from remix_study.world import Collectives
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from remix_study.config.run import RunConfig
     from remix_study.media.store import ClipStore
     from remix_study.tracking.tracker import Tracker
-    from remix_study.training.loop import Run
+    from remix_study.training.run import Run
     from remix_study.world import Collectives
 
 # In a background job (`make test &`), Ctrl-C is ignored, and under `nohup` the end of the terminal. All processes that

@@ -41,7 +41,7 @@ from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import restore_signal_handlers
 from remix_study.tracking.spool import end_unfinished_run
-from remix_study.training.loop import EpochCallback
+from remix_study.training.run import EpochCallback
 from remix_study.training.state import Record
 
 OFF = "off"

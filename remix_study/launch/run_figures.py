@@ -9,7 +9,7 @@ from remix_study.config.run import RunConfig
 from remix_study.figures import run as f
 from remix_study.figures.quantities import planned_values, quantities
 from remix_study.remix import RemixPlan
-from remix_study.training.loop import Run, RunResult
+from remix_study.training.run import Run, RunResult
 
 UNITS = {
     "kl": "bits from uniform",

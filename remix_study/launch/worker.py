@@ -39,7 +39,8 @@ from remix_study.remix import RemixPlan
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo, Tracker, finishing
 from remix_study.training.checkpoint import BEST, LAST
-from remix_study.training.loop import EpochCallback, Run, RunResult, train
+from remix_study.training.loop import train
+from remix_study.training.run import EpochCallback, Run, RunResult
 from remix_study.training.state import Record
 from remix_study.version import __version__
 from remix_study.world import Collectives, Solo, TorchCollectives

@@ -20,7 +20,7 @@ from remix_study.errors import RemixStudyError, SourceError
 from remix_study.files.mirror import OWNER, Mirror, with_retries
 from remix_study.files.scratch import scratch
 from remix_study.launch.folder import CHECKPOINTS
-from remix_study.training.loop import EpochCallback
+from remix_study.training.run import EpochCallback
 from remix_study.training.state import Record
 
 _SHARE = 10  # pushing takes at most one tenth of the time

@@ -15,7 +15,7 @@ from remix_study.assemble import assemble
 from remix_study.config.load import parse_run
 from remix_study.datasets.corpus import open_corpus
 from remix_study.tracking.tracker import NullTracker
-from remix_study.training import loop
+from remix_study.training import loop, steps
 from remix_study.training.checkpoint import LAST
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo, TorchCollectives
@@ -68,7 +68,7 @@ def train(corpus: str, folder: Path, order: str, collectives: Collectives) -> li
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", recorded)
+        patch.setattr(steps, "train_step", recorded)
         loop.train(run)
     summed = torch.stack(losses)
     collectives.sum_(summed)

@@ -23,7 +23,7 @@ from remix_study.sample import Batch
 from remix_study.tracking.model import save_model
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.evaluate import evaluate
-from remix_study.training.loop import Run
+from remix_study.training.run import Run
 from remix_study.world import Solo
 from tests.unit.stores import changed, with_text
 

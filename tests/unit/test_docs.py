@@ -19,7 +19,8 @@ from remix_study.media.store import ClipStore
 from remix_study.study.outcomes import Replicated
 from remix_study.study.results import compare
 from remix_study.tracking.tracker import RecordingTracker
-from remix_study.training.loop import RunResult, train
+from remix_study.training.loop import train
+from remix_study.training.run import RunResult
 from remix_study.world import Solo
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,9 @@ from remix_study.balancing import EpochStart, Method
 from remix_study.balancing.cross_fit import CrossFit, halves_of
 from remix_study.config.run import RunConfig
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
+from remix_study.training.run import Run
 from tests.examples import examples
 
 Recipe = Callable[..., RunConfig]

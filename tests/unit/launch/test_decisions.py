@@ -12,7 +12,8 @@ from remix_study.launch.decisions import DECISIONS, decisions, flat_facts, write
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
 from remix_study.sample import Truth
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from remix_study.sample import Batch
 from remix_study.tracking import default_uri
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import NullTracker, RunInfo
-from remix_study.training.loop import Run, RunResult
+from remix_study.training.run import Run, RunResult
 from remix_study.training.state import Progress
 
 Recipe = Callable[..., RunConfig]

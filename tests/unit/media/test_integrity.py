@@ -22,9 +22,10 @@ from remix_study.media import integrity
 from remix_study.media.integrity import examine, find_damage, recall
 from remix_study.media.presets import AudioPreset, FeaturePreset
 from remix_study.media.store import ClipStore, manifest_checksum
-from remix_study.training import loop
+from remix_study.training import loop, steps
 from remix_study.training.evaluate import evaluate
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from tests.examples import examples
 
 FILES = [
@@ -290,7 +291,7 @@ def test_a_loss_that_is_not_a_number_is_explained_by_damage_if_there_is_any(
     if damaged:
         spoil(corpus / "store", np.nan)
     else:
-        monkeypatch.setattr(loop, "train_step", _diverge)
+        monkeypatch.setattr(steps, "train_step", _diverge)
     with pytest.raises(DamagedStoreError if damaged else NotANumberError, match="row 5" if damaged else "diverged"):
         train(run_on(open_corpus(corpus)), checked=checked)
 

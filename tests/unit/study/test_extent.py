@@ -14,7 +14,8 @@ from remix_study.study.plan import make_plan, without_warnings
 from remix_study.study.status import study_status
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run, RunResult
 from tests.studies import DriverDied, Runner, config, write_no_report
 
 Changes = dict[str, Any]

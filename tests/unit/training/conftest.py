@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from remix_study.balancing.relearning import Relearning
-from remix_study.training.loop import Run
+from remix_study.training.run import Run
 
 Assembled = Callable[..., Run]
 

@@ -12,9 +12,10 @@ from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
 from remix_study.epoch import NO_SAMPLE, Schedule
 from remix_study.errors import NotANumberError
-from remix_study.training import loop
+from remix_study.training import steps
 from remix_study.training.checkpoint import LAST
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo
 
@@ -148,7 +149,7 @@ def test_nothing_of_an_encoder_changes_between_its_updates(
         changed.append([name for name, parameters in parts.items() if not torch.equal(before[name], state(parameters))])
         return loss
 
-    monkeypatch.setattr(loop, "train_step", recorded)
+    monkeypatch.setattr(steps, "train_step", recorded)
     train(run)
     wanted = []
     for epoch in range(2):

@@ -11,7 +11,8 @@ import torch
 from remix_study.config.balancing import ON_UNIMODAL_LOSSES, Additions, options_of
 from remix_study.config.run import RunConfig
 from remix_study.errors import StudyStopped
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.world import Collectives
 
 Recipe = Callable[..., RunConfig]

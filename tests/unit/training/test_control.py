@@ -19,7 +19,8 @@ from remix_study.errors import StudyStopped
 from remix_study.media.store import ClipStore
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.checkpoint import LAST
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.state import Record
 from remix_study.world import Solo
 from tests.unit.stores import changed

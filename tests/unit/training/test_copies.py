@@ -15,8 +15,9 @@ from remix_study.config.run import RunConfig
 from remix_study.epoch import SplitStatistics, Statistic
 from remix_study.errors import RunPreempted
 from remix_study.training.copies import undone
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
+from remix_study.training.run import Run
 from remix_study.training.scoring import split_pass
 
 Recipe = Callable[..., RunConfig]

@@ -13,7 +13,8 @@ from remix_study.config.run import RunConfig
 from remix_study.errors import RunPreempted
 from remix_study.remix import RemixPlan
 from remix_study.remix.filtering import target_counts
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]

@@ -18,7 +18,8 @@ from remix_study.media.store import ClipStore
 from remix_study.models import ConcatFusion
 from remix_study.remix import RemixPlan, score
 from remix_study.training.checkpoint import LAST
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.scoring import split_pass
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from remix_study.config.run import RunConfig
-from remix_study.training import loop
-from remix_study.training.loop import Run, train
+from remix_study.training import steps
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.step import train_step
 
 Recipe = Callable[..., RunConfig]
@@ -43,7 +44,7 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_samples(
         sums.append(float(loss))
         return loss
 
-    monkeypatch.setattr(loop, "train_step", recorded)
+    monkeypatch.setattr(steps, "train_step", recorded)
     for result in run_on_ranks(ranks, lambda collectives: train(assembled(config, collectives=collectives))):
         assert result.history[0]["train/steps"] == 3
         assert result.history[0]["train/samples"] == 96
@@ -62,7 +63,7 @@ def test_clash_metrics_are_the_mean_of_the_cosines_and_the_fraction_below_zero(
         calls.append(len(args))
         return {m: values[len(calls) - 1] for m, values in cosines.items()}
 
-    monkeypatch.setattr(loop, "modality_interference", made_up)
+    monkeypatch.setattr(steps, "modality_interference", made_up)
     run = assembled(recipe({"method": {"name": "joint"}, "epochs": 2, "global_batch": 14, "evaluation.clash_every": 3}))
     history = train(run).history
     assert len(calls) == 6

@@ -10,7 +10,8 @@ import pytest
 from remix_study.config.run import RunConfig
 from remix_study.errors import RunPruned, StudyStopped
 from remix_study.training.checkpoint import LAST
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.state import Record
 from remix_study.world import Collectives
 

@@ -8,7 +8,8 @@ import torch
 from remix_study import metrics
 from remix_study.config.run import RunConfig
 from remix_study.training.evaluate import Evaluation, evaluate
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.world import Solo
 
 SUBSETS = [frozenset[str](), frozenset({"audio"}), frozenset({"video"}), frozenset({"audio", "video"})]

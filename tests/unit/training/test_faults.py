@@ -10,7 +10,8 @@ from remix_study.config.run import RunConfig
 from remix_study.files import operations
 from remix_study.tracking.spool import SpoolTracker
 from remix_study.tracking.tracker import RunInfo
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run, RunResult
 from tests.faults import at_every_operation
 
 

@@ -15,7 +15,8 @@ from remix_study.tracking.model import FusedLogits
 from remix_study.training.checkpoint import BEST
 from remix_study.training.evaluate import evaluate
 from remix_study.training.final_evaluation import FinalEvaluation, Selection, evaluate_finished, sufficiency
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.world import Solo
 
 UNIMODAL = {"method": {"name": "joint_unimodal"}, "optimizer.learning_rate": 0.003}

@@ -14,7 +14,8 @@ from remix_study.config.run import RunConfig
 from remix_study.media.store import ClipStore
 from remix_study.tracking.tracker import NullTracker
 from remix_study.training.checkpoint import LAST
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run, RunResult
 from remix_study.world import Solo
 from tests.unit.stores import changed
 

@@ -16,10 +16,11 @@ from remix_study.models import MultimodalModel
 from remix_study.remix import RemixPlan
 from remix_study.sample import Batch
 from remix_study.tracking.tracker import RecordingTracker
-from remix_study.training import loop
+from remix_study.training import loop, steps
 from remix_study.training.checkpoint import BEST, LAST
 from remix_study.training.evaluate import evaluate
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.state import Progress
 from remix_study.training.step import train_step
 from remix_study.world import Solo
@@ -77,7 +78,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         seen.append((str(at), float(loss)))
         return loss
 
-    monkeypatch.setattr(loop, "train_step", recorded)
+    monkeypatch.setattr(steps, "train_step", recorded)
     return seen
 
 
@@ -113,14 +114,14 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
         if moment == "before tracking":
             tracker.at = epoch
         elif moment == "mid-epoch":
-            recorded: Callable[..., torch.Tensor] = vars(loop)["train_step"]
+            recorded: Callable[..., torch.Tensor] = vars(steps)["train_step"]
 
             def interrupt_step(*args: Any, at: Step, **kwargs: Any) -> torch.Tensor:
                 if (at.epoch, at.number) == (epoch, 1):
                     raise Interrupted
                 return recorded(*args, at=at, **kwargs)
 
-            patch.setattr(loop, "train_step", interrupt_step)
+            patch.setattr(steps, "train_step", interrupt_step)
         else:
             save, best = first.checkpoints.save, moment.endswith("best")
 
@@ -331,7 +332,7 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> Inputs:
                 seen[m, at.epoch, row] = x.clone()
         return train_step(model, method, batch, *args, at=at, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", recorded)
+    monkeypatch.setattr(steps, "train_step", recorded)
     return seen
 
 

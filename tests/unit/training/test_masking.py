@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from remix_study.config.run import RunConfig
 from remix_study.models import LearnedToken, MeanFeature
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
 from remix_study.training.multiply_adds import forward_multiply_adds
+from remix_study.training.run import Run
 from remix_study.world import Collectives
 
 Recipe = Callable[..., RunConfig]

@@ -13,8 +13,9 @@ from remix_study.models import ConcatFusion, MultimodalModel
 from remix_study.models.resnet import ResNet18
 from remix_study.models.sequence import SequenceEncoder
 from remix_study.models.vector import VectorEncoder
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
 from remix_study.training.multiply_adds import central_multiply_adds, forward_multiply_adds
+from remix_study.training.run import Run
 
 Recipe = Callable[..., RunConfig]
 Assembled = Callable[..., Run]

@@ -10,7 +10,8 @@ from torch import nn
 
 from remix_study.balancing import Step
 from remix_study.config.run import RunConfig
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.step import train_step
 
 Recipe = Callable[..., RunConfig]

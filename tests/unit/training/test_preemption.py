@@ -13,10 +13,11 @@ import torch
 from remix_study.config.run import RunConfig
 from remix_study.errors import RunPreempted
 from remix_study.media.integrity import IntegrityCheck
-from remix_study.training import loop
+from remix_study.training import loop, steps
 from remix_study.training.checkpoint import LAST, STEP
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import train
 from remix_study.training.partial_epoch import fits
+from remix_study.training.run import Run, RunResult
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo, World
 from tests.ranks import run_on_ranks
@@ -193,7 +194,7 @@ def test_ranks_agree_on_a_notice_without_an_all_reduce_of_its_own(
         calls.append("step")
         return train_step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", recorded)
+    monkeypatch.setattr(steps, "train_step", recorded)
     run = assembled(recipe(deepcopy(METHODS["joint"])), collectives=cast(Collectives, Counted()))
     part = loop._begin_epoch(run, 0)
     loop._train_epoch(run, part, IntegrityCheck())

@@ -19,7 +19,8 @@ from remix_study.epoch import Statistic
 from remix_study.models import ConcatFusion, LearnedToken
 from remix_study.remix import ConstantPlan, Reassembly, everything_joint, score
 from remix_study.sample import Batch
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.training.scoring import SplitPasses, split_pass
 from remix_study.training.step import train_step
 from remix_study.world import Collectives, Solo

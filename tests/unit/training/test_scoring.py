@@ -9,7 +9,7 @@ import torch
 from remix_study.config.run import RunConfig
 from remix_study.remix import score
 from remix_study.remix.separability import ScoreName
-from remix_study.training.loop import Run
+from remix_study.training.run import Run
 from remix_study.training.scoring import scoring_pass
 from remix_study.world import Solo
 

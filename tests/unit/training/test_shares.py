@@ -7,8 +7,9 @@ import pytest
 
 from remix_study.config.assignment import READING_CONTROL
 from remix_study.config.run import RunConfig
-from remix_study.training.loop import Run, RunResult, train
+from remix_study.training.loop import train
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
+from remix_study.training.run import Run, RunResult
 from remix_study.world import Collectives
 from tests.ranks import run_on_ranks
 

@@ -10,7 +10,7 @@ from remix_study.balancing import FusedLoss, Method, Step, UnimodalLosses
 from remix_study.config.run import RunConfig
 from remix_study.errors import TrainingError
 from remix_study.sample import Batch
-from remix_study.training.loop import Run
+from remix_study.training.run import Run
 from remix_study.training.step import SharedFlags, train_step
 from remix_study.world import Solo
 

@@ -12,7 +12,8 @@ from remix_study.balancing.abstain import Abstain
 from remix_study.balancing.uninformative import Detector
 from remix_study.config.run import RunConfig
 from remix_study.epoch import SplitStatistics, Statistic
-from remix_study.training.loop import Run, train
+from remix_study.training.loop import train
+from remix_study.training.run import Run
 from remix_study.world import Collectives
 
 Recipe = Callable[..., RunConfig]
