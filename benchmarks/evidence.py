@@ -31,9 +31,11 @@ from remix_study.files.disk import write_atomically
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.predictions import read_correct
 from remix_study.statistics import Estimate
+from remix_study.study.comparison import Gain
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.outcomes import Paired, Replicated, adjusted, over_clips, paired
+from remix_study.study.results import result_of
 from remix_study.study.separate import SEPARATE, modalities_of, separate_networks
 from remix_study.study.tasks import Outcome, Task
 
@@ -90,6 +92,7 @@ def methods(recipe: str, warmup: int) -> dict[str, dict[str, Any]]:
         "joint_unimodal": unimodal,
         "remix": {"set": {"method": remix}},
         "remix_random_at_share": {"random_at_share_of": "remix"},
+        "remix_random_at_mean_share": {"random_at_mean_share_of": "remix"},
         "random": {"set": {"method": random}, "control_of": "choosing samples by their scores"},
     }
     for kind in SHARES:
@@ -162,24 +165,15 @@ def confirmation(
         chosen: method -> its chosen hyperparameters, dotted key -> value.
     """
     recipe = str(selected["name"]).split("-")[1]
-    every = {
-        name: {**{key: method[key] for key in method if key not in ("space", "first")}}
-        for name, method in selected["methods"].items()
-    }
-    for name, values in chosen.items():
-        every[name] = {**every[name], "set": {**every[name]["set"], **values}}
     return {
-        **{key: value for key, value in selected.items() if key != "space"},
+        **selected,
         "name": study_name(recipe, encoder, "confirmation"),
         "question": f"On the recipe {recipe}, do the same configurations win with seeds on which nothing was decided?",
-        "methods": every,
-        "unequal": selected["unequal"]
-        + [
-            {"key": key, "reason": f"chosen for each method by {selected['name']}"}
-            for key in sorted({key for values in chosen.values() for key in values})
-            if not key.startswith("method.")
-            if len({values[key] for values in chosen.values()}) > 1
-        ],
+        # Still a search, of one trial: what a search chose is no difference in settings.
+        "methods": {
+            name: {**method, "first": [chosen[name]]} if name in chosen else method
+            for name, method in selected["methods"].items()
+        },
         "trials": 1,
         "seeds_per_trial": 1,
         "seed": 1,
@@ -331,6 +325,49 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
 
 
+def overview(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
+    """Of each view, the accuracy of every method on every recipe, and its difference from `joint_unimodal`.
+
+    Args:
+        by_recipe: recipe -> method -> its replicates in the confirmation.
+    """
+    names = dict.fromkeys(name for found in by_recipe.values() for name in found)
+    parts = []
+    for view, metric in VIEWS.items():
+        rows = [[_named(name), *(_overview(found, name, metric) for found in by_recipe.values())] for name in names]
+        parts += [
+            f"Test accuracy of the {view} in percent (difference from `{REFERENCES[0]}` in the same view, in points; "
+            "seeds on which the method is ahead):",
+            markdown([["method", *by_recipe], *(row for row in rows if any(row[1:]))]),
+        ]
+    return "\n\n".join(parts)
+
+
+def _overview(found: Mapping[str, Replicated], name: str, metric: str) -> str:
+    accuracy = over_clips(found[name], metric) if name in found else None
+    if accuracy is None:
+        return ""
+    text = f"{100 * accuracy.mean:.1f}"
+    if name == REFERENCES[0] or REFERENCES[0] not in found:
+        return text
+    pair = paired(found[name], found[REFERENCES[0]], metric)
+    return f"{text} ({round(pair.mean, 1) + 0.0:+.1f}, {pair.wins}/{pair.seeds})"
+
+
+def parts_of_gains(gains: Iterable[Gain]) -> str:
+    """The parts of the gain of each method over `joint_unimodal`, in Markdown."""
+    rows = [
+        [_named(gain.method), name, measured, _difference(pair)]
+        for gain in gains
+        if gain.baseline == REFERENCES[0]
+        for name, measured, pair in [
+            ("whole gain", "fused heads", gain.whole),
+            *((part.name, part.measured, part.ahead) for part in gain.parts),
+        ]
+    ]
+    return markdown([["method", "part", "measured as", "points (95 % interval), seeds above 0, p (Holm)"], *rows])
+
+
 def candidates(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
     """On how many recipes a method is ahead of both references on nine of ten seeds, with the calibrated late product.
 
@@ -364,12 +401,16 @@ def page(place: Place, recipes: Iterable[str], encoder: Encoder) -> str:
         for stage in ("selection", "confirmation"):
             ledger = place.ledger(study_name(recipe, encoder, stage))
             found = {} if ledger is None else replicated(ledger)
-            if found:
-                parts += [f"## {recipe}, {stage}", tables(found)]
-            if found and stage == "confirmation":
+            if ledger is None or not found:
+                continue
+            parts += [f"## {recipe}, {stage}", tables(found)]
+            result = result_of(ledger)
+            if result is not None:
+                parts += ["Parts of the gains:", parts_of_gains(result.gains)]
+            if stage == "confirmation":
                 confirmed[recipe] = found
-    if len(confirmed) > 1:
-        parts += ["## Candidates", candidates(confirmed)]
+    if confirmed:
+        parts = ["## All recipes, confirmation", overview(confirmed), candidates(confirmed), *parts]
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
