@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from remix_study.datasets.corpus import Found
     from remix_study.launch.folder import RunFolder
     from remix_study.media.store import ClipStore
-    from remix_study.report.tables import Table as Plain
+    from remix_study.report.table import Table as Plain
     from remix_study.study.comparison import StudyResult
     from remix_study.study.listener import StudyListener
     from remix_study.study.plan import Plan

@@ -5,7 +5,8 @@ human_ratings.py                  assignments of Remix compared with human ratin
 words.py                          names and units of metrics
 styles.py                         colours and symbols of the methods
 search_charts.py, run_charts.py   numbers -> charts, with titles that state the finding
-tables.py                         tables as plain data
+table.py                          a table as plain data
+tables.py, search_tables.py       tables of the results and of the search
 blocks.py                         the parts of a section
 sections.py, reproduce.py         the content of the report, in order
 page.py                           the page and its files (page.html is its template)

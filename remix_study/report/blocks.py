@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from remix_study.figures.chart import Chart
-from remix_study.report.tables import Table
+from remix_study.report.table import Table
 
 
 class Note(NamedTuple):

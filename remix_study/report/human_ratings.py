@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from remix_study.figures.chart import QUIET, Axis, Chart, Key, Mark, Panel, Points, Rule
 from remix_study.modality import canonical_order
 from remix_study.report.styles import Style
-from remix_study.report.tables import Table
+from remix_study.report.table import Table
 from remix_study.study.ledger import Ledger, chosen_replicates
 
 HUMAN = "human_"

@@ -28,7 +28,8 @@ from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.modality import canonical_order
 from remix_study.report.sections import Report, make_report
 from remix_study.report.styles import Style, styles
-from remix_study.report.tables import comparison_table, to_csv, to_markdown
+from remix_study.report.table import to_csv, to_markdown
+from remix_study.report.tables import comparison_table
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import read_ledger
 from remix_study.study.remote import driver_of

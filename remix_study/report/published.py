@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from remix_study.errors import StudyError
 from remix_study.report.blocks import Note, Section, section
-from remix_study.report.tables import Table
+from remix_study.report.table import Table
 from remix_study.study.comparison import Method, StudyResult
 
 FILE = "reproduction.json"

@@ -25,29 +25,31 @@ from remix_study.report import human_ratings, run_charts, run_data, search_chart
 from remix_study.report.blocks import Block, Note, Section, section
 from remix_study.report.published import published_section
 from remix_study.report.reproduce import reproduce
+from remix_study.report.search_tables import (
+    budget_table,
+    chosen_table,
+    cost_table,
+    curves_table,
+    failures_table,
+    importances_table,
+    trials_table,
+    work_table,
+)
 from remix_study.report.styles import Styles, styles
+from remix_study.report.table import Table
 from remix_study.report.tables import (
     BALANCE,
-    Table,
     balance_table,
     bar_table,
-    budget_table,
     calibration_table,
-    chosen_table,
     combinations_table,
-    cost_table,
     cross_entropy_table,
-    curves_table,
     differences_table,
-    failures_table,
     gain_table,
     heads_table,
-    importances_table,
     methods_table,
     readouts_table,
     sufficiency_table,
-    trials_table,
-    work_table,
 )
 from remix_study.report.words import plural, unit_of
 from remix_study.statistics import seeds_for_sign_flip, smallest_sign_flip_p

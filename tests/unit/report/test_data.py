@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from remix_study.report import run_data, search_data
-from remix_study.report.tables import cost_table
+from remix_study.report.search_tables import cost_table
 from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.ledger import ReplicateRecord
 from remix_study.study.outcomes import Replicated

@@ -6,26 +6,26 @@ import pytest
 
 from remix_study.report.run_data import Band
 from remix_study.report.search_data import Budget, Failure, Work
-from remix_study.report.tables import (
-    Table,
-    accuracy_table,
-    balance_table,
+from remix_study.report.search_tables import (
     budget_table,
     chosen_table,
-    combinations_table,
-    comparison_table,
     curves_table,
-    details_table,
-    differences_table,
     failures_table,
-    groups,
     importances_table,
-    methods_table,
-    sufficiency_table,
-    to_csv,
-    to_markdown,
     trials_table,
     work_table,
+)
+from remix_study.report.table import Table, to_csv, to_markdown
+from remix_study.report.tables import (
+    accuracy_table,
+    balance_table,
+    combinations_table,
+    comparison_table,
+    details_table,
+    differences_table,
+    groups,
+    methods_table,
+    sufficiency_table,
 )
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Ceiling, Combination, Method, Part, StudyResult

@@ -15,7 +15,7 @@ from remix_study.errors import ConfigError
 from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
 from remix_study.report import search_data, sections
-from remix_study.report.tables import budget_table
+from remix_study.report.search_tables import budget_table
 from remix_study.study import study as study_module
 from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
 from remix_study.study.needed import needed_methods

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from remix_study.config.study import StudyConfig
 from remix_study.errors import ConfigError
-from remix_study.report.tables import trials_table
+from remix_study.report.search_tables import trials_table
 from remix_study.study.dimensions import value_of
 from remix_study.study.ledger import Ledger
 from remix_study.study.search import Search

@@ -16,7 +16,7 @@ from remix_study.errors import ConfigError
 from remix_study.launch.folder import RunFolder
 from remix_study.report import search_data, sections
 from remix_study.report.run_data import runs_of
-from remix_study.report.tables import budget_table, chosen_table
+from remix_study.report.search_tables import budget_table, chosen_table
 from remix_study.study import study as study_module
 from remix_study.study.combinations import Pair, configs_of, planned
 from remix_study.study.comparison import IncompleteStudyError

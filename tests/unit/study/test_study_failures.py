@@ -10,7 +10,8 @@ from remix_study.api import Study
 from remix_study.config.run import RunConfig
 from remix_study.errors import StudyError
 from remix_study.report import page
-from remix_study.report.tables import accuracy_table, trials_table
+from remix_study.report.search_tables import trials_table
+from remix_study.report.tables import accuracy_table
 from remix_study.study import study as study_module
 from remix_study.study.comparison import IncompleteStudyError
 from remix_study.study.ledger import read_ledger
