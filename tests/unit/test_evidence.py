@@ -11,7 +11,7 @@ from remix_study.config.yaml_source import dump
 from remix_study.datasets.synthetic import RECIPES
 from remix_study.launch.predictions import Correct
 from remix_study.study.comparison import Gain, GainPart
-from remix_study.study.outcomes import Replicated
+from remix_study.study.outcomes import Replicated, paired
 from remix_study.study.search_space import space_of
 from remix_study.study.study_file import read_study
 
@@ -110,8 +110,8 @@ def test_the_overview_shows_each_view_once_for_all_recipes() -> None:
 
 
 def test_the_parts_of_a_gain_sum_to_it() -> None:
-    whole = evidence.paired(FOUND["random"], FOUND["joint_unimodal"])
-    part = evidence.paired(FOUND["random"], FOUND["joint_unimodal"], "test/accuracy_late_calibrated")
+    whole = paired(FOUND["random"], FOUND["joint_unimodal"])
+    part = paired(FOUND["random"], FOUND["joint_unimodal"], "test/accuracy_late_calibrated")
     gain = Gain("random", "joint_unimodal", whole, (GainPart("share", "random - joint_unimodal", part),), ())
     text = evidence.parts_of_gains([gain, gain._replace(baseline="joint")])
     assert text.count("| `random` | whole gain | fused heads | +2.00 (") == 1
