@@ -223,19 +223,26 @@ class MultimodalModel(nn.Module):
         return logits_BC
 
     def subsets(
-        self, inputs: Mapping[str, torch.Tensor], subsets: Iterable[frozenset[str]]
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        subsets: Iterable[frozenset[str]],
+        known: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[dict[str, torch.Tensor], dict[frozenset[str], torch.Tensor]]:
         """Features alone of each modality, m -> (B, d_m), and fused logits (B, C) of each subset of the modalities.
 
         A fusion inside the encoders needs a pass of the encoders for every subset; others need one for all.
 
         Args:
-            inputs: all B rows of every modality.
+            inputs: all B rows of every modality that is not in `known`.
+            known: features of these inputs, m -> (B, d_m), from encoders that have not changed since; of none with a
+                fusion inside the encoders.
         """
-        some = next(iter(inputs.values()))
         if not isinstance(self.fusion, InnerFusion):
-            features = {m: self.encode(m, inputs[m]) for m in self.modalities}
+            known = known or {}
+            features = {m: known[m] if m in known else self.encode(m, inputs[m]) for m in self.modalities}
+            some = next(iter(features.values()))
             return features, {each: self.fuse(features, self._columns(each, some)) for each in subsets}
+        some = next(iter(inputs.values()))
         number_B = torch.arange(len(some), device=some.device)
         features, fused = {}, {}
         for each in subsets:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from remix_study.balancing import EpochStart
-from remix_study.epoch import InformedPlan, ObservingPlan, PlannedEpoch, ScoredPlan
+from remix_study.epoch import InformedPlan, ObservingPlan, PlannedEpoch, Schedule, ScoredPlan
 from remix_study.errors import NotANumberError, RunPruned, StudyStopped, TrainingError
 from remix_study.files import operations
 from remix_study.files.disk import write_atomically
@@ -40,7 +40,7 @@ from remix_study.training.preemption import (
 )
 from remix_study.training.records import record_of_epoch, record_of_training, summary_of_epochs
 from remix_study.training.run import Run, RunResult, now
-from remix_study.training.scoring import SplitPasses, split_pass
+from remix_study.training.scoring import KeptFeatures, SplitPasses, split_pass
 from remix_study.training.state import Progress, Record, pack, unpack
 from remix_study.training.step import SharedFlags
 from remix_study.training.steps import average_statistics, run_step, set_rates
@@ -81,14 +81,16 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
     central = central_multiply_adds(run.model)
     if progress.history:
         _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
+    # Passes over the control samples within an epoch run only the encoders that were trained since the last one.
+    kept = KeptFeatures() if isinstance(run.method.plan, ObservingPlan) else None
     for epoch in range(progress.next_epoch, run.settings.epochs):
         preempted, intact = any_rank_preempted(run, check)
         if preempted:
             raise preemption_at(epoch, 0 if part is None else part.saved)
-        part = _begin_epoch(run, epoch) if part is None else part
+        part = _begin_epoch(run, epoch, kept) if part is None else part
         part.intact = intact
         if part.record is None:
-            _train_epoch(run, part, check)
+            _train_epoch(run, part, check, kept)
         started = now(run)
         found = evaluate(
             run.model, run.reader, run.rows["val"], run.collectives, batch=run.settings.evaluation_batch,
@@ -105,12 +107,12 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
     return _finish(run, progress)
 
 
-def _begin_epoch(run: Run, epoch: int) -> PartialEpoch:
+def _begin_epoch(run: Run, epoch: int, kept: KeptFeatures | None) -> PartialEpoch:
     """An epoch that is planned, and of which nothing is trained."""
     started = now(run)
     passes = SplitPasses(run.model, run.reader, run.rows, run.collectives, run.settings.evaluation_batch,
                          run.settings.autocast, stop_when_preempted(run, epoch),
-                         heads=run.method.trains_heads)  # fmt: skip
+                         heads=run.method.trains_heads, kept=kept)  # fmt: skip
     due = [rule for rule in run.method.epochs if rule.due(epoch)]
     plan = run.method.plan
     informed = plan if isinstance(plan, InformedPlan) and plan.due(epoch) else None
@@ -153,7 +155,7 @@ def _part(run: Run, epoch: int, planned: PlannedEpoch) -> PartialEpoch:
     return PartialEpoch(epoch, planned, loss, accumulation)
 
 
-def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
+def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck, kept: KeptFeatures | None) -> None:
     """Train the steps of an epoch that are left, and set `part.record`.
 
     Raises:
@@ -164,9 +166,12 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     rate = set_rates(run, run.method, epoch)
     run.model.train()
     flags = SharedFlags(lambda: (run.preempted(), not check.passed))
+    seen = part.step  # all features that are kept are of the weights before this step
     for mine in rank_batches(schedule, run.collectives.world, part.step):
         if mine.step in part.planned.observed_at:  # a resumed run begins before it, too: no step is observed twice
-            started = _observe(run, part, started)
+            if kept is not None:
+                kept.forget(_changed(run, schedule, seen, mine.step))
+            started, seen = _observe(run, part, started, kept), mine.step
         if part.accumulation is not None:
             part.accumulation.begin(mine)
         measured = run.settings.clash_every and mine.step % run.settings.clash_every == 0
@@ -176,6 +181,8 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
         part.step = mine.step + 1
         if part.step < schedule.steps:  # after the last step, the ranks first combine what they trained
             stop_if_preempted(run, part, flags, started)
+    if kept is not None:
+        kept.forget(_changed(run, schedule, seen, schedule.steps))
     run.collectives.sum_(part.loss)
     average_statistics(run)
     part.record = record_of_training(part, rate, run.method)
@@ -183,7 +190,14 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck) -> None:
     part.train_s += now(run) - started
 
 
-def _observe(run: Run, part: PartialEpoch, started: float) -> float:
+def _changed(run: Run, schedule: Schedule, first: int, end: int) -> list[str]:
+    """The modalities whose encoders the steps from `first` to `end` may have changed."""
+    if schedule.update_TB is not None or run.settings.masking != "skip_encoder":
+        return list(run.reader.modalities)  # the optimizer also moves encoders that are not active in a step
+    return [run.reader.modalities[m] for m in np.flatnonzero(schedule.modalities_TM[first:end].any(axis=0))]
+
+
+def _observe(run: Run, part: PartialEpoch, started: float, kept: KeptFeatures | None) -> float:
     """Let the plan see the control samples within an epoch; return `started`, later by the time that this takes.
 
     Args:
@@ -205,7 +219,7 @@ def _observe(run: Run, part: PartialEpoch, started: float) -> float:
         _, found = split_pass(
             run.model, run.reader, run.rows["control"], run.collectives, None, plan.observes,
             batch=run.settings.evaluation_batch, autocast=run.settings.autocast, between_batches=between_batches,
-            heads=run.method.trains_heads,
+            heads=run.method.trains_heads, kept=kept,
         )  # fmt: skip
     plan.observe(found)
     taken_s = now(run) - paused

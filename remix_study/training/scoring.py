@@ -6,7 +6,7 @@ the samples, and every rank receives the complete table. Features are computed o
 
 # N samples of a split, M modalities, C classes, B samples of one batch, K columns of a table
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,10 +15,35 @@ from numpy.typing import NDArray
 from remix_study import metrics as m_
 from remix_study.datasets.clips import ClipReader
 from remix_study.epoch import ScoreFunction, ScoringPass, SplitStatistics, Statistic
-from remix_study.models import MultimodalModel
+from remix_study.models import InnerFusion, MultimodalModel
 from remix_study.remix.separability import SMALLEST_PROBABILITY
 from remix_study.training.step import mixed_precision
 from remix_study.world import Collectives
+
+
+class KeptFeatures:
+    """Features of the samples of a rank in a split, kept between passes until an encoder is trained
+
+    A pass after a block of batches, which trained one encoder, then runs that encoder only.
+    """
+
+    def __init__(self) -> None:
+        self._features: dict[int, dict[str, torch.Tensor]] = {}
+
+    def at(self, start: int) -> Mapping[str, torch.Tensor]:
+        """Modality -> features of the batch that begins with this sample, of those that are kept."""
+        return self._features.get(start, {})
+
+    def keep(self, start: int, features: Mapping[str, torch.Tensor]) -> None:
+        """Keep the features of a batch."""
+        self._features[start] = dict(features)
+
+    def forget(self, modalities: Iterable[str]) -> None:
+        """Forget the features of encoders that have changed."""
+        changed = set(modalities)
+        for features in self._features.values():
+            for m in changed & set(features):
+                del features[m]
 
 
 class SplitPasses:
@@ -29,6 +54,7 @@ class SplitPasses:
         batch: samples of one rank that are evaluated at once.
         between_batches: called before each batch; may raise.
         heads: see `split_pass`.
+        kept: features of the control samples; None: they are not kept.
 
     Attributes:
         wanted: the further statistics that anyone asks for.
@@ -47,12 +73,14 @@ class SplitPasses:
         between_batches: Callable[[], None] = lambda: None,
         *,
         heads: bool = True,
+        kept: KeptFeatures | None = None,
     ) -> None:
         self.wanted: frozenset[Statistic] = frozenset()
         self.wanted_of_control: frozenset[Statistic] = frozenset()
         self.evaluated = 0
         self._model, self._reader, self._rows, self._collectives = model, reader, rows, collectives
         self._batch, self._autocast, self._between_batches, self._heads = batch, autocast, between_batches, heads
+        self._kept = kept
         self._found: dict[str, SplitStatistics] = {}
 
     def score(self, score: ScoreFunction) -> ScoringPass:
@@ -86,23 +114,31 @@ class SplitPasses:
     def forget(self) -> None:
         """Forget all passes, after the model changed."""
         self._found.clear()
+        if self._kept is not None:
+            self._kept.forget(self._model.modalities)
 
     def _statistics(self, split: str) -> SplitStatistics:
         if split not in self._found:
-            _, self._found[split] = self._pass(split, None)
+            _, self._found[split] = self._pass(split, None, self._kept if split == "control" else None)
         return self._found[split]
 
-    def _pass(self, split: str, score: ScoreFunction | None) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
+    def _pass(
+        self, split: str, score: ScoreFunction | None, kept: KeptFeatures | None = None
+    ) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
         wanted = self.wanted | self.wanted_of_control if split == "control" else self.wanted
-        return self._pass_over(self._rows[split], score, wanted)
+        return self._pass_over(self._rows[split], score, wanted, kept)
 
     def _pass_over(
-        self, rows_N: NDArray[np.int64], score: ScoreFunction | None, wanted: frozenset[Statistic]
+        self,
+        rows_N: NDArray[np.int64],
+        score: ScoreFunction | None,
+        wanted: frozenset[Statistic],
+        kept: KeptFeatures | None = None,
     ) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
         self.evaluated += len(rows_N)
         return split_pass(
             self._model, self._reader, rows_N, self._collectives, score, wanted, batch=self._batch,
-            autocast=self._autocast, between_batches=self._between_batches, heads=self._heads,
+            autocast=self._autocast, between_batches=self._between_batches, heads=self._heads, kept=kept,
         )  # fmt: skip
 
 
@@ -143,6 +179,7 @@ def split_pass(
     autocast: bool,
     between_batches: Callable[[], None] = lambda: None,
     heads: bool = True,
+    kept: KeptFeatures | None = None,
 ) -> tuple[NDArray[np.float64] | None, SplitStatistics]:
     """Evaluate every modality alone on the clips at `rows_N`.
 
@@ -152,8 +189,12 @@ def split_pass(
         between_batches: called before each batch; may raise.
         heads: whether a modality alone predicts with its unimodal head; if not, with the fused head, with all other
             modalities masked.
+        kept: features of the clips at `rows_N` from earlier passes, and of this one afterwards; not read with a fusion
+            inside the encoders, whose features depend on all of them.
     """
     modalities = model.modalities
+    if isinstance(model.fusion, InnerFusion):
+        kept = None
     singles = {m: frozenset({m}) for m in modalities}
     fused_from = _fused_from(modalities, wanted) if heads else {*singles.values(), *_fused_from(modalities, wanted)}
     mine = np.arange(collectives.world.rank, len(rows_N), collectives.world.size)
@@ -162,9 +203,12 @@ def split_pass(
     for start in range(0, len(mine), batch):
         between_batches()
         chosen = mine[start : start + batch]
-        clips = reader.read(rows_N[chosen], np.ones((len(chosen), len(modalities)), np.bool_))
+        known = {} if kept is None else kept.at(start)
+        clips = reader.read(rows_N[chosen], np.tile([m not in known for m in modalities], (len(chosen), 1)))
         with mixed_precision(clips.labels_B.device, autocast):
-            features, fused = model.subsets(clips.inputs, fused_from)
+            features, fused = model.subsets(clips.inputs, fused_from, known)
+            if kept is not None:
+                kept.keep(start, features)
             alone = [model.classify(m, features[m]) if heads else fused[singles[m]] for m in modalities]
             logits_BMC = torch.stack(alone, dim=1)
         # Softmax runs on the device; scores are computed on the CPU.

@@ -196,8 +196,8 @@ def test_ranks_agree_on_a_notice_without_an_all_reduce_of_its_own(
 
     monkeypatch.setattr(steps, "train_step", recorded)
     run = assembled(recipe(deepcopy(METHODS["joint"])), collectives=cast(Collectives, Counted()))
-    part = loop._begin_epoch(run, 0)
-    loop._train_epoch(run, part, IntegrityCheck())
+    part = loop._begin_epoch(run, 0, None)
+    loop._train_epoch(run, part, IntegrityCheck(), None)
     between = " ".join(calls).split("step")
     assert [each.split() for each in between[:-1]] == [[], *[["sum"] * 2] * (part.planned.schedule.steps - 1)]
 

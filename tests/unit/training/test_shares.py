@@ -1,15 +1,18 @@
 """Shares that read the control split, in a run: the same on every rank, and what their passes cost"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from remix_study.config.assignment import READING_CONTROL
 from remix_study.config.run import RunConfig
+from remix_study.training import loop
 from remix_study.training.loop import train
 from remix_study.training.multiply_adds import BACKWARD, forward_multiply_adds
 from remix_study.training.run import Run, RunResult
+from remix_study.training.scoring import KeptFeatures
 from remix_study.world import Collectives
 from tests.ranks import run_on_ranks
 
@@ -64,3 +67,32 @@ def test_a_phase_with_another_controller_begins_with_the_last_shares_and_compare
     assert ["remix/exponent/audio" in record for record in history] == [False, True, True, False, False]
     assert ["remix/share_gain/audio" in record for record in history] == [False, False, True, False, True]
     assert history[3]["remix/share/audio"] == history[2]["remix/share/audio"]
+
+
+class _NothingKept(KeptFeatures):
+    def keep(self, start: int, features: Mapping[str, torch.Tensor]) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("more", "saves"), [
+    ({}, True),
+    ({"method.joint_share": 0.2}, True),
+    ({"method.with": ["ogm_ge"]}, True),
+    ({"masking": "zero_feature"}, False),
+    ({"method.share.kind": "held_out_progress", "method.order": "mixed"}, False),
+])  # fmt: skip
+def test_features_of_unchanged_encoders_are_kept_and_change_nothing(
+    recipe: Recipe, assembled: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], saves: bool
+) -> None:
+    method = {"name": "remix", "warmup": 1, "filter": {"rule": "random"}, "share": {"kind": "block_gain"}}
+    config = recipe({"method": {**method, "order": "blocks"}, "epochs": 4, "control_fraction": 0.2, **more})
+    run = assembled(config, "kept")
+    kept, read = history_of(train(run)), sum(run.reader.rows_read.values())
+    monkeypatch.setattr(loop, "KeptFeatures", _NothingKept)
+    run = assembled(config, "afresh")
+    assert kept == history_of(train(run))
+    assert (read < sum(run.reader.rows_read.values())) is saves
+
+
+def history_of(result: RunResult) -> list[dict[str, float]]:
+    return [{key: value for key, value in each.items() if not key.startswith("time/")} for each in result.history]
