@@ -48,6 +48,7 @@ VIEWS = {
 }
 REFERENCES = ("joint_unimodal", "random")
 SHARES = ("progress", "calibrated_progress", "held_out_progress", "by_score", "block_gain")
+EXPLAINED = ("remix", "share_calibrated_progress")  # whose gains are shown for all recipes in one table
 JUDGES = ("truth", "history")  # the upper bound, and the detector that came close to it
 UMT_WEIGHT = {"kind": "float", "low": 1.0, "high": 50.0, "log": True}
 FIRST_WEIGHTS = {"method.weight": 1.0, "method.with.umt.weight": 10.0}
@@ -368,6 +369,26 @@ def parts_of_gains(gains: Iterable[Gain]) -> str:
     return markdown([["method", "part", "measured as", "points (95 % interval), seeds above 0, p (Holm)"], *rows])
 
 
+def gains_overview(by_recipe: Mapping[str, Iterable[Gain]], method: str) -> str:
+    """The parts of the gain of a method over `joint_unimodal` on every recipe, in Markdown.
+
+    Args:
+        by_recipe: recipe -> the gains in its confirmation.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for recipe, gains in by_recipe.items():
+        for gain in gains:
+            if (gain.method, gain.baseline) == (method, REFERENCES[0]):
+                for name, pair in [("whole gain", gain.whole), *((part.name, part.ahead) for part in gain.parts)]:
+                    cells.setdefault(name, {})[recipe] = _difference(pair)
+    rows = [[name, *(found.get(recipe, "") for recipe in by_recipe)] for name, found in cells.items()]
+    return (
+        f"Parts of the gain of {_named(method)} over {_named(REFERENCES[0])}, in points, with 95 % intervals, the "
+        f"seeds on which they are above 0, and p after Holm's correction for all parts of a study:\n\n"
+        f"{markdown([['part', *by_recipe], *rows])}"
+    )
+
+
 def candidates(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
     """On how many recipes a method is ahead of both references on nine of ten seeds, with the calibrated late product.
 
@@ -396,7 +417,9 @@ def _named(method: str) -> str:
 
 def page(place: Place, recipes: Iterable[str], encoder: Encoder) -> str:
     """All tables of the recipes, as far as their studies have results."""
-    parts, confirmed = [], {}
+    parts: list[str] = []
+    confirmed: dict[str, dict[str, Replicated]] = {}
+    gains: dict[str, tuple[Gain, ...]] = {}
     for recipe in recipes:
         for stage in ("selection", "confirmation"):
             ledger = place.ledger(study_name(recipe, encoder, stage))
@@ -405,12 +428,14 @@ def page(place: Place, recipes: Iterable[str], encoder: Encoder) -> str:
                 continue
             parts += [f"## {recipe}, {stage}", tables(found)]
             result = result_of(ledger)
-            if result is not None:
-                parts += ["Parts of the gains:", parts_of_gains(result.gains)]
+            told = () if result is None else result.gains
+            if told:
+                parts += ["Parts of the gains:", parts_of_gains(told)]
             if stage == "confirmation":
-                confirmed[recipe] = found
+                confirmed[recipe], gains[recipe] = found, told
     if confirmed:
-        parts = ["## All recipes, confirmation", overview(confirmed), candidates(confirmed), *parts]
+        of_gains = [gains_overview(gains, method) for method in EXPLAINED]
+        parts = ["## All recipes, confirmation", overview(confirmed), *of_gains, candidates(confirmed), *parts]
     return "\n\n".join(parts) + "\n" if parts else ""
 
 

@@ -116,6 +116,9 @@ def test_the_parts_of_a_gain_sum_to_it() -> None:
     text = evidence.parts_of_gains([gain, gain._replace(baseline="joint")])
     assert text.count("| `random` | whole gain | fused heads | +2.00 (") == 1
     assert text.count("| `random` | share | random - joint_unimodal | +2.00 (") == 1
+    of_all = evidence.gains_overview({"demo": [gain], "xor": [gain._replace(parts=())]}, "random")
+    assert [line.split(" | ")[0] for line in of_all.splitlines()[4:]] == ["| whole gain", "| share"]
+    assert of_all.splitlines()[-1].endswith("|  |")
 
 
 def test_tables_without_results_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
