@@ -50,6 +50,7 @@ REFERENCES = ("joint_unimodal", "random")
 SHARES = ("progress", "calibrated_progress", "held_out_progress", "by_score", "block_gain")
 EXPLAINED = ("remix", "share_calibrated_progress")  # whose gains are shown for all recipes in one table
 JUDGES = ("truth", "history")  # the upper bound, and the detector that came close to it
+PRECISION, RECALL = "targets/precision/", "targets/recall/"
 UMT_WEIGHT = {"kind": "float", "low": 1.0, "high": 50.0, "log": True}
 FIRST_WEIGHTS = {"method.weight": 1.0, "method.with.umt.weight": 10.0}
 LARGE_RECIPES = ("demo", "muted")
@@ -267,6 +268,31 @@ def replicated(ledger: Ledger) -> dict[str, Replicated]:
     return others | ({SEPARATE: bar.replicated} if bar is not None and bar.replicated.summaries else {})
 
 
+def detections(ledger: Ledger) -> str:
+    """Precision and recall of the detectors in the last epoch, in Markdown; empty if no method has a detector."""
+    rows = []
+    for name in ledger.study.methods:
+        folders = [Path(r.folder) for r in chosen_replicates(ledger, name) if r.state == "complete"]
+        rows += detection_rows(name, [RunFolder(folder).history[-1] for folder in folders])
+    head = ["method", "modality", "seeds with judged samples", "precision", "recall"]
+    return markdown([head, *rows]) if rows else ""
+
+
+def detection_rows(method: str, last: Sequence[Mapping[str, float]]) -> list[list[str]]:
+    """A row for each modality in which a detector judges samples uninformative.
+
+    Args:
+        last: the metrics of the last epoch of each replicate.
+    """
+    rows = []
+    for m in sorted({key.removeprefix(PRECISION) for each in last for key in each if key.startswith(PRECISION)}):
+        told = [each for each in last if PRECISION + m in each]
+        values = ([each[key + m] for each in told if key + m in each] for key in (PRECISION, RECALL))
+        means = [f"{np.mean(each):.2f}" if each else "" for each in values]
+        rows.append([_named(method), m, f"{len(told)} of {len(last)}", *means])
+    return rows
+
+
 def tables(found: Mapping[str, Replicated]) -> str:
     """Accuracies of all methods and views, and their differences from each reference, in Markdown.
 
@@ -431,6 +457,8 @@ def page(place: Place, recipes: Iterable[str], encoder: Encoder) -> str:
             told = () if result is None else result.gains
             if told:
                 parts += ["Parts of the gains:", parts_of_gains(told)]
+            if detected := detections(ledger):
+                parts += ["Detection of uninformative samples, means of the last epoch:", detected]
             if stage == "confirmation":
                 confirmed[recipe], gains[recipe] = found, told
     if confirmed:

@@ -121,6 +121,19 @@ def test_the_parts_of_a_gain_sum_to_it() -> None:
     assert of_all.splitlines()[-1].endswith("|  |")
 
 
+def test_detectors_are_told_by_modality() -> None:
+    last = [
+        {"targets/precision/audio": 0.8, "targets/recall/audio": 1.0, "targets/precision/video": 0.0},
+        {"targets/precision/audio": 0.9, "targets/recall/audio": 0.5, "val/accuracy": 1.0},
+        {"val/accuracy": 1.0},
+    ]
+    assert evidence.detection_rows("some", last) == [
+        ["`some`", "audio", "2 of 3", "0.85", "0.75"],
+        ["`some`", "video", "1 of 3", "0.00", ""],
+    ]
+    assert evidence.detection_rows("other", last[2:]) == []
+
+
 def test_tables_without_results_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evidence.main(["--tables", "--recipe", "xor", "--folder", str(tmp_path)]) == 1
     assert "has no results of xor. Run them first." in capsys.readouterr().err
