@@ -16,41 +16,26 @@ width 16 on two recipes, with four seeds. `--quick` shows in minutes that all wo
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Any, Literal, NamedTuple, get_args
 
 from benchmarks.combinations import markdown
+from benchmarks.evidence_tables import page
 from remix_study.api import Study
 from remix_study.config.yaml_source import dump
 from remix_study.datasets.corpus import prepare_synthetic
 from remix_study.datasets.synthetic import RECIPES, spec_of
 from remix_study.errors import RemixStudyError
 from remix_study.files.disk import write_atomically
-from remix_study.launch.folder import RunFolder
-from remix_study.launch.predictions import read_correct
-from remix_study.statistics import Estimate
-from remix_study.study.comparison import Gain
-from remix_study.study.ledger import Ledger, chosen_replicates, read_ledger
+from remix_study.study.ledger import Ledger, read_ledger
 from remix_study.study.listener import StudyListener
-from remix_study.study.outcomes import Paired, Replicated, adjusted, over_clips, paired
-from remix_study.study.results import result_of
-from remix_study.study.separate import SEPARATE, modalities_of, separate_networks
 from remix_study.study.tasks import Outcome, Task
 
 Stage = Literal["selection", "confirmation"]
 Encoder = Literal["tiny", "resnet18"]
-VIEWS = {
-    "fused head": "test/accuracy",
-    "late sum": "test/accuracy_late_sum",
-    "calibrated late product": "test/accuracy_late_calibrated",
-}
-REFERENCES = ("joint_unimodal", "random")
 SHARES = ("progress", "calibrated_progress", "held_out_progress", "by_score", "block_gain")
-EXPLAINED = ("remix", "share_calibrated_progress")  # whose gains are shown for all recipes in one table
 JUDGES = ("truth", "history")  # the upper bound, and the detector that came close to it
-PRECISION, RECALL = "targets/precision/", "targets/recall/"
 UMT_WEIGHT = {"kind": "float", "low": 1.0, "high": 50.0, "log": True}
 FIRST_WEIGHTS = {"method.weight": 1.0, "method.with.umt.weight": 10.0}
 LARGE_RECIPES = ("demo", "muted")
@@ -209,10 +194,14 @@ class Place(NamedTuple):
         write_atomically(path, f"# Written by `python -m benchmarks.evidence`\n{dump(content)}")
         return Study(path, workspace=self.workspace)
 
-    def ledger(self, name: str) -> Ledger | None:
-        """What a study has recorded; None if it was not started."""
-        folder = self.workspace / "studies" / name
-        return read_ledger(folder) if (folder / "study.yaml").exists() else None
+    def ledgers(self, recipes: Iterable[str], encoder: Encoder) -> dict[str, dict[str, Ledger]]:
+        """Recipe -> stage -> what the study has recorded, of those that were started."""
+        found: dict[str, dict[str, Ledger]] = {}
+        for recipe, stage in product(recipes, get_args(Stage)):
+            folder = self.workspace / "studies" / study_name(recipe, encoder, stage)
+            if (folder / "study.yaml").exists():
+                found.setdefault(recipe, {})[stage] = read_ledger(folder)
+        return found
 
 
 def run(place: Place, recipe: str, scale: Scale, encoder: Encoder) -> None:
@@ -249,222 +238,6 @@ def _progress(name: str) -> StudyListener:
         _show(f"{name}: {ended} of {total} runs")
 
     return StudyListener(done=done, say=_show)
-
-
-def replicated(ledger: Ledger) -> dict[str, Replicated]:
-    """The complete replicates of each method, and of the separately trained unimodal networks."""
-    found = {}
-    for name in ledger.study.methods:
-        complete = {r.number: Path(r.folder) for r in chosen_replicates(ledger, name) if r.state == "complete"}
-        summaries = {
-            n: summary for n, folder in complete.items() if (summary := RunFolder(folder).result()) is not None
-        }
-        correct = {n: each for n in summaries if (each := read_correct(complete[n])) is not None}
-        if summaries:
-            found[name] = Replicated(summaries, correct)
-    bar = separate_networks(ledger, modalities_of(found))
-    ceilings = {name for name, method in ledger.study.methods.items() if method.ceiling_of is not None}
-    others = {name: each for name, each in found.items() if name not in ceilings}
-    return others | ({SEPARATE: bar.replicated} if bar is not None and bar.replicated.summaries else {})
-
-
-def detections(ledger: Ledger) -> str:
-    """Precision and recall of the detectors in the last epoch, in Markdown; empty if no method has a detector."""
-    rows = []
-    for name in ledger.study.methods:
-        folders = [Path(r.folder) for r in chosen_replicates(ledger, name) if r.state == "complete"]
-        rows += detection_rows(name, [RunFolder(folder).history[-1] for folder in folders])
-    head = ["method", "modality", "seeds with judged samples", "precision", "recall"]
-    return markdown([head, *rows]) if rows else ""
-
-
-def detection_rows(method: str, last: Sequence[Mapping[str, float]]) -> list[list[str]]:
-    """A row for each modality in which a detector judges samples uninformative.
-
-    Args:
-        last: the metrics of the last epoch of each replicate.
-    """
-    rows = []
-    for m in sorted({key.removeprefix(PRECISION) for each in last for key in each if key.startswith(PRECISION)}):
-        told = [each for each in last if PRECISION + m in each]
-        values = ([each[key + m] for each in told if key + m in each] for key in (PRECISION, RECALL))
-        means = [f"{np.mean(each):.2f}" if each else "" for each in values]
-        rows.append([_named(method), m, f"{len(told)} of {len(last)}", *means])
-    return rows
-
-
-def tables(found: Mapping[str, Replicated]) -> str:
-    """Accuracies of all methods and views, and their differences from each reference, in Markdown.
-
-    Args:
-        found: method -> its replicates.
-    """
-    head = ["method", "seeds", *VIEWS]
-    rows = [[_named(name), str(len(each.summaries)), *_accuracies(each)] for name, each in found.items()]
-    parts = ["Test accuracy in percent, with its 95 % interval over seeds and test clips:", markdown([head, *rows])]
-    for reference in REFERENCES:
-        if reference in found:
-            parts += [
-                f"Difference from `{reference}` in the same view, in points, with its 95 % interval, the seeds on "
-                "which the method is ahead, and p after Holm's correction for the table:",
-                markdown([["method", *VIEWS], *_differences(found, reference)]),
-            ]
-    return "\n\n".join(parts)
-
-
-def _accuracies(method: Replicated) -> list[str]:
-    return [_percent(over_clips(method, metric)) for metric in VIEWS.values()]
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    mean, low, high = (100 * each for each in estimate[:3])
-    return f"{mean:.2f}" if np.isinf(low) else f"{mean:.2f} ({max(0.0, low):.2f} to {min(100.0, high):.2f})"
-
-
-def differences(found: Mapping[str, Replicated], reference: str) -> dict[tuple[str, str], Paired]:
-    """(method, view) -> the method minus the reference in this view, adjusted for all of them."""
-    pairs = {
-        (name, view): pair
-        for name, each in found.items()
-        for view, metric in VIEWS.items()
-        if name != reference and (pair := paired(each, found[reference], metric)).seeds
-    }
-    return adjusted(pairs, len(pairs))
-
-
-def _differences(found: Mapping[str, Replicated], reference: str) -> list[list[str]]:
-    pairs = differences(found, reference)
-    names = [name for name in found if name != reference]
-    return [[_named(name), *(_difference(pairs.get((name, view))) for view in VIEWS)] for name in names]
-
-
-def _difference(pair: Paired | None) -> str:
-    if pair is None:
-        return ""
-    interval = "" if np.isinf(pair.low) else f" ({_signed(pair.low)} to {_signed(pair.high)})"
-    p = "" if pair.p_holm is None else f", p {pair.p_holm:.3f}" if pair.p_holm >= 0.001 else ", p < 0.001"
-    return f"{_signed(pair.mean)}{interval}, {pair.wins}/{pair.seeds}{p}"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
-
-
-def overview(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
-    """Of each view, the accuracy of every method on every recipe, and its difference from `joint_unimodal`.
-
-    Args:
-        by_recipe: recipe -> method -> its replicates in the confirmation.
-    """
-    names = dict.fromkeys(name for found in by_recipe.values() for name in found)
-    parts = []
-    for view, metric in VIEWS.items():
-        rows = [[_named(name), *(_overview(found, name, metric) for found in by_recipe.values())] for name in names]
-        parts += [
-            f"Test accuracy of the {view} in percent (difference from `{REFERENCES[0]}` in the same view, in points; "
-            "seeds on which the method is ahead):",
-            markdown([["method", *by_recipe], *(row for row in rows if any(row[1:]))]),
-        ]
-    return "\n\n".join(parts)
-
-
-def _overview(found: Mapping[str, Replicated], name: str, metric: str) -> str:
-    accuracy = over_clips(found[name], metric) if name in found else None
-    if accuracy is None:
-        return ""
-    text = f"{100 * accuracy.mean:.1f}"
-    if name == REFERENCES[0] or REFERENCES[0] not in found:
-        return text
-    pair = paired(found[name], found[REFERENCES[0]], metric)
-    return f"{text} ({round(pair.mean, 1) + 0.0:+.1f}, {pair.wins}/{pair.seeds})"
-
-
-def parts_of_gains(gains: Iterable[Gain]) -> str:
-    """The parts of the gain of each method over `joint_unimodal`, in Markdown."""
-    rows = [
-        [_named(gain.method), name, measured, _difference(pair)]
-        for gain in gains
-        if gain.baseline == REFERENCES[0]
-        for name, measured, pair in [
-            ("whole gain", "fused heads", gain.whole),
-            *((part.name, part.measured, part.ahead) for part in gain.parts),
-        ]
-    ]
-    return markdown([["method", "part", "measured as", "points (95 % interval), seeds above 0, p (Holm)"], *rows])
-
-
-def gains_overview(by_recipe: Mapping[str, Iterable[Gain]], method: str) -> str:
-    """The parts of the gain of a method over `joint_unimodal` on every recipe, in Markdown.
-
-    Args:
-        by_recipe: recipe -> the gains in its confirmation.
-    """
-    cells: dict[str, dict[str, str]] = {}
-    for recipe, gains in by_recipe.items():
-        for gain in gains:
-            if (gain.method, gain.baseline) == (method, REFERENCES[0]):
-                for name, pair in [("whole gain", gain.whole), *((part.name, part.ahead) for part in gain.parts)]:
-                    cells.setdefault(name, {})[recipe] = _difference(pair)
-    rows = [[name, *(found.get(recipe, "") for recipe in by_recipe)] for name, found in cells.items()]
-    return (
-        f"Parts of the gain of {_named(method)} over {_named(REFERENCES[0])}, in points, with 95 % intervals, the "
-        f"seeds on which they are above 0, and p after Holm's correction for all parts of a study:\n\n"
-        f"{markdown([['part', *by_recipe], *rows])}"
-    )
-
-
-def candidates(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
-    """On how many recipes a method is ahead of both references on nine of ten seeds, with the calibrated late product.
-
-    Args:
-        by_recipe: recipe -> method -> its replicates in the confirmation.
-    """
-    view = "calibrated late product"
-    names = dict.fromkeys(name for found in by_recipe.values() for name in found if name not in REFERENCES)
-    rows = []
-    for name in names:
-        cells, passed = [], 0
-        for found in by_recipe.values():
-            wins = [differences(found, reference).get((name, view)) for reference in REFERENCES if reference in found]
-            known = [pair for pair in wins if pair is not None]
-            cells.append(", ".join(f"{pair.wins}/{pair.seeds}" for pair in known))
-            passed += len(known) == len(REFERENCES) and all(pair.wins >= 0.9 * pair.seeds for pair in known)
-        rows.append([_named(name), *cells, f"{passed} of {len(by_recipe)}"])
-    ahead = " and of ".join(map(_named, REFERENCES))
-    table = markdown([["method", *by_recipe, "recipes passed"], *rows])
-    return f"Seeds on which the {view} of a method is ahead of that of {ahead}:\n\n{table}"
-
-
-def _named(method: str) -> str:
-    return method if method == SEPARATE else f"`{method}`"
-
-
-def page(place: Place, recipes: Iterable[str], encoder: Encoder) -> str:
-    """All tables of the recipes, as far as their studies have results."""
-    parts: list[str] = []
-    confirmed: dict[str, dict[str, Replicated]] = {}
-    gains: dict[str, tuple[Gain, ...]] = {}
-    for recipe in recipes:
-        for stage in ("selection", "confirmation"):
-            ledger = place.ledger(study_name(recipe, encoder, stage))
-            found = {} if ledger is None else replicated(ledger)
-            if ledger is None or not found:
-                continue
-            parts += [f"## {recipe}, {stage}", tables(found)]
-            result = result_of(ledger)
-            told = () if result is None else result.gains
-            if told:
-                parts += ["Parts of the gains:", parts_of_gains(told)]
-            if detected := detections(ledger):
-                parts += ["Detection of uninformative samples, means of the last epoch:", detected]
-            if stage == "confirmation":
-                confirmed[recipe], gains[recipe] = found, told
-    if confirmed:
-        of_gains = [gains_overview(gains, method) for method in EXPLAINED]
-        parts = ["## All recipes, confirmation", overview(confirmed), *of_gains, candidates(confirmed), *parts]
-    return "\n\n".join(parts) + "\n" if parts else ""
 
 
 def plans(place: Place, recipes: Iterable[str], scale: Scale, encoder: Encoder) -> str:
@@ -522,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.tables:
             for recipe in recipes:
                 run(place, recipe, scale, given.encoder)
-        text = page(place, recipes, given.encoder)
+        text = page(place.ledgers(recipes, given.encoder))
         if not text:
             _show(f"error: {place.workspace} has no results of {', '.join(recipes)}. Run them first.")
             return 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, evidence_tables
 from remix_study.config.study import StudyConfig
 from remix_study.config.yaml_source import dump
 from remix_study.datasets.synthetic import RECIPES
@@ -74,7 +74,7 @@ FOUND = {
 
 
 def test_tables_show_every_view_and_negative_differences_too() -> None:
-    text = evidence.tables(FOUND)
+    text = evidence_tables.tables(FOUND)
     rows = {line.split(" | ")[0].strip("| `"): line for line in text.splitlines()[2:9]}
     assert rows["joint"].startswith("| `joint` | 10 | 60.00 (")
     assert rows["joint"].split(" | ")[3] == ""
@@ -87,7 +87,7 @@ def test_tables_show_every_view_and_negative_differences_too() -> None:
 
 
 def test_p_values_are_adjusted_for_all_methods_and_views() -> None:
-    pairs = evidence.differences(FOUND, "joint_unimodal")
+    pairs = evidence_tables.differences(FOUND, "joint_unimodal")
     assert len(pairs) == 8
     smallest = min(pairs.values(), key=lambda pair: pair.p or 1)
     assert smallest.p is not None
@@ -95,13 +95,13 @@ def test_p_values_are_adjusted_for_all_methods_and_views() -> None:
 
 
 def test_a_candidate_passes_a_recipe_if_it_is_ahead_of_both_references() -> None:
-    text = evidence.candidates({"demo": FOUND, "xor": {**FOUND, "share_progress": replicates(0.9, 0.9, 0.81)}})
+    text = evidence_tables.candidates({"demo": FOUND, "xor": {**FOUND, "share_progress": replicates(0.9, 0.9, 0.81)}})
     assert "| `share_progress` | 10/10, 10/10 | 10/10, 0/10 | 1 of 2 |" in text
     assert "| `joint` | 0/10, 0/10 | 0/10, 0/10 | 0 of 2 |" in text
 
 
 def test_the_overview_shows_each_view_once_for_all_recipes() -> None:
-    text = evidence.overview({"demo": FOUND, "xor": {name: FOUND[name] for name in ("joint", "joint_unimodal")}})
+    text = evidence_tables.overview({"demo": FOUND, "xor": {name: FOUND[name] for name in ("joint", "joint_unimodal")}})
     fused, late, calibrated = text.split("Test accuracy of the ")[1:]
     assert "| `joint` | 60.0 (-20.0, 0/10) | 60.0 (-20.0, 0/10) |" in fused
     assert "| `joint_unimodal` | 80.0 | 80.0 |" in fused
@@ -113,10 +113,10 @@ def test_the_parts_of_a_gain_sum_to_it() -> None:
     whole = paired(FOUND["random"], FOUND["joint_unimodal"])
     part = paired(FOUND["random"], FOUND["joint_unimodal"], "test/accuracy_late_calibrated")
     gain = Gain("random", "joint_unimodal", whole, (GainPart("share", "random - joint_unimodal", part),), ())
-    text = evidence.parts_of_gains([gain, gain._replace(baseline="joint")])
+    text = evidence_tables.parts_of_gains([gain, gain._replace(baseline="joint")])
     assert text.count("| `random` | whole gain | fused heads | +2.00 (") == 1
     assert text.count("| `random` | share | random - joint_unimodal | +2.00 (") == 1
-    of_all = evidence.gains_overview({"demo": [gain], "xor": [gain._replace(parts=())]}, "random")
+    of_all = evidence_tables.gains_overview({"demo": [gain], "xor": [gain._replace(parts=())]}, "random")
     assert [line.split(" | ")[0] for line in of_all.splitlines()[4:]] == ["| whole gain", "| share"]
     assert of_all.splitlines()[-1].endswith("|  |")
 
@@ -127,11 +127,11 @@ def test_detectors_are_told_by_modality() -> None:
         {"targets/precision/audio": 0.9, "targets/recall/audio": 0.5, "val/accuracy": 1.0},
         {"val/accuracy": 1.0},
     ]
-    assert evidence.detection_rows("some", last) == [
+    assert evidence_tables.detection_rows("some", last) == [
         ["`some`", "audio", "2 of 3", "0.85", "0.75"],
         ["`some`", "video", "1 of 3", "0.00", ""],
     ]
-    assert evidence.detection_rows("other", last[2:]) == []
+    assert evidence_tables.detection_rows("other", last[2:]) == []
 
 
 def test_tables_without_results_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
