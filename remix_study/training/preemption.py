@@ -78,7 +78,7 @@ def stop_if_preempted(run: Run, part: PartialEpoch, flags: SharedFlags, started:
 
     Args:
         flags: whether a rank got the notice, and whether it has not yet found the store intact, as of the last step.
-        started: when this start of the run began to train the epoch, as of `_now`.
+        started: when this start of the run began to train the epoch, as of `now`.
 
     Raises:
         RunPreempted: on all ranks.
