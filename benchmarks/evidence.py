@@ -10,7 +10,8 @@ Each recipe of `prepare synthetic` (all by default) has two studies of the same 
 whose files are in FOLDER: rerun the command to resume, and raise `--seeds` to extend them. `remix-study status`,
 `report` and `export` read them. The tables are printed, and written to FOLDER as Markdown; `--tables` prints those of
 what has been run, and `--plan` what the studies of each recipe cost. `--encoder resnet18` trains a ResNet-18 of
-width 16 on two recipes, with four seeds. `--quick` shows in minutes that all works; its numbers mean nothing.
+width 16 on two recipes, with two trials and four seeds of all methods but three. `--quick` shows in minutes that all
+works; its numbers mean nothing.
 """
 
 import argparse

@@ -229,8 +229,8 @@ def candidates(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
     for name in names:
         cells, passed = [], 0
         for found in by_recipe.values():
-            wins = [differences(found, reference).get((name, view)) for reference in REFERENCES if reference in found]
-            known = [pair for pair in wins if pair is not None]
+            pairs = [paired(found[name], found[each], VIEWS[view]) for each in REFERENCES if {name, each} <= set(found)]
+            known = [pair for pair in pairs if pair.seeds]
             cells.append(", ".join(f"{pair.wins}/{pair.seeds}" for pair in known))
             passed += len(known) == len(REFERENCES) and all(pair.wins >= 0.9 * pair.seeds for pair in known)
         rows.append([_named(name), *cells, f"{passed} of {len(by_recipe)}"])

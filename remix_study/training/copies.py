@@ -88,7 +88,7 @@ def copy_losses(
     epochs: int,
     samples: NDArray[np.int64],
 ) -> list[NDArray[np.float64]]:
-    """As `_train_copy`; see `EpochStart.copy_losses`."""
+    """As `train_copy`; see `EpochStart.copy_losses`."""
     with undone(run.model, run.optimizer):
         copied = _epochs_of_copy(run, first, passes, trained_M, method, epochs)
         return [passes.losses_afresh(samples) for _ in copied]

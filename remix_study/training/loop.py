@@ -81,7 +81,7 @@ def _train(run: Run, check: IntegrityCheck) -> RunResult:
     central = central_multiply_adds(run.model)
     if progress.history:
         _run_callback(run, progress)  # the run may have been killed between checkpoint and callback
-    # Passes over the control samples within an epoch run only the encoders that were trained since the last one.
+    # A pass over the control samples runs only the encoders that were trained since the last one.
     kept = KeptFeatures() if isinstance(run.method.plan, ObservingPlan) else None
     for epoch in range(progress.next_epoch, run.settings.epochs):
         preempted, intact = any_rank_preempted(run, check)
@@ -193,7 +193,8 @@ def _train_epoch(run: Run, part: PartialEpoch, check: IntegrityCheck, kept: Kept
 def _changed(run: Run, schedule: Schedule, first: int, end: int) -> list[str]:
     """The modalities whose encoders the steps from `first` to `end` may have changed."""
     if schedule.update_TB is not None or run.settings.masking != "skip_encoder":
-        return list(run.reader.modalities)  # the optimizer also moves encoders that are not active in a step
+        # An accumulated update may follow its samples by some steps; an encoder that runs may change though inactive.
+        return list(run.reader.modalities)
     return [run.reader.modalities[m] for m in np.flatnonzero(schedule.modalities_TM[first:end].any(axis=0))]
 
 
