@@ -1,12 +1,12 @@
 """Build the objects of a run from its configuration and its corpus
 
-This module maps every config class to the class it selects; `added.py` and `planned.py` do so for methods. `fit.py`
-checks a configuration against a corpus first; `assemble` assumes that this check passed.
+This module maps every config class to the class it selects; `networks.py` does so for models, `added.py` and
+`planned.py` for methods. `fit.py` checks a configuration against a corpus first; `assemble` assumes that this check
+passed.
 """
 
 # N training samples, M modalities
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,13 +21,10 @@ from remix_study.added import Facts, plan_of, rules_of
 from remix_study.augment import Augmentation
 from remix_study.balancing import CrossEntropy, FusedLoss, Method, UnimodalLosses, balanced_weights
 from remix_study.balancing.abstain import Abstain
-from remix_study.balancing.acting import Window
-from remix_study.balancing.aug import checks
 from remix_study.balancing.greedy import Greedy
 from remix_study.balancing.losses import AloneLoss
 from remix_study.balancing.slots import RateRule
 from remix_study.balancing.uninformative import DETECTORS
-from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.method import (
@@ -37,79 +34,25 @@ from remix_study.config.method import (
     RemixConfig,
     UnimodalConfig,
     expanded,
-    shares_head,
     trains_heads,
 )
-from remix_study.config.part import Part as KeyGroup
 from remix_study.config.schedule import EachNotNegative
-from remix_study.datasets.clips import ClipReader, input_shape
+from remix_study.datasets.clips import ClipReader
 from remix_study.datasets.control import divide_training
 from remix_study.datasets.truth import informative_NM
-from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Part, VideoPreset
+from remix_study.idle import warn_of_idle_settings
 from remix_study.media.store import ClipStore
-from remix_study.models import (
-    AttentionFusion,
-    CentralNetFusion,
-    ConcatFusion,
-    CosineFusion,
-    DecisionFusion,
-    Encoder,
-    EntropyFusion,
-    FiLMFusion,
-    Fusion,
-    GatedFusion,
-    ImageEncoder,
-    Layout,
-    LearnedToken,
-    Masking,
-    MeanFeature,
-    MMTMFusion,
-    MultimodalModel,
-    PublishedFiLMFusion,
-    PublishedGatedFusion,
-    ResNet18,
-    SequenceEncoder,
-    SumFusion,
-    TinyEncoder,
-    VectorEncoder,
-    ZeroInput,
-)
-from remix_study.planned import (
-    abstaining_weight,
-    cross_fit,
-    loss_weights,
-    rate_factors,
-    remix_plan,
-    scheduled,
-    trains_jointly,
-)
-from remix_study.remix import (
-    Assignment,
-    ByCost,
-    ConstantPlan,
-    Reassembly,
-    RemixPlan,
-    everything_joint,
-)
+from remix_study.models import Encoder, MultimodalModel
+from remix_study.networks import build_model, modalities_of
+from remix_study.planned import abstaining_weight, cross_fit, loss_weights, rate_factors, remix_plan, scheduled
+from remix_study.remix import Assignment, ConstantPlan, Reassembly, everything_joint
 from remix_study.remix.assignment import column_order
 from remix_study.remix.course import Course
-from remix_study.seeds import DrawFrom, torch_stream
 from remix_study.tracking.tracker import Tracker
 from remix_study.training import learning_rate as rates
 from remix_study.training.checkpoint import Checkpoints
 from remix_study.training.run import EpochCallback, LoopSettings, Run
 from remix_study.world import Collectives
-
-log = logging.getLogger(__name__)
-
-# Config class -> encoder class, whose constructor takes the input's size and the config's fields as keyword arguments.
-# An encoder is added by a line here and by its config class in `config/run.py`.
-ENCODERS: Mapping[type[KeyGroup], type[Encoder]] = {
-    c.TinyEncoderConfig: TinyEncoder,
-    c.ResNet18Config: ResNet18,
-    c.VectorEncoderConfig: VectorEncoder,
-    c.SequenceEncoderConfig: SequenceEncoder,
-}
 
 
 def assemble(
@@ -157,11 +100,7 @@ def assemble(
     )  # fmt: skip
     optimizer = _optimizer(config.optimizer, _parameter_groups(model, method, config.learning_rate_factor))
     if collectives.world.leads:
-        _warn_of_idle_methods(config)
-        _warn_of_idle_greedy(config)
-        _warn_of_idle_rule(config, method)
-        _warn_of_idle_share(config)
-        _warn_of_blocked_encoder(config, modalities)
+        warn_of_idle_settings(config, method, modalities)
     settings = LoopSettings(
         digest=config.digest(store.digest) if digest is None else digest,
         epochs=config.epochs,
@@ -212,160 +151,6 @@ def _spread(rows: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
     if at_most is None or len(rows) <= at_most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, at_most).astype(np.int64)]
-
-
-def modalities_of(config: c.RunConfig, store: ClipStore) -> tuple[str, ...]:
-    """The modalities of a run, in the order of its M axis: all of the corpus, or the one of a unimodal run."""
-    return (config.method.modality,) if isinstance(config.method, UnimodalConfig) else store.modalities
-
-
-def build_model(config: c.RunConfig, store: ClipStore) -> MultimodalModel:
-    """Build a new model. Its initial weights depend on the model configuration and the seed only."""
-    modalities = modalities_of(config, store)
-    with DrawFrom(torch_stream(config.seed, "model")):
-        parts = store.preset.parts
-        encoders = {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]) for m in modalities}
-        widths = {m: encoder.out_features for m, encoder in encoders.items()}
-        alone = isinstance(config.method, UnimodalConfig)  # always active, so that nothing is masked
-        fusion = _brought_fusion(config, widths, len(store.classes)) or _fusion(
-            f.PlainFusion(name="decision") if alone else config.model.fusion, encoders, len(store.classes), parts
-        )
-        masking = None if alone else _masking(config.masking, widths, {m: input_shape(parts[m]) for m in modalities})
-        model = MultimodalModel(encoders, fusion, masking)
-        if further := heads_to_add(config):
-            model.prepare_heads(further)
-        return model
-
-
-def heads_to_add(config: c.RunConfig) -> int:
-    """The number of heads that a modality may get while it is trained."""
-    method = expanded(config.method)
-    options = None if isinstance(method, UnimodalConfig) else method.added.aug
-    return 0 if options is None else len(checks(Window(options.begin, options.end), options.every, config.epochs))
-
-
-def widths_of(config: c.RunConfig, store: ClipStore) -> dict[str, int]:
-    """Modality -> size of its features."""
-    parts = store.preset.parts
-    with torch.device("meta"):  # without memory for weights
-        return {m: _encoder(encoder_of(config.model, m, parts[m]), parts[m]).out_features for m in store.modalities}
-
-
-def encoder_of(config: c.ModelConfig, modality: str, part: Part) -> c.EncoderConfig:
-    """The encoder's configuration for one modality.
-
-    `model.encoders` comes first, then `model.encoder`. Features that `model.encoder` cannot take get the default
-    encoder of their layout.
-    """
-    own = config.encoders.get(modality)
-    if own is not None:
-        return own
-    if isinstance(part, FeaturePreset) and not takes(config.encoder, part):
-        return default_encoder(part)
-    return config.encoder
-
-
-def default_encoder(part: Part) -> c.EncoderConfig:
-    """The encoder for a modality whose layout the configured encoder cannot take."""
-    match layout_of(part):
-        case "vector":
-            return c.VectorEncoderConfig(name="vector")
-        case "sequence":
-            return c.SequenceEncoderConfig(name="sequence")
-        case "image":
-            return c.TinyEncoderConfig()
-
-
-def takes(config: c.EncoderConfig, part: Part) -> bool:
-    """Whether the encoder that `config` selects takes this modality's layout."""
-    return layout_of(part) in ENCODERS[type(config)].takes
-
-
-def layout_of(part: Part) -> Layout:
-    """The layout of a modality's input; spectrograms, frames and optical flow are images."""
-    return part.layout if isinstance(part, FeaturePreset) else "image"
-
-
-def _encoder(config: c.EncoderConfig, part: Part) -> Encoder:
-    size = _channels(part) if layout_of(part) == "image" else part.shape[-1]
-    return ENCODERS[type(config)](size, **config.model_dump(exclude={"name"}))
-
-
-def _channels(part: Part) -> int:
-    match part:
-        case AudioPreset() | FeaturePreset():
-            return 1
-        case VideoPreset():
-            return 3
-        case FlowPreset():
-            return 2
-        case unreachable:
-            assert_never(unreachable)
-
-
-def has_stages(config: c.EncoderConfig) -> bool:
-    """Whether the encoder that `config` selects has stages, between which modalities can be fused."""
-    return issubclass(ENCODERS[type(config)], ImageEncoder)
-
-
-def _height_and_width(part: Part) -> tuple[int, int]:
-    """Of an image; the bands and frames of a spectrogram."""
-    match part:
-        case VideoPreset() | FlowPreset():
-            return part.height, part.width
-        case _:
-            height, width = part.shape
-            return height, width
-
-
-PLAIN_FUSIONS: Mapping[str, type[Fusion]] = {
-    "concat": ConcatFusion,
-    "sum": SumFusion,
-    "decision": DecisionFusion,
-    "film": FiLMFusion,
-    "film_published": PublishedFiLMFusion,
-    "gated": GatedFusion,
-    "gated_published": PublishedGatedFusion,
-}
-
-
-def _masking(name: str, widths: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> Masking | None:
-    match name:
-        case "skip_encoder" | "zero_feature":
-            return None
-        case "zero_input":
-            return ZeroInput(shapes)
-        case "mean_feature":
-            return MeanFeature(widths)
-        case "learned_token":
-            return LearnedToken(widths)
-        case _:
-            raise AssertionError(name)  # the configuration accepts no other name
-
-
-def _brought_fusion(config: c.RunConfig, widths: Mapping[str, int], classes: int) -> Fusion | None:
-    """The fusion that an added method brings in the place of `model.fusion`."""
-    if shares_head(config.method):
-        return EntropyFusion(widths, classes)
-    whole = expanded(config.method)
-    cosine = None if isinstance(whole, UnimodalConfig) else whole.added.mmcosine
-    return None if cosine is None else CosineFusion(widths, classes, cosine.scale)
-
-
-def _fusion(config: f.FusionConfig, encoders: Mapping[str, Encoder], classes: int, parts: Mapping[str, Part]) -> Fusion:
-    widths = {m: encoder.out_features for m, encoder in encoders.items()}
-    staged = {m: encoder for m, encoder in encoders.items() if isinstance(encoder, ImageEncoder)}
-    match config:
-        case f.PlainFusion(name=name):
-            return PLAIN_FUSIONS[name](widths, classes)
-        case f.AttentionConfig():
-            return AttentionFusion(widths, classes, **config.model_dump(exclude={"name"}))
-        case f.MMTMConfig(ratio=ratio, gain=gain, greedy=greedy):
-            return MMTMFusion(staged, classes, ratio, gain, holds=greedy is not None)
-        case f.CentralNetConfig():
-            return CentralNetFusion(staged, classes, {m: _height_and_width(parts[m]) for m in staged})
-        case unreachable:
-            assert_never(unreachable)
 
 
 def _method(
@@ -465,77 +250,6 @@ def _plan_of(
         return ConstantPlan(everything_joint(samples, len(modalities)), how, seed)
     assigned_NM = np.tile([m in trained for m in modalities], (samples, 1))
     return ConstantPlan(Assignment(assigned_NM, np.zeros(samples, np.bool_)), how, seed)
-
-
-def _warn_of_idle_methods(config: c.RunConfig) -> None:
-    """Log a warning for each added method that never acts."""
-    method = expanded(config.method)
-    if isinstance(method, UnimodalConfig):
-        return
-    warmup = method.warmup if isinstance(method, RemixConfig) and not trains_jointly(method) else config.epochs
-    for name in method.added.names():
-        options = getattr(method.added, name)
-        if isinstance(options, b.MLAOptions):
-            continue  # its plan and its head act in all epochs
-        begin, end = (options.first, options.end) if isinstance(options, b.Windowed) else (0, None)
-        if begin >= config.epochs:
-            log.warning("%s acts from epoch %d on, so it never acts in %d epochs", name, begin, config.epochs)
-        elif end is not None and begin >= end:
-            log.warning("%s acts from epoch %d on, but stops before epoch %d, so it never acts", name, begin, end)
-        elif begin >= warmup and options.compares:
-            log.warning(
-                "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
-                "unimodal, so it never acts", name, begin, warmup,
-            )  # fmt: skip
-
-
-def _warn_of_idle_greedy(config: c.RunConfig) -> None:
-    """Log a warning if no batch has samples that train both modalities, in which Greedy acts."""
-    method, fusion = config.method, config.model.fusion
-    greedy = isinstance(fusion, f.MMTMConfig) and fusion.greedy is not None
-    if greedy and isinstance(method, RemixConfig) and method.warmup == 0 and not trains_jointly(method):
-        log.warning("model.fusion.greedy never acts, because without a warm-up all batches are unimodal")
-
-
-def _warn_of_idle_share(config: c.RunConfig) -> None:
-    """Log a warning if a share follows a drop between two assignments, but the run has only one."""
-    method = config.method
-    if not isinstance(method, RemixConfig) or method.share is None or not method.share.follows_drops:
-        return
-    if config.epochs - method.warmup <= method.rescore_every:
-        log.warning(
-            "method.share: %s never moves, because it compares two assignments, and the run has only one; train more "
-            "epochs, or lower rescore_every",
-            method.share.kind,
-        )  # fmt: skip
-
-
-def _warn_of_idle_rule(config: c.RunConfig, method: Method) -> None:
-    """Log a warning if the run has fewer scoring passes than its filter rule needs."""
-    plan = method.plan
-    if not isinstance(plan, RemixPlan) or not isinstance(plan.settings.filter, ByCost):
-        return
-    passes = -(-(config.epochs - plan.settings.warmup) // plan.settings.rescore_every)
-    least = plan.settings.filter.rule.least
-    if passes < least:
-        log.warning(
-            "method.filter needs %d scoring passes before it assigns by its costs, but the run has %d, so that all "
-            "assignments are random; train more epochs, or lower rescore_every",
-            least, passes,
-        )  # fmt: skip
-
-
-def _warn_of_blocked_encoder(config: c.RunConfig, modalities: tuple[str, ...]) -> None:
-    """Log a warning if the fused loss of a unimodal batch reaches its encoder by a bias of the fusion only."""
-    fusion = config.model.fusion.name
-    if fusion in f.PUBLISHED and isinstance(config.method, RemixConfig) and not config.replaces:
-        blocked = modalities[f.PUBLISHED[fusion]]
-        log.warning(
-            "with model.fusion: %s, the fused loss of a batch of %s alone reaches the encoder only through a bias, "
-            "which is 0 at first, so that mostly the unimodal loss trains it; %s or masking: mean_feature has no such "
-            "gap",
-            fusion, blocked, fusion.removesuffix("_published"),
-        )  # fmt: skip
 
 
 def training_order(method: MethodConfig, modalities: tuple[str, ...]) -> tuple[str, ...]:

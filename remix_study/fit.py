@@ -9,16 +9,7 @@ from typing import get_args
 
 import torch
 
-from remix_study.assemble import (
-    default_encoder,
-    encoder_of,
-    has_stages,
-    layout_of,
-    modalities_of,
-    split_rows,
-    takes,
-    widths_of,
-)
+from remix_study.assemble import split_rows
 from remix_study.config import assignment as a
 from remix_study.config import run as c
 from remix_study.config.balancing import options_of
@@ -44,6 +35,7 @@ from remix_study.media.presets import AudioPreset, FlowPreset, Part, VideoPreset
 from remix_study.media.store import ClipStore
 from remix_study.modality import canonical_order
 from remix_study.names import is_modality, name_problem
+from remix_study.networks import default_encoder, encoder_of, has_stages, layout_of, modalities_of, takes, widths_of
 from remix_study.planned import leaves_joint, trains_jointly
 from remix_study.remix import score_range
 

@@ -5,7 +5,7 @@ The digest of the replayed run enters the digest of every run that replays it.
 
 from collections.abc import Mapping
 
-from remix_study.assemble import modalities_of, split_rows
+from remix_study.assemble import split_rows
 from remix_study.config.assignment import ReplayConfig
 from remix_study.config.method import REPLAYED, RemixConfig, names_of, replayed_of
 from remix_study.config.run import RunConfig
@@ -14,6 +14,7 @@ from remix_study.files.urls import shown
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.other_run import incomplete, mismatch, opened, recorded_config
 from remix_study.media.store import ClipStore
+from remix_study.networks import modalities_of
 from remix_study.remix.course import Course, read_course
 
 _REMEDY = "Name the folder of a complete run of Remix with the same training clips, epochs and warm-up."

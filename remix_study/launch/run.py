@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from remix_study import ray_private
-from remix_study.assemble import modalities_of
 from remix_study.config.load import parse_run, with_needed
 from remix_study.config.method import names_of, teachers_of
 from remix_study.config.run import RunConfig
@@ -37,6 +36,7 @@ from remix_study.launch.worker import Job, work, worker_threads
 from remix_study.launch.working_copy import working_copy
 from remix_study.media.store import ClipStore
 from remix_study.names import is_name, name_problem
+from remix_study.networks import modalities_of
 from remix_study.tracking.address import check as check_tracking
 from remix_study.tracking.address import default_uri, explain, tracking_address
 from remix_study.tracking.signals import restore_signal_handlers

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import torch
 
-from remix_study.assemble import build_model, encoder_of, modalities_of
 from remix_study.config.load import parse_run
 from remix_study.config.method import UnimodalConfig, names_of, teachers_of
 from remix_study.config.run import RunConfig
@@ -18,6 +17,7 @@ from remix_study.launch.folder import CHECKPOINTS, RunFolder
 from remix_study.launch.other_run import incomplete, mismatch, opened, recorded_config
 from remix_study.media.store import ClipStore
 from remix_study.models import Encoder
+from remix_study.networks import build_model, encoder_of, modalities_of
 from remix_study.training.checkpoint import BEST, LAST, Checkpoints
 
 _REMEDY = "Name the folder of a complete run with `method: {name: unimodal}`, or use `teachers: train`."

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remix_study.assemble import encoder_of
 from remix_study.config.method import teachers_of
 from remix_study.config.problems import Problem, raise_problems
 from remix_study.config.run import RunConfig
@@ -20,6 +19,7 @@ from remix_study.launch.nodes import on_cluster, require_identical_nodes, requir
 from remix_study.launch.ray_init import join_or_start
 from remix_study.launch.run import require_lasting_database, tracking_uri
 from remix_study.media.store import ClipStore
+from remix_study.networks import encoder_of
 from remix_study.study.needed import needed_methods
 from remix_study.study.placement import Needs
 from remix_study.study.question import CONFIG

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from remix_study import models, remix
-from remix_study.assemble import ENCODERS, assemble, build_model, modalities_of, training_order
+from remix_study.assemble import assemble, training_order
 from remix_study.balancing import CrossEntropy, balanced_weights
 from remix_study.config.run import EncoderConfig, RunConfig
 from remix_study.fit import require_fit
@@ -19,6 +19,7 @@ from remix_study.media.presets import AUDIO_FRONT_ENDS, FeaturePreset, FlowPrese
 from remix_study.media.store import ClipStore
 from remix_study.metrics import late_product
 from remix_study.models.transformer import Block
+from remix_study.networks import ENCODERS, build_model, modalities_of
 from remix_study.sample import Batch
 from remix_study.tracking.model import save_model
 from remix_study.tracking.tracker import NullTracker

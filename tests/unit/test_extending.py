@@ -1,4 +1,4 @@
-"""An encoder is added by one file, one class in `config/run.py` and one line in `assemble.py` (CONTRIBUTING.md)"""
+"""An encoder is added by one file, one class in `config/run.py` and one line in `networks.py` (CONTRIBUTING.md)"""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ from pathlib import Path
 
 import torch
 
-from remix_study.assemble import build_model
+from remix_study.networks import build_model
 from remix_study.config.load import parse_run
 from remix_study.datasets.corpus import open_corpus
 from remix_study.errors import ConfigError
@@ -81,7 +81,7 @@ except ConfigError as error:
 
 
 @pytest.mark.slow
-def test_an_encoder_is_added_by_one_file_and_one_entry_each_in_config_and_assemble(
+def test_an_encoder_is_added_by_one_file_and_one_entry_each_in_config_and_networks(
     tmp_path: Path, small_corpus: Path
 ) -> None:
     package = tmp_path / "remix_study"
@@ -89,14 +89,14 @@ def test_an_encoder_is_added_by_one_file_and_one_entry_each_in_config_and_assemb
     (package / "models" / "mean.py").write_text(ENCODER)
     _replace(package / "config" / "run.py", "\nEncoderConfig = Annotated[\n    ", CONFIG)
     _replace(
-        package / "assemble.py",
+        package / "networks.py",
         "    c.TinyEncoderConfig: TinyEncoder,\n",
         "    c.TinyEncoderConfig: TinyEncoder,\n    c.MeanEncoderConfig: MeanEncoder,\n",
     )
     _replace(
-        package / "assemble.py",
-        "from remix_study.remix import (\n",
-        "from remix_study.models.mean import MeanEncoder\nfrom remix_study.remix import (\n",
+        package / "networks.py",
+        "from remix_study.seeds import",
+        "from remix_study.models.mean import MeanEncoder\nfrom remix_study.seeds import",
     )
 
     ended = subprocess.run(
