@@ -147,11 +147,11 @@ def _synthetic(
     from remix_study.datasets.corpus import prepare_synthetic
     from remix_study.datasets.synthetic import spec_of
 
-    dials = {
+    options = {
         "audio_snr_db": audio_snr, "video_snr_db": video_snr, "muted": muted, "blind": blind, "sensor": sensor,
         "sensor_snr_db": sensor_snr, "sensor_off": sensor_off, "interaction": interaction, "label_noise": label_noise,
     }  # fmt: skip
-    given = {name: value for name, value in dials.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     spec = spec_of(recipe, train=train, val=val, test=test, classes=classes, seed=seed, **given)
     with terminal.bars(err) as bar:
         store = prepare_synthetic(

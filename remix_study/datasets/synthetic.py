@@ -6,7 +6,7 @@ from `audio_snr_db`; a fraction `muted` of the clips has only noise. Video: a gr
 cycles per pixel at 16 x 16, with random phase and drift, and white noise in every frame at an SNR drawn from
 `video_snr_db`. Audio is learnt fast, but is useless in muted clips. Video is learnt slowly, and is always informative.
 
-Dials change the problem; each is independent of the others, so that a clip keeps its content when another dial turns:
+Options change the problem. Each is independent of the others: a clip keeps its content when another option changes.
 
     muted, blind, sensor_off   fractions of the clips that are only noise in one modality; each clip in one at most
     sensor                     a third modality: a wave that travels across four sensors, with a lag of k / classes
@@ -17,7 +17,7 @@ Dials change the problem; each is independent of the others, so that a clip keep
     label_noise                fraction of the training clips whose label is another class, drawn at random; validation
                                and test clips keep their labels
 
-`RECIPES` are settings of the dials for experiments. Each clip's `truth` in the manifest says what was drawn:
+`RECIPES` are settings of these options for experiments. Each clip's `truth` in the manifest says what was drawn:
 
     muted, audio_snr_db, video_snr_db, sensor_snr_db   of the clip
     informative    whether the clip shows its pattern in a modality: {"audio": true, "video": false}
@@ -72,7 +72,7 @@ STEPS, SENSORS = 32, 4
 RATES = (0.05, 0.2)  # cycles per step
 CYCLES = (0.12, 0.22)  # per pixel
 _SENSOR_SNR_DB = (-6.0, 6.0)
-_EARLIER = ("train", "val", "test", "classes", "audio_snr_db", "video_snr_db", "muted", "seed")  # dials of version 0.1
+_EARLIER = ("train", "val", "test", "classes", "audio_snr_db", "video_snr_db", "muted", "seed")  # of version 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -192,27 +192,27 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "three": {**_HARD, "sensor": True, "sensor_off": 0.15},
     }
 )
-"""Settings of the dials by name; dials that a recipe lacks have their defaults"""
+"""Name -> options; those that a recipe lacks have their defaults"""
 
 
-def spec_of(recipe: str | None = None, **dials: Any) -> SyntheticSpec:
-    """The spec of a recipe, with these dials instead of the recipe's.
+def spec_of(recipe: str | None = None, **options: Any) -> SyntheticSpec:
+    """The spec of a recipe, with these options instead of the recipe's.
 
     Raises:
         ConfigError: there is no such recipe, or values are out of range.
     """
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"`recipe` must be one of {', '.join(RECIPES)}, but is {recipe!r}.")
-    return SyntheticSpec(**{**(RECIPES[recipe] if recipe else {}), **dials})
+    return SyntheticSpec(**{**(RECIPES[recipe] if recipe else {}), **options})
 
 
 def card_facts(spec: SyntheticSpec) -> dict[str, Any]:
-    """What the card of a store says about the rendering: the recipe, if it is one, and each dial that is turned."""
+    """What the card of a store says about the rendering: the recipe, if it is one, and changed options."""
     sizes = {split: spec.count(split) for split in SPLITS}
     recipe = next(
         (name for name in RECIPES if spec == spec_of(name, **sizes, classes=spec.classes, seed=spec.seed)), None
     )
-    turned = {
+    changed = {
         field.name: getattr(spec, field.name)
         for field in dataclasses.fields(spec)
         if field.name not in (*SPLITS, "classes") and getattr(spec, field.name) != field.default
@@ -221,7 +221,7 @@ def card_facts(spec: SyntheticSpec) -> dict[str, Any]:
         "corpus": "Tones and gratings, a synthetic corpus",
         "licence": "rendered by remix-study; no rights reserved",
         **({"recipe": recipe} if recipe else {}),
-        "dials": json.loads(json.dumps(turned)),
+        "options": json.loads(json.dumps(changed)),
     }
 
 
@@ -273,7 +273,7 @@ def _claim(path: Path, spec: SyntheticSpec) -> None:
         return
     defaults = json.loads(json.dumps(dataclasses.asdict(SyntheticSpec())))
     try:
-        # Earlier versions lack some dials; later ones may have more.
+        # Earlier versions lack some options; later ones may have more.
         found = defaults | json.loads(path.read_text())
         other = [f"{key} {found[key]} (wanted {wanted.get(key)})" for key in found if found[key] != wanted.get(key)]
     except (ValueError, TypeError):
@@ -315,7 +315,7 @@ def clip_of(spec: SyntheticSpec, split: str, number: int) -> Clip:
     truth |= {f"{m}_snr_db": round(float(draw.uniform(*spec.snr_db(m))), 3) for m in (AUDIO, VIDEO)}
     label = true_class
     if not spec.is_earlier:
-        # All are drawn whatever the dials are, so that a dial changes nothing else.
+        # All are drawn whatever the options are, so that an option changes nothing else.
         sensor_snr_db = round(float(draw.uniform(*spec.sensor_snr_db)), 3)
         wrong, other, second_M = draw.random(), int(draw.integers(1, spec.classes)), draw.integers(0, 2, size=3)
         if spec.sensor:

@@ -30,7 +30,7 @@ def informative_NM(store: ClipStore, rows_N: NDArray[np.int64], modalities: Sequ
 def informative(truth: Mapping[str, Any]) -> Mapping[str, bool] | None:
     """Whether a clip shows its class in each modality, from its `truth`; None if that does not say it.
 
-    Corpora of tones and gratings without newer dials say only whether the audio is muted (datasets/synthetic.py).
+    Corpora of tones and gratings without newer options say only whether the audio is muted (datasets/synthetic.py).
     """
     found = truth.get(INFORMATIVE)
     if isinstance(found, Mapping) and all(isinstance(each, bool) for each in found.values()):

@@ -109,8 +109,8 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines = [f"# {card.get('corpus', card['name'])}", ""]
     titles = {"licence": "Licence", "citation": "Citation", "split": "Split", "fold": "Fold", "recipe": "Recipe"}
     lines += [f"- **{title}**: {card[key]}" for key, title in titles.items() if card.get(key)]
-    if dials := card.get("dials"):
-        lines.append(f"- **Dials**: {', '.join(f'{name} {_dial(value)}' for name, value in dials.items())}")
+    if options := card.get("options"):
+        lines.append(f"- **Options**: {', '.join(f'{name} {_option(value)}' for name, value in options.items())}")
     if oracle := card.get("oracle"):
         lines.append(f"- **Oracle**: {_oracle(oracle)}")
     lines += [
@@ -136,7 +136,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _dial(value: Any) -> str:
+def _option(value: Any) -> str:
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else str(value)
 
 

@@ -138,7 +138,7 @@ def test_all_invalid_values_of_a_spec_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dials", "said"),
+    ("options", "said"),
     [
         ({"blind": 1.5}, "`blind` must be between 0 and 1, but is 1.5."),
         (
@@ -153,13 +153,13 @@ def test_all_invalid_values_of_a_spec_are_listed() -> None:
         ({"recipe": "dumb"}, "`recipe` must be one of demo, muted, blind, xor, three, but is 'dumb'."),
     ],
 )
-def test_a_dial_that_cannot_be_is_one_sentence(dials: dict[str, Any], said: str) -> None:
+def test_an_option_that_cannot_be_is_one_sentence(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        spec_of(**dials)
+        spec_of(**options)
     assert said in str(caught.value)
 
 
-def test_a_dial_beside_a_recipe_replaces_that_of_the_recipe() -> None:
+def test_an_option_beside_a_recipe_replaces_that_of_the_recipe() -> None:
     assert spec_of("muted", train=50) == SyntheticSpec(train=50, video_snr_db=(-11, -1), muted=0.3)
     assert spec_of("muted", muted=0.0).muted == 0
     assert spec_of() == SyntheticSpec()
@@ -167,7 +167,7 @@ def test_a_dial_beside_a_recipe_replaces_that_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("turned", [{"muted": 0.5}, {"label_noise": 0.5}, {"sensor_off": 0.2}, {"interaction": "xor"}])
-def test_a_dial_changes_nothing_else(turned: dict[str, Any]) -> None:
+def test_an_option_changes_nothing_else(turned: dict[str, Any]) -> None:
     base = SyntheticSpec(train=40, blind=0.2, sensor=True)
     own = {"muted": {"muted", "informative"}, "label_noise": {"clean_label"}, "sensor_off": {"informative"}}
     changed = own.get(next(iter(turned)), {"shown"})
@@ -175,7 +175,7 @@ def test_a_dial_changes_nothing_else(turned: dict[str, Any]) -> None:
         assert {key for key in before | after if before.get(key) != after.get(key)} <= changed
 
 
-def test_a_clip_is_only_noise_in_at_most_one_modality_and_as_often_as_the_dials_say() -> None:
+def test_a_clip_is_only_noise_in_at_most_one_modality_and_as_often_as_the_options_say() -> None:
     spec = SyntheticSpec(train=3000, muted=0.2, blind=0.1, sensor=True, sensor_off=0.3)
     noise_only = Counter(
         m for truth in truths(spec, spec.train) for m, shows in truth["informative"].items() if not shows
@@ -291,6 +291,6 @@ def test_a_store_of_three_modalities_has_the_truth_and_the_card_the_oracle(tmp_p
     assert set(store.card["oracle"]["accuracy"]) == {"audio", "video", "sensor", "all"}
     assert store.card["oracle"]["clips"] == 4
     text = (tmp_path / "store" / "card.md").read_text()
-    assert "**Dials**: video_snr_db -11 to -1, seed 1, label_noise 0.2, sensor True, sensor_off 0.15" in text
+    assert "**Options**: video_snr_db -11 to -1, seed 1, label_noise 0.2, sensor True, sensor_off 0.15" in text
     assert "**Oracle**: audio " in text
     assert "**Recipe**" not in text
