@@ -90,11 +90,19 @@ def all_values(path: str, dimension: Dimension) -> list[Any]:
 def corners(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
     """Hyperparameters that together contain every label of every choice.
 
-    First all dimensions at their lowest value, then all at their highest, then each label of each choice with the
-    others at their lowest value. The lowest and highest value of a choice are its first and last label.
+    First all dimensions at their lowest value, then all at their highest, then each number at its highest with the
+    others at their lowest value, and the other way round, because two numbers may have to be in order. Then each label
+    of each choice with the others at their lowest value. The lowest and highest value of a choice are its first and
+    last label.
     """
-    yield _corner(space, last=False)
-    yield _corner(space, last=True)
+    lowest, highest = _corner(space, last=False), _corner(space, last=True)
+    found = [lowest, highest]
+    for path, dimension in space.items():
+        if not isinstance(dimension, ChoiceDimension):
+            for corner, other in ((lowest, dimension.high), (highest, dimension.low)):
+                if path in corner and (mixed := corner | {path: other}) not in found:
+                    found.append(mixed)
+    yield from found
     for path, dimension in space.items():
         if isinstance(dimension, ChoiceDimension):
             # The first value for which the choice's condition holds.

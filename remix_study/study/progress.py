@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from remix_study.config.study import StudyConfig
-from remix_study.errors import StudyError
+from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.worker import Job
 from remix_study.study.budget import Rates, Used
@@ -187,13 +187,20 @@ class StudyProgress:
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
-    def start_trial(self, method: str) -> Task:
-        """The next trial of a method, recorded as running."""
+    def start_trial(self, method: str) -> tuple[Task, str | None]:
+        """The next trial of a method, recorded as running.
+
+        Its hyperparameters may contradict each other, such as a schedule that ends before it begins. Then the task has
+        no runs, and the second value says why.
+        """
         search = self._searches[method]
         number, params = search.next()
-        task = self._tasks.trial(method, number, params, search.id_of(number), self._needed_trials(method))
+        try:
+            task = self._tasks.trial(method, number, params, search.id_of(number), self._needed_trials(method))
+        except ConfigError as error:
+            return Task(SEARCH, method, number, (), ()), str(error)
         search.note(number, folders={str(n): self._relative(job) for n, job in enumerate(task.jobs)})
-        return task
+        return task, None
 
     def start_replicate(self, method: str) -> Task:
         """The next replicate of a method, recorded as running."""

@@ -253,7 +253,10 @@ class StudyRun:
         while True:
             match next_step(self._state_within_budget()):
                 case StartTrial(method):
-                    return self._watched(self._progress.start_trial(method))
+                    task, problem = self._progress.start_trial(method)
+                    if problem is None:
+                        return self._watched(task)
+                    self._tell(task, Outcome("failed", (), problem, "bad configuration"))
                 case StartReplicate(method, _):
                     return self._watched(self._progress.start_replicate(method))
                 case Fail(method, reason, number):

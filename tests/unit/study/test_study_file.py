@@ -19,9 +19,9 @@ def test_check_study_returns_runs_at_the_corners_and_of_the_first_configurations
     remix = REMIX | {"first": [{"optimizer.learning_rate": 0.001}]}
     runs = check_study(study(methods={"joint": {"set": {"method": {"name": "joint"}}}, "remix": remix}), {})
     first, *corners = [run for run in runs if run.method.name == "remix"]
-    assert [run.epochs for run in runs if run.method.name == "joint"] == [4, 6]
+    assert [run.epochs for run in runs if run.method.name == "joint"] == [4, 6, 4, 6]
     assert (first.epochs, first.optimizer.learning_rate) == (5, 0.001)
-    assert [run.epochs for run in corners] == [4, 6, 4, 4]
+    assert [run.epochs for run in corners] == [4, 6, 4, 6, 6, 4, 4, 4]
     assert {run.method.order for run in corners if isinstance(run.method, RemixConfig)} == {"blocks", "mixed"}
 
 
