@@ -206,7 +206,7 @@ def _own_control(study: StudyConfig, method: MethodSpace) -> float:
                 put(content, path, copy.deepcopy(method.set[path]))
         readers += _readers(content)
         for path, dimension in space_of(study, method).items():
-            if path in _READERS or path.startswith(("method.with", "method.share")):
+            if path in _READERS or path.startswith(("method.with", "method.share", "method.phases")):
                 for value in labels_of(dimension).values() if isinstance(dimension, ChoiceDimension) else [0]:
                     changed = copy.deepcopy(content)
                     put(changed, path, value)
