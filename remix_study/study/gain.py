@@ -26,7 +26,16 @@ A part of this kind is positive if the baseline would gain more than the method 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from remix_study.config.assignment import ArgminConfig, FixedShareConfig, PermutedConfig, RandomConfig
+from remix_study.config.assignment import (
+    ArgminConfig,
+    BandConfig,
+    FixedShareConfig,
+    MarginConfig,
+    MaxShareConfig,
+    PermutedConfig,
+    QuantileConfig,
+    RandomConfig,
+)
 from remix_study.config.method import RemixConfig
 from remix_study.config.run import RunConfig
 from remix_study.config.schedule import schedules_in
@@ -180,10 +189,11 @@ def _chain(study: StudyConfig, configs: Mapping[str, RunConfig], name: str) -> l
         return [_Stage(TRAINING, name)]
     constant = _constant_share(method)
     controls = [other for other in configs if other != name and _differs_in_assignment(study, configs, name, other)]
-    mean = _replay(study, "random_at_mean_share_of", name) or _random(configs, controls, constant)
-    course = _replay(study, "random_at_share_of", name) or _permuted(configs, controls, name)
+    mixed = [other for other in controls if getattr(configs[other].method, "joint_share", None) == method.joint_share]
+    mean = _replay(study, "random_at_mean_share_of", name) or _random(configs, mixed, constant)
+    course = _replay(study, "random_at_share_of", name) or _permuted(configs, mixed, name)
     found = [
-        _Stage(ONE_MODALITY, _random(configs, controls, EQUAL), "a method with `filter: random` and equal shares"),
+        _Stage(ONE_MODALITY, _random(configs, mixed, EQUAL), "a method with `filter: random` and equal shares"),
         _Stage(SHARE, mean, f"a method with `random_at_mean_share_of: {name}`"),
         _Stage(COURSE, course, f"a method with `random_at_share_of: {name}`"),
         _Stage(CHOICE, name),
@@ -238,8 +248,12 @@ def _differs_in_assignment(study: StudyConfig, configs: Mapping[str, RunConfig],
 
 
 def _constant_share(method: RemixConfig) -> Shares | None:
-    """The shares of a method that are the same in all epochs and known before training; None if they are not."""
-    if method.phases is not None:
+    """The shares of a method that are the same in all epochs and known before training; None if they are not.
+
+    Filters with thresholds let samples rest or train jointly, and `max_share` limits a share.
+    """
+    thresholds = MarginConfig | QuantileConfig | BandConfig | MaxShareConfig
+    if method.phases is not None or isinstance(method.filter, thresholds):
         return None
     if method.share is None:
         return EQUAL if isinstance(method.filter, RandomConfig) else None

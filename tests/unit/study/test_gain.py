@@ -111,7 +111,14 @@ def test_the_parts_sum_to_the_gain_and_are_adjusted_for_all_of_them() -> None:
          ["one modality per sample", "share", "course of the share", "choice of samples"]),
         (remix(joint_share=0.2), {"each": {"random_at_share_of": "remix"}, "permuted": PERMUTED},
          ["one modality per sample, share and course of the share", "choice of samples"]),
+        # A filter that lets samples rest does not have the shares of its `share`.
+        ({"set": {"method": {"name": "remix", "filter": {"rule": "quantile", "fraction": 0.1, "otherwise": "rest"},
+                             "share": EVEN}}}, {"random": RANDOM, "mean": {"random_at_mean_share_of": "remix"}},
+         ["one modality per sample", "share", "course of the share and choice of samples"]),
+        (remix(joint_share=0.2), {"random": remix("random", joint_share=0.2)},
+         ["one modality per sample", "share, course of the share and choice of samples"]),
         # Not the same shares, or not the same settings: no step of the chain.
+        (remix(joint_share=0.2), {"random": RANDOM}, ["training"]),
         (remix(share=FIXED), {"permuted": PERMUTED}, ["training"]),
         (remix(warmup=3, share=FIXED), {"r": RANDOM}, ["training"]),
     ],
