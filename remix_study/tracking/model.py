@@ -55,6 +55,9 @@ class FusedLogits(nn.Module):
         given = {m: x for m, x in zip(self.modalities, inputs, strict=True) if x is not None and len(x) > 0}
         if not given:
             raise ValueError(f"`inputs` must hold at least one of {self.modalities}, but all are None or have no rows")
+        if len({len(x) for x in given.values()}) > 1:
+            found = ", ".join(f"{m} {len(x)}" for m, x in given.items())
+            raise ValueError(f"`inputs` must have the same number of rows for each modality, but have {found}")
         if view == "late_calibrated":
             return self._late_product(given)
         if view != "fused":

@@ -259,6 +259,9 @@ def test_a_saved_model_predicts_without_a_modality(name: str) -> None:
         torch.testing.assert_close(saved(audio, missing), wanted_BC)
     with pytest.raises(ValueError, match="at least one of"):
         saved(None, None)
+    for view in ("fused", "late_calibrated"):  # one clip must not be combined with five others
+        with pytest.raises(ValueError, match="same number of rows for each modality, but have audio 1, video 5"):
+            saved(audio[:1], torch.ones(5, SIZES["video"]), view=view)
 
 
 def test_a_model_that_an_older_version_pickled_masks_with_zeros() -> None:
