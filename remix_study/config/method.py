@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from remix_study.config.added_methods import AddedConfig
-from remix_study.config.assignment import ArgminConfig, FilterConfig, ReplayConfig, ShareConfig
+from remix_study.config.assignment import ArgminConfig, FilterConfig, MarginConfig, ReplayConfig, ShareConfig
 from remix_study.config.balancing import Additions, WithKey, options_of
 from remix_study.config.identity import Introduced
 from remix_study.config.part import Modality, Part
@@ -152,3 +152,18 @@ REPLAYED = "filter.run"
 def replayed_of(method: MethodConfig) -> ReplayConfig | None:
     """The filter rule that replays the shares of another run; None if the method has another one."""
     return method.filter if isinstance(method, RemixConfig) and isinstance(method.filter, ReplayConfig) else None
+
+
+def replay_problem(method: RemixConfig, modalities: int | None = None) -> str | None:
+    """Why the shares of a run cannot be replayed; None if they can.
+
+    Args:
+        modalities: M of the corpus, if it is known.
+    """
+    for number, phase in enumerate(method.phases if isinstance(method.phases, tuple) else (), 1):
+        rule, trained = phase.filter or method.filter, len(phase.only or ())
+        if isinstance(rule, MarginConfig) and rule.close == "each" and 1 < trained != modalities:
+            return (
+                f"in phase {number}, `close: each` lets samples train each of {trained} modalities, but not the others"
+            )
+    return None

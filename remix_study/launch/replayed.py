@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from remix_study.assemble import split_rows
 from remix_study.config.assignment import ReplayConfig
-from remix_study.config.method import REPLAYED, RemixConfig, names_of, replayed_of
+from remix_study.config.method import REPLAYED, RemixConfig, names_of, replay_problem, replayed_of
 from remix_study.config.run import RunConfig
 from remix_study.errors import ConfigError, TrainingError
 from remix_study.files.urls import shown
@@ -80,6 +80,8 @@ def _course(config: RunConfig, store: ClipStore, folder: RunFolder) -> Course | 
         return f"it was trained with {'+'.join(names_of(other.method))}, which does not assign samples to modalities"
     if (again := replayed_of(other.method)) is not None:
         return f"it replays another run itself ({again.rule})"
+    if (unclear := replay_problem(other.method, len(modalities_of(other, store)))) is not None:
+        return unclear
     if (problem := mismatch(other, store, folder) or incomplete(folder)) is not None:
         return problem
     for name, its, own in (

@@ -14,7 +14,7 @@ After the warm-up, each sample of an epoch is in one of M + 3 groups:
 # N training samples, M modalities, E epochs, G = M + 3 groups: the modalities in their order, each, joint, rest
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,23 @@ class Course:
 
     Args:
         count_EG: int64 (E, M + 3); every row sums to N.
+        redrawn: the epochs before which the other run assigned samples again, although numbers may not have changed.
 
     Raises:
         ValueError: a number is negative, or the rows have different sums.
     """
 
     count_EG: NDArray[np.int64]
+    redrawn: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if (self.count_EG < 0).any() or len(np.unique(self.count_EG.sum(axis=1))) > 1:
             raise ValueError("a course must have numbers of at least 0, with the same sum in every epoch")
 
     def changes(self, epoch: int) -> bool:
-        """Whether the numbers of an epoch differ from those of the epoch before."""
-        return epoch == 0 or not np.array_equal(self.count_EG[epoch], self.count_EG[epoch - 1])
+        """Whether samples are assigned again before an epoch."""
+        other = epoch == 0 or not np.array_equal(self.count_EG[epoch], self.count_EG[epoch - 1])
+        return other or epoch in self.redrawn
 
     def draw(self, epoch: int, draw: np.random.Generator) -> Assignment:
         """Return a random assignment with the numbers of an epoch; every one of them is equally likely."""
@@ -63,7 +66,7 @@ class Course:
         count_EG = self.count_EG.copy()
         samples = int(count_EG[0].sum())
         count_EG[first:] = target_counts(samples, count_EG[first:].mean(axis=0) / samples)
-        return Course(count_EG)
+        return replace(self, count_EG=count_EG)
 
 
 def read_course(history: Sequence[Mapping[str, float]], modalities: Sequence[str], samples: int) -> Course:
@@ -73,14 +76,15 @@ def read_course(history: Sequence[Mapping[str, float]], modalities: Sequence[str
 
     Args:
         history: the records of all epochs, with `remix/joint_share` and, after the warm-up, `remix/resting_share` and
-            `remix/share/<modality>`.
+            `remix/share/<modality>`; and `remix/churn` where samples were assigned again.
         modalities: names of the M columns.
         samples: N of that run.
 
     Raises:
         ValueError: an epoch has no shares, or they are not those of N samples.
     """
-    return Course(np.asarray([_counts(n, each, modalities, samples) for n, each in enumerate(history)], np.int64))
+    count_EG = np.asarray([_counts(n, each, modalities, samples) for n, each in enumerate(history)], np.int64)
+    return Course(count_EG, frozenset(n for n, each in enumerate(history) if "remix/churn" in each))
 
 
 def _counts(epoch: int, record: Mapping[str, float], modalities: Sequence[str], samples: int) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remix_study.config.method import RemixConfig, UnimodalConfig, replayed_of, trains_heads
+from remix_study.config.method import RemixConfig, UnimodalConfig, replay_problem, replayed_of, trains_heads
 from remix_study.config.problems import Problem, closest_match
 from remix_study.config.run import RunConfig
 from remix_study.config.study import (
@@ -301,12 +301,17 @@ def _replays(study: StudyConfig, configs: Configs) -> Iterator[Problem]:
     for name, method in study.methods.items():
         replay = method.replay
         for config in configs.get(study.searched(name), ()):
-            if replay is not None and not isinstance(config.method, RemixConfig):
-                said = (
-                    f" must be a method that assigns samples to modalities (`name: remix`), but `{replay.method}` "
-                    f"trains {_method_in_words(config)}"
-                )
-                yield Problem(("methods", name, replay.rule), said, kind="no shares")
+            if replay is not None:
+                at, of = ("methods", name, replay.rule), config.method
+                if not isinstance(of, RemixConfig):
+                    said = (
+                        f" must be a method that assigns samples to modalities (`name: remix`), but `{replay.method}` "
+                        f"trains {_method_in_words(config)}"
+                    )
+                    yield Problem(at, said, kind="no shares")
+                elif (unclear := replay_problem(of)) is not None:
+                    said = f" must be a method whose shares can be replayed, unlike `{replay.method}`: {unclear}"
+                    yield Problem(at, said, kind="no shares")
             rule = replayed_of(config.method)
             if replay is None and rule is not None and rule.run is None:
                 said = (

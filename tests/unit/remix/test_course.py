@@ -121,6 +121,24 @@ def test_phases_of_another_run_are_replayed_without_having_them() -> None:
         assert ([] if replay.assignment is None else counts_of(replay)) == counts[epoch]
 
 
+def test_a_replay_redraws_with_the_other_run_where_no_number_changes() -> None:
+    """The phases differ in their filter only, and samples are assigned every ten epochs."""
+    phases = [{"until": 0.5, "filter": {"rule": "argmin"}}, {"filter": {"rule": "random"}}]
+    given = {"name": "remix", "warmup": 2, "rescore_every": 10, "share": {"audio": 0.3, "video": 0.7}}
+    other = remix_plan(
+        RemixConfig.model_validate(given | {"phases": phases}), ("audio", "video"), LABELS, CLASSES, REASSEMBLY, 0, 12
+    )
+    history = [dict(run(other, FakeScorer(), range(epoch, epoch + 1))[0].metrics) for epoch in range(12)]
+    again = [epoch for epoch, record in enumerate(history) if "remix/churn" in record]
+    assert again == [7]
+    rule = {"filter": {"rule": "random_at_share_of", "run": "other"}, "share": None}
+    for course in (found := read_course(history, ("audio", "video"), SAMPLES), found.at_mean(2)):
+        method = RemixConfig.model_validate(given | rule)
+        replay = remix_plan(method, ("audio", "video"), LABELS, CLASSES, REASSEMBLY, 1, 12, course)
+        planned = [run(replay, FakeScorer(), range(epoch, epoch + 1))[0].metrics for epoch in range(12)]
+        assert [epoch for epoch, metrics in enumerate(planned) if "remix/churn" in metrics] == again
+
+
 def test_a_replay_that_resumes_assigns_the_same_samples() -> None:
     rng = np.random.default_rng(0)
     course = Course(np.stack([rng.multinomial(SAMPLES, np.full(5, 0.2)) for _ in range(EPOCHS)]))

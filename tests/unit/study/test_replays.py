@@ -261,6 +261,10 @@ def test_old_studies_ask_the_same_question() -> None:
 
 
 REPLAYS_NOTHING = "{set: {method: {name: remix, warmup: 1, filter: {rule: random_at_share_of}}}}"
+EACH_OF_TWO = (
+    "{set: {method: {name: remix, warmup: 1, filter: {rule: margin, threshold: 0.1, close: each}, "
+    "phases: [{until: 0.5, only: [audio, video]}, {}]}}}"
+)
 WITHOUT_EFFECT = (
     "{set: {method: {name: remix, warmup: 1, joint_share: 0.5, filter: {rule: random_at_share_of, run: somewhere}}}}"
 )
@@ -269,12 +273,16 @@ WITHOUT_EFFECT = (
 @pytest.mark.parametrize(
     ("course", "said"),
     [
-        ("{random_at_share_of: tune}", "must be one of tuned, joint, but is tune; did you mean `tuned`?"),
+        ("{random_at_share_of: tune}", "must be one of each, tuned, joint, but is tune; did you mean `tuned`?"),
         ("{random_at_share_of: course}", "must be another method, but is the method itself"),
         ("{random_at_share_of: mean}", "must be a method with shares of its own, but `mean` replays those of `tuned`"),
         (
             "{random_at_share_of: joint}",
             "must be a method that assigns samples to modalities (`name: remix`), but `joint` trains joint",
+        ),
+        (
+            "{random_at_share_of: each}",
+            "unlike `each`: in phase 1, `close: each` lets samples train each of 2 modalities, but not the",
         ),
         ("{random_at_share_of: tuned, set: {epochs: 9}}", "has no effect with `set`"),
         (
@@ -294,7 +302,7 @@ def test_a_wrong_control_is_refused_with_one_sentence_and_its_line(tmp_path: Pat
     others = {name: METHODS[name] for name in ("mean", "tuned", "joint")}
     text = yaml.safe_dump({**content, "methods": others}, sort_keys=False, default_flow_style=None)
     file = tmp_path / "s.yaml"
-    file.write_text(text.replace("methods:\n", f"methods:\n  course: {course}\n"))
+    file.write_text(text.replace("methods:\n", f"methods:\n  each: {EACH_OF_TWO}\n  course: {course}\n"))
     with pytest.raises(ConfigError) as caught:
         read_study(file, {"corpus": "c"})
     _, *problems = str(caught.value).splitlines()
