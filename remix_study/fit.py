@@ -204,6 +204,13 @@ def _phase_problems(method: RemixConfig, store: ClipStore) -> list[KeyedProblem]
                 "train all modalities together; use another filter, `otherwise: rest` or `joint_share: 0`"
             )
             problems.append((f"{key}.only", said))
+        if len(phase.only or ()) > 1 and phase.share is None and _is_without_samples(method.share, phase.only or ()):
+            named = " and ".join(phase.only or ())
+            said = (
+                f"`only` of phase {number + 1} names {named}, to which `method.share` gives no samples; give the phase "
+                "a `share` of its own"
+            )
+            problems.append((f"{key}.only", said))
         own = {name: value for name in ("filter", "share") if (value := getattr(phase, name)) is not None}
         if own:
             without = {"filter": a.ArgminConfig(), "share": None}
@@ -211,6 +218,14 @@ def _phase_problems(method: RemixConfig, store: ClipStore) -> list[KeyedProblem]
             at = f"method.phases[{number}]"
             problems += [(path.replace("method", key, 1), said.replace("`method.", f"`{at}.")) for path, said in found]
     return problems
+
+
+def _is_without_samples(share: a.ShareConfig | None, modalities: Sequence[str]) -> bool:
+    """Whether the parts of a fixed share leave nothing for all of `modalities`, at some position of its schedules."""
+    if not isinstance(share, a.FixedShareConfig):
+        return False
+    found = [share.at(each) for each in positions(*(part for part in share.parts.values() if part != "rest"))]
+    return any(sum(parts.get(m, 0.0) for m in modalities) < 1e-6 for parts in found)
 
 
 def _assignment_problems(method: RemixConfig, store: ClipStore, have: Sequence[str]) -> list[KeyedProblem]:

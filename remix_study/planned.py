@@ -134,7 +134,7 @@ def _now(method: RemixConfig, epoch: int, epochs: int, order: tuple[str, ...]) -
     overall = position_of(epoch, method.warmup, epochs)
     if epoch < method.warmup or method.phases is None:
         return _Now(method, PhaseConfig(), 0, overall, overall)
-    for number, (phase, first, end) in enumerate(spans(_phases(method, order), method.warmup, epochs), 1):
+    for number, (phase, first, end) in enumerate(spans(phases_of(method, order), method.warmup, epochs), 1):
         if epoch < end:
             own = {key: value for key in _OF_A_PHASE if (value := getattr(phase, key)) is not None}
             return _Now(method.model_copy(update=own), phase, number, position_of(epoch, first, end), overall)
@@ -144,7 +144,7 @@ def _now(method: RemixConfig, epoch: int, epochs: int, order: tuple[str, ...]) -
 _OF_A_PHASE = tuple(key for key in PhaseConfig.model_fields if key in RemixConfig.model_fields)
 
 
-def _phases(method: RemixConfig, order: tuple[str, ...]) -> tuple[PhaseConfig, ...]:
+def phases_of(method: RemixConfig, order: tuple[str, ...]) -> tuple[PhaseConfig, ...]:
     """The phases, given the modalities, weakest first."""
     match method.phases:
         case None:
@@ -183,7 +183,7 @@ class ConfiguredTimetable:
         return replace(
             self.settings,
             filter=self.filter_at(now.method.filter, now.position("filter")),
-            share=None if one else _share(now.method.share, self.modalities, now.position("share")),
+            share=None if one else _share(now.method.share, self._training(only), now.position("share")),
             joint_share=value_at(now.method.joint_share, now.position("joint_share")) if only is None else 0.0,
             joint=joint,
             only=only,
@@ -191,7 +191,7 @@ class ConfiguredTimetable:
 
     def begins(self, epoch: int) -> bool:
         # Where the phases of a preset begin does not depend on the order of the modalities.
-        phases = _phases(self.method, self.modalities)
+        phases = phases_of(self.method, self.modalities)
         return any(first == epoch < end for _, first, end in spans(phases, self.method.warmup, self.epochs))
 
     def planned(self, epoch: int, order: tuple[str, ...]) -> dict[str, float]:
@@ -210,11 +210,16 @@ class ConfiguredTimetable:
             alone = settings.only or ()
             found |= {f"schedule/share/{m}": float(m in alone) for m in self.modalities}
         elif isinstance(share, a.FixedShareConfig) and (now.number or any(schedules_in(share))):
-            parts = share.at(now.position("share"))  # of the samples that are not joint
-            found |= {f"schedule/share/{m}": part * (1 - settings.joint_share) for m, part in parts.items()}
+            training = self._training(settings.only)
+            parts = dict(zip(training, _parts(share, training, now.position("share")), strict=True))
+            apart = 1 - settings.joint_share  # the fraction of the samples that are not joint
+            found |= {f"schedule/share/{m}": apart * parts.get(m, 0.0) for m in self.modalities}
         if now.number:
             found["schedule/phase"] = float(now.number)
         return found | {f"schedule/order/{m}": float(place) for place, m in enumerate(order, 1)}
+
+    def _training(self, only: tuple[str, ...] | None) -> tuple[str, ...]:
+        return self.modalities if only is None else tuple(m for m in self.modalities if m in only)
 
     def _now(self, epoch: int, order: tuple[str, ...]) -> _Now:
         given = self.method.phases.order if isinstance(self.method.phases, SMPConfig) else None
@@ -419,13 +424,20 @@ def _cost_rule(
             assert_never(unreachable)
 
 
+def _parts(config: a.FixedShareConfig, modalities: tuple[str, ...], position: float) -> tuple[float, ...]:
+    """The parts of `modalities`, if only these train; they sum to 1."""
+    parts = config.at(position)
+    values = tuple(parts.get(m, 0.0) for m in modalities)
+    return values if len(modalities) == len(parts) else tuple(value / sum(values) for value in values)
+
+
 def _share(config: a.ShareConfig | None, modalities: tuple[str, ...], position: float) -> ShareRule | None:
+    """The share rule of `modalities`, which are those that train."""
     match config:
         case None:
             return None
         case a.FixedShareConfig():
-            parts = config.at(position)
-            return FixedShare(tuple(parts.get(m, 0.0) for m in modalities))
+            return FixedShare(_parts(config, modalities, position))
         case a.ProgressShareConfig(rate=rate, lowest=lowest):
             return ProgressShare(rate, lowest)
         case a.CalibratedProgressShareConfig(rate=rate, calibration=calibration, lowest=least):

@@ -214,8 +214,9 @@ class RemixPlan:
             return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
         scored = self._rank(run_scoring_pass)
         metrics = self._enter(epoch)
-        if self._other_share(epoch):
-            self._kept = {}  # of another rule
+        if self._restarts_share(epoch):
+            self._kept = {}
+            self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
         if self._assigns(epoch):
             before = self._assignment
             if self._needs_scoring():
@@ -290,20 +291,24 @@ class RemixPlan:
             self._seen_NM = np.zeros((len(self._labels_N), len(self._modalities)), np.int64)
         return self._timetable.planned(epoch, self._order)
 
-    def _other_share(self, epoch: int) -> bool:
-        """Whether the share follows another rule than in the epoch before."""
+    def _restarts_share(self, epoch: int) -> bool:
+        """Whether the share follows another rule, or other modalities train, than in the epoch before."""
         if self._timetable is None or epoch == self.settings.warmup or not self._timetable.begins(epoch):
             return False
-        return type(self._timetable.at(epoch - 1, self._order).share) is not type(self.settings.share)
+        before, now = self._timetable.at(epoch - 1, self._order), self.settings
+        return type(before.share) is not type(now.share) or set(before.only or ()) != set(now.only or ())
+
+    def _trained(self) -> list[int]:
+        """The columns of the modalities that train."""
+        only = self.settings.only
+        return [m for m, name in enumerate(self._modalities) if only is None or name in only]
 
     def _assigns(self, epoch: int) -> bool:
         """Whether samples are assigned before this epoch, which is after the warm-up."""
         due = (epoch - self.settings.warmup) % self.settings.rescore_every == 0
         begins = self._timetable is not None and self._timetable.begins(epoch)
-        return due or self._assignment is None or begins or self._numbers_change(epoch)
-
-    def _numbers_change(self, epoch: int) -> bool:
-        return self.settings.course is not None and self.settings.course.changes(epoch)
+        replayed = self.settings.course is not None and self.settings.course.changes(epoch)
+        return due or self._assignment is None or begins or replayed
 
     def _watches(self) -> bool:
         return self.settings.share is not None and self.settings.share.after_blocks
@@ -322,14 +327,18 @@ class RemixPlan:
             epoch, self._shares_M, self._kept, self.settings.how.columns, scored,
             self._block_losses.take() if self._watches() else None,
         )  # fmt: skip
-        step = self.settings.share.next(seen if passes is None else replace(seen, control=passes.control))
+        trained = self._trained()
+        seen = seen if passes is None else replace(seen, control=passes.control)
+        step = self.settings.share.next(seen.among(trained))
         # An exponent is fitted, so its last digits may depend on the processor; those of other shares do not.
-        self._shares_M = step.shares_M if passes is None else passes.agreed(step.shares_M)
+        shares_M = step.shares_M if passes is None else passes.agreed(step.shares_M)
+        self._shares_M = self._shares_M.copy()
+        self._shares_M[trained] = shares_M * (len(trained) / len(self._modalities))
         self._kept = dict(step.kept)
         return {
-            f"remix/{name}/{m}": float(value)
+            f"remix/{name}/{self._modalities[m]}": float(value)
             for name, value_M in step.read.items()
-            for m, value in zip(self._modalities, value_M, strict=True)
+            for m, value in zip(trained, value_M, strict=True)
         }
 
     def _assign(self, epoch: int) -> Assignment:
@@ -339,8 +348,8 @@ class RemixPlan:
         samples = len(self._labels_N)
         if settings.joint:
             return everything_joint(samples, len(self._modalities))
-        only = self._modalities if settings.only is None else settings.only
-        columns = [m for m in settings.how.columns if self._modalities[m] in only]
+        trained = self._trained()
+        columns = [m for m in settings.how.columns if m in trained]
         assigned_NM = np.zeros((samples, len(self._modalities)), np.bool_)
         if len(columns) == 1:
             assigned_NM[:, columns] = True

@@ -17,8 +17,8 @@ A share below `lowest` is raised to it, and the others keep their proportions. W
 
 # N training samples, M modalities
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -62,6 +62,34 @@ class ShareInputs:
     gains_M: Values | None = None
     control: Callable[[], SplitStatistics] = _no_control
 
+    def among(self, trained: Sequence[int]) -> "ShareInputs":
+        """These inputs for the modalities of the columns `trained` only, whose shares sum to 1; M is their number.
+
+        `kept` stays, because a rule restarts when other modalities train.
+        """
+        if len(trained) == len(self.shares_M):
+            return self
+        kept = list(trained)
+        scored = self.scored
+        return replace(
+            self,
+            shares_M=self.shares_M[kept] / self.shares_M[kept].sum(),
+            columns=tuple(kept.index(column) for column in self.columns if column in kept),
+            scored=scored and ScoringPass(scored.scores_NM[:, kept], scored.cross_entropy_NM[:, kept]),
+            gains_M=None if self.gains_M is None else self.gains_M[kept],
+            control=lambda: _among(self.control(), kept),
+        )
+
+
+def _among(found: SplitStatistics, kept: list[int]) -> SplitStatistics:
+    """What a share rule reads of the control samples, for the modalities of the columns `kept` only."""
+    logs_NMC = found.log_probabilities_NMC
+    return replace(
+        found,
+        cross_entropy_NM=found.cross_entropy_NM[:, kept],
+        log_probabilities_NMC=None if logs_NMC is None else logs_NMC[:, kept],
+    )
+
 
 class ShareStep(NamedTuple):
     """The decision of a share rule.
@@ -76,7 +104,7 @@ class ShareStep(NamedTuple):
 
 
 class ShareRule(Protocol):
-    """A rule that sets the shares at every assignment.
+    """A rule that sets the shares at every assignment, of the M modalities that train.
 
     A rule has no state, so that a plan can be restored: what it needs again is in `ShareStep.kept`.
     """

@@ -183,6 +183,19 @@ def test_the_lowest_progress_share_depends_on_the_number_of_modalities(recipe: R
     assert "`method.share.lowest` must be below 1/3, but is 0.4" in line
 
 
+def test_a_phase_needs_samples_for_the_modalities_that_it_trains(recipe: Recipe, small_store: ClipStore) -> None:
+    def method(*phases: dict[str, object], **parts: float) -> dict[str, object]:
+        share = {"audio": 0.0, "video": 0.0, "text": 1.0} | parts
+        return {"name": "remix", "warmup": 1, "share": share, "phases": [*phases, {}]}
+
+    first = {"until": 0.5, "only": ["audio", "video"]}
+    (line,) = problems(recipe({"method": method(first)}), with_text(small_store))
+    assert "`only` of phase 1 names audio and video, to which `method.share` gives no samples" in line
+    own = first | {"share": {"audio": 0.5, "video": 0.5}}
+    for phases, parts in (((own,), {}), ((first,), {"video": 0.1, "text": 0.9})):
+        require_fit(recipe({"method": method(*phases, **parts)}), with_text(small_store))
+
+
 def test_unknown_modalities_are_reported(recipe: Recipe, small_store: ClipStore) -> None:
     config = recipe({"model.encoders": {"vidoe": {"name": "tiny"}}, "evaluation.ceilings": {"adio": 0.9}})
     one, other = problems(config, small_store)

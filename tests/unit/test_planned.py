@@ -2,10 +2,12 @@
 
 # N training samples, M modalities
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from remix_study.config.load import parse_run
 from remix_study.config.method import RemixConfig
@@ -180,3 +182,66 @@ def test_weights_and_rates_follow_the_epochs_after_the_warm_up() -> None:
         "schedule/learning_rate_factor/audio": 0.1, "schedule/learning_rate_factor/video": 1.0,
         "schedule/warmup_weight": 3.0, "schedule/weight": 0.0,
     }  # fmt: skip
+
+
+THREE = ("audio", "text", "video")
+Values = NDArray[np.float64]
+
+
+def a_plan_of_three(**changes: Any) -> RemixPlan:
+    config = a_run({"name": "remix", "warmup": 1, "filter": {"rule": "random"}, **changes})
+    assert isinstance(config.method, RemixConfig)
+    how = Reassembly("blocks", (2, 1, 0), batch=8)
+    return remix_plan(config.method, THREE, np.arange(SAMPLES) % CLASSES, CLASSES, how, 0, EPOCHS)
+
+
+def shares_of(plan: RemixPlan, losses_EM: Values, scores_NM: Values | None = None) -> list[Mapping[str, float]]:
+    """The metrics of each epoch, of which some are the planned share of each modality and others the actual one."""
+
+    def scored(epoch: int) -> ScoringPass:
+        scores = np.zeros((SAMPLES, 3)) if scores_NM is None else scores_NM
+        return ScoringPass(scores, np.tile(losses_EM[epoch], (SAMPLES, 1)))
+
+    return [plan.plan(epoch, lambda _: scored(epoch)).metrics for epoch in range(EPOCHS)]  # noqa: B023 - called at once
+
+
+def test_by_score_counts_the_lowest_score_among_the_modalities_that_train() -> None:
+    scores_NM = np.random.default_rng(0).random((SAMPLES, 3)) - [0.0, 5.0, 0.2]  # text has the lowest everywhere
+    plan = a_plan_of_three(share={"kind": "by_score"}, phases=[{"until": 0.5, "only": ["audio", "video"]}, {}])
+    found = shares_of(plan, np.ones((EPOCHS, 3)), scores_NM)
+    audio = float((scores_NM[:, 0] < scores_NM[:, 2]).mean())
+    assert found[1]["remix/share/audio"] == pytest.approx(audio)
+    assert found[1]["remix/share/video"] == pytest.approx(1 - audio)
+    assert found[-1]["remix/share/text"] == 1.0
+
+
+def test_the_share_of_a_resting_modality_does_not_fall() -> None:
+    """Only audio gets better while text rests; then all shares start again at one third."""
+    losses_EM = np.stack([[2.0 - 0.1 * epoch, 2.0, 2.0] for epoch in range(EPOCHS)])
+    phases = [{"until": 0.5, "only": ["audio", "video"]}, {}]
+    found = shares_of(a_plan_of_three(share={"kind": "progress", "lowest": 0.1}, phases=phases), losses_EM)
+    assert [found[1][f"remix/share/{m}"] for m in THREE] == [0.5, 0.0, 0.5]
+    assert [found[2][f"remix/share/{m}"] for m in THREE] == pytest.approx([0.9, 0.0, 0.1])
+    second = next(epoch for epoch, metrics in enumerate(found) if metrics.get("schedule/phase") == 2)
+    assert {f"remix/share_gain/{m}" for m in ("audio", "video")} <= found[second - 1].keys()
+    assert "remix/share_gain/text" not in found[second - 1]
+    assert [found[second][f"remix/share/{m}"] for m in THREE] == pytest.approx([1 / 3] * 3)
+
+
+def test_a_controller_starts_again_after_other_shares() -> None:
+    phases = [
+        {"until": 0.5, "only": ["audio", "video"], "share": {"audio": 0.3, "video": 0.7}},
+        {"share": {"kind": "progress", "lowest": 0.2}},
+    ]
+    found = shares_of(a_plan_of_three(rescore_every=20, phases=phases), np.ones((EPOCHS, 3)))
+    assert [found[1][f"remix/share/{m}"] for m in THREE] == pytest.approx([0.3, 0.0, 0.7])
+    assert [found[-1][f"remix/share/{m}"] for m in THREE] == pytest.approx([1 / 3] * 3)
+
+
+def test_planned_shares_are_those_of_the_modalities_that_train() -> None:
+    phases = [{"until": 0.5, "only": ["audio", "video"]}, {}]
+    plan = a_plan_of_three(share={"audio": 0.2, "video": 0.3, "text": 0.5}, phases=phases)
+    for metrics in shares_of(plan, np.ones((EPOCHS, 3)))[1:]:
+        for m in THREE:
+            assert metrics[f"schedule/share/{m}"] == pytest.approx(metrics[f"remix/share/{m}"])
+    assert metrics["remix/share/text"] == 0.5
