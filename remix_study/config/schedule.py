@@ -135,7 +135,7 @@ def value_at(value: float | Schedule[float], position: float) -> float:
         case "cosine":
             part = 0.5 * (1 - math.cos(math.pi * done))
         case "step":
-            part = float(done >= 0.5)
+            part = float(position >= _middle(value) - _ROUNDING)
     between = value.start + (value.to - value.start) * part
     return min(max(between, min(value.start, value.to)), max(value.start, value.to))  # rounding may pass an end
 
@@ -145,9 +145,19 @@ def ends_of(value: float | Schedule[float]) -> tuple[float, float]:
     return (value.start, value.to) if isinstance(value, Schedule) else (value, value)
 
 
+_ROUNDING = 1e-9
+
+
+def _middle(schedule: Schedule[float]) -> float:
+    """The position at which a step changes."""
+    return (schedule.begin + schedule.end) / 2
+
+
 def positions(*values: float | Schedule[float]) -> list[float]:
     """Positions, in order, that are close enough to each other to check a relation of several schedules."""
-    turns = {turn for value in values if isinstance(value, Schedule) for turn in (value.begin, value.end)}
+    schedules = [value for value in values if isinstance(value, Schedule)]
+    turns = {turn for each in schedules for turn in (each.begin, each.end)}
+    turns |= {_middle(each) - before for each in schedules if each.shape == "step" for before in (1e-6, 0.0)}
     return sorted({*(step / 200 for step in range(201)), *turns}) if turns else [0.0]
 
 

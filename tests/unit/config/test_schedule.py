@@ -56,6 +56,26 @@ def test_all_shapes_are_halfway_in_the_middle(shape: str) -> None:
     assert all(one + other == pytest.approx(1.0) for one, other in pairs)
 
 
+@pytest.mark.parametrize(("begin", "end"), [(0.0, 1.0), (0.2, 0.8), (0.1, 0.9), (0.3, 0.7)])
+@pytest.mark.parametrize("epochs", [3, 11, 21, 101])
+def test_a_step_changes_in_the_middle_of_the_epochs_whatever_the_rounding(
+    begin: float, end: float, epochs: int
+) -> None:
+    schedule = Schedule[float].model_validate({"from": 1.0, "to": 0.0, "shape": "step", "begin": begin, "end": end})
+    values = [value_at(schedule, position_of(epoch, 0, epochs)) for epoch in range(epochs)]
+    assert values == [1.0] * (epochs // 2) + [0.0] * (epochs - epochs // 2)
+
+
+def test_steps_are_compared_between_and_at_their_changes() -> None:
+    """Two steps that change at almost the same position contradict each other between the two."""
+    audio = {"from": 0.2, "to": 0.8, "shape": "step", "begin": 0.0, "end": 0.501}
+    parts = {"audio": audio, "video": {"from": 0.8, "to": 0.2, "shape": "step", "begin": 0.0, "end": 0.509}}
+    with pytest.raises(ConfigError, match=r"its parts must sum to 1, but sum to 1\.6 at position 0\.25"):
+        a_run({"name": "remix", "share": parts})
+    same = {"audio": audio | {"begin": 0.2, "end": 0.8}, "video": {"from": 0.8, "to": 0.2, "shape": "step"}}
+    a_run({"name": "remix", "share": same})
+
+
 @given(st.integers(0, 50), st.integers(1, 50))
 def test_positions_go_from_0_to_1_over_the_epochs_after_the_warm_up(first: int, count: int) -> None:
     found = [position_of(epoch, first, first + count) for epoch in range(first + count)]
