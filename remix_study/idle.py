@@ -7,7 +7,8 @@ from remix_study.config import balancing as b
 from remix_study.config import fusion as f
 from remix_study.config import run as c
 from remix_study.config.method import RemixConfig, UnimodalConfig, expanded
-from remix_study.planned import trains_jointly
+from remix_study.config.phases import spans
+from remix_study.planned import phases_of, trains_jointly
 from remix_study.remix import ByCost, RemixPlan
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def warn_of_idle_settings(config: c.RunConfig, method: Method, modalities: tuple
     _warn_of_greedy(config)
     _warn_of_rule(config, method)
     _warn_of_share(config)
+    _warn_of_phases(config, modalities)
+    _warn_of_targets(config)
     _warn_of_blocked_encoder(config, modalities)
 
 
@@ -83,6 +86,30 @@ def _warn_of_rule(config: c.RunConfig, method: Method) -> None:
             "method.filter needs %d scoring passes before it assigns by its costs, but the run has %d, so that all "
             "assignments are random; train more epochs, or lower rescore_every",
             least, passes,
+        )  # fmt: skip
+
+
+def _warn_of_phases(config: c.RunConfig, modalities: tuple[str, ...]) -> None:
+    """Log a warning for each phase of Remix that is too short for an epoch."""
+    if not isinstance(config.method, RemixConfig):
+        return
+    epochs = config.epochs - config.method.warmup
+    for number, span in enumerate(spans(phases_of(config.method, modalities), config.method.warmup, config.epochs), 1):
+        if span.first >= span.end:
+            log.warning(
+                "phase %d of method.phases has no epoch, because it is too short for %d epochs after the warm-up; "
+                "train more epochs, or change where phases end",
+                number, epochs,
+            )  # fmt: skip
+
+
+def _warn_of_targets(config: c.RunConfig) -> None:
+    """Log a warning if no detector of uninformative samples ever judges."""
+    targets = config.targets
+    if targets is not None and targets.of != "truth" and targets.begin >= config.epochs:
+        log.warning(
+            "the detector `%s` judges from epoch %d on, so it never judges in %d epochs",
+            targets.of, targets.begin, config.epochs,
         )  # fmt: skip
 
 

@@ -92,6 +92,28 @@ def test_a_share_that_follows_a_drop_warns_if_there_is_one_assignment(
     assert ("never moves" in caplog.text) == idle
 
 
+def test_a_phase_without_an_epoch_warns(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two epochs after the warm-up have no room for audio alone, video alone and both."""
+    method = {"name": "remix", "warmup": 1, "phases": "smp"}
+    assembled(recipe({"method": method, "epochs": 5}), "enough")
+    assert caplog.text == ""
+    assembled(recipe({"method": method, "epochs": 3}), "few")
+    assert "phase 1 of method.phases has no epoch, because it is too short for 2 epochs" in caplog.text
+    assert caplog.text.count("has no epoch") == 1
+
+
+def test_a_detector_that_never_judges_warns(
+    recipe: Recipe, assembled: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    method = {"name": "joint_unimodal"}
+    assembled(recipe({"method": method, "targets": {"of": "history", "begin": 2}, "epochs": 3}), "judges")
+    assert caplog.text == ""
+    assembled(recipe({"method": method, "targets": {"of": "history", "begin": 3}, "epochs": 3}), "never")
+    assert "the detector `history` judges from epoch 3 on, so it never judges in 3 epochs" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind", "settings"),
     [

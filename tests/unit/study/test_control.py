@@ -81,7 +81,8 @@ def test_a_ceiling_trains_on_the_same_clips(recipe: Recipe, small_store: ClipSto
         ({"some": {"set": REMIX, "space": {"method.phases": {"kind": "choice", "of": {
             "none": None, "held out": [{"until": 0.5}, {"share": {"kind": "held_out_progress"}}]}}}}}, {}, 0.1),
         ({"some": {"set": {"method": {**REMIX["method"], "phases": [{"until": 0.5}, {"share": {"kind": "progress"}}]}},
-                   "space": {"method.phases.1.share.kind": {"kind": "choice", "of": ["progress", "held_out_progress"]}}}},
+                   "space": {"method.phases.1.share.kind": {
+                       "kind": "choice", "of": ["progress", "held_out_progress"]}}}},
          {}, 0.1),
         ({"some": {"set": {"method": {"name": "joint"}},
                    "space": {"method.with": {"kind": "choice", "of": {"no": {}, "yes": {"agm": {}}}}}}}, {}, 0.1),
