@@ -36,7 +36,10 @@ def _warn_of_methods(config: c.RunConfig) -> None:
     method = expanded(config.method)
     if isinstance(method, UnimodalConfig):
         return
-    warmup = method.warmup if isinstance(method, RemixConfig) and not trains_jointly(method) else config.epochs
+    if isinstance(method, RemixConfig) and not trains_jointly(method):
+        warmup, why = method.warmup, f"after the warm-up of {method.warmup} epochs"
+    else:
+        warmup, why = 0 if method.added.mla is not None else config.epochs, "with mla"
     for name in method.added.names():
         options = getattr(method.added, name)
         if isinstance(options, b.MLAOptions):
@@ -48,8 +51,8 @@ def _warn_of_methods(config: c.RunConfig) -> None:
             log.warning("%s acts from epoch %d on, but stops before epoch %d, so it never acts", name, begin, end)
         elif begin >= warmup and options.compares:
             log.warning(
-                "%s acts on multimodal batches from epoch %d on, but after the warm-up of %d epochs all batches are "
-                "unimodal, so it never acts", name, begin, warmup,
+                "%s acts on multimodal batches from epoch %d on, but %s all batches are unimodal, so it never acts",
+                name, begin, why,
             )  # fmt: skip
 
 

@@ -96,7 +96,8 @@ class TCMax:
     def _groups(self, batch: StepBatch) -> torch.Tensor:
         """The set of modalities of each sample, as one of G columns, (B, G) float64."""
         count = len(self._modalities)
-        number_B = batch.active_BM.long() @ (2 ** torch.arange(count, device=batch.active_BM.device))
+        # Not a matrix product, which CUDA does not have for integers.
+        number_B = (batch.active_BM * 2 ** torch.arange(count, device=batch.active_BM.device)).sum(dim=1)
         return torch.nn.functional.one_hot(number_B, 2**count).double()
 
     def _weights(self, batch: StepBatch) -> torch.Tensor:

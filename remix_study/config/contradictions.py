@@ -209,6 +209,11 @@ def _additions(run: "RunConfig") -> Iterator[Problem]:
         if options.splits and shares_head(method):
             message = f"`{name}` needs the part of each modality in the fused logits, which `mla` does not have"
             yield key, f"{message}; leave one of them out"
+        if isinstance(options, AUGOptions) and shares_head(method):
+            message = (
+                "`aug` adds to the head of each modality, but with `mla` all modalities share one; keep one of them"
+            )
+            yield key, message
         if isinstance(options, MMCosineOptions) and whole.added.mla is not None:
             message = "`mmcosine` and `mla` must not be combined, because each brings its fusion; keep one of them"
             yield key, message

@@ -72,7 +72,9 @@ def _json_lines(text: str) -> Raw:
 
 def _csv(path: str, text: str) -> Raw:
     head = text.lstrip("\r\n").partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True, skipinitialspace=True
+    )
     header, lines, problems = list[str](), list[Line](), list[str]()
     for place, cells in _csv_lines(reader, problems):
         if not header:

@@ -17,6 +17,7 @@ import collections
 import difflib
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -368,12 +369,10 @@ def _text(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if not isinstance(value, str | Decimal):
-        return value
-    try:
+    if isinstance(value, Decimal):
         return float(value)
-    except ValueError:
-        return value  # `clip_of` reports it as a problem
+    # `clip_of` reports any other text as a problem.
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value
 
 
 def _numbers_where_all_are(raw: Raw, keep: Sequence[str]) -> list[Row]:
@@ -387,8 +386,14 @@ def _numbers_where_all_are(raw: Raw, keep: Sequence[str]) -> list[Row]:
     return kept
 
 
+# Python also reads digits in groups (`1_12`) and of other scripts, which are rather names.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
 def _parsed_number(text: object) -> int | float | None:
-    if not isinstance(text, str) or (text.lstrip("-").startswith("0") and text.lstrip("-").partition(".")[0] != "0"):
+    if not isinstance(text, str) or not _NUMBER.fullmatch(text.strip()):
+        return None
+    if text.lstrip("-").startswith("0") and text.lstrip("-").partition(".")[0] != "0":
         return None
     for kind in (int, float):
         try:

@@ -43,7 +43,7 @@ class ConstantPlan:
         run_scoring_pass: Callable[[ScoreFunction], ScoringPass],  # noqa: ARG002 - required by EpochPlan
     ) -> PlannedEpoch:
         return PlannedEpoch(
-            _require_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
+            require_steps(reassemble(self.assignment, self.how, stream(self.seed, "reassemble", epoch)), epoch)
         )
 
     def state(self) -> dict[str, Any]:
@@ -375,7 +375,7 @@ class RemixPlan:
         return Assignment(assigned_NM, joint_N)
 
     def _reassemble(self, assignment: Assignment, epoch: int) -> Schedule:
-        return _require_steps(reassemble(assignment, self.settings.how, stream(self._seed, "reassemble", epoch)), epoch)
+        return require_steps(reassemble(assignment, self.settings.how, stream(self._seed, "reassemble", epoch)), epoch)
 
     def _assignment_metrics(self, assignment: Assignment) -> dict[str, float]:
         metrics = {
@@ -437,7 +437,12 @@ def _part_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _require_steps(schedule: Schedule, epoch: int) -> Schedule:
+def require_steps(schedule: Schedule, epoch: int) -> Schedule:
+    """Return the schedule of an epoch.
+
+    Raises:
+        TrainingError: it has no steps.
+    """
     if schedule.steps == 0:
         raise TrainingError(
             f"epoch {epoch}: an epoch must train on some samples, but filter and batches left none. "

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from remix_study.epoch import Passes, PlannedEpoch, ScoreFunction, ScoringPass, Statistic
 from remix_study.remix.assignment import everything_joint
-from remix_study.remix.plan import ConstantPlan
+from remix_study.remix.plan import ConstantPlan, require_steps
 from remix_study.remix.schedule import Reassembly, mix
 from remix_study.seeds import stream
 
@@ -93,7 +93,7 @@ class ValuationPlan:
         # The samples themselves have the keys that they have in joint training.
         key_N = stream(self._seed, "reassemble", epoch).random(self._samples)
         key = np.concatenate([key_N, draw.random(len(sample_n))])
-        return PlannedEpoch(mix(samples, active, key, self._how), metrics)
+        return PlannedEpoch(require_steps(mix(samples, active, key, self._how), epoch), metrics)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -43,9 +43,10 @@ def run_step(
     """
     first, *others = mine.split(run.settings.micro_batch)
     batch = _read(run, first, epoch)
-    with dropout_from(run.model.fusion, partial(_dropout_stream, run, epoch, mine.step)):
-        if clashes is not None:
+    if clashes is not None:  # with other numbers, so that measuring does not change the training
+        with dropout_from(run.model.fusion, partial(_dropout_stream, run, "clash dropout", epoch, mine.step)):
             _measure_clash(run, batch, clashes)
+    with dropout_from(run.model.fusion, partial(_dropout_stream, run, "dropout", epoch, mine.step)):
         return train_step(
             run.model,
             method,
@@ -61,9 +62,9 @@ def run_step(
         )
 
 
-def _dropout_stream(run: Run, epoch: int, step: int) -> torch.Generator:
+def _dropout_stream(run: Run, purpose: str, epoch: int, step: int) -> torch.Generator:
     """Of this rank: the samples of ranks differ, and so does what is dropped from them."""
-    return device_stream(run.reader.device, run.settings.seed, "dropout", epoch, step, run.collectives.world.rank)
+    return device_stream(run.reader.device, run.settings.seed, purpose, epoch, step, run.collectives.world.rank)
 
 
 def _read(run: Run, part: RankBatch, epoch: int) -> Batch:

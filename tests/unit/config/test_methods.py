@@ -88,6 +88,7 @@ def test_a_run_without_added_methods_keeps_its_digest() -> None:
         ({"name": "joint_unimodal", "with": ["dgl", "mmpareto"]}, {}, "dgl and mmpareto must not be combined"),
         ({"name": "dgl", "alpha": 0}, {}, "`dgl` with `alpha: 0` leaves the encoders of `joint` without a loss"),
         ({"name": "joint", "with": ["mla", "mmcosine"]}, {}, "`mmcosine` and `mla` must not be combined"),
+        ({"name": "joint_unimodal", "with": ["mla", "aug"]}, {}, "`aug` adds to the head of each modality, but with"),
         ({"name": "mmcosine"}, {"model": {"fusion": "sum"}}, "`mmcosine` is a form of `model.fusion: concat`"),
         ({"name": "joint", "with": ["tcmax", "dgl"]}, {}, "dgl and tcmax must not be combined"),
         ({"name": "lfm"}, {"model": {"fusion": "film"}}, "`lfm` needs the part of each modality"),

@@ -71,8 +71,21 @@ READ = [("a", "dog", "train"), ("b", "dog", "val"), ("c", "dog", "test")]
         PLAIN.replace("dog", ' "dog" ').replace(' "', '"').replace('" ', '"'),
         lines("0,a.mp4,dog,train", "1,b.mp4,dog,val", "2,c.mp4,dog,test", header=",path,label,split"),
         PLAIN.replace("train", "Train ").replace("a.mp4", " a.mp4 "),
+        PLAIN.replace(",dog", ', "dog"').replace(",label", ", label"),
     ],
-    ids=["plain", "bom", "crlf", "cr", "semicolons", "tabs", "empty-lines", "quotes", "index-of-pandas", "spaces"],
+    ids=[
+        "plain",
+        "bom",
+        "crlf",
+        "cr",
+        "semicolons",
+        "tabs",
+        "empty-lines",
+        "quotes",
+        "index-of-pandas",
+        "spaces",
+        "quotes-after-spaces",
+    ],
 )
 def test_csv_dialects_are_read(written: Write, content: str) -> None:
     found = written(content).find()
@@ -465,3 +478,12 @@ def test_a_table_can_be_prepared(written: Write, tmp_path: Path) -> None:
 def test_line_numbers_are_those_of_the_file() -> None:
     raw = read_raw("x.csv", b"\n\npath,label\n\na,dog\n")
     assert [location for location, _ in raw.lines] == ["line 5"]
+
+
+def test_a_number_is_written_with_plain_digits(written: Write) -> None:
+    """Python reads 1_12 as 112, which would make one session of two, and digits of other scripts."""
+    content = lines("a.mp4,dog,train,1_12", "b.mp4,dog,val,11_2", "c.mp4,dog,test,3", header="path,label,split,session")
+    kept = [clip.truth["session"] for clip in written(content, keep=("session",)).find().clips]
+    assert kept == ["1_12", "11_2", "3"]
+    content = lines("a.mp4,dog,train,1_5,20", "b.mp4,dog,val,٣,20", header="path,label,split,start,end")
+    assert error_of(written(content)).count("start") == 2

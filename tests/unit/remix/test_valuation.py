@@ -4,7 +4,9 @@
 
 import itertools
 import math
+import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remix_study.epoch import NO_SAMPLE, PlannedEpoch, SplitStatistics
+from remix_study.errors import TrainingError
 from remix_study.metrics import subsets
 from remix_study.remix import ConstantPlan, Reassembly, ValuationPlan, everything_joint
 from remix_study.remix.valuation import Level, values
@@ -149,3 +152,9 @@ def test_the_same_statistics_give_the_same_epoch() -> None:
         np.testing.assert_array_equal(one.samples_TB, other.samples_TB)
         next_ = planned(table(TWO), level=level, epoch=6).schedule
         assert one.samples_TB.shape != next_.samples_TB.shape or not np.array_equal(one.samples_TB, next_.samples_TB)
+
+
+def test_an_epoch_without_a_full_batch_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_module := sys.modules[__name__], "HOW", replace(HOW, batch=1000, incomplete="drop"))
+    with pytest.raises(TrainingError, match="epoch 5: an epoch must train on some samples"):
+        test_module.planned(table(TWO))

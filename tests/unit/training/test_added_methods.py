@@ -1,6 +1,7 @@
 """Laws of every method that can be added to joint training, unimodal losses or Remix"""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -146,6 +147,17 @@ def test_under_remix_it_acts_in_the_warm_up_and_on_joint_samples_only(
     without = {**SHORT, "method": {**remix, "joint_share": 0.5}, "epochs": 2}
     assert not equal(some, weights(assembled(recipe(without), "without")))
     assert "never acts" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["modality_dropout", "pdmp"])
+def test_with_mla_it_warns_that_it_never_acts(
+    recipe: Recipe, assembled: Assembled, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**SHORT, "epochs": 2}
+    assembled(recipe({**given, "method": {"name": "joint", "with": ["mla"]}}), "mla")
+    assert caplog.text == ""
+    assembled(recipe({**given, "method": {"name": "joint", "with": ["mla", name]}}), "both")
+    assert re.search(rf"{name} acts on multimodal batches .*, but with mla all batches are unimodal", caplog.text)
 
 
 def test_under_remix_mmpareto_acts_on_unimodal_batches(

@@ -73,3 +73,14 @@ def test_clash_metrics_are_the_mean_of_the_cosines_and_the_fraction_below_zero(
             of_epoch = values[3 * epoch : 3 * epoch + 3]
             assert record[f"clash/c2/{m}"] == pytest.approx(sum(of_epoch) / 3)
             assert record[f"clash/c2_negative/{m}"] == pytest.approx(sum(value < 0 for value in of_epoch) / 3)
+
+
+def test_measuring_clashes_does_not_change_the_training(recipe: Recipe, assembled: Assembled) -> None:
+    """Also if the fusion has dropout: what is dropped in a step does not depend on the passes that measure."""
+    fusion = {"name": "attention", "dropout": 0.5}
+    plain = {"method": {"name": "joint"}, "model.fusion": fusion, "epochs": 1, "global_batch": 48}
+    runs = [assembled(recipe({**plain, "evaluation.clash_every": every}), str(every)) for every in (0, 1)]
+    for run in runs:
+        train(run)
+    for name, value in runs[0].model.state_dict().items():
+        assert torch.equal(value, runs[1].model.state_dict()[name]), name
