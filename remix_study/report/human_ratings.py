@@ -102,12 +102,12 @@ def agreement_of(method: str, seeds: Sequence[Mapping[str, Any]]) -> Agreement |
         seeds: for each replicate, the columns of its `decisions.parquet` (launch/decisions.py).
 
     Returns:
-        None if fewer than two modalities have ratings.
+        None if fewer than two modalities have ratings, or no clip is in all replicates.
     """
     rated = rated_modalities(seeds[0]) if seeds else ()
-    if len(rated) < 2:
+    alike = _of_common_clips(seeds)
+    if len(rated) < 2 or not len(alike[0]["id"]):
         return None
-    alike = [columns for columns in seeds if np.array_equal(columns["id"], seeds[0]["id"])]
     first, second = rated[:2]
     knows = {m: np.asarray(alike[0][HUMAN + m], dtype=np.float64) for m in (first, second)}
     known_N = np.isfinite(knows[first]) & np.isfinite(knows[second])
@@ -130,6 +130,19 @@ def agreement_of(method: str, seeds: Sequence[Mapping[str, Any]]) -> Agreement |
         method, first, second, len(alike), share, groups, lead,
         {m: _correlations(alike, m, known_N) for m in (first, second) if f"score_{m}" in alike[0]},
     )  # fmt: skip
+
+
+def _of_common_clips(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the clips that are in all replicates, in one order: a control split differs from seed to seed."""
+    if not seeds:
+        return []
+    common = set.intersection(*(set(columns["id"]) for columns in seeds))
+    order = [clip for clip in seeds[0]["id"] if clip in common]
+    rows = [dict(zip(columns["id"], range(len(columns["id"])), strict=True)) for columns in seeds]
+    return [
+        {name: np.asarray(values)[[row[clip] for clip in order]] for name, values in columns.items()}
+        for row, columns in zip(rows, seeds, strict=True)
+    ]
 
 
 def rated_modalities(columns: Mapping[str, Any]) -> tuple[str, ...]:

@@ -99,6 +99,25 @@ def test_clips_without_ratings_are_ignored() -> None:
     assert sum(g.clips for g in agreement(columns).groups) == N - 10
 
 
+def test_all_replicates_count_if_each_has_its_own_control_split() -> None:
+    seeds = []
+    for seed in range(3):
+        whole = decided(seed, follows=0.8)
+        order = np.random.default_rng(seed).permutation(N)[:360]
+        seeds.append({name: np.asarray(values)[order] for name, values in whole.items()})
+    found = agreement(*seeds)
+    assert found.seeds == 3
+    assert len(found.correlations["audio"]) == 3
+    common = set.intersection(*(set(each["id"]) for each in seeds))
+    rows = [[np.flatnonzero(each["id"] == clip)[0] for clip in sorted(common)] for each in seeds]
+    same = agreement(*({k: v[row] for k, v in each.items()} for row, each in zip(rows, seeds, strict=True)))
+    assert found.lead is not None
+    assert same.lead is not None
+    assert found.lead.mean == pytest.approx(same.lead.mean)
+    elsewhere = {**seeds[0], "id": np.asarray([f"other {n}" for n in range(360)])}
+    assert human_ratings.agreement_of("remix", [seeds[0], elsewhere]) is None
+
+
 def test_without_ratings_there_is_no_agreement() -> None:
     columns = decided(0, follows=1.0)
     del columns["human_video"]
