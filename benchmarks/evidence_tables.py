@@ -96,8 +96,8 @@ def _accuracies(method: Replicated) -> list[str]:
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
-    mean, low, high = (100 * each for each in estimate[:3])
-    return f"{mean:.2f}" if np.isinf(low) else f"{mean:.2f} ({max(0.0, low):.2f} to {min(100.0, high):.2f})"
+    mean, low, high = (100 * each for each in estimate.as_fraction()[:3])
+    return f"{mean:.2f}" if np.isinf(low) else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def differences(found: Mapping[str, Replicated], reference: str) -> dict[tuple[str, str], Paired]:

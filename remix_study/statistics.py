@@ -10,6 +10,7 @@ Does not import torch, so that the report and the terminal show results quickly.
 
 # S seeds, C test clips, G groups of test clips
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -40,6 +41,12 @@ class Estimate(NamedTuple):
     p: float | None
     freedom: float
     over_clips: bool
+
+    def as_fraction(self) -> "Estimate":
+        """This estimate of a fraction, such as an accuracy: a t interval of few seeds may leave [0, 1]."""
+        if not math.isfinite(self.low):
+            return self
+        return self._replace(low=max(0.0, self.low), high=min(1.0, self.high))
 
 
 def crossed_mean(value_SC: NDArray[np.generic], group_C: NDArray[np.generic] | None = None) -> Estimate:

@@ -59,11 +59,12 @@ def accuracies(found: Sequence[run_data.Accuracies], result: StudyResult, style_
                 values, (row.method,) * len(values), style.colour, style.symbol, 7, 0.5, labels=seeds, method=row.method
             )
         )
-        said = f"{row.method}: {_text(row.mean, unit.scale, 1)} %, {plural(len(values), 'seed')}"
+        mean = row.mean.as_fraction()
+        said = f"{row.method}: {_text(mean, unit.scale, 1)} %, {plural(len(values), 'seed')}"
         marks.append(
             Points(
-                (unit.scale * row.mean.mean,), (row.method,), style.colour, style.symbol, 13,
-                error=_error(row.mean, unit.scale), labels=(said,), method=row.method,
+                (unit.scale * mean.mean,), (row.method,), style.colour, style.symbol, 13,
+                error=_error(mean, unit.scale), labels=(said,), method=row.method,
             )
         )  # fmt: skip
     legend: list[Key] = []
@@ -269,6 +270,7 @@ def heads(found: Sequence[run_data.Heads], style_of: Styles) -> Chart | None:
 
 
 def _head(method: str, what: str, mean: Estimate, symbol: Symbol, style_of: Styles) -> Points:
+    mean = mean.as_fraction()
     said = f"{method}, {what}: {_text(mean, 100, 1)} %"
     return Points(
         (100 * mean.mean,), (method,), style_of[method].colour, symbol, 11, hollow=symbol == "square",

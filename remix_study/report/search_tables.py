@@ -133,7 +133,8 @@ def trials_table(ledger: Ledger) -> Table:
 
 
 def _cells(values: Sequence[float], wanted: int) -> tuple[str, ...]:
-    return tuple(map(str, values)) if values else ("",) * wanted
+    """The values of the objectives; a ceiling has those of the first objective only."""
+    return (*map(str, values), *("",) * (wanted - len(values)))
 
 
 def curves_table(found: Mapping[str, Sequence[Band]]) -> Table:

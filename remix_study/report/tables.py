@@ -322,8 +322,8 @@ _VERDICTS: Mapping[Verdict, str] = {
 def _interval(found: Estimate | None) -> str:
     if found is None or math.isinf(found.low):
         return ""
-    # A t interval of few seeds may exceed the range of accuracies.
-    return f"{max(0.0, 100 * found.low):.1f} to {min(100.0, 100 * found.high):.1f}"
+    limited = found.as_fraction()
+    return f"{100 * limited.low:.1f} to {100 * limited.high:.1f}"
 
 
 def _other_epoch(result: StudyResult) -> tuple[str, str]:

@@ -225,6 +225,7 @@ class StudyResult(NamedTuple):
         bar: separately trained unimodal networks; None without a ceiling of each modality.
         readouts: what methods with unimodal heads gain from other predictions than those of the fused head.
         gains: the gains of the reference and of methods that assign samples to modalities, in parts.
+        of_others: controls of other methods than the reference, which lead to no conclusion about it.
         extensions: how the plan changed after test results had been shown, one sentence each.
         without_predictions: compared replicates without readable predictions, such as `joint 0, 3`.
         other_clips: replicates that predict other test clips than the reference, which are compared over seeds only.
@@ -253,6 +254,7 @@ class StudyResult(NamedTuple):
     bar: Bar | None = None
     readouts: tuple[Readout, ...] = ()
     gains: tuple[Gain, ...] = ()
+    of_others: tuple[str, ...] = ()
 
     @property
     def others(self) -> tuple[Method, ...]:

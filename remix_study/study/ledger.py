@@ -33,6 +33,7 @@ STOPPED = "stopped"  # attribute of a stopped trial, which is RUNNING in Optuna 
 
 
 _DIVERGED = 1000.0
+_ROUNDING = 1e-9  # of the difference of two objectives
 
 
 def has_diverged(summary: Mapping[str, float]) -> bool:
@@ -180,7 +181,7 @@ def choose(study: StudyConfig, trials: "tuple[TrialRecord, ...]") -> TrialRecord
         return None
     signs = _signs(study, front[0].method)
     best = max(signs[0] * t.values[0] for t in front)
-    near = [t for t in front if signs[0] * t.values[0] >= best - study.tolerance]
+    near = [t for t in front if signs[0] * t.values[0] >= best - study.tolerance - _ROUNDING]
     if len(signs) == 1:
         return min(near, key=lambda t: t.number)
     return max(near, key=lambda t: (signs[1] * t.values[1], signs[0] * t.values[0], -t.number))

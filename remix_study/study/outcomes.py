@@ -20,6 +20,7 @@ from remix_study.launch.predictions import Correct
 from remix_study.statistics import Estimate, crossed_mean, holm, mean_over_seeds
 
 FEWEST_SEEDS = 5  # for a verdict
+_ROUNDING = 1e-9  # points; sums of several accuracies that are equal differ by less
 Verdict = Literal["ahead", "open", "behind", "unknown"]
 K = TypeVar("K")
 _UNI = "test/accuracy_uni/"
@@ -130,6 +131,7 @@ def contrast(terms: Sequence[Term]) -> Paired:
     difference_S = 100 * np.asarray(
         [sum(t.sign * t.method.summaries[n][t.metric] for t in terms) for n in shared], dtype=np.float64
     )
+    difference_S[np.abs(difference_S) < _ROUNDING] = 0.0
     outcomes_SC = [outcomes(t.method, t.metric, shared) for t in terms]
     known_SC = [each for each in outcomes_SC if each is not None]
     estimate, clips, groups = mean_over_seeds(difference_S), None, None

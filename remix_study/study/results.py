@@ -71,6 +71,7 @@ def compare(
         StudyError: no method has a complete replicate.
     """
     networks = {} if separate is None else {SEPARATE: separate.replicated}
+    given = replicates
     replicates, other_clips = _same_clips(study, {**replicates, **networks})
     combined = replicates.pop(SEPARATE, None)
     seen = {name: replicates[name] for name in study.methods if name in replicates and replicates[name].summaries}
@@ -104,14 +105,16 @@ def compare(
     )
     failed = {name: len(each.failed) for name, each in replicates.items() if each.failed}
     clips, error = _sampling(seen.get(study.reference) or next(iter(seen.values())))
+    without = _without_predictions(study, {name: given[name] for name in seen})
     result = StudyResult(
         study.name, study.question, study.reference, methods, ceilings, tuple(failures), "", select, clips, error,
-        tuple(unequal), tuple(extensions), tuple(_without_predictions(study, seen)), tuple(other_clips),
+        tuple(unequal), tuple(extensions), tuple(without), tuple(other_clips),
         len(pairs), study.replicates, failed,
         {name: len(each.retried) for name, each in replicates.items() if each.retried}, tuple(unchecked),
         tuple(_combinations(study, configs, seen, tests)),
         None if separate is None or combined is None else _bar(study, seen, separate, combined),
         readouts(study, seen), gains(study, _chosen(study, best), seen),
+        tuple(pair.second for pair in of_controls(study, configs)),
     )  # fmt: skip
     return result._replace(sentence=sentence(result, [name for name in study.methods if name not in seen]))
 

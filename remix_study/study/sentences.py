@@ -201,17 +201,20 @@ def judgement(combination: Combination) -> str:
         return "no verdict"
     if "behind" in verdicts:
         return "worse than a part"
-    if "open" not in verdicts:
+    better = verdicts.count("ahead")
+    if better == len(verdicts):
         return "better than each part"
-    return "better than one part only" if "ahead" in verdicts else "no evidence of adding anything"
+    if better > 1:
+        return f"better than {better} of {len(verdicts)} parts"
+    return "better than one part only" if better else "no evidence of adding anything"
 
 
 def _combination(combination: Combination) -> str:
     """Whether a combination adds something to its parts, as a clause."""
     name, parts = combination.name, combination.parts
     by = {verdict: [part for part in parts if part.ahead.verdict == verdict] for verdict in VERDICTS}
-    if by["unknown"]:
-        return f"no verdict on whether {name} adds anything to {_numbers(parts)}"
+    apart = [part.name for part in by["unknown"] if not part.ahead.seeds]
+    unknown = [part for part in by["unknown"] if part.ahead.seeds]
     said = []
     if by["ahead"]:
         said.append(f"{name} adds to {_numbers(by['ahead'])}")
@@ -219,6 +222,11 @@ def _combination(combination: Combination) -> str:
         said.append(f"{name if not said else 'it'} loses to {_numbers(by['behind'])}")
     if by["open"]:
         said.append(f"there is no evidence that {name if not said else 'it'} adds anything to {_numbers(by['open'])}")
+    if unknown:
+        who, start = ("it", "there is no verdict") if said else (name, "no verdict")
+        said.append(f"{start} on whether {who} adds anything to {_numbers(unknown)}")
+    if apart:
+        said.append(f"{name if not said else 'it'} has no replicate in common with {listed(apart)}")
     return ", but ".join(said)
 
 
@@ -351,8 +359,7 @@ def _findings(result: StudyResult, compared: Sequence[tuple[Method, Paired]]) ->
     Controls of other methods than the reference lead to no conclusion about it.
     """
     name = result.reference
-    own = {part.name for each in result.combinations for part in each.controls}
-    compared = [(c._replace(control_of=None) if c.name in own else c, ahead) for c, ahead in compared]
+    compared = [(c._replace(control_of=None) if c.name in result.of_others else c, ahead) for c, ahead in compared]
     if not _told_briefly(result):
         return [_finding(name, c, ahead) for c, ahead in compared]
     in_full = [(c, ahead) for c, ahead in compared if c.control_of or ahead.seeds == 0]

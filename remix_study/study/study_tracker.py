@@ -23,6 +23,7 @@ from remix_study.launch.folder import RunFolder
 from remix_study.media.store import ClipStore
 from remix_study.mlflow_private import TAG_LENGTH
 from remix_study.patience import PATIENCE
+from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
 from remix_study.study.ledger import REPLICATE, SEARCH, Ledger, chosen_replicates
 from remix_study.study.outcomes import Paired
@@ -325,10 +326,10 @@ def _final(result: StudyResult | None, ledger: Ledger) -> dict[str, float]:
         if spread is None or mean is None:
             continue
         found |= {f"test_accuracy_mean/{name}": spread.mean, f"test_accuracy_std/{name}": spread.std}
-        found |= _interval("test_accuracy", name, mean.low, mean.high)
+        found |= _interval("test_accuracy", name, mean.as_fraction())
         if method.ahead is not None and method.ahead.seeds:
             found[f"ahead_points/{name}"] = method.ahead.mean
-            found |= _interval("ahead_points", name, method.ahead.low, method.ahead.high)
+            found |= _interval("ahead_points", name, method.ahead)
             if method.ahead.p_holm is not None:
                 found[f"ahead_p_holm/{name}"] = method.ahead.p_holm
     return found | combination_metrics(result) | late_metrics(result)
@@ -352,7 +353,7 @@ def late_metrics(result: StudyResult) -> dict[str, float]:
         for view in ("late_sum", "late_calibrated"):
             if (mean := method.estimate(f"test/accuracy_{view}")) is not None:
                 found[f"test_accuracy_{view}_mean/{name}"] = mean.mean
-                found |= _interval(f"test_accuracy_{view}", name, mean.low, mean.high)
+                found |= _interval(f"test_accuracy_{view}", name, mean.as_fraction())
     if bar is not None:
         for key, of_methods in (("separate", bar.late_sum), ("separate_calibrated", bar.late_calibrated)):
             for name, ahead in of_methods.items():
@@ -367,13 +368,13 @@ def _difference(what: str, name: str, ahead: Paired) -> dict[str, float]:
     """A difference in points with its interval, and its adjusted p; empty without a common seed."""
     if not ahead.seeds:
         return {}
-    found = {f"{what}_points/{name}": ahead.mean, **_interval(f"{what}_points", name, ahead.low, ahead.high)}
+    found = {f"{what}_points/{name}": ahead.mean, **_interval(f"{what}_points", name, ahead)}
     return found if ahead.p_holm is None else {**found, f"{what}_p_holm/{name}": ahead.p_holm}
 
 
-def _interval(metric: str, name: str, low: float, high: float) -> dict[str, float]:
+def _interval(metric: str, name: str, of: Estimate | Paired) -> dict[str, float]:
     """The limits of an interval; none if they are infinite, which MLflow does not show."""
-    return {f"{metric}_low/{name}": low, f"{metric}_high/{name}": high} if math.isfinite(low) else {}
+    return {f"{metric}_low/{name}": of.low, f"{metric}_high/{name}": of.high} if math.isfinite(of.low) else {}
 
 
 def _name(path: Path, report: Path) -> str:

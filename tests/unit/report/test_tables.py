@@ -307,3 +307,15 @@ def test_free_text_cannot_break_a_table() -> None:
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [
         ["a|b", "c"], ["x | y\nz", "'=1+1"], ["-0.5", "back\\|slash"],
     ]  # fmt: skip
+
+
+def test_a_ceiling_of_a_study_with_two_objectives_has_one_value(
+    make_study: MakeStudy, make_ledger: MakeLedger, make_trial: MakeTrial
+) -> None:
+    two = ["best/val_accuracy", {"metric": "best/balance_imbalance", "direction": "minimize"}]
+    alone = {"set": {"method": {"name": "unimodal", "modality": "audio"}}, "ceiling_of": "audio"}
+    study = make_study(objective=two, methods={"audio_alone": alone, "remix": {}})
+    table = trials_table(make_ledger(make_trial("audio_alone", 0, 0.6), make_trial("remix", 0, 0.8, 0.1), study=study))
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["best/val_accuracy"], row["best/balance_imbalance"], row["seconds"]) == ("0.6", "", "10.0")
