@@ -22,6 +22,22 @@ VIEWS = {
 }
 REFERENCES = ("joint_unimodal", "random")
 EXPLAINED = ("remix", "share_calibrated_progress")  # whose gains are shown for all recipes in one table
+# The differences that are shown first: method, other, view.
+MAIN = (
+    ("remix", "joint", "fused head"),
+    ("remix", "joint_unimodal", "fused head"),
+    ("remix", "joint_unimodal", "calibrated late product"),
+    ("remix", "remix_random_at_share", "calibrated late product"),
+    ("random", "joint_unimodal", "fused head"),
+    ("random", "joint_unimodal", "calibrated late product"),
+    ("share_calibrated_progress", "random", "calibrated late product"),
+    ("umt", "joint_unimodal", "calibrated late product"),
+    ("share_calibrated_progress_umt", "umt", "calibrated late product"),
+    ("joint_unimodal_abstain_truth", "joint_unimodal", "calibrated late product"),
+    ("joint_unimodal_abstain_history", "joint_unimodal", "calibrated late product"),
+    ("random_abstain_truth", "random", "calibrated late product"),
+    ("random_abstain_history", "random", "calibrated late product"),
+)
 PRECISION, RECALL = "targets/precision/", "targets/recall/"
 CONFIRMATION = "confirmation"
 
@@ -49,7 +65,8 @@ def page(ledgers: Mapping[str, Mapping[str, Ledger]]) -> str:
                 confirmed[recipe], gains[recipe] = found, result.gains
     if confirmed:
         of_gains = [gains_overview(gains, method) for method in EXPLAINED]
-        parts = ["## All recipes, confirmation", overview(confirmed), *of_gains, candidates(confirmed), *parts]
+        first = [main_differences(confirmed), overview(confirmed), *of_gains, candidates(confirmed)]
+        parts = ["## All recipes, confirmation", *first, *parts]
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
@@ -127,6 +144,27 @@ def _difference(pair: Paired | None) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
+
+
+def main_differences(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:
+    """The differences of `MAIN` on every recipe, in Markdown.
+
+    Args:
+        by_recipe: recipe -> method -> its replicates in the confirmation.
+    """
+    rows = []
+    for method, other, view in MAIN:
+        pairs = [
+            paired(found[method], found[other], VIEWS[view]) if {method, other} <= set(found) else None
+            for found in by_recipe.values()
+        ]
+        cells = [f"{_signed(each.mean)}, {each.wins}/{each.seeds}" if each and each.seeds else "" for each in pairs]
+        if any(cells):
+            rows.append([f"{_named(method)} - {_named(other)}", view, *cells])
+    return (
+        "Differences in points, and the seeds on which they are above 0:\n\n"
+        f"{markdown([['difference', 'of the', *by_recipe], *rows])}"
+    )
 
 
 def overview(by_recipe: Mapping[str, Mapping[str, Replicated]]) -> str:

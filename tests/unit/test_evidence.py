@@ -109,6 +109,16 @@ def test_the_overview_shows_each_view_once_for_all_recipes() -> None:
     assert "| `share_progress` | 90.0 (+10.0, 10/10) |  |" in calibrated
 
 
+def test_the_main_differences_are_those_of_the_methods_that_there_are() -> None:
+    found = evidence_tables.main_differences({"muted": FOUND, "xor": {"joint": FOUND["joint"]}})
+    assert found.splitlines()[2:] == [
+        "| difference | of the | muted | xor |",
+        "|---|---|---|---|",
+        "| `random` - `joint_unimodal` | fused head | +2.00, 10/10 |  |",
+        "| `random` - `joint_unimodal` | calibrated late product | +2.00, 10/10 |  |",
+    ]
+
+
 def test_the_parts_of_a_gain_sum_to_it() -> None:
     whole = paired(FOUND["random"], FOUND["joint_unimodal"])
     part = paired(FOUND["random"], FOUND["joint_unimodal"], "test/accuracy_late_calibrated")
