@@ -214,8 +214,10 @@ class RemixPlan:
             return PlannedEpoch(self._reassemble(warmup, epoch), {"remix/joint_share": 1.0})
         scored = self._rank(run_scoring_pass)
         metrics = self._enter(epoch)
-        if self._restarts_share(epoch):
+        other_rule, other_modalities = self._changes_share(epoch)
+        if other_rule or other_modalities:
             self._kept = {}
+        if other_modalities:
             self._shares_M = np.full(len(self._modalities), 1 / len(self._modalities))
         if self._assigns(epoch):
             before = self._assignment
@@ -291,12 +293,12 @@ class RemixPlan:
             self._seen_NM = np.zeros((len(self._labels_N), len(self._modalities)), np.int64)
         return self._timetable.planned(epoch, self._order)
 
-    def _restarts_share(self, epoch: int) -> bool:
-        """Whether the share follows another rule, or other modalities train, than in the epoch before."""
+    def _changes_share(self, epoch: int) -> tuple[bool, bool]:
+        """Whether the share follows another rule, and whether other modalities train, than in the epoch before."""
         if self._timetable is None or epoch == self.settings.warmup or not self._timetable.begins(epoch):
-            return False
+            return False, False
         before, now = self._timetable.at(epoch - 1, self._order), self.settings
-        return type(before.share) is not type(now.share) or set(before.only or ()) != set(now.only or ())
+        return type(before.share) is not type(now.share), set(before.only or ()) != set(now.only or ())
 
     def _trained(self) -> list[int]:
         """The columns of the modalities that train."""

@@ -255,7 +255,7 @@ class BlockGainShare:
 
     def next(self, seen: ShareInputs) -> ShareStep:
         if seen.gains_M is None:
-            return ShareStep(seen.shares_M)
+            return ShareStep(_at_least(seen.shares_M, self.lowest))
         return ShareStep(_moved(seen.gains_M, seen.shares_M, self.rate, self.lowest), read={"share_gain": seen.gains_M})
 
 
@@ -275,7 +275,7 @@ def _followed(
     """The step of a rule whose shares follow the drop of `loss_M` since the last assignment."""
     before_M, kept = seen.kept.get(LOSS), {LOSS: loss_M}
     if before_M is None:
-        return ShareStep(seen.shares_M, kept, read)
+        return ShareStep(_at_least(seen.shares_M, lowest), kept, read)
     drop_M = before_M - loss_M
     return ShareStep(_moved(drop_M, seen.shares_M, rate, lowest), kept, {**read, "share_gain": drop_M})
 

@@ -238,6 +238,16 @@ def test_a_controller_starts_again_after_other_shares() -> None:
     assert [found[-1][f"remix/share/{m}"] for m in THREE] == pytest.approx([1 / 3] * 3)
 
 
+def test_a_controller_continues_from_fixed_shares_but_not_below_the_lowest() -> None:
+    phases = [
+        {"until": 0.5, "share": {"audio": 0.1, "text": 0.3, "video": 0.6}},
+        {"share": {"kind": "progress", "lowest": 0.2}},
+    ]
+    found = shares_of(a_plan_of_three(rescore_every=20, phases=phases), np.ones((EPOCHS, 3)))
+    assert [found[1][f"remix/share/{m}"] for m in THREE] == pytest.approx([0.1, 0.3, 0.6])
+    assert [found[-1][f"remix/share/{m}"] for m in THREE] == pytest.approx([0.2, 0.8 / 3, 1.6 / 3], abs=0.01)
+
+
 def test_planned_shares_are_those_of_the_modalities_that_train() -> None:
     phases = [{"until": 0.5, "only": ["audio", "video"]}, {}]
     plan = a_plan_of_three(share={"audio": 0.2, "video": 0.3, "text": 0.5}, phases=phases)
