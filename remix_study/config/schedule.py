@@ -113,6 +113,9 @@ EachNotNegative = Annotated[
 """A number or schedule, or one of each modality."""
 
 
+_ROUNDING = 1e-9  # of a position: an epoch in the middle of a step is not before it
+
+
 def value_at(value: float | Schedule[float], position: float) -> float:
     """The value of a number or schedule.
 
@@ -143,9 +146,6 @@ def value_at(value: float | Schedule[float], position: float) -> float:
 def ends_of(value: float | Schedule[float]) -> tuple[float, float]:
     """The first and the last value."""
     return (value.start, value.to) if isinstance(value, Schedule) else (value, value)
-
-
-_ROUNDING = 1e-9
 
 
 def _middle(schedule: Schedule[float]) -> float:

@@ -3,6 +3,7 @@
 # N training samples, M modalities
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -198,11 +199,11 @@ def a_plan_of_three(**changes: Any) -> RemixPlan:
 def shares_of(plan: RemixPlan, losses_EM: Values, scores_NM: Values | None = None) -> list[Mapping[str, float]]:
     """The metrics of each epoch, of which some are the planned share of each modality and others the actual one."""
 
-    def scored(epoch: int) -> ScoringPass:
+    def scored(epoch: int, _: ScoreFunction) -> ScoringPass:
         scores = np.zeros((SAMPLES, 3)) if scores_NM is None else scores_NM
         return ScoringPass(scores, np.tile(losses_EM[epoch], (SAMPLES, 1)))
 
-    return [plan.plan(epoch, lambda _: scored(epoch)).metrics for epoch in range(EPOCHS)]  # noqa: B023 - called at once
+    return [plan.plan(epoch, partial(scored, epoch)).metrics for epoch in range(EPOCHS)]
 
 
 def test_by_score_counts_the_lowest_score_among_the_modalities_that_train() -> None:
@@ -228,7 +229,7 @@ def test_the_share_of_a_resting_modality_does_not_fall() -> None:
     assert [found[second][f"remix/share/{m}"] for m in THREE] == pytest.approx([1 / 3] * 3)
 
 
-def test_a_controller_starts_again_after_other_shares() -> None:
+def test_a_controller_starts_again_where_other_modalities_train() -> None:
     phases = [
         {"until": 0.5, "only": ["audio", "video"], "share": {"audio": 0.3, "video": 0.7}},
         {"share": {"kind": "progress", "lowest": 0.2}},

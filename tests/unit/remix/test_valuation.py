@@ -4,7 +4,6 @@
 
 import itertools
 import math
-import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -36,9 +35,10 @@ def table(modalities: tuple[str, ...], seed: int = 0, samples: int = SAMPLES) ->
 
 
 def planned(
-    right: Any, modalities: tuple[str, ...] = TWO, level: Level = "sample", strength: float = 1.0, epoch: int = 5
-) -> PlannedEpoch:
-    plan = ValuationPlan(level, strength, 5, None, modalities, SAMPLES, HOW, seed=1)
+    right: Any, modalities: tuple[str, ...] = TWO, level: Level = "sample", strength: float = 1.0, epoch: int = 5,
+    how: Reassembly = HOW,
+) -> PlannedEpoch:  # fmt: skip
+    plan = ValuationPlan(level, strength, 5, None, modalities, SAMPLES, how, seed=1)
     rows = np.arange(SAMPLES)
     shape = (SAMPLES, len(modalities))
     if plan.due(epoch):
@@ -154,7 +154,6 @@ def test_the_same_statistics_give_the_same_epoch() -> None:
         assert one.samples_TB.shape != next_.samples_TB.shape or not np.array_equal(one.samples_TB, next_.samples_TB)
 
 
-def test_an_epoch_without_a_full_batch_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_module := sys.modules[__name__], "HOW", replace(HOW, batch=1000, incomplete="drop"))
+def test_an_epoch_without_a_full_batch_is_an_error_with_a_remedy() -> None:
     with pytest.raises(TrainingError, match="epoch 5: an epoch must train on some samples"):
-        test_module.planned(table(TWO))
+        planned(table(TWO), how=replace(HOW, batch=1000, incomplete="drop"))

@@ -11,12 +11,11 @@ from remix_study.config.study import StudyConfig
 from remix_study.launch.predictions import Correct
 from remix_study.statistics import Estimate
 from remix_study.study.comparison import Combination, Part
-from remix_study.study.ledger import choose
+from remix_study.study.ledger import TrialRecord, choose
 from remix_study.study.outcomes import Paired, Replicated, Term, contrast
 from remix_study.study.results import compare
 from remix_study.study.sentences import judgement
 from remix_study.study.study_tracker import late_metrics
-from tests.unit.report.conftest import MakeTrial, make_trial  # noqa: F401 - a fixture
 
 CLIPS, FUSED, LATE = 250, "test/accuracy", "test/accuracy_late_sum"
 PERMUTED = {"name": "remix", "filter": {"rule": "permuted"}, "with": ["ogm_ge"]}
@@ -50,10 +49,17 @@ def test_a_tie_of_four_accuracies_is_no_win() -> None:
     assert (found.mean, found.wins) == (0.0, 0)
 
 
-def test_a_trial_exactly_at_the_tolerance_may_be_chosen(make_trial: MakeTrial) -> None:  # noqa: F811 - the fixture
+def trial(number: int, accuracy: float, imbalance: float) -> TrialRecord:
+    return TrialRecord(
+        method="remix", number=number, state="complete", values=(accuracy, imbalance), params={}, reason=None,
+        cause=None, retried=False, seconds=10.0, started=None, ended=None, folders=(), seed_values=(), intermediate={},
+    )  # fmt: skip
+
+
+def test_a_trial_exactly_at_the_tolerance_may_be_chosen() -> None:
     two = [FUSED.replace("test/", "best/val_"), {"metric": "best/balance_imbalance", "direction": "minimize"}]
     made = study({"joint": {}, "remix": {}}, objective=two, tolerance=0.1)
-    chosen = choose(made, (make_trial("remix", 0, 0.8, 0.3), make_trial("remix", 1, 0.7, 0.1)))
+    chosen = choose(made, (trial(0, 0.8, 0.3), trial(1, 0.7, 0.1)))
     assert chosen is not None
     assert chosen.number == 1
 
