@@ -77,7 +77,7 @@ def budgets(ledger: Ledger) -> tuple[Budget, ...]:
     found = []
     for name in ledger.study.methods:
         trials = ledger.trials.get(name, ())
-        records = ledger.replicates.get(name, ())
+        records = (*ledger.replicates.get(name, ()), *ledger.superseded.get(name, ()))
         of = {
             state: sum(t.state == state and not t.retried for t in trials) for state in ("complete", "pruned", "failed")
         }
@@ -126,7 +126,9 @@ def work(ledger: Ledger) -> tuple[Work, ...]:
     found = []
     for name in ledger.study.methods:
         chosen = chosen_replicates(ledger, name)
-        records = [r for r in ledger.replicates.get(name, ()) if r.stage == REPLICATE]
+        records, earlier = (
+            [r for r in runs.get(name, ()) if r.stage == REPLICATE] for runs in (ledger.replicates, ledger.superseded)
+        )
         parts: dict[str, list[TrialRecord | ReplicateRecord]] = {}
         for state in ("complete", "pruned", "failed"):
             parts[f"{state} trials"] = [t for t in ledger.trials.get(name, ()) if t.state == state]
@@ -134,7 +136,7 @@ def work(ledger: Ledger) -> tuple[Work, ...]:
         for state in ("complete", "failed"):
             parts[f"{state} replicates"] = [r for r in chosen if r.state == state]
         parts["unfinished replicates"] = [r for r in chosen if r.state not in ("complete", "failed")]
-        parts["superseded replicates"] = [r for r in records if r not in chosen]
+        parts["superseded replicates"] = [r for r in (*records, *earlier) if r not in chosen]
         found += [Work(name, part, len(runs), summed(r.work for r in runs)) for part, runs in parts.items() if runs]
     return tuple(found)
 
@@ -325,7 +327,8 @@ def parallels(ledger: Ledger) -> tuple[Parallel, ...]:
 class Front(NamedTuple):
     """Complete trials of one method by two objectives.
 
-    `front` (sorted by `xs`) and `chosen` are indices into `xs` and `ys`.
+    `front` (sorted by `xs`) and `chosen` are indices into `xs` and `ys`. `total`: the number of complete trials before
+    thinning.
     """
 
     method: str
@@ -334,6 +337,7 @@ class Front(NamedTuple):
     ys: tuple[float, ...]
     front: tuple[int, ...]
     chosen: int | None
+    total: int
 
 
 def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
@@ -358,6 +362,7 @@ def fronts(ledger: Ledger, other: int = 1) -> tuple[Front, ...]:
                 tuple(t.values[other] for t in shown),
                 tuple(sorted((place[n] for n in best), key=lambda i: shown[i].values[0])),
                 None if chosen is None else place[chosen.number],
+                len(complete),
             )
         )
     return tuple(found)

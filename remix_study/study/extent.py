@@ -36,5 +36,6 @@ def used_by(ledger: Ledger) -> Used:
     """Hours that all starts of a study have used: its trials, replicates and retrained runs, and the clock."""
     clock_s, rates = read_clock(ledger.folder)
     work_s = sum(trial.seconds for trials in ledger.trials.values() for trial in trials)
-    work_s += sum(replicate.seconds for replicates in ledger.replicates.values() for replicate in replicates)
+    for runs in (ledger.replicates, ledger.superseded):
+        work_s += sum(replicate.seconds for replicates in runs.values() for replicate in replicates)
     return rates.used(work_s, clock_s)

@@ -101,12 +101,19 @@ class ReplicateRecord(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """All that a study has recorded; `trials` and `replicates` by method."""
+    """All that a study has recorded, by method.
+
+    Attributes:
+        replicates: the latest of each stage and number. Those of a configuration that is no longer chosen stay until
+            they are run again; see `chosen_replicates`.
+        superseded: replicates that were run again since, because the choice changed.
+    """
 
     study: StudyConfig
     folder: Path
     trials: dict[str, tuple[TrialRecord, ...]]
     replicates: dict[str, tuple[ReplicateRecord, ...]]
+    superseded: Mapping[str, tuple[ReplicateRecord, ...]] = {}
 
     def chosen(self, method: str) -> TrialRecord | None:
         """The trial whose hyperparameters are replicated; None if none is complete.
@@ -129,17 +136,17 @@ def _read(study: StudyConfig, folder: Path, intermediate: bool) -> Ledger:
     if storage is None:
         return Ledger(study, folder, {}, {})
     known = {s.study_name: s for s in storage.get_all_studies()}
-    trials, replicates = {}, {}
+    trials, replicates, superseded = {}, {}, {}
     for method in study.methods:
         found = known.get(optuna_name(study.name, method))
         if found is None:
             continue
         rows = _rows(storage, optuna_private.study_id(found), intermediate)
         trials[method] = tuple(_records(method, rows, folder))
-        replicates[method] = tuple(
-            _replicates(method, storage.get_study_user_attrs(optuna_private.study_id(found)), folder)
-        )
-    return Ledger(study, folder, trials, replicates)
+        notes = storage.get_study_user_attrs(optuna_private.study_id(found))
+        replicates[method] = tuple(_replicates(method, notes, folder))
+        superseded[method] = tuple(_superseded(method, notes, folder))
+    return Ledger(study, folder, trials, replicates, superseded)
 
 
 def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
@@ -320,13 +327,26 @@ def _records(method: str, rows: list[_Row], folder: Path) -> Iterator[TrialRecor
 
 
 def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator[ReplicateRecord]:
+    for stage, number, note in _notes(attrs):
+        yield _replicate(method, stage, number, note, folder)
+
+
+def _superseded(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator[ReplicateRecord]:
+    for stage, number, note in _notes(attrs):
+        for run, used in note.get("earlier", {}).items():
+            yield _replicate(method, stage, number, used | {"folder": run}, folder)
+
+
+def _notes(attrs: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Stage, number and note of each replicate, in their order."""
     for stage in (REPLICATE, FINAL):
-        numbers = sorted(int(key.split()[1]) for key in attrs if key.startswith(f"{stage} "))
-        for number in numbers:
-            note = attrs[f"{stage} {number}"]
-            yield ReplicateRecord(
-                method, stage, number, note["state"], note["params"], str(folder / note["folder"]),
-                note.get("seconds", 0.0), note.get("reason"), note.get("cause"), note.get("work", {}),
-                tuple(note.get("failed_before", ())), note.get("diverged", False),
-                {other: str(folder / run) for other, run in note.get("needs", {}).items()},
-            )  # fmt: skip
+        for number in sorted(int(key.split()[1]) for key in attrs if key.startswith(f"{stage} ")):
+            yield stage, number, attrs[f"{stage} {number}"]
+
+
+def _replicate(method: str, stage: str, number: int, note: Mapping[str, Any], folder: Path) -> ReplicateRecord:
+    return ReplicateRecord(
+        method, stage, number, note["state"], note["params"], str(folder / note["folder"]), note.get("seconds", 0.0),
+        note.get("reason"), note.get("cause"), note.get("work", {}), tuple(note.get("failed_before", ())),
+        note.get("diverged", False), {other: str(folder / run) for other, run in note.get("needs", {}).items()},
+    )  # fmt: skip

@@ -42,7 +42,7 @@ class StudyProgress:
         self._searching = True
         self._searches: dict[str, Search] = {}
         self._replicates: dict[str, Replicates] = {}
-        self._replicates_s: dict[tuple[str, str], float] = {}  # by method, and by stage and number
+        self._replicates_s: dict[tuple[str, str], float] = {}  # by method, and by run folder
         self._opened: list[Search] = []  # also those of methods that `retrain` leaves alone
         self._noted: dict[str, list[Mapping[str, Any]]] = {}  # replicates that earlier starts completed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -53,7 +53,9 @@ class StudyProgress:
             self._searches[method] = search
             self._opened.append(search)
             notes = search.replicate_notes()
-            self._replicates_s |= {(method, key): note.get("seconds", 0.0) for key, note in notes.items()}
+            for note in notes.values():
+                runs = {**note.get("earlier", {}), note["folder"]: note}
+                self._replicates_s |= {(method, run): used.get("seconds", 0.0) for run, used in runs.items()}
             wanted = [f"{REPLICATE} {number}" for number in range(config.replicates)]
             self._noted[method] = [notes[key] for key in wanted if key in notes and notes[key]["state"] == "complete"]
 
@@ -221,7 +223,7 @@ class StudyProgress:
 
     def _note_seconds(self, task: Task) -> None:
         for job in task.jobs:
-            self._replicates_s[task.method, f"{task.stage} {task.number}"] = RunFolder(Path(job.folder)).seconds
+            self._replicates_s[task.method, self._relative(job)] = RunFolder(Path(job.folder)).seconds
 
     def tell(self, task: Task, outcome: Outcome) -> None:
         """Record the outcome of a task."""

@@ -57,6 +57,7 @@ class Replicates:
         self.failed: dict[int, str] = {}
         self.superseded: list[Path] = []
         self._started: set[int] = set()
+        self._earlier: dict[int, dict[str, Any]] = {}  # number -> run folder -> what that superseded run used
         self._failed_before: dict[int, list[str]] = {}
 
     def resume(self) -> None:
@@ -65,16 +66,27 @@ class Replicates:
         Those of hyperparameters that were chosen before, of another training split, or that needed other runs, are
         superseded.
         """
+        notes = self._search.replicate_notes()
         for number in range(self.wanted):
             folder = self._folder_of(number)
-            note = self._search.replicate_notes().get(f"{self.stage} {number}")
+            note = notes.get(f"{self.stage} {number}")
             same = note is not None and Path(note["folder"]).name == folder.name and note["params"] == self.params
+            earlier = dict(note.get("earlier", {})) if note is not None else {}
             if note is not None and same:
                 self._failed_before[number] = [*note.get("failed_before", [])]
                 if note["state"] == "failed":  # it is run again
                     self._failed_before[number].append(note.get("reason") or "unknown")
             elif note is not None:
-                self.superseded.append(folder.with_name(Path(note["folder"]).name))
+                replaced = folder.with_name(Path(note["folder"]).name)
+                self.superseded.append(replaced)
+                # A killed run has done more than its note says. Its folder may be gone.
+                more = {"seconds": RunFolder(replaced).seconds, "work": RunFolder(replaced).work}
+                used = max(more, note, key=lambda known: known.get("seconds", 0.0))
+                earlier[note["folder"]] = {key: note[key] for key in ("state", "params")} | {
+                    key: used[key] for key in ("seconds", "work") if key in used
+                }
+            earlier.pop(self._relative(folder), None)  # it was chosen before, and is chosen again
+            self._earlier[number] = earlier
             result = RunFolder(folder).result()
             if result is not None:
                 self.summaries[number] = result
@@ -112,7 +124,7 @@ class Replicates:
         folder = self._folder_of(number)
         note = {
             "state": state,
-            "folder": f"{folder.parent.name}/{folder.name}",  # relative: the study's folder may be read elsewhere
+            "folder": self._relative(folder),
             "params": self.params,
             "seconds": RunFolder(folder).seconds,
             "work": RunFolder(folder).work,
@@ -120,8 +132,15 @@ class Replicates:
         more = {key: value for key, value in attributes.items() if value is not None}
         if needs := self._needs_of(number):
             more["needs"] = needs
+        if self._earlier.get(number):
+            more["earlier"] = self._earlier[number]
         if self._failed_before.get(number):
             more["failed_before"] = self._failed_before[number]
         if has_diverged(self.summaries.get(number, {})):
             more["diverged"] = True
         self._search.note_replicate(self.stage, number, note | more)
+
+    @staticmethod
+    def _relative(folder: Path) -> str:
+        """The folder of a run, relative to the study's, which may be read under another path."""
+        return f"{folder.parent.name}/{folder.name}"

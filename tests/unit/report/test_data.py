@@ -146,6 +146,7 @@ def test_the_front_is_pareto_optimal(make_study: MakeStudy, make_trial: MakeTria
     (found,) = search_data.fronts(ledger)
     assert (found.numbers, found.xs, found.ys) == ((0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1))
     assert found.front == (2, 0)
+    assert found.total == 3
     assert found.chosen == 2  # within the tolerance of the best, and the most balanced
     assert search_data.fronts(make_ledger(make_trial("remix", 0, 0.9))) == ()
 
