@@ -120,7 +120,8 @@ class Ave:
             "citation": "Tian et al., ECCV 2018, arXiv:1803.08842",
             "split": f"as published: {sizes(clips)}",
         }
-        return Found(clips, facts, tuple(notes), absent)
+        together = frozenset(clip.id for clip in clips if clip.group is None)
+        return Found(clips, facts, tuple(notes), absent, shared=together)
 
     def _listed(self, split: str, files: Sequence[str]) -> PublishedList:
         name = f"{split}Set.txt"

@@ -12,7 +12,7 @@ Sizes and times are estimates. The fraction of unusable clips is an estimate unl
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from remix_study.media.shards import Layout, rows_per_shard
 from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores, run_jobs
 from remix_study.modality import AUDIO, VIDEO
-from remix_study.sample import Clip
+from remix_study.sample import Clip, SampleId
 
 LARGEST_IMBALANCE = 10.0
 _NAMED = 5  # names in a message
@@ -207,7 +207,7 @@ def check_clips(
     )
     return dataclasses.replace(
         report,
-        problems=(*_without_paths(clips, preset), *_problems(report, max_bad, split_of)),
+        problems=(*_without_paths(clips, preset), *_problems(report, max_bad, split_of, found.shared)),
         warnings=(*found.warnings, *_warnings(report, {str(clip.id): clip.label for clip in clips})),
     )
 
@@ -483,7 +483,10 @@ def _without_paths(clips: Sequence[Clip], preset: Preset) -> list[str]:
     ]
 
 
-def _problems(report: CheckReport, max_bad: float, split_of: Mapping[str, str]) -> list[str]:
+def _problems(
+    report: CheckReport, max_bad: float, split_of: Mapping[str, str], shared: Collection[SampleId]
+) -> list[str]:
+    """What must be fixed. `shared`: clips that a published split does not separate, of which there is a warning."""
     found = []
     if report.bad_fraction > max_bad:
         found.append(
@@ -495,11 +498,16 @@ def _problems(report: CheckReport, max_bad: float, split_of: Mapping[str, str]) 
             f"every group must be in one split, but {len(report.leaking)} are in several: {_some(report.leaking)}; "
             "give all clips of a group the same split"
         )
-    if report.crossing:
-        crossing = [ids for ids in report.duplicates if len({split_of[each] for each in ids}) > 1]
+    crossing = [
+        ids
+        for ids in report.duplicates
+        if len({split_of[each] for each in ids}) > 1 and not all(each in shared for each in ids)
+    ]
+    if crossing:
         shown = [" = ".join(f"{each} ({split_of[each]})" for each in ids) for ids in crossing]
         found.append(
-            f"clips of different splits must not have the same content, but {len(crossing)} sets do: {_some(shown)}; "
+            f"clips of different splits must not have the same content, but {_sets(len(crossing))} "
+            f"{'does' if len(crossing) == 1 else 'do'}: {_some(shown)}; "
             "keep one of each"
         )
     for split, of_class in report.clips_by_split_and_class.items():
@@ -521,14 +529,18 @@ def _warnings(report: CheckReport, label_of: Mapping[str, str]) -> list[str]:
         )
     within = len(report.duplicates) - report.crossing
     if within:
-        found.append(f"{within} sets of clips within one split have the same content")
+        found.append(f"{_sets(within)} within one split with the same content")
     mixed = [ids for ids in report.duplicates if len({label_of[each] for each in ids}) > 1]
     if mixed:
         sets = _some([" = ".join(ids) for ids in mixed])
-        found.append(f"{len(mixed)} sets of clips with the same content have several classes: {sets}")
+        found.append(f"{_sets(len(mixed))} with the same content, but several classes: {sets}")
     if "test" not in report.clips_by_split_and_class:
         found.append("there is no test split, which a study's replicates need")
     return found
+
+
+def _sets(count: int) -> str:
+    return f"{count} set{'s' * (count != 1)} of clips"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ A store is opened only if the manifest next to it has not changed since it was b
 """
 
 import collections
+import contextlib
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from remix_study.datasets.manifest import read_manifest, row_of_clip, write_mani
 from remix_study.datasets.oracle import oracle
 from remix_study.datasets.synthetic import FPS, SENSOR, SENSORS, STEPS, SyntheticSpec, card_facts, render
 from remix_study.errors import ManifestError, StoreError
+from remix_study.files import operations
 from remix_study.files.disk import storage_errors, write_atomically
 from remix_study.files.urls import is_url, path_of
 from remix_study.media.build import build_store
@@ -49,6 +51,7 @@ class Found:
         absent: classes of the listed clips whose files are missing, by id.
         folds: for each fold, the split of every clip.
         listed: the split of every clip of the published lists, also of missing ones; empty without lists.
+        shared: clips with the same content as one of another split, as published; `warnings` name them.
     """
 
     clips: tuple[Clip, ...]
@@ -57,6 +60,7 @@ class Found:
     absent: Mapping[str, str] = field(default_factory=dict)
     folds: tuple[Mapping[SampleId, str], ...] = ()
     listed: Mapping[str, str] = field(default_factory=dict)
+    shared: frozenset[SampleId] = frozenset()
 
 
 class Corpus(Protocol):
@@ -124,7 +128,26 @@ def prepare(
         write_absent(out / "absent.csv", found.absent)
     for number, splits in enumerate(found.folds):
         derive_store(store, out / f"fold-{number}", splits, card={"fold": f"{number} of {len(found.folds)}"})
+    with storage_errors(out):
+        _remove_folds(out, len(found.folds))
     return store
+
+
+def _remove_folds(out: Path, first: int) -> None:
+    """Remove the stores of the folds from number `first` on, which an earlier preparation with more folds derived."""
+    for folder in out.glob("fold-*"):
+        number = folder.name.removeprefix("fold-")
+        if not number.isdecimal() or int(number) < first:
+            continue
+        try:
+            derived = ClipStore.open(folder).base is not None
+        except StoreError:  # not a store, or one that a user should see
+            continue
+        if derived:
+            operations.remove_folder(folder / "store")
+            (folder / ".store.lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # files of the user stay
+                folder.rmdir()
 
 
 def _is_the_owners(path: Path, clips: Sequence[Clip], root: str) -> bool:

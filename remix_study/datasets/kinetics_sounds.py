@@ -197,6 +197,11 @@ class KineticsSounds:
             notes.append(listing("training clips of videos that are also in the test list, excluded", twice))
         # Drawn from all listed clips, so that vanished videos do not change the split.
         rest = sorted(labels["train"].keys() - set(twice))
+        if not rest:
+            raise ManifestError(
+                "There must be clips to train on, but the videos of all training clips are also in the test list. Give "
+                "different lists."
+            )
         drawn = draw_splits(
             rest,
             [labels["train"][each] for each in rest],
@@ -253,6 +258,11 @@ class KineticsSounds:
         if {"val", "test"} <= set(splits.values()):
             return kept, splits, "as the folders say"
         rest = sorted(each for each, split in splits.items() if split == "train")
+        if not rest:
+            raise ManifestError(
+                "There must be clips to train on, but all videos of the folder train are also in another folder. "
+                "Remove them from one of the two."
+            )
         drawn = draw_splits(
             rest, [kept[each][0] for each in rest], list(map(_video, rest)), parts=_TRAIN_AND_VAL, seed=self.seed
         )

@@ -22,7 +22,8 @@ Pitfalls: COVAREP has -inf for the logarithm of silence. It counts as missing, a
 training mean (MMSA writes 0). Sequences in pickles are padded with zeros, some at the front and some at the end.
 Therefore a step whose columns are all zero counts as missing. But if a clip has only such steps, its front end detected
 nothing, such as no face, and the zeros are kept. In arrays, NaN means missing. `text_bert` is not a feature: it holds
-tokens and their mask, which gives the number of steps of `text`.
+tokens and their mask, which gives the number of steps of `text`. Lengths of audio and vision are ignored, because they
+count only the steps before the first one that is all zero.
 """
 
 import collections
@@ -204,7 +205,7 @@ def unpack(path: Path, work: Path) -> Path:
     if not path.is_file():
         raise ManifestError(f"Cannot open the pickle {path}: no such file.")
     with path.open("rb") as file:
-        origin = json.dumps({"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "layout": 1})
+        origin = json.dumps({"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "layout": 2})
     folder, part = work / "arrays", temporary_path(work / "arrays")
     mark = folder / "unpacked.json"
     with storage_errors(work):
@@ -272,7 +273,11 @@ def _text(value: Any) -> str:
 def _array(
     part: Mapping[str, Any], modality: str, count: int, where: str
 ) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
-    """An array (N, T, D) or (N, D), and the number of steps of each clip, if known."""
+    """An array (N, T, D) or (N, D), and for text the number of steps of each clip, if known.
+
+    MMSA writes lengths for audio and vision, too: the number of steps before the first one that is all zero, which may
+    be a frame without a face. They say no more than the zeros, and would drop the steps after it.
+    """
     key = next((name for name in _FILES[modality] if name in part), None)
     if key is None:
         more = ", and `text_bert` is not a feature" if modality == TEXT and "text_bert" in part else ""
@@ -282,15 +287,12 @@ def _array(
         raise ManifestError(f"{where}: `{key}` must be an array of numbers (N, T, D) or (N, D), but is not.")
     if len(array) != count:
         raise ManifestError(f"{where}: `{key}` must have a row for each of {count} clips, but has {len(array)}.")
+    if modality != TEXT or array.ndim == 2:
+        return array, None
     lengths, tokens = part.get(f"{key}_lengths"), part.get("text_bert")
-    if (
-        modality == TEXT
-        and lengths is None
-        and isinstance(tokens, np.ndarray)
-        and tokens.shape[1:] == (3, len(array[0]))
-    ):
+    if lengths is None and isinstance(tokens, np.ndarray) and tokens.shape[1:] == (3, len(array[0])):
         lengths = tokens[:, 1].sum(axis=1)
-    if lengths is None or array.ndim == 2:
+    if lengths is None:
         return array, None
     try:
         steps = np.asarray(lengths, np.float64).reshape(-1)
@@ -411,10 +413,10 @@ def _arrays_of_splits(source: Source, rows: Sequence[_Row]) -> _Arrays:
             if path is None:
                 raise ManifestError(f"Cannot find {here[0]} at {source.root}, for {counts[split]} clips of labels.csv.")
             shape = _shape(source, path)
-            if shape[0] != counts[split]:
+            if shape[:1] != (counts[split],):
                 raise ManifestError(
                     f"{path} must have a row for each of the {counts[split]} clips of {split} in labels.csv, but has "
-                    f"{shape[0]}."
+                    f"{shape[0] if shape else 'none'}."
                 )
             shapes[m].add(shape[1:])
             files[split, m] = path

@@ -37,6 +37,8 @@ def draw_splits(
     Raises:
         ManifestError: a class has too few groups to be in every part.
     """
+    if not ids:
+        raise ManifestError("There must be clips to draw splits of, but there are none.")
     wanted = _folds_of(parts)
     folds = _assign_folds(ids, labels, groups, sum(wanted.values()), len(parts), seed)
     names = [name for name, count in wanted.items() for _ in range(count)]

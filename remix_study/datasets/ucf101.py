@@ -226,7 +226,7 @@ class _Listed:
 def _numbers(text: str) -> dict[str, int]:
     """The number of each class, from classInd.txt."""
     rows = [line.split() for line in text.splitlines() if line.strip()]
-    if not rows or any(len(row) != 2 or not row[0].isdigit() for row in rows):
+    if not rows or any(len(row) != 2 or not row[0].isdecimal() for row in rows):
         raise ManifestError("classInd.txt must have a number and a class on each line, such as `1 ApplyEyeMakeup`.")
     return {name: int(number) for number, name in rows}
 

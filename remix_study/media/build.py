@@ -10,6 +10,7 @@ A build that was killed resumes when the command is rerun, and produces the same
 
 import dataclasses
 import json
+import logging
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from remix_study.files.disk import exclusive_lock, storage_errors
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
 from remix_study.media.decoders import DecoderName, decoder_named
-from remix_study.media.partial import Partial, RowStatus, require_same_settings
+from remix_study.media.partial import RETRIED, Partial, RowStatus, require_same_settings
 from remix_study.media.plan import Plan, Progress, canonical_json, describe, plan_store
 from remix_study.media.presets import Preset
 from remix_study.media.publish import check_quarantine, publish, require_no_link
@@ -34,6 +35,8 @@ from remix_study.media.source import Source, source_at
 from remix_study.media.store import ClipStore, store_manifest
 from remix_study.media.workers import RunJobs, run_jobs
 from remix_study.sample import Clip
+
+_log = logging.getLogger(__name__)
 
 
 def build_store(
@@ -58,7 +61,9 @@ def build_store(
     run: RunJobs = run_jobs,
     shard_bytes: int = SHARD_BYTES,
 ) -> ClipStore:
-    """Build a clip store in `out`/store. An existing store with the same fingerprint is returned unchanged.
+    """Build a clip store in `out`/store. An existing store of the same plan is returned unchanged.
+
+    But with `replace`, it is built again if it lacks clips whose decoding took too long or too much memory, or crashed.
 
     Args:
         clips: the clips, with paths relative to `root`.
@@ -111,14 +116,23 @@ def build_store(
 
 
 def _existing(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
-    """The store in `folder` if it has the fingerprint of the plan; None if it is missing or may be replaced."""
+    """The store in `folder` if it was built from the plan; None if it is missing or may be replaced."""
     if not folder.exists():
         return None
     try:
         store = ClipStore.open(folder)
-        if store.digest == plan.fingerprint:
+        if store_manifest(folder).get("plan", store.digest) == plan.fingerprint:
             store.remedy = "Rerun the command with `--replace` to build it again."
             store.require_intact()
+            lost = _lost(folder)
+            if lost and replace:
+                return None
+            if lost:
+                _log.warning(
+                    "The store lacks %d %s whose decoding took too long or too much memory, or crashed, such as %s. To "
+                    "try again, rerun with `--replace`, and with a longer `--timeout`.",
+                    len(lost), "clip" if len(lost) == 1 else "clips", lost[0],
+                )  # fmt: skip
             return store
     except StoreError:
         if replace:
@@ -130,6 +144,12 @@ def _existing(folder: Path, plan: Plan, *, replace: bool) -> ClipStore | None:
         f"Cannot build a store in {folder}: it holds a store that differs in {'; '.join(differences(store, plan))}. "
         "Choose another folder, or replace the store (`--replace`)."
     )
+
+
+def _lost(folder: Path) -> list[str]:
+    """The ids of the clips that a store lacks, but that another build may decode."""
+    with (folder / "quarantine.jsonl").open(encoding="utf-8") as lines:
+        return [row["id"] for row in map(json.loads, lines) if row["stage"] in RETRIED]
 
 
 def differences(store: ClipStore, plan: Plan) -> list[str]:

@@ -7,7 +7,6 @@ feature arrays  features.py
 """
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -31,7 +30,7 @@ from remix_study.media.checks import (
 from remix_study.media.container import Container, probe
 from remix_study.media.decoders import Decoder, channel_levels
 from remix_study.media.features import feature_row
-from remix_study.media.flow import flow_row
+from remix_study.media.flow import flow_row, sources_of
 from remix_study.media.images import frame_files, is_image, read_image
 from remix_study.media.presets import AudioPreset, FeaturePreset, FlowPreset, Preset, VideoPreset
 from remix_study.media.source import Source, row_of
@@ -63,7 +62,7 @@ def decode_clip(clip: Clip, source: Source, preset: Preset, decoder: Decoder, ch
     rows: dict[str, NDArray[Any]] = {}
     meta: dict[str, float | int] = {}
     with contextlib.ExitStack() as stack:
-        names = {row_of(clip.paths[m])[0] for m in preset.modalities}
+        names = {name for m, part in preset.parts.items() for name in sources_of(row_of(clip.paths[m])[0], part)}
         files = _Files({name: stack.enter_context(source.local(name)) for name in sorted(names)})
         for m in preset.modalities:
             try:
@@ -94,7 +93,8 @@ def _row(
             return _video_row(clip, local, files.container(local), part, decoder, checks, meta)
         case FlowPreset() as part:
             container = None if part.source == "given" else files.container(local)
-            return flow_row(clip, local, container, part, decoder, checks, meta)
+            folders = [files.local[name] for name in sources_of(path, part)]
+            return flow_row(clip, folders, container, part, decoder, checks, meta)
         case FeaturePreset() as part:
             # Next to audio or video, `start` and `end` apply to these, and the array covers the whole clip.
             if all(isinstance(each, FeaturePreset) for each in preset.parts.values()):
@@ -117,9 +117,11 @@ class _Files:
         return self._containers[path]
 
     def named(self, name: str, bad: Path | None) -> Path:
-        """The path of a bad file relative to the source's root: file `name`, or `bad` within or next to that folder."""
-        relative = "" if bad is None else os.path.relpath(bad, self.local[name])
-        return Path(os.path.normpath(Path(name, relative)))
+        """The path of a bad file relative to the source's root: file `name`, or `bad` within one of the folders."""
+        for other, local in self.local.items():
+            if bad is not None and bad.is_relative_to(local):
+                return Path(other) / bad.relative_to(local)
+        return Path(name)
 
 
 def _require_no_times(clip: Clip, what: str) -> None:

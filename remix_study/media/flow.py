@@ -13,7 +13,8 @@ folders of the same name below `u` and `v` (`u/CLIP/frame000001.jpg`), of which 
 # T chosen frames of H x W pixels
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from remix_study.media.checks import Checks, check_frames, check_holes, check_le
 from remix_study.media.container import Container
 from remix_study.media.decoders import Decoder
 from remix_study.media.images import frame_files, read_image
-from remix_study.media.presets import FlowPreset, VideoPreset
+from remix_study.media.presets import FlowPreset, Part, VideoPreset
 from remix_study.modality import VIDEO
 from remix_study.sample import Clip
 
@@ -34,9 +35,21 @@ _HORIZONTAL = re.compile(r"^(flow_)?(x|u)_?\d+\.")
 _VERTICAL = re.compile(r"^(flow_)?(y|v)_?\d+\.")
 
 
+def sources_of(path: str, part: Part) -> tuple[str, ...]:
+    """The files and folders that a part of a preset reads of a clip.
+
+    They are its `path` in the manifest and, if this is a folder of given flow below `u`, the folder of the same name
+    below `v`.
+    """
+    place = PurePosixPath(path)
+    if isinstance(part, FlowPreset) and part.source == "given" and place.parent.name == "u":
+        return path, str(place.parent.parent / "v" / place.name)
+    return (path,)
+
+
 def flow_row(
     clip: Clip,
-    path: Path,
+    paths: Sequence[Path],
     container: Container | None,
     preset: FlowPreset,
     decoder: Decoder,
@@ -46,7 +59,7 @@ def flow_row(
     """The optical flow of one clip.
 
     Args:
-        path: a video, or a folder of flow images.
+        paths: a video, or the folders of flow images (`sources_of`), on this machine.
         container: of the video; None for a folder of flow images.
         meta: receives the number of frames or flow images.
 
@@ -59,7 +72,7 @@ def flow_row(
         StoreError: OpenCV is not installed.
     """
     if preset.source == "given" or container is None:
-        return _read_given(path, preset, meta)
+        return _read_given(paths, preset, meta)
     if min(preset.height, preset.width) < SMALLEST:
         size = f"{preset.height} x {preset.width}"
         raise MediaError(
@@ -78,7 +91,7 @@ def flow_row(
     span = video.span_of(container, first, count - 1, clip.end)
     wanted = video.middle_frames(first, count - 1, preset.frames, span)
     numbers = sorted({first, *wanted, *(number + 1 for number in wanted)})
-    frames = dict(zip(numbers, decoder.frames(path, numbers, first + count), strict=True))
+    frames = dict(zip(numbers, decoder.frames(paths[0], numbers, first + count), strict=True))
     check_frames(list(frames.values()), checks)
     meta["frames"] = count
     return np.stack([quantise(_compute(frames[n], frames[n + 1], preset), preset.bound) for n in wanted])
@@ -124,8 +137,8 @@ def _opencv() -> Any:
     return cv2
 
 
-def _read_given(folder: Path, preset: FlowPreset, meta: dict[str, float | int]) -> NDArray[np.uint8]:
-    pairs = _pairs(folder)
+def _read_given(folders: Sequence[Path], preset: FlowPreset, meta: dict[str, float | int]) -> NDArray[np.uint8]:
+    pairs = _pairs(folders)
     wanted = video.middle_frames(0, len(pairs), preset.frames)
     meta["flow_pictures"] = len(pairs)
     return np.stack(
@@ -133,17 +146,16 @@ def _read_given(folder: Path, preset: FlowPreset, meta: dict[str, float | int]) 
     )
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+def _pairs(folders: Sequence[Path]) -> list[tuple[Path, Path]]:
     """The images of horizontal and of vertical motion, in pairs, by number."""
-    if not folder.is_dir():
+    if not folders[0].is_dir():
         raise MediaError("there is no such folder of flow images", stage="missing")
-    if folder.parent.name == "u":
-        vertical_folder = folder.parent.parent / "v" / folder.name
-        if not vertical_folder.is_dir():
-            raise MediaError(f"the folder v/{folder.name} with its vertical motion is missing", stage="missing")
-        horizontal, vertical = frame_files(folder), frame_files(vertical_folder)
+    if len(folders) > 1:
+        if not folders[1].is_dir():
+            raise MediaError(f"the folder v/{folders[1].name} with its vertical motion is missing", stage="missing")
+        horizontal, vertical = map(frame_files, folders)
     else:
-        files = frame_files(folder)
+        files = frame_files(folders[0])
         horizontal = [path for path in files if _HORIZONTAL.match(path.name)]
         vertical = [path for path in files if _VERTICAL.match(path.name)]
     if not horizontal or [_number(path) for path in horizontal] != [_number(path) for path in vertical]:

@@ -28,7 +28,8 @@ from remix_study.files.disk import sync, write_atomically
 from remix_study.media.plan import Plan, canonical_json
 from remix_study.media.shards import Layout, RowReader, RowWriter, rows_per_shard, shard_name
 
-_RETRIED = ("timeout", "died", "memory")  # the machine may have caused these, so the next build retries them
+RETRIED = ("timeout", "died", "memory")
+"""Reasons for a quarantine that the machine may have caused: the next build tries these clips again"""
 _MARGIN_BYTES = 16 * 2**20
 
 
@@ -180,7 +181,7 @@ class Partial:
                 break
             try:
                 status: RowStatus = json.loads(line)
-                if status["stage"] not in _RETRIED:
+                if status["stage"] not in RETRIED:
                     self._keep(status, end)
             except (ValueError, TypeError, KeyError, IndexError):
                 break  # damaged by a power cut; the rows of this and all later lines are decoded again

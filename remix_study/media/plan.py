@@ -18,7 +18,7 @@ from typing import Any
 from remix_study.errors import StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.decoders import DecoderName, decoder_version
-from remix_study.media.flow import opencv_version
+from remix_study.media.flow import opencv_version, sources_of
 from remix_study.media.presets import FeaturePreset, FlowPreset, Preset
 from remix_study.media.source import Source, row_of
 from remix_study.media.workers import available_cores
@@ -81,7 +81,10 @@ class Plan:
         return digest.hexdigest()
 
     def _content(self, clip: Clip) -> dict[str, Any]:
-        sources = {m: [clip.paths[m], self.sources[row_of(clip.paths[m])[0]]] for m in self.preset.modalities}
+        sources = {
+            m: [clip.paths[m], *(self.sources[path] for path in sources_of(row_of(clip.paths[m])[0], part))]
+            for m, part in self.preset.parts.items()
+        }
         return {**describe(clip), "start": clip.start, "end": clip.end, "sources": sources}
 
 
@@ -108,7 +111,14 @@ def plan_store(
             f"The preset {preset.name!r} needs {' and '.join(preset.modalities)} of every clip, but {len(without)} "
             f"clips lack one of them, such as {without[0]}. Complete their `paths`, or choose another preset."
         )
-    paths = sorted({row_of(clip.paths[m])[0] for clip in clips for m in preset.modalities})
+    paths = sorted(
+        {
+            path
+            for clip in clips
+            for m, part in preset.parts.items()
+            for path in sources_of(row_of(clip.paths[m])[0], part)
+        }
+    )
     sources: dict[str, tuple[int, str] | None] = {}
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:  # hashing releases the GIL
         for first in range(0, len(paths), _AT_ONCE):

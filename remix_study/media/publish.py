@@ -13,6 +13,7 @@ The folder is renamed to its final name only when it is complete.
 
 import collections
 import concurrent.futures
+import hashlib
 import json
 import shlex
 import shutil
@@ -29,7 +30,7 @@ from remix_study.files import operations
 from remix_study.files.disk import checksum, sync, write_atomically
 from remix_study.media.card import Census, make_card, markdown
 from remix_study.media.decoders import decoder_version
-from remix_study.media.partial import Partial, RowStatus
+from remix_study.media.partial import RETRIED, Partial, RowStatus
 from remix_study.media.plan import SCHEMA, Plan, canonical_json, describe
 from remix_study.media.presets import Preset
 from remix_study.media.shards import Layout, RowReader
@@ -97,7 +98,8 @@ def publish(
         fresh,
         StoreContent(
             name=name,
-            fingerprint=plan.fingerprint,
+            fingerprint=_fingerprint(plan, partial.bad),
+            plan=plan.fingerprint,
             manifest_digest=manifest_digest,
             decoder=decoder_version(plan.decoder),
             preset=plan.preset,
@@ -114,6 +116,12 @@ def publish(
     operations.remove_folder(partial.folder)
 
 
+def _fingerprint(plan: Plan, bad: Sequence[RowStatus]) -> str:
+    """The fingerprint of the store: that of the plan, unless clips are lost that another build may decode."""
+    lost = sorted(plan.clips[status["row"]].id for status in bad if status["stage"] in RETRIED)
+    return hashlib.sha256(canonical_json([plan.fingerprint, lost]).encode()).hexdigest() if lost else plan.fingerprint
+
+
 @dataclass(frozen=True)
 class StoreContent:
     """A store without its arrays.
@@ -125,6 +133,8 @@ class StoreContent:
         quarantine: the entries of quarantine.jsonl.
         facts: what the corpus states about itself, for the card.
         base: fingerprint of the store that this one is derived from.
+        plan: fingerprint of the plan. The store has the same one, unless a clip is lost that another build may decode.
+            None for a derived store.
         settings: of the plan; a derived store has none.
     """
 
@@ -139,6 +149,7 @@ class StoreContent:
     quarantine: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
     base: str | None = None
+    plan: str | None = None
     settings: Mapping[str, Any] | None = None
 
 
@@ -187,6 +198,8 @@ def write_metadata(folder: Path, content: StoreContent, known: Mapping[str, Mapp
     }
     if content.base is not None:
         manifest["derived_from"] = content.base
+    if content.plan not in (None, content.fingerprint):
+        manifest["plan"] = content.plan
     manifest["sha256"] = manifest_checksum(manifest)
     write_atomically(folder / "manifest.json", _pretty(manifest))
 

@@ -57,7 +57,8 @@ class _Piece:
 def upload_store(folder: Path, url: str, progress: Progress | None = None, *, again: bool = False) -> None:
     """Upload a corpus folder: its store, manifest, list of absent clips, and folds.
 
-    Unchanged stores are skipped. An interrupted upload resumes with the missing files.
+    Unchanged stores are skipped. An interrupted upload resumes with the missing files. Folds and a list of absent clips
+    that only the URL has are removed there, because they belong to an earlier store.
 
     Args:
         again: upload unchanged stores, too, because a file at the URL is damaged.
@@ -83,7 +84,20 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None, *, ag
             _upload(site, folder, [piece for place in changed for piece in _pieces(folder, place)], journal, progress)
             for manifest in manifests:
                 site.upload(manifest, _below(folder, manifest))
+            _remove_outdated_files(site, folder, places)
             journal.unlink(missing_ok=True)
+
+
+def _remove_outdated_files(site: RemoteFolder, folder: Path, places: Sequence[Path]) -> None:
+    for place in places:
+        for name in _NEXT_TO_STORE:
+            if not (place / name).exists():
+                site.remove(_below(folder, place / name))
+    current = {_below(folder, place / "store" / _MANIFEST) for place in places}
+    for manifest in sorted(set(site.matching(f"fold-*/store/{_MANIFEST}")) - current):
+        site.remove(manifest)  # first, so that no reader opens a store that lacks files
+        for path in site.listing(posixpath.dirname(manifest)):
+            site.remove(path)
 
 
 def _is_uploaded(site: RemoteFolder, folder: Path, place: Path) -> bool:

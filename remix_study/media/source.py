@@ -82,7 +82,7 @@ class LocalSource:
 
     def list(self, below: str = "") -> Sequence[str]:
         root = Path(self.root)
-        return sorted(path.relative_to(root).as_posix() for path in (root / below).rglob("*") if path.is_file())
+        return sorted(path.relative_to(root).as_posix() for path in _files_below(root / below))
 
     def exists(self, path: str) -> bool:
         return (Path(self.root) / row_of(path)[0]).exists()
@@ -107,9 +107,31 @@ class LocalSource:
         yield Path(self.root) / row_of(path)[0]
 
 
+def _files_below(folder: str | Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files below a folder, also in linked folders: a corpus may be spread over several disks.
+
+    Folders that are missing or cannot be read are left out.
+
+    Args:
+        above: the folders that hold it, to which a link may lead back.
+    """
+    real = Path(folder).resolve()
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(entry.path, above | {real})
+        elif entry.is_file():
+            yield Path(entry.path)
+
+
 def _folder_identity(folder: Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(_files_below(folder)):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
         digest.update(hashlib.sha256(content).digest())

@@ -90,6 +90,7 @@ def test_a_video_in_two_published_splits_has_no_group_and_causes_a_warning(root:
         ("train", None),
         ("test", None),
     ]
+    assert of.shared == {clip.id for clip in of.clips if clip.id.startswith(video)}
     assert warning_with(of, "more than one split") == (
         f"videos with events in more than one split, as published (1): {video}."
     )

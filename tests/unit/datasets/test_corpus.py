@@ -1,16 +1,19 @@
 """Preparing the stores of a corpus"""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from remix_study.datasets.corpus import open_corpus, prepare
+from remix_study.datasets.corpus import open_corpus, prepare, stores_of
 from remix_study.datasets.cremad import Cremad
 from remix_study.datasets.manifest import read_manifest
 from remix_study.datasets.table import Table
 from remix_study.errors import ManifestError, StoreError
 from remix_study.media.presets import preset_named
+from remix_study.media.remote_store import upload_store
 from remix_study.media.source import source_at
 from tests.miniature import cremad
 from tests.miniature.media import write_clip
@@ -53,6 +56,31 @@ def test_folds_are_stores_of_the_same_rows(clips: Path, tmp_path: Path) -> None:
         assert not tested & actors_in["test"]
         tested |= actors_in["test"]
     assert tested == set(store.groups)
+
+
+def test_folds_and_absent_clips_of_an_earlier_preparation_are_removed(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locally and at the URL. The files of a user in the folder of a fold stay."""
+    monkeypatch.setenv("REMIX_STUDY_CACHE", str(tmp_path / "cache"))
+    out, url = tmp_path / "out", "memory://folds-corpus"
+    try:
+        for folds in (5, 3):
+            corpus = Cremad(source_at(clips), split="folds", folds=folds, preset=preset_named("tiny"))
+            found = corpus.find()
+            absent = {"1099_DFA_ANG_XX": "anger"} if folds == 5 else {}
+            prepare(corpus, out, found=dataclasses.replace(found, absent=absent), workers=1, replace=True)
+            if folds == 5:
+                (out / "fold-4" / "notes.txt").write_text("mine")
+            upload_store(out, url)
+        left = sorted(path.name for path in out.glob("fold-*"))
+        assert left == ["fold-0", "fold-1", "fold-2", "fold-4"]
+        assert [path.name for path in (out / "fold-4").iterdir()] == ["notes.txt"]
+        assert len(stores_of(out)) == 4
+        there = source_at(url).list()
+        assert {path.split("/")[0] for path in there} == {"fold-0", "fold-1", "fold-2", "manifest.jsonl", "store"}
+    finally:
+        fsspec.filesystem("memory").rm("/folds-corpus", recursive=True)
 
 
 @pytest.fixture

@@ -220,6 +220,15 @@ def test_a_video_in_both_lists_is_only_tested(tmp_path: Path) -> None:
     )
 
 
+def test_without_a_training_video_that_is_not_tested_there_is_an_error(tmp_path: Path) -> None:
+    lists = miniature.write_lists(tmp_path / "lists", clips(3), clips(3))
+    with pytest.raises(ManifestError, match="the videos of all training clips are also in the test list"):
+        found(tmp_path / "root", [], lists=lists)
+    names = [f"{folder}/bowling/{miniature.clip('bowling', n)}.mp4" for folder in ("train", "val") for n in range(3)]
+    with pytest.raises(ManifestError, match="all videos of the folder train are also in another folder"):
+        found(tmp_path / "root", names)
+
+
 def test_lists_can_be_in_the_root_and_classes_chosen_from_them(tmp_path: Path) -> None:
     names = clips(12)
     miniature.write_lists(tmp_path / "root", names[1:], names[:1])

@@ -64,21 +64,43 @@ def test_the_store_has_every_clips_own_features(tmp_path: Path, layout: str) -> 
                 assert np.isnan(stored[~there]).all()
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_lengths_take_precedence_over_zero_padding(tmp_path: Path, aligned: bool) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_the_length_of_text_takes_precedence_over_zero_padding(tmp_path: Path, given: bool) -> None:
     """Text features of padding may be nonzero, because BERT also encodes padding tokens."""
+    wanted = mosei.parts()["train"].lengths["text"]
 
     def fill(content: Any) -> None:
-        for part in content.values():
-            for m in ("text", "vision"):
-                part[m] = np.where(part[m] == 0, 9.0, part[m])
+        for split, part in content.items():
+            part["text"] = np.where(part["text"] == 0, 9.0, part["text"])
+            if given:
+                part["text_lengths"] = mosei.parts()[split].lengths["text"].tolist()
+                del part["text_bert"]
 
-    root = unpack(mosei.write_pickle(tmp_path / "a.pkl", aligned=aligned, change=fill), tmp_path / "features")
-    lengths = mosei.parts()["train"].lengths
-    text, video = (np.load(root / "train" / f"{m}.npy") for m in ("text", "video"))
-    assert (np.isfinite(text).all(axis=2).sum(axis=1) == lengths["text"]).all()  # from the mask of text_bert
-    steps = lengths["vision"] if not aligned else np.full(56, 6)  # aligned files have no lengths
-    assert (np.isfinite(video).all(axis=2).sum(axis=1) == steps).all()
+    root = unpack(mosei.write_pickle(tmp_path / "a.pkl", change=fill), tmp_path / "features")
+    text = np.load(root / "train" / "text.npy")
+    assert (np.isfinite(text).all(axis=2).sum(axis=1) == wanted).all()
+
+
+@pytest.mark.parametrize("padding", ["end", "front"])
+def test_steps_after_a_frame_without_a_face_are_kept(tmp_path: Path, padding: str) -> None:
+    """MMSA's lengths count the steps before the first one that is all zero, and at least one."""
+    steps = np.zeros((56, 6, 3))
+    if padding == "end":
+        steps[:, :5] = 1.0
+        steps[0, 2] = 0.0  # no face
+        steps[1, 0] = 0.0
+    else:
+        steps[:, 1:] = 1.0
+    empty = (steps == 0).all(axis=2)
+
+    def change(content: Any) -> None:
+        content["train"]["vision"] = steps
+        content["train"]["vision_lengths"] = np.maximum(1, empty.argmax(axis=1)).tolist()
+
+    root = unpack(mosei.write_pickle(tmp_path / "a.pkl", change=change), tmp_path / "features")
+    stored = np.load(root / "train" / "video.npy")
+    assert (np.isnan(stored).all(axis=2) == empty).all()
+    assert (stored[~empty] == 1.0).all()
 
 
 def test_classes_have_names_that_follow_the_sentiment() -> None:
@@ -230,8 +252,8 @@ def put(key: str, value: Any) -> Any:
         (put("id", ["../a"] * 56), "line 2: `id` must be a name, but is '../a'"),
         (put("vision", np.zeros((55, 6, 3))), "`vision` must have a row for each of 56 clips, but has 55"),
         (put("vision", np.array(["no"] * 56)), "`vision` must be an array of numbers"),
-        (put("vision_lengths", [1, 2]), "`vision_lengths` must be 56 numbers, but is not"),
-        (put("vision_lengths", "long"), "`vision_lengths` must be 56 numbers, but is not"),
+        (put("text_lengths", [1, 2]), "`text_lengths` must be 56 numbers, but is not"),
+        (put("text_lengths", "long"), "`text_lengths` must be 56 numbers, but is not"),
         (put("vision", np.ones((56, 6, 5))), "arrays of video must be (T, D) or (D,), with the same D, but there are"),
     ],
 )
@@ -272,6 +294,9 @@ def test_arrays_that_do_not_match_the_labels_raise(tmp_path: Path) -> None:
     root = mosei.write_splits(tmp_path / "a")
     np.save(root / "test" / "text.npy", np.zeros((27, 5, 6)))
     with pytest.raises(ManifestError, match=r"test/text.npy must have a row for each of the 28 clips of test"):
+        Mosei(source_at(root)).find()
+    np.save(root / "test" / "text.npy", np.float32(1))
+    with pytest.raises(ManifestError, match=r"must have a row for each of the 28 clips of test .*, but has none"):
         Mosei(source_at(root)).find()
     np.save(root / "test" / "text.npy", np.array([{}] * 28), allow_pickle=True)
     with pytest.raises(ManifestError, match=r"test/text.npy: .*pickled objects, which could run code"):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def _tolerant() -> Any:
     from remix_study.media.checks import Checks
 
     return Checks(tolerance_s=0.5)
+
+
+def test_clips_that_took_too_long_are_decoded_again_on_request(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The machine may have been busy. A store without them is another one than the store with them."""
+
+    def too_slow(work: Any, rows: Sequence[int], *, on_result: Any, on_lost: Any, **_: Any) -> None:
+        on_lost(rows[0], "timeout")
+        for row in rows[1:]:
+            on_result(row, work(row))
+
+    short = build(corpus, tmp_path, run=too_slow, max_bad_fraction=0.5)
+    again = build(corpus, tmp_path)
+    assert (again.digest, len(again)) == (short.digest, len(short))
+    assert "lacks 1 clip whose decoding took too long" in caplog.text
+    whole = build(corpus, tmp_path, replace=True)
+    assert len(whole) == len(short) + 1
+    assert whole.digest != short.digest
+    caplog.clear()
+    assert build(corpus, tmp_path, replace=True).digest == whole.digest
+    assert caplog.text == ""
 
 
 def test_a_copied_corpus_has_the_same_fingerprint_and_bytes(corpus: Path, copy: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import builtins
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from remix_study.errors import MediaError, StoreError
 from remix_study.media.checks import Checks
 from remix_study.media.clip import decode_clip
-from remix_study.media.decoders import Decoder, DecordDecoder, PyAVDecoder
+from remix_study.media.decoders import Decoder, DecordDecoder, PyAVDecoder, decoder_named
 from remix_study.media.flow import opencv_version, quantise
+from remix_study.media.plan import plan_store
 from remix_study.media.presets import FlowPreset, Preset
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
@@ -150,3 +152,30 @@ def test_a_missing_opencv_raises_with_the_install_command(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StoreError, match=r"pip install 'remix-study\[flow\]'"):
         opencv_version()
+
+
+def test_the_vertical_motion_in_a_folder_of_its_own_belongs_to_the_clip(tmp_path: Path) -> None:
+    """The fingerprint of a store depends on it, and it is downloaded from a URL."""
+    preset = Preset("given", {"flow": FlowPreset(2, 4, 4, source="given")})
+    clip = Clip(SampleId("b"), {"flow": "u/b"}, "a", "train")
+
+    def fingerprint(vertical: int) -> str:
+        for folder, grey in (("u", 100), ("v", vertical)):
+            (tmp_path / folder / "b").mkdir(parents=True, exist_ok=True)
+            for number in range(1, 4):
+                image = np.full((4, 4), grey, np.uint8)
+                ucf101.write_grey(tmp_path / folder / "b" / f"frame{number}.png", image)
+        return plan_store([clip], source_at(tmp_path), preset, "pyav", Checks()).fingerprint
+
+    assert fingerprint(200) != fingerprint(20)
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path), "/flow", recursive=True)
+    try:
+        row = decode_clip(clip, source_at("memory://flow"), preset, decoder_named("pyav"), Checks()).rows["flow"]
+        assert row[0, 0, 0].tolist() == [100, 20]
+        system.pipe_file("/flow/v/b/frame2.png", b"not an image")
+        with pytest.raises(MediaError) as raised:
+            decode_clip(clip, source_at("memory://flow"), preset, decoder_named("pyav"), Checks())
+        assert raised.value.path == Path("v/b/frame2.png")
+    finally:
+        system.rm("/flow", recursive=True)

@@ -81,6 +81,19 @@ class TestEverySource:
             source.read("none.mp4")
 
 
+def test_linked_folders_are_searched_once(local: Path, tmp_path: Path) -> None:
+    """A corpus may be spread over several disks. A link may lead back to a folder above it."""
+    (local / "frames").rename(tmp_path / "elsewhere")
+    before = source_at(tmp_path / "elsewhere").identity("a")
+    (local / "frames").symlink_to(tmp_path / "elsewhere")
+    (local / "clips" / "back").symlink_to(local)
+    (tmp_path / "elsewhere" / "same").symlink_to(tmp_path / "elsewhere")
+    (local / "broken").symlink_to(tmp_path / "nowhere")
+    assert source_at(local).list() == sorted(FILES)
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere" / "a")
+    assert source_at(tmp_path).identity("linked") == before
+
+
 def test_downloaded_clips_are_deleted_after_the_block_and_arrays_are_cached(memory: str) -> None:
     system = fsspec.filesystem("memory")
     for number in range(6):
