@@ -29,7 +29,8 @@ def accuracies(methods: Mapping[str, Row], differences: Mapping[str, Row]) -> li
             if row["test accuracy"]  # which separately trained networks do not have
             and not name.startswith((f"{REFERENCE}_", f"{CONTROL}_"))
         ),
-        key=lambda name: -float(methods[name]["test accuracy"]),
+        # Without the note on diverged runs.
+        key=lambda name: -float(methods[name]["test accuracy"].split()[0]),
     )
     return [head, *(_accuracy_row(name, methods, differences.get(name)) for name in alone)]
 

@@ -13,6 +13,7 @@ from remix_study.study.comparison import Gain
 from remix_study.study.ledger import Ledger, chosen_replicates
 from remix_study.study.outcomes import Paired, Replicated, adjusted, over_clips, paired
 from remix_study.study.results import result_of
+from remix_study.study.sentences import p_digits
 from remix_study.study.separate import SEPARATE, modalities_of, separate_networks
 
 VIEWS = {
@@ -138,7 +139,7 @@ def _difference(pair: Paired | None) -> str:
     if pair is None:
         return ""
     interval = "" if np.isinf(pair.low) else f" ({_signed(pair.low)} to {_signed(pair.high)})"
-    p = "" if pair.p_holm is None else f", p {pair.p_holm:.3f}" if pair.p_holm >= 0.001 else ", p < 0.001"
+    p = "" if pair.p_holm is None else f", p {p_digits(pair.p_holm)}" if pair.p_holm >= 0.001 else ", p < 0.001"
     return f"{_signed(pair.mean)}{interval}, {pair.wins}/{pair.seeds}{p}"
 
 

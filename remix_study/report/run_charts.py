@@ -34,7 +34,7 @@ from remix_study.statistics import Estimate
 from remix_study.study.comparison import StudyResult
 from remix_study.study.gain import CALIBRATED, LATE_SUM
 from remix_study.study.outcomes import FEWEST_SEEDS, Paired
-from remix_study.study.sentences import compared_with, headline, interval_text, judgement, p_text
+from remix_study.study.sentences import compared_with, gain_told, headline, interval_text, judgement, p_text
 from remix_study.units import listed
 
 _EPOCH = Axis("epoch", integer=True)
@@ -185,8 +185,8 @@ def _two_lines(name: str) -> str:
 
 def gains_title(result: StudyResult) -> str:
     """The title: the largest significant part of the gain of the reference, or of the first method that has one."""
-    told = sorted(result.gains, key=lambda each: each.method != result.reference)
-    first = told[0]
+    first = gain_told(result)
+    assert first is not None, "a chart shows gains of at least two seeds"
     clear = [part for part in first.parts if part.ahead.verdict in ("ahead", "behind")]
     said = f"{first.method} over {first.baseline}: {first.whole.mean:+.1f} points"
     if not clear:
@@ -210,18 +210,18 @@ def separate_networks(result: StudyResult, style_of: Styles) -> Chart | None:
             panels.append(Panel(title, Axis("difference (points)"), Axis("", categories=tuple(rows)), tuple(marks)))
     if not panels:
         return None
-    better = [name for name, a in bar.late_sum.items() if a.verdict == "ahead"]
+    better = [
+        f"{sum(a.verdict == 'ahead' for a in found.values())} of {plural(len(found), what)}"
+        for what, found in (("fused head", bar.late_sum), ("calibrated late product", bar.late_calibrated)) if found
+    ]  # fmt: skip
     caption = (
         "Test accuracy of each method minus that of unimodal networks that were trained separately and are added "
         f"without further training, with 95 % intervals{over(result)}; the method is better right of 0. Filled "
         f"markers: significant (p < 0.05) after Holm correction for {plural(bar.comparisons, 'comparison')} with these "
         "networks; hollow: not significant, or no verdict."
     )
-    methods = plural(len(bar.late_sum), "method")
-    return Chart(
-        "separate", f"{len(better)} of {methods} significantly better than separately trained networks", caption,
-        tuple(panels),
-    )  # fmt: skip
+    title = f"Significantly better than separately trained networks: {', '.join(better)}"
+    return Chart("separate", title, caption, tuple(panels))
 
 
 def _combined(result: StudyResult) -> str:

@@ -278,12 +278,13 @@ def fronts(found: Sequence[tuple[tuple[str, str], Sequence[search_data.Front]]],
             panels.append(Panel("", Axis(one.label), Axis(two.label), tuple(marks), wide=True))
     if not panels:
         return None
-    sizes = [f"{len(f.front)} of {len(f.xs)} for {f.method}" for f in found[0][1]]
+    sizes = [f"{len(f.front)} of {f.total} for {f.method}" for f in found[0][1]]
     caption = (
         "Complete trials by two objectives. A line joins the Pareto-optimal trials of a method: no other trial is at "
         "least as good in all objectives and better in one. With more than two objectives, all of them count. A star "
         "marks the chosen trial."
     )
+    caption += _thinned(sum(len(f.xs) for f in found[0][1]), sum(f.total for f in found[0][1]), "points")
     title = f"On the Pareto front: {listed(sizes)}"
     return Chart(
         "pareto", title, caption, tuple(panels), (*method_keys(names, style_of, lines=True), Key("chosen", INK, "star"))

@@ -57,7 +57,7 @@ from remix_study.study.comparison import StudyResult
 from remix_study.study.importance import evaluator_name, importances, why_unknown
 from remix_study.study.ledger import Ledger
 from remix_study.study.outcomes import FEWEST_SEEDS
-from remix_study.study.sentences import compared_with, headline, missing_networks
+from remix_study.study.sentences import compared_with, gain_told, headline, missing_networks
 from remix_study.units import duration, listed
 
 _FAILURES_SHOWN = 60
@@ -278,7 +278,7 @@ def _gains(result: StudyResult, style_of: Styles) -> list[Section]:
             readouts_table(result), Note(_READOUTS.format(tests=plural(len(result.readouts), "difference"))),
             calibration_table(result), cross_entropy_table(result),
         ]  # fmt: skip
-    title = run_charts.gains_title(result) if result.gains else "Fusion and calibration"
+    title = "Fusion and calibration" if gain_told(result) is None else run_charts.gains_title(result)
     found = section("gains", "Gains", title, blocks)
     return [found] if found.blocks else []
 
@@ -473,7 +473,7 @@ def _search(ledger: Ledger, style_of: Styles) -> tuple[Section, dict[str, dict[s
             unknown[name] = why_unknown(study, name, trials) or ""
         else:
             weights[name] = found
-    how = sorted({evaluator_name(ledger.trials[name]) for name in weights})
+    how = sorted({evaluator_name(study, name, ledger.trials[name]) for name in weights})
     history = search_charts.history(search_data.progress(ledger), metric, direction, style_of)
     pairs = [((metric, other), search_data.fronts(ledger, i)) for i, other in enumerate(study.metrics) if i > 0]
     pruner_metric = getattr(study.pruner, "metric", "val/accuracy")

@@ -14,6 +14,7 @@ from remix_study.statistics import Estimate
 from remix_study.study.comparison import Method, StudyResult
 from remix_study.study.gain import CALIBRATED, LATE_SUM
 from remix_study.study.outcomes import Paired, Verdict
+from remix_study.study.sentences import p_digits
 
 
 def comparison_table(result: StudyResult) -> Table:
@@ -377,7 +378,7 @@ def _role(c: Method) -> str:
 
 
 def _p(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else "< 0.001" if p < 0.001 else p_digits(p)
 
 
 BALANCE = (

@@ -40,11 +40,12 @@ def importances(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) 
     complete = _judged(study, method, trials)
     varied = _varied(space, complete)
     always = [path for path in varied if all(path in t.params for t in complete)]
-    found = _evaluate(study, space, complete, always)
+    ped_anova = evaluator_name(study, method, trials) == "PED-ANOVA"
+    found = _evaluate(study, space, complete, always, ped_anova)
     for path in varied:
         having = [t for t in complete if path in t.params]
         if path not in always and len(having) >= FEWEST and _differ(having):
-            found[path] = _evaluate(study, space, having, [*always, path])[path]
+            found[path] = _evaluate(study, space, having, [*always, path], ped_anova)[path]
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -63,9 +64,9 @@ def why_unknown(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) 
     return None
 
 
-def evaluator_name(trials: Sequence[TrialRecord]) -> str:
+def evaluator_name(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) -> str:
     """The method that `importances` uses for these trials."""
-    return "fANOVA" if sum(t.state == "complete" for t in trials) <= FANOVA_UP_TO else "PED-ANOVA"
+    return "fANOVA" if len(_judged(study, method, trials)) <= FANOVA_UP_TO else "PED-ANOVA"
 
 
 def _judged(study: StudyConfig, method: str, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -90,13 +91,17 @@ def _varied(space: dict[str, BaseDistribution], trials: Sequence[TrialRecord]) -
 
 
 def _evaluate(
-    study: StudyConfig, space: dict[str, BaseDistribution], trials: Sequence[TrialRecord], paths: Sequence[str]
+    study: StudyConfig,
+    space: dict[str, BaseDistribution],
+    trials: Sequence[TrialRecord],
+    paths: Sequence[str],
+    ped_anova: bool,
 ) -> dict[str, float]:
     # Imported here, because it imports scikit-learn, which takes a second that not all reports need.
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
     known = {path: space[path] for path in paths}
-    evaluator = PedAnovaImportanceEvaluator() if len(trials) > FANOVA_UP_TO else FanovaImportanceEvaluator(seed=0)
+    evaluator = PedAnovaImportanceEvaluator() if ped_anova else FanovaImportanceEvaluator(seed=0)
     with _quiet():
         made = optuna.create_study(direction=study.objective[0].direction)
         made.add_trials(

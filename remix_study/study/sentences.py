@@ -197,13 +197,15 @@ def _range(ahead: Paired) -> str:
 def judgement(combination: Combination) -> str:
     """What a combination adds to its parts, in a word or two."""
     verdicts = [part.ahead.verdict for part in combination.parts]
-    if "unknown" in verdicts:
-        return "no verdict"
     if "behind" in verdicts:
         return "worse than a part"
-    better = verdicts.count("ahead")
+    better, unknown = verdicts.count("ahead"), verdicts.count("unknown")
+    if unknown == len(verdicts):
+        return "no verdict"
     if better == len(verdicts):
         return "better than each part"
+    if unknown:
+        return f"better than {better} of {len(verdicts)} parts, no verdict on {unknown}"
     if better > 1:
         return f"better than {better} of {len(verdicts)} parts"
     return "better than one part only" if better else "no evidence of adding anything"
@@ -413,4 +415,9 @@ def interval_text(ahead: Paired) -> str:
 
 def p_text(p: float) -> str:
     """`p = 0.034`, or `p < 0.001` for smaller values."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p_digits(p)}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_digits(p: float) -> str:
+    """A p-value with three decimals, or with as many as show on which side of 0.05 it is, such as `0.0496`."""
+    return next(text for digits in range(3, 20) if (text := f"{p:.{digits}f}") and (float(text) < 0.05) == (p < 0.05))

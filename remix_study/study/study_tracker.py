@@ -132,15 +132,20 @@ class StudyTracker:
         write_atomically(notes, json.dumps(sorted(now)))
 
     def _log_sufficiency(self, result: StudyResult, ledger: Ledger) -> None:
-        """Log the sufficiency, which needs the unimodal ceilings, with every replicate."""
+        """Log the sufficiency, which needs the unimodal ceilings, with every replicate.
+
+        An extended study may have other ceilings. MLflow shows the value of the last step.
+        """
         for method in result.methods:
             for replicate in chosen_replicates(ledger, method.name):
                 summary = method.seeds.get(replicate.number, {})
                 found = {key: value for key, value in summary.items() if key.startswith("sufficiency/")}
                 folder = Path(replicate.folder)
                 if found and Spool(folder / "tracking").size:
-                    SpoolTracker(folder, self.experiment).log_metrics(found, 0)
-                    self.watch(folder)
+                    logged, step = _last_logged(folder, "sufficiency/")
+                    if found != logged:
+                        SpoolTracker(folder, self.experiment).log_metrics(found, step)
+                        self.watch(folder)
 
     def _tag(self, run_folder: Path, tags: Mapping[str, str]) -> None:
         SpoolTracker(run_folder, self.experiment).set_tags(tags)
@@ -293,6 +298,17 @@ def _next_step(folder: Path) -> int:
     return 1 + max((line["step"] for line in lines if "metrics" in line), default=-1)
 
 
+def _last_logged(run_folder: Path, prefix: str) -> tuple[dict[str, float], int]:
+    """The last logged values of a run's metrics that begin with `prefix`, and the step after them."""
+    values: dict[str, float] = {}
+    step = 0
+    for line, _ in Spool(run_folder / "tracking").read():
+        found = {k: v for k, v in ([] if line is None else line.get("metrics", [])) if k.startswith(prefix)}
+        if line is not None and found:
+            values, step = values | found, line["step"] + 1
+    return values, step
+
+
 def _best_params(ledger: Ledger) -> dict[str, str]:
     """Chosen hyperparameters as tags, because MLflow's parameters cannot change but the choice may."""
     chosen = {method: ledger.chosen(method) for method in ledger.study.methods}
@@ -348,8 +364,8 @@ def late_metrics(result: StudyResult) -> dict[str, float]:
     """Late sums and calibrated late products, the comparisons with separately trained networks, and parts of gains."""
     found: dict[str, float] = {}
     bar = result.bar
-    for method in (*result.methods, *([] if bar is None else [bar.networks])):
-        name = method.name.replace(" ", "_")
+    for method in (*([] if bar is None else [bar.networks]), *result.methods):
+        name = method.name
         for view in ("late_sum", "late_calibrated"):
             if (mean := method.estimate(f"test/accuracy_{view}")) is not None:
                 found[f"test_accuracy_{view}_mean/{name}"] = mean.mean

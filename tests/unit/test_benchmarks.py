@@ -187,7 +187,14 @@ def test_mutated_study_files_are_refused_with_their_line_or_valid(capsys: pytest
 
 
 def test_the_table_of_methods_is_sorted_by_accuracy_and_shows_the_combinations_of_each() -> None:
-    accuracy = {"remix": 93.6, "pmr": 93.3, "mla": 93.9, "remix_pmr": 94.0, "permuted_pmr": 94.4, "networks": ""}
+    accuracy = {
+        "remix": 93.6,
+        "pmr": "93.3 (1 diverged)",
+        "mla": 93.9,
+        "remix_pmr": 94.0,
+        "permuted_pmr": 94.4,
+        "networks": "",
+    }
     ahead = {"remix ahead by": "+0.3", "95 % interval": "-0.9 to +1.5", "wins": "5/10", "p (Holm)": "1.000"}
     _, *rows = combinations.accuracies(
         {name: {"test accuracy": str(value)} for name, value in accuracy.items()}, dict.fromkeys(("pmr", "mla"), ahead)
@@ -196,7 +203,7 @@ def test_the_table_of_methods_is_sorted_by_accuracy_and_shows_the_combinations_o
     assert rows == [
         ["`mla`", "93.9", "", "", *difference],
         ["`remix`", "93.6", "", "", "", "", ""],
-        ["`pmr`", "93.3", "94.0", "94.4", *difference],
+        ["`pmr`", "93.3 (1 diverged)", "94.0", "94.4", *difference],
     ]
 
 

@@ -172,7 +172,12 @@ def test_separate_networks_are_lines_across_accuracies_and_a_chart_of_difference
     result = RESULT._replace(bar=bar)
     chart = run_charts.separate_networks(result, style_of)
     assert chart is not None
-    assert chart.title == "1 of 2 methods significantly better than separately trained networks"
+    assert chart.title == "Significantly better than separately trained networks: 1 of 2 fused heads"
+    calibrated = run_charts.separate_networks(
+        RESULT._replace(bar=bar._replace(late_calibrated={"remix": better})), style_of
+    )
+    assert calibrated is not None
+    assert calibrated.title.endswith("1 of 2 fused heads, 1 of 1 calibrated late product")
     assert [panel.y.categories for panel in chart.panels] == [("remix", "joint")]
     row = run_data.Accuracies("remix", (0,), (0.8,), mean(0.8, 0.1), None)
     accuracies = run_charts.accuracies([row], result, style_of)
@@ -365,10 +370,11 @@ def test_parallel_lines_break_between_trials_and_at_missing_hyperparameters() ->
 
 
 def test_the_front_is_a_line_and_the_chosen_trial_a_star(style_of: Styles) -> None:
-    front = search_data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2)
+    front = search_data.Front("remix", (0, 1, 2), (0.9, 0.8, 0.85), (0.5, 0.6, 0.1), (2, 0), 2, 30)
     chart = search_charts.fronts([(("val/accuracy", "best/balance_imbalance"), [front])], style_of)
     assert chart is not None
-    assert chart.title == "On the Pareto front: 2 of 3 for remix"
+    assert chart.title == "On the Pareto front: 2 of 30 for remix"
+    assert "3 of 30 points" in chart.caption
     (line,) = lines(chart)
     assert line.x == pytest.approx((85, 90))
     assert line.y == (0.1, 0.5)

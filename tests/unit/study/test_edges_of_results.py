@@ -14,7 +14,7 @@ from remix_study.study.comparison import Combination, Part
 from remix_study.study.ledger import TrialRecord, choose
 from remix_study.study.outcomes import Paired, Replicated, Term, contrast
 from remix_study.study.results import compare
-from remix_study.study.sentences import judgement
+from remix_study.study.sentences import judgement, p_text
 from remix_study.study.study_tracker import late_metrics
 
 CLIPS, FUSED, LATE = 250, "test/accuracy", "test/accuracy_late_sum"
@@ -88,6 +88,22 @@ def test_replicates_of_other_clips_have_predictions() -> None:
     assert "missing or damaged" not in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        (0.04996, "p = 0.04996"),
+        (0.0503, "p = 0.050"),
+        (0.05, "p = 0.050"),
+        (0.049, "p = 0.049"),
+        (0.0004, "p < 0.001"),
+        (0.0996, "p = 0.100"),
+        (0.3, "p = 0.30"),
+    ],
+)
+def test_a_p_value_shows_on_which_side_of_5_percent_it_is(p: float, said: str) -> None:
+    assert p_text(p) == said
+
+
 def part(name: str, verdict: str) -> Part:
     low, high = {"ahead": (1.0, 5.0), "open": (-1.0, 2.0), "unknown": (-np.inf, np.inf)}[verdict]
     p = {"ahead": 0.02, "open": 0.5}.get(verdict)
@@ -101,6 +117,8 @@ def part(name: str, verdict: str) -> Part:
         (("ahead", "open", "open"), "better than one part only"),
         (("ahead", "ahead", "ahead"), "better than each part"),
         (("open", "open", "open"), "no evidence of adding anything"),
+        (("ahead", "unknown", "open"), "better than 1 of 3 parts, no verdict on 1"),
+        (("unknown", "unknown", "unknown"), "no verdict"),
     ],
 )
 def test_a_combination_of_three_is_told_by_the_number_of_parts_that_it_beats(

@@ -57,7 +57,7 @@ def trials(number: int) -> list[TrialRecord]:
 def test_the_parameter_that_decides_is_the_most_important(number: int) -> None:
     found = importances(study(), "m", trials(number))
     assert found is not None
-    assert evaluator_name(trials(number)) == ("fANOVA" if number == 60 else "PED-ANOVA")
+    assert evaluator_name(study(), "m", trials(number)) == ("fANOVA" if number == 60 else "PED-ANOVA")
     assert sum(found[path] for path in ("rate", "noise", "kind")) == pytest.approx(1)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert found["rate"] > 3 * found["noise"]
@@ -77,6 +77,12 @@ def test_importances_are_deterministic_and_print_nothing(capfd: pytest.CaptureFi
     assert importances(study(), "m", trials(30)) == importances(study(), "m", trials(30))
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == level
+
+
+def test_the_name_of_the_importances_is_that_of_the_trials_in_the_search_space() -> None:
+    """Trials outside a search space that has been narrowed do not count."""
+    outside = [trial(n, 0.5, params={"rate": 1e9, "noise": 0.5, "kind": "plain"}) for n in range(FANOVA_UP_TO)]
+    assert evaluator_name(study(), "m", [*outside, *trials(30)]) == "fANOVA"
 
 
 @pytest.mark.slow

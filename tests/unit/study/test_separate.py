@@ -194,7 +194,7 @@ def test_every_method_is_compared_with_the_networks_in_a_family_of_its_own() -> 
     said = r"separately trained unimodal networks: ahead: remix \(\+.*\), behind: joint \(-.*; calibrated late products"
     assert re.search(said, found.sentence)
     logged = late_metrics(found)
-    assert logged["test_accuracy_late_sum_mean/separate_networks"] == pytest.approx(0.7, abs=0.05)
+    assert logged["test_accuracy_late_sum_mean/separate networks"] == pytest.approx(0.7, abs=0.05)
     assert logged["ahead_of_separate_calibrated_points/remix"] == bar.late_calibrated["remix"].mean
     rows = {row[0]: row for row in accuracy_table(found).rows}
     assert (rows["joint"][2], rows["joint"][3]) == ("", "")

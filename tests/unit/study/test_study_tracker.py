@@ -182,6 +182,20 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
     assert tags("remix-r0")["remix_study.stage"] == "replicate"
 
 
+def test_sufficiency_changes_with_the_ceilings(
+    record_study: Enter, client: MlflowClient, study: StudyConfig, tmp_path: Path
+) -> None:
+    """A study that is concluded again logs the sufficiency again only if it has changed."""
+    folder = run(tmp_path / "runs" / "remix-r0")
+    for ratio in (0.9, 0.9, 0.8, 0.9):
+        summaries = {0: {"test/accuracy": 0.7, "sufficiency/ratio/audio": ratio}}
+        with record_study() as record:
+            found = compare(study, {"remix": Replicated(summaries, {})}, {}, [])
+            record.conclude(found, [], ledger_of(study, tmp_path))
+    logged = client.get_metric_history(str(run_id_of(folder)), "sufficiency/ratio/audio")
+    assert [(each.step, each.value) for each in logged] == [(0, 0.9), (1, 0.8), (2, 0.9)]
+
+
 @pytest.mark.parametrize(
     ("error", "status", "state"),
     [
