@@ -101,15 +101,15 @@ def test_clips_that_took_too_long_are_decoded_again_on_request(
         for row in rows[1:]:
             on_result(row, work(row))
 
-    short = build(corpus, tmp_path, run=too_slow, max_bad_fraction=0.5)
-    again = build(corpus, tmp_path)
+    short = build(corpus / "manifest.jsonl", tmp_path, run=too_slow, max_bad_fraction=0.5)
+    again = build(corpus / "manifest.jsonl", tmp_path)
     assert (again.digest, len(again)) == (short.digest, len(short))
     assert "lacks 1 clip whose decoding took too long" in caplog.text
-    whole = build(corpus, tmp_path, replace=True)
+    whole = build(corpus / "manifest.jsonl", tmp_path, replace=True)
     assert len(whole) == len(short) + 1
     assert whole.digest != short.digest
     caplog.clear()
-    assert build(corpus, tmp_path, replace=True).digest == whole.digest
+    assert build(corpus / "manifest.jsonl", tmp_path, replace=True).digest == whole.digest
     assert caplog.text == ""
 
 

@@ -173,9 +173,9 @@ def test_the_vertical_motion_in_a_folder_of_its_own_belongs_to_the_clip(tmp_path
     try:
         row = decode_clip(clip, source_at("memory://flow"), preset, decoder_named("pyav"), Checks()).rows["flow"]
         assert row[0, 0, 0].tolist() == [100, 20]
-        system.pipe_file("/flow/v/b/frame2.png", b"not an image")
+        system.pipe_file("/flow/v/b/frame3.png", b"not an image")
         with pytest.raises(MediaError) as raised:
             decode_clip(clip, source_at("memory://flow"), preset, decoder_named("pyav"), Checks())
-        assert raised.value.path == Path("v/b/frame2.png")
+        assert raised.value.path == Path("v/b/frame3.png")
     finally:
         system.rm("/flow", recursive=True)
