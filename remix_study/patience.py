@@ -23,6 +23,7 @@ class Patience:
         tracking_close_s: for sending the remaining data when a study ends.
         tracker_first_pause_s: a single run's first pause after its tracking server did not accept data.
         tracker_longest_pause_s: its longest pause.
+        clock_s: between two writes of the hours that a study has used.
         study_progress_s: between two reports of a study's progress to the tracking server.
         start_barrier_s: the first runs of a study wait this long for each other.
         cluster_size_s: between two checks whether machines have joined the cluster.
@@ -43,6 +44,7 @@ class Patience:
     tracking_close_s: float = 20.0
     tracker_first_pause_s: float = 10.0
     tracker_longest_pause_s: float = 60.0
+    clock_s: float = 30.0
     study_progress_s: float = 2.0
     start_barrier_s: float = 60.0
     cluster_size_s: float = 5.0

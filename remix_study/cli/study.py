@@ -33,7 +33,7 @@ from remix_study.cli.common import (
     where_in_mlflow,
 )
 from remix_study.cluster import remote
-from remix_study.errors import RemixStudyError
+from remix_study.errors import ConfigError, RemixStudyError
 from remix_study.files.command_line import own_command
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def run(
         out.print_json(json.dumps({**study.status().plain(), "answer": answer}))
     else:
         show(result, study.folder, workspace)
-        if study.status().failures and not retry_failed:
+        if any(method.failed for method in study.status().methods) and not retry_failed:
             again = _run_command(file, corpus, workspace, "--retry-failed")
             said = f"Retry the failed trials with: {again}"
             err.print(said, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -143,6 +143,8 @@ def status(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Show the status of a study: runs by state, best values so far, running trials, time left."""
+    if as_json and watch:
+        raise ConfigError("Give `--json` or `--watch`, not both: `--json` prints the status once.")
     if cluster is not None:
         remote.remote_status(cluster, name, place(workspace), as_json=as_json, watch=watch)
         return

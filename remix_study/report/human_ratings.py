@@ -11,6 +11,7 @@ how certain the model is, not whether it is right; and the model was trained on 
 # S seeds, N clips of a group, B bootstrap samples
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,9 @@ def agreement_of(method: str, seeds: Sequence[Mapping[str, Any]]) -> Agreement |
         for name, mask in members.items()
         if (mask & known_N).any()
     )
-    share = float(np.mean([_share_of(columns, first)[known_N & _single(columns)].mean() for columns in alike]))
+    # A replicate may train all rated clips through both modalities.
+    shares = [_share_of(columns, first)[known_N & _single(columns)] for columns in alike]
+    share = float(np.mean([each.mean() for each in shares if len(each)])) if any(map(len, shares)) else math.nan
     lead = _lead(alike, members[f"{second} only"] & known_N, members[f"{first} only"] & known_N, first, draw)
     return Agreement(
         method, first, second, len(alike), share, groups, lead,
@@ -338,7 +341,7 @@ def _panel(
     marks: list[Mark] = []
     scale = 100.0 if modality is None else 1.0
     if modality is None:
-        marks += [Rule(100 * a.share, style_of[a.method].colour) for a in found]
+        marks += [Rule(100 * a.share, style_of[a.method].colour) for a in found if math.isfinite(a.share)]
     for a in found:
         values = [(_counted(g, found[0]), g.share if modality is None else g.scores.get(modality)) for g in a.groups]
         known = [(name, value) for name, value in values if value is not None]

@@ -4,14 +4,19 @@ CPU and GPU hours follow from the durations of runs, which their folders record.
 the study, and is written to a file regularly, so that a kill loses little.
 """
 
+import contextlib
 import json
+import math
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from remix_study.config.study import BudgetConfig
 from remix_study.errors import StudyError
 from remix_study.files.disk import write_atomically
+from remix_study.patience import PATIENCE
 
 CLOCK = "clock.json"
 _HOUR = 3600.0
@@ -55,7 +60,7 @@ class Rates(NamedTuple):
 
     def of_runs(self, runs: float, each_s: float) -> Used:
         """Hours that a number of runs of `each_s` seconds will use, `at_once` at a time."""
-        return self.used(runs * each_s, runs * each_s / max(1, self.at_once))
+        return self.used(runs * each_s, math.ceil(runs / max(1, self.at_once)) * each_s)
 
 
 class Clock:
@@ -71,6 +76,24 @@ class Clock:
     def seconds(self) -> float:
         """Seconds over all starts."""
         return self._before + time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """In this context, a thread writes the clock to its file every half a minute, also while a long run trains."""
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(PATIENCE.clock_s):
+                with contextlib.suppress(OSError):  # the disk may be full, which the study itself reports
+                    self.write()
+
+        thread = threading.Thread(target=write, name="clock", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def write(self) -> None:
         """Write the clock to its file."""

@@ -10,7 +10,15 @@ from remix_study.files.disk import replacing
 from remix_study.launch.decisions import DECISIONS
 from remix_study.launch.folder import RunFolder
 from remix_study.launch.predictions import PREDICTIONS
-from remix_study.study.ledger import SEARCH, Ledger, ReplicateRecord, TrialRecord, read_ledger
+from remix_study.study.ledger import (
+    SEARCH,
+    Ledger,
+    ReplicateRecord,
+    TrialRecord,
+    chosen_replicates,
+    read_ledger,
+    retrained,
+)
 from remix_study.units import cell_as_text
 
 Row = dict[str, Any]
@@ -19,20 +27,26 @@ _log = logging.getLogger(__name__)
 
 
 def trial_rows(ledger: Ledger) -> list[Row]:
-    """One row per trial (of every end), replicate and retrained run, without what only its folder knows."""
+    """One row per trial (of every end), replicate and retrained run, without what only its folder knows.
+
+    `chosen` is true for the chosen trial, and for replicates and retrained runs of its hyperparameters. The others are
+    of an earlier choice, before the study was extended.
+    """
     rows: list[Row] = []
     for method in ledger.study.methods:
-        rows += [_trial_row(ledger, trial) for trial in ledger.trials.get(method, ())]
-        rows += [_replicate_row(replicate) for replicate in ledger.replicates.get(method, ())]
+        chosen, current = ledger.chosen(method), (*chosen_replicates(ledger, method), *retrained(ledger, method))
+        rows += [_trial_row(ledger, trial, trial == chosen) for trial in ledger.trials.get(method, ())]
+        rows += [_replicate_row(each, each in current) for each in ledger.replicates.get(method, ())]
     return rows
 
 
-def _trial_row(ledger: Ledger, t: TrialRecord) -> Row:
+def _trial_row(ledger: Ledger, t: TrialRecord, chosen: bool) -> Row:
     return {
         "method": t.method,
         "stage": SEARCH,
         "number": t.number,
         "state": t.state,
+        "chosen": chosen,
         "diverged": t.diverged,
         "cause": t.cause,
         "reason": t.reason,
@@ -47,12 +61,13 @@ def _trial_row(ledger: Ledger, t: TrialRecord) -> Row:
     }
 
 
-def _replicate_row(r: ReplicateRecord) -> Row:
+def _replicate_row(r: ReplicateRecord, chosen: bool) -> Row:
     return {
         "method": r.method,
         "stage": r.stage,
         "number": r.number,
         "state": r.state,
+        "chosen": chosen,
         "diverged": r.diverged,
         "cause": r.cause,
         "reason": r.reason,
@@ -110,9 +125,10 @@ def export(
     rows = trial_rows(read_ledger(folder))
     written = []
     for name, content in (("trials", with_summaries(rows)), ("epochs", list(epoch_rows(rows, progress)))):
-        table = pa.table(columns(content))
+        found = columns(content) or {key: [] for key in ("method", "stage", "number", "seed", "epoch")}
+        table = pa.table(found)
         parquet, csv = out / f"{name}.parquet", out / f"{name}.csv"
-        quoted = {key: _as_text(values) for key, values in columns(content).items()}
+        quoted = {key: _as_text(values) for key, values in found.items()}
         with replacing(parquet) as file:
             pyarrow.parquet.write_table(table, file)
         with replacing(csv) as file:
@@ -130,6 +146,8 @@ def export(
 def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
     """Return the rows of a Parquet file of all replicates (launch/decisions.py, launch/predictions.py) as one table.
 
+    Replicates of an earlier choice are left out.
+
     Damaged files are left out with a warning.
     """
     import pyarrow as pa
@@ -138,7 +156,7 @@ def of_replicates(rows: Sequence[Row], name: str) -> Any | None:
     tables = []
     for row in rows:
         path = Path(row["folders"][0]) / name if row["folders"] else None
-        if row["stage"] != SEARCH and path is not None and path.exists():
+        if row["stage"] != SEARCH and row["chosen"] and path is not None and path.exists():
             try:
                 table = pyarrow.parquet.read_table(path)
             except (pa.ArrowInvalid, OSError) as error:

@@ -106,7 +106,8 @@ class Ledger(NamedTuple):
     Attributes:
         replicates: the latest of each stage and number. Those of a configuration that is no longer chosen stay until
             they are run again; see `chosen_replicates`.
-        superseded: replicates that were run again since, because the choice changed.
+        superseded: replicates that were run again since, because the choice changed; and further ones of an earlier
+            `retrain`, of other hyperparameters or another training split.
     """
 
     study: StudyConfig
@@ -161,6 +162,13 @@ def chosen_replicates(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...
     others = {other: {r.folder for r in chosen_replicates(ledger, other)} for r in found for other in r.needs}
     current = [r for r in found if all(folder in others[other] for other, folder in r.needs.items())]
     return tuple(sorted(current, key=lambda r: r.number))
+
+
+def retrained(ledger: Ledger, method: str) -> tuple[ReplicateRecord, ...]:
+    """The runs of `retrain` of the hyperparameters that are chosen now, by number."""
+    chosen = ledger.chosen(method)
+    found = [r for r in ledger.replicates.get(method, ()) if r.stage == FINAL]
+    return tuple(r for r in found if chosen is not None and r.params == chosen.params)
 
 
 def summed(works: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -328,11 +336,14 @@ def _records(method: str, rows: list[_Row], folder: Path) -> Iterator[TrialRecor
 
 def _replicates(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator[ReplicateRecord]:
     for stage, number, note in _notes(attrs):
-        yield _replicate(method, stage, number, note, folder)
+        if not note.get("superseded"):
+            yield _replicate(method, stage, number, note, folder)
 
 
 def _superseded(method: str, attrs: Mapping[str, Any], folder: Path) -> Iterator[ReplicateRecord]:
     for stage, number, note in _notes(attrs):
+        if note.get("superseded"):
+            yield _replicate(method, stage, number, note, folder)
         for run, used in note.get("earlier", {}).items():
             yield _replicate(method, stage, number, used | {"folder": run}, folder)
 

@@ -215,6 +215,7 @@ def make_plan(
     again = sum(m.replicates_again for m in methods)
     comparisons = len(planned(config, configs_of(config)))
     work_s, disk = _work_left(methods, config.seeds_per_trial) if timed else (None, None)
+    seconds = None if work_s is None else max(work_s / at_once, _longest_s(methods, config.seeds_per_trial))
     return Plan(
         name=config.name,
         question=config.question,
@@ -230,8 +231,8 @@ def make_plan(
         replicates_for_sign_flip=seeds_for_sign_flip(max(1, comparisons)),
         runs_left=state.total - state.ended,
         runs_again=again,
-        seconds=None if work_s is None else work_s / at_once,
-        cost=None if work_s is None else rates.used(work_s, work_s / at_once),
+        seconds=seconds,
+        cost=None if work_s is None or seconds is None else rates.used(work_s, seconds),
         used=used,
         budget=used.limits(config.budget),
         at_most=not isinstance(config.pruner, NoPrunerConfig) or bool(used.limits(config.budget)) or again > 0,
@@ -269,6 +270,20 @@ def _work_left(methods: Sequence[MethodPlan], seeds: int) -> tuple[float, int]:
             work_s += trials * method.cost.trial_s + replicates * method.cost.replicate_s
             disk += (trials + replicates) * method.cost.bytes
     return work_s, disk
+
+
+def _longest_s(methods: Sequence[MethodPlan], seeds: int) -> float:
+    """Seconds of the runs that must follow each other, however many run at once: of a method and those it needs."""
+    own = {
+        method.name: (seeds * method.cost.trial_s if method.trials_left else 0.0)
+        + (method.cost.replicate_s if method.replicates_left + method.replicates_again else 0.0)
+        for method in methods
+        if method.cost is not None
+    }
+    return max(
+        (own.get(method.name, 0.0) + max((own.get(name, 0.0) for name in method.needs), default=0.0))
+        for method in methods
+    )
 
 
 def _require_reachable(config: StudyConfig, run: RunConfig, workspace: Path, folder: Path) -> None:
@@ -332,7 +347,9 @@ def cost_of(config: RunConfig, store: ClipStore, threads: int) -> RunCost:
     longer = {split: len(whole[split]) / len(rows) for split, rows in run.rows.items()}
     epochs = [_epoch_s(config, record, longer) for record in result.history]
     ordinary = epochs[-1]
-    first = epochs[1] if warmup else ordinary  # the first epoch also includes one-time costs
+    # The first epoch also includes one-time costs, but it may be the only one of the warm-up.
+    several = isinstance(short.method, RemixConfig) and short.method.warmup > 1
+    first = epochs[int(several)] if warmup else ordinary
     training = warmup * first + (config.epochs - warmup) * ordinary
     training += _before_s(config, len(epochs), result.history[0]["time/score_s"]) * longer["train"] / config.workers
     evidence = result.summary["time/evidence_s"] * longer["train"]
@@ -370,6 +387,8 @@ def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
     if replayed_of(config.method) is not None:  # of a run that does not exist yet; any numbers cost the same
         content["method"]["filter"] = {"rule": "random"}
     warmup = config.method.warmup if isinstance(config.method, RemixConfig) else 0
+    if isinstance(config.method, RemixConfig):
+        content["method"]["rescore_every"] = 1  # so that the timed epoch has a scoring pass
     if warmup:
         content["method"]["warmup"] = min(2, warmup, content["epochs"] - 1)
     return parse_run(content, "the timed run"), warmup

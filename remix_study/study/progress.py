@@ -114,6 +114,8 @@ class StudyProgress:
         replicates.resume()
         for folder in replicates.superseded:
             self._tracker.mark_superseded(folder)
+        for number in replicates.summaries:
+            self._tracker.mark_current(folder_of(number), stage)
         return replicates
 
     def _needed_replicates(self, method: str, number: int) -> dict[str, Job]:

@@ -4,7 +4,7 @@ Stage `replicate` is the study's own comparison, stage `final` is what `retrain`
 its run folder. The storage keeps a note of it for readers that do not have the folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Replicates:
         for number in range(self.wanted):
             folder = self._folder_of(number)
             note = notes.get(f"{self.stage} {number}")
-            same = note is not None and Path(note["folder"]).name == folder.name and note["params"] == self.params
+            same = note is not None and self._is_current(number, note)
             earlier = dict(note.get("earlier", {})) if note is not None else {}
             if note is not None and same:
                 self._failed_before[number] = [*note.get("failed_before", [])]
@@ -91,6 +91,15 @@ class Replicates:
             if result is not None:
                 self.summaries[number] = result
                 self.note(number, "complete")
+        further = {int(key.split()[1]): note for key, note in notes.items() if key.split()[0] == self.stage}
+        for number, note in further.items():
+            if number >= self.wanted and not self._is_current(number, note):
+                self.superseded.append(self._folder_of(number).with_name(Path(note["folder"]).name))
+                self._search.note_replicate(self.stage, number, note | {"superseded": True})
+
+    def _is_current(self, number: int, note: Mapping[str, Any]) -> bool:
+        """Whether a noted run has the chosen hyperparameters, the training split and the needed runs of this object."""
+        return Path(note["folder"]).name == self._folder_of(number).name and bool(note["params"] == self.params)
 
     @property
     def complete(self) -> int:

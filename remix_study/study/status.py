@@ -18,7 +18,7 @@ from remix_study.files.remote_folder import RemoteFolder
 from remix_study.launch.folder import RunFolder
 from remix_study.study.budget import Rates, Used, read_clock
 from remix_study.study.extent import complete_replicates, recorded_state, used_by
-from remix_study.study.ledger import FINAL, SEARCH, Ledger, TrialRecord, read_ledger
+from remix_study.study.ledger import SEARCH, Ledger, TrialRecord, read_ledger, retrained
 from remix_study.study.needed import needed_methods
 from remix_study.study.question import CONFIG
 from remix_study.study.remote import driver_of, fetch_study, request_stop
@@ -35,6 +35,7 @@ class RunningRun(NamedTuple):
         val_accuracy: after the last epoch, in [0, 1]; None before the first.
         seconds_left: an estimate from the run's own epochs; None before the first.
         preempted: how the run was preempted, while it waits to be restarted; None while it trains.
+        following: number of runs of the same trial that start after it, one for each further seed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class RunningRun(NamedTuple):
     val_accuracy: float | None
     seconds_left: float | None
     preempted: str | None = None
+    following: int = 0
 
 
 class MethodProgress(NamedTuple):
@@ -84,7 +86,7 @@ class StudyStatus(NamedTuple):
         used: hours used so far.
         budget: limits of the budget: name -> (used, allowed), in hours.
         failures: what failed, with the reasons.
-        retrained: complete runs of `retrain`.
+        retrained: complete runs of `retrain`, of the hyperparameters that are chosen now.
     """
 
     name: str
@@ -202,7 +204,7 @@ def study_status(folder: Path) -> StudyStatus:
         methods=methods,
         running=running,
         failures=tuple(failures(ledger)),
-        retrained=sum(r.stage == FINAL and r.state == "complete" for rs in ledger.replicates.values() for r in rs),
+        retrained=sum(r.state == "complete" for method in study.methods for r in retrained(ledger, method)),
     )
 
 
@@ -248,7 +250,10 @@ def _count(trials: Sequence[TrialRecord], state: str) -> int:
 def _seconds_left(
     ledger: Ledger, methods: Sequence[MethodProgress], running: Sequence[RunningRun], rates: Rates
 ) -> float | None:
-    """An estimate: further trials take as long as those that have ended, replicates as long as complete trials."""
+    """An estimate: further trials take as long as those that have ended, replicates as long as complete trials.
+
+    It is at least the time of the runs that must follow each other: the longest trial, and then a replicate.
+    """
     trials = [t for ts in ledger.trials.values() for t in ts if t.state in ("complete", "pruned") and t.seconds > 0]
     if not trials:
         return None
@@ -259,8 +264,9 @@ def _seconds_left(
     to_come = max(0, sum(m.trials - m.ended for m in methods) - under_way)
     replicates = sum(m.replicates - m.replicated for m in methods)
     replicates = max(0, replicates - (len(running) - under_way))
-    now = sum(complete if run.seconds_left is None else run.seconds_left for run in running)
-    return (to_come * each + replicates * complete + now) / max(1, rates.at_once)
+    now = [(complete if run.seconds_left is None else run.seconds_left) + run.following * complete for run in running]
+    in_turn = max([*now, each if to_come else 0.0], default=0.0) + (complete if replicates else 0.0)
+    return max(in_turn, (to_come * each + replicates * complete + sum(now)) / max(1, rates.at_once))
 
 
 def _running_runs(ledger: Ledger) -> list[RunningRun]:
@@ -290,7 +296,7 @@ def _running(label: str, folders: Sequence[str]) -> RunningRun:
     early = run.ended_early()
     return RunningRun(
         name, len(history), epochs, history[-1]["val/accuracy"] if history else None, left,
-        str(early) if isinstance(early, RunPreempted) else None,
+        str(early) if isinstance(early, RunPreempted) else None, len(runs) - number - 1,
     )  # fmt: skip
 
 

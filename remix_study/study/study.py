@@ -97,10 +97,7 @@ class StudyRun:
             self._progress = self._open(retry_failed=self._retry_failed)
             self._execute()
             result = self._conclude(write_report)
-        if self._out_of_budget is not None:
-            self._listener.say(
-                f"The budget is used up ({self._out_of_budget}). Raise `budget` and rerun the command to continue."
-            )
+        self._say_if_out_of_budget()
         return result
 
     def retrain(
@@ -113,7 +110,8 @@ class StudyRun:
 
         Raises:
             StudyError: the study has no such method, or none of its trials is complete; or, `with_control`, the method
-                reads the control clips while it trains, or the study has none.
+                reads the control clips while it trains, or the study has none; or no run is complete, because all
+                failed or the budget is used up.
             StudyStopped: the study was asked to stop.
         """
         if with_control and not study_control(self._config):
@@ -127,7 +125,20 @@ class StudyRun:
             replicates = self._progress.retrain(method, seeds)
             self._execute()
             self._conclude(write_report)
+        failed = "; ".join(f"run {number}: {reason}" for number, reason in sorted(replicates.failed.items()))
+        if not replicates.summaries:
+            why = failed or f"the budget is used up ({self._out_of_budget}); raise `budget`"
+            raise StudyError(f"Cannot retrain `{method}`: no run is complete. {why}.")
+        if failed:
+            self._listener.say(f"{len(replicates.failed)} of {seeds} runs failed, and are not in the mean: {failed}.")
+        self._say_if_out_of_budget()
         return replicates.summaries
+
+    def _say_if_out_of_budget(self) -> None:
+        if self._out_of_budget is not None:
+            self._listener.say(
+                f"The budget is used up ({self._out_of_budget}). Raise `budget` and rerun the command to continue."
+            )
 
     # --- opening the study -------------------------------------------------------------------------------------------
 
@@ -153,7 +164,8 @@ class StudyRun:
                 )  # fmt: skip
                 self._remote.push()  # ends of runs that died with an earlier driver, before those runs are resumed
                 try:
-                    yield
+                    with self._clock.kept():
+                        yield
                 finally:
                     self._clock.write()
 

@@ -77,6 +77,11 @@ class StudyTracker:
         if self.tracker is not None and Spool(run_folder / "tracking").size:
             self._tag(run_folder, {STAGE: "superseded", "is_best": "false"})
 
+    def mark_current(self, run_folder: Path, stage: str) -> None:
+        """Mark a replicate that was superseded, if it is one of the chosen hyperparameters again."""
+        if self.tracker is not None and _stage_tag(run_folder) == "superseded":
+            self._tag(run_folder, {STAGE: stage})
+
     def log_progress(self, counts: Mapping[str, float]) -> None:
         """Log metrics of the study, at most every two seconds; the last values are always logged."""
         if self.tracker is None:
@@ -274,7 +279,7 @@ def _extent(study: StudyConfig) -> dict[str, str]:
         "concurrency": study.concurrency,
         **{f"budget.{key}": value for key, value in study.budget.model_dump().items()},
     }
-    return {key: str(value) for key, value in found.items() if value is not None}
+    return {key: "none" if value is None else str(value) for key, value in found.items()}
 
 
 def _commit() -> str | None:
@@ -296,6 +301,13 @@ def _next_step(folder: Path) -> int:
     """The step after all steps that are logged, because a metric has one value per step."""
     lines = (line for line, _ in Spool(folder / "tracking").read() if line is not None)
     return 1 + max((line["step"] for line in lines if "metrics" in line), default=-1)
+
+
+def _stage_tag(run_folder: Path) -> str | None:
+    """The stage of a run in MLflow, if it was changed since the run began."""
+    lines = (line for line, _ in Spool(run_folder / "tracking").read() if line is not None)
+    changed = [line["tags"][STAGE] for line in lines if STAGE in line.get("tags", {})]
+    return str(changed[-1]) if changed else None
 
 
 def _last_logged(run_folder: Path, prefix: str) -> tuple[dict[str, float], int]:

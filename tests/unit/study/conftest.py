@@ -31,8 +31,11 @@ def conduct(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def retrain(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def run(runner: Runner, method: str, seeds: int) -> dict[int, dict[str, float]]:
+    def run(
+        runner: Runner, method: str, seeds: int, listener: StudyListener | None = None
+    ) -> dict[int, dict[str, float]]:
         monkeypatch.setattr(study_module, "execute", runner)
-        return StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path).retrain(method, seeds, write_no_report)
+        study = StudyRun(config(), {"corpus": str(small_corpus)}, tmp_path, listener)
+        return study.retrain(method, seeds, write_no_report)
 
     return run

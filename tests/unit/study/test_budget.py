@@ -1,8 +1,10 @@
+import threading
 from pathlib import Path
 
 import pytest
 
 from remix_study.config.study import BudgetConfig
+from remix_study.patience import PATIENCE
 from remix_study.study.budget import Clock, Rates, Used, read_clock
 
 
@@ -13,6 +15,7 @@ def test_hours_follow_from_durations_and_the_clock() -> None:
 
 def test_runs_to_come_share_the_clock() -> None:
     assert Rates(2, 1, 4).of_runs(8, 900) == Used(0.5, 4.0, 2.0)
+    assert Rates(1, 0, 4).of_runs(5, 3600).hours == 2.0, "the fifth run waits for one of the first four"
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,20 @@ def test_the_clock_continues_over_all_starts(tmp_path: Path, monkeypatch: pytest
     again = Clock(tmp_path, Rates(2, 0, 1))
     now[0] = 505.0
     assert again.seconds == pytest.approx(35.0)
+
+
+def test_the_clock_is_written_while_a_long_run_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill of the driver loses little of it."""
+    monkeypatch.setattr(PATIENCE, "clock_s", 0.001)
+    clock, written = Clock(tmp_path, Rates(1, 0, 1)), threading.Event()
+    write = clock.write
+
+    def write_and_tell() -> None:
+        write()
+        written.set()
+
+    monkeypatch.setattr(clock, "write", write_and_tell)
+    with clock.kept():
+        assert written.wait(60)
+    assert (tmp_path / "clock.json").exists()
+    assert "clock" not in {thread.name for thread in threading.enumerate()}

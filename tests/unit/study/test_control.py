@@ -15,11 +15,13 @@ from remix_study.errors import ConfigError, StudyError
 from remix_study.launch.run import unimodal_config
 from remix_study.media.store import ClipStore
 from remix_study.study import study as study_module
+from remix_study.study.export import trial_rows
 from remix_study.study.ledger import FINAL, read_ledger
 from remix_study.study.outcomes import Replicated
 from remix_study.study.plan import make_plan
 from remix_study.study.results import compare
 from remix_study.study.search_space import configure
+from remix_study.study.status import study_status
 from remix_study.study.study import StudyRun
 from remix_study.study.study_file import check_study
 from tests.studies import Conduct, Runner, config, write_no_report
@@ -150,11 +152,11 @@ def test_retrain_trains_on_the_control_clips_if_the_method_does_not_read_them(
     made = study({"both": READER})
     conduct(Runner(), made)
 
-    def retrain(method: str, *, with_control: bool, of: StudyConfig = made) -> list[float]:
+    def retrain(method: str, *, with_control: bool, of: StudyConfig = made, seeds: int = 2) -> list[float]:
         runner = Runner()
         monkeypatch.setattr(study_module, "execute", runner)
         run = StudyRun(of, {"corpus": str(small_corpus)}, tmp_path)
-        run.retrain(method, 2, write_no_report, with_control=with_control)
+        run.retrain(method, seeds, write_no_report, with_control=with_control)
         return [task.jobs[0].config.control for task in runner.ran]
 
     assert retrain("joint", with_control=False) == [0.1, 0.1]
@@ -163,6 +165,14 @@ def test_retrain_trains_on_the_control_clips_if_the_method_does_not_read_them(
     assert [r.state for r in read_ledger(tmp_path / "studies" / "s").replicates["joint"] if r.stage == FINAL] == [
         "complete", "complete",
     ]  # fmt: skip
+    folder = tmp_path / "studies" / "s"
+    assert study_status(folder).retrained == 2
+    retrain("joint", with_control=False, seeds=5)
+    retrain("joint", with_control=True, seeds=2)
+    assert study_status(folder).retrained == 2, "the other three were trained on other clips"
+    ledger = read_ledger(folder)
+    assert [row["number"] for row in trial_rows(ledger) if row["method"] == "joint" and row["stage"] == FINAL] == [0, 1]
+    assert len(ledger.superseded["joint"]) == 5
     with pytest.raises(StudyError, match="because agm needs clips that are not trained on"):
         retrain("both", with_control=True)
     with pytest.raises(StudyError, match="because it has none: all runs of the study train on the whole training"):

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from remix_study.errors import StudyStopped
 from remix_study.launch.predictions import PREDICTIONS
-from remix_study.study.export import export, of_replicates
+from remix_study.study.export import export, of_replicates, trial_rows
+from remix_study.study.ledger import read_ledger
 from remix_study.study.storage import study_folder
 from tests.faults import KINDS, at_every_operation
-from tests.small_studies import quick_studies, run_small, small
+from tests.small_studies import StoppingRunner, quick_studies, run_small, small
+from tests.studies import RATE
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +48,40 @@ def test_predictions_of_methods_with_other_views_can_be_read(tmp_path: Path) -> 
         logs = pa.FixedSizeListArray.from_arrays(pa.array([-0.1, -2.0, -0.3, -1.0], pa.float32()), 2)
         table = pa.table({"id": ["a", "b"], **{f"log_p_{view}": logs for view in of_method}})
         pyarrow.parquet.write_table(table, tmp_path / method / PREDICTIONS)
-        rows.append({"folders": [str(tmp_path / method)], "stage": "replicate", "method": method, "number": 0})
+        rows.append({"folders": [str(tmp_path / method)], "stage": "replicate", "method": method, "number": 0,
+                     "chosen": True})  # fmt: skip
     pyarrow.parquet.write_table(of_replicates(rows, PREDICTIONS), tmp_path / "all.parquet")
     found = pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pydict()
     assert found["log_p_late_calibrated"] == [None, None, *found["log_p_fused"][2:]]
     assert found["method"] == ["joint", "joint", "remix", "remix"]
+
+
+def test_replicates_of_an_earlier_choice_are_marked_and_have_no_predictions(tmp_path: Path) -> None:
+    """The study was extended, chose another trial, and was stopped within its first replicate."""
+    first = [{RATE: 0.001}, {RATE: 0.002}]
+    methods = {"joint": {"set": {"method": {"name": "joint"}}, "first": first}}
+    run_small(tmp_path, small(trials=1, replicates=2, methods=methods, reference="joint"))
+    with pytest.raises(StudyStopped):
+        run_small(
+            tmp_path, small(trials=2, replicates=2, methods=methods, reference="joint"), StoppingRunner(stop_after=1)
+        )
+    rows = trial_rows(read_ledger(study_folder(tmp_path, "s")))
+    assert [(row["stage"], row["number"], row["chosen"]) for row in rows] == [
+        ("search", 0, False), ("search", 1, True), ("replicate", 0, True), ("replicate", 1, False),
+    ]  # fmt: skip
+    table = pa.table({"id": ["a"]})
+    pyarrow.parquet.write_table(table, Path(rows[3]["folders"][0]) / PREDICTIONS)
+    assert of_replicates(rows, PREDICTIONS) is None
+    everything = of_replicates([row | {"chosen": True} for row in rows], PREDICTIONS)
+    assert everything is not None
+    assert everything.num_rows == 1
+
+
+def test_a_study_without_epochs_is_exported_with_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(StudyStopped):
+        run_small(tmp_path, small(trials=1), StoppingRunner(fails=lambda task: True, stop_after=0))
+    export(study_folder(tmp_path, "s"), tmp_path / "out")
+    assert list(pd.read_csv(tmp_path / "out" / "epochs.csv").columns) == ["method", "stage", "number", "seed", "epoch"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from remix_study.config.method import RemixConfig
 from remix_study.config.run import RunConfig
 from remix_study.config.study import MethodSpace, StudyConfig
 from remix_study.errors import ConfigError, StudyError, TrackingError
@@ -66,6 +67,24 @@ def test_the_cost_of_a_run_has_the_models_of_its_rule(wanted: int, expected_s: f
     content = {"corpus": "c", "epochs": 20, "method": {"name": "remix", "filter": rule}}
     assert plan_module._before_s(RunConfig.model_validate(content), 3, 6.0) == expected_s
     assert plan_module._before_s(RunConfig.model_validate(content | {"method": {"name": "remix"}}), 3, 6.0) == 0
+
+
+def test_a_study_takes_as_long_as_the_runs_that_follow_each_other(planned: Planned) -> None:
+    """Replicates follow trials, however many runs train at once; and a method follows those that it needs."""
+    cost = plan_module.RunCost(epoch_s=1.0, trial_s=100.0, replicate_s=110.0, bytes=1)
+    first, second = (method._replace(cost=cost) for method in planned().methods)
+    assert plan_module._longest_s([first, second], seeds=2) == 2 * 100 + 110
+    assert plan_module._longest_s([first, second._replace(needs=("joint",))], seeds=1) == 2 * (100 + 110)
+    assert plan_module._longest_s([first._replace(trials_left=0, replicates_left=0)], seeds=1) == 0
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_the_timed_run_has_a_scoring_pass(small_corpus: Path, warmup: int) -> None:
+    method = {"name": "remix", "warmup": warmup, "rescore_every": 4}
+    content = {"corpus": str(small_corpus), "epochs": 20, "method": method, "device": "cpu"}
+    short, planned_warmup = plan_module._shortened(RunConfig.model_validate(content))
+    assert isinstance(short.method, RemixConfig)
+    assert (short.method.rescore_every, short.method.warmup, planned_warmup) == (1, warmup, warmup)
 
 
 @pytest.mark.slow

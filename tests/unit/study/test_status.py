@@ -21,11 +21,22 @@ from remix_study.errors import RunPreempted, StudyError, StudyStopped
 from remix_study.files.disk import exclusive_lock
 from remix_study.launch.folder import RunFolder
 from remix_study.study import study as study_module
+from remix_study.study.budget import Rates
 from remix_study.study.export import columns, epoch_rows, trial_rows, with_summaries
-from remix_study.study.ledger import read_ledger
+from remix_study.study.ledger import Ledger, TrialRecord, read_ledger
 from remix_study.study.listener import StudyListener
 from remix_study.study.question import CONFIG
-from remix_study.study.status import StudyStatus, ask_to_stop, best_run, existing, names, study_status
+from remix_study.study.status import (
+    MethodProgress,
+    RunningRun,
+    StudyStatus,
+    _seconds_left,
+    ask_to_stop,
+    best_run,
+    existing,
+    names,
+    study_status,
+)
 from remix_study.study.storage import STOP
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Outcome, Task
@@ -94,6 +105,18 @@ def test_a_running_study_counts_its_runs_and_names_active_ones(conduct: Conduct,
     assert [run.name for run in found.running] == ["joint-search-2"]
     assert found.seconds_left is not None
     assert found.seconds_left > 0
+
+
+def test_the_time_left_counts_further_seeds_and_runs_that_follow_each_other(tmp_path: Path) -> None:
+    """Trials of four runs take 400 s. One trains its first seed for another 90 s; two replicates are to come."""
+    ended = TrialRecord(
+        "remix", 0, "complete", (0.5,), {}, None, None, False, 400.0, None, None, (), (), {}
+    )  # fmt: skip
+    ledger = Ledger(config(seeds_per_trial=4), tmp_path, {"remix": (ended, ended._replace(state="running"))}, {})
+    run = RunningRun("remix-search-1 (seed 1 of 4)", 1, 10, 0.5, 90.0, following=3)
+    methods = [MethodProgress("remix", 2, 1, 0, 0, 1, 2, 0, None, None, {})]
+    assert _seconds_left(ledger, methods, [run], Rates(1, 0, 1)) == 90 + 3 * 100 + 2 * 100
+    assert _seconds_left(ledger, methods, [run], Rates(1, 0, 16)) == 90 + 3 * 100 + 100, "a replicate follows a trial"
 
 
 def test_a_preempted_run_is_shown_until_it_resumes(conduct: Conduct, tmp_path: Path) -> None:

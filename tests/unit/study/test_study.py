@@ -17,7 +17,7 @@ from remix_study.study.replicates import replicate_seed
 from remix_study.study.results import result_of
 from remix_study.study.study import StudyRun
 from remix_study.study.tasks import Task
-from tests.studies import RATE, Conduct, DriverDied, Runner, config, records
+from tests.studies import RATE, Conduct, DriverDied, Runner, config, records, write_no_report
 
 
 def lower_is_better(run: RunConfig, epoch: int) -> float:
@@ -221,6 +221,26 @@ def test_retrain_runs_the_best_hyperparameters_with_further_seeds(
     assert len(again.ran) == 1
     stages = Counter(r.stage for r in read_ledger(tmp_path / "studies" / "s").replicates["joint"])
     assert stages == {REPLICATE: 2, FINAL: 4}
+
+
+def test_retrain_says_which_runs_failed(conduct: Conduct, retrain: Callable[..., Any]) -> None:
+    conduct(Runner())
+    said: list[str] = []
+    found = retrain(Runner(fails=lambda task: task.number == 1), "joint", 2, StudyListener(say=said.append))
+    assert list(found) == [0]
+    assert any("1 of 2 runs failed, and are not in the mean: run 1: NotANumberError" in message for message in said)
+    with pytest.raises(StudyError, match=r"Cannot retrain `remix`: no run is complete. run 0: NotANumberError"):
+        retrain(Runner(fails=lambda task: True), "remix", 2)
+
+
+def test_retrain_without_budget_is_an_error(
+    conduct: Conduct, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conduct(Runner(seconds=3600.0))
+    monkeypatch.setattr(study_module, "execute", Runner())
+    study = StudyRun(config(budget={"cpu_hours": 4.0}), {"corpus": str(small_corpus)}, tmp_path)
+    with pytest.raises(StudyError, match=r"no run is complete. the budget is used up \(10.00 of 4 CPU hours\); raise"):
+        study.retrain("joint", 2, write_no_report)
 
 
 def test_retrain_without_a_complete_trial_is_an_error(conduct: Conduct, retrain: Callable[..., Any]) -> None:

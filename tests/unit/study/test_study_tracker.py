@@ -177,6 +177,10 @@ def test_the_result_the_report_and_the_best_runs_are_logged(
         record.conclude(None, [], ledger_of(study, tmp_path, best=1)._replace(replicates={}))
     assert {name for name in runs if tags(name).get("is_best") == "true"} == {"remix-1", "joint-1"}
     assert tags("remix-r0")["remix_study.stage"] == "superseded"
+    with record_study() as record:  # the first choice is retrained again
+        record.mark_current(runs["remix-r0"], "final")
+        record.mark_current(runs["remix-r1"], "final")
+    assert (tags("remix-r0")["remix_study.stage"], tags("remix-r1")["remix_study.stage"]) == ("final", "replicate")
     with record_study() as record:
         record.conclude(result, [], ledger_of(study, tmp_path))
     assert tags("remix-r0")["remix_study.stage"] == "replicate"
