@@ -139,7 +139,10 @@ def _difference(pair: Paired | None) -> str:
     if pair is None:
         return ""
     interval = "" if np.isinf(pair.low) else f" ({_signed(pair.low)} to {_signed(pair.high)})"
-    p = "" if pair.p_holm is None else f", p {p_digits(pair.p_holm)}" if pair.p_holm >= 0.001 else ", p < 0.001"
+    if pair.p_holm is None or pair.verdict == "unknown":  # too few seeds
+        p = ""
+    else:
+        p = f", p {p_digits(pair.p_holm)}" if pair.p_holm >= 0.001 else ", p < 0.001"
     return f"{_signed(pair.mean)}{interval}, {pair.wins}/{pair.seeds}{p}"
 
 

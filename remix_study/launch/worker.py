@@ -32,7 +32,6 @@ from remix_study.launch.needed import load_needed
 from remix_study.launch.nodes import require_code
 from remix_study.launch.predictions import write_predictions
 from remix_study.launch.preemption import preemption_notice
-from remix_study.launch.run_figures import run_figures
 from remix_study.launch.working_copy import WorkingCopy, working_copy
 from remix_study.media.store import ClipStore
 from remix_study.remix import RemixPlan
@@ -185,6 +184,8 @@ def _report(job: Job, run: Run, result: RunResult, tracker: Tracker) -> None:
     if result.predictions:
         write_predictions(folder, result.predictions, result.predicted, run.reader.store, run.rows)
     if job.figures:
+        from remix_study.launch.run_figures import run_figures  # matplotlib, which most runs do not need
+
         for name, figure in run_figures(job.config, run, result).items():
             tracker.log_figure(figure, name)
     if job.log_model:

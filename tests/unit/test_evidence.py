@@ -11,7 +11,7 @@ from remix_study.config.yaml_source import dump
 from remix_study.datasets.synthetic import RECIPES
 from remix_study.launch.predictions import Correct
 from remix_study.study.comparison import Gain, GainPart
-from remix_study.study.outcomes import Replicated, paired
+from remix_study.study.outcomes import FEWEST_SEEDS, Replicated, paired
 from remix_study.study.search_space import space_of
 from remix_study.study.study_file import read_study
 
@@ -84,6 +84,19 @@ def test_tables_show_every_view_and_negative_differences_too() -> None:
     assert "| `share_progress` | +10.00 (" in after
     assert ", 10/10, p " in after
     assert text.count("Difference from `") == 2
+
+
+def test_too_few_seeds_have_no_p_value() -> None:
+    few = {
+        name: Replicated(
+            {number: found.summaries[number] for number in range(FEWEST_SEEDS - 1)},
+            {number: found.correct[number] for number in range(FEWEST_SEEDS - 1)},
+        )
+        for name, found in FOUND.items()
+    }
+    text = evidence_tables.tables(few)
+    assert ", 4/4" in text
+    assert ", p " not in text
 
 
 def test_p_values_are_adjusted_for_all_methods_and_views() -> None:
