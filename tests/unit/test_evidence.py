@@ -43,7 +43,7 @@ def test_the_confirmation_repeats_what_was_chosen_with_other_seeds(tmp_path: Pat
     study = written(evidence.confirmation(content, chosen, "resnet18"), tmp_path)
     assert study.name == "evidence-muted-resnet18-confirmation"
     assert study.seed != content["seed"]
-    assert study.replicates == content["replicates"] == 4
+    assert study.replicates == content["replicates"] == 5
     assert study.trials == study.seeds_per_trial == 1
     assert study.methods["joint_unimodal"].first == [chosen["joint_unimodal"]]
     assert [each.key for each in study.unequal] == ["targets"]
