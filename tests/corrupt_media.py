@@ -4,9 +4,10 @@
 its parameters cover the faults that an encoder can produce. The other functions modify an encoded file.
 """
 
+import contextlib
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -66,7 +67,7 @@ def write_clip(
     options: dict[str, str] | None = None,
 ) -> Path:
     """Encode a file with these video and audio tracks. The muxer interleaves them."""
-    with av.open(str(path), "w", format=format, options=options or {}) as file:
+    with _same_priority(), av.open(str(path), "w", format=format, options=options or {}) as file:
         streams = [(_video_stream(file, track), track) for track in pictures]
         heard = [(file.add_stream(track.codec, rate=track.rate, layout=track.layout), track) for track in sounds]
         for stream, track in streams:
@@ -83,6 +84,19 @@ def write_clip(
                 file.mux(voice.encode(block))
             file.mux(voice.encode(None))
     return path
+
+
+@contextlib.contextmanager
+def _same_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does as root: it gives the whole process a real-time priority, which starves all others."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            for thread in Path("/proc/self/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.sched_setscheduler(int(thread.name), policy, parameters)
 
 
 def _video_stream(file: Any, track: Picture) -> Any:

@@ -20,7 +20,7 @@ from remix_study.media.pixels import to_rgb
 from remix_study.media.presets import PRESETS
 from remix_study.media.source import source_at
 from remix_study.sample import Clip, SampleId
-from tests.corrupt_media import FAULTS, LFS, Fault, Picture, picture_of, sound_of
+from tests.corrupt_media import FAULTS, LFS, Fault, Picture, picture_of, sound_of, write_clip
 from tests.decoders import installed
 
 pytestmark = pytest.mark.slow  # some 370 clips in two decoders: ten seconds and more together
@@ -207,6 +207,13 @@ def test_a_raw_stream_has_no_stated_duration(tmp_path: Path) -> None:
 
     path = write_clip(tmp_path / "a.aac", [], [Sound()], format="adts")
     assert dataclasses.replace(probe(path), audio_start_s=0.0).duration_s is None
+
+
+def test_an_encoder_leaves_the_priority_of_the_tests_as_it_is(tmp_path: Path) -> None:
+    """SVT-AV1 makes the process of root a real-time one: the other tests of the machine then hardly ran."""
+    before = os.sched_getscheduler(0)
+    write_clip(tmp_path / "a.mkv", [Picture("libsvtav1", size=(64, 64))], [])
+    assert {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()} == {before}
 
 
 def test_docs_list_the_outcome_of_every_fault() -> None:
