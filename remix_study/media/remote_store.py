@@ -81,17 +81,18 @@ def upload_store(folder: Path, url: str, progress: Progress | None = None, *, ag
             manifests = [place / "store" / _MANIFEST for place in changed]
             for manifest in manifests:  # first, so that no reader opens a mixture of old and new files
                 site.remove(_below(folder, manifest))
+            if changed:
+                _remove_outdated_files(site, folder, places)
             _upload(site, folder, [piece for place in changed for piece in _pieces(folder, place)], journal, progress)
             for manifest in manifests:
                 site.upload(manifest, _below(folder, manifest))
-            _remove_outdated_files(site, folder, places)
             journal.unlink(missing_ok=True)
 
 
 def _remove_outdated_files(site: RemoteFolder, folder: Path, places: Sequence[Path]) -> None:
     for place in places:
         for name in _NEXT_TO_STORE:
-            if not (place / name).exists():
+            if not (place / name).exists() and site.info(_below(folder, place / name)) is not None:
                 site.remove(_below(folder, place / name))
     current = {_below(folder, place / "store" / _MANIFEST) for place in places}
     for manifest in sorted(set(site.matching(f"fold-*/store/{_MANIFEST}")) - current):
