@@ -29,7 +29,7 @@ ui: $(READY)  ## open MLflow on the demo's runs
 # run on two cores; a file's tests share what they start. All other tests use the cores fully.
 HEAVY := ray or gloo or server or browser or cluster
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest --durations=20 --durations-min=1
-# The fast tests wait for the disk for a tenth of their time, where there is no memory to spare.
+# The fast and the slow tests wait for the disk for a tenth of their time, where there is no memory to spare.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 2>/dev/null \
           && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
 
@@ -39,10 +39,10 @@ test-fast: $(READY)  ## no Ray cluster, no server, no browser, no worker process
 	$(MEMORY) $(PYTEST) -n auto --dist worksteal -m "not slow and not ($(HEAVY))" tests/unit tests/contracts
 
 test-smoke: $(READY)  ## about ten real cases: a demo, kills, a full disk, a lost node, PostgreSQL, S3
-	$(PYTEST) -n 3 -m smoke
+	$(PYTEST) -n 3 --dist loadfile -m smoke
 
 test-rest: $(READY)  ## what test-all has and test does not
-	$(PYTEST) -n auto -m "slow and not smoke and not ($(HEAVY))"
+	$(MEMORY) $(PYTEST) -n auto --dist worksteal -m "slow and not smoke and not ($(HEAVY))"
 	$(PYTEST) -n 3 --dist loadfile -m "($(HEAVY)) and not smoke"
 
 test-all: test test-rest  ## everything; the aim is thirty minutes on two cores

@@ -42,7 +42,6 @@ def status(url: str, path: str, *, host: str | None = None, password: str | None
         return error.code
 
 
-@pytest.mark.smoke
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_requires_the_password_and_keeps_runs_and_artifacts(

@@ -127,7 +127,11 @@ class StudyMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.plan["trials"] > 1)
     @rule()
     def remove_a_trial(self) -> None:
-        self.plan["trials"] -= 1
+        """But not an interrupted one: with fewer trials than its number, it stays as it is."""
+        last = self.plan["trials"] - 1
+        trials = [trial for of_method in trials_of(self.workspace).values() for trial in of_method]
+        if all(trial.state in ENDED or trial.number < last for trial in trials):
+            self.plan["trials"] = last
 
     @rule(interrupted=st.booleans(), tasks=st.integers(0, 2))
     def retry_failed(self, interrupted: bool, tasks: int) -> None:
