@@ -171,11 +171,13 @@ class StudyMachine(RuleBasedStateMachine):
             assert {key for key in self.ended if key[0] == method} <= {(method, t.number) for t in trials}
 
     def require_complete(self) -> None:
-        """After a start that ended by itself, all trials and replicates of the plan are there."""
+        """After a start that ended by itself, all trials and replicates of the plan are there.
+
+        With fewer trials than before, one that was interrupted, or was to be retried, may be left over.
+        """
         ledger = read_ledger(study_folder(self.workspace, "s"))
         for method, trials in ledger.trials.items():
-            assert {t.state for t in trials} <= set(ENDED)
-            counted = sum(not (t.state == "failed" and t.retried) for t in trials)
+            counted = sum(t.state in ENDED and not (t.state == "failed" and t.retried) for t in trials)
             assert self.plan["trials"] <= counted
             if any(t.state == "complete" for t in trials):
                 chosen = ledger.chosen(method)
