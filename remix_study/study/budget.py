@@ -71,6 +71,7 @@ class Clock:
         self._path = folder / CLOCK
         self._before, _ = read_clock(folder)
         self._started = time.monotonic()
+        self._writing = threading.Lock()
 
     @property
     def seconds(self) -> float:
@@ -96,8 +97,9 @@ class Clock:
             thread.join()
 
     def write(self) -> None:
-        """Write the clock to its file."""
-        write_atomically(self._path, json.dumps({"seconds": round(self.seconds, 1), **self.rates._asdict()}))
+        """Write the clock to its file. Any thread may call this."""
+        with self._writing:  # two writers at once would rename the same temporary file
+            write_atomically(self._path, json.dumps({"seconds": round(self.seconds, 1), **self.rates._asdict()}))
 
 
 def read_clock(folder: Path) -> tuple[float, Rates]:

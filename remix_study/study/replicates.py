@@ -93,9 +93,11 @@ class Replicates:
                 self.note(number, "complete")
         further = {int(key.split()[1]): note for key, note in notes.items() if key.split()[0] == self.stage}
         for number, note in further.items():
-            if number >= self.wanted and not self._is_current(number, note):
-                self.superseded.append(self._folder_of(number).with_name(Path(note["folder"]).name))
-                self._search.note_replicate(self.stage, number, note | {"superseded": True})
+            outdated = not self._is_current(number, note)
+            if number >= self.wanted and outdated != note.get("superseded", False):
+                self._search.note_replicate(self.stage, number, note | {"superseded": outdated})
+                if outdated:
+                    self.superseded.append(self._folder_of(number).with_name(Path(note["folder"]).name))
 
     def _is_current(self, number: int, note: Mapping[str, Any]) -> bool:
         """Whether a noted run has the chosen hyperparameters, the training split and the needed runs of this object."""

@@ -1,9 +1,11 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from remix_study.config.study import BudgetConfig
+from remix_study.files import operations
 from remix_study.patience import PATIENCE
 from remix_study.study.budget import Clock, Rates, Used, read_clock
 
@@ -65,3 +67,13 @@ def test_the_clock_is_written_while_a_long_run_trains(tmp_path: Path, monkeypatc
         assert written.wait(60)
     assert (tmp_path / "clock.json").exists()
     assert "clock" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_clock_is_written_by_two_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the study, and the one that writes while runs train."""
+    monkeypatch.setattr(operations, "fsync", lambda descriptor: None)
+    clock = Clock(tmp_path, Rates(1, 0, 1))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(clock.write) for _ in range(400)]:
+            done.result()
+    assert read_clock(tmp_path)[1] == Rates(1, 0, 1)

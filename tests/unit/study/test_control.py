@@ -173,6 +173,9 @@ def test_retrain_trains_on_the_control_clips_if_the_method_does_not_read_them(
     ledger = read_ledger(folder)
     assert [row["number"] for row in trial_rows(ledger) if row["method"] == "joint" and row["stage"] == FINAL] == [0, 1]
     assert len(ledger.superseded["joint"]) == 5
+    assert retrain("joint", with_control=False, seeds=2) == []
+    assert study_status(folder).retrained == 5, "all five are without the control clips again"
+    assert retrain("joint", with_control=True) == []
     with pytest.raises(StudyError, match="because agm needs clips that are not trained on"):
         retrain("both", with_control=True)
     with pytest.raises(StudyError, match="because it has none: all runs of the study train on the whole training"):
